@@ -1,0 +1,16 @@
+//! A passthrough mirror filesystem over a backing directory, with residency hooks.
+//!
+//! Five nouns: a mirror shows a backing directory at a mount point; each of its **nodes** is a
+//! backing inode's [`NodeHandle`]; an open has an **I/O mode** (passthrough or cached); a
+//! [`Residency`] answers whether a file's data are here and brings back what is not; a [`Gate`]
+//! lets the owner of the data shut users out of one node for a moment. It knows nothing of
+//! archives, databases, networks or policies.
+
+mod handle;
+mod residency;
+
+pub use handle::NodeHandle;
+pub use residency::{
+    Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone, Residency, Shown,
+    WaitDone, WaitToken,
+};

@@ -1,0 +1,235 @@
+//! The one trait through which the mirror learns whether a file's data are on disk, and asks for
+//! data that are not; and the gate through which the data's owner shuts users out of a node.
+//!
+//! Rules for implementers: nothing here may block on a recall, a tier or a database. Quick calls
+//! ([`Residency::presence`], [`Residency::shown`]) may read one extended attribute. Whatever has
+//! to wait takes a `done` and calls it exactly once, later, from any thread (P11).
+
+use crate::NodeHandle;
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// An error number as the caller of the system call will see it (`libc::EIO`, ...).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Thread id; 0 if it lives in another pid namespace.
+    pub pid: u32,
+}
+
+/// A regular file of the backing directory, as the mirror holds it for the length of a call.
+#[derive(Debug, Clone, Copy)]
+pub struct FileRef<'a> {
+    /// The inode.
+    pub handle: &'a NodeHandle,
+    /// An `O_PATH` descriptor of it.
+    pub fd: BorrowedFd<'a>,
+}
+
+/// Whether data are here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// All data are on disk: the kernel may pass reads and writes straight through.
+    Resident,
+    /// Some or all data are elsewhere: reads must come through [`Residency::read`].
+    Released,
+    /// The file must not be opened (a foreign stub, a conflict, a lost file): the error to give.
+    Refused(Errno),
+}
+
+/// Corrections to what `stat` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shown {
+    /// Show this ctime (seconds, nanoseconds) instead of the backing's.
+    pub ctime: Option<(i64, u32)>,
+    /// Data are elsewhere: show at least one block, so that `tar -S` and `cp` do not take the
+    /// file for a hole (P5).
+    pub at_least_one_block: bool,
+    /// Hide this many 512-byte blocks that are Cairn's own (the record's xattr block).
+    pub hidden_blocks: u64,
+}
+
+/// Names a wait so that it can be given up. Never reused within a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WaitToken(pub u64);
+
+/// Receives bytes of a released file, or why there are none. Fewer bytes than asked for mean end
+/// of file.
+pub type ReadDone = Box<dyn FnOnce(Result<Vec<u8>, Errno>) + Send>;
+/// Learns that a wait is over.
+pub type WaitDone = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// What happened in the namespace. Paths are never in it: nodes and names are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// The node it happened to.
+    pub node: NodeHandle,
+    /// The directory in which it happened, and the name there (creation, removal, link, rename target).
+    pub place: Option<(NodeHandle, Vec<u8>)>,
+    /// Rename only: where it was before.
+    pub from: Option<(NodeHandle, Vec<u8>)>,
+}
+
+/// Kinds of [`Event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// A new inode of any type.
+    Created,
+    /// A further name of an inode.
+    Linked,
+    /// A name went.
+    Unlinked,
+    /// A name moved.
+    Renamed,
+    /// Opened for writing and now closed: data may have changed.
+    Written,
+    /// Size set, or holes punched or allocated.
+    Resized,
+    /// Mode, owner, times, extended attributes or ACL set.
+    Attributes,
+    /// Opened for reading (for access-time policies on `noatime` backings).
+    Read,
+}
+
+/// What a mirror asks about data.
+pub trait Residency: Send + Sync + 'static {
+    /// Are the data of this regular file here? Asked at open under the node's lock.
+    fn presence(&self, file: FileRef<'_>) -> Presence;
+    /// Corrections to `stat`. Asked at lookup and getattr of regular files, with what `statx`
+    /// said; must be quick.
+    fn shown(&self, file: FileRef<'_>, stat: &rustix::fs::Statx) -> Shown;
+    /// Bytes `offset..offset+len` of a file that was released when it was opened (it may be
+    /// resident by now: then they come from the disk).
+    fn read(
+        &self,
+        file: FileRef<'_>,
+        offset: u64,
+        len: u32,
+        caller: Caller,
+        done: ReadDone,
+    ) -> WaitToken;
+    /// All data back on disk and the file resident: before an open for writing or exec, a
+    /// truncate to another size than 0, fallocate, or being a copy's source or target. With
+    /// `keep` only that many leading bytes will be needed (the rest is about to be cut off).
+    fn fetch(
+        &self,
+        file: FileRef<'_>,
+        keep: Option<u64>,
+        caller: Caller,
+        done: WaitDone,
+    ) -> WaitToken;
+    /// The one who waited is gone or was interrupted: its `done` need not be called any more
+    /// (calling it is harmless). The recall itself may go on.
+    fn give_up(&self, token: WaitToken);
+    /// `SEEK_DATA`/`SEEK_HOLE` on a released file, answered from its extent map where that is at
+    /// hand, else as if all were data; `ENXIO` past the end.
+    fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno>;
+    /// A released file was just cut to 0 bytes by `ftruncate` on the backing: drop the stub.
+    fn truncated(&self, file: FileRef<'_>);
+    /// May users see, set or remove this extended attribute through the mount? `true` hides it
+    /// from lists, answers `ENODATA` to get and `EPERM` to set.
+    fn is_private(&self, name: &OsStr) -> bool;
+    /// Value of an attribute that is answered by name and never listed (`user.cairn.*`), of any
+    /// node; `None` leaves the name to the backing.
+    fn attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        caller: Caller,
+    ) -> Option<Result<Vec<u8>, Errno>>;
+    /// Setting such an attribute; `None` leaves the name to the backing.
+    fn set_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        value: &[u8],
+        caller: Caller,
+    ) -> Option<Result<(), Errno>>;
+    /// The changelog. Must not block and must not fail; an implementation that cannot keep up
+    /// records that it lost events.
+    fn note(&self, event: Event);
+}
+
+/// The owner's side of a node's lock. Implemented by a running mirror, and by a stand-in where
+/// there is no mount.
+pub trait Gate: Send + Sync {
+    /// Shuts users out of a node: succeeds only if no open is counted; until the hold is dropped,
+    /// new opens and size changes through the mount wait (not on a session thread). `None`: in use.
+    fn hold(&self, node: &NodeHandle) -> Option<Box<dyn Hold>>;
+    /// The owner changed attributes or residency behind the kernel's back: kernel attributes are
+    /// invalidated, asynchronously, from the one notification thread. Never drops cached pages.
+    fn changed(&self, node: &NodeHandle);
+}
+
+/// Users are shut out of a node while this lives.
+pub trait Hold: Send {}
+
+impl<T: Residency + ?Sized> Residency for Arc<T> {
+    fn presence(&self, file: FileRef<'_>) -> Presence {
+        (**self).presence(file)
+    }
+    fn shown(&self, file: FileRef<'_>, stat: &rustix::fs::Statx) -> Shown {
+        (**self).shown(file, stat)
+    }
+    fn read(
+        &self,
+        file: FileRef<'_>,
+        offset: u64,
+        len: u32,
+        caller: Caller,
+        done: ReadDone,
+    ) -> WaitToken {
+        (**self).read(file, offset, len, caller, done)
+    }
+    fn fetch(
+        &self,
+        file: FileRef<'_>,
+        keep: Option<u64>,
+        caller: Caller,
+        done: WaitDone,
+    ) -> WaitToken {
+        (**self).fetch(file, keep, caller, done)
+    }
+    fn give_up(&self, token: WaitToken) {
+        (**self).give_up(token);
+    }
+    fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {
+        (**self).seek(file, offset, data)
+    }
+    fn truncated(&self, file: FileRef<'_>) {
+        (**self).truncated(file);
+    }
+    fn is_private(&self, name: &OsStr) -> bool {
+        (**self).is_private(name)
+    }
+    fn attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        caller: Caller,
+    ) -> Option<Result<Vec<u8>, Errno>> {
+        (**self).attribute(file, name, caller)
+    }
+    fn set_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        value: &[u8],
+        caller: Caller,
+    ) -> Option<Result<(), Errno>> {
+        (**self).set_attribute(file, name, value, caller)
+    }
+    fn note(&self, event: Event) {
+        (**self).note(event);
+    }
+}

@@ -1,0 +1,1 @@
+//! The policy language and its planner: text in, plan out. Pure: no clock, no I/O.

@@ -1,0 +1,1 @@
+//! Archive, release, stage, verify; requests and their scheduler.
