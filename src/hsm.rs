@@ -1,1 +1,3 @@
 //! Archive, release, stage, verify; requests and their scheduler.
+
+pub mod state_dir;
