@@ -1,1 +1,2 @@
 //! Archive, release, stage, verify; requests and their scheduler.
+pub mod schedule;
