@@ -1,1 +1,154 @@
 //! The catalog: what Cairn knows, in SQLite. A cache: stubs alone, or aggregates alone, rebuild it.
+//!
+//! Everything is keyed by node and parent links, never by stored paths, so that a rename of a
+//! directory is one row. The API is typed and coarse: the questions that hsm/ asks; no SQL leaves
+//! this room. Time is always an argument: there is no clock here.
+//!
+//! # Invariants
+//! 1. One writer thread, group commit; readers stand beside it and never block it.
+//! 2. A call with [`Durability::Full`] returns only after its transaction was committed with
+//!    `synchronous=FULL`; transactions committed before it are then durable, too (P13).
+//! 3. No query that a user waits for scans a table (tests ask SQLite's planner), and no read
+//!    transaction lives longer than one page of rows.
+//! 4. A catalog of a newer version is refused before anything in its directory is written.
+//! 5. Counters (usage, backlog, requests' counts) change in the transaction that changes the rows
+//!    they count, so they equal a count of the rows at every commit.
+//! 6. Cancelling is one change of a request's row; no action of a cancelled request starts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+mod aggregates;
+mod candidates;
+mod copy;
+mod dispatch;
+mod error;
+mod incarnation;
+mod names;
+mod node;
+mod nodes;
+mod pins;
+mod readers;
+mod request;
+mod requests;
+mod scan;
+mod schema;
+mod sql;
+mod status;
+mod transitions;
+mod writer;
+
+pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, ReleaseFilter};
+pub use copy::{
+    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Tombstone, TombstoneWhy,
+};
+pub use error::CatalogError;
+pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
+pub use names::{Entry, Unlinked};
+pub use node::{
+    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Proven, Sighting, Version,
+};
+pub use pins::Pin;
+pub use request::{
+    Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
+    Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
+};
+pub use scan::{ChangelogState, Rescan, ScanState, Swept};
+pub use status::{Backlog, FailureCause, Snapshot, Usage};
+
+/// Rows that one page of any listing holds at most, whatever its caller asked for.
+pub const PAGE_MAX: usize = 10_000;
+
+/// When a write returns, and what may lose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Returns once the transaction is committed with `synchronous=FULL`: no crash or power loss
+    /// takes it back. For whatever a release, an acceptance or a deletion relies on.
+    Full,
+    /// A power loss (not a crash of the process) may take it back. Calls that give something back
+    /// return once readers can see the change; calls that give nothing back return at once, and
+    /// an error is logged and counted in [`Snapshot::write_errors`]. [`Catalog::settle`] waits
+    /// for all of them.
+    Relaxed,
+}
+
+/// The open catalog. Cheap to share: clones are the same catalog. The last clone's drop commits
+/// what was submitted and ends the writer thread.
+#[derive(Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    writer: writer::Writer,
+    readers: readers::Readers,
+    incarnation: incarnation::Current,
+    identity: Identity,
+}
+
+impl Catalog {
+    /// Opens the catalog at `path`, making it (with `fresh` as its identity) if there is none, and
+    /// migrating it forward, after a snapshot beside it, if an older Cairn made it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Newer`], [`CatalogError::NotACatalog`] (both leave every byte as it was),
+    /// [`CatalogError::Sql`].
+    pub fn open(path: &Path, fresh: Identity) -> Result<Self, CatalogError> {
+        let identity = schema::prepare(path, fresh)?;
+        let writer = writer::Writer::start(path)?;
+        let readers = readers::Readers::open(path)?;
+        let incarnation = incarnation::Current::default();
+        let inner = Inner {
+            writer,
+            readers,
+            incarnation,
+            identity,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Whose catalog it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.inner.identity
+    }
+
+    /// Waits until everything submitted before is committed, and is durable if `durability` says so.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sql`] if the commit failed.
+    pub fn settle(&self, durability: Durability) -> Result<(), CatalogError> {
+        self.inner.writer.run(durability, |_| Ok(()))
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        self.inner.readers.read(query)
+    }
+
+    fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        self.inner.writer.run(durability, change)
+    }
+
+    fn post(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
+    ) -> Result<(), CatalogError> {
+        match durability {
+            Durability::Full => self.inner.writer.run(durability, change),
+            Durability::Relaxed => self.inner.writer.post(change),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

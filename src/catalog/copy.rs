@@ -1,0 +1,146 @@
+//! Vocabulary of copies: aggregates, what lies in them, and what was deleted.
+
+use super::node::{NodeId, Proven, Version};
+use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
+use cairn_mover::Crc32c;
+
+/// What is known about a copy's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CopyState {
+    /// Proven by the tier's receipt, or read back right since.
+    Good,
+    /// Something hints that it may be bad (its medium failed, a scan missed its aggregate).
+    Suspect,
+    /// Its bytes were read and are wrong, or it is gone.
+    Bad,
+}
+
+/// How an aggregate's durability was proven (P2); mirrors `tier::Proof`, which stands beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProofKind {
+    /// fsynced, then read back past the cache.
+    ReadBack,
+    /// The service verified the checksum.
+    ServiceChecksum,
+    /// The drive verified a synchronised write.
+    Drive,
+    /// Memory only: tests.
+    Volatile,
+    /// Learned from a record or an index when the catalog was rebuilt.
+    Learned,
+}
+
+/// One file's bytes at one version on one tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copy {
+    /// The file.
+    pub file: FileId,
+    /// Which data.
+    pub version: DataVersion,
+    /// The tier.
+    pub tier: TierId,
+    /// The aggregate on it.
+    pub aggregate: AggregateId,
+    /// Offset of the member's first header block, bytes.
+    pub header: u64,
+    /// Bytes of the member's data as stored (holes left out).
+    pub stored_len: u64,
+    /// CRC32C of the whole logical content.
+    pub crc: Crc32c,
+    /// What is known about it.
+    pub state: CopyState,
+    /// When it was proven durable.
+    pub proven_at: Timestamp,
+    /// When it was last read back and compared.
+    pub last_verified: Option<Timestamp>,
+}
+
+/// An aggregate that was just made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewAggregate {
+    /// The tier.
+    pub tier: TierId,
+    /// Its name.
+    pub id: AggregateId,
+    /// Length, bytes.
+    pub len: u64,
+    /// CRC32C of all of it.
+    pub crc: Crc32c,
+    /// How that is known.
+    pub proof: ProofKind,
+}
+
+/// An aggregate's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aggregate {
+    /// The tier.
+    pub tier: TierId,
+    /// Its name.
+    pub id: AggregateId,
+    /// Length, bytes; 0 if never learned.
+    pub len: u64,
+    /// CRC32C of all of it; 0 if never learned.
+    pub crc: Crc32c,
+    /// How durability is known.
+    pub proof: ProofKind,
+    /// When it was composed.
+    pub composed_at: Timestamp,
+    /// Members put into it.
+    pub members: u64,
+    /// Stored bytes of its members.
+    pub bytes: u64,
+    /// Members that some file still needs.
+    pub live_members: u64,
+    /// Their stored bytes.
+    pub live_bytes: u64,
+}
+
+/// One file of an aggregate that was just made durable: P2 step 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Archived {
+    /// The file's node.
+    pub node: NodeId,
+    /// Identity and sums of what was archived.
+    pub version: Version,
+    /// The second quiescent point.
+    pub proven: Proven,
+    /// Offset of the member's first header block, bytes.
+    pub header: u64,
+    /// Bytes of the member's data as stored.
+    pub stored_len: u64,
+}
+
+/// A member of an aggregate, for repack and verify.
+pub type Member = Copy;
+
+/// Why a version's bytes are no longer needed by the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TombstoneWhy {
+    /// The last name went.
+    Unlink,
+    /// Data were changed.
+    Overwrite,
+    /// Cut to size 0 or another size.
+    Truncate,
+}
+
+/// A version that the namespace no longer names (P8). Bytes are never deleted on its word alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tombstone {
+    /// Ascending number.
+    pub id: u64,
+    /// The file.
+    pub file: FileId,
+    /// Which data.
+    pub version: DataVersion,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub why: TombstoneWhy,
+    /// Epoch under which it was written.
+    pub epoch: u32,
+    /// Last known path, bytes relative to the root.
+    pub path: Vec<u8>,
+    /// Who owned the file.
+    pub uid: u32,
+}

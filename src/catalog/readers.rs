@@ -1,0 +1,79 @@
+//! Reader connections beside the writer: a small pool, read-only, one query at a time each.
+
+use super::CatalogError;
+use super::error::At;
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+
+/// Readers that may run at once; more wait.
+const POOL: usize = 4;
+
+pub(super) struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    returned: Condvar,
+}
+
+impl Readers {
+    pub(super) fn open(path: &Path) -> Result<Self, CatalogError> {
+        let open = || -> rusqlite::Result<Connection> {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(path, flags)?;
+            connection.busy_timeout(std::time::Duration::from_secs(30))?;
+            connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
+            connection.set_prepared_statement_cache_capacity(128);
+            Ok(connection)
+        };
+        let idle = (0..POOL)
+            .map(|_| open())
+            .collect::<rusqlite::Result<Vec<_>>>()
+            .at("open reader", path.display())?;
+        Ok(Self {
+            idle: Mutex::new(idle),
+            returned: Condvar::new(),
+        })
+    }
+
+    /// Runs `query` in one read transaction, so that its statements see one state.
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        let lent = Lent {
+            readers: self,
+            connection: Some(self.borrow()),
+        };
+        match &lent.connection {
+            Some(connection) => {
+                let snapshot = connection.unchecked_transaction().at("begin", "read")?;
+                query(&snapshot)
+            }
+            None => Err(CatalogError::Closed { step: "read" }),
+        }
+    }
+
+    fn borrow(&self) -> Connection {
+        let mut idle = self.idle.lock();
+        loop {
+            if let Some(connection) = idle.pop() {
+                return connection;
+            }
+            self.returned.wait(&mut idle);
+        }
+    }
+}
+
+/// Gives a connection back, also when a query panics.
+struct Lent<'a> {
+    readers: &'a Readers,
+    connection: Option<Connection>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.readers.idle.lock().push(connection);
+            self.readers.returned.notify_one();
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The schema: its one version, how it is made, and how an older one is brought forward.
+//!
+//! Invariant: a file that a newer Cairn made, or that is no catalog, keeps every byte: the file's
+//! header is read as plain bytes first, then a read-only connection looks once more (the header
+//! may lag behind the log). Only then is anything written.
+
+use super::error::At;
+use super::{CatalogError, Identity};
+use crate::id::{FsUuid, InstanceId};
+use rusqlite::{Connection, OpenFlags, params};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The schema version that this program writes.
+pub(super) const VERSION: u32 = 1;
+/// `application_id` of a catalog: "cAiR".
+const APPLICATION: u32 = 0x6341_6952;
+
+/// One step forward: from the version at its place in [`STEPS`] (counted from 1) to the next.
+type Step = fn(&Connection) -> rusqlite::Result<()>;
+/// Migrations; empty as long as only version 1 exists.
+const STEPS: &[Step] = &[];
+const _: () = assert!(
+    STEPS.len() + 1 == VERSION as usize,
+    "one migration step per version after the first"
+);
+
+/// Makes the catalog, or checks and migrates the one that is there; gives its identity.
+pub(super) fn prepare(path: &Path, fresh: Identity) -> Result<Identity, CatalogError> {
+    let found = look(path)?;
+    let connection = connect(path)?;
+    match found {
+        None => create(&connection, fresh)?,
+        Some(version) if version < VERSION => migrate(&connection, path, version)?,
+        Some(_) => {}
+    }
+    identity(&connection)
+}
+
+/// The version of the catalog at `path`, without writing a byte; `None`: there is none yet.
+fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
+    let not = |why: &str| CatalogError::NotACatalog {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    };
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(CatalogError::io(path, "open", e)),
+    };
+    let mut header = Vec::with_capacity(100);
+    file.by_ref()
+        .take(100)
+        .read_to_end(&mut header)
+        .map_err(|e| CatalogError::io(path, "read header", e))?;
+    drop(file);
+    let Some(header) = header.first_chunk::<100>() else {
+        // Creation is one transaction: a crash within it leaves an empty file (and a log).
+        return if header.is_empty() {
+            Ok(None)
+        } else {
+            Err(not("too short"))
+        };
+    };
+    if !header.starts_with(b"SQLite format 3\0") {
+        return Err(not("no SQLite database"));
+    }
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    refuse_newer(path, word(60), word(68))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let readonly = Connection::open_with_flags(path, flags).at("open read-only", path.display())?;
+    let pragma = |name: &'static str| -> Result<u32, CatalogError> {
+        readonly
+            .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+            .at("read version", path.display())
+    };
+    let (version, application) = (pragma("user_version")?, pragma("application_id")?);
+    refuse_newer(path, version, application)?;
+    let tables: i64 = readonly
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .at("read schema", path.display())?;
+    match (tables, application, version) {
+        (0, _, _) => Ok(None),
+        (_, APPLICATION, 1..) => Ok(Some(version)),
+        _ => Err(not("a database of another program")),
+    }
+}
+
+fn refuse_newer(path: &Path, version: u32, application: u32) -> Result<(), CatalogError> {
+    if application == APPLICATION && version > VERSION {
+        return Err(CatalogError::Newer {
+            path: path.to_owned(),
+            found: version,
+            known: VERSION,
+        });
+    }
+    Ok(())
+}
+
+/// A read-write connection, set up as every write needs it.
+pub(super) fn connect(path: &Path) -> Result<Connection, CatalogError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).at("open", path.display())?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(30))
+        .at("set up", path.display())?;
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;
+             PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;",
+        )
+        .at("set up", path.display())?;
+    connection.set_prepared_statement_cache_capacity(256);
+    Ok(connection)
+}
+
+fn create(connection: &Connection, fresh: Identity) -> Result<(), CatalogError> {
+    let make = || -> rusqlite::Result<()> {
+        connection.execute_batch("BEGIN EXCLUSIVE")?;
+        connection.execute_batch(include_str!("schema.sql"))?;
+        connection.execute(
+            "INSERT INTO instance VALUES (1, ?, ?, 0, 1, 0, 1, 0)",
+            params![fresh.instance.0, fresh.fs.0],
+        )?;
+        connection.execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
+        ))
+    };
+    make().at("create", "schema")
+}
+
+/// Brings an older catalog forward, one version and one transaction at a time, after a snapshot
+/// `NAME.v<version>.snapshot` beside it.
+fn migrate(connection: &Connection, path: &Path, from: u32) -> Result<(), CatalogError> {
+    let mut snapshot = path.as_os_str().to_owned();
+    snapshot.push(format!(".v{from}.snapshot"));
+    let snapshot = PathBuf::from(snapshot);
+    if !snapshot.exists() {
+        connection
+            .execute("VACUUM INTO ?", [snapshot.to_string_lossy()])
+            .at("snapshot before migration", snapshot.display())?;
+    }
+    for (step, version) in STEPS.iter().zip(2_u32..).skip(from as usize - 1) {
+        let forward = || -> rusqlite::Result<()> {
+            connection.execute_batch("BEGIN EXCLUSIVE")?;
+            step(connection)?;
+            connection.execute_batch(&format!("PRAGMA user_version = {version}; COMMIT"))
+        };
+        forward().at("migrate", format!("to version {version}"))?;
+    }
+    Ok(())
+}
+
+fn identity(connection: &Connection) -> Result<Identity, CatalogError> {
+    connection
+        .query_row(
+            "SELECT instance, fs FROM instance WHERE id = 1",
+            [],
+            |row| {
+                Ok(Identity {
+                    instance: InstanceId(row.get(0)?),
+                    fs: FsUuid(row.get(1)?),
+                })
+            },
+        )
+        .at("read identity", "instance")
+}

@@ -1,0 +1,240 @@
+//! The one writer: a thread that commits what others submit, in groups.
+//!
+//! A group is what has gathered while the last one was committed. Each submission is a savepoint
+//! of its own: one that fails leaves the others alone. If any submission of a group asks for
+//! [`Durability::Full`], the group is committed with `synchronous=FULL`.
+
+use super::error::At;
+use super::{CatalogError, Durability, schema};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Submissions that may wait; more make their callers wait.
+const QUEUE: usize = 1024;
+/// Submissions of one group.
+const GROUP: usize = 128;
+/// A group that has run this long is committed with what it has.
+const GROUP_TIME: Duration = Duration::from_millis(50);
+
+/// Tells the submitter how it ended: its own result, or the group's error.
+type Answer = Box<dyn FnOnce(Result<(), CatalogError>) + Send>;
+/// Runs within the group's transaction (or hears why there is none); `false` asks for its savepoint
+/// to be rolled back.
+type Change = Box<dyn FnOnce(Result<&Connection, CatalogError>) -> (bool, Answer) + Send>;
+
+struct Submission {
+    durability: Durability,
+    change: Change,
+}
+
+pub(super) struct Writer {
+    queue: Mutex<Option<Sender<Submission>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    errors: Arc<AtomicU64>,
+}
+
+impl Writer {
+    pub(super) fn start(path: &Path) -> Result<Self, CatalogError> {
+        let connection = schema::connect(path)?;
+        let (queue, submissions) = bounded(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("catalog-writer".to_owned())
+            .spawn(move || serve(&connection, &submissions))
+            .map_err(|e| CatalogError::io(path, "start the writer thread", e))?;
+        Ok(Self {
+            queue: Mutex::new(Some(queue)),
+            thread: Mutex::new(Some(thread)),
+            errors: Arc::default(),
+        })
+    }
+
+    /// Submits and waits for the commit.
+    pub(super) fn run<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let (answer, answered) = bounded(1);
+        self.submit(
+            durability,
+            Box::new(move |connection| {
+                let result = connection.and_then(change);
+                let good = result.is_ok();
+                let tell: Answer = Box::new(move |group| {
+                    // A submitter that is gone needs no answer.
+                    let _ = answer.send(group.and(result));
+                });
+                (good, tell)
+            }),
+        )?;
+        answered
+            .recv()
+            .map_err(|_| CatalogError::Closed { step: "commit" })?
+    }
+
+    /// Submits and returns.
+    pub(super) fn post(
+        &self,
+        change: impl FnOnce(&Connection) -> Result<(), CatalogError> + Send + 'static,
+    ) -> Result<(), CatalogError> {
+        let errors = Arc::clone(&self.errors);
+        self.submit(
+            Durability::Relaxed,
+            Box::new(move |connection| {
+                let result = connection.and_then(change);
+                let good = result.is_ok();
+                let tell: Answer = Box::new(move |group| {
+                    if let Err(error) = group.and(result) {
+                        errors.fetch_add(1, Ordering::Relaxed);
+                        tracing::warn!(%error, "a change that nobody waited for is not in the catalog");
+                    }
+                });
+                (good, tell)
+            }),
+        )
+    }
+
+    /// Posted changes that failed since the start.
+    pub(super) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    fn submit(&self, durability: Durability, change: Change) -> Result<(), CatalogError> {
+        let queue = self.queue.lock().clone();
+        let closed = CatalogError::Closed { step: "submit" };
+        queue
+            .ok_or_else(|| closed.clone())?
+            .send(Submission { durability, change })
+            .map_err(|_| closed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        *self.queue.lock() = None;
+        if let Some(thread) = self.thread.lock().take() {
+            // A writer that panicked has told so on stderr; its submitters saw `Closed`.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(connection: &Connection, submissions: &Receiver<Submission>) {
+    let mut held: std::collections::VecDeque<Submission> = std::collections::VecDeque::new();
+    let mut synchronous = Durability::Full;
+    loop {
+        if held.is_empty() {
+            match submissions.recv() {
+                Ok(first) => held.push_back(first),
+                Err(_) => return,
+            }
+        }
+        while held.len() < GROUP {
+            match submissions.try_recv() {
+                Ok(next) => held.push_back(next),
+                Err(_) => break,
+            }
+        }
+        let full = held.iter().any(|s| s.durability == Durability::Full);
+        let wanted = if full {
+            Durability::Full
+        } else {
+            Durability::Relaxed
+        };
+        let ready = set_synchronous(connection, &mut synchronous, wanted).and_then(|()| {
+            connection
+                .execute_batch("BEGIN IMMEDIATE")
+                .at("begin", "group")
+        });
+        if let Err(error) = ready {
+            for submission in held.drain(..) {
+                let (_, answer) = (submission.change)(Err(error.clone()));
+                answer(Ok(()));
+            }
+            continue;
+        }
+        commit_group(connection, &mut held);
+    }
+}
+
+fn set_synchronous(
+    connection: &Connection,
+    present: &mut Durability,
+    wanted: Durability,
+) -> Result<(), CatalogError> {
+    if *present == wanted {
+        return Ok(());
+    }
+    let sql = match wanted {
+        Durability::Full => "PRAGMA synchronous = FULL",
+        Durability::Relaxed => "PRAGMA synchronous = NORMAL",
+    };
+    connection
+        .execute_batch(sql)
+        .at("set synchronous", "writer")?;
+    *present = wanted;
+    Ok(())
+}
+
+/// Runs held submissions until none is left or the time is over, then commits and answers.
+fn commit_group(connection: &Connection, held: &mut std::collections::VecDeque<Submission>) {
+    let begun = Instant::now();
+    let mut answers: Vec<Answer> = Vec::new();
+    let mut broken = None;
+    while let Some(submission) = held.pop_front() {
+        match run_one(connection, submission, &mut answers) {
+            Ok(()) => {}
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        }
+        if begun.elapsed() > GROUP_TIME {
+            break;
+        }
+    }
+    let committed = match broken {
+        Some(error) => Err(error),
+        None => connection.execute_batch("COMMIT").at("commit", "group"),
+    };
+    if committed.is_err() && !connection.is_autocommit() {
+        // Nothing of the group counts; a transaction left open would swallow the next one.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    for answer in answers {
+        answer(committed.clone());
+    }
+}
+
+/// Runs one submission in a savepoint. An error means that the whole transaction is lost.
+fn run_one(
+    connection: &Connection,
+    submission: Submission,
+    answers: &mut Vec<Answer>,
+) -> Result<(), CatalogError> {
+    connection
+        .execute_batch("SAVEPOINT one")
+        .at("savepoint", "group")?;
+    let (good, answer) = (submission.change)(Ok(connection));
+    answers.push(answer);
+    if connection.is_autocommit() {
+        // SQLite itself rolled everything back (disk full, I/O error).
+        return Err(CatalogError::Refused {
+            step: "commit",
+            object: "group".to_owned(),
+            why: "the transaction was rolled back by an error of another change in it",
+        });
+    }
+    let end = if good {
+        "RELEASE one"
+    } else {
+        "ROLLBACK TO one; RELEASE one"
+    };
+    connection.execute_batch(end).at("end savepoint", "group")
+}
