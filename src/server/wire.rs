@@ -7,6 +7,7 @@
 
 mod path;
 mod policy;
+mod query;
 mod request;
 mod state;
 mod status;
@@ -14,6 +15,7 @@ mod when;
 
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
+pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
     SubjectRef, Submission, SubmitOptions, Submitted, Verb,
@@ -75,6 +77,11 @@ schemas! {
     ErrorBody => "cairn.error.v1",
     End => "cairn.end.v1",
     Stopped => "cairn.stopped.v1",
+    StateQuery => "cairn.state-query.v1",
+    WhyQuery => "cairn.why-query.v1",
+    PolicyCheckQuery => "cairn.policy-check-query.v1",
+    PolicyRunQuery => "cairn.policy-run-query.v1",
+    ShutdownQuery => "cairn.shutdown-query.v1",
 }
 
 /// Body of every answer that is no success, and last line of a stream that broke off.
