@@ -13,7 +13,9 @@
 //! ```
 
 pub mod catalog;
+pub mod error;
 pub mod format;
 pub mod hsm;
 pub mod id;
+pub mod server;
 pub mod tier;
