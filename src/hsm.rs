@@ -1,1 +1,13 @@
 //! Archive, release, stage, verify; requests and their scheduler.
+//!
+//! The lower half knows one file, or one batch of files, and the order of steps that keeps their
+//! data safe (docs: the protocols P1 to P6): [`backing`] is the directory with the data,
+//! [`lease`] shuts writers out, [`version`] proves that a file has not changed, [`archive`],
+//! [`release`] and [`verify`] act on it.
+
+pub mod archive;
+pub mod backing;
+pub mod lease;
+pub mod release;
+pub mod verify;
+pub mod version;
