@@ -156,3 +156,12 @@ pub(super) fn hint(shared: &Shared, handle: &NodeHandle) -> Result<Option<Vec<u8
         None => Ok(None),
     }
 }
+
+/// A present name of a node that the catalog knows no name of, as the kernel tells it.
+pub(super) fn present_name(shared: &Shared, handle: &NodeHandle) -> Vec<Vec<u8>> {
+    let found = shared
+        .backing
+        .open_node(handle, None, How::Path)
+        .and_then(|fd| shared.backing.path_of(fd.as_fd()));
+    found.into_iter().collect()
+}
