@@ -7,7 +7,9 @@
 
 pub mod archive;
 pub mod backing;
+pub mod index_cache;
 pub mod lease;
+pub mod recall;
 pub mod release;
 pub mod verify;
 pub mod version;
