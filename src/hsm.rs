@@ -10,7 +10,9 @@ pub mod schedule;
 
 pub mod archive;
 pub mod backing;
+pub mod index_cache;
 pub mod lease;
+pub mod recall;
 pub mod release;
 pub mod verify;
 pub mod version;

@@ -26,8 +26,10 @@ mod finish;
 mod lane;
 mod one;
 mod progress;
+mod quota;
 mod serve;
 mod source;
+mod sys;
 mod table;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
@@ -35,14 +37,17 @@ pub(in crate::hsm) mod tests;
 pub use error::RecallError;
 
 use crate::format::record::CopyHint;
-use crate::hsm::backing::Backing;
+use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::version::{Seen, Settle};
 use crate::id::{DataVersion, FileId, NodeHandle, TierId};
 use crate::tier::Tier;
-use cairn_fuse::WaitToken;
+use cairn_fuse::{ReadDone, WaitDone, WaitToken};
+use one::{Charge, Wait, Waiter};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use table::Shared;
 
 /// Sizes and limits.
 #[derive(Debug, Clone)]
@@ -125,10 +130,251 @@ pub trait Asks: Send + Sync + 'static {
     fn recalled(&self, done: &Done);
     /// A copy proved bad: its bytes have the wrong sum, or it is not there.
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
+    /// A check of a ctime window to make later, on a file that was given back (see [`Settle`]).
+    fn settle(&self, check: Settle);
+}
+
+/// The steps of P4 after which tests stop as a crash would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// (2) The mark is set.
+    Marked,
+    /// (2) and synced.
+    MarkSynced,
+    /// (3)
+    Allocated,
+    /// (4) A block is written.
+    BlockWritten,
+    /// (5)
+    DataSynced,
+    /// (6) Times are back.
+    TimesSet,
+    /// (6) and synced.
+    TimesSynced,
+    /// (7) The record says Resident.
+    RecordSet,
+    /// (7) and synced.
+    RecordSynced,
 }
 
 /// See the module.
 pub struct Recaller {
-    shared: Arc<table::Shared>,
+    shared: Arc<Shared>,
     keeper: Option<(crossbeam_channel::Sender<()>, std::thread::JoinHandle<()>)>,
+}
+
+/// How often time is looked at.
+const BEAT: Duration = Duration::from_millis(100);
+
+impl Recaller {
+    /// A recaller for `backing`. Threads start with the work.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start(
+        backing: Arc<Backing>,
+        asks: Arc<dyn Asks>,
+        indexes: Arc<IndexCache>,
+        settings: Settings,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::new(backing, asks, indexes, settings));
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let ticking = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("cairn-recall".into())
+            .spawn(move || {
+                let timeout = crossbeam_channel::RecvTimeoutError::Timeout;
+                while stopped.recv_timeout(BEAT) == Err(timeout) {
+                    ticking.tick(Instant::now());
+                }
+            })?;
+        Ok(Self {
+            shared,
+            keeper: Some((stop, thread)),
+        })
+    }
+
+    /// The backing it works on.
+    #[must_use]
+    pub fn backing(&self) -> &Arc<Backing> {
+        &self.shared.backing
+    }
+
+    /// The indexes it keeps.
+    #[must_use]
+    pub fn indexes(&self) -> &Arc<IndexCache> {
+        &self.shared.indexes
+    }
+
+    /// Bytes `offset..offset + len` of a file, fewer at its end, once they are here. `uid` is the
+    /// user who reads. The recall this may start goes on when the reader gives up.
+    pub fn read(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+        (offset, len): (u64, u32),
+        done: ReadDone,
+    ) -> WaitToken {
+        self.wait(
+            node,
+            hint,
+            Charge::User(uid),
+            Wait::Read { offset, len, done },
+        )
+    }
+
+    /// The file resident: for an open for writing, say.
+    pub fn fetch(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+        done: WaitDone,
+    ) -> WaitToken {
+        self.wait(node, hint, Charge::User(uid), Wait::Fetch(done))
+    }
+
+    /// The file resident, for a stage request. When the last such wait is given up and nobody
+    /// reads, the recall stops and the file is released as before.
+    pub fn stage(&self, ask: StageAsk) -> WaitToken {
+        self.wait(&ask.node, ask.hint, Charge::Stage, Wait::Stage(ask.done))
+    }
+
+    /// Many files at once: read in the order in which they lie on their tiers. Tokens are in the
+    /// order of the asks.
+    pub fn stage_batch(&self, asks: Vec<StageAsk>) -> Vec<WaitToken> {
+        let mut tokens = vec![WaitToken(0); asks.len()];
+        let mut asks: Vec<_> = asks.into_iter().enumerate().collect();
+        asks.sort_by_key(|(_, ask)| ask.place.map(|p| (p.tier, p.aggregate, p.header)));
+        for (at, ask) in asks {
+            tokens[at] = self.stage(ask);
+        }
+        tokens
+    }
+
+    /// A wait is given up: its callback is dropped, or runs if it was about to.
+    pub fn give_up(&self, token: WaitToken) {
+        self.shared.give_up(token.0);
+    }
+
+    /// A recall of this node is running or queued. While it is, nobody else may change its record.
+    #[must_use]
+    pub fn is_running(&self, node: &NodeHandle) -> bool {
+        self.shared.table.lock().recalls.contains_key(node)
+    }
+
+    /// How many files are being recalled or wait for it.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.table.lock().recalls.len()
+    }
+
+    /// The node is about to be truncated to nothing: its recall stops, and none begins (readers
+    /// wait) until [`Self::truncated`] or until the token is given up. `done` runs when no recalled
+    /// byte can land in the file any more.
+    pub fn hold(&self, node: &NodeHandle, done: WaitDone) -> WaitToken {
+        let token = self.shared.token();
+        let (shared, node) = (Arc::clone(&self.shared), node.clone());
+        // Stopping waits for a write that is being made, so not on the caller's thread.
+        let job = Box::new(move || {
+            shared.hold(&node, Some(token));
+            done(Ok(()));
+        });
+        self.shared.disk.push(lane::Urgency::Reader, job);
+        WaitToken(token)
+    }
+
+    /// The node was cut to 0 bytes (P5: ftruncate first, the stub after). Waits for a block that is
+    /// being written; should one have landed after the cut, the file is cut again. The caller holds
+    /// users off the node meanwhile.
+    ///
+    /// # Errors
+    /// The stub could not be dropped; a later open finishes it (size 0 with a stub of more).
+    pub fn truncated(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        let was_running = self.is_running(node);
+        self.shared.hold(node, None);
+        let dropped = self.drop_stub(fd, was_running);
+        for _ in 0..self.shared.forget_hold_tokens(node) {
+            self.shared.unhold(node);
+        }
+        self.shared.unhold(node);
+        dropped
+    }
+
+    fn drop_stub(&self, fd: BorrowedFd<'_>, was_running: bool) -> Result<(), BackingError> {
+        let backing = &self.shared.backing;
+        let of = |step| {
+            move |why: rustix::io::Errno| BackingError::of(step, || "a truncated file".into(), why)
+        };
+        let file = backing.reopen(fd, How::ReadWrite)?;
+        if was_running && backing.stat(file.as_fd())?.size != 0 {
+            rustix::fs::ftruncate(&file, 0).map_err(of("truncate"))?;
+        }
+        backing.remove_record(file.as_fd())?;
+        rustix::fs::fsync(&file).map_err(of("sync"))
+    }
+
+    /// Looks at the time now instead of at the next beat.
+    pub fn tick(&self, now: Instant) {
+        self.shared.tick(now);
+    }
+}
+
+impl Recaller {
+    fn wait(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        charge: Charge,
+        wait: Wait,
+    ) -> WaitToken {
+        let token = self.shared.token();
+        // Stage requests have their own time-outs.
+        let deadline = self.shared.deadline().filter(|_| wait.is_implicit());
+        let waiter = Waiter {
+            token,
+            wait,
+            deadline,
+        };
+        self.shared.join(node, hint, charge, waiter);
+        WaitToken(token)
+    }
+}
+
+impl Shared {
+    fn deadline(&self) -> Option<Instant> {
+        Some(Instant::now() + self.settings.timeout?)
+    }
+
+    /// Tests stop here as a crash would; otherwise nothing.
+    #[cfg(test)]
+    fn reached(&self, step: Step) -> Result<(), RecallError> {
+        if *self.halt_after.lock() == Some(step) {
+            Err(RecallError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+    #[cfg(not(test))]
+    #[inline]
+    #[allow(clippy::unused_self, reason = "the tests' one uses it")]
+    fn reached(&self, _step: Step) -> Result<(), RecallError> {
+        Ok(())
+    }
+}
+
+impl Drop for Recaller {
+    /// Waits for the blocks being read; what was not done is begun anew by the next start.
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.keeper.take() {
+            drop(stop);
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("the recaller's clock panicked");
+            }
+        }
+        for lane in self.shared.lanes() {
+            lane.stop();
+        }
+    }
 }

@@ -118,8 +118,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// A file of `blocks` stored blocks, none of which is here.
-    pub(crate) fn new(blocks: u32, limits: Limits) -> Self {
+    /// A file of `blocks` stored blocks, none of which is here. `implicit`: a reader has asked.
+    pub(crate) fn new(blocks: u32, limits: Limits, implicit: bool) -> Self {
         Self {
             limits,
             blocks: vec![Block::Missing; blocks as usize],
@@ -133,7 +133,7 @@ impl Progress {
             readers: BTreeMap::new(),
             by_block: HashMap::new(),
             whole: BTreeSet::new(),
-            implicit: false,
+            implicit,
             streaming: false,
             memory: VecDeque::new(),
             anchor: 0,

@@ -48,7 +48,7 @@ impl World {
     fn new(total: u32) -> Self {
         Self {
             total,
-            progress: Progress::new(total, LIMITS),
+            progress: Progress::new(total, LIMITS, false),
             next_id: 1,
             readers: Vec::new(),
             whole: Vec::new(),
@@ -74,7 +74,11 @@ impl World {
             } else {
                 let at = self.whole.iter().position(|w| *w == id);
                 self.whole.remove(at.expect("answered twice, or nobody"));
-                assert_ne!(verdict, Verdict::Ready, "the shell says when a file is whole");
+                assert_ne!(
+                    verdict,
+                    Verdict::Ready,
+                    "the shell says when a file is whole"
+                );
             }
         }
         for block in effects.evicted {
@@ -97,7 +101,10 @@ impl World {
             .collect();
         let run = self.progress.next()?;
         assert!(run.count > 0 && run.blocks().end <= self.total);
-        assert!(run.blocks().all(|b| missing(self, &b)), "fetched twice: {run:?}");
+        assert!(
+            run.blocks().all(|b| missing(self, &b)),
+            "fetched twice: {run:?}"
+        );
         assert_eq!(run.urgent, !demanded.is_empty(), "readers come first");
         if run.urgent {
             assert!(demanded.contains(&run.first) && run.count == 1);
@@ -141,7 +148,10 @@ impl World {
     fn apply(&mut self, event: &Event) {
         match *event {
             Event::Read(first, n) => {
-                let (id, range) = (self.next_id, first.min(self.total)..(first + n).min(self.total));
+                let (id, range) = (
+                    self.next_id,
+                    first.min(self.total)..(first + n).min(self.total),
+                );
                 self.next_id += 1;
                 let range = range.start.min(range.end)..range.end;
                 self.readers.push((id, range.clone()));
@@ -173,7 +183,10 @@ impl World {
                 }
                 let effects = self.progress.stream();
                 self.heard(effects);
-                assert!(self.whole.is_empty(), "nobody waits for a file that has no room");
+                assert!(
+                    self.whole.is_empty(),
+                    "nobody waits for a file that has no room"
+                );
             }
         }
         self.check();
@@ -184,7 +197,10 @@ impl World {
         for (id, range) in &self.readers {
             let open = range.clone().any(|b| !self.at_hand.contains(&b));
             assert!(open, "reader {id} of {range:?} should have been answered");
-            assert!(!range.clone().any(|b| self.bad.contains(&b)), "reader {id} waits for nothing");
+            assert!(
+                !range.clone().any(|b| self.bad.contains(&b)),
+                "reader {id} waits for nothing"
+            );
         }
         if self.progress.is_streaming() {
             let needed = self.at_hand.iter();
@@ -262,7 +278,7 @@ fn a_far_read_moves_its_range_up_and_goes_on_from_there() {
 
 #[test]
 fn a_cancelled_stage_stops_and_an_implicit_recall_goes_on() {
-    let mut progress = Progress::new(4, LIMITS);
+    let mut progress = Progress::new(4, LIMITS, false);
     progress.want_whole(1, false);
     progress.give_up(1);
     assert_eq!(progress.standing(), Standing::Unwanted);
