@@ -265,7 +265,11 @@ impl<'a> Composer<'a> {
         let member = member(names[0].clone(), kind, &candidate.stat, ctime, xattrs);
         let added = self.add(&member, &mut io::empty())?;
         for name in &names[1..] {
-            let kind = Kind::HardLink { target: names[0].clone() };
+            // A socket is in the index alone, where tar's link could not point.
+            let kind = match candidate.stat.kind {
+                NodeKind::Socket => Kind::Socket,
+                _ => Kind::HardLink { target: names[0].clone() },
+            };
             let link = self::member(name.clone(), kind, &candidate.stat, ctime, Vec::new());
             self.add(&link, &mut io::empty())?;
         }
