@@ -156,6 +156,21 @@ impl<W: Write> AggregateWriter<W> {
         Ok(added)
     }
 
+    /// Takes a member and its hard links out of the index again, because its data turned out not to
+    /// be the file's present ones. Its bytes stay in the tar part, where plain tar still finds
+    /// them; nothing that goes by the index does. `header` as in [`Added::header`], not 0.
+    pub fn disown(&mut self, header: u64) {
+        let entries = &mut self.index.entries;
+        let Some(at) = entries.iter().position(|e| header != 0 && e.header == header) else {
+            return;
+        };
+        let disowned = entries.swap_remove(at).member.path;
+        entries.retain(|entry| match &entry.member.kind {
+            Kind::HardLink { target } => *target != disowned,
+            _ => true,
+        });
+    }
+
     /// Bytes written so far (what the tar part would be without its end).
     #[must_use]
     pub fn len(&self) -> u64 {

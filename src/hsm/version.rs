@@ -21,7 +21,7 @@ use crate::hsm::lease::{Lease, LeaseError, LeaseKind};
 use crate::id::{NodeHandle, Timestamp};
 use cairn_mover::Crc32c;
 use rustix::time::{ClockId, clock_gettime};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The `v` of P1: what a file looked like at a quiescent point.
@@ -128,6 +128,17 @@ pub fn quiescent(backing: &Backing, files: Vec<OwnedFd>) -> Vec<Result<Quiet, No
         Ok(Quiet { lease, seen })
     });
     prove(backing, leased.collect())
+}
+
+/// A quiescent point on a file that nobody else has open or mapped at all, through a descriptor
+/// opened for reading and writing: what a release stands on (P3).
+///
+/// # Errors
+/// [`NotQuiet`]; [`NotQuiet::Writer`] stands for any other user of the file.
+pub fn quiescent_alone(backing: &Backing, file: OwnedFd) -> Result<Quiet, NotQuiet> {
+    let lease = Lease::take(file, LeaseKind::Alone)?;
+    let seen = look(backing, lease.fd())?;
+    prove(backing, vec![Ok(Quiet { lease, seen })]).pop().unwrap_or(Err(NotQuiet::NotRegular))
 }
 
 /// A quiescent point on one file.

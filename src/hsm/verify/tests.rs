@@ -1,0 +1,1 @@
+//! Good, damaged and truncated copies.
