@@ -222,6 +222,9 @@ pub(super) struct Shared {
     expander: expand::Expander,
     /// Events of the mount that are taken but not yet applied.
     applying: AtomicU64,
+    /// Whose turn it is to apply events: their order is kept.
+    drain: Mutex<()>,
+    lanes: lanes::Lanes,
     wakes: Mutex<Vec<Wake>>,
     started: Timestamp,
 }
