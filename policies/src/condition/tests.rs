@@ -34,6 +34,18 @@ fn unchanged_asks_both_times_and_passes_over_a_modification_time_in_the_future()
 }
 
 #[test]
+fn a_modification_time_in_the_future_counts_again_once_it_is_past() {
+    let mut odd = file(1, 7200);
+    odd.mtime = NOW.after(secs(60));
+    let condition = Condition::Unchanged(secs(3600));
+    let mut points = Vec::new();
+    condition.turning_points(&odd, &mut points);
+    assert!(condition.holds(&odd, NOW.after(secs(59))));
+    assert!(!condition.holds(&odd, NOW.after(secs(60))));
+    assert!(points.contains(&odd.mtime), "its truth turns there");
+}
+
+#[test]
 fn paths_are_bytes() {
     let mut odd = file(1, 0);
     odd.path = b"tmp/\xff\xfe/x.o".to_vec();
