@@ -213,8 +213,11 @@ impl Parser<'_> {
             Some(Placed { token, .. }) => matches!(token, Token::Sign("(" | "=")),
             None => false,
         };
-        let word = matches!(&here.token, Token::Word(word) if STATEMENTS.contains(&word.as_str()));
-        here.first && word && !open
+        here.first && self.is_statement_word() && !open
+    }
+
+    fn is_statement_word(&self) -> bool {
+        matches!(&self.here().token, Token::Word(word) if STATEMENTS.contains(&word.as_str()))
     }
 
     fn here(&self) -> &Placed {

@@ -43,8 +43,8 @@ impl Tally {
     }
 }
 
-/// A path as a plan shows it. Serialised as `path`, and where that would lose bytes that are no
-/// UTF-8, with `path_hex` beside it.
+/// A path as a plan shows it. A [`Chosen`] serialises it as `path`, and where that would lose bytes
+/// that are no UTF-8, with `path_hex` beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanPath(pub Vec<u8>);
 

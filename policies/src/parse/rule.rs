@@ -32,7 +32,7 @@ impl Parser<'_> {
             return self.fail(&name_place, format!("rule `{name}` is there already"), None);
         }
         let mut clauses = Clauses::default();
-        while !self.begins_statement() && self.here().token != super::Token::End {
+        while !self.is_statement_word() && self.here().token != super::Token::End {
             self.clause(verb, &mut clauses)?;
         }
         let Some(trigger) = clauses.trigger else {
