@@ -29,6 +29,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
         bytes,
         "[a-z]{1,120}".prop_map(String::into_bytes),
         "[aé\n =%]{1,9}".prop_map(String::into_bytes),
+        r"[c\\][:\\]?[a-z]?".prop_map(String::into_bytes),
     ];
     bytes.prop_filter("no dots", |n| n != b"." && n != b"..")
 }

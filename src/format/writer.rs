@@ -370,14 +370,12 @@ fn encode_headers(member: &Member, crc: Option<Crc32c>) -> Result<Headers, &'sta
         let comment = pax::identity(&DataIdentity { crc, ..identity });
         field("comment", comment.as_bytes());
     }
-    let mut name = member.path.as_bytes().to_vec();
-    if name.is_empty() {
-        name.push(b'.');
-    }
+    let mut name = guarded(member.path.as_bytes());
     if member.kind == Kind::Directory {
         name.push(b'/');
     }
     let (kind, link, major, minor) = kind_fields(&member.kind);
+    let link = &link[..];
     if link.len() > 100 {
         if link.is_ascii() {
             field("linkpath", link);
@@ -442,16 +440,27 @@ fn encode_headers(member: &Member, crc: Option<Crc32c>) -> Result<Headers, &'sta
     Ok(Headers { bytes, left_out })
 }
 
+/// A path as tar shall see it. The root is `.`; what bsdtar takes for an absolute path of another
+/// system (`\\x`, `c:x`) and would shorten has `./` in front.
+pub(super) fn guarded(path: &[u8]) -> Vec<u8> {
+    match path {
+        [] => b".".to_vec(),
+        [b'\\', ..] | [b'a'..=b'z' | b'A'..=b'Z', b':', ..] => [b"./", path].concat(),
+        _ => path.to_vec(),
+    }
+}
+
 /// Type flag, link name and device numbers.
-fn kind_fields(kind: &Kind) -> (u8, &[u8], u32, u32) {
+fn kind_fields(kind: &Kind) -> (u8, Vec<u8>, u32, u32) {
+    let none = Vec::new();
     match kind {
-        Kind::Regular { .. } | Kind::Socket => (b'0', b"", 0, 0),
-        Kind::HardLink { target } => (b'1', target.as_bytes(), 0, 0),
-        Kind::Symlink { target } => (b'2', target, 0, 0),
-        Kind::CharDevice { major, minor } => (b'3', b"", *major, *minor),
-        Kind::BlockDevice { major, minor } => (b'4', b"", *major, *minor),
-        Kind::Directory => (b'5', b"", 0, 0),
-        Kind::Fifo => (b'6', b"", 0, 0),
+        Kind::Regular { .. } | Kind::Socket => (b'0', none, 0, 0),
+        Kind::HardLink { target } => (b'1', guarded(target.as_bytes()), 0, 0),
+        Kind::Symlink { target } => (b'2', target.clone(), 0, 0),
+        Kind::CharDevice { major, minor } => (b'3', none, *major, *minor),
+        Kind::BlockDevice { major, minor } => (b'4', none, *major, *minor),
+        Kind::Directory => (b'5', none, 0, 0),
+        Kind::Fifo => (b'6', none, 0, 0),
     }
 }
 
