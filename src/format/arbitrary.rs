@@ -74,7 +74,7 @@ pub(super) fn kind() -> impl Strategy<Value = Kind> {
     let target = prop_oneof![
         vec(1_u8.., 1..60),
         vec(1_u8.., 101..4000),
-        vec(b'a'..b'z', 101..300)
+        vec(b'a'..=b'z', 101..300)
     ];
     prop_oneof![
         4 => runs(),

@@ -16,7 +16,7 @@ pub const RUN: u64 = 512;
 /// A namespace-relative path: no leading or trailing slash, no empty, `.` or `..` component, no
 /// NUL, each component at most 255 bytes. The root of the namespace itself is the empty path.
 /// Any other bytes are allowed; names are not text.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberPath(Vec<u8>);
 
 impl MemberPath {
@@ -69,6 +69,13 @@ impl MemberPath {
                 long if long.len() > MAX_NAME => Some("a component is longer than 255 bytes"),
                 _ => None,
             })
+    }
+}
+
+impl fmt::Debug for MemberPath {
+    /// In quotes, with whatever is not printable ASCII escaped: nothing is lost.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
     }
 }
 

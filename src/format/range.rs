@@ -165,6 +165,7 @@ mod tests {
             member,
             header: 1024,
             data: 4096,
+            header_crc: Crc32c(1),
             blocks,
         }
     }

@@ -151,6 +151,7 @@ impl<W: Write> AggregateWriter<W> {
             },
             header: at,
             data: at + headers.bytes.len() as u64,
+            header_crc: Crc32c::of(&headers.bytes),
             blocks,
         });
         Ok(added)

@@ -157,3 +157,17 @@ pub(crate) fn golden() -> Vec<Member> {
         member("socket", Kind::Socket),
     ]
 }
+
+/// What the damaged files were before: some of the above. Frozen likewise.
+pub(crate) fn few() -> Vec<Member> {
+    vec![
+        member("acl", Kind::Directory),
+        with_xattrs(member("acl/file", Kind::dense(2000))),
+        member("hole", sparse(1 << 34, &[])),
+        member("link", symlink(b"acl/file")),
+        member(
+            "sparse",
+            sparse((1 << 33) + 5, &[(4096, 1024), (1 << 33, 5)]),
+        ),
+    ]
+}
