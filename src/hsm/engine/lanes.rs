@@ -9,6 +9,7 @@ use super::{EngineError, Shared};
 use crate::catalog::{Action, ActionId, Class, Durability, Finish};
 use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler};
 use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
+use cairn_fuse::WaitToken;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -30,6 +31,8 @@ pub(super) struct Lanes {
     ended: Sender<Ended>,
     /// Nodes that an archive, a release or a settle works on.
     claimed: Mutex<HashSet<NodeHandle>>,
+    /// Waits of running stages, so that they can be given up.
+    stages: Mutex<HashMap<ActionId, WaitToken>>,
 }
 
 /// The far ends, for the threads.
@@ -57,6 +60,7 @@ impl Lanes {
             held: Mutex::new(HashMap::new()),
             ended,
             claimed: Mutex::new(HashSet::new()),
+            stages: Mutex::new(HashMap::new()),
         };
         (lanes, Ends { ended: receiver })
     }
@@ -71,6 +75,19 @@ impl Lanes {
     pub(super) fn actions(&self, dispatch: &Dispatch) -> Vec<Action> {
         let held = self.held.lock();
         dispatch.items.iter().filter_map(|i| held.get(&i.action).cloned()).collect()
+    }
+
+    /// A stage is under way under this token.
+    pub(super) fn staging(&self, action: ActionId, token: WaitToken) {
+        // It may have ended already: then its row is no longer held.
+        if self.held.lock().contains_key(&action) {
+            self.stages.lock().insert(action, token);
+        }
+    }
+
+    /// The token of a running stage; it is forgotten.
+    pub(super) fn stage_token(&self, action: ActionId) -> Option<WaitToken> {
+        self.stages.lock().remove(&action)
     }
 
     /// An action ended, one way or another.
@@ -102,6 +119,7 @@ impl Lanes {
     fn forget(&self, id: ActionId) {
         self.scheduler.lock().done(id, Outcome::Ended);
         self.held.lock().remove(&id);
+        self.stages.lock().remove(&id);
     }
 }
 

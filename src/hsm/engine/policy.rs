@@ -111,6 +111,22 @@ impl Engine {
 }
 
 impl Shared {
+    /// The tier answers, and the aggregate is there at its full length.
+    pub(super) fn aggregate_is_live(
+        &self,
+        slot: &super::Slot,
+        aggregate: crate::id::AggregateId,
+        known: Option<u64>,
+    ) -> bool {
+        match slot.tier.stat(aggregate) {
+            Ok(len) => known == Some(len),
+            Err(why) => {
+                tracing::warn!(tier = %slot.name, %why, "a copy cannot be proven now");
+                false
+            }
+        }
+    }
+
     /// May anything be released on this backing?
     pub(super) fn release_allowed(&self) -> Result<(), String> {
         self.backing.capabilities().release().map_err(ToString::to_string)?;

@@ -15,7 +15,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         }
         return;
     };
-    let mut asks = Vec::new();
+    let (mut asks, mut ids) = (Vec::new(), Vec::new());
     for action in actions {
         if action.verb != Verb::Stage {
             end(shared, &action, stranger(&action));
@@ -26,6 +26,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
             continue;
         }
         let hint = tree::hint(shared, &action.handle).ok().flatten();
+        ids.push(action.id);
         let (shared, node) = (shared.clone(), action.handle.clone());
         let done = Box::new(move |result: Result<_, RecallError>| {
             let finish = match result {
@@ -36,7 +37,9 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         });
         asks.push(StageAsk { node, hint, place: None, done });
     }
-    recaller.stage_batch(asks);
+    for (id, token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
+        shared.lanes.staging(id, token);
+    }
 }
 
 /// Admission: what cannot fit is refused with the numbers before a byte moves; what fits in part
