@@ -13,6 +13,8 @@
 //! ```
 
 pub mod catalog;
+pub mod cli;
+pub mod client;
 pub mod error;
 pub mod config;
 pub mod format;

@@ -14,7 +14,7 @@ mod crowd;
 mod handles;
 mod http;
 mod listen;
-mod peer;
+pub(crate) mod peer;
 pub mod socket;
 mod stream;
 mod sys;

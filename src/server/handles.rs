@@ -11,7 +11,7 @@
 use super::control::Peer;
 use super::crowd::{Crowd, Place};
 use super::socket::{MAX_BATCH, TOKEN_LEN, message};
-use super::{MAX_SUBJECTS, peer};
+use super::{MAX_SUBJECTS, peer, sys};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::net::{
@@ -116,7 +116,7 @@ pub(super) struct Hatch {
 impl Hatch {
     /// Takes over a listening, non-blocking SOCK_SEQPACKET socket; inside a runtime.
     pub(super) fn new(socket: OwnedFd, tokens: Arc<Tokens>, crowd: Crowd) -> io::Result<Self> {
-        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+        let socket = sys::watch(socket)?;
         Ok(Self {
             socket,
             tokens,
@@ -163,7 +163,7 @@ impl Hatch {
             tracing::warn!(uid = peer.uid, "too many handles connections");
             return Ok(None);
         };
-        Ok(Some((AsyncFd::new(accepted)?, peer, place)))
+        Ok(Some((sys::watch(accepted)?, peer, place)))
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     })
 }
 
-/// The user who listens at the other end.
-pub(super) fn listener_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+/// For clients: the user who listens at the other end.
+pub(crate) fn listener_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(sys::peer_credentials(socket)?.uid)
 }

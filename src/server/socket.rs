@@ -78,6 +78,9 @@ pub mod message {
     /// Longest message, bytes.
     pub const MAX_LEN: usize = HEAD + MAX_BATCH * TOKEN_LEN;
 
+    /// The tokens of an answer, or the text of a refusal.
+    pub type Answered = Result<Vec<[u8; TOKEN_LEN]>, String>;
+
     /// The question with that nonce.
     #[must_use]
     pub fn question(nonce: u64) -> Vec<u8> {
@@ -109,7 +112,7 @@ pub mod message {
     }
     /// The nonce and the tokens of an answer, or the text of a refusal.
     #[must_use]
-    pub fn parse_answer(message: &[u8]) -> Option<(u64, Result<Vec<[u8; TOKEN_LEN]>, String>)> {
+    pub fn parse_answer(message: &[u8]) -> Option<(u64, Answered)> {
         match parse(message)? {
             (b"CHA1", nonce, tokens) => {
                 let (tokens, []) = tokens.as_chunks::<TOKEN_LEN>() else {

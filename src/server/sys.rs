@@ -6,7 +6,8 @@
 )]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use tokio::io::unix::AsyncFd;
 
 /// Most supplementary groups the kernel allows (NGROUPS_MAX).
 const MAX_GROUPS: usize = 65_536;
@@ -71,4 +72,11 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         }
         groups.resize(count, 0);
     }
+}
+
+/// Lets the current runtime watch a non-blocking socket.
+pub(super) fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` owns an open descriptor, names the same one for its whole life, and is
+    // moved into the `AsyncFd`, which gives out only shared references.
+    Ok(unsafe { AsyncFd::register(socket) }?)
 }

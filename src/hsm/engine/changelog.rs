@@ -130,14 +130,14 @@ fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, Eng
 
 /// What the mount could not tell of: its directories are looked at again.
 pub(super) fn rescan_overflows(shared: &Shared) -> Result<(), EngineError> {
-    let Some(lost) = shared.changelog.take_overflow() else { return Ok(()) };
+    let Some(lost) = shared.changelog.overflow() else { return Ok(()) };
     let since = shared.now();
     let why = format!("{} events were lost", lost.events);
-    for parent in &lost.parents {
+    for parent in &lost.scan {
         let node = shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id);
         shared.catalog.need_rescan(Rescan { node, since, why: why.clone() })?;
     }
-    if lost.parents.is_empty() {
+    if lost.everything {
         shared.catalog.need_rescan(Rescan { node: NodeId::ROOT, since, why })?;
     }
     let position = shared.catalog.status(shared.settings.copies)?.changelog.position;

@@ -56,7 +56,7 @@ impl Engine {
         let applying = shared.applying.load(std::sync::atomic::Ordering::Relaxed);
         Counts {
             recalls: shared.recaller().map_or(0, |r| r.running() as u64),
-            changelog_lag: shared.changelog.len() as u64 + applying,
+            changelog_lag: shared.changelog.waiting() as u64 + applying,
         }
     }
 

@@ -30,6 +30,8 @@ use std::time::Duration;
 const INDEX_MEMORY: usize = 256 << 20;
 /// Reserve on the state's disk for the catalog's log (P13), bytes.
 const BALLAST: u64 = 16 << 20;
+/// Events of the mount that may wait to be applied.
+const CHANGELOG: usize = 1 << 16;
 /// Heartbeat of the mark on the backing.
 const BEAT: Duration = Duration::from_secs(30);
 /// How often the changelog and due settle checks are looked at.
@@ -217,7 +219,7 @@ impl Claimed {
             settings,
             incarnation: self.incarnation,
             policy: Mutex::new(InForce::new(policy.0, policy.1, policy.2)),
-            changelog: Arc::new(ChangelogSink::default()),
+            changelog: Arc::new(ChangelogSink::new(CHANGELOG)),
             late: Late::default(),
             bell: Bell::default(),
             stop: AtomicBool::new(false),
@@ -356,7 +358,7 @@ impl Shared {
     pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
         let _turn = self.drain.lock();
         loop {
-            let batch = self.changelog.take(2000);
+            let batch = self.changelog.drain(2000, Duration::ZERO);
             if batch.is_empty() {
                 return Ok(());
             }
@@ -370,7 +372,7 @@ impl Shared {
 
 fn changelog_work(shared: &Arc<Shared>) {
     while !shared.stopping() {
-        shared.changelog.wait(TICK);
+        std::thread::sleep(TICK);
         if let Err(why) = shared.drain_changelog() {
             tracing::error!(%why, "events could not be applied; their directories are looked at again");
         }
