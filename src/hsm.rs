@@ -11,5 +11,6 @@ pub mod index_cache;
 pub mod lease;
 pub mod recall;
 pub mod release;
+pub mod residency;
 pub mod verify;
 pub mod version;
