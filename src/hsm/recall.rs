@@ -24,6 +24,7 @@ mod error;
 mod fetch;
 mod finish;
 mod lane;
+mod meanwhile;
 mod one;
 mod progress;
 mod quota;
@@ -40,7 +41,7 @@ use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::version::{Seen, Settle};
-use crate::id::{DataVersion, FileId, NodeHandle, TierId};
+use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
 use cairn_fuse::{ReadDone, WaitDone, WaitToken};
 use one::{Charge, Wait, Waiter};
@@ -130,8 +131,18 @@ pub trait Asks: Send + Sync + 'static {
     fn recalled(&self, done: &Done);
     /// A copy proved bad: its bytes have the wrong sum, or it is not there.
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
-    /// A check of a ctime window to make later, on a file that was given back (see [`Settle`]).
+    /// A check of a ctime window to make later, on a file whose stub was written (see [`Settle`]).
     fn settle(&self, check: Settle);
+    /// A user set `user.cairn.stage` on a file (the kernel saw to it that they may write it). Must
+    /// only note the wish: this is asked on the request path.
+    ///
+    /// # Errors
+    /// Why it cannot be accepted.
+    fn stage_requested(&self, node: &NodeHandle, hint: Option<Vec<u8>>, uid: u32) -> Result<(), RecallError>;
+    /// How long until the file is back, if that can be said. Must be quick.
+    fn eta(&self, file: FileId) -> Option<Duration>;
+    /// Who keeps the file on disk, and until when. Must be quick.
+    fn pins(&self, file: FileId) -> Vec<(String, Timestamp)>;
 }
 
 /// The steps of P4 after which tests stop as a crash would.

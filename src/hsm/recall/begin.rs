@@ -170,7 +170,8 @@ fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Opened) {
     let no_room = match mark_and_allocate(shared, recall, &opened, sources.entry()) {
         Ok(()) => None,
         Err(why @ (RecallError::NoSpace { .. } | RecallError::Quota { .. })) => Some(why),
-        // Halted by a test, or stopped: the file is left as a crash would leave it.
+        Err(RecallError::Truncated) => return shared.end(recall, End::Again),
+        // Halted by a test: the file is left as a crash would leave it.
         Err(why @ RecallError::Cancelled) => return shared.end(recall, End::Failed(why)),
         Err(why) => {
             recall.state.lock().opened = Some(opened);
@@ -247,10 +248,19 @@ fn mark_and_allocate(
         .map_err(|why| RecallError::backing("open for writing", object, why))?;
     let mut io = recall.io.lock();
     if recall.is_stopped() {
-        return Err(RecallError::Cancelled);
+        return Err(RecallError::Truncated);
     }
+    let mtime = match opened.record.state {
+        // A user may have set it since the checks.
+        Data::Released => {
+            let stat = backing.stat(fd.as_fd());
+            stat.map_err(|why| RecallError::backing("stat", object, why))?.mtime
+        }
+        Data::Recalling | Data::Resident => opened.record.mtime,
+    };
     let marked = Record {
         state: Data::Recalling,
+        mtime,
         ..opened.record.clone()
     };
     Stamp::set(
@@ -267,7 +277,7 @@ fn mark_and_allocate(
     let allocated = allocate(&fd, entry);
     *io = Some(Writer {
         fd,
-        mtime: opened.record.mtime,
+        mtime,
         atime: opened.before.atime,
     });
     drop(io);

@@ -53,6 +53,11 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
     }
     match trouble {
         None => shared.go_on(recall),
+        // Who still waits starts over, and finds what the truncation left.
+        Some(RecallError::Truncated) => {
+            drop(recall.io.lock().take());
+            shared.end(recall, End::Again);
+        }
         // Halted by a test: the file is left as a crash would leave it.
         Some(RecallError::Cancelled) => {
             recall
@@ -179,7 +184,7 @@ fn store(
 ) -> Result<(), RecallError> {
     let io = recall.io.lock();
     if recall.is_stopped() {
-        return Err(RecallError::Cancelled);
+        return Err(RecallError::Truncated);
     }
     let Some(writer) = &*io else {
         return Ok(());
@@ -196,6 +201,9 @@ fn store(
     let size = rustix::fs::fstat(fd)
         .map_err(|why| fail("stat", why))?
         .st_size;
+    if size == 0 {
+        return Err(RecallError::Truncated);
+    }
     if u64::try_from(size) != Ok(opened.record.size) {
         // Cut or grown through another way than the mirror's.
         let object = opened.object.clone();

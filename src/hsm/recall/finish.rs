@@ -32,8 +32,7 @@ pub(super) fn finish(shared: &Arc<Shared>, recall: &Arc<Recall>) {
             shared.asks.recalled(&done);
             shared.end(recall, End::Resident(Some(done)));
         }
-        // Truncated meanwhile: who did that ends the recall. Or halted by a test.
-        Err(RecallError::Cancelled) => shared.end(recall, End::Again),
+        Err(RecallError::Truncated) => shared.end(recall, End::Again),
         Err(why) => {
             tracing::error!(object = %opened.object, %why, "recall cannot be finished");
             shared.end(recall, End::Failed(why));
@@ -103,7 +102,7 @@ fn changing<T>(
     let mut io = recall.io.lock();
     match &mut *io {
         Some(writer) if !recall.is_stopped() => change(writer),
-        _ => Err(RecallError::Cancelled),
+        _ => Err(RecallError::Truncated),
     }
 }
 

@@ -132,7 +132,7 @@ mod tests {
         let lane = Lane::new("test".into(), 1);
         let (hold, held) = bounded::<()>(0);
         let (told, tell) = bounded(16);
-        lane.push(Urgency::Background, Box::new(move || drop(held.recv())));
+        lane.push(Urgency::Background, Box::new(move || held.recv().expect("held")));
         for n in 0..4 {
             let (told, urgency) = (
                 told.clone(),
@@ -142,7 +142,7 @@ mod tests {
                     Urgency::Reader
                 },
             );
-            lane.push(urgency, Box::new(move || drop(told.send(n))));
+            lane.push(urgency, Box::new(move || told.send(n).expect("told")));
         }
         hold.send(()).expect("the first job waits for this");
         drop(told);

@@ -169,6 +169,7 @@ impl Progress {
     }
 
     /// Blocks on disk or in memory.
+    #[cfg(test)]
     pub(crate) fn here(&self) -> u32 {
         self.here
     }
@@ -391,14 +392,6 @@ impl Progress {
             self.urgent.pop_front();
         }
         false
-    }
-
-    /// Everybody who still waits, to be told of an end that is not theirs; they are forgotten.
-    pub(crate) fn end(&mut self) -> Vec<WaiterId> {
-        self.by_block.clear();
-        let mut all: Vec<_> = std::mem::take(&mut self.readers).into_keys().collect();
-        all.extend(std::mem::take(&mut self.whole));
-        all
     }
 
     fn verdict(&self, range: &Range<u32>) -> Option<Verdict> {
