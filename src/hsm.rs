@@ -9,5 +9,7 @@ pub mod archive;
 pub mod backing;
 pub mod lease;
 pub mod release;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod verify;
 pub mod version;
