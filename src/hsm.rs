@@ -16,5 +16,7 @@ pub mod release;
 pub mod residency;
 pub mod schedule;
 pub mod state_dir;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod verify;
 pub mod version;

@@ -120,7 +120,10 @@ impl<W: Write> AggregateWriter<W> {
     /// them; nothing that goes by the index does. `header` as in [`Added::header`], not 0.
     pub fn disown(&mut self, header: u64) {
         let entries = &mut self.index.entries;
-        let Some(at) = entries.iter().position(|e| header != 0 && e.header == header) else {
+        let Some(at) = entries
+            .iter()
+            .position(|e| header != 0 && e.header == header)
+        else {
             return;
         };
         let disowned = entries.swap_remove(at).member.path;
