@@ -7,17 +7,22 @@ mod compare;
 mod sources;
 mod stage;
 
+use super::units::parse_bytes;
+use clap::Args;
 use stage::{Place, Step};
 use std::path::PathBuf;
 
-/// What the command line says.
-#[derive(Debug, Clone)]
-pub struct DemoOptions {
-    /// Keep the directory at the end.
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Leave the directory in place, to look around.
+    #[arg(long)]
     pub keep: bool,
-    /// Take the files from here.
+    /// Take the files from DIR; else from the Rust toolchain and /usr/share.
+    #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
-    /// About how many bytes.
+    /// About how much to take (1G, 200M).
+    #[arg(long, value_name = "N", default_value = "1G", value_parser = parse_bytes)]
     pub size: u64,
 }
 
@@ -62,7 +67,7 @@ pub enum DemoError {
 ///
 /// # Errors
 /// [`DemoError`]; the mount is taken down and, unless `keep`, the directory removed all the same.
-pub fn run(options: &DemoOptions) -> Result<(), DemoError> {
+pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
     println!("Cairn demo: real files go through a real mount into plain tar archives, leave the");
     println!("disk, and come back when read. Choosing files ...");
     let chosen = sources::choose(options.from.as_deref(), options.size);

@@ -95,7 +95,7 @@ impl Place {
 
     pub(super) fn up(&mut self) -> Result<(), DemoError> {
         let policy = self.root.join("demo.policy");
-        fs::write(&policy, cairn_policies::DEMO_POLICY).map_err(io("writing demo.policy"))?;
+        fs::write(&policy, cairn_policies::shipped::DEMO).map_err(io("writing demo.policy"))?;
         println!("1. One command starts an instance: an embedded archive, no configuration.");
         self.up = true;
         let said = self.cairn(&[
@@ -121,13 +121,13 @@ impl Place {
 
     pub(super) fn archive(&self, chosen: &Sources) -> Result<Step, DemoError> {
         println!("3. The policy archives: plain tar, fsynced, read back and compared.");
-        let took = time(|| self.policy("archive-all"))?;
+        let took = time(|| self.policy("all"))?;
         Ok(row("archive (tar, fsync, read back)", chosen, took, Some(PLAIN_TAR)))
     }
 
     pub(super) fn release(&self, chosen: &Sources) -> Result<Step, DemoError> {
         println!("4. The policy releases: blocks go back to the disk; names and sizes stay.");
-        let took = time(|| self.policy("release-all"))?;
+        let took = time(|| self.policy("large"))?;
         Ok(row("release (prove, mark, punch)", chosen, took, None))
     }
 
