@@ -6,10 +6,15 @@
 //! lets the owner of the data shut users out of one node for a moment. It knows nothing of
 //! archives, databases, networks or policies.
 
+mod error;
 mod handle;
+mod mirror;
+pub mod mount;
 mod residency;
 
+pub use error::MirrorError;
 pub use handle::NodeHandle;
+pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};
 pub use residency::{
     Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone, Residency, Shown,
     WaitDone, WaitToken,
