@@ -8,17 +8,16 @@ use cairn_fuse::{
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-pub type TestResult = anyhow::Result<()>;
+pub(crate) type TestResult = anyhow::Result<()>;
 
 /// Why real mounts cannot be made here.
-pub fn cannot_mount() -> Option<&'static str> {
+pub(crate) fn cannot_mount() -> Option<&'static str> {
     if !Path::new("/dev/fuse").exists() {
         return Some("there is no /dev/fuse");
     }
@@ -40,7 +39,7 @@ macro_rules! need_mount {
 pub(crate) use need_mount;
 
 /// Waits for a condition, with a bound that only a hang reaches.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !condition() {
         assert!(Instant::now() < until, "never came true: {what}");
@@ -56,18 +55,18 @@ enum Waiting {
 /// Files are resident unless [`Fake::release`]d; who needs a released file waits until
 /// [`Fake::recall`].
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     released: Mutex<HashMap<NodeHandle, Vec<u8>>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
     tokens: AtomicU64,
-    pub given_up: AtomicU64,
-    pub events: Mutex<Vec<Event>>,
+    pub(crate) given_up: AtomicU64,
+    pub(crate) events: Mutex<Vec<Event>>,
     backing: Mutex<PathBuf>,
 }
 
 impl Fake {
     /// Takes a file's data away, as a release does: same size, no blocks.
-    pub fn release(&self, backing_path: &Path) -> anyhow::Result<NodeHandle> {
+    pub(crate) fn release(&self, backing_path: &Path) -> anyhow::Result<NodeHandle> {
         let data = std::fs::read(backing_path)?;
         let file = File::options().write(true).open(backing_path)?;
         file.set_len(0)?;
@@ -77,16 +76,16 @@ impl Fake {
         Ok(handle)
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.lock().unwrap().len()
     }
 
-    pub fn is_released(&self, handle: &NodeHandle) -> bool {
+    pub(crate) fn is_released(&self, handle: &NodeHandle) -> bool {
         self.released.lock().unwrap().contains_key(handle)
     }
 
     /// Serves those who wait for reads, without bringing the file back.
-    pub fn stream(&self) {
+    pub(crate) fn stream(&self) {
         let all: Vec<Waiting> = self
             .waiting
             .lock()
@@ -128,14 +127,14 @@ impl Fake {
     }
 
     /// Writes a file's data back.
-    pub fn restore(&self, handle: &NodeHandle) {
+    pub(crate) fn restore(&self, handle: &NodeHandle) {
         if let Some(data) = self.released.lock().unwrap().remove(handle) {
             let file = File::from(self.open(handle, libc::O_WRONLY));
             std::os::unix::fs::FileExt::write_all_at(&file, &data, 0).unwrap();
         }
     }
 
-    pub fn events_of(&self, kind: EventKind) -> Vec<Event> {
+    pub(crate) fn events_of(&self, kind: EventKind) -> Vec<Event> {
         let events = self.events.lock().unwrap();
         events.iter().filter(|e| e.kind == kind).cloned().collect()
     }
@@ -226,18 +225,18 @@ impl Residency for Fake {
 }
 
 /// A mounted mirror; unmounts and removes everything when dropped.
-pub struct Rig {
-    pub mirror: Option<Mirror>,
-    pub fake: Arc<Fake>,
+pub(crate) struct Rig {
+    pub(crate) mirror: Option<Mirror>,
+    pub(crate) fake: Arc<Fake>,
     dir: tempfile::TempDir,
 }
 
 impl Rig {
-    pub fn new() -> anyhow::Result<Self> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut MirrorConfig)) -> anyhow::Result<Self> {
+    pub(crate) fn with(change: impl FnOnce(&mut MirrorConfig)) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let fake = Arc::new(Fake::default());
         *fake.backing.lock().unwrap() = dir.path().join("b");
@@ -256,18 +255,18 @@ impl Rig {
     }
 
     /// A path through the mount.
-    pub fn m(&self, name: &str) -> PathBuf {
+    pub(crate) fn m(&self, name: &str) -> PathBuf {
         self.dir.path().join("m").join(name)
     }
     /// The same path in the backing.
-    pub fn b(&self, name: &str) -> PathBuf {
+    pub(crate) fn b(&self, name: &str) -> PathBuf {
         self.dir.path().join("b").join(name)
     }
-    pub fn mirror(&self) -> &Mirror {
+    pub(crate) fn mirror(&self) -> &Mirror {
         self.mirror.as_ref().unwrap()
     }
     /// A file made through the mount, then released.
-    pub fn released(&self, name: &str, data: &[u8]) -> anyhow::Result<NodeHandle> {
+    pub(crate) fn released(&self, name: &str, data: &[u8]) -> anyhow::Result<NodeHandle> {
         std::fs::write(self.m(name), data)?;
         let handle = NodeHandle::of(File::open(self.b(name))?)?;
         let mut hold = None;
@@ -282,15 +281,15 @@ impl Rig {
 }
 
 /// Bytes that differ from offset to offset.
-pub fn pattern(len: usize) -> Vec<u8> {
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 256 + 7) as u8).collect()
 }
 
 /// A child that is killed and reaped when the test ends.
-pub struct Child(pub std::process::Child);
+pub(crate) struct Child(pub(crate) std::process::Child);
 
 impl Child {
-    pub fn spawn(program: &str, args: &[&OsStr]) -> anyhow::Result<Self> {
+    pub(crate) fn spawn(program: &str, args: &[&OsStr]) -> anyhow::Result<Self> {
         Ok(Self(
             std::process::Command::new(program)
                 .args(args)
@@ -300,12 +299,12 @@ impl Child {
                 .spawn()?,
         ))
     }
-    pub fn signal(&self, signal: i32) {
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
         let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
-    pub fn ended(&mut self) -> bool {
+    pub(crate) fn ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
     }
 }
@@ -315,9 +314,4 @@ impl Drop for Child {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// The path of an open file, for tests that compare descriptors.
-pub fn number(file: &File) -> i32 {
-    file.as_raw_fd()
 }

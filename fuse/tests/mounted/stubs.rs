@@ -17,8 +17,8 @@ fn reads_of_a_released_file_wait_and_then_have_the_data() -> TestResult {
         fs::metadata(rig.m("f"))?.blocks() >= 1,
         "tar -S must not take it for a hole"
     );
+    let done = &AtomicBool::new(false);
     std::thread::scope(|scope| -> TestResult {
-        let done = &AtomicBool::new(false);
         let reader = scope.spawn(|| {
             let read = fs::read(rig.m("f"));
             done.store(true, Ordering::Relaxed);
