@@ -50,6 +50,9 @@ pub enum Presence {
 pub struct Shown {
     /// Show this ctime (seconds, nanoseconds) instead of the backing's.
     pub ctime: Option<(i64, u32)>,
+    /// Show this mtime (seconds, nanoseconds) instead of the backing's: while a recall writes,
+    /// before it has set the times back.
+    pub mtime: Option<(i64, u32)>,
     /// Data are elsewhere: show at least one block, so that `tar -S` and `cp` do not take the
     /// file for a hole (P5).
     pub at_least_one_block: bool,
