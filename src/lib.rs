@@ -13,6 +13,7 @@
 //! ```
 
 pub mod catalog;
+pub mod config;
 pub mod format;
 pub mod hsm;
 pub mod id;
