@@ -40,11 +40,6 @@ pub trait Starter {
     /// # Errors
     /// Why it did not start.
     fn up(&self, plan: &up::UpPlan) -> Result<u8, CliError>;
-    /// Shows the main job; returns what to exit with.
-    ///
-    /// # Errors
-    /// Why it could not.
-    fn demo(&self, args: &demo::DemoArgs) -> Result<u8, CliError>;
 }
 
 const EXIT_CODES: &str = "\
@@ -221,7 +216,10 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Retry(args) => args.retry(session),
         Command::Status(args) => args.run(session),
         Command::Policy(args) => args.run(session),
-        Command::Demo(args) => demo::run(args, starter),
+        Command::Demo(args) => {
+            demo::run(args).map_err(CliError::from)?;
+            Ok(0)
+        }
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     }

@@ -1,6 +1,5 @@
 //! The `cairn` program: sets logging up, reads the command line and hands over to the library.
 
-use cairn::cli::demo::DemoArgs;
 use cairn::cli::up::UpPlan;
 use cairn::cli::{CliError, Starter};
 use cairn::error::Failure;
@@ -24,9 +23,6 @@ struct Program;
 
 impl Starter for Program {
     fn up(&self, _plan: &UpPlan) -> Result<u8, CliError> {
-        Err(CliError::new(Failure::Internal, "this build cannot mount"))
-    }
-    fn demo(&self, _args: &DemoArgs) -> Result<u8, CliError> {
         Err(CliError::new(Failure::Internal, "this build cannot mount"))
     }
 }

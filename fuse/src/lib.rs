@@ -6,6 +6,7 @@
 //! lets the owner of the data shut users out of one node for a moment. It knows nothing of
 //! archives, databases, networks or policies.
 
+mod access;
 mod attr;
 mod backing;
 mod core;
@@ -27,6 +28,7 @@ mod sys;
 mod watch;
 mod workers;
 
+pub use access::may_access;
 pub use error::MirrorError;
 pub use handle::NodeHandle;
 pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};

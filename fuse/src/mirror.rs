@@ -7,15 +7,15 @@ mod prepare;
 use crate::core::Core;
 use crate::fs::MirrorFs;
 use crate::gate::MirrorGate;
-use crate::mount::Mounter;
+use crate::mount::{Mounter, device_of_fd};
 use crate::workers::spawn;
-use crate::{Gate, MirrorError, Residency, creds, notify, watch};
+use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
 use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -107,6 +107,8 @@ pub struct Mirror {
     mountpoint: PathBuf,
     facts: Facts,
     mounted: Mutex<Option<Mounted>>,
+    /// The mount's device number, by which its files are told from others'.
+    device: Option<u64>,
     session: Arc<Ended>,
 }
 
@@ -136,7 +138,8 @@ impl Mirror {
         let threads = session_threads(config.threads);
         let asked = config.passthrough;
         let mountpoint = prepared.mountpoint;
-        let (session, mounted) = connect(config, mountpoint.clone(), prepared.flags, threads, fs)?;
+        let (session, mounted, device) =
+            connect(config, mountpoint.clone(), prepared.flags, threads, fs)?;
         let agreed = *agreed.lock();
         let passthrough = probe_passthrough(&core, &session, asked, agreed.passthrough);
         core.passthrough
@@ -159,6 +162,7 @@ impl Mirror {
             mountpoint,
             facts,
             mounted: Mutex::new(Some(mounted)),
+            device,
             session: ended,
         };
         mirror.serve(session)?;
@@ -183,6 +187,21 @@ impl Mirror {
     #[must_use]
     pub fn gate(&self) -> Arc<dyn Gate> {
         Arc::new(MirrorGate(Arc::downgrade(&self.core)))
+    }
+
+    /// The backing inode that a descriptor of a file on this mount stands for (`O_PATH` will do);
+    /// `None` if it is not on this mount. Neither walks a path nor asks the mount anything.
+    #[must_use]
+    pub fn node_of(&self, fd: BorrowedFd<'_>) -> Option<NodeHandle> {
+        if self.device.is_none() || device_of_fd(fd) != self.device {
+            return None;
+        }
+        let outer = sys::handle_of(fd).ok()?;
+        // FILEID_INO64_GEN: FUSE's own node id, high word first, and generation.
+        let [a, b, c, d, e, f, g, h, ..] = outer.bytes[..] else { return None };
+        let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
+        let id = (word([a, b, c, d]) << 32) | word([e, f, g, h]);
+        Some(self.core.node(id).ok()?.handle.clone())
     }
 
     /// How it runs.

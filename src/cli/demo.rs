@@ -7,7 +7,9 @@ mod compare;
 mod sources;
 mod stage;
 
+use super::CliError;
 use super::units::parse_bytes;
+use crate::error::Failure;
 use clap::Args;
 use stage::{Place, Step};
 use std::path::PathBuf;
@@ -61,6 +63,17 @@ pub enum DemoError {
     /// Blocks did not go where they should have gone.
     #[error("{0}")]
     NotDone(String),
+}
+
+impl From<DemoError> for CliError {
+    fn from(why: DemoError) -> Self {
+        let failure = match &why {
+            DemoError::NoFiles(_) => Failure::NotFound,
+            DemoError::Differs { .. } | DemoError::NotDone(_) => Failure::Changed,
+            DemoError::Command { .. } | DemoError::Io { .. } => Failure::Internal,
+        };
+        Self::new(failure, why)
+    }
 }
 
 /// Runs the demo.

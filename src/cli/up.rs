@@ -2,7 +2,7 @@
 
 mod plan;
 
-pub use plan::{TierSpec, TierUrl, UpPlan};
+pub use plan::{TierSpec, UpPlan};
 
 use super::units::parse_duration;
 use super::{CliError, Starter};

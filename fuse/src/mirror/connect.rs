@@ -3,7 +3,7 @@
 use super::{MirrorConfig, Passthrough};
 use crate::core::Core;
 use crate::fs::MirrorFs;
-use crate::mount::{MountSpec, Mounter, mount_id, mount_now, unmount_now};
+use crate::mount::{MountSpec, Mounter, device_of, mount_id, mount_now, unmount_now};
 use crate::{MirrorError, creds, sys};
 use fuser::{BackingId, Config, MountOption, Session, SessionACL};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -40,7 +40,7 @@ pub(super) fn connect(
     flags: u32,
     threads: usize,
     fs: MirrorFs,
-) -> Result<(Session<MirrorFs>, Mounted), MirrorError> {
+) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
     let acl = if config.allow_other {
         SessionACL::All
     } else {
@@ -52,10 +52,10 @@ pub(super) fn connect(
     if !creds::may_mount() {
         options.mount_options = fusermount_options(&config.fs_name, flags);
         let session = Session::new(fs, &target, &options).map_err(|source| MirrorError::Mount {
-            path: target,
+            path: target.clone(),
             source,
         })?;
-        return Ok((session, Mounted::Fusermount));
+        return Ok((session, Mounted::Fusermount, device_of(&target)));
     }
     let device = openat(
         CWD,
@@ -76,18 +76,19 @@ pub(super) fn connect(
         path: spec.target.clone(),
         source: e.into(),
     };
-    let mounted = match config.mounter {
+    let (mounted, number) = match config.mounter {
         Some(mounter) => {
-            mounter.mount(&spec, device.as_fd()).map_err(failed)?;
-            Mounted::Mounter(mounter)
+            let number = mounter.mount(&spec, device.as_fd()).map_err(failed)?;
+            (Mounted::Mounter(mounter), number)
         }
         None => {
             mount_now(&spec, device.as_fd()).map_err(failed)?;
-            Mounted::Direct(mount_id(&spec.target))
+            let id = mount_id(&spec.target);
+            (Mounted::Direct(id), device_of(&spec.target))
         }
     };
     match Session::from_fd(fs, device, acl, options) {
-        Ok(session) => Ok((session, mounted)),
+        Ok(session) => Ok((session, mounted, number)),
         Err(source) => {
             let _ = mounted.unmount(&spec.target, true);
             Err(MirrorError::Handshake {

@@ -7,7 +7,7 @@
 //! Messages are datagrams. To the mounter: a letter, then fields; with `M` the `/dev/fuse`
 //! descriptor rides along. Back: an errno as four bytes, 0 for success.
 
-use super::table::{MountSpec, mount_id, mount_now, unmount_now};
+use super::table::{MountSpec, device_of, mount_id, mount_now, unmount_now};
 use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
 use parking_lot::Mutex;
@@ -79,7 +79,7 @@ impl Mounter {
     pub(crate) fn clean_stale(&self, target: &Path) -> Result<(), Errno> {
         let mut message = vec![b'C'];
         message.extend(target.as_os_str().as_bytes());
-        self.ask(&message, None)
+        self.ask(&message, None).map(drop)
     }
 
     /// Are the two places apart, as the users' namespace has them?
@@ -87,24 +87,30 @@ impl Mounter {
         let mut message = vec![b'P'];
         field(&mut message, target.as_os_str().as_bytes());
         field(&mut message, backing.as_os_str().as_bytes());
-        self.ask(&message, None)
+        self.ask(&message, None).map(drop)
     }
 
-    pub(crate) fn mount(&self, spec: &MountSpec, device: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// Mounts; gives the mount's device number, if it could be told.
+    pub(crate) fn mount(
+        &self,
+        spec: &MountSpec,
+        device: BorrowedFd<'_>,
+    ) -> Result<Option<u64>, Errno> {
         let mut message = vec![b'M', u8::from(spec.allow_other)];
         for number in [spec.flags, spec.uid, spec.gid] {
             message.extend(number.to_le_bytes());
         }
         field(&mut message, spec.name.as_bytes());
         field(&mut message, spec.target.as_os_str().as_bytes());
-        self.ask(&message, Some(device))
+        let number = self.ask(&message, Some(device))?;
+        Ok(Some(number).filter(|n| *n != 0))
     }
 
     pub(crate) fn unmount(&self, force: bool) -> Result<(), Errno> {
-        self.ask(&[b'U', u8::from(force)], None)
+        self.ask(&[b'U', u8::from(force)], None).map(drop)
     }
 
-    fn ask(&self, message: &[u8], device: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    fn ask(&self, message: &[u8], device: Option<BorrowedFd<'_>>) -> Result<u64, Errno> {
         let socket = self.socket.lock();
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = SendAncillaryBuffer::new(&mut room);
@@ -114,7 +120,7 @@ impl Mounter {
         }
         let flags = SendFlags::NOSIGNAL;
         sendmsg(&*socket, &[IoSlice::new(message)], &mut rights, flags)?;
-        let mut answer = [0; 4];
+        let mut answer = [0; ANSWER];
         let mut none = RecvAncillaryBuffer::default();
         let got = recvmsg(
             &*socket,
@@ -122,10 +128,12 @@ impl Mounter {
             &mut none,
             RecvFlags::empty(),
         )?;
-        match (got.bytes, i32::from_le_bytes(answer)) {
-            (4, 0) => Ok(()),
-            (4, error) => Err(Errno::from_raw_os_error(error)),
-            _ => Err(Errno::PIPE),
+        let mut fields = Fields(&answer[..got.bytes]);
+        let code = fields.number().ok_or(Errno::PIPE)?;
+        let number = fields.take(8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        match code {
+            0 => number.ok_or(Errno::PIPE),
+            error => Err(Errno::from_raw_os_error(error.cast_signed())),
         }
     }
 }
@@ -143,6 +151,9 @@ fn field(message: &mut Vec<u8>, bytes: &[u8]) {
     message.extend((bytes.len() as u32).to_le_bytes());
     message.extend(bytes);
 }
+
+/// Length of an answer: error number (0: done) and the mount's device number (0: not known).
+const ANSWER: usize = 12;
 
 /// Takes a message apart.
 struct Fields<'a>(&'a [u8]);
@@ -172,6 +183,7 @@ impl<'a> Fields<'a> {
 struct Mounted {
     target: PathBuf,
     id: Option<u64>,
+    device: Option<u64>,
 }
 
 impl Mounted {
@@ -190,8 +202,11 @@ fn serve(socket: &OwnedFd) {
     while let Some((message, device)) = receive(socket) {
         let answer = obey(&message, device, &mut mounted);
         let code = answer.map_or_else(Errno::raw_os_error, |()| 0);
+        let device = mounted.as_ref().and_then(|m| m.device).unwrap_or(0);
         let mut none = SendAncillaryBuffer::default();
-        let bytes = code.to_le_bytes();
+        let mut bytes = [0; ANSWER];
+        bytes[..4].copy_from_slice(&code.to_le_bytes());
+        bytes[4..].copy_from_slice(&device.to_le_bytes());
         if sendmsg(
             socket,
             &[IoSlice::new(&bytes)],
@@ -256,10 +271,11 @@ fn obey(
             let spec = mount_spec(&mut fields).ok_or(Errno::INVAL)?;
             let device = device.ok_or(Errno::BADF)?;
             mount_now(&spec, device.as_fd())?;
-            let id = mount_id(&spec.target);
+            let (id, device) = (mount_id(&spec.target), device_of(&spec.target));
             *mounted = Some(Mounted {
                 target: spec.target,
                 id,
+                device,
             });
             Ok(())
         }

@@ -1,10 +1,10 @@
 //! mount(2) and umount(2) for a `/dev/fuse` descriptor, in the calling thread's namespace.
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// What to mount where.
@@ -49,6 +49,21 @@ pub(crate) fn unmount_now(target: &Path, force: bool) -> Result<(), Errno> {
         Ok(()) => Ok(()),
         Err(_) => unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH),
     }
+}
+
+/// The device number of the mount at `target`, as `stat` shows it for all files in it, without
+/// asking its server anything.
+pub(crate) fn device_of(target: &Path) -> Option<u64> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = openat(CWD, target, flags, Mode::empty()).ok()?;
+    device_of_fd(fd.as_fd())
+}
+
+/// The device number of whatever a descriptor stands for, without asking a FUSE server.
+pub(crate) fn device_of_fd(fd: BorrowedFd<'_>) -> Option<u64> {
+    let how = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(fd, c"", how, StatxFlags::empty()).ok()?;
+    Some(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 /// The kernel's number of the mount at `target`, without asking its server anything.

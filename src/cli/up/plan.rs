@@ -3,35 +3,11 @@
 
 use super::UpArgs;
 use crate::cli::CliError;
-use std::fmt;
+use crate::tier::{TierUrl, UrlError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
-
-/// Where a tier is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TierUrl {
-    /// A directory (`dir:/path`).
-    Dir(PathBuf),
-    /// A tape library (`tape:/path`).
-    Tape(PathBuf),
-    /// The site's own commands (`exec:/path`).
-    Exec(PathBuf),
-    /// A bucket: all of `s3://bucket/prefix?endpoint=...`.
-    S3(String),
-}
-
-impl fmt::Display for TierUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dir(path) => write!(f, "dir:{}", path.display()),
-            Self::Tape(path) => write!(f, "tape:{}", path.display()),
-            Self::Exec(path) => write!(f, "exec:{}", path.display()),
-            Self::S3(url) => f.write_str(url),
-        }
-    }
-}
 
 /// A tier as named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,23 +31,7 @@ impl FromStr for TierSpec {
                 "{name:?}: names are 1 to 32 letters, digits, - and _"
             ));
         }
-        if url.starts_with("s3://") {
-            return Ok(Self {
-                name: name.to_owned(),
-                url: TierUrl::S3(url.to_owned()),
-            });
-        }
-        let (kind, place) = url.split_once(':').unwrap_or((url, ""));
-        let path = PathBuf::from(place);
-        let url = match kind {
-            "dir" => TierUrl::Dir(path),
-            "tape" => TierUrl::Tape(path),
-            "exec" => TierUrl::Exec(path),
-            _ => return Err(format!("{url:?}: kinds are dir:, tape:, s3://, exec:")),
-        };
-        if !Path::new(place).is_absolute() {
-            return Err(format!("{url}: needs an absolute path"));
-        }
+        let url = url.parse().map_err(|why: UrlError| why.to_string())?;
         Ok(Self {
             name: name.to_owned(),
             url,
@@ -133,7 +93,7 @@ impl UpPlan {
         let mut tiers = args.tiers.clone();
         let embedded = tiers.is_empty();
         if embedded {
-            let url = TierUrl::Dir(state.join("archive"));
+            let url = TierUrl::Dir { path: state.join("archive"), pace: Default::default() };
             tiers.push(TierSpec {
                 name: "archive".to_owned(),
                 url,
@@ -174,14 +134,17 @@ fn check_tiers(tiers: &mut [TierSpec], backing: &Path, mount: &Path) -> Result<(
                 tier.name
             )));
         }
-        if let TierUrl::Dir(path) | TierUrl::Tape(path) = &mut tier.url {
-            *path = resolved(path)?;
-            let name = format!("tier {}", tier.name);
-            apart(&name, path, "BACKING", backing)?;
-            apart(&name, path, "MOUNT", mount)?;
-            if earlier.iter().any(|other| other.url == tier.url) {
-                return Err(CliError::usage(format!("two tiers are at {}", tier.url)));
-            }
+        let TierUrl::Dir { path, .. } = &mut tier.url;
+        *path = resolved(path)?;
+        let name = format!("tier {}", tier.name);
+        apart(&name, path, "BACKING", backing)?;
+        apart(&name, path, "MOUNT", mount)?;
+        let same = |other: &TierSpec| {
+            let TierUrl::Dir { path: theirs, .. } = &other.url;
+            theirs == path
+        };
+        if earlier.iter().any(same) {
+            return Err(CliError::usage(format!("two tiers are at {}", tier.url)));
         }
     }
     Ok(())

@@ -226,6 +226,17 @@ impl MarkGuard {
         &self.mark
     }
 
+    /// Notes the epoch under which aggregates are named from now on (P9). Durable.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn set_epoch(&mut self, epoch: u32) -> Result<(), BackingError> {
+        self.mark.epoch = epoch;
+        self.write()?;
+        rustix::fs::fsync(&self.lock)
+            .map_err(|why| BackingError::of("sync the mark of", || self.root.clone(), why))
+    }
+
     /// Writes the heartbeat (seconds since 1970), to be called every third of [`FRESH_SECONDS`].
     /// On a host-local filesystem nothing is written: the lock says all, and the root's ctime
     /// stays as it is.

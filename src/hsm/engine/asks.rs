@@ -4,11 +4,13 @@ use super::{Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{Asks, Done};
-use crate::id::{DataVersion, FileId, TierId};
+use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::version::Settle;
+use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// Weak, because the engine owns the recaller.
 pub(super) struct Answers(pub(super) Weak<Shared>);
@@ -44,6 +46,36 @@ impl Asks for Answers {
         if let Some(settle) = &done.settle {
             let _ = shared.settles.send(settle.clone());
         }
+    }
+
+    fn settle(&self, check: Settle) {
+        if let Some(shared) = self.0.upgrade() {
+            let _ = shared.settles.send(check);
+        }
+    }
+
+    fn stage_requested(
+        &self,
+        node: &NodeHandle,
+        _hint: Option<Vec<u8>>,
+        uid: u32,
+    ) -> Result<(), RecallError> {
+        let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
+        shared.wish(node.clone(), uid);
+        Ok(())
+    }
+
+    fn eta(&self, _file: FileId) -> Option<Duration> {
+        // A `dir` tier answers at once; what waits, waits behind others, which nobody can foresee.
+        None
+    }
+
+    fn pins(&self, file: FileId) -> Vec<(String, Timestamp)> {
+        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        let nodes = shared.catalog.nodes_by_file(file).unwrap_or_default();
+        let pins = nodes.iter().filter_map(|n| shared.catalog.pins(n.id).ok()).flatten();
+        let now = shared.now();
+        pins.filter(|p| p.expires > now).map(|p| (p.holder, p.expires)).collect()
     }
 
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str) {

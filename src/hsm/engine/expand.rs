@@ -32,23 +32,35 @@ pub(super) struct Job {
 pub(super) struct Expander {
     stages: Sender<Job>,
     others: Sender<Job>,
+    wishes: Sender<(crate::id::NodeHandle, u32)>,
 }
 
 /// The far ends, for the threads that expand.
 pub(super) struct Jobs {
     pub(super) stages: Receiver<Job>,
     pub(super) others: Receiver<Job>,
+    pub(super) wishes: Receiver<(crate::id::NodeHandle, u32)>,
 }
 
 pub(super) fn queues() -> (Expander, Jobs) {
     let (stages, stage_jobs) = unbounded();
     let (others, other_jobs) = unbounded();
-    (Expander { stages, others }, Jobs { stages: stage_jobs, others: other_jobs })
+    let (wishes, wished) = unbounded();
+    (Expander { stages, others, wishes }, Jobs { stages: stage_jobs, others: other_jobs, wishes: wished })
 }
 
 /// A thread that expands what comes, until the engine stops.
-pub(super) fn work(shared: &Arc<Shared>, jobs: &Receiver<Job>) {
+pub(super) fn work(
+    shared: &Arc<Shared>,
+    jobs: &Receiver<Job>,
+    wishes: &Receiver<(crate::id::NodeHandle, u32)>,
+) {
     while !shared.stopping() {
+        for wish in wishes.try_iter() {
+            if let Err(why) = shared.grant(wish) {
+                tracing::warn!(%why, "a stage asked for by attribute was not accepted");
+            }
+        }
         let Ok(job) = jobs.recv_timeout(std::time::Duration::from_millis(200)) else { continue };
         if let Err(why) = expand(shared, job.request, &job.ask) {
             tracing::error!(request = job.request.0, %why, "a request could not be expanded; it goes on after a restart");
@@ -97,6 +109,30 @@ impl Shared {
         }
         expand(self, request, &ask)?;
         Ok(Submitted { id: request, existing: false })
+    }
+
+    /// Accepts a stage that was asked for by an attribute, off the asker's path. The kernel has
+    /// seen to it that the asker may write the file.
+    pub(super) fn wish(&self, node: crate::id::NodeHandle, uid: u32) {
+        // Not yet durable: an attribute's setter is told no more than that it was heard.
+        let _ = self.expander.wishes.send((node, uid));
+    }
+
+    /// Turns wishes into requests.
+    fn grant(&self, (node, uid): (crate::id::NodeHandle, u32)) -> Result<(), EngineError> {
+        self.submit(Ask {
+            verb: Verb::Stage,
+            asker: Asker { uid, ..Asker::ENGINE },
+            origin: catalog::Origin::User,
+            subjects: vec![Named { node, given: b"user.cairn.stage".to_vec() }],
+            key: None,
+            tier: None,
+            pin_for: None,
+            flags: Vec::new(),
+            into: None,
+            last: true,
+        })?;
+        Ok(())
     }
 
     fn hand_over(&self, request: RequestId, ask: Ask) {

@@ -238,7 +238,7 @@ impl Shared {
     fn carry_out(&self, rule: &RulePlan, input: &RunInput, dry_run: bool) -> Result<RuleRun, EngineError> {
         let mut run = RuleRun {
             rule: format!("{}/{}", rule.verb.word(), rule.rule),
-            because: rule.stop.to_string(),
+            because: rule.stop.say(input.now, input.usage),
             forecast: Forecast {
                 files: rule.taken.files,
                 bytes: rule.taken.bytes.0,

@@ -89,6 +89,24 @@ impl Engine {
         Ok(self.shared.backing.open_node(node, hint.as_deref(), crate::hsm::backing::How::Path)?)
     }
 
+    /// The entries of a directory (`O_PATH` descriptors), by name; what goes meanwhile and other
+    /// filesystems' mount points are left out.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn entries(
+        &self,
+        dir: BorrowedFd<'_>,
+    ) -> Result<Vec<(Vec<u8>, std::os::fd::OwnedFd)>, EngineError> {
+        let backing = &self.shared.backing;
+        let device = backing.stat(dir)?.dev;
+        let mut found = Vec::new();
+        for name in tree::names(backing, dir)? {
+            found.extend(tree::look_at(backing, dir, &name, device)?.map(|l| (l.name, l.fd)));
+        }
+        Ok(found)
+    }
+
     /// Accepts a request: durable when this returns.
     ///
     /// # Errors

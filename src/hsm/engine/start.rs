@@ -15,7 +15,7 @@ use crate::hsm::schedule::Limits;
 use crate::hsm::state_dir::{StateDir, StateError};
 use crate::hsm::version::{Settle, settle};
 use crate::id::TierId;
-use crate::tier::retry::Retry;
+use crate::tier::retry::{Attempts, Retry};
 use crate::tier::{OpenHow, TierUrl, open as open_tier};
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
@@ -183,7 +183,7 @@ impl Claimed {
                 id: mark.tier,
                 url: about.url,
                 same_fs,
-                tier: Arc::new(Retry::new(tier)),
+                tier: Arc::new(Retry::new(tier, Attempts::default())),
             });
         }
         Ok(slots)
@@ -276,10 +276,10 @@ impl Engine {
         };
         lanes::start(&self.shared, ends, &mut spawn)?;
         for _ in 0..2 {
-            let (shared, queue) = (self.shared.clone(), jobs.stages.clone());
-            spawn("expand-stage", Box::new(move || expand::work(&shared, &queue)))?;
-            let (shared, queue) = (self.shared.clone(), jobs.others.clone());
-            spawn("expand", Box::new(move || expand::work(&shared, &queue)))?;
+            for queue in [jobs.stages.clone(), jobs.others.clone()] {
+                let (shared, wishes) = (self.shared.clone(), jobs.wishes.clone());
+                spawn("expand", Box::new(move || expand::work(&shared, &queue, &wishes)))?;
+            }
         }
         let shared = self.shared.clone();
         spawn("policy", Box::new(move || policy::work(&shared)))?;

@@ -29,7 +29,7 @@ fn the_embedded_archive_lies_in_the_state_directory() {
     let state = dir.path().join("state");
     let plan = plan(dir.path(), &["--state", state.to_str().unwrap()]).unwrap();
     assert!(plan.embedded && plan.state.is_absolute());
-    assert_eq!(plan.tiers[0].url, TierUrl::Dir(plan.state.join("archive")));
+    assert_eq!(plan.tiers[0].url, TierUrl::Dir { path: plan.state.join("archive"), pace: Default::default() });
 }
 
 #[test]

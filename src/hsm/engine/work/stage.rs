@@ -83,6 +83,6 @@ pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
         RecallError::Truncated => Failure::Changed,
         RecallError::Cancelled => Failure::Cancelled,
         RecallError::Gone => Failure::NotFound,
-        RecallError::Backing { .. } => Failure::Internal,
+        RecallError::Backing { .. } | RecallError::Io { .. } => Failure::Internal,
     }
 }
