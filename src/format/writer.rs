@@ -40,7 +40,8 @@ pub struct Added {
     pub xattrs_in_index: usize,
 }
 
-/// Writes an aggregate front to back into a sink; keeps only the index in memory.
+/// Writes an aggregate front to back into a sink; keeps only the index in memory. Writes are as
+/// small as a header: give it a sink with a buffer.
 #[derive(Debug)]
 pub struct AggregateWriter<W> {
     sink: W,
