@@ -1,59 +1,63 @@
-//! The failures that Cairn tells its users apart, and the one table for each door: errno, exit
-//! code, HTTP status, name. Each table is exhaustive on purpose: no `_` arm.
+//! The vocabulary of failure: one word for each decision that a caller can take, and what it is
+//! called at each door.
+//!
+//! Promises: the tables are exhaustive, without a `_` arm; a word, an exit code and an HTTP status
+//! that was once given is never given to something else (the snapshot below holds them).
 
-use std::fmt;
-
-/// Why something could not be done, as a caller can act on it.
+/// Why something was not done, sorted by what the one who asked can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Failure {
-    /// No good copy of the data is left on any tier that answers.
+    /// Every copy that there is is bad or gone. Restore from elsewhere.
     NoGoodCopy,
-    /// Somebody wrote into a stub behind Cairn's back.
+    /// Somebody wrote into a stub behind the mount. An administrator decides.
     Conflict,
-    /// A stub that belongs to another file or filesystem.
+    /// The stub belongs to another archive. An administrator decides.
     Foreign,
-    /// The last copy is gone.
+    /// No copy is known. An administrator may repair.
     Lost,
-    /// The tier does not answer.
+    /// The tier does not answer. Try later.
     TierUnavailable,
-    /// The cartridge is not in the library.
+    /// The cartridge is not in the library. Ask for it.
     CartridgeAbsent,
-    /// Waited as long as was allowed; the work goes on.
+    /// It takes longer than the caller wanted to wait; it goes on.
     TimedOut,
-    /// The caller's share of recalls is used up.
+    /// More than this user may have recalled at once. Wait for the others.
     OverBudget,
-    /// No room on the disk or tier.
+    /// The filesystem is full. Make room.
     NoSpace,
-    /// The owner's quota is used up.
+    /// The owner's quota is used up. Make room.
     QuotaExceeded,
-    /// The caller may not do this.
+    /// This user may not.
     NotPermitted,
-    /// There is no such thing.
+    /// There is no such file.
     NotFound,
-    /// The thing is no regular file, and the verb needs one.
+    /// It is no regular file.
     NotAFile,
-    /// Somebody uses it now.
+    /// Somebody has it open, or works on it. Try later.
     Busy,
-    /// It changed while it was being worked on.
+    /// It changed while it was worked on. Try again.
     Changed,
-    /// The caller was interrupted.
+    /// A signal ended the wait.
     Interrupted,
-    /// The request was cancelled.
+    /// Somebody cancelled the request.
     Cancelled,
-    /// The question was malformed.
+    /// The question itself is wrong.
     Usage,
-    /// No running instance answers.
+    /// No instance runs there. Start one.
     NoInstance,
-    /// Another instance holds the state or the backing.
+    /// Another instance runs there already.
     AlreadyRunning,
-    /// Made by a newer version.
+    /// Written by a newer version. Upgrade.
     Newer,
-    /// A fault in Cairn itself, or one that fits nowhere else.
+    /// A defect of Cairn. Report it.
     Internal,
 }
 
+/// Exit code of work done, or accepted where nobody waits for it.
+pub const EXIT_DONE: u8 = 0;
+
 impl Failure {
-    /// Every failure.
+    /// All of them, in the order of their declaration.
     pub const ALL: [Self; 22] = [
         Self::NoGoodCopy,
         Self::Conflict,
@@ -79,7 +83,7 @@ impl Failure {
         Self::Internal,
     ];
 
-    /// Its name in JSON and messages.
+    /// The stable word for it: JSON, logs, metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -108,36 +112,39 @@ impl Failure {
         }
     }
 
-    /// The failure of that name.
+    /// The failure of that word.
     #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|f| f.as_str() == name)
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.as_str() == word)
     }
 
-    /// What a system call through the mount answers.
+    /// What a system call through the mount fails with. Different where errno allows (P5).
     #[must_use]
     pub const fn errno(self) -> i32 {
         match self {
             Self::NoGoodCopy | Self::Conflict | Self::Foreign | Self::Lost | Self::Internal => {
                 libc::EIO
             }
-            Self::TierUnavailable | Self::NoInstance => libc::EHOSTDOWN,
+            Self::TierUnavailable => libc::EHOSTDOWN,
             Self::CartridgeAbsent => libc::ENOMEDIUM,
             Self::TimedOut => libc::ETIMEDOUT,
-            Self::OverBudget | Self::Changed => libc::EAGAIN,
+            Self::OverBudget => libc::EUSERS,
             Self::NoSpace => libc::ENOSPC,
             Self::QuotaExceeded => libc::EDQUOT,
-            Self::NotPermitted => libc::EACCES,
+            Self::NotPermitted => libc::EPERM,
             Self::NotFound => libc::ENOENT,
             Self::NotAFile | Self::Usage => libc::EINVAL,
             Self::Busy | Self::AlreadyRunning => libc::EBUSY,
+            Self::Changed => libc::EAGAIN,
             Self::Interrupted => libc::EINTR,
             Self::Cancelled => libc::ECANCELED,
-            Self::Newer => libc::EOPNOTSUPP,
+            Self::NoInstance => libc::ENOTCONN,
+            Self::Newer => libc::EPROTONOSUPPORT,
         }
     }
 
-    /// What a command exits with (see `cairn --help`).
+    /// What a command ends with: 1 some files failed, 2 usage, 3 no instance, 4 time out and still
+    /// running, 5 not permitted, 6 tier unavailable; see also [`EXIT_DONE`].
     #[must_use]
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -158,13 +165,14 @@ impl Failure {
             | Self::Internal => 1,
             Self::Usage => 2,
             Self::NoInstance => 3,
+            // An interrupted wait is detached: the request goes on.
             Self::TimedOut | Self::Interrupted => 4,
             Self::NotPermitted => 5,
             Self::TierUnavailable | Self::CartridgeAbsent => 6,
         }
     }
 
-    /// What the control API answers.
+    /// What an HTTP request is answered with.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {
@@ -177,9 +185,10 @@ impl Failure {
             | Self::Changed
             | Self::Cancelled
             | Self::AlreadyRunning => 409,
-            Self::NoGoodCopy | Self::Lost => 410,
+            Self::Lost | Self::NoGoodCopy => 410,
             Self::OverBudget => 429,
-            Self::Internal | Self::Newer => 500,
+            Self::Internal => 500,
+            Self::Newer => 501,
             Self::TierUnavailable
             | Self::CartridgeAbsent
             | Self::NoInstance
@@ -190,8 +199,11 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod client;
 pub mod error;
 pub mod config;
+pub mod error;
 pub mod format;
 pub mod hsm;
 pub mod id;
