@@ -87,7 +87,7 @@ impl Server {
     /// enterable by the users who are to be served). Starts threads of its own.
     ///
     /// # Errors
-    /// See [`ServerError`]; nothing is left behind.
+    /// See [`ServerError`]; a socket nobody listens on may be left, the next start removes it.
     pub fn start(control: Arc<dyn Control>, dir: &Path, audit: Audit) -> Result<Self, ServerError> {
         listen::prepare(dir)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -113,7 +113,7 @@ impl Server {
             }
         })?;
         runtime.spawn(hatch.serve());
-        let api = http::Api::new(control, tokens, waits, audit);
+        let api = http::Api::new(control, tokens, waits, audit, stopped.clone());
         let http = runtime.spawn(http::serve(doors, api, stopped));
         Ok(Self {
             runtime: Some(runtime),

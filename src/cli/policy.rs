@@ -2,6 +2,7 @@
 
 use super::acting::show_plan;
 use super::output::Output;
+use super::units::counted;
 use super::{CliError, Session};
 use crate::server::wire::PolicyRun;
 use clap::{Args, Subcommand};
@@ -77,11 +78,8 @@ fn check(session: &Session, file: Option<&PathBuf>, json: bool) -> Result<u8, Cl
             output.line(format!("{}: {}", rule.name, rule.says))?;
         }
         if good {
-            output.line(format!(
-                "{}: good, {} rules",
-                report.source,
-                report.rules.len()
-            ))?;
+            let rules = counted(report.rules.len() as u64, "rule");
+            output.line(format!("{}: good, {rules}", report.source))?;
         }
     }
     output.finish()?;

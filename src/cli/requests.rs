@@ -1,7 +1,7 @@
 //! `cairn requests`, `wait`, `cancel` and `retry`.
 
 use super::output::{Output, table};
-use super::units::{Bytes, grouped, parse_duration, seconds};
+use super::units::{Bytes, counted, grouped, parse_duration, seconds};
 use super::{CliError, Session, progress};
 use crate::server::wire::{GivenPath, RequestFilter, RequestView};
 use clap::Args;
@@ -188,10 +188,10 @@ impl Request {
         if output.json {
             output.object(view)?;
         } else {
-            let done = grouped(view.files_done);
+            let done = counted(view.files_done, "file");
             let state = view.state.as_str();
             output.line(format!(
-                "request {} {state}; {done} files were done",
+                "request {} {state}; {done} done before",
                 view.request
             ))?;
         }

@@ -37,8 +37,13 @@ pub(crate) fn seconds(seconds: u64) -> String {
 
 /// `1,234 files`, `1 file`.
 pub(crate) fn files(count: u64) -> String {
+    counted(count, "file")
+}
+
+/// `2 rules`, `1 rule`: for nouns that take an s.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!(
-        "{} file{}",
+        "{} {noun}{}",
         grouped(count),
         if count == 1 { "" } else { "s" }
     )

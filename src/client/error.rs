@@ -111,7 +111,8 @@ impl ClientError {
                 Some("an accepted request goes on when the instance is back: cairn requests")
             }
             Self::NotUnderstood { .. } => Some("client and instance may be of different versions"),
-            Self::TimedOut | Self::Interrupted | Self::Local { .. } => None,
+            Self::Interrupted => Some("what was accepted goes on: cairn requests"),
+            Self::TimedOut | Self::Local { .. } => None,
         }
     }
 }

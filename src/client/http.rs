@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Instant;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Longest answer, or line of one, that is taken, bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -26,6 +27,8 @@ const MAX_ANSWER: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Http {
     runtime: Runtime,
+    /// Remembers a Ctrl-C that comes between two calls.
+    interrupts: Signal,
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -41,6 +44,10 @@ impl Http {
             .enable_all()
             .build()
             .map_err(local)?;
+        let interrupts = {
+            let _inside = runtime.enter();
+            signal(SignalKind::interrupt()).map_err(local)?
+        };
         let dead = |source| ClientError::Dead {
             socket: socket.to_owned(),
             source,
@@ -64,7 +71,11 @@ impl Http {
                 tracing::debug!(%error, "control connection ended");
             }
         });
-        Ok(Self { runtime, sender })
+        Ok(Self {
+            runtime,
+            interrupts,
+            sender,
+        })
     }
 
     /// One question, one answer.
@@ -101,7 +112,7 @@ impl Http {
         let sender = &mut self.sender;
         let response: Response<Incoming> = self
             .runtime
-            .block_on(interruptible(None, async {
+            .block_on(interruptible(&mut self.interrupts, None, async {
                 sender.ready().await?;
                 sender.send_request(request).await
             }))?
@@ -109,6 +120,7 @@ impl Http {
         let good = response.status().is_success();
         let mut lines = Lines {
             runtime: &self.runtime,
+            interrupts: &mut self.interrupts,
             body: response.into_body(),
             buffer: BytesMut::new(),
         };
@@ -125,6 +137,7 @@ impl Http {
 /// An answer that is being read.
 pub(super) struct Lines<'a> {
     runtime: &'a Runtime,
+    interrupts: &'a mut Signal,
     body: Incoming,
     buffer: BytesMut,
 }
@@ -161,9 +174,9 @@ impl Lines<'_> {
         if self.buffer.len() > MAX_ANSWER {
             return Err(ClientError::not_understood("an answer without end"));
         }
-        let frame = self
-            .runtime
-            .block_on(interruptible(until, self.body.frame()))?;
+        let frame =
+            self.runtime
+                .block_on(interruptible(self.interrupts, until, self.body.frame()))?;
         match frame {
             None => Ok(false),
             Some(Err(error)) => Err(ClientError::broken(error)),
@@ -206,6 +219,7 @@ impl Line {
 }
 
 async fn interruptible<T>(
+    interrupts: &mut Signal,
     until: Option<Instant>,
     future: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
@@ -219,6 +233,6 @@ async fn interruptible<T>(
         biased;
         done = future => Ok(done),
         () = time_up => Err(ClientError::TimedOut),
-        _ = tokio::signal::ctrl_c() => Err(ClientError::Interrupted),
+        _ = interrupts.recv() => Err(ClientError::Interrupted),
     }
 }

@@ -15,7 +15,7 @@ use super::wire::{ErrorBody, Schema, SubjectRef, Tagged};
 use super::{MAX_SUBJECTS, stream};
 use crate::error::Failure;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 
 /// Largest body: [`MAX_SUBJECTS`] paths of 4 KiB, thrice (as text and as hexadecimal), and air.
 const MAX_BODY: usize = 16 << 20;
@@ -36,6 +37,7 @@ pub(super) struct Api {
     waits: Arc<Waits>,
     audit: Audit,
     walks: Arc<Semaphore>,
+    stopped: watch::Receiver<bool>,
 }
 
 type Shared = axum::extract::State<Arc<Api>>;
@@ -48,6 +50,7 @@ impl Api {
         tokens: Arc<Tokens>,
         waits: Arc<Waits>,
         audit: Audit,
+        stopped: watch::Receiver<bool>,
     ) -> Self {
         Self {
             control,
@@ -55,6 +58,7 @@ impl Api {
             waits,
             audit,
             walks: Arc::new(Semaphore::new(MAX_WALKS)),
+            stopped,
         }
     }
 
@@ -165,6 +169,18 @@ async fn no_such_route() -> Refusal {
         .hint("client and instance are of different versions")
 }
 
+/// All that is logged on behalf of a call says whose it is; the route names the request.
+async fn traced(
+    ConnectInfo(who): Who,
+    call: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    let Caller(Peer { uid, pid, .. }) = who;
+    let route = call.uri().path().to_owned();
+    let span = tracing::info_span!("control", method = %call.method(), route, uid, pid);
+    next.run(call).instrument(span).await
+}
+
 fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/requests", post(requests::submit).get(requests::list))
@@ -181,16 +197,20 @@ fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn(traced))
         .with_state(Arc::new(api))
+}
+
+/// Returns when the server stops.
+async fn stop(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the server was dropped, which is a stop too.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// Serves until `stopped` turns true; then lets answers under way finish.
 pub(super) async fn serve(doors: Listener, api: Api, mut stopped: watch::Receiver<bool>) {
     let service = router(api).into_make_service_with_connect_info::<Caller>();
-    let stop = async move {
-        // An error means that the server was dropped, which is a stop too.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
+    let stop = async move { stop(&mut stopped).await };
     if let Err(error) = axum::serve(doors, service)
         .with_graceful_shutdown(stop)
         .await

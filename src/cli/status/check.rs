@@ -1,6 +1,6 @@
 //! The verdict of `cairn status --check`.
 
-use crate::cli::units::{files, grouped, seconds};
+use crate::cli::units::{counted, files, seconds};
 use crate::server::wire::{Level, Status, TierHealth};
 use std::fmt;
 
@@ -81,7 +81,7 @@ pub(super) fn verdict(status: &Status) -> Verdict {
         add(Level::Warning, lag > LONG_LAG_S, reason);
     }
     let rescans = status.changelog.rescans;
-    let reason = format!("{} subtrees need a scan", grouped(rescans));
+    let reason = format!("{} to scan again", counted(rescans, "subtree"));
     add(Level::Warning, rescans > 0, reason);
     for warning in &status.warnings {
         let reason = format!("{}: {}", warning.code, warning.message);

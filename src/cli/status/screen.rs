@@ -1,7 +1,7 @@
 //! The human form of `cairn status`.
 
 use crate::cli::output::{harmless, table};
-use crate::cli::units::{Bytes, files, grouped, seconds};
+use crate::cli::units::{Bytes, counted, files, grouped, seconds};
 use crate::server::wire::{Level, Status, TierStatus};
 
 /// The whole screen, line by line.
@@ -114,12 +114,13 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
         .lag_s
         .map_or(String::new(), |s| format!(" ({})", seconds(s)));
     let scans = format!(
-        "{} overflows, {} subtrees to scan",
-        log.overflows, log.rescans
+        "{}, {} to scan again",
+        counted(log.overflows, "overflow"),
+        counted(log.rescans, "subtree")
     );
     rows.push(row(
         "changelog",
-        format!("{} events behind{lag}, {scans}", grouped(log.lag)),
+        format!("{} behind{lag}, {scans}", counted(log.lag, "event")),
     ));
     let scan = &status.scan;
     let last = scan

@@ -3,9 +3,9 @@
 use super::{Answer, Api, Event, Refusal, Shared, Who, parse, stream, tagged};
 use crate::error::Failure;
 use crate::id::RequestId;
-use crate::server::control::Peer;
+use crate::server::control::{ControlError, Peer};
 use crate::server::wire::{
-    RequestFilter, RequestList, RequestView, Submission, SubmitOptions, Submitted,
+    ErrorBody, RequestFilter, RequestList, RequestView, Submission, SubmitOptions, Submitted,
 };
 use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
@@ -136,6 +136,12 @@ pub(super) async fn wait(
     Ok(response)
 }
 
+fn stopping() -> ErrorBody {
+    ControlError::new(Failure::NoInstance, "the instance is stopping")
+        .hint("accepted requests go on when it runs again: cairn requests")
+        .into()
+}
+
 async fn follow(
     api: Arc<Api>,
     id: RequestId,
@@ -144,6 +150,7 @@ async fn follow(
     mut view: RequestView,
     mut lines: stream::Lines,
 ) {
+    let mut stopped = api.stopped.clone();
     loop {
         if !lines.send(view.clone()).await {
             return;
@@ -156,6 +163,7 @@ async fn follow(
             let calm = Instant::now() + CALM;
             tokio::select! {
                 () = lines.closed() => return,
+                () = super::stop(&mut stopped) => return lines.break_off(stopping()).await,
                 () = sleep_until(Instant::now() + LOOK) => {}
                 () = wait.changed() => sleep_until(calm).await,
             }
