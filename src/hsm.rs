@@ -12,5 +12,7 @@ pub mod lease;
 pub mod recall;
 pub mod release;
 pub mod residency;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod verify;
 pub mod version;

@@ -128,7 +128,7 @@ pub fn format_size(bytes: u64) -> String {
     let whole = |units: &[(&'static str, u64)]| {
         units
             .iter()
-            .find(|(_, scale)| bytes != 0 && bytes % scale == 0)
+            .find(|(_, scale)| bytes != 0 && bytes.is_multiple_of(*scale))
             .map(|(name, scale)| (bytes / scale, *name))
     };
     let best = match (whole(&BINARY), whole(&DECIMAL)) {

@@ -45,6 +45,9 @@ pub struct IndexEntry {
     /// Offset of the first stored data byte; runs lie one behind the other from here. Where
     /// nothing is stored: the end of the headers.
     pub data: u64,
+    /// CRC32C of the header blocks, `header..data`: with it the index vouches for what the header
+    /// alone holds, the extended attributes. [`Crc32c::EMPTY`] for a socket.
+    pub header_crc: Crc32c,
     /// CRC32C of each [`BLOCK`] of stored data, in order.
     pub blocks: Vec<Crc32c>,
 }

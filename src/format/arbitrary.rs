@@ -29,6 +29,7 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
         bytes,
         "[a-z]{1,120}".prop_map(String::into_bytes),
         "[aé\n =%]{1,9}".prop_map(String::into_bytes),
+        r"[c\\][:\\]?[a-z]?".prop_map(String::into_bytes),
     ];
     bytes.prop_filter("no dots", |n| n != b"." && n != b"..")
 }
@@ -73,7 +74,7 @@ pub(super) fn kind() -> impl Strategy<Value = Kind> {
     let target = prop_oneof![
         vec(1_u8.., 1..60),
         vec(1_u8.., 101..4000),
-        vec(b'a'..b'z', 101..300)
+        vec(b'a'..=b'z', 101..300)
     ];
     prop_oneof![
         4 => runs(),

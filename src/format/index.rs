@@ -95,6 +95,7 @@ fn encode_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
     }
     put_varint(out, entry.header);
     put_varint(out, entry.data.wrapping_sub(entry.header));
+    out.extend_from_slice(&entry.header_crc.0.to_le_bytes());
     encode_kind(&member.kind, out);
     for block in &entry.blocks {
         out.extend_from_slice(&block.0.to_le_bytes());
@@ -308,6 +309,7 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
     let data = header
         .checked_add(cursor.varint()?)
         .ok_or("its data lie too far")?;
+    let header_crc = Crc32c(cursor.u32()?);
     let kind = decode_kind(tag, &mut cursor)?;
     let blocks = decode_blocks(&kind, &mut cursor)?;
     let mut xattrs = Vec::new();
@@ -328,7 +330,7 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
     }
     let end = data.checked_add(kind.stored_len());
     let placed = header % 512 == 0 && data % 512 == 0 && header < data;
-    let nowhere = matches!(kind, Kind::Socket) && header == 0 && data == 0;
+    let nowhere = matches!(kind, Kind::Socket) && (header, data, header_crc.0) == (0, 0, 0);
     if !(placed || nowhere) || end.is_none_or(|end| end > limit) {
         return Err("its data lie where none can be");
     }
@@ -348,6 +350,7 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
         member,
         header,
         data,
+        header_crc,
         blocks,
     })
 }

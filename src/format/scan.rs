@@ -18,8 +18,10 @@ use super::sparse::{self, MapError};
 use super::sums::Sums;
 use super::wire::Wrong;
 use crate::id::{AggregateId, FsUuid, Timestamp};
+use cairn_mover::{Crc32c, Crc32cHasher};
 use std::io::{self, Read, Seek, SeekFrom};
 
+mod alone;
 mod entry;
 
 use entry::Said;
@@ -44,6 +46,8 @@ pub struct Scanned {
     pub header: u64,
     /// Offset of its first stored byte.
     pub data: u64,
+    /// CRC32C of `header..data`.
+    pub header_crc: Crc32c,
 }
 
 /// Walks an aggregate. `R` is read in blocks of 512 bytes and more: give it a buffer.
@@ -59,6 +63,10 @@ pub struct Scanner<R> {
     current: Option<Scanned>,
     composition: Option<Composition>,
     places: Places,
+    /// Sum of the current member's headers.
+    headers: Crc32cHasher,
+    /// A member read on its own: its links cannot be checked.
+    alone: bool,
     state: State,
 }
 
@@ -91,6 +99,8 @@ impl<R: Read> Scanner<R> {
             current: None,
             composition: None,
             places: Places::default(),
+            headers: Crc32cHasher::default(),
+            alone: false,
             state: State::Members,
         }
     }
@@ -185,6 +195,7 @@ impl<R: Read> Scanner<R> {
             },
             header: found.header,
             data: found.data,
+            header_crc: found.header_crc,
             blocks,
         }))
     }
@@ -202,6 +213,7 @@ impl<R: Read> Scanner<R> {
     fn read_member(&mut self) -> Result<Option<Scanned>, AggregateError> {
         let mut start = self.at;
         let mut said = Said::default();
+        self.headers = Crc32cHasher::default();
         loop {
             let at = self.at;
             let Some(header) = self.header()? else {
@@ -213,6 +225,7 @@ impl<R: Read> Scanner<R> {
                     let found = entry::composition(&body).map_err(|why| self.bad(at, why))?;
                     self.composition = Some(found);
                     start = self.at;
+                    self.headers = Crc32cHasher::default();
                 }
                 b'x' | b'L' | b'K' => {
                     let body = self.body(&header)?;
@@ -245,7 +258,11 @@ impl<R: Read> Scanner<R> {
         let (kind, map_len) = match plan.sparse {
             None => (std::mem::replace(&mut plan.kind, Kind::Fifo), 0),
             Some(size) => {
-                let read = sparse::decode(&mut self.source, size, plan.len);
+                let mut tee = Tee {
+                    source: &mut self.source,
+                    sum: &mut self.headers,
+                };
+                let read = sparse::decode(&mut tee, size, plan.len);
                 let (extents, taken) = read.map_err(|e| match e {
                     MapError::Bad(why) => self.bad(start, why),
                     MapError::Io(e) => self.io(e),
@@ -259,6 +276,7 @@ impl<R: Read> Scanner<R> {
             return Err(self.bad(start, "its length is not the sum of its runs"));
         }
         if let Kind::HardLink { target } = &kind
+            && !self.alone
             && !self.places.can_be_linked(target)
         {
             return Err(self.bad(start, "a hard link to no member that came before"));
@@ -279,6 +297,7 @@ impl<R: Read> Scanner<R> {
             },
             header: start,
             data: self.at,
+            header_crc: self.headers.sum(),
         })
     }
 
@@ -302,12 +321,14 @@ impl<R: Read> Scanner<R> {
         if got < padded {
             return Err(self.bad(self.at, "the object ends inside a header"));
         }
+        self.headers.update(&body);
         body.truncate(header.size as usize);
         Ok(body)
     }
 
     fn fill(&mut self, block: &mut [u8]) -> Result<(), AggregateError> {
         self.source.read_exact(block).map_err(|e| self.io(e))?;
+        self.headers.update(block);
         self.at += block.len() as u64;
         Ok(())
     }
@@ -339,6 +360,20 @@ impl<R: Read + Seek> Scanner<R> {
             source.seek(SeekFrom::Current(len))?;
             source.read_exact(&mut [0])
         })
+    }
+}
+
+/// Sums what is read through it.
+struct Tee<'a, R> {
+    source: &'a mut R,
+    sum: &'a mut Crc32cHasher,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let got = self.source.read(into)?;
+        self.sum.update(&into[..got]);
+        Ok(got)
     }
 }
 

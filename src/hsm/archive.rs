@@ -267,8 +267,14 @@ pub fn archive(
         (done.receipt, done.index)
     });
     let left = || Outcome::Skipped(Skip::Changed);
-    let outcomes = outcomes.into_iter().map(|o| o.unwrap_or_else(left)).collect();
-    Ok(Report { aggregate, outcomes })
+    let outcomes = outcomes
+        .into_iter()
+        .map(|o| o.unwrap_or_else(left))
+        .collect();
+    Ok(Report {
+        aggregate,
+        outcomes,
+    })
 }
 
 /// Items whose leases are held together.
@@ -303,7 +309,11 @@ fn group(batch: &Batch<'_>, outcomes: &mut [Option<Outcome>]) -> Vec<Group> {
             }
         };
         let regular = stat.kind == NodeKind::Regular;
-        let bytes = if regular { (stat.blocks * 512).min(stat.size) } else { 0 };
+        let bytes = if regular {
+            (stat.blocks * 512).min(stat.size)
+        } else {
+            0
+        };
         let large = bytes > SMALL;
         if large && batch.items.len() > 1 {
             outcomes[at] = Some(Outcome::Skipped(Skip::StandsAlone(bytes)));
@@ -351,7 +361,11 @@ fn compose_all<'a>(
         }
     }
     composer.second_points(outcomes);
-    Ok(if composer.is_worth_sealing() { Some(composer) } else { None })
+    Ok(if composer.is_worth_sealing() {
+        Some(composer)
+    } else {
+        None
+    })
 }
 
 impl From<BackingError> for Outcome {

@@ -62,7 +62,10 @@ impl<'a> Permit<'a> {
     /// # Errors
     /// [`NotPermitted`].
     pub fn of(backing: &'a Backing, open_backing: bool) -> Result<Self, NotPermitted> {
-        backing.capabilities().release().map_err(|why| NotPermitted::Lacking(why.clone()))?;
+        backing
+            .capabilities()
+            .release()
+            .map_err(|why| NotPermitted::Lacking(why.clone()))?;
         if !open_backing && backing.users_can_reach()? == Reach::Open {
             return Err(NotPermitted::Open);
         }
@@ -226,15 +229,27 @@ fn empty(
         .map_err(Refusal::from)
         // Making it durable may have taken long; who asked for the file meanwhile waits for the
         // lease, and after the kernel's lease-break-time no longer.
-        .and_then(|()| if quiet.still_held() { Ok(()) } else { Err(Refusal::InUse) });
+        .and_then(|()| {
+            if quiet.still_held() {
+                Ok(())
+            } else {
+                Err(Refusal::InUse)
+            }
+        });
     if let Err(why) = marked {
-        let before = Record { state: State::Resident, ..stub.clone() };
+        let before = Record {
+            state: State::Resident,
+            ..stub.clone()
+        };
         Stamp::set(backing, fd, hint, &before, SetHow::Replace).and_then(|_| sync(fd))?;
         return Err(why);
     }
     punch(fd, stat)?;
     set_times(fd, stat.atime, stat.mtime)?;
-    let released = Record { state: State::Released, ..stub.clone() };
+    let released = Record {
+        state: State::Released,
+        ..stub.clone()
+    };
     let stamp = Stamp::set(backing, fd, hint, &released, SetHow::Replace)?;
     // One fsync for the punch and what came after it: the filesystem's journal keeps their order,
     // and a record that says Released over data that are all still there is finished by `recover`.
@@ -246,7 +261,11 @@ fn empty(
 fn punch(fd: BorrowedFd<'_>, stat: &FileStat) -> Result<(), BackingError> {
     let block = u64::from(stat.block_size).max(MIN_SIZE);
     let longest = i64::MAX.cast_unsigned() & !(MIN_SIZE - 1);
-    let end = stat.size.checked_next_multiple_of(block).unwrap_or(longest).min(longest);
+    let end = stat
+        .size
+        .checked_next_multiple_of(block)
+        .unwrap_or(longest)
+        .min(longest);
     let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, how, 0, end)
         .map_err(|why| BackingError::of("punch", || describe(fd), why))
@@ -256,24 +275,26 @@ fn sync(fd: BorrowedFd<'_>) -> Result<(), BackingError> {
     rustix::fs::fsync(fd).map_err(|why| BackingError::of("fsync", || describe(fd), why))
 }
 
-fn set_times(
-    fd: BorrowedFd<'_>,
-    atime: Timestamp,
-    mtime: Timestamp,
-) -> Result<(), BackingError> {
-    let spec = |t: Timestamp| Timespec { tv_sec: t.sec, tv_nsec: t.nsec.into() };
-    let times = Timestamps { last_access: spec(atime), last_modification: spec(mtime) };
+fn set_times(fd: BorrowedFd<'_>, atime: Timestamp, mtime: Timestamp) -> Result<(), BackingError> {
+    let spec = |t: Timestamp| Timespec {
+        tv_sec: t.sec,
+        tv_nsec: t.nsec.into(),
+    };
+    let times = Timestamps {
+        last_access: spec(atime),
+        last_modification: spec(mtime),
+    };
     rustix::fs::futimens(fd, &times)
         .map_err(|why| BackingError::of("set the times of", || describe(fd), why))
 }
 
 /// Opens the node alone: for the release itself and for its recovery.
-fn alone(
-    backing: &Backing,
-    node: &NodeHandle,
-    hint: Option<&[u8]>,
-) -> Result<Quiet, Refusal> {
+fn alone(backing: &Backing, node: &NodeHandle, hint: Option<&[u8]>) -> Result<Quiet, Refusal> {
     let file: OwnedFd = backing.open_node(node, hint, How::ReadWrite)?;
-    debug_assert!(backing.handle_of(file.as_fd()).is_ok_and(|found| found == *node));
+    debug_assert!(
+        backing
+            .handle_of(file.as_fd())
+            .is_ok_and(|found| found == *node)
+    );
     Ok(quiescent_alone(backing, file)?)
 }

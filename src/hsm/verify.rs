@@ -94,13 +94,19 @@ pub enum VerifyError {
 /// # Errors
 /// [`VerifyError`].
 pub fn read_index(tier: &dyn Tier, name: AggregateId) -> Result<(Trailer, Index), VerifyError> {
-    let broken = |source| VerifyError::Index { aggregate: name, source };
+    let broken = |source| VerifyError::Index {
+        aggregate: name,
+        source,
+    };
     let total = tier.stat(name)?;
     let tail = tier.read(name, total.saturating_sub(TAIL), total.min(TAIL))?;
     let last = &tail[tail.len().saturating_sub(TRAILER_LEN as usize)..];
     let trailer = decode_trailer(last, total).map_err(broken)?;
     if trailer.aggregate != name {
-        return Err(VerifyError::Mixed { aggregate: name, found: trailer.aggregate });
+        return Err(VerifyError::Mixed {
+            aggregate: name,
+            found: trailer.aggregate,
+        });
     }
     let tail_at = total - tail.len() as u64;
     let bytes = match trailer.index_offset.checked_sub(tail_at) {
@@ -143,7 +149,11 @@ pub fn verify_member(
                     let found = Crc32c::of(data);
                     if found != place.crc {
                         let expected = place.crc;
-                        verdict.bad.push(BadBlock { block, expected, found: Some(found) });
+                        verdict.bad.push(BadBlock {
+                            block,
+                            expected,
+                            found: Some(found),
+                        });
                     }
                     content.update(data);
                     rest = behind;
@@ -158,7 +168,11 @@ pub fn verify_member(
             }
             Err(TierError::Short { .. }) => {
                 let expected = places.first().map_or(Crc32c::EMPTY, |p| p.crc);
-                verdict.bad.push(BadBlock { block: first, expected, found: None });
+                verdict.bad.push(BadBlock {
+                    block: first,
+                    expected,
+                    found: None,
+                });
             }
             Err(why) => return Err(why.into()),
         }
@@ -186,7 +200,11 @@ fn one_block(
         Err(why) => return Err(why.into()),
     };
     if found != Some(place.crc) {
-        verdict.bad.push(BadBlock { block, expected: place.crc, found });
+        verdict.bad.push(BadBlock {
+            block,
+            expected: place.crc,
+            found,
+        });
     }
     Ok(())
 }
@@ -201,7 +219,11 @@ pub fn verify_aggregate(
     stop: &dyn Fn() -> bool,
 ) -> Result<AggregateVerdict, VerifyError> {
     let (_, index) = read_index(tier, name)?;
-    let mut all = AggregateVerdict { members: 0, bytes: 0, bad: Vec::new() };
+    let mut all = AggregateVerdict {
+        members: 0,
+        bytes: 0,
+        bad: Vec::new(),
+    };
     // In the order in which they lie: on tape anything else costs minutes.
     let mut entries: Vec<_> = index.entries.iter().filter(|e| is_data(e)).collect();
     entries.sort_unstable_by_key(|e| e.data);
@@ -235,13 +257,21 @@ impl<'a> Content<'a> {
             Kind::Regular { size, extents } => (&extents[..], *size),
             _ => (&[][..], 0),
         };
-        Self { runs, at: 0, size, sum: Crc32cHasher::default() }
+        Self {
+            runs,
+            at: 0,
+            size,
+            sum: Crc32cHasher::default(),
+        }
     }
 
     fn update(&mut self, mut data: &[u8]) {
         while let (Some(run), false) = (self.runs.first(), data.is_empty()) {
-            self.sum.zeros((run.offset + self.at).saturating_sub(self.sum.len()));
-            let take = usize::try_from(run.len - self.at).unwrap_or(usize::MAX).min(data.len());
+            self.sum
+                .zeros((run.offset + self.at).saturating_sub(self.sum.len()));
+            let take = usize::try_from(run.len - self.at)
+                .unwrap_or(usize::MAX)
+                .min(data.len());
             self.sum.update(&data[..take]);
             self.at += take as u64;
             data = &data[take..];

@@ -138,7 +138,9 @@ pub fn quiescent(backing: &Backing, files: Vec<OwnedFd>) -> Vec<Result<Quiet, No
 pub fn quiescent_alone(backing: &Backing, file: OwnedFd) -> Result<Quiet, NotQuiet> {
     let lease = Lease::take(file, LeaseKind::Alone)?;
     let seen = look(backing, lease.fd())?;
-    prove(backing, vec![Ok(Quiet { lease, seen })]).pop().unwrap_or(Err(NotQuiet::NotRegular))
+    prove(backing, vec![Ok(Quiet { lease, seen })])
+        .pop()
+        .unwrap_or(Err(NotQuiet::NotRegular))
 }
 
 /// A quiescent point on one file.

@@ -123,3 +123,69 @@ impl Put for LimitedPut {
         self.inner.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{InstanceId, TierId};
+    use std::time::Duration;
+
+    /// Counts who is inside `space`; each waits until `wanted` are (or a bound has passed).
+    #[derive(Default)]
+    struct Probe {
+        state: Mutex<(usize, usize)>,
+        changed: Condvar,
+        wanted: usize,
+    }
+
+    impl Tier for Probe {
+        fn mark(&self) -> Mark {
+            Mark {
+                tier: TierId(1),
+                owner: InstanceId([1; 16]),
+            }
+        }
+        fn put(&self, _: AggregateId, _: u64) -> Result<Box<dyn Put>, TierError> {
+            unreachable!("not asked")
+        }
+        fn read(&self, _: AggregateId, _: u64, _: u64) -> Result<Bytes, TierError> {
+            unreachable!("not asked")
+        }
+        fn stat(&self, _: AggregateId) -> Result<u64, TierError> {
+            unreachable!("not asked")
+        }
+        fn delete(&self, _: AggregateId) -> Result<(), TierError> {
+            unreachable!("not asked")
+        }
+        fn list(&self, _: Option<AggregateId>, _: usize) -> Result<Vec<AggregateId>, TierError> {
+            unreachable!("not asked")
+        }
+        fn space(&self) -> Result<Space, TierError> {
+            let mut state = self.state.lock();
+            state.0 += 1;
+            state.1 = state.1.max(state.0);
+            self.changed.notify_all();
+            while state.1 < self.wanted {
+                let bound = Duration::from_secs(10);
+                assert!(!self.changed.wait_for(&mut state, bound).timed_out());
+            }
+            state.0 -= 1;
+            Ok(Space::default())
+        }
+    }
+
+    #[test]
+    fn as_many_as_allowed_run_at_once_and_no_more() {
+        let probe = Arc::new(Probe {
+            wanted: 3,
+            ..Probe::default()
+        });
+        let tier = Limit::new(probe.clone(), NonZeroUsize::new(3).expect("three"));
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| tier.space().expect("space"));
+            }
+        });
+        assert_eq!(probe.state.lock().1, 3);
+    }
+}

@@ -128,3 +128,65 @@ impl Tier for Retry {
         self.retrying("space", || self.inner.space())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{InstanceId, TierId};
+    use crate::tier::ErrorKind;
+    use crate::tier::clock::VirtualClock;
+    use crate::tier::faults::{Control, Fault, Faults, Operation};
+    use crate::tier::mem::MemTier;
+
+    fn retried(tries: u32) -> (Retry, Control, Arc<VirtualClock>) {
+        let mark = Mark {
+            tier: TierId(1),
+            owner: InstanceId([1; 16]),
+        };
+        let faulty = Faults::new(Arc::new(MemTier::new(mark)));
+        let (control, clock) = (faulty.control(), Arc::new(VirtualClock::default()));
+        let attempts = Attempts {
+            tries,
+            first_pause: Duration::from_millis(100),
+            longest_pause: Duration::from_millis(300),
+        };
+        let tier = Retry::with_clock(Arc::new(faulty), attempts, clock.clone());
+        (tier, control, clock)
+    }
+
+    #[test]
+    fn gives_up_after_its_tries_with_pauses_that_grow_to_a_bound() {
+        let (tier, control, clock) = retried(5);
+        control.fail_every(Operation::Space, 1, Fault::Transient);
+        assert!(tier.space().is_err_and(|e| e.is_retryable()));
+        assert_eq!(control.calls(Operation::Space), 5);
+        let sleeps = clock.sleeps();
+        assert_eq!(sleeps.len(), 4);
+        for (pause, longest) in sleeps.iter().zip([100, 200, 300, 300]) {
+            let longest = Duration::from_millis(longest);
+            assert!(
+                (longest / 2..=longest).contains(pause),
+                "{pause:?} of {longest:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_passing_failures_are_tried_again() {
+        let (tier, control, clock) = retried(5);
+        for fault in [
+            Fault::Unavailable,
+            Fault::Full,
+            Fault::Missing,
+            Fault::Corrupt,
+        ] {
+            control.fail(Operation::Space, 1, fault);
+            assert!(
+                tier.space()
+                    .is_err_and(|e| e.kind() != ErrorKind::Transient)
+            );
+        }
+        assert_eq!(control.calls(Operation::Space), 4);
+        assert!(clock.sleeps().is_empty());
+    }
+}

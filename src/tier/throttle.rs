@@ -154,3 +154,42 @@ impl Put for SlowPut {
         self.inner.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{InstanceId, TierId};
+    use crate::tier::clock::VirtualClock;
+    use crate::tier::mem::MemTier;
+    use std::io::Write;
+
+    #[test]
+    fn reads_and_writes_draw_on_one_bucket() {
+        let mark = Mark {
+            tier: TierId(1),
+            owner: InstanceId([1; 16]),
+        };
+        let pace = Pace {
+            bytes_per_second: NonZeroU64::new(10 << 20),
+            delay: Duration::from_millis(5),
+        };
+        let clock = Arc::new(VirtualClock::default());
+        let tier = Throttle::with_clock(Arc::new(MemTier::new(mark)), pace, clock.clone());
+        let name = AggregateId { epoch: 1, seq: 1 };
+        let data = vec![1; 10 << 20];
+        let mut put = tier.put(name, 0).expect("put");
+        put.write_all(&data).expect("write");
+        put.finish(Crc32c::of(&data)).expect("finish");
+        // One second of bytes, and two delays; the burst may save its part.
+        let wrote = clock.now();
+        let whole = Duration::from_millis(1010);
+        assert!((whole - BURST..=whole).contains(&wrote), "{wrote:?}");
+        tier.read(name, 0, 5 << 20).expect("read");
+        let read = clock.now() - wrote;
+        let half = Duration::from_millis(505);
+        assert!((half - BURST..=half).contains(&read), "{read:?}");
+        // A large transfer is paid in slices, so that others get between.
+        let longest = clock.sleeps().into_iter().max();
+        assert!(longest <= Some(Duration::from_millis(100)), "{longest:?}");
+    }
+}

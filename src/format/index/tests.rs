@@ -92,7 +92,7 @@ fn counts_beyond_what_is_present_are_refused_before_anything_is_allocated() {
         let mut entry = vec![1, HAS_IDENTITY | HAS_CRC, 1, b'x', 0, 0, 0];
         entry.extend_from_slice(&[0; 6]);
         entry.extend_from_slice(&[9; 16 + 1 + 4]);
-        entry.extend_from_slice(&[0x80, 8, 0x80, 8]);
+        entry.extend_from_slice(&[0x80, 8, 0x80, 8, 1, 2, 3, 4]);
         entry.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]);
         entry.extend_from_slice(claim);
         bytes.truncate(HEAD_LEN);

@@ -4,6 +4,7 @@ use super::super::header::Header;
 use super::super::member::{Kind, MemberPath, Xattr};
 use super::super::pax;
 use super::super::wire::Wrong;
+use super::super::writer::guarded;
 use super::{Composition, Plan};
 use crate::id::Timestamp;
 use std::collections::HashMap;
@@ -170,6 +171,12 @@ fn path(name: &[u8], directory: bool) -> Result<MemberPath, Wrong> {
     if name.is_empty() {
         return Err("a member without name");
     }
+    // The writer's guard, where it puts one and nowhere else.
+    let name = match name {
+        [b'.', b'/', rest @ ..] if guarded(rest) == name => rest,
+        other if guarded(other) == other => other,
+        _ => return Err("a name that bsdtar would shorten"),
+    };
     MemberPath::new(name).map_err(|bad| bad.why)
 }
 

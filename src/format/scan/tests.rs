@@ -39,8 +39,16 @@ proptest! {
                 ..member.clone()
             };
             prop_assert_eq!(&found.member, &expected);
-            let same = (entry.header, entry.data, &entry.blocks);
-            prop_assert_eq!(same, (listed.header, listed.data, &listed.blocks));
+            let same = (entry.header, entry.data, entry.header_crc, &entry.blocks);
+            prop_assert_eq!(same, (listed.header, listed.data, listed.header_crc, &listed.blocks));
+            let headers = &bytes[listed.header as usize..listed.data as usize];
+            prop_assert_eq!(headers.len() as u64, listed.header_len());
+            let mut whole = listed.whole_member(headers).unwrap();
+            let mut all = member.xattrs.clone();
+            whole.xattrs.sort();
+            all.sort();
+            prop_assert_eq!(whole.xattrs, all);
+            prop_assert!(listed.whole_member(&headers[1..]).is_err());
             let data = &bytes[entry.data as usize..][..entry.stored_len() as usize];
             prop_assert_eq!(data, &stored(at, member)[..]);
             n += 1;

@@ -4,9 +4,7 @@
 use super::{Batch, Item, Outcome, Skip};
 use crate::format::member::{Extent, MemberPath};
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{
-    Access, Backing, BackingError, FileStat, How, belongs_to, shown_ctime,
-};
+use crate::hsm::backing::{Access, Backing, BackingError, FileStat, How, belongs_to, shown_ctime};
 use crate::id::Timestamp;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -21,16 +19,14 @@ pub(super) struct Candidate {
 }
 
 /// Opens a node under any of its names.
-pub(super) fn open_any(
-    backing: &Backing,
-    item: &Item,
-    how: How,
-) -> Result<OwnedFd, BackingError> {
+pub(super) fn open_any(backing: &Backing, item: &Item, how: How) -> Result<OwnedFd, BackingError> {
     if backing.access() == Access::Handles {
         let hint = item.names.first().map(Vec::as_slice);
         return backing.open_node(&item.node, hint, how);
     }
-    let mut last = BackingError::Unnamed { object: format!("{:?}", item.node) };
+    let mut last = BackingError::Unnamed {
+        object: format!("{:?}", item.node),
+    };
     for name in &item.names {
         match backing.open_node(&item.node, Some(name), how) {
             Err(why @ BackingError::Gone { .. }) => last = why,
@@ -65,12 +61,20 @@ impl Candidate {
                 }
             }
         }
-        Ok(Self { item: at, node, stat, record })
+        Ok(Self {
+            item: at,
+            node,
+            stat,
+            record,
+        })
     }
 
     /// A file of holes alone, without a stub, whose data the catalog has on tiers only (P6).
     pub(super) fn is_lost(&self, item: &Item, size: u64, runs: &[Extent]) -> bool {
-        let released = item.prior.as_ref().is_some_and(|p| p.released && p.size > 0);
+        let released = item
+            .prior
+            .as_ref()
+            .is_some_and(|p| p.released && p.size > 0);
         released && self.record.is_none() && size > 0 && runs.is_empty()
     }
 

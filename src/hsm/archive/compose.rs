@@ -96,7 +96,10 @@ struct File {
 impl<'a> Composer<'a> {
     pub(super) fn begin(batch: Batch<'a>, size_hint: u64) -> Result<Self, ArchiveError> {
         let put = batch.tier.put(batch.aggregate, size_hint)?;
-        let sink = Sink { put, sum: Crc32cHasher::default() };
+        let sink = Sink {
+            put,
+            sum: Crc32cHasher::default(),
+        };
         let fs = batch.backing.fs();
         Ok(Self {
             batch,
@@ -120,21 +123,26 @@ impl<'a> Composer<'a> {
     ) -> Result<(), ArchiveError> {
         let (mut files, mut candidates) = (Vec::new(), Vec::new());
         for &at in items {
-            let looked = Candidate::of(&self.batch, at).map_err(Fault::Item).and_then(|c| {
-                if c.stat.kind != NodeKind::Regular {
-                    return self.enter(&c).map(Some);
-                }
-                let open = self.batch.backing.reopen(c.node.as_fd(), How::Read);
-                files.push(open?);
-                candidates.push(c);
-                Ok(None)
-            });
+            let looked = Candidate::of(&self.batch, at)
+                .map_err(Fault::Item)
+                .and_then(|c| {
+                    if c.stat.kind != NodeKind::Regular {
+                        return self.enter(&c).map(Some);
+                    }
+                    let open = self.batch.backing.reopen(c.node.as_fd(), How::Read);
+                    files.push(open?);
+                    candidates.push(c);
+                    Ok(None)
+                });
             outcomes[at] = settle_for(looked)?;
         }
         // Bytes are read under the leases, and the tier sees them after the leases are gone.
         let mut budget = 2 * GROUP_BYTES;
         let mut read = Vec::with_capacity(candidates.len());
-        for (candidate, quiet) in candidates.into_iter().zip(quiescent(self.batch.backing, files)) {
+        for (candidate, quiet) in candidates
+            .into_iter()
+            .zip(quiescent(self.batch.backing, files))
+        {
             let at = candidate.item;
             let taken = quiet.map_err(Outcome::from).and_then(|quiet| {
                 let file = File::at(&self.batch, candidate, &quiet)?;
@@ -202,8 +210,13 @@ impl<'a> Composer<'a> {
 
     fn identity(&self, file: &File, crc: Option<Crc32c>) -> Result<Identity, Fault> {
         let item = &self.batch.items[file.candidate.item];
-        identify(item.prior.as_ref(), file.candidate.record.as_ref(), &file.seen, crc)
-            .map_err(|why| Fault::Item(Outcome::Failed(why)))
+        identify(
+            item.prior.as_ref(),
+            file.candidate.record.as_ref(),
+            &file.seen,
+            crc,
+        )
+        .map_err(|why| Fault::Item(Outcome::Failed(why)))
     }
 
     /// The other names of a file that was just added, and its place among those that wait.
@@ -235,7 +248,10 @@ impl<'a> Composer<'a> {
             seen: file.seen.clone(),
             names: names.iter().map(|n| n.as_bytes().to_vec()).collect(),
         };
-        self.pending.push(Pending { copied, others: identity.copies });
+        self.pending.push(Pending {
+            copied,
+            others: identity.copies,
+        });
         Ok(())
     }
 
@@ -251,7 +267,13 @@ impl<'a> Composer<'a> {
                 .names
                 .iter()
                 .filter_map(|n| MemberPath::new(n.clone()).ok())
-                .find_map(|n| self.places.get(&n).copied().filter(|p| p.is_directory).map(|p| (n, p)));
+                .find_map(|n| {
+                    self.places
+                        .get(&n)
+                        .copied()
+                        .filter(|p| p.is_directory)
+                        .map(|p| (n, p))
+                });
             if let Some((name, Place { header, .. })) = place
                 && backing.is_name_of(name.as_bytes(), &item.node)?
             {
@@ -268,13 +290,17 @@ impl<'a> Composer<'a> {
             // A socket is in the index alone, where tar's link could not point.
             let kind = match candidate.stat.kind {
                 NodeKind::Socket => Kind::Socket,
-                _ => Kind::HardLink { target: names[0].clone() },
+                _ => Kind::HardLink {
+                    target: names[0].clone(),
+                },
             };
             let link = self::member(name.clone(), kind, &candidate.stat, ctime, Vec::new());
             self.add(&link, &mut io::empty())?;
         }
         self.entered += 1;
-        Ok(Outcome::Entered { header: added.header })
+        Ok(Outcome::Entered {
+            header: added.header,
+        })
     }
 
     /// The names that lead to the node at this moment, their directories added.
@@ -292,25 +318,37 @@ impl<'a> Composer<'a> {
                 Err(batch) => return Err(batch),
             }
         }
-        if kept.is_empty() { Err(Fault::Item(renamed)) } else { Ok(kept) }
+        if kept.is_empty() {
+            Err(Fault::Item(renamed))
+        } else {
+            Ok(kept)
+        }
     }
 
     /// The directories on the way to `path`, each once, so that plain tar restores their modes
     /// and times.
     fn ancestors(&mut self, path: &MemberPath) -> Result<(), Fault> {
         let bytes = path.as_bytes();
-        let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        let slashes = bytes
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(at, _)| at);
         let root = (!bytes.is_empty()).then_some(0);
         for end in root.into_iter().chain(slashes) {
             let renamed = || Outcome::Skipped(Skip::Renamed);
             let dir = MemberPath::new(&bytes[..end]).map_err(|_| renamed())?;
             match self.places.get(&dir) {
-                Some(Place { is_directory: true, .. }) => continue,
+                Some(Place {
+                    is_directory: true, ..
+                }) => continue,
                 Some(_) => return Err(renamed().into()),
                 None => {}
             }
             let backing = self.batch.backing;
-            let fd = backing.open_beneath(dir.as_bytes()).map_err(|_| renamed())?;
+            let fd = backing
+                .open_beneath(dir.as_bytes())
+                .map_err(|_| renamed())?;
             let stat = backing.stat(fd.as_fd())?;
             if stat.kind != NodeKind::Directory {
                 return Err(renamed().into());
@@ -329,7 +367,13 @@ impl<'a> Composer<'a> {
             .add(member, data)
             .map_err(|source| ArchiveError::Compose { aggregate, source })?;
         let is_directory = member.kind == Kind::Directory;
-        self.places.insert(member.path.clone(), Place { header: added.header, is_directory });
+        self.places.insert(
+            member.path.clone(),
+            Place {
+                header: added.header,
+                is_directory,
+            },
+        );
         Ok(added)
     }
 
@@ -341,7 +385,9 @@ impl<'a> Composer<'a> {
         let mut waiting = std::mem::take(&mut self.pending);
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(GROUP_FILES));
-            let nodes = waiting.iter().map(|p| (&p.copied.seen.node, &p.copied.names[..]));
+            let nodes = waiting
+                .iter()
+                .map(|p| (&p.copied.seen.node, &p.copied.names[..]));
             let second = points(backing, nodes);
             for (pending, point) in waiting.into_iter().zip(second) {
                 let outcome = match point {
@@ -374,19 +420,33 @@ impl<'a> Composer<'a> {
         let receipt = sink.put.finish(sum)?;
         let fits = [
             (receipt.aggregate == aggregate, "another object"),
-            (receipt.len == len && trailer.total_len == len, "another length"),
+            (
+                receipt.len == len && trailer.total_len == len,
+                "another length",
+            ),
             (receipt.crc == sum, "another checksum"),
         ];
         if let Some((_, why)) = fits.into_iter().find(|(fits, _)| !fits) {
             return Err(ArchiveError::Receipt { aggregate, why });
         }
-        let records: Vec<_> =
-            self.pending.iter().map(|p| p.copied.new_record(&p.others)).collect();
+        let records: Vec<_> = self
+            .pending
+            .iter()
+            .map(|p| p.copied.new_record(&p.others))
+            .collect();
         let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
-        commit(Durable { receipt: &receipt, index: &index, copied: &copied })
-            .map_err(|source| ArchiveError::Commit { aggregate, source })?;
+        commit(Durable {
+            receipt: &receipt,
+            index: &index,
+            copied: &copied,
+        })
+        .map_err(|source| ArchiveError::Commit { aggregate, source })?;
         let recorded = write_records(self.batch.backing, &records);
-        Ok(Done { receipt, index, copied: copied.into_iter().zip(recorded).collect() })
+        Ok(Done {
+            receipt,
+            index,
+            copied: copied.into_iter().zip(recorded).collect(),
+        })
     }
 }
 
@@ -399,7 +459,13 @@ impl File {
             return Err(Outcome::Skipped(Skip::Lost));
         }
         let xattrs = backing.attributes(quiet.fd())?;
-        Ok(Self { candidate, seen, stat, runs, xattrs })
+        Ok(Self {
+            candidate,
+            seen,
+            stat,
+            runs,
+            xattrs,
+        })
     }
 
     /// Reads everything under the lease, and looks again whether it is still held.
@@ -414,14 +480,18 @@ impl File {
             return Err(Outcome::Skipped(Skip::StandsAlone(stored)));
         }
         // It grew since the group was made up.
-        *budget = budget.checked_sub(stored).ok_or(Outcome::Skipped(Skip::Changed))?;
+        *budget = budget
+            .checked_sub(stored)
+            .ok_or(Outcome::Skipped(Skip::Changed))?;
         let bytes = source::read_whole(quiet.fd(), &self.runs)?;
         let after = batch.backing.stat(quiet.fd())?;
         let same = (after.size, after.ctime) == (self.seen.size, self.seen.ctime);
         if !quiet.still_held() {
             return Err(Outcome::Skipped(Skip::Busy));
         }
-        bytes.filter(|_| same).ok_or(Outcome::Skipped(Skip::Changed))
+        bytes
+            .filter(|_| same)
+            .ok_or(Outcome::Skipped(Skip::Changed))
     }
 
     /// Sum of the logical content whose stored bytes are `bytes`.
@@ -438,7 +508,10 @@ impl File {
     }
 
     fn member(&self, path: MemberPath, identity: &Identity, crc: Option<Crc32c>) -> Member {
-        let kind = Kind::Regular { size: self.seen.size, extents: self.runs.clone() };
+        let kind = Kind::Regular {
+            size: self.seen.size,
+            extents: self.runs.clone(),
+        };
         let ctime = self.candidate.shown_ctime(self.stat.ctime);
         let mut member = member(path, kind, &self.stat, ctime, self.xattrs.clone());
         let Identity { file, version, .. } = *identity;
@@ -478,7 +551,9 @@ fn kind_of(stat: &FileStat, fd: BorrowedFd<'_>) -> Result<Kind, Fault> {
                 let object = || crate::hsm::backing::describe(fd);
                 crate::hsm::backing::BackingError::of("read the link", object, why)
             })?;
-            Kind::Symlink { target: target.into_bytes() }
+            Kind::Symlink {
+                target: target.into_bytes(),
+            }
         }
         NodeKind::Fifo => Kind::Fifo,
         NodeKind::Socket => Kind::Socket,

@@ -31,7 +31,12 @@ pub(super) fn identify(
     let file = record.map(|r| r.file).or_else(|| prior.map(|p| p.file));
     let Some(file) = file else {
         let (file, version) = (FileId::random(), DataVersion(1));
-        return Ok(Identity { file, version, expected: None, copies: Vec::new() });
+        return Ok(Identity {
+            file,
+            version,
+            expected: None,
+            copies: Vec::new(),
+        });
     };
     let prior = prior.filter(|p| p.file == file);
     let last = record
@@ -42,7 +47,10 @@ pub(super) fn identify(
         record.map(|r| (r.version, r.size, r.crc, &r.copies)),
         prior.map(|p| (p.version, p.size, p.crc, &p.copies)),
     ];
-    let known = known.into_iter().flatten().find(|(version, ..)| *version == last);
+    let known = known
+        .into_iter()
+        .flatten()
+        .find(|(version, ..)| *version == last);
     let unchanged = prior.is_some_and(|p| {
         p.version == last && matches!(&p.seen, Some((s, Trust::Sound)) if s == seen)
     });
@@ -55,11 +63,21 @@ pub(super) fn identify(
         }
         if same {
             let copies = copies.clone();
-            return Ok(Identity { file, version, expected: Some(expected), copies });
+            return Ok(Identity {
+                file,
+                version,
+                expected: Some(expected),
+                copies,
+            });
         }
     }
     let version = DataVersion(last.0.saturating_add(1));
-    Ok(Identity { file, version, expected: None, copies: Vec::new() })
+    Ok(Identity {
+        file,
+        version,
+        expected: None,
+        copies: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -68,8 +86,15 @@ mod tests {
     use crate::id::{NodeHandle, Timestamp};
 
     fn seen(size: u64, sec: i64) -> Seen {
-        let node = NodeHandle { kind: 1, bytes: vec![1] };
-        Seen { node, size, ctime: Timestamp { sec, nsec: 0 } }
+        let node = NodeHandle {
+            kind: 1,
+            bytes: vec![1],
+        };
+        Seen {
+            node,
+            size,
+            ctime: Timestamp { sec, nsec: 0 },
+        }
     }
 
     fn prior(version: u64, crc: u32, at: Option<(Seen, Trust)>) -> Prior {
@@ -115,7 +140,10 @@ mod tests {
     fn an_unread_file_is_the_old_version_only_with_equal_trusted_v() {
         let sound = prior(4, 9, Some((seen(10, 1), Trust::Sound)));
         let same = identify(Some(&sound), None, &seen(10, 1), None).unwrap();
-        assert_eq!((same.version, same.expected), (DataVersion(4), Some(Crc32c(9))));
+        assert_eq!(
+            (same.version, same.expected),
+            (DataVersion(4), Some(Crc32c(9)))
+        );
         let touched = identify(Some(&sound), None, &seen(10, 2), None).unwrap();
         assert_eq!((touched.version, touched.expected), (DataVersion(5), None));
     }

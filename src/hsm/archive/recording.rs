@@ -5,9 +5,7 @@ use super::candidate::open_any;
 use super::{Copied, GROUP_FILES, Item};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, BackingError, How, SetHow, belongs_to, shown_ctime};
-use crate::hsm::version::{
-    NotQuiet, Quiet, Seen, Settle, Stamp, quiescent, quiescent_again,
-};
+use crate::hsm::version::{NotQuiet, Quiet, Seen, Settle, Stamp, quiescent, quiescent_again};
 use crate::id::{DataVersion, FileId, NodeHandle};
 use cairn_mover::Crc32c;
 use std::os::fd::AsFd;
@@ -95,7 +93,11 @@ pub(super) fn points<'a>(
 ) -> Vec<Result<Quiet, NotQuiet>> {
     let (mut files, mut order) = (Vec::new(), Vec::new());
     for (node, names) in nodes {
-        let item = Item { node: node.clone(), names: names.to_vec(), prior: None };
+        let item = Item {
+            node: node.clone(),
+            names: names.to_vec(),
+            prior: None,
+        };
         order.push(match open_any(backing, &item, How::Read) {
             Ok(fd) => {
                 files.push(fd);
@@ -107,7 +109,10 @@ pub(super) fn points<'a>(
     }
     let mut quiet = quiescent(backing, files).into_iter();
     let mut next = || quiet.next().unwrap_or(Err(NotQuiet::NotRegular));
-    order.into_iter().map(|failed| failed.map_or_else(&mut next, Err)).collect()
+    order
+        .into_iter()
+        .map(|failed| failed.map_or_else(&mut next, Err))
+        .collect()
 }
 
 /// Writes records onto files that have not changed since. Results are in the same order.
@@ -116,7 +121,10 @@ pub fn write_records(
     backing: &Backing,
     records: &[NewRecord],
 ) -> Vec<Result<Recorded, Unrecorded>> {
-    records.chunks(GROUP_FILES).flat_map(|group| write_group(backing, group)).collect()
+    records
+        .chunks(GROUP_FILES)
+        .flat_map(|group| write_group(backing, group))
+        .collect()
 }
 
 fn write_group(backing: &Backing, group: &[NewRecord]) -> Vec<Result<Recorded, Unrecorded>> {
@@ -139,7 +147,10 @@ fn write_group(backing: &Backing, group: &[NewRecord]) -> Vec<Result<Recorded, U
         }),
         _ => Err(Unrecorded::Unproven(stamp.record)),
     };
-    written.into_iter().map(|one| one.and_then(&mut finish)).collect()
+    written
+        .into_iter()
+        .map(|one| one.and_then(&mut finish))
+        .collect()
 }
 
 fn write(backing: &Backing, new: &NewRecord, quiet: &Quiet) -> Result<Stamp, Unrecorded> {
@@ -147,7 +158,9 @@ fn write(backing: &Backing, new: &NewRecord, quiet: &Quiet) -> Result<Stamp, Unr
     if *quiet.seen() != new.seen {
         return Err(Unrecorded::Changed);
     }
-    let old = backing.record(fd)?.filter(|r| belongs_to(r, backing.fs(), &new.seen.node));
+    let old = backing
+        .record(fd)?
+        .filter(|r| belongs_to(r, backing.fs(), &new.seen.node));
     if old.as_ref().is_some_and(|r| r.state != State::Resident) {
         return Err(Unrecorded::Changed);
     }
@@ -167,5 +180,11 @@ fn write(backing: &Backing, new: &NewRecord, quiet: &Quiet) -> Result<Stamp, Unr
         copies: new.copies.clone(),
     };
     let hint = new.names.first().map(Vec::as_slice);
-    Ok(Stamp::set(backing, fd.as_fd(), hint, &record, SetHow::Either)?)
+    Ok(Stamp::set(
+        backing,
+        fd.as_fd(),
+        hint,
+        &record,
+        SetHow::Either,
+    )?)
 }

@@ -102,7 +102,10 @@ impl Stream<'_> {
         if (self.stop)() {
             return Err(GaveUp::Stopped);
         }
-        let stat = self.backing.stat(self.file.as_fd()).map_err(GaveUp::Backing)?;
+        let stat = self
+            .backing
+            .stat(self.file.as_fd())
+            .map_err(GaveUp::Backing)?;
         if (stat.size, stat.ctime) != (self.seen.size, self.seen.ctime) {
             return Err(GaveUp::Changed);
         }
@@ -111,11 +114,15 @@ impl Stream<'_> {
     }
 
     fn step(&mut self, buffer: &mut [u8]) -> Result<usize, GaveUp> {
-        let Some(run) = self.runs.first() else { return Ok(0) };
+        let Some(run) = self.runs.first() else {
+            return Ok(0);
+        };
         if self.since_look >= LOOK_EVERY {
             self.look()?;
         }
-        let want = usize::try_from(run.len - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let want = usize::try_from(run.len - self.at)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let fd = self.file.as_fd();
         let got = rustix::io::pread(fd, &mut buffer[..want], run.offset + self.at)
             .map_err(|why| GaveUp::Backing(BackingError::of("read", || describe(fd), why)))?;

@@ -2,9 +2,7 @@
 
 use super::{Order, Refusal};
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{
-    Backing, BackingError, FileStat, How, belongs_to, describe, sys,
-};
+use crate::hsm::backing::{Backing, BackingError, FileStat, How, belongs_to, describe, sys};
 use crate::hsm::version::{Interrupted, Quiet, Trust, checksum};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -22,11 +20,7 @@ pub(super) fn cheap(backing: &Backing, order: &Order<'_>) -> Result<(), Refusal>
 }
 
 /// The file's own resident record.
-fn own_record(
-    backing: &Backing,
-    order: &Order<'_>,
-    fd: BorrowedFd<'_>,
-) -> Result<Record, Refusal> {
+fn own_record(backing: &Backing, order: &Order<'_>, fd: BorrowedFd<'_>) -> Result<Record, Refusal> {
     let record = backing.record(fd)?.ok_or(Refusal::NotArchived)?;
     if !belongs_to(&record, backing.fs(), order.node) {
         return Err(Refusal::Foreign);
@@ -46,14 +40,20 @@ pub(super) fn proven(
 ) -> Result<Record, Refusal> {
     let mut record = own_record(backing, order, quiet.fd())?;
     let seen = quiet.seen();
-    let dirty = |found| Refusal::Dirty { seen: seen.clone(), found };
+    let dirty = |found| Refusal::Dirty {
+        seen: seen.clone(),
+        found,
+    };
     if seen.size != record.size {
         return Err(dirty(None));
     }
     let good = (order.prove)(&record).map_err(Refusal::Unproven)?;
     let wanted = order.copies.max(1);
     if good.len() < wanted {
-        return Err(Refusal::Copies { good: good.len(), wanted });
+        return Err(Refusal::Copies {
+            good: good.len(),
+            wanted,
+        });
     }
     // Equal v proves it, unless power may have been lost; everything else takes reading.
     if !matches!(order.seen, Some((known, Trust::Sound)) if known == seen) {
@@ -75,18 +75,16 @@ pub(super) fn proven(
 
 /// Blocks would come free: there are some, and not (mostly) ones that a snapshot or another file
 /// shares.
-pub(super) fn frees(
-    backing: &Backing,
-    fd: BorrowedFd<'_>,
-    stat: &FileStat,
-) -> Result<(), Refusal> {
+pub(super) fn frees(backing: &Backing, fd: BorrowedFd<'_>, stat: &FileStat) -> Result<(), Refusal> {
     if stat.blocks == 0 || !backing.has_data(fd)? {
         return Err(Refusal::FreesNothing("it has no blocks of data"));
     }
     let shared = sys::shared_bytes(fd)
         .map_err(|why| BackingError::of("map the extents of", || describe(fd), why))?;
     if shared.is_some_and(|shared| shared > stat.blocks * 512 / 2) {
-        return Err(Refusal::FreesNothing("its blocks are shared with a snapshot or another file"));
+        return Err(Refusal::FreesNothing(
+            "its blocks are shared with a snapshot or another file",
+        ));
     }
     Ok(())
 }

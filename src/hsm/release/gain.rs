@@ -37,7 +37,10 @@ impl Gain {
     /// # Errors
     /// `statfs` failed.
     pub fn begin(backing: &Backing) -> Result<Self, BackingError> {
-        Ok(Self { free_before: free(backing)?, punched: 0 })
+        Ok(Self {
+            free_before: free(backing)?,
+            punched: 0,
+        })
     }
 
     /// Counts a release that freed `bytes` of its file's blocks.

@@ -46,7 +46,9 @@ pub fn recover(
 ) -> Result<Recovered, Refusal> {
     let hold = gate.hold(node).ok_or(Refusal::InUse)?;
     let quiet = alone(backing, node, hint)?;
-    let Some(record) = backing.record(quiet.fd())? else { return Ok(Recovered::Nothing) };
+    let Some(record) = backing.record(quiet.fd())? else {
+        return Ok(Recovered::Nothing);
+    };
     if !belongs_to(&record, backing.fs(), node) {
         return Err(Refusal::Foreign);
     }
@@ -84,9 +86,17 @@ fn half_way(
         sync(fd)?;
     }
     set_times(fd, stat.atime, record.mtime)?;
-    let state = if whole { State::Resident } else { State::Released };
+    let state = if whole {
+        State::Resident
+    } else {
+        State::Released
+    };
     let stamp = finish(backing, quiet, hint, record, state)?;
-    Ok(if whole { Recovered::Resident(stamp) } else { Recovered::Released(stamp) })
+    Ok(if whole {
+        Recovered::Resident(stamp)
+    } else {
+        Recovered::Released(stamp)
+    })
 }
 
 /// A stub by its record: data extents belong there only if the punch before it was lost.
@@ -131,7 +141,10 @@ fn finish(
     record: &Record,
     state: State,
 ) -> Result<Stamp, Refusal> {
-    let record = Record { state, ..record.clone() };
+    let record = Record {
+        state,
+        ..record.clone()
+    };
     let stamp = Stamp::set(backing, quiet.fd(), hint, &record, SetHow::Replace)?;
     sync(quiet.fd())?;
     Ok(stamp)

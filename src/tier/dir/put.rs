@@ -242,7 +242,7 @@ pub(super) fn move_exclusively(
     link_exclusively(from_dir, from, to_dir, to, file)
 }
 
-fn link_exclusively(
+pub(super) fn link_exclusively(
     from_dir: impl AsFd,
     from: &str,
     to_dir: impl AsFd,
