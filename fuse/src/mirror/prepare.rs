@@ -28,8 +28,10 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(86_400);
 /// And those that others change too.
 const SHORT: Duration = Duration::from_secs(1);
-/// Backing ids kept for files that nobody has open. Each holds a `struct file` in the kernel.
+/// Backing ids kept for files that nobody has open. Each holds a `struct file` in the kernel, and
+/// the blocks of a file that is removed around the mount.
 const IDLE_IDS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const SHARED_IDLE_IDS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 const OVERLAYFS: i64 = 0x794c_7630;
 
 pub(super) struct Prepared {
@@ -60,13 +62,21 @@ impl Prepared {
         let (notices, receiver) = Notices::new();
         let core = Arc::new(Core {
             residency: config.residency.clone(),
-            nodes: Nodes::new(&backing, root, descriptors::cache_size(limit)),
+            nodes: Nodes::new(
+                &backing,
+                root,
+                descriptors::cache_size(limit, config.shared),
+            ),
             backing,
             gates: Gates::default(),
             park: Arc::new(Park::default()),
             workers: Workers::start()?,
             notices,
-            idle_ids: Mutex::new(LruCache::new(IDLE_IDS)),
+            idle_ids: Mutex::new(LruCache::new(if config.shared {
+                SHARED_IDLE_IDS
+            } else {
+                IDLE_IDS
+            })),
             opens: AtomicU64::new(1),
             passthrough: AtomicBool::new(false),
             shared: config.shared,
