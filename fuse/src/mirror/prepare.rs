@@ -32,7 +32,7 @@ const SHORT: Duration = Duration::from_secs(1);
 /// the blocks of a file that is removed around the mount.
 const IDLE_IDS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const SHARED_IDLE_IDS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-const OVERLAYFS: i64 = 0x794c_7630;
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 pub(super) struct Prepared {
     pub(super) core: Arc<Core>,
@@ -57,7 +57,7 @@ impl Prepared {
         let backing = Backing::new(&directory, config.shared).map_err(failed)?;
         let root = look_at_root(&backing).map_err(failed)?;
         let flags = mount_flags(&backing).map_err(failed)?;
-        let stacked = fstatfs(backing.root()).is_ok_and(|s| s.f_type as i64 == OVERLAYFS);
+        let stacked = fstatfs(backing.root()).is_ok_and(|s| s.f_type == OVERLAYFS);
         sys::grow_descriptor_table(backing.root(), descriptors::table_size(limit));
         let (notices, receiver) = Notices::new();
         let core = Arc::new(Core {
