@@ -33,6 +33,6 @@ pub use error::MirrorError;
 pub use handle::NodeHandle;
 pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};
 pub use residency::{
-    Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone, Residency, Shown,
-    WaitDone, WaitToken,
+    AlwaysResident, Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone,
+    Residency, Shown, WaitDone, WaitToken,
 };

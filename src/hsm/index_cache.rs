@@ -317,3 +317,71 @@ fn index_bytes(
     }
     tier.read(aggregate, from, len).map_err(Ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hsm::recall::tests::rig::Rig;
+    use crate::tier::faults::Operation;
+
+    fn total(rig: &Rig) -> u64 {
+        rig.tier().control().calls(Operation::Read)
+    }
+
+    #[test]
+    fn an_index_is_loaded_once_for_all_who_ask() {
+        let rig = Rig::new();
+        let stub = rig.dense("file", 1000);
+        let (cache, tier) = (IndexCache::new(1 << 20), rig.tier());
+        let copy = stub.record.copies[0];
+        assert!(
+            cache
+                .at_hand(&copy, stub.record.file, stub.record.version)
+                .is_none()
+        );
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let found = cache.find(&*tier, &copy, stub.record.file, stub.record.version);
+                    assert_eq!(found.expect("loaded").expect("there").header, copy.header);
+                });
+            }
+        });
+        assert_eq!(total(&rig), 1);
+        let stranger = crate::id::FileId::random();
+        let none = cache.find(&*tier, &copy, stranger, stub.record.version);
+        assert!(none.expect("at hand").is_none());
+        assert!(
+            cache
+                .at_hand(&copy, stub.record.file, stub.record.version)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_failures_are_not() {
+        let rig = Rig::new();
+        let (one, two) = (rig.dense("one", 10), rig.dense("two", 10));
+        let (cache, tier) = (IndexCache::new(1), rig.tier());
+        let find = |stub: &crate::hsm::recall::tests::rig::Stub| {
+            let (record, tier) = (&stub.record, &*tier);
+            cache.find(tier, &record.copies[0], record.file, record.version)
+        };
+        let at_hand = |stub: &crate::hsm::recall::tests::rig::Stub| {
+            let record = &stub.record;
+            let found = cache.at_hand(&record.copies[0], record.file, record.version);
+            found.is_some()
+        };
+        find(&one).expect("loaded");
+        find(&two).expect("loaded");
+        assert!(!at_hand(&one) && at_hand(&two));
+        tier.control().set_unavailable(true);
+        assert!(find(&one).is_err_and(|why| why.is_passing()));
+        tier.control().set_unavailable(false);
+        find(&one).expect("loaded");
+        tier.control().flip(two.record.copies[0].aggregate, 0);
+        tier.control().truncate(two.record.copies[0].aggregate, 600);
+        let why = find(&two).expect_err("evicted, and damaged by now");
+        assert!(!why.is_passing(), "{why}");
+    }
+}

@@ -138,7 +138,12 @@ pub trait Asks: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it cannot be accepted.
-    fn stage_requested(&self, node: &NodeHandle, hint: Option<Vec<u8>>, uid: u32) -> Result<(), RecallError>;
+    fn stage_requested(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+    ) -> Result<(), RecallError>;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

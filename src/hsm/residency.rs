@@ -125,7 +125,10 @@ impl Residency for HsmResidency {
         let mut ctime = shown_ctime(Some(&record), stat.ctime);
         if record.state == State::Recalling {
             // The recall's own writes move the backing's; a user's change it tells us of.
-            ctime = self.recaller.touched(file.handle).unwrap_or(record.user_ctime);
+            ctime = self
+                .recaller
+                .touched(file.handle)
+                .unwrap_or(record.user_ctime);
         }
         let released = record.state != State::Resident;
         Shown {
@@ -242,7 +245,11 @@ impl HsmResidency {
             (_, State::Released) => stat.blocks.min(block),
             (Filesystem::Ext, State::Resident) => {
                 let data = stat.size.div_ceil(block * 512) * block;
-                if stat.blocks == data + block { block } else { 0 }
+                if stat.blocks == data + block {
+                    block
+                } else {
+                    0
+                }
             }
             (_, State::Resident) => 0,
         }

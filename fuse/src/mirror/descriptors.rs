@@ -8,6 +8,8 @@ const CACHE_CEILING: u64 = 16 * 1024;
 /// Beyond this the descriptor table is not grown ahead (it costs 8 bytes each).
 const TABLE_CEILING: u64 = 256 * 1024;
 
+const SHARED_CACHE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
 /// Raises the soft limit to the hard one; returns what holds then.
 pub(super) fn raise_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -27,7 +29,11 @@ pub(super) fn table_size(limit: u64) -> u64 {
 }
 
 /// Descriptors for the node cache: half of what there is, the rest is for opens and the owner.
-pub(super) fn cache_size(limit: u64) -> NonZeroUsize {
+/// Few on a shared backing: there they keep the blocks of files that others remove.
+pub(super) fn cache_size(limit: u64, shared: bool) -> NonZeroUsize {
+    if shared {
+        return SHARED_CACHE;
+    }
     let half = (limit / 2).clamp(64, CACHE_CEILING);
     NonZeroUsize::new(usize::try_from(half).unwrap_or(64)).unwrap_or(NonZeroUsize::MIN)
 }

@@ -28,9 +28,11 @@ use std::time::Duration;
 const LONG: Duration = Duration::from_secs(86_400);
 /// And those that others change too.
 const SHORT: Duration = Duration::from_secs(1);
-/// Backing ids kept for files that nobody has open. Each holds a `struct file` in the kernel.
+/// Backing ids kept for files that nobody has open. Each holds a `struct file` in the kernel, and
+/// the blocks of a file that is removed around the mount.
 const IDLE_IDS: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-const OVERLAYFS: i64 = 0x794c_7630;
+const SHARED_IDLE_IDS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+const OVERLAYFS: rustix::fs::FsWord = 0x794c_7630;
 
 pub(super) struct Prepared {
     pub(super) core: Arc<Core>,
@@ -55,18 +57,26 @@ impl Prepared {
         let backing = Backing::new(&directory, config.shared).map_err(failed)?;
         let root = look_at_root(&backing).map_err(failed)?;
         let flags = mount_flags(&backing).map_err(failed)?;
-        let stacked = fstatfs(backing.root()).is_ok_and(|s| s.f_type as i64 == OVERLAYFS);
+        let stacked = fstatfs(backing.root()).is_ok_and(|s| s.f_type == OVERLAYFS);
         sys::grow_descriptor_table(backing.root(), descriptors::table_size(limit));
         let (notices, receiver) = Notices::new();
         let core = Arc::new(Core {
             residency: config.residency.clone(),
-            nodes: Nodes::new(&backing, root, descriptors::cache_size(limit)),
+            nodes: Nodes::new(
+                &backing,
+                root,
+                descriptors::cache_size(limit, config.shared),
+            ),
             backing,
             gates: Gates::default(),
             park: Arc::new(Park::default()),
             workers: Workers::start()?,
             notices,
-            idle_ids: Mutex::new(LruCache::new(IDLE_IDS)),
+            idle_ids: Mutex::new(LruCache::new(if config.shared {
+                SHARED_IDLE_IDS
+            } else {
+                IDLE_IDS
+            })),
             opens: AtomicU64::new(1),
             passthrough: AtomicBool::new(false),
             shared: config.shared,

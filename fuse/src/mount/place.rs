@@ -1,7 +1,7 @@
 //! Where mount point and backing lie, and whether a dead mount is in the way.
 
 use crate::MirrorError;
-use rustix::fs::{Stat, stat};
+use rustix::fs::{Stat, stat, statfs};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use std::io;
@@ -60,9 +60,9 @@ pub(crate) fn check_places(mountpoint: &Path, backing: &Path) -> Result<(), Mirr
 /// calling thread's mount namespace. `true` if there was one.
 pub(crate) fn clean_stale(mountpoint: &Path) -> bool {
     let mut cleaned = false;
-    // Several may lie on top of each other.
+    // Several may lie on top of each other. `stat` could be answered from the kernel's cache.
     for _ in 0..16 {
-        if !matches!(stat(mountpoint), Err(Errno::NOTCONN)) {
+        if !matches!(statfs(mountpoint), Err(Errno::NOTCONN)) {
             break;
         }
         match unmount(mountpoint, UnmountFlags::DETACH) {

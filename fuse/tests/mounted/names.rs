@@ -72,7 +72,7 @@ fn extended_attributes_pass_and_private_ones_do_not() -> TestResult {
         setxattr(&m, name, b"value", XattrFlags::CREATE)?;
         let mut value = [0; 64];
         assert_eq!(getxattr(&b, name, &mut value)?, 5);
-        assert_eq!(getxattr(&m, name, &mut value[..0])?, 5);
+        assert_eq!(rustix::fs::getxattr_query(&m, name)?, 5);
         assert_eq!(getxattr(&m, name, &mut value[..3]), Err(Errno::RANGE));
         assert_eq!(
             setxattr(&m, name, b"v", XattrFlags::CREATE),
@@ -136,7 +136,7 @@ fn acls_decide_and_are_inherited() -> TestResult {
         .arg(rig.m(""))
         .status()?;
     assert!(made.success());
-    let acl = |path| run("getfacl", &["-cp"], path).map(|(_, out)| out);
+    let acl = |path| run("getfacl", &["-cpn"], path).map(|(_, out)| out);
     for name in ["d/f", "d/sub"] {
         assert_eq!(acl(rig.m(name))?, acl(rig.b(name))?);
     }
@@ -221,7 +221,7 @@ fn a_reused_inode_number_is_another_file() -> TestResult {
         }
         assert_eq!(fs::read(rig.m(&name))?, name.as_bytes());
     }
-    assert!(!rig.m("f").exists() || fs::read(rig.m("f")).is_err());
+    crate::rig::eventually("the old name is gone", || !rig.m("f").exists());
     if !reused {
         eprintln!("a_reused_inode_number_is_another_file: this filesystem reused no number");
     }

@@ -1,5 +1,6 @@
 //! P4 (1) to (3): the stub's own checks, the mark *recalling*, room for the data.
 
+use super::fetch::set_times;
 use super::finish::{self, GiveBack};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
@@ -254,7 +255,8 @@ fn mark_and_allocate(
         // A user may have set it since the checks.
         Data::Released => {
             let stat = backing.stat(fd.as_fd());
-            stat.map_err(|why| RecallError::backing("stat", object, why))?.mtime
+            stat.map_err(|why| RecallError::backing("stat", object, why))?
+                .mtime
         }
         Data::Recalling | Data::Resident => opened.record.mtime,
     };
@@ -275,11 +277,14 @@ fn mark_and_allocate(
     rustix::fs::fsync(&fd).map_err(|why| RecallError::io("sync the mark of", object, why))?;
     shared.reached(Step::MarkSynced)?;
     let allocated = allocate(&fd, entry);
-    *io = Some(Writer {
+    let writer = Writer {
         fd,
         mtime,
         atime: opened.before.atime,
-    });
+    };
+    // Allocating sets mtime on some filesystems; so did the writes of an interrupted recall.
+    set_times(&writer, false).map_err(|why| RecallError::io("set the times of", object, why))?;
+    *io = Some(writer);
     drop(io);
     shared.reached(Step::Allocated)?;
     let object = object.clone();

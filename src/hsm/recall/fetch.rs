@@ -182,11 +182,11 @@ fn store(
     opened: &Opened,
     entry: &IndexEntry,
 ) -> Result<(), RecallError> {
-    let io = recall.io.lock();
+    let mut io = recall.io.lock();
     if recall.is_stopped() {
         return Err(RecallError::Truncated);
     }
-    let Some(writer) = &*io else {
+    let Some(writer) = &mut *io else {
         return Ok(());
     };
     let fail = |step, why: Errno| {
@@ -197,14 +197,12 @@ fn store(
             why => RecallError::io(step, &object, why),
         }
     };
+    let size = writer.look().map_err(|why| fail("stat", why))?;
     let fd = writer.fd.as_fd();
-    let size = rustix::fs::fstat(fd)
-        .map_err(|why| fail("stat", why))?
-        .st_size;
     if size == 0 {
         return Err(RecallError::Truncated);
     }
-    if u64::try_from(size) != Ok(opened.record.size) {
+    if size != opened.record.size {
         // Cut or grown through another way than the mirror's.
         let object = opened.object.clone();
         let why = "its size changed during the recall";
@@ -231,6 +229,19 @@ fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Err
         }
     }
     Ok(())
+}
+
+impl Writer {
+    /// The file's size. Every change that a recall makes puts the modification time back, so
+    /// another one than that was set by a user meanwhile, and is the one to keep.
+    pub(super) fn look(&mut self) -> Result<u64, Errno> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        self.mtime = crate::id::Timestamp {
+            sec: stat.st_mtime,
+            nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        };
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    }
 }
 
 /// Puts mtime back, and with `atime` that as well.

@@ -47,6 +47,9 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
     sync()?;
     shared.reached(Step::DataSynced)?;
     let mtime = changing(recall, |writer| {
+        writer
+            .look()
+            .map_err(|why| RecallError::io("stat", object, why))?;
         set_times(writer, true).map_err(|why| RecallError::io("set the times of", object, why))?;
         Ok(writer.mtime)
     })?;
@@ -113,8 +116,8 @@ pub(super) fn give_back(shared: &Arc<Shared>, recall: &Arc<Recall>, how: GiveBac
     let opened = recall.state.lock().opened.clone();
     if let Some(opened) = &opened {
         let mut io = recall.io.lock();
-        if let Some(writer) = io.take().filter(|_| !recall.is_stopped())
-            && let Err(why) = punch(shared, recall, opened, &writer)
+        if let Some(mut writer) = io.take().filter(|_| !recall.is_stopped())
+            && let Err(why) = punch(shared, recall, opened, &mut writer)
         {
             tracing::warn!(object = %opened.object, %why, "room taken for a recall is not given back");
         }
@@ -134,10 +137,12 @@ fn punch(
     shared: &Shared,
     recall: &Recall,
     opened: &Opened,
-    writer: &Writer,
+    writer: &mut Writer,
 ) -> Result<(), RecallError> {
-    let (fd, object) = (&writer.fd, &opened.object);
+    let object = &opened.object;
     let io = |step| move |why: rustix::io::Errno| RecallError::io(step, object, why);
+    writer.look().map_err(io("stat"))?;
+    let fd = &writer.fd;
     let len = opened
         .record
         .size

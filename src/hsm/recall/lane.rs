@@ -132,7 +132,10 @@ mod tests {
         let lane = Lane::new("test".into(), 1);
         let (hold, held) = bounded::<()>(0);
         let (told, tell) = bounded(16);
-        lane.push(Urgency::Background, Box::new(move || held.recv().expect("held")));
+        lane.push(
+            Urgency::Background,
+            Box::new(move || held.recv().expect("held")),
+        );
         for n in 0..4 {
             let (told, urgency) = (
                 told.clone(),

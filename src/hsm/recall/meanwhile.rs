@@ -16,14 +16,7 @@ impl Recaller {
         let running = self.shared.table.lock().recalls.get(node).cloned();
         if let Some(recall) = running {
             recall.state.lock().touched = Some(coarse_now());
-            let mut io = recall.io.lock();
-            if let Some(writer) = &mut *io {
-                // Every write of ours has put the old time back.
-                match self.shared.backing.stat(writer.fd.as_fd()) {
-                    Ok(stat) => writer.mtime = stat.mtime,
-                    Err(why) => tracing::warn!(%why, "a time set during a recall may be lost"),
-                }
-            }
+            // A modification time is noticed by the recall itself: see `Writer::look`.
             return;
         }
         match self.follow_mtime(node) {

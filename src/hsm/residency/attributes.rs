@@ -99,7 +99,9 @@ impl HsmResidency {
         if !matches!(value, b"" | b"1") {
             return Err(Errno(libc::EINVAL));
         }
-        let asked = self.asks.stage_requested(file.handle, self.hint(file), caller.uid);
+        let asked = self
+            .asks
+            .stage_requested(file.handle, self.hint(file), caller.uid);
         asked.map_err(|why| why.errno())
     }
 }
