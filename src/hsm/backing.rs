@@ -17,7 +17,7 @@ pub(in crate::hsm) mod sys;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
-pub use attributes::is_private;
+pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
 pub use probe::{Capabilities, Filesystem, Lacking};
