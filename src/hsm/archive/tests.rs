@@ -297,6 +297,9 @@ fn p2_equal_data_keep_their_version_and_gather_copies() {
 #[test]
 fn p2_names_are_those_of_the_moment() {
     let rig = Rig::new();
+    if rig.backing.access() == crate::hsm::backing::Access::Paths {
+        return eprintln!("SKIPPED p2_names_are_those_of_the_moment: no right to open by handle");
+    }
     rig.write("old", b"data");
     let items = [rig.item("old")];
     std::fs::create_dir(rig.path("d")).unwrap();

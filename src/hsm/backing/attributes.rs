@@ -1,6 +1,7 @@
 //! A node's extended attributes, as they go into its member: all but Cairn's own.
 
 use super::{Backing, BackingError, describe, record::through_proc};
+use crate::format::member::Xattr;
 use std::os::fd::BorrowedFd;
 
 /// Linux's limits: `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
@@ -16,7 +17,7 @@ pub fn is_private(name: &[u8]) -> bool {
 }
 
 /// Names and values, as in [`Member::xattrs`](crate::format::member::Member::xattrs).
-pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+pub type Attributes = Vec<Xattr>;
 
 impl Backing {
     /// All extended attributes of an inode (any descriptor) but Cairn's own, in the order of
