@@ -31,10 +31,13 @@ mod pins;
 mod readers;
 mod request;
 mod requests;
+mod rows;
 mod scan;
 mod schema;
 mod sql;
 mod status;
+mod tally;
+mod tombs;
 mod transitions;
 mod writer;
 
@@ -84,6 +87,8 @@ struct Inner {
     readers: readers::Readers,
     incarnation: incarnation::Current,
     identity: Identity,
+    /// The user served last by [`Catalog::take_actions`], per class.
+    turns: parking_lot::Mutex<[i64; 6]>,
 }
 
 impl Catalog {
@@ -103,6 +108,7 @@ impl Catalog {
             readers,
             incarnation,
             identity,
+            turns: parking_lot::Mutex::new([-1; 6]),
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -1,8 +1,11 @@
 //! Copies, aggregates and tombstones: what lies where, and what is known about it.
 
 use super::copy::{Aggregate, Copy, CopyState, Member, Tombstone};
-use super::{Catalog, CatalogError, Durability};
+use super::sql::{Code, all, change, coded, first, int, maybe_time, page, some_time, uint};
+use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
+use cairn_mover::Crc32c;
+use rusqlite::{Connection, Row, params};
 
 impl Catalog {
     /// The copies of one version, good ones first.
@@ -10,8 +13,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn copies(&self, file: FileId, version: DataVersion) -> Result<Vec<Copy>, CatalogError> {
-        let _ = (file, version);
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
+                params![file.0, int(version.0)],
+                copy_row,
+                "find copies",
+                file,
+            )
+        })
     }
 
     /// Notes what reading (or missing) a copy showed. A good read counts as verified.
@@ -25,8 +36,43 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (copy, state, now, durability);
-        unimplemented!()
+        let copy = *copy;
+        self.post(durability, move |connection| {
+            let verified = (state == CopyState::Good).then_some(now.nanos());
+            let rows = change(
+                connection,
+                "UPDATE copies SET state = ?, last_verified = ifnull(?, last_verified)
+                 WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ?",
+                params![
+                    state.code(),
+                    verified,
+                    copy.file.0,
+                    int(copy.version.0),
+                    copy.tier.0,
+                    copy.aggregate.epoch,
+                    int(copy.aggregate.seq)
+                ],
+                "note what a copy is",
+                copy.aggregate,
+            )?;
+            if rows == 0 {
+                return Err(CatalogError::Missing {
+                    step: "note what a copy is",
+                    object: format!("copy of {} in {}", copy.file, copy.aggregate),
+                });
+            }
+            let holders = all(
+                connection,
+                "SELECT id FROM nodes WHERE file = ?",
+                [copy.file.0],
+                |row| row.get(0).map(NodeId),
+                "find by file",
+                copy.file,
+            )?;
+            holders
+                .into_iter()
+                .try_for_each(|node| tombs::recount(connection, node))
+        })
     }
 
     /// Copies of live files that were verified (or else proven) before `before`, oldest first.
@@ -38,8 +84,20 @@ impl Catalog {
         before: Timestamp,
         limit: usize,
     ) -> Result<Vec<Copy>, CatalogError> {
-        let _ = (before, limit);
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE live = 1 AND state < 2
+                     AND ifnull(last_verified, proven_at) < ?
+                     ORDER BY ifnull(last_verified, proven_at) LIMIT ?"
+                ),
+                params![before.nanos(), page(limit)],
+                copy_row,
+                "find copies to verify",
+                "copies",
+            )
+        })
     }
 
     /// An aggregate's row.
@@ -51,8 +109,16 @@ impl Catalog {
         tier: TierId,
         id: AggregateId,
     ) -> Result<Option<Aggregate>, CatalogError> {
-        let _ = (tier, id);
-        unimplemented!()
+        self.read(|connection| {
+            first(
+                connection,
+                "SELECT * FROM aggregates WHERE tier = ? AND epoch = ? AND seq = ?",
+                params![tier.0, id.epoch, int(id.seq)],
+                aggregate_row,
+                "find",
+                id,
+            )
+        })
     }
 
     /// A tier's aggregates in the order of their names, from after `after`.
@@ -65,8 +131,18 @@ impl Catalog {
         after: Option<AggregateId>,
         limit: usize,
     ) -> Result<Vec<Aggregate>, CatalogError> {
-        let _ = (tier, after, limit);
-        unimplemented!()
+        let after = after.unwrap_or(AggregateId { epoch: 0, seq: 0 });
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT * FROM aggregates WHERE tier = ? AND (epoch, seq) > (?, ?)
+                 ORDER BY epoch, seq LIMIT ?",
+                params![tier.0, after.epoch, int(after.seq), page(limit)],
+                aggregate_row,
+                "list aggregates of tier",
+                tier,
+            )
+        })
     }
 
     /// What lies in an aggregate by ascending offset, from after the offset `after`.
@@ -80,8 +156,26 @@ impl Catalog {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Member>, CatalogError> {
-        let _ = (tier, aggregate, after, limit);
-        unimplemented!()
+        let after = after.map_or(-1, int);
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE tier = ? AND epoch = ? AND seq = ?
+                     AND header > ? ORDER BY header LIMIT ?"
+                ),
+                params![
+                    tier.0,
+                    aggregate.epoch,
+                    int(aggregate.seq),
+                    after,
+                    page(limit)
+                ],
+                copy_row,
+                "list members",
+                aggregate,
+            )
+        })
     }
 
     /// Tombstones in the order in which they were made, from after the number `after`.
@@ -93,8 +187,16 @@ impl Catalog {
         after: Option<u64>,
         limit: usize,
     ) -> Result<Vec<Tombstone>, CatalogError> {
-        let _ = (after, limit);
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT * FROM tombstones WHERE id > ? ORDER BY id LIMIT ?",
+                params![after.map_or(0, int), page(limit)],
+                tombstone_row,
+                "list",
+                "tombstones",
+            )
+        })
     }
 
     /// The highest aggregate name that the catalog knows on any tier.
@@ -102,6 +204,152 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn newest_aggregate(&self) -> Result<Option<AggregateId>, CatalogError> {
-        unimplemented!()
+        self.read(|connection| {
+            first(
+                connection,
+                "SELECT epoch, seq FROM aggregates ORDER BY epoch DESC, seq DESC LIMIT 1",
+                [],
+                id_row,
+                "find the newest",
+                "aggregate",
+            )
+        })
     }
+}
+
+const COPY: &str =
+    "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
+
+fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
+    Ok(AggregateId {
+        epoch: row.get("epoch")?,
+        seq: uint(row, "seq")?,
+    })
+}
+
+fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
+    Ok(Copy {
+        file: FileId(row.get("file")?),
+        version: DataVersion(uint(row, "version")?),
+        tier: TierId(row.get("tier")?),
+        aggregate: id_row(row)?,
+        header: uint(row, "header")?,
+        stored_len: uint(row, "stored_len")?,
+        crc: Crc32c(row.get("crc")?),
+        state: coded(row, "state")?,
+        proven_at: some_time(row, "proven_at")?,
+        last_verified: maybe_time(row, "last_verified")?,
+    })
+}
+
+fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
+    Ok(Aggregate {
+        tier: TierId(row.get("tier")?),
+        id: id_row(row)?,
+        len: uint(row, "len")?,
+        crc: Crc32c(row.get("crc")?),
+        proof: coded(row, "proof")?,
+        composed_at: some_time(row, "composed_at")?,
+        members: uint(row, "members")?,
+        bytes: uint(row, "bytes")?,
+        live_members: uint(row, "live_members")?,
+        live_bytes: uint(row, "live_bytes")?,
+    })
+}
+
+fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
+    Ok(Tombstone {
+        id: uint(row, "id")?,
+        file: FileId(row.get("file")?),
+        version: DataVersion(uint(row, "version")?),
+        at: some_time(row, "at")?,
+        why: coded(row, "why")?,
+        epoch: row.get("epoch")?,
+        path: row.get("path")?,
+        uid: row.get("uid")?,
+    })
+}
+
+/// Adds the row of a new aggregate, without members yet. A learned one becomes known in full.
+pub(super) fn insert(
+    connection: &Connection,
+    a: &NewAggregate,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "INSERT INTO aggregates VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
+         ON CONFLICT DO UPDATE SET len = excluded.len, crc = excluded.crc, proof = excluded.proof",
+        params![
+            a.tier.0,
+            a.id.epoch,
+            int(a.id.seq),
+            int(a.len),
+            a.crc.0,
+            a.proof.code(),
+            now.nanos()
+        ],
+        "note the aggregate",
+        a.id,
+    )
+    .map(drop)
+}
+
+/// Adds the row of an aggregate that a record names, if there is none.
+pub(super) fn learn(
+    connection: &Connection,
+    copy: &Copy,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "INSERT OR IGNORE INTO aggregates VALUES (?, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0)",
+        params![
+            copy.tier.0,
+            copy.aggregate.epoch,
+            int(copy.aggregate.seq),
+            super::ProofKind::Learned.code(),
+            now.nanos()
+        ],
+        "learn of the aggregate",
+        copy.aggregate,
+    )
+    .map(drop)
+}
+
+/// Adds a copy, live, and counts it in its aggregate. One that is there keeps what is known of it.
+pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), CatalogError> {
+    let (epoch, seq) = (copy.aggregate.epoch, int(copy.aggregate.seq));
+    let added = change(
+        connection,
+        "INSERT OR IGNORE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
+        params![
+            copy.file.0,
+            int(copy.version.0),
+            copy.tier.0,
+            epoch,
+            seq,
+            int(copy.header),
+            int(copy.stored_len),
+            copy.crc.0,
+            copy.state.code(),
+            copy.proven_at.nanos(),
+            copy.last_verified.map(Timestamp::nanos)
+        ],
+        "note a copy",
+        copy.file,
+    )?;
+    if added == 0 {
+        return Ok(());
+    }
+    change(
+        connection,
+        "UPDATE aggregates SET members = members + 1, bytes = bytes + ?1,
+             live_members = live_members + 1, live_bytes = live_bytes + ?1
+         WHERE tier = ?2 AND epoch = ?3 AND seq = ?4",
+        params![int(copy.stored_len), copy.tier.0, epoch, seq],
+        "count a member",
+        copy.aggregate,
+    )
+    .map(drop)
 }

@@ -3,9 +3,15 @@
 //! Every question is paged by a cursor, and each page looks at a bounded number of rows, so a
 //! page may be short, or empty, although more follow: only a missing cursor ends the list.
 
+use super::error::At;
 use super::node::Node;
+use super::sql::{self, NODE, int};
 use super::{Catalog, CatalogError};
 use crate::id::Timestamp;
+use rusqlite::{Connection, Params, params};
+
+/// Rows that one page looks at, at most.
+const EXAMINED: i64 = 4096;
 
 /// Which files to archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,14 @@ pub struct CandidateCursor {
     pub(super) id: i64,
 }
 
+impl CandidateCursor {
+    /// Before everything.
+    const START: Self = Self {
+        key: i64::MIN,
+        id: 0,
+    };
+}
+
 /// One page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidates {
@@ -57,8 +71,20 @@ impl Catalog {
         after: Option<CandidateCursor>,
         limit: usize,
     ) -> Result<Candidates, CatalogError> {
-        let _ = (filter, after, limit);
-        unimplemented!()
+        let after = after.unwrap_or(CandidateCursor::START);
+        self.read(|connection| {
+            pages(
+                connection,
+                &format!(
+                    "SELECT {NODE}, mtime AS cursor, 1 AS good FROM nodes
+                     WHERE kind = 0 AND noarchive = 0 AND state IN (0, 2) AND mtime < ?1
+                         AND (mtime, id) > (?2, ?3)
+                     ORDER BY mtime, id LIMIT ?4"
+                ),
+                params![filter.older_than.nanos(), after.key, after.id, EXAMINED],
+                limit,
+            )
+        })
     }
 
     /// Archived files without `norelease` or pin that the filter lets pass; oldest access first
@@ -72,8 +98,34 @@ impl Catalog {
         after: Option<CandidateCursor>,
         limit: usize,
     ) -> Result<Candidates, CatalogError> {
-        let _ = (filter, after, limit);
-        unimplemented!()
+        let after = after.unwrap_or(CandidateCursor::START);
+        self.read(|connection| {
+            pages(
+                connection,
+                &format!(
+                    "SELECT {NODE}, accessed AS cursor,
+                         size >= ?5 AND copies >= ?6
+                         AND (staged_at IS NULL OR staged_at < ?7)
+                         AND NOT EXISTS (SELECT 1 FROM pins
+                             WHERE pins.node = nodes.id AND pins.expires > ?8) AS good
+                     FROM nodes
+                     WHERE kind = 0 AND norelease = 0 AND state = 1 AND accessed < ?1
+                         AND (accessed, id) > (?2, ?3)
+                     ORDER BY accessed, id LIMIT ?4"
+                ),
+                params![
+                    filter.accessed_before.nanos(),
+                    after.key,
+                    after.id,
+                    EXAMINED,
+                    int(filter.min_size),
+                    filter.min_copies,
+                    filter.staged_before.nanos(),
+                    filter.now.nanos()
+                ],
+                limit,
+            )
+        })
     }
 
     /// Archived and released files with fewer good copies than `wanted`, fewest first.
@@ -86,7 +138,50 @@ impl Catalog {
         after: Option<CandidateCursor>,
         limit: usize,
     ) -> Result<Candidates, CatalogError> {
-        let _ = (wanted, after, limit);
-        unimplemented!()
+        let after = after.unwrap_or(CandidateCursor::START);
+        self.read(|connection| {
+            pages(
+                connection,
+                &format!(
+                    "SELECT {NODE}, copies AS cursor, 1 AS good FROM nodes
+                     WHERE kind = 0 AND state IN (1, 3) AND copies < ?1
+                         AND (copies, id) > (?2, ?3)
+                     ORDER BY copies, id LIMIT ?4"
+                ),
+                params![wanted, after.key, after.id, EXAMINED],
+                limit,
+            )
+        })
     }
+}
+
+/// Looks at rows until `limit` good ones are found or [`EXAMINED`] were looked at.
+fn pages(
+    connection: &Connection,
+    query: &str,
+    values: impl Params,
+    limit: usize,
+) -> Result<Candidates, CatalogError> {
+    let limit = limit.clamp(1, super::PAGE_MAX);
+    let look = || -> rusqlite::Result<Candidates> {
+        let mut statement = connection.prepare_cached(query)?;
+        let mut rows = statement.query(values)?;
+        let (mut nodes, mut last, mut examined) = (Vec::new(), None, 0);
+        while let Some(row) = rows.next()? {
+            examined += 1;
+            last = Some(CandidateCursor {
+                key: row.get("cursor")?,
+                id: row.get("id")?,
+            });
+            if row.get("good")? {
+                nodes.push(sql::node(row)?);
+                if nodes.len() == limit {
+                    return Ok(Candidates { nodes, next: last });
+                }
+            }
+        }
+        let next = last.filter(|_| examined == EXAMINED);
+        Ok(Candidates { nodes, next })
+    };
+    look().at("look for candidates", "nodes")
 }

@@ -4,9 +4,11 @@
 //! named with it, so a name is never given twice (P9). A boot that ended without a clean stop
 //! makes every version proven in it, or before it, suspect (P1).
 
+use super::sql::{all, change, first};
 use super::{Catalog, CatalogError, Durability};
 use crate::id::{AggregateId, FsUuid, InstanceId, TierId, Timestamp};
 use parking_lot::Mutex;
+use rusqlite::{Connection, params};
 
 /// Whose catalog it is and of which backing filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +76,20 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn begin_incarnation(&self, start: Start) -> Result<Incarnation, CatalogError> {
-        let _ = (start, &self.inner.incarnation.0, Durability::Full);
-        unimplemented!()
+        let incarnation =
+            self.write(Durability::Full, move |connection| begin(connection, start))?;
+        *self.inner.incarnation.0.lock() = Some((incarnation, 0));
+        Ok(incarnation)
     }
 
     /// The running incarnation; `None` before [`Catalog::begin_incarnation`].
     #[must_use]
     pub fn incarnation(&self) -> Option<Incarnation> {
-        unimplemented!()
+        self.inner
+            .incarnation
+            .0
+            .lock()
+            .map(|(incarnation, _)| incarnation)
     }
 
     /// Notes a clean stop (the backing was `syncfs`ed by the caller) and folds the log into the
@@ -91,7 +99,16 @@ impl Catalog {
     /// [`CatalogError`].
     pub fn clean_stop(&self, now: Timestamp) -> Result<(), CatalogError> {
         let _ = now;
-        unimplemented!()
+        self.write(Durability::Full, |connection| {
+            change(
+                connection,
+                "UPDATE instance SET clean = 1 WHERE id = 1",
+                [],
+                "note the clean stop",
+                "instance",
+            )
+        })?;
+        self.inner.writer.fold_log()
     }
 
     /// A name for an aggregate, never given before. Touches no disk.
@@ -99,7 +116,19 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Refused`] before [`Catalog::begin_incarnation`].
     pub fn next_aggregate(&self) -> Result<AggregateId, CatalogError> {
-        unimplemented!()
+        let mut current = self.inner.incarnation.0.lock();
+        let Some((incarnation, seq)) = current.as_mut() else {
+            return Err(CatalogError::Refused {
+                step: "name an aggregate",
+                object: "aggregate".to_owned(),
+                why: "no incarnation has begun",
+            });
+        };
+        *seq += 1;
+        Ok(AggregateId {
+            epoch: incarnation.epoch,
+            seq: *seq,
+        })
     }
 
     /// Adds a tier or changes its row. Durable.
@@ -107,8 +136,18 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`]; a name that another tier has is refused.
     pub fn set_tier(&self, tier: TierRow) -> Result<(), CatalogError> {
-        let _ = tier;
-        unimplemented!()
+        self.write(Durability::Full, move |connection| {
+            change(
+                connection,
+                "INSERT INTO tiers (id, name, url, kind, owner) VALUES (?, ?, ?, ?, ?)
+                 ON CONFLICT (id) DO UPDATE SET name = excluded.name, url = excluded.url,
+                     kind = excluded.kind, owner = excluded.owner",
+                params![tier.id.0, tier.name, tier.url, tier.kind, tier.owner.0],
+                "note the tier",
+                &tier.name,
+            )
+            .map(drop)
+        })
     }
 
     /// All tiers, by name.
@@ -116,6 +155,99 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn tiers(&self) -> Result<Vec<TierRow>, CatalogError> {
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT id, name, url, kind, owner FROM tiers ORDER BY name",
+                [],
+                |row| {
+                    Ok(TierRow {
+                        id: TierId(row.get(0)?),
+                        name: row.get(1)?,
+                        url: row.get(2)?,
+                        kind: row.get(3)?,
+                        owner: InstanceId(row.get(4)?),
+                    })
+                },
+                "list",
+                "tiers",
+            )
+        })
     }
+}
+
+/// The epoch that is being written under.
+pub(super) fn epoch(connection: &Connection) -> Result<u32, CatalogError> {
+    let epoch = first(
+        connection,
+        "SELECT epoch FROM instance WHERE id = 1",
+        [],
+        |row| row.get(0),
+        "read epoch",
+        "instance",
+    )?;
+    epoch.ok_or(CatalogError::Missing {
+        step: "read epoch",
+        object: "instance".to_owned(),
+    })
+}
+
+fn begin(connection: &Connection, start: Start) -> Result<Incarnation, CatalogError> {
+    let step = "begin an incarnation";
+    let missing = || CatalogError::Missing {
+        step,
+        object: "instance".to_owned(),
+    };
+    let (last_epoch, clean, last_boot, trusted): (u32, bool, u32, u32) = first(
+        connection,
+        "SELECT epoch, clean, boot, trusted_from FROM instance WHERE id = 1",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        step,
+        "instance",
+    )?
+    .ok_or_else(missing)?;
+    let same = first(
+        connection,
+        "SELECT boot FROM boots WHERE seq = ?",
+        [last_boot],
+        |row| row.get::<_, [u8; 16]>(0),
+        step,
+        "boots",
+    )? == Some(start.boot.0);
+    let boot = if same { last_boot } else { last_boot + 1 };
+    // Within one boot nothing was lost with memory. Across boots, only a clean stop promises that
+    // what was recorded is what is on the disk (P1).
+    let trusted_from = if same || clean { trusted } else { boot };
+    let epoch = last_epoch
+        .max(start.epoch_above)
+        .checked_add(1)
+        .ok_or(CatalogError::Refused {
+            step,
+            object: "instance".to_owned(),
+            why: "epochs are used up",
+        })?;
+    let now = start.now.nanos();
+    if !same {
+        change(
+            connection,
+            "INSERT INTO boots (seq, boot, first_seen) VALUES (?, ?, ?)",
+            params![boot, start.boot.0, now],
+            step,
+            "boots",
+        )?;
+    }
+    change(
+        connection,
+        "UPDATE instance SET epoch = ?, clean = 0, boot = ?, trusted_from = ?, begun_at = ?",
+        params![epoch, boot, trusted_from, now],
+        step,
+        "instance",
+    )?;
+    Ok(Incarnation {
+        epoch,
+        boot: BootSeq(boot),
+        trusted_from: BootSeq(trusted_from),
+        after_clean_stop: clean,
+    })
 }

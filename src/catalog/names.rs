@@ -1,8 +1,13 @@
 //! Names: (directory, name) to node; paths are walked up, never stored.
 
 use super::node::{Node, NodeId};
-use super::{Catalog, CatalogError, Durability};
+use super::sql::{self, NODE, all, change, first, page};
+use super::{Catalog, CatalogError, Durability, TombstoneWhy, nodes, tombs};
 use crate::id::Timestamp;
+use rusqlite::{Connection, params};
+
+/// Directories above one another that are believed; deeper is a circle of links.
+const DEPTH: usize = 100_000;
 
 /// One name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +33,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Option<NodeId>, CatalogError> {
-        let _ = (parent, name);
-        unimplemented!()
+        self.read(|connection| find(connection, parent, name))
     }
 
     /// One known path of a node, bytes relative to the root (empty: the root); `None` if no name
@@ -38,8 +42,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Damaged`] if the links run in a circle.
     pub fn path_of(&self, node: NodeId) -> Result<Option<Vec<u8>>, CatalogError> {
-        let _ = node;
-        unimplemented!()
+        self.read(|connection| path(connection, node))
     }
 
     /// All known paths of a node, at most `limit`, in no order that means anything.
@@ -47,8 +50,16 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::path_of`].
     pub fn all_names(&self, node: NodeId, limit: usize) -> Result<Vec<Vec<u8>>, CatalogError> {
-        let _ = (node, limit);
-        unimplemented!()
+        self.read(|connection| {
+            let places = places(connection, node, page(limit))?;
+            let mut paths = Vec::with_capacity(places.len());
+            for (parent, name) in places {
+                if let Some(directory) = path(connection, parent)? {
+                    paths.push(join(directory, &name));
+                }
+            }
+            Ok(paths)
+        })
     }
 
     /// The entries of a directory in the order of their bytes, from after `after`.
@@ -61,8 +72,26 @@ impl Catalog {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, CatalogError> {
-        let _ = (parent, after, limit);
-        unimplemented!()
+        self.read(|connection| {
+            // No name is empty, so everything sorts after the empty one.
+            all(
+                connection,
+                &format!(
+                    "SELECT names.name AS entry, {NODE} FROM names
+                     JOIN nodes ON nodes.id = names.node
+                     WHERE names.parent = ? AND names.name > ? ORDER BY names.name LIMIT ?"
+                ),
+                params![parent.0, after.unwrap_or_default(), page(limit)],
+                |row| {
+                    Ok(Entry {
+                        name: row.get("entry")?,
+                        node: sql::node(row)?,
+                    })
+                },
+                "list the directory",
+                parent,
+            )
+        })
     }
 
     /// Notes a further name of a known node. A name that named another node names this one now.
@@ -76,8 +105,11 @@ impl Catalog {
         node: NodeId,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (parent, name, node, durability);
-        unimplemented!()
+        let name = name.to_vec();
+        self.post(durability, move |connection| {
+            let generation = nodes::generation(connection)?;
+            put(connection, parent, &name, node, generation)
+        })
     }
 
     /// Notes that a name moved. What the new name named before loses it (and is forgotten, with
@@ -92,8 +124,28 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (from, to, now, durability);
-        unimplemented!()
+        let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        self.post(durability, move |connection| {
+            let Some(node) = find(connection, from.0, &from.1)? else {
+                return Ok(());
+            };
+            let replaced = find(connection, to.0, &to.1)?;
+            if replaced == Some(node) {
+                // Two names of one inode: rename(2) leaves both.
+                return Ok(());
+            }
+            if let Some(other) = replaced {
+                drop_name(connection, to.0, &to.1, other, false, now)?;
+            }
+            take(connection, from.0, &from.1)?;
+            put(
+                connection,
+                to.0,
+                &to.1,
+                node,
+                nodes::generation(connection)?,
+            )
+        })
     }
 
     /// Notes that a name went. If the inode is known to live on (`alive`: another name, or the
@@ -110,7 +162,121 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<Option<Unlinked>, CatalogError> {
-        let _ = (parent, name, alive, now, durability);
-        unimplemented!()
+        let name = name.to_vec();
+        self.write(durability, move |connection| {
+            let Some(node) = find(connection, parent, &name)? else {
+                return Ok(None);
+            };
+            let forgotten = drop_name(connection, parent, &name, node, alive, now)?;
+            Ok(Some(Unlinked { node, forgotten }))
+        })
     }
+}
+
+fn find(
+    connection: &Connection,
+    parent: NodeId,
+    name: &[u8],
+) -> Result<Option<NodeId>, CatalogError> {
+    first(
+        connection,
+        "SELECT node FROM names WHERE parent = ? AND name = ?",
+        params![parent.0, name],
+        |row| row.get(0).map(NodeId),
+        "look up",
+        parent,
+    )
+}
+
+/// Sets what a name names.
+pub(super) fn put(
+    connection: &Connection,
+    parent: NodeId,
+    name: &[u8],
+    node: NodeId,
+    generation: i64,
+) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "INSERT INTO names (parent, name, node, seen) VALUES (?, ?, ?, ?)
+         ON CONFLICT (parent, name) DO UPDATE SET node = excluded.node, seen = excluded.seen",
+        params![parent.0, name, node.0, generation],
+        "note a name",
+        parent,
+    )
+    .map(drop)
+}
+
+fn take(connection: &Connection, parent: NodeId, name: &[u8]) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "DELETE FROM names WHERE parent = ? AND name = ?",
+        params![parent.0, name],
+        "drop a name",
+        parent,
+    )
+    .map(drop)
+}
+
+/// Some names of a node: (directory, name).
+fn places(
+    connection: &Connection,
+    node: NodeId,
+    limit: i64,
+) -> Result<Vec<(NodeId, Vec<u8>)>, CatalogError> {
+    all(
+        connection,
+        "SELECT parent, name FROM names WHERE node = ? LIMIT ?",
+        params![node.0, limit],
+        |row| Ok((NodeId(row.get(0)?), row.get(1)?)),
+        "find names",
+        node,
+    )
+}
+
+/// One path of a node, walked up.
+pub(super) fn path(connection: &Connection, node: NodeId) -> Result<Option<Vec<u8>>, CatalogError> {
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    let mut at = node;
+    while at != NodeId::ROOT {
+        let Some((parent, name)) = places(connection, at, 1)?.pop() else {
+            return Ok(None);
+        };
+        names.push(name);
+        at = parent;
+        if names.len() > DEPTH {
+            return Err(CatalogError::Damaged {
+                object: node.to_string(),
+                why: "its directories contain each other".to_owned(),
+            });
+        }
+    }
+    names.reverse();
+    Ok(Some(names.join(&b'/')))
+}
+
+fn join(mut directory: Vec<u8>, name: &[u8]) -> Vec<u8> {
+    if !directory.is_empty() {
+        directory.push(b'/');
+    }
+    directory.extend_from_slice(name);
+    directory
+}
+
+/// Drops a name; `true`: the node had no other, was not alive otherwise, and is forgotten.
+fn drop_name(
+    connection: &Connection,
+    parent: NodeId,
+    name: &[u8],
+    node: NodeId,
+    alive: bool,
+    now: Timestamp,
+) -> Result<bool, CatalogError> {
+    let last_path = path(connection, parent)?.map(|directory| join(directory, name));
+    take(connection, parent, name)?;
+    if alive || !places(connection, node, 1)?.is_empty() {
+        return Ok(false);
+    }
+    let path = last_path.unwrap_or_default();
+    tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)
 }

@@ -1,8 +1,10 @@
 //! Nodes: found by number, handle or file id; noted in bulk as scans and the changelog see them.
 
 use super::node::{Attributes, Flag, Node, NodeId, Sighting};
-use super::{Catalog, CatalogError, Durability};
+use super::sql::{self, Code, NODE, all, change, first, handle_key, int};
+use super::{Catalog, CatalogError, Durability, names};
 use crate::id::{FileId, NodeHandle, Timestamp};
+use rusqlite::{Connection, params};
 
 impl Catalog {
     /// Notes the root of the backing directory as [`NodeId::ROOT`]. Durable.
@@ -14,8 +16,34 @@ impl Catalog {
         handle: &NodeHandle,
         attributes: Attributes,
     ) -> Result<(), CatalogError> {
-        let _ = (handle, attributes);
-        unimplemented!()
+        let handle = handle_key(handle);
+        self.write(Durability::Full, move |connection| {
+            let generation = generation(connection)?;
+            // Another root under the same catalog (restored backing): its handle is new.
+            change(
+                connection,
+                "DELETE FROM nodes WHERE handle = ? AND id <> 1",
+                [&handle],
+                "note the root",
+                NodeId::ROOT,
+            )?;
+            change(
+                connection,
+                "INSERT OR IGNORE INTO nodes (id, handle, kind, mode, uid, gid, size, blocks,
+                     nlink, mtime, ctime, atime) VALUES (1, ?, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+                [&handle],
+                "note the root",
+                NodeId::ROOT,
+            )?;
+            change(
+                connection,
+                "UPDATE nodes SET handle = ? WHERE id = 1",
+                [&handle],
+                "note the root",
+                NodeId::ROOT,
+            )?;
+            upsert(connection, &handle, &attributes, generation).map(drop)
+        })
     }
 
     /// Notes what was seen, in one transaction; some thousands at a time are best. New nodes
@@ -30,8 +58,19 @@ impl Catalog {
         seen: Vec<Sighting>,
         durability: Durability,
     ) -> Result<Vec<NodeId>, CatalogError> {
-        let _ = (seen, durability);
-        unimplemented!()
+        self.write(durability, move |connection| {
+            let generation = generation(connection)?;
+            let mut ids = Vec::with_capacity(seen.len());
+            for sighting in &seen {
+                let key = handle_key(&sighting.handle);
+                let id = upsert(connection, &key, &sighting.attributes, generation)?;
+                if let Some((parent, name)) = &sighting.place {
+                    names::put(connection, *parent, name, id, generation)?;
+                }
+                ids.push(id);
+            }
+            Ok(ids)
+        })
     }
 
     /// A node by its number.
@@ -39,8 +78,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn node(&self, id: NodeId) -> Result<Option<Node>, CatalogError> {
-        let _ = id;
-        unimplemented!()
+        self.read(|connection| get(connection, id))
     }
 
     /// A node by its inode.
@@ -48,8 +86,17 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn node_by_handle(&self, handle: &NodeHandle) -> Result<Option<Node>, CatalogError> {
-        let _ = handle;
-        unimplemented!()
+        let key = handle_key(handle);
+        self.read(|connection| {
+            first(
+                connection,
+                &format!("SELECT {NODE} FROM nodes WHERE handle = ?"),
+                [key],
+                sql::node,
+                "find by handle",
+                format_args!("{handle:?}"),
+            )
+        })
     }
 
     /// The nodes that carry a file id (more than one after a stub was copied), at most 100.
@@ -57,8 +104,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn nodes_by_file(&self, file: FileId) -> Result<Vec<Node>, CatalogError> {
-        let _ = file;
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                &format!("SELECT {NODE} FROM nodes WHERE file = ? LIMIT 100"),
+                [file.0],
+                sql::node,
+                "find by file",
+                file,
+            )
+        })
     }
 
     /// Notes reads that the mount told of: (node, when). Unknown nodes are passed over.
@@ -70,8 +125,19 @@ impl Catalog {
         reads: Vec<(NodeHandle, Timestamp)>,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (reads, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            for (handle, at) in &reads {
+                change(
+                    connection,
+                    "UPDATE nodes SET last_access = max(ifnull(last_access, ?2), ?2)
+                     WHERE handle = ?1",
+                    params![handle_key(handle), at.nanos()],
+                    "note a read",
+                    format_args!("{handle:?}"),
+                )?;
+            }
+            Ok(())
+        })
     }
 
     /// Sets or clears a flag.
@@ -85,7 +151,117 @@ impl Catalog {
         on: bool,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, flag, on, durability);
-        unimplemented!()
+        let sql = match flag {
+            Flag::NoArchive => "UPDATE nodes SET noarchive = ? WHERE id = ?",
+            Flag::NoRelease => "UPDATE nodes SET norelease = ? WHERE id = ?",
+        };
+        self.post(durability, move |connection| {
+            let rows = change(connection, sql, params![on, node.0], "set a flag", node)?;
+            known(rows, "set a flag", node)
+        })
     }
+}
+
+/// An error if a change found no row.
+pub(super) fn known(rows: usize, step: &'static str, node: NodeId) -> Result<(), CatalogError> {
+    if rows > 0 {
+        return Ok(());
+    }
+    Err(CatalogError::Missing {
+        step,
+        object: node.to_string(),
+    })
+}
+
+/// A node that may be unknown.
+pub(super) fn get(connection: &Connection, id: NodeId) -> Result<Option<Node>, CatalogError> {
+    first(
+        connection,
+        &format!("SELECT {NODE} FROM nodes WHERE id = ?"),
+        [id.0],
+        sql::node,
+        "find",
+        id,
+    )
+}
+
+/// The generation that whatever is seen now carries.
+pub(super) fn generation(connection: &Connection) -> Result<i64, CatalogError> {
+    let generation = first(
+        connection,
+        "SELECT generation FROM scan WHERE id = 1",
+        [],
+        |row| row.get(0),
+        "read generation",
+        "scan",
+    )?;
+    Ok(generation.unwrap_or(0))
+}
+
+fn upsert(
+    connection: &Connection,
+    handle: &[u8],
+    a: &Attributes,
+    generation: i64,
+) -> Result<NodeId, CatalogError> {
+    let id = first(
+        connection,
+        "INSERT INTO nodes (handle, kind, mode, uid, gid, size, blocks, nlink, mtime, ctime,
+             atime, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (handle) DO UPDATE SET kind = excluded.kind, mode = excluded.mode,
+             uid = excluded.uid, gid = excluded.gid, size = excluded.size,
+             blocks = excluded.blocks, nlink = excluded.nlink, mtime = excluded.mtime,
+             ctime = excluded.ctime, atime = excluded.atime, seen = max(seen, excluded.seen)
+         RETURNING id",
+        params![
+            handle,
+            a.kind.code(),
+            a.mode,
+            a.uid,
+            a.gid,
+            int(a.size),
+            int(a.blocks),
+            int(a.nlink),
+            a.mtime.nanos(),
+            a.ctime.nanos(),
+            a.atime.nanos(),
+            generation
+        ],
+        |row| row.get(0).map(NodeId),
+        "note a node",
+        "node",
+    )?;
+    id.ok_or(CatalogError::Missing {
+        step: "note a node",
+        object: "node".to_owned(),
+    })
+}
+
+/// New attributes of a known node.
+pub(super) fn set_attributes(
+    connection: &Connection,
+    node: NodeId,
+    a: &Attributes,
+) -> Result<(), CatalogError> {
+    let rows = change(
+        connection,
+        "UPDATE nodes SET kind = ?, mode = ?, uid = ?, gid = ?, size = ?, blocks = ?, nlink = ?,
+             mtime = ?, ctime = ?, atime = ? WHERE id = ?",
+        params![
+            a.kind.code(),
+            a.mode,
+            a.uid,
+            a.gid,
+            int(a.size),
+            int(a.blocks),
+            int(a.nlink),
+            a.mtime.nanos(),
+            a.ctime.nanos(),
+            a.atime.nanos(),
+            node.0
+        ],
+        "note attributes",
+        node,
+    )?;
+    known(rows, "note attributes", node)
 }

@@ -4,8 +4,10 @@
 //! does not is known to be gone.
 
 use super::node::NodeId;
-use super::{Catalog, CatalogError, Durability};
+use super::sql::{all, change, first, int, maybe_time, page, some_time, uint};
+use super::{Catalog, CatalogError, Durability, TombstoneWhy, incarnation, names, tombs};
 use crate::id::Timestamp;
+use rusqlite::{Connection, params};
 
 /// Where the background scan stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -72,8 +74,22 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn begin_scan(&self, now: Timestamp) -> Result<u64, CatalogError> {
-        let _ = (now, Durability::Full);
-        unimplemented!()
+        self.write(Durability::Full, move |connection| {
+            let epoch = incarnation::epoch(connection)?;
+            let generation = first(
+                connection,
+                "UPDATE scan SET generation = generation + 1, begun_at = ?, epoch = ?,
+                     running = 1, position = x'', seen = 0 RETURNING generation",
+                params![now.nanos(), epoch],
+                |row| uint(row, "generation"),
+                "begin",
+                "scan",
+            )?;
+            generation.ok_or(CatalogError::Missing {
+                step: "begin",
+                object: "scan".to_owned(),
+            })
+        })
     }
 
     /// Keeps the running scan's position. It becomes durable no later than the nodes noted
@@ -82,8 +98,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn save_scan_position(&self, position: Vec<u8>, seen: u64) -> Result<(), CatalogError> {
-        let _ = (position, seen);
-        unimplemented!()
+        self.post(Durability::Relaxed, move |connection| {
+            change(
+                connection,
+                "UPDATE scan SET position = ?, seen = ? WHERE running = 1",
+                params![position, int(seen)],
+                "save the position",
+                "scan",
+            )
+            .map(drop)
+        })
     }
 
     /// The running scan has seen everything. Durable. Call [`Catalog::sweep_vanished`] after it.
@@ -91,8 +115,18 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn finish_scan(&self, now: Timestamp) -> Result<(), CatalogError> {
-        let _ = now;
-        unimplemented!()
+        self.write(Durability::Full, move |connection| {
+            change(
+                connection,
+                "UPDATE scan SET running = 0, position = x'', finished_generation = generation,
+                     finished_begun_at = begun_at, finished_epoch = epoch, finished_at = ?
+                 WHERE running = 1",
+                [now.nanos()],
+                "finish",
+                "scan",
+            )
+            .map(drop)
+        })
     }
 
     /// Where the scan stands.
@@ -100,7 +134,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn scan_state(&self) -> Result<ScanState, CatalogError> {
-        unimplemented!()
+        self.read(state)
     }
 
     /// A directory was read to its end in this generation: names of it that were not seen go.
@@ -115,8 +149,17 @@ impl Catalog {
         generation: u64,
         limit: usize,
     ) -> Result<u64, CatalogError> {
-        let _ = (directory, generation, limit);
-        unimplemented!()
+        self.write(Durability::Relaxed, move |connection| {
+            let gone = change(
+                connection,
+                "DELETE FROM names WHERE parent = ?1 AND name IN
+                     (SELECT name FROM names WHERE parent = ?1 AND seen < ?2 LIMIT ?3)",
+                params![directory.0, int(generation), page(limit)],
+                "drop names that are gone",
+                directory,
+            )?;
+            Ok(gone as u64)
+        })
     }
 
     /// Looks at up to `limit` nodes from after `after` and forgets, with tombstones, those that
@@ -132,8 +175,27 @@ impl Catalog {
         limit: usize,
         now: Timestamp,
     ) -> Result<Swept, CatalogError> {
-        let _ = (generation, after, limit, now);
-        unimplemented!()
+        let after = after.unwrap_or(NodeId::ROOT);
+        self.write(Durability::Relaxed, move |connection| {
+            let looked_at = all(
+                connection,
+                "SELECT id, seen FROM nodes WHERE id > ? ORDER BY id LIMIT ?",
+                params![after.0, page(limit)],
+                |row| Ok((NodeId(row.get(0)?), uint(row, "seen")?)),
+                "look for vanished nodes after",
+                after,
+            )?;
+            let next = (int(looked_at.len() as u64) == page(limit))
+                .then(|| looked_at.last().map(|(id, _)| *id))
+                .flatten();
+            let mut forgotten = 0;
+            for (node, _) in looked_at.iter().filter(|(_, seen)| *seen < generation) {
+                let path = names::path(connection, *node)?.unwrap_or_default();
+                let gone = tombs::forget(connection, *node, TombstoneWhy::Unlink, &path, now)?;
+                forgotten += u64::from(gone);
+            }
+            Ok(Swept { forgotten, next })
+        })
     }
 
     /// Marks a subtree for another look. Durable.
@@ -141,8 +203,17 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn need_rescan(&self, rescan: Rescan) -> Result<(), CatalogError> {
-        let _ = rescan;
-        unimplemented!()
+        self.write(Durability::Full, move |connection| {
+            change(
+                connection,
+                "INSERT INTO rescans (node, since, why) VALUES (?, ?, ?)
+                 ON CONFLICT DO UPDATE SET since = excluded.since, why = excluded.why",
+                params![rescan.node.0, rescan.since.nanos(), rescan.why],
+                "mark for a rescan",
+                rescan.node,
+            )
+            .map(drop)
+        })
     }
 
     /// Subtrees to look at again, oldest first.
@@ -150,8 +221,22 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn rescans(&self, limit: usize) -> Result<Vec<Rescan>, CatalogError> {
-        let _ = limit;
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT node, since, why FROM rescans ORDER BY since LIMIT ?",
+                [page(limit)],
+                |row| {
+                    Ok(Rescan {
+                        node: NodeId(row.get(0)?),
+                        since: some_time(row, "since")?,
+                        why: row.get(2)?,
+                    })
+                },
+                "list",
+                "rescans",
+            )
+        })
     }
 
     /// A subtree was looked at; the mark goes if it was set before `begun`.
@@ -159,8 +244,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn rescanned(&self, node: NodeId, begun: Timestamp) -> Result<(), CatalogError> {
-        let _ = (node, begun);
-        unimplemented!()
+        self.post(Durability::Relaxed, move |connection| {
+            change(
+                connection,
+                "DELETE FROM rescans WHERE node = ? AND since < ?",
+                params![node.0, begun.nanos()],
+                "note a rescan",
+                node,
+            )
+            .map(drop)
+        })
     }
 
     /// Adds to the changelog's counters and sets its position.
@@ -174,7 +267,60 @@ impl Catalog {
         lost: u64,
         overflows: u64,
     ) -> Result<(), CatalogError> {
-        let _ = (position, applied, lost, overflows);
-        unimplemented!()
+        self.post(Durability::Relaxed, move |connection| {
+            change(
+                connection,
+                "UPDATE changelog SET position = ?, applied = applied + ?, lost = lost + ?,
+                     overflows = overflows + ?",
+                params![int(position), int(applied), int(lost), int(overflows)],
+                "advance",
+                "changelog",
+            )
+            .map(drop)
+        })
     }
+}
+
+pub(super) fn state(connection: &Connection) -> Result<ScanState, CatalogError> {
+    let state = first(
+        connection,
+        "SELECT * FROM scan WHERE id = 1",
+        [],
+        |row| {
+            Ok(ScanState {
+                generation: uint(row, "generation")?,
+                begun_at: maybe_time(row, "begun_at")?,
+                epoch: row.get("epoch")?,
+                running: row.get("running")?,
+                position: row.get("position")?,
+                seen: uint(row, "seen")?,
+                finished_generation: uint(row, "finished_generation")?,
+                finished_begun_at: maybe_time(row, "finished_begun_at")?,
+                finished_epoch: row.get("finished_epoch")?,
+                finished_at: maybe_time(row, "finished_at")?,
+            })
+        },
+        "read the state",
+        "scan",
+    )?;
+    Ok(state.unwrap_or_default())
+}
+
+pub(super) fn changelog(connection: &Connection) -> Result<ChangelogState, CatalogError> {
+    let state = first(
+        connection,
+        "SELECT position, applied, lost, overflows FROM changelog WHERE id = 1",
+        [],
+        |row| {
+            Ok(ChangelogState {
+                position: uint(row, "position")?,
+                applied: uint(row, "applied")?,
+                lost: uint(row, "lost")?,
+                overflows: uint(row, "overflows")?,
+            })
+        },
+        "read the state",
+        "changelog",
+    )?;
+    Ok(state.unwrap_or_default())
 }

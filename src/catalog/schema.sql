@@ -207,5 +207,7 @@ CREATE TRIGGER rescan_removed AFTER DELETE ON rescans BEGIN
     UPDATE row_counts SET rows = rows - 1 WHERE what = 'rescans';
 END;
 INSERT INTO row_counts VALUES ('pins', 0), ('tombstones', 0), ('rescans', 0);
+-- Number 1 is the root's alone.
+INSERT INTO sqlite_sequence VALUES ('nodes', 1);
 INSERT INTO scan VALUES (1, 0, NULL, 0, 0, x'', 0, 0, NULL, 0, NULL);
 INSERT INTO changelog VALUES (1, 0, 0, 0, 0);

@@ -2,8 +2,10 @@
 
 use super::request::{Class, StateCount};
 use super::scan::{ChangelogState, ScanState};
-use super::{Catalog, CatalogError, FileState};
+use super::sql::{Code, all, coded, first, page, some_time, uint};
+use super::{Catalog, CatalogError, FileState, rows, scan};
 use crate::id::{RequestId, Timestamp};
+use rusqlite::{Connection, params};
 
 /// Regular files in one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -29,7 +31,7 @@ pub struct Backlog {
     pub waiting: StateCount,
     /// Started.
     pub running: StateCount,
-    /// When the oldest request with something to start was accepted.
+    /// When the oldest request that has not ended was accepted.
     pub oldest: Option<Timestamp>,
 }
 
@@ -79,8 +81,21 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn status(&self, wanted_copies: u32) -> Result<Snapshot, CatalogError> {
-        let _ = wanted_copies;
-        unimplemented!()
+        let write_errors = self.inner.writer.errors();
+        self.read(|connection| {
+            Ok(Snapshot {
+                usage: usage(connection, -1)?,
+                backlog: backlog(connection)?,
+                under_copied: under_copied(connection, wanted_copies)?,
+                failures: causes(connection)?,
+                scan: scan::state(connection)?,
+                rescans: row_count(connection, "rescans")?,
+                changelog: scan::changelog(connection)?,
+                pins: row_count(connection, "pins")?,
+                tombstones: row_count(connection, "tombstones")?,
+                write_errors,
+            })
+        })
     }
 
     /// Files and bytes by state of one user.
@@ -88,8 +103,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn usage_of(&self, uid: u32) -> Result<Vec<Usage>, CatalogError> {
-        let _ = uid;
-        unimplemented!()
+        self.read(|connection| usage(connection, i64::from(uid)))
     }
 
     /// The last failures, newest first: (when, request, action, what).
@@ -100,8 +114,27 @@ impl Catalog {
         &self,
         limit: usize,
     ) -> Result<Vec<(Timestamp, RequestId, super::ActionId, super::Failure)>, CatalogError> {
-        let _ = limit;
-        unimplemented!()
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT at, request, action, code, text FROM failures WHERE id > 0
+                 ORDER BY id DESC LIMIT ?",
+                [page(limit)],
+                |row| {
+                    Ok((
+                        some_time(row, "at")?,
+                        RequestId(uint(row, "request")?),
+                        super::ActionId(row.get("action")?),
+                        super::Failure {
+                            code: row.get("code")?,
+                            text: row.get("text")?,
+                        },
+                    ))
+                },
+                "list",
+                "failures",
+            )
+        })
     }
 
     /// SQLite's `quick_check`: what is wrong with the file, line by line; empty: nothing. Takes
@@ -110,6 +143,110 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn check(&self) -> Result<Vec<String>, CatalogError> {
-        unimplemented!()
+        self.read(|connection| {
+            let mut lines = all(
+                connection,
+                "PRAGMA quick_check(100)",
+                [],
+                |row| row.get::<_, String>(0),
+                "check",
+                "catalog",
+            )?;
+            lines.retain(|line| line != "ok");
+            Ok(lines)
+        })
     }
+}
+
+fn usage(connection: &Connection, uid: i64) -> Result<Vec<Usage>, CatalogError> {
+    all(
+        connection,
+        "SELECT state, files, bytes, blocks FROM usage WHERE uid = ? ORDER BY state",
+        [uid],
+        |row| {
+            Ok(Usage {
+                state: coded(row, "state")?,
+                files: uint(row, "files")?,
+                bytes: uint(row, "bytes")?,
+                blocks: uint(row, "blocks")?,
+            })
+        },
+        "read usage of user",
+        uid,
+    )
+}
+
+fn backlog(connection: &Connection) -> Result<Vec<Backlog>, CatalogError> {
+    let mut classes = Vec::new();
+    for class in Class::ALL {
+        let counts = first(
+            connection,
+            "SELECT * FROM backlog WHERE class = ? AND uid = -1",
+            [class.code()],
+            |row| Ok((rows::queued(row)?, rows::waiting(row)?, rows::running(row)?)),
+            "read the backlog of",
+            format_args!("{class:?}"),
+        )?;
+        let oldest = first(
+            connection,
+            "SELECT created FROM requests WHERE class = ? AND state < 2 ORDER BY id LIMIT 1",
+            [class.code()],
+            |row| some_time(row, "created"),
+            "find the oldest of",
+            format_args!("{class:?}"),
+        )?;
+        let (queued, waiting, running) = counts.unwrap_or_default();
+        classes.push(Backlog {
+            class,
+            queued,
+            waiting,
+            running,
+            oldest,
+        });
+    }
+    Ok(classes)
+}
+
+fn under_copied(connection: &Connection, wanted: u32) -> Result<u64, CatalogError> {
+    let files = first(
+        connection,
+        "SELECT ifnull(sum(files), 0) AS files FROM copy_counts WHERE copies < ?",
+        params![wanted],
+        |row| uint(row, "files"),
+        "count",
+        "files with too few copies",
+    )?;
+    Ok(files.unwrap_or(0))
+}
+
+fn causes(connection: &Connection) -> Result<Vec<FailureCause>, CatalogError> {
+    all(
+        connection,
+        "SELECT * FROM failure_causes WHERE count > 0 ORDER BY count DESC LIMIT 100",
+        [],
+        |row| {
+            let request: Option<i64> = row.get("last_request")?;
+            Ok(FailureCause {
+                code: row.get("code")?,
+                count: uint(row, "count")?,
+                last_at: some_time(row, "last_at")?,
+                last_text: row.get("last_text")?,
+                last_request: request.and_then(|id| u64::try_from(id).ok()).map(RequestId),
+            })
+        },
+        "list",
+        "failures",
+    )
+}
+
+fn row_count(connection: &Connection, what: &'static str) -> Result<u64, CatalogError> {
+    let rows = first(
+        connection,
+        "SELECT rows FROM row_counts WHERE what = ?",
+        [what],
+        |row| uint(row, "rows"),
+        "count",
+        what,
+    )?;
+    Ok(rows.unwrap_or(0))
 }

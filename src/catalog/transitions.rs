@@ -5,8 +5,12 @@
 
 use super::copy::{Archived, NewAggregate, TombstoneWhy};
 use super::node::{Attributes, FileState, Known, NodeId, Proven};
-use super::{Catalog, CatalogError, Durability};
+use super::sql::{Code, change, int};
+use super::{
+    Catalog, CatalogError, Copy, CopyState, Durability, Version, aggregates, names, nodes, tombs,
+};
 use crate::id::Timestamp;
+use rusqlite::{Connection, params};
 
 impl Catalog {
     /// P2 step 5: an aggregate is durable and these files are in it. Always durable; all or
@@ -20,8 +24,13 @@ impl Catalog {
         files: Vec<Archived>,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        let _ = (aggregate, files, now);
-        unimplemented!()
+        self.write(Durability::Full, move |connection| {
+            aggregates::insert(connection, &aggregate, now)?;
+            for file in &files {
+                archive_one(connection, &aggregate, file, now)?;
+            }
+            Ok(())
+        })
     }
 
     /// P1: the ctime is new but the bytes were compared and are the same.
@@ -34,8 +43,9 @@ impl Catalog {
         proven: Proven,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, proven, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            prove(connection, node, &proven)
+        })
     }
 
     /// The file's data changed: an archived (or released and written over) file is dirty now, and
@@ -50,8 +60,27 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, why, now, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            let Some(row) = nodes::get(connection, node)? else {
+                return nodes::known(0, "note a change", node);
+            };
+            let (FileState::Archived | FileState::Released | FileState::Lost, Some(version)) =
+                (row.state, &row.version)
+            else {
+                return Ok(());
+            };
+            let path = names::path(connection, node)?.unwrap_or_default();
+            set_state(connection, node, FileState::Dirty, None)?;
+            tombs::bury(
+                connection,
+                node,
+                version,
+                why,
+                &path,
+                row.attributes.uid,
+                now,
+            )
+        })
     }
 
     /// P3 step 7: blocks were given back. `attributes` and `proven` as seen after the punch.
@@ -65,8 +94,11 @@ impl Catalog {
         proven: Proven,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, attributes, proven, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            nodes::set_attributes(connection, node, &attributes)?;
+            prove(connection, node, &proven)?;
+            set_state(connection, node, FileState::Released, None)
+        })
     }
 
     /// P4 step 8: the data are back. `attributes` and `proven` as seen at the end.
@@ -81,8 +113,19 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, attributes, proven, now, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            nodes::set_attributes(connection, node, &attributes)?;
+            prove(connection, node, &proven)?;
+            set_state(connection, node, FileState::Archived, None)?;
+            change(
+                connection,
+                "UPDATE nodes SET staged_at = ? WHERE id = ?",
+                params![now.nanos(), node.0],
+                "note a stage",
+                node,
+            )
+            .map(drop)
+        })
     }
 
     /// Sets a state with the words that explain it (lost, conflict, foreign, repaired).
@@ -96,8 +139,9 @@ impl Catalog {
         note: Option<String>,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (node, state, note, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            set_state(connection, node, state, note.as_deref())
+        })
     }
 
     /// Takes what records or indexes say into the catalog: rebuild, and rows that a power loss
@@ -113,8 +157,11 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        let _ = (known, now, durability);
-        unimplemented!()
+        self.post(durability, move |connection| {
+            known
+                .iter()
+                .try_for_each(|file| learn_one(connection, file, now))
+        })
     }
 
     /// The inode is gone (`ESTALE`) although the catalog still has it: forgets it and its names
@@ -128,7 +175,132 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<bool, CatalogError> {
-        let _ = (node, now, durability);
-        unimplemented!()
+        self.write(durability, move |connection| {
+            let path = names::path(connection, node)?.unwrap_or_default();
+            tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)
+        })
     }
+}
+
+fn archive_one(
+    connection: &Connection,
+    aggregate: &NewAggregate,
+    file: &Archived,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let copy = Copy {
+        file: file.version.file,
+        version: file.version.version,
+        tier: aggregate.tier,
+        aggregate: aggregate.id,
+        header: file.header,
+        stored_len: file.stored_len,
+        crc: file.version.crc,
+        state: CopyState::Good,
+        proven_at: now,
+        last_verified: None,
+    };
+    aggregates::put_copy(connection, &copy)?;
+    // A node that went meanwhile leaves a copy that nobody needs: its tombstone says so.
+    let Some(row) = nodes::get(connection, file.node)? else {
+        let (version, why) = (&file.version, TombstoneWhy::Unlink);
+        return tombs::bury(connection, file.node, version, why, &[], 0, now);
+    };
+    let same = row.version.map(|v| (v.file, v.version)) == Some((copy.file, copy.version));
+    if same && row.state == FileState::Released {
+        // One more copy, made from another tier: the file stays as it is.
+        return tombs::recount(connection, file.node);
+    }
+    set_version(connection, file.node, &file.version, now)?;
+    prove(connection, file.node, &file.proven)?;
+    set_state(connection, file.node, FileState::Archived, None)?;
+    tombs::recount(connection, file.node)
+}
+
+fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(), CatalogError> {
+    for copy in &known.copies {
+        aggregates::learn(connection, copy, now)?;
+        aggregates::put_copy(connection, copy)?;
+    }
+    set_version(connection, known.node, &known.version, now)?;
+    set_state(connection, known.node, known.state, None)?;
+    tombs::unearth(connection, known.version.file, known.version.version)?;
+    tombs::recount(connection, known.node)
+}
+
+/// Sets the present version; the one before, if it was another, leaves a tombstone.
+fn set_version(
+    connection: &Connection,
+    node: NodeId,
+    version: &Version,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let Some(row) = nodes::get(connection, node)? else {
+        return nodes::known(0, "set the version", node);
+    };
+    if let Some(before) = &row.version {
+        if (before.file, before.version) != (version.file, version.version) {
+            let (path, uid) = (names::path(connection, node)?, row.attributes.uid);
+            let path = path.unwrap_or_default();
+            tombs::bury(
+                connection,
+                node,
+                before,
+                TombstoneWhy::Overwrite,
+                &path,
+                uid,
+                now,
+            )?;
+        } else if row.state == FileState::Dirty {
+            // Archived, changed, and now the record says it is what it was.
+            tombs::unearth(connection, version.file, version.version)?;
+        }
+    }
+    change(
+        connection,
+        "UPDATE nodes SET file = ?, version = ?, crc = ?, blocks_crc = ?, proven_size = NULL,
+             proven_ctime = NULL, proven_boot = NULL WHERE id = ?",
+        params![
+            version.file.0,
+            int(version.version.0),
+            version.crc.0,
+            version.blocks_crc.0,
+            node.0
+        ],
+        "set the version",
+        node,
+    )
+    .map(drop)
+}
+
+fn prove(connection: &Connection, node: NodeId, proven: &Proven) -> Result<(), CatalogError> {
+    let rows = change(
+        connection,
+        "UPDATE nodes SET proven_size = ?, proven_ctime = ?, proven_boot = ? WHERE id = ?",
+        params![
+            int(proven.size),
+            proven.ctime.nanos(),
+            proven.boot.0,
+            node.0
+        ],
+        "note a quiescent point",
+        node,
+    )?;
+    nodes::known(rows, "note a quiescent point", node)
+}
+
+fn set_state(
+    connection: &Connection,
+    node: NodeId,
+    state: FileState,
+    note: Option<&str>,
+) -> Result<(), CatalogError> {
+    let rows = change(
+        connection,
+        "UPDATE nodes SET state = ?, note = ? WHERE id = ?",
+        params![state.code(), note, node.0],
+        "set the state",
+        node,
+    )?;
+    nodes::known(rows, "set the state", node)
 }

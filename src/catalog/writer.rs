@@ -9,7 +9,7 @@ use super::{CatalogError, Durability, schema};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -37,6 +37,7 @@ pub(super) struct Writer {
     queue: Mutex<Option<Sender<Submission>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     errors: Arc<AtomicU64>,
+    path: PathBuf,
 }
 
 impl Writer {
@@ -51,6 +52,7 @@ impl Writer {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             errors: Arc::default(),
+            path: path.to_owned(),
         })
     }
 
@@ -98,6 +100,16 @@ impl Writer {
                 (good, tell)
             }),
         )
+    }
+
+    /// Folds the log into the database, for a clean stop. Readers that stand in the way make it
+    /// partial, which is no error: the log is complete without it.
+    pub(super) fn fold_log(&self) -> Result<(), CatalogError> {
+        let path = &self.path;
+        let connection = schema::connect(path)?;
+        connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .at("fold the log", path.display())
     }
 
     /// Posted changes that failed since the start.
