@@ -15,7 +15,6 @@
 pub mod catalog;
 pub mod cli;
 pub mod client;
-pub mod error;
 pub mod config;
 pub mod error;
 pub mod format;

@@ -1,8 +1,11 @@
 //! `cairn up`: its arguments, checked and made absolute. Starting is the starter's.
 
+pub mod detach;
 mod plan;
+mod serve;
 
 pub use plan::{TierSpec, UpPlan};
+pub use serve::serve;
 
 use super::units::parse_duration;
 use super::{CliError, Starter};

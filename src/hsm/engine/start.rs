@@ -299,6 +299,12 @@ impl Engine {
         self.shared.bell.ring();
     }
 
+    /// What recalls ask, for the mount's residency.
+    #[must_use]
+    pub fn asks(&self) -> Arc<dyn crate::hsm::recall::Asks> {
+        Arc::new(asks::Answers(Arc::downgrade(&self.shared)))
+    }
+
     /// The recaller, for the mount's residency.
     #[must_use]
     pub fn recaller(&self) -> Option<Arc<Recaller>> {

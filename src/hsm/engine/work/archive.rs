@@ -151,8 +151,8 @@ fn proven(shared: &Shared, seen: &Seen) -> Proven {
 
 fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Finish {
     match outcome {
-        Outcome::Archived { recorded, .. } => {
-            note_record(shared, node, recorded);
+        Outcome::Archived(archived) => {
+            note_record(shared, node, archived.recorded);
             Finish::Done
         }
         Outcome::Entered { .. } => Finish::Done,
