@@ -9,7 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) struct Entry {
     pub(crate) attr: FileAttr,
     pub(crate) generation: Generation,
+    /// Of the name.
     pub(crate) ttl: Duration,
+    /// Of the attributes.
+    pub(crate) attr_ttl: Duration,
 }
 
 /// Attributes of a node with that id.

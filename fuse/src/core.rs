@@ -70,7 +70,8 @@ impl Core {
         let entry = Entry {
             attr,
             generation: Generation(node.generation()),
-            ttl: self.ttl_of(&node),
+            ttl: self.ttl,
+            attr_ttl: self.ttl_of(&node),
         };
         Ok((node, entry))
     }
@@ -101,10 +102,10 @@ impl Core {
         )
     }
 
-    /// A file that is open for writing may change through a mapping, of which the kernel's FUSE
-    /// side learns nothing.
+    /// How long attributes may be believed. A file that is open for reading and writing may
+    /// change through a mapping, of which the kernel's FUSE side learns nothing.
     fn ttl_of(&self, node: &Node) -> Duration {
-        if node.is_file() && node.state.lock().writers > 0 {
+        if node.is_file() && node.state.lock().mappers > 0 {
             Duration::ZERO
         } else {
             self.ttl

@@ -23,15 +23,21 @@ thread_local! {
     static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Remembers the process's rights and gives up CAP_SYS_RESOURCE for the calling thread and all
-/// that it will start: root's exemption from quota and reserved blocks is not the users'.
+/// Remembers the process's rights.
 pub(crate) fn start() {
     if let Ok(mut caps) = capabilities(None) {
         caps.effective.remove(CapabilitySet::SYS_RESOURCE);
-        if let Err(error) = set_capabilities(None, caps) {
-            tracing::debug!(%error, "CAP_SYS_RESOURCE stays raised");
-        }
         let _ = START.set(caps);
+    }
+}
+
+/// Gives up CAP_SYS_RESOURCE for the calling thread and all that it will start: root's exemption
+/// from quota and reserved blocks is not the users'.
+pub(crate) fn work_for_users() {
+    if let Some(caps) = START.get()
+        && let Err(error) = set_capabilities(None, *caps)
+    {
+        tracing::debug!(%error, "CAP_SYS_RESOURCE stays raised");
     }
 }
 
@@ -63,16 +69,17 @@ pub(crate) struct Creator {
 pub(crate) struct Acting {
     switched: bool,
     groups: Option<Vec<u32>>,
+    umask: Option<Mode>,
 }
 
 /// Acts as `creator` until the guard is dropped. `with_groups`: also under its supplementary
 /// groups (only where a set-group-id bit is being set: they cost a read of `/proc`).
 pub(crate) fn act_as(creator: Creator, with_groups: bool) -> Acting {
     own_umask();
-    umask(Mode::from_raw_mode(creator.umask & 0o777));
     let mut acting = Acting {
         switched: false,
         groups: None,
+        umask: Some(umask(Mode::from_raw_mode(creator.umask & 0o777))),
     };
     if (creator.uid == 0 && creator.gid == 0) || !may_switch_users() {
         return acting;
@@ -99,6 +106,7 @@ pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {
     let mut acting = Acting {
         switched: false,
         groups: None,
+        umask: None,
     };
     if creator.uid == 0 || !may_switch_users() {
         return (acting, WithoutFsetid(None));
@@ -112,6 +120,9 @@ pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {
 
 impl Drop for Acting {
     fn drop(&mut self) {
+        if let Some(before) = self.umask {
+            umask(before);
+        }
         if self.switched {
             // Back to user 0 the kernel raises the filesystem capabilities again by itself.
             sys::set_thread_fsuid(0);

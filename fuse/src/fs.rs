@@ -65,7 +65,7 @@ fn creator(req: &Request, umask: u32) -> Creator {
 
 fn answer_entry(result: Result<(Arc<Node>, Entry), Errno>, reply: ReplyEntry) {
     match result {
-        Ok((_, entry)) => reply.entry(&entry.ttl, &entry.attr, entry.generation),
+        Ok((_, e)) => reply.entry_with_ttls(&e.attr_ttl, &e.ttl, &e.attr, e.generation),
         Err(error) => reply.error(errno(error)),
     }
 }
@@ -489,7 +489,9 @@ impl Listing for Entries {
     }
     fn entry(&mut self, offset: u64, name: &OsStr, entry: &Entry) -> bool {
         let ino = entry.attr.ino;
+        // The library has one time for both here.
+        let ttl = entry.ttl.min(entry.attr_ttl);
         self.0
-            .add(ino, offset, name, &entry.ttl, &entry.attr, entry.generation)
+            .add(ino, offset, name, &ttl, &entry.attr, entry.generation)
     }
 }

@@ -11,6 +11,7 @@ use crate::mount::{Mounter, device_of_fd};
 use crate::workers::spawn;
 use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
+use crossbeam_channel::Receiver;
 use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
@@ -153,33 +154,20 @@ impl Mirror {
             threads,
             kernel_abi: agreed.abi,
         };
-        notify::run(prepared.notices, session.notifier())?;
-        let (park, residency) = (core.park.clone(), core.residency.clone());
-        spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
         let ended = Arc::new(Ended::default());
-        let mirror = Self {
+        if let Err(error) = serve(&core, &ended, session, prepared.notices) {
+            let _ = mounted.unmount(&mountpoint, true);
+            return Err(error);
+        }
+        tracing::info!(?mountpoint, ?facts, "mirror mounted");
+        Ok(Self {
             core,
             mountpoint,
             facts,
             mounted: Mutex::new(Some(mounted)),
             device,
             session: ended,
-        };
-        mirror.serve(session)?;
-        tracing::info!(mountpoint = ?mirror.mountpoint, facts = ?mirror.facts, "mirror mounted");
-        Ok(mirror)
-    }
-
-    fn serve(&self, session: Session<MirrorFs>) -> Result<(), MirrorError> {
-        let ended = self.session.clone();
-        let (park, residency) = (self.core.park.clone(), self.core.residency.clone());
-        spawn("cairn-fuse-main", move || {
-            let result = session.run();
-            park.close(residency.as_ref());
-            *ended.result.lock() = Some(result);
-            ended.over.notify_all();
         })
-        .map(drop)
     }
 
     /// The owner's side of node locks. Stays valid after the mount is gone; then every node can
@@ -279,6 +267,27 @@ impl Drop for Mirror {
         }
         let _ = self.wait();
     }
+}
+
+/// Starts the threads that a mounted session needs.
+fn serve(
+    core: &Core,
+    ended: &Arc<Ended>,
+    session: Session<MirrorFs>,
+    notices: Receiver<u64>,
+) -> Result<(), MirrorError> {
+    notify::run(notices, session.notifier())?;
+    let (park, residency) = (core.park.clone(), core.residency.clone());
+    spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
+    let (park, residency) = (core.park.clone(), core.residency.clone());
+    let ended = ended.clone();
+    spawn("cairn-fuse-main", move || {
+        let result = session.run();
+        park.close(residency.as_ref());
+        *ended.result.lock() = Some(result);
+        ended.over.notify_all();
+    })
+    .map(drop)
 }
 
 fn session_threads(asked: usize) -> usize {

@@ -47,8 +47,8 @@ pub(crate) struct Node {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) io: IoMode,
-    /// Live opens for writing.
-    pub(crate) writers: u32,
+    /// Live opens through which the file may be changed by a shared mapping (O_RDWR).
+    pub(crate) mappers: u32,
     /// The one backing id that all passthrough opens share; set while any is alive.
     pub(crate) backing: Option<Arc<BackingId>>,
     /// Descriptors that serve cached opens; set while any is alive.

@@ -1,6 +1,6 @@
 //! Threads for what may block, so that session threads do not (P11).
 
-use crate::MirrorError;
+use crate::{MirrorError, creds};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -45,14 +45,17 @@ impl Workers {
     }
 }
 
-/// Starts a named thread.
+/// Starts a named thread that works for users.
 pub(crate) fn spawn(
     name: &'static str,
     body: impl FnOnce() + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, MirrorError> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(body)
+        .spawn(move || {
+            creds::work_for_users();
+            body();
+        })
         .map_err(|source| MirrorError::Thread { name, source })
 }
 

@@ -29,7 +29,8 @@ const FETCHES: u8 = 3;
 /// What `fh` says of an open. The rest of its bits number it.
 const FH_CACHED: u64 = 1;
 const FH_WRITES: u64 = 2;
-const FH_BITS: u32 = 2;
+const FH_MAPS: u64 = 4;
+const FH_BITS: u32 = 3;
 
 /// An open on its way to an answer.
 #[derive(Clone, Copy)]
@@ -80,7 +81,7 @@ impl Core {
         // Counted as a user until the descriptors are closed: a lease would find them.
         let in_use = InUse::new(node);
         let mut state = in_use.state.lock();
-        state.writers = state.writers.saturating_sub(u32::from(writes));
+        state.mappers = state.mappers.saturating_sub(u32::from(fh & FH_MAPS != 0));
         let last = state.io.release(fh & FH_CACHED != 0);
         let (backing, data) = if last {
             (state.backing.take(), std::mem::take(&mut state.data))
@@ -91,10 +92,10 @@ impl Core {
         drop(state);
         if writes {
             self.note(EventKind::Written, &in_use.handle);
-            // Times and blocks may have changed through a mapping.
+            // Times may have changed through a mapping, and blocks by the close itself.
             self.notices.attributes(id);
         }
-        if orphan || data.read.is_some() || data.write.is_some() {
+        if (orphan && last) || data.read.is_some() || data.write.is_some() {
             self.close_later((backing.filter(|_| orphan), data, in_use));
         } else if let Some(backing) = backing {
             let _evicted = self.idle_ids.lock().push(id, backing);
@@ -258,12 +259,19 @@ impl Opening {
         }
         if self.writes() {
             fh |= FH_WRITES;
-            node.state.lock().writers += 1;
         }
-        let kind = node.handle.clone();
+        let maps = self.flags & libc::O_ACCMODE == libc::O_RDWR;
+        if maps {
+            fh |= FH_MAPS;
+            node.state.lock().mappers += 1;
+        }
         reply.opened(fh, flags, id);
+        if maps {
+            // What the kernel believes from before must be asked again while this is open.
+            core.notices.attributes(node.id);
+        }
         if self.flags & libc::O_ACCMODE != libc::O_WRONLY {
-            core.note(EventKind::Read, &kind);
+            core.note(EventKind::Read, &node.handle);
         }
     }
 }

@@ -164,14 +164,31 @@ impl Core {
         };
         let work = Box::new(move |core: &Arc<Self>, source: InUse, reply: Reply| {
             let work = Box::new(move |core: &Arc<Self>, target: InUse, reply: Reply| {
-                match core.copy_range(&source, &target, copy) {
-                    Ok(count) => reply.written(count),
-                    Err(error) => reply.error(error),
-                }
+                core.copy_now(caller, source, target, copy, reply);
             });
-            core.with_data(InUse::new(to.clone()), caller, reply, work);
+            core.with_data(InUse::new(to), caller, reply, work);
         });
         self.with_data(InUse::new(from), caller, reply, work);
+    }
+
+    fn copy_now(
+        self: &Arc<Self>,
+        caller: Caller,
+        source: InUse,
+        target: InUse,
+        copy: Copy,
+        reply: Reply,
+    ) {
+        match self.copy_range(&source, &target, copy) {
+            Ok(count) => reply.written(count),
+            Err(Errno::AGAIN) => {
+                let next = Box::new(move |core: &Arc<Self>, target, reply| {
+                    core.copy_now(caller, source, target, copy, reply);
+                });
+                self.retry(target, caller.pid, reply, next);
+            }
+            Err(error) => reply.error(error),
+        }
     }
 
     fn copy_range(&self, source: &InUse, target: &InUse, copy: Copy) -> Result<u32, Errno> {
