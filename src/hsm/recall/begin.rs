@@ -25,7 +25,7 @@ pub(super) enum Found {
     /// All data are here; for reading.
     Resident(OwnedFd),
     /// A stub that passed its checks.
-    Stub(Opened),
+    Stub(Arc<Opened>),
 }
 
 /// Opens the file and looks at it. Runs on the disk lane.
@@ -86,12 +86,12 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
         user_ctime,
         ..record
     };
-    Ok(Some(Found::Stub(Opened {
+    Ok(Some(Found::Stub(Arc::new(Opened {
         object,
         reader: Arc::new(reader),
         record,
         before,
-    })))
+    }))))
 }
 
 /// P5: the file was cut to nothing, and the stub outlived it.
@@ -134,12 +134,12 @@ fn check(
 }
 
 /// Goes on, on the lane of the tier that the stub names first.
-fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Opened) {
+fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let tier = super::source::copies(&opened.record, &*shared.asks)
         .first()
         .map(|copy| copy.tier);
     let Some(tier) = tier else {
-        let object = opened.object;
+        let object = opened.object.clone();
         let why = RecallError::NoGoodCopy { object, tried: 0 };
         return shared.end(recall, End::Failed(why));
     };
@@ -156,7 +156,7 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Opened) {
 }
 
 /// Finds the copies, marks the stub, makes room. Runs on a tier's lane.
-fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Opened) {
+fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let found = Sources::find(
         &opened.record,
         &opened.object,
@@ -167,7 +167,6 @@ fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Opened) {
         Ok(sources) => Arc::new(sources),
         Err(why) => return shared.end(recall, End::Failed(why)),
     };
-    let opened = Arc::new(opened);
     let no_room = match mark_and_allocate(shared, recall, &opened, sources.entry()) {
         Ok(()) => None,
         Err(why @ (RecallError::NoSpace { .. } | RecallError::Quota { .. })) => Some(why),

@@ -58,7 +58,6 @@ impl Recaller {
     #[must_use]
     pub fn touched(&self, node: &NodeHandle) -> Option<Timestamp> {
         let recall = self.shared.table.lock().recalls.get(node).cloned()?;
-        let touched = recall.state.lock().touched;
-        touched
+        recall.state.lock().touched
     }
 }
