@@ -102,7 +102,13 @@ impl Rig {
         }
         let program = self.path("program");
         if !program.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_cairn"), &program).unwrap();
+            // By another process: a descriptor open for writing here could be inherited by a
+            // child of another test just now, and then the copy cannot be executed.
+            let copied = Command::new("cp")
+                .arg(env!("CARGO_BIN_EXE_cairn"))
+                .arg(&program)
+                .status();
+            assert!(copied.unwrap().success());
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut command = Command::new(program);
