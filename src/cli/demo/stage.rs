@@ -132,9 +132,7 @@ impl Place {
     }
 
     fn policy(&self, rule: &str) -> Result<(), DemoError> {
-        let mount = self.mount();
-        self.cairn(&["policy".into(), "run".into(), "--wait".into(), "--on".into(), mount.into(), rule.into()])
-            .map(drop)
+        self.cairn(&["policy".into(), "run".into(), "--wait".into(), rule.into()]).map(drop)
     }
 
     pub(super) fn open_an_aggregate(&self) -> Result<(), DemoError> {
@@ -211,6 +209,7 @@ impl Place {
         let program = std::env::current_exe().map_err(io("finding this program"))?;
         let mut command = Command::new(program);
         command.args(args).current_dir(&self.root);
+        command.env("CAIRN_SOCKET", self.state().join("run/control.sock"));
         run(command)
     }
 }
