@@ -24,7 +24,7 @@ fn one_turn(path: &std::path::Path, turn: u32, rest: &dyn Fn()) {
         .unwrap();
     let byte = (turn % 251) as u8;
     let half = vec![byte; LEN / 2];
-    if turn % 3 == 0 {
+    if turn.is_multiple_of(3) {
         let mapping = Mapping::writable(file.as_fd(), LEN);
         drop(file);
         for page in (0..LEN).step_by(4096) {
@@ -73,7 +73,7 @@ fn p1_p2_p3_no_copy_is_torn_and_no_byte_lost() {
                     }
                 };
                 one_turn(&path, turn, &rest);
-                if turn % 2 == 0 {
+                if turn.is_multiple_of(2) {
                     rest();
                 }
             }
