@@ -131,6 +131,11 @@ impl Backing {
         &self.capabilities
     }
 
+    /// The administrator declares that no other host has the filesystem mounted (P10).
+    pub fn declare_only_host(&mut self) {
+        self.capabilities.declare_only_host();
+    }
+
     /// How nodes are found.
     #[must_use]
     pub fn access(&self) -> Access {

@@ -1,5 +1,7 @@
 //! P2 and the archive's side of P6 by their rules.
 
+mod race;
+
 use super::*;
 use crate::format::member::Kind;
 use crate::format::record::{Record, State};
