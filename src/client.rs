@@ -100,6 +100,7 @@ impl Client {
                 part,
             };
             let answer = self.place(&body)?;
+            let known = matches!(&answer, Submitted::Accepted(accepted) if accepted.known);
             so_far.submitted = Some(match (so_far.submitted, answer) {
                 (Some(Submitted::Plan(sum)), Submitted::Plan(more)) => {
                     Submitted::Plan(sum.and(more))
@@ -107,6 +108,9 @@ impl Client {
                 (Some(earlier @ Submitted::Accepted(_)), _) => earlier,
                 (_, answer) => answer,
             });
+            if known {
+                break;
+            }
         }
         Ok(so_far)
     }

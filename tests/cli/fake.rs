@@ -38,6 +38,14 @@ pub struct Asked {
     pub peer: Peer,
 }
 
+/// What a submission amounts to.
+struct Work {
+    files: u64,
+    bytes: u64,
+    problems: Vec<Problem>,
+    slow: bool,
+}
+
 /// The engine.
 pub struct Fake {
     requests: Mutex<BTreeMap<u64, RequestView>>,
@@ -80,6 +88,59 @@ impl Fake {
         }
         if let Some(wake) = &*lock(&self.wake) {
             wake(RequestId(id));
+        }
+    }
+
+    /// The request of that key, or a new one, or the one that this part belongs to; with more work.
+    fn enter(&self, asked: &Asked, work: Work) -> Accepted {
+        let mut requests = lock(&self.requests);
+        let Asked {
+            verb,
+            given,
+            options,
+            part,
+            peer,
+        } = asked;
+        let same = |r: &&RequestView| r.uid == peer.uid && r.key == options.key;
+        if options.key.is_some()
+            && part.into.is_none()
+            && let Some(view) = requests.values().find(same)
+        {
+            return Accepted {
+                request: view.request,
+                known: true,
+            };
+        }
+        let id = part.into.unwrap_or(requests.len() as u64 + 1);
+        let view = requests
+            .entry(id)
+            .or_insert_with(|| empty(id, *verb, peer.uid));
+        let failed = work.problems.len() as u64;
+        view.key = options.key.clone();
+        view.files += work.files;
+        view.files_failed += failed;
+        view.files_done += if work.slow { 0 } else { work.files - failed };
+        view.bytes += work.bytes;
+        view.bytes_done += if work.slow { 0 } else { work.bytes };
+        view.paths.extend(given.iter().map(|p| GivenPath::new(p)));
+        view.paths.truncate(RequestView::MAX_PATHS);
+        view.problems.extend(work.problems);
+        view.state = match (work.slow || !part.last, view.files_failed) {
+            (true, _) => RequestState::Running,
+            (false, 0) => RequestState::Done,
+            (false, _) => RequestState::Failed,
+        };
+        view.finished = view
+            .state
+            .is_final()
+            .then_some(When::from_unix(1_700_000_060));
+        if work.slow {
+            view.waiting = Some("drive 1".to_owned());
+            view.eta_s = Some(100);
+        }
+        Accepted {
+            request: id,
+            known: false,
         }
     }
 
@@ -256,87 +317,42 @@ impl Control for Fake {
         part: Part,
         peer: &Peer,
     ) -> Result<Submitted, ControlError> {
-        let given: Vec<Vec<u8>> = subjects.iter().map(|s| s.given.clone()).collect();
-        let options = options.clone();
         let asked = Asked {
             verb,
-            given: given.clone(),
+            given: subjects.iter().map(|s| s.given.clone()).collect(),
             options: options.clone(),
             part,
             peer: peer.clone(),
         };
-        lock(&self.asked).push(asked);
+        lock(&self.asked).push(asked.clone());
         if options.tier.as_deref() == Some("nowhere") {
-            return Err(
-                ControlError::new(Failure::Usage, "there is no tier nowhere")
-                    .hint("tiers are: archive"),
-            );
+            let no = ControlError::new(Failure::Usage, "there is no tier nowhere");
+            return Err(no.hint("tiers are: archive"));
         }
         let files: Vec<(Vec<u8>, Metadata)> = subjects.iter().flat_map(files_of).collect();
-        let (bad, good): (Vec<_>, Vec<_>) = files
-            .iter()
-            .partition(|(path, _)| problem_of(path).is_some());
-        let problems: Vec<Problem> = bad
-            .iter()
-            .filter_map(|(path, _)| problem_of(path))
-            .collect();
-        let bytes: u64 = good.iter().map(|(_, found)| found.len()).sum();
-        let (count, failed) = (files.len() as u64, bad.len() as u64);
-        if options.dry_run {
-            return Ok(Submitted::Plan(Plan {
-                verb,
-                files: count - failed,
-                bytes,
-                eta_s: Some(bytes / 1000),
-                fits: bytes <= 1 << 30,
-                room: Some(1 << 30),
-                skipped: problems,
-                skipped_files: failed,
-            }));
-        }
-        let mut requests = lock(&self.requests);
-        let known = requests.values().find(|r| {
-            options.key.is_some()
-                && r.uid == peer.uid
-                && r.key == options.key
-                && part.into.is_none()
-        });
-        if let Some(view) = known {
-            return Ok(Submitted::Accepted(Accepted {
-                request: view.request,
-                known: true,
-            }));
-        }
-        let id = part.into.unwrap_or(requests.len() as u64 + 1);
-        let slow = files.iter().any(|(path, _)| has(path, "slow"));
-        let view = requests
-            .entry(id)
-            .or_insert_with(|| empty(id, verb, peer.uid));
-        view.key = options.key;
-        view.files += count;
-        view.files_failed += failed;
-        view.files_done += if slow { 0 } else { count - failed };
-        view.bytes += bytes;
-        view.bytes_done += if slow { 0 } else { bytes };
-        view.paths.extend(given.iter().map(|p| GivenPath::new(p)));
-        view.paths.truncate(RequestView::MAX_PATHS);
-        view.problems.extend(problems);
-        view.state = match (slow || !part.last, view.files_failed) {
-            (true, _) => RequestState::Running,
-            (false, 0) => RequestState::Done,
-            (false, _) => RequestState::Failed,
+        let good = files.iter().filter(|(path, _)| problem_of(path).is_none());
+        let work = Work {
+            files: files.len() as u64,
+            bytes: good.map(|(_, found)| found.len()).sum(),
+            problems: files
+                .iter()
+                .filter_map(|(path, _)| problem_of(path))
+                .collect(),
+            slow: files.iter().any(|(path, _)| has(path, "slow")),
         };
-        view.finished = view
-            .state
-            .is_final()
-            .then_some(When::from_unix(1_700_000_060));
-        if slow {
-            view.waiting = Some("drive 1".to_owned());
-            view.eta_s = Some(100);
+        if !options.dry_run {
+            return Ok(Submitted::Accepted(self.enter(&asked, work)));
         }
-        Ok(Submitted::Accepted(Accepted {
-            request: id,
-            known: false,
+        let failed = work.problems.len() as u64;
+        Ok(Submitted::Plan(Plan {
+            verb,
+            files: work.files - failed,
+            bytes: work.bytes,
+            eta_s: Some(work.bytes / 1000),
+            fits: work.bytes <= 1 << 30,
+            room: Some(1 << 30),
+            skipped: work.problems,
+            skipped_files: failed,
         }))
     }
 
@@ -594,24 +610,7 @@ fn status() -> Status {
             count: 17,
             last: When::from_unix(1_700_080_000),
         }],
-        tiers: vec![
-            TierStatus {
-                name: "archive".to_owned(),
-                url: "dir:/var/lib/cairn/data/archive".to_owned(),
-                state: TierHealth::Ok,
-                free: Some(20 << 40),
-                total: Some(40 << 40),
-                message: None,
-            },
-            TierStatus {
-                name: "off-site".to_owned(),
-                url: "s3://bucket/prefix".to_owned(),
-                state: TierHealth::Unavailable,
-                free: None,
-                total: None,
-                message: Some("connection refused".to_owned()),
-            },
-        ],
+        tiers: tiers(),
         changelog: ChangelogStatus {
             lag: 250,
             lag_s: Some(2),
@@ -636,4 +635,25 @@ fn status() -> Status {
                     .to_owned(),
         }],
     }
+}
+
+fn tiers() -> Vec<TierStatus> {
+    vec![
+        TierStatus {
+            name: "archive".to_owned(),
+            url: "dir:/var/lib/cairn/data/archive".to_owned(),
+            state: TierHealth::Ok,
+            free: Some(20 << 40),
+            total: Some(40 << 40),
+            message: None,
+        },
+        TierStatus {
+            name: "off-site".to_owned(),
+            url: "s3://bucket/prefix".to_owned(),
+            state: TierHealth::Unavailable,
+            free: None,
+            total: None,
+            message: Some("connection refused".to_owned()),
+        },
+    ]
 }

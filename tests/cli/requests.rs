@@ -230,6 +230,14 @@ fn the_same_key_gives_the_same_request() {
     let rig = Rig::new();
     let ask = || rig.run(&["stage", "--key", "nightly", "new"]).stdout;
     assert_eq!((ask(), ask()), (b"1\n".to_vec(), b"1\n".to_vec()));
+    let list = "new\n".repeat(MAX_SUBJECTS + 1);
+    let args = ["stage", "--key", "nightly", "--files-from", "-"];
+    assert_eq!(with_list(&rig, &args, list.as_bytes()).stdout, b"1\n");
+    assert_eq!(
+        rig.fake.asked().len(),
+        3,
+        "the known request gets no further part"
+    );
 }
 
 #[test]

@@ -39,8 +39,18 @@ fn head(status: &Status) -> Vec<String> {
     lines
 }
 
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
 fn facts(status: &Status) -> Vec<Vec<String>> {
-    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = mirror(status);
+    rows.extend(counts(status));
+    rows.extend(health(status));
+    rows
+}
+
+fn mirror(status: &Status) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     if let Some(backing) = &status.backing {
         rows.push(row("backing", backing.clone()));
@@ -75,7 +85,12 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
         "disk",
         format!("{} free of {}", Bytes(mirror.free), Bytes(mirror.total)),
     ));
+    rows
+}
+
+fn counts(status: &Status) -> Vec<Vec<String>> {
     let counts = &status.files;
+    let mut rows = Vec::new();
     rows.push(row(
         "files",
         format!("{}, {}", grouped(counts.files), Bytes(counts.bytes)),
@@ -91,6 +106,11 @@ fn facts(status: &Status) -> Vec<Vec<String>> {
         "",
         format!("archived {archived}, dirty {dirty}, released {released}"),
     ));
+    rows
+}
+
+fn health(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
     let oldest = status.recalls.oldest_s.map_or(String::new(), |s| {
         format!(", the oldest for {}", seconds(s))
     });

@@ -126,7 +126,9 @@ pub struct Submission {
 pub struct Accepted {
     /// Its number.
     pub request: u64,
-    /// The same key had been used before: this is that request, nothing new was begun.
+    /// The same user had used the same key before, for a request that was handed over whole: this
+    /// is that request, nothing new was begun. (One whose last part never came takes its parts
+    /// again.)
     #[serde(default)]
     pub known: bool,
 }
