@@ -1,4 +1,4 @@
-//! Mirrors a directory, until it is unmounted: `mirror [--no-passthrough] [--shared] BACKING MOUNT`.
+//! Mirrors a directory, until it is unmounted: `mirror [--no-passthrough] [--shared] [--threads=N] BACKING MOUNT`.
 //! For measurements and conformance suites; all data are taken to be on disk.
 
 use cairn_fuse::{AlwaysResident, Mirror, MirrorConfig, Passthrough, mount};
@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
         .skip(1)
         .partition(|arg| arg.starts_with("--"));
     let [backing, mountpoint] = places.as_slice() else {
-        anyhow::bail!("usage: mirror [--no-passthrough] [--shared] BACKING MOUNT");
+        anyhow::bail!("usage: mirror [--no-passthrough] [--shared] [--threads=N] BACKING MOUNT");
     };
     let mut config = MirrorConfig::new(
         PathBuf::from(backing),
@@ -30,6 +30,9 @@ fn main() -> anyhow::Result<()> {
         match option.as_str() {
             "--no-passthrough" => config.passthrough = Passthrough::Off,
             "--shared" => config.shared = true,
+            threads if threads.starts_with("--threads=") => {
+                config.threads = threads["--threads=".len()..].parse()?;
+            }
             other => anyhow::bail!("unknown option {other}"),
         }
     }

@@ -51,7 +51,7 @@ pub struct MirrorConfig {
     /// Others change the backing too (another host, or around the mount): attributes and names
     /// are then cached for a second at most, and directories never.
     pub shared: bool,
-    /// Session threads; 0 chooses (at least 4, at most 16).
+    /// Session threads; 0 chooses (one more than there are cores, at most 16).
     pub threads: usize,
     /// Use of the kernel's passthrough.
     pub passthrough: Passthrough,
@@ -292,8 +292,10 @@ fn serve(
 
 fn session_threads(asked: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    // One more than can run: one may be waiting for the disk. Many more only pass requests around
+    // among cold threads.
     if asked == 0 {
-        cores.clamp(4, 16)
+        (cores + 1).min(16)
     } else {
         asked
     }

@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) through_residency: bool,
     /// The last name is gone.
     pub(crate) orphan: bool,
+    /// And so many blocks with it that closing the inode's last descriptor takes long.
+    pub(crate) large_orphan: bool,
 }
 
 /// Descriptors of one inode for I/O by the server.

@@ -67,6 +67,7 @@ impl Core {
             if gone {
                 let mut state = node.state.lock();
                 state.orphan = true;
+                state.large_orphan = victim.large;
                 let open = state.io.is_open();
                 drop(state);
                 // A registered backing id would keep the blocks.
