@@ -262,7 +262,10 @@ fn p15_attributes_are_answered_by_name() {
         })
     };
     assert_eq!(set("user.cairn.stage", b"1"), Some(Ok(())));
-    assert_eq!(mirror.rig.above.stages.lock().as_slice(), std::slice::from_ref(&stub.node));
+    assert_eq!(
+        mirror.rig.above.stages.lock().as_slice(),
+        std::slice::from_ref(&stub.node)
+    );
     assert_eq!(
         set("user.cairn.stage", b"2"),
         Some(Err(Errno(libc::EINVAL)))
