@@ -147,7 +147,9 @@ fn punch(
 ) -> Result<(), RecallError> {
     let object = &opened.object;
     let io = |step| move |why: rustix::io::Errno| RecallError::io(step, object, why);
-    writer.look().map_err(io("stat"))?;
+    if writer.look().map_err(io("stat"))? != opened.record.size {
+        return Err(RecallError::Truncated);
+    }
     let fd = &writer.fd;
     let len = opened
         .record
