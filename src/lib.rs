@@ -14,6 +14,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod error;
 pub mod format;
 pub mod hsm;
 pub mod id;

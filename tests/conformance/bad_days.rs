@@ -75,6 +75,24 @@ fn a_put_whose_tier_vanishes_meanwhile_writes_nowhere() {
 }
 
 #[test]
+fn a_put_that_outlives_its_filesystem_is_not_taken_for_one_on_the_next() {
+    let place = place();
+    let (root, aside) = (place.path().join("tier"), place.path().join("aside"));
+    let tier = dir(&root);
+    let mut put = tier.put(name(1), 5).expect("put");
+    put.write_all(b"bytes").expect("write");
+    fs::rename(&root, &aside).expect("unmounted");
+    // A restored image of the tier, mounted instead: the same mark, another filesystem.
+    fs::create_dir(&root).expect("mount point");
+    fs::copy(aside.join("cairn-tier.json"), root.join("cairn-tier.json")).expect("mark");
+    let finished = put.finish(Crc32c::of(b"bytes"));
+    assert_eq!(kind(finished), ErrorKind::Unavailable);
+    assert_eq!(tier.list(None, 10).expect("the tier itself is there"), []);
+    assert_eq!(temporaries(&aside), 0);
+    store(&tier, name(2), b"goes on");
+}
+
+#[test]
 fn a_known_tier_may_be_away_when_it_is_opened_and_nothing_is_made() {
     let place = place();
     let (root, aside) = (place.path().join("tier"), place.path().join("aside"));
