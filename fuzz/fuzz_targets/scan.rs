@@ -26,6 +26,9 @@ fuzz_target!(|bytes: &[u8]| {
             break;
         };
         assert_eq!(read, sought);
-        let _ = reading.entry();
+        // An object that ends inside these data ends this scan here, the other one later.
+        if reading.entry().is_err() {
+            break;
+        }
     }
 });

@@ -17,7 +17,7 @@ use cairn_mover::Crc32c;
 use std::io;
 
 pub use super::index::{decode_index, find_index};
-pub use super::range::{BlockPlace, BlockRange, Piece};
+pub use super::range::{BlockPlace, BlockRange, DataMap, Piece};
 pub use super::trailer::decode_trailer;
 pub use super::writer::{Added, AggregateWriter, WHOLE};
 

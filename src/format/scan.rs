@@ -144,18 +144,20 @@ impl<R: Read> Scanner<R> {
     /// Up to 1 MiB of the current member's stored bytes; empty at their end. Not yet verified.
     ///
     /// # Errors
-    /// [`AggregateError::BadMember`] if the object ends before; [`AggregateError::Io`].
+    /// [`AggregateError::BadMember`] if the object ends before; [`AggregateError::Io`]. Either ends
+    /// the scan.
     pub fn read_data(&mut self) -> Result<Vec<u8>, AggregateError> {
         let want = self.left.min(BLOCK);
         let mut bytes = Vec::new();
+        let before = std::mem::replace(&mut self.state, State::Failed);
         let got = (&mut self.source).take(want).read_to_end(&mut bytes);
         let got = got.map_err(|e| self.io(e))? as u64;
         self.at += got;
         self.left -= got;
         if got < want {
-            self.state = State::Failed;
             return Err(self.bad(self.at, "the object ends inside a member's data"));
         }
+        self.state = before;
         Ok(bytes)
     }
 

@@ -40,13 +40,16 @@ pub struct Added {
     pub xattrs_in_index: usize,
 }
 
-/// Writes an aggregate front to back into a sink; keeps only the index in memory.
+/// Writes an aggregate front to back into a sink; keeps only the index in memory. Writes are as
+/// small as a header: give it a sink with a buffer.
 #[derive(Debug)]
 pub struct AggregateWriter<W> {
     sink: W,
     written: u64,
     index: Index,
     places: Places,
+    /// An addition failed: there will be no trailer.
+    failed: bool,
 }
 
 impl<W: Write> AggregateWriter<W> {
@@ -62,6 +65,7 @@ impl<W: Write> AggregateWriter<W> {
                 entries: Vec::new(),
             },
             places: Places::default(),
+            failed: false,
         }
     }
 
@@ -70,8 +74,27 @@ impl<W: Write> AggregateWriter<W> {
     /// read; one whose sum is not known gets it here. A hard link comes after its target.
     ///
     /// # Errors
-    /// On any error the aggregate is unusable and must be abandoned.
+    /// On any error the aggregate is unusable and must be abandoned: every later call fails.
     pub fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Added, AggregateError> {
+        self.proceed(&member.path)?;
+        self.failed = true;
+        let added = self.add_member(member, data)?;
+        self.failed = false;
+        Ok(added)
+    }
+
+    fn proceed(&self, path: &MemberPath) -> Result<(), AggregateError> {
+        if self.failed {
+            return Err(misuse(path, "an earlier addition to the aggregate failed"));
+        }
+        Ok(())
+    }
+
+    fn add_member(
+        &mut self,
+        member: &Member,
+        data: &mut dyn Read,
+    ) -> Result<Added, AggregateError> {
         let misuse = |why| misuse(&member.path, why);
         check(member).map_err(misuse)?;
         if let Kind::HardLink { target } = &member.kind
@@ -203,8 +226,9 @@ impl<W: Write> AggregateWriter<W> {
     /// Ends tar, writes padding, index and trailer; gives the sink back with the index.
     ///
     /// # Errors
-    /// [`AggregateError::Io`].
+    /// [`AggregateError::Io`]; [`AggregateError::Misuse`] if an addition failed before.
     pub fn finish(mut self) -> Result<(W, Index, Trailer), AggregateError> {
+        self.proceed(&MemberPath::root())?;
         self.begin()?;
         self.put(&[0; 2 * TAR as usize])?;
         self.pad(INDEX_ALIGN)?;

@@ -174,16 +174,20 @@ pub enum ItemError {
     },
 }
 
+/// A file that was archived.
+#[derive(Debug)]
+pub struct Archived {
+    /// The copy, as it was committed.
+    pub copied: Copied,
+    /// Whether the record is on the file; if not, [`write_records`] can be tried again.
+    pub recorded: Result<Recorded, Unrecorded>,
+}
+
 /// What became of an item.
 #[derive(Debug)]
 pub enum Outcome {
-    /// A complete copy of its present data is on the tier and in the catalog.
-    Archived {
-        /// The copy, as it was committed.
-        copied: Copied,
-        /// Whether the record is on the file; if not, [`write_records`] can be tried again.
-        recorded: Result<Recorded, Unrecorded>,
-    },
+    /// A complete copy of its data is on the tier and in the catalog.
+    Archived(Box<Archived>),
     /// A node without data: its entry is in the aggregate.
     Entered {
         /// Offset of the entry (0 for a socket, which only the index lists).
@@ -262,7 +266,7 @@ pub fn archive(
     let aggregate = copied.map(|done| {
         for (copied, recorded) in done.copied {
             let item = copied.item;
-            outcomes[item] = Some(Outcome::Archived { copied, recorded });
+            outcomes[item] = Some(Outcome::Archived(Box::new(Archived { copied, recorded })));
         }
         (done.receipt, done.index)
     });

@@ -9,6 +9,7 @@
 mod attributes;
 mod error;
 mod mark;
+mod privileges;
 mod probe;
 mod reach;
 mod record;
@@ -17,9 +18,10 @@ pub(in crate::hsm) mod sys;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
-pub use attributes::is_private;
+pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
+pub use privileges::Privileges;
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;
 pub use record::{RecordKeeping, SealKey, SetHow, belongs_to, shown_ctime};
@@ -127,6 +129,11 @@ impl Backing {
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// The administrator declares that no other host has the filesystem mounted (P10).
+    pub fn declare_only_host(&mut self) {
+        self.capabilities.declare_only_host();
     }
 
     /// How nodes are found.

@@ -214,7 +214,7 @@ pub fn release(
     })
 }
 
-/// Steps 4 to 6: stub, punch, times. On an error before the punch the record is resident again.
+/// Steps 4 to 6: stub, punch, times (and what else a punch takes from a file). On an error before the punch the record is resident again.
 fn empty(
     backing: &Backing,
     quiet: &Quiet,
@@ -244,7 +244,9 @@ fn empty(
         Stamp::set(backing, fd, hint, &before, SetHow::Replace).and_then(|_| sync(fd))?;
         return Err(why);
     }
+    let privileges = backing.privileges(fd)?;
     punch(fd, stat)?;
+    backing.restore_privileges(fd, &privileges)?;
     set_times(fd, stat.atime, stat.mtime)?;
     let released = Record {
         state: State::Released,

@@ -158,13 +158,12 @@ impl Rig {
     /// Archives one file, which must succeed; what the catalog would keep for it.
     pub(crate) fn archived(&self, name: &str) -> Seen {
         let once = || match self.archive(&[name]).outcomes.pop() {
-            Some(Outcome::Archived {
-                recorded: Ok(recorded),
-                ..
-            }) => Ok(recorded.seen),
-            other => Err(other),
+            Some(Outcome::Archived(done)) => {
+                done.recorded.map(|r| r.seen).map_err(|e| e.to_string())
+            }
+            other => Err(format!("{other:?}")),
         };
-        patiently(once, |_| true).unwrap_or_else(|other| panic!("{name}: {other:?}"))
+        patiently(once, |_| true).unwrap_or_else(|other| panic!("{name}: {other}"))
     }
 
     /// Releases with a catalog that believes the record's copies.

@@ -83,6 +83,11 @@ proptest! {
         prop_assert_eq!(covered, entry.stored_len());
         // A range needs exactly the blocks that have a piece in it.
         let range = entry.blocks_for(a..a + len);
+        let map = entry.data_map();
+        prop_assert_eq!(map.blocks_for(a..a + len), range);
+        for n in 0..entry.block_count() + 2 {
+            prop_assert!(map.pieces(n).eq(entry.pieces(n)));
+        }
         for n in 0..entry.block_count() {
             let hit = entry.pieces(n).any(|p| p.logical < a + len && a < p.logical + p.len);
             prop_assert!(!hit || range.iter().contains(&n));

@@ -239,8 +239,26 @@ fn foreign_headers_are_refused() {
 }
 
 #[test]
-fn data_that_differ_from_their_sum_are_told_and_the_scan_goes_on() {
-    let file = |path: &str| Member {
+fn the_largest_hole_is_a_member_like_any_other() {
+    for size in [1, 1 << 33, i64::MAX as u64, u64::MAX] {
+        let mut hole = file("hole");
+        hole.kind = Kind::Regular {
+            size,
+            extents: Vec::new(),
+        };
+        let (bytes, index, _) = compose(&[hole.clone()]);
+        let mut scanner = Scanner::new(&bytes[..]);
+        assert_eq!(
+            scanner.next_member().unwrap().unwrap().member.kind,
+            hole.kind
+        );
+        assert_eq!(scanner.entry().unwrap().unwrap(), index.entries[0]);
+        assert!(index.entries[0].blocks_for(0..size).is_empty());
+    }
+}
+
+fn file(path: &str) -> Member {
+    Member {
         path: MemberPath::new(path).unwrap(),
         kind: Kind::Regular {
             size: 5000,
@@ -261,7 +279,11 @@ fn data_that_differ_from_their_sum_are_told_and_the_scan_goes_on() {
             version: DataVersion(1),
             crc: None,
         }),
-    };
+    }
+}
+
+#[test]
+fn data_that_differ_from_their_sum_are_told_and_the_scan_goes_on() {
     let mut writer = AggregateWriter::new(Vec::new(), AGGREGATE, FS, COMPOSED);
     writer.add(&file("a"), &mut &[1; 512][..]).unwrap();
     writer.add(&file("b"), &mut &[2; 512][..]).unwrap();

@@ -83,48 +83,27 @@ pub(super) fn encode_headers(
     }
     let (kind, link, major, minor) = kind_fields(&member.kind);
     let link = &link[..];
-    long_name(
-        &mut bytes,
-        &mut body,
-        ("linkpath", b'K'),
-        link,
-        link.len() <= 100,
-    );
-    long_name(
-        &mut bytes,
-        &mut body,
-        ("path", b'L'),
-        &name,
-        split(&name).is_some(),
-    );
-    let mut field = |key: &str, value: &[u8]| {
-        body.extend_from_slice(&pax::record(key.as_bytes(), value));
-    };
+    let fits = (link.len() <= 100, split(&name).is_some());
+    long_name(&mut bytes, &mut body, ("linkpath", b'K'), link, fits.0);
+    long_name(&mut bytes, &mut body, ("path", b'L'), &name, fits.1);
     if let Kind::Regular { size, extents } = &member.kind
         && sparse::is_sparse(*size, extents)
     {
         map = sparse::encode(*size, extents);
-        field("GNU.sparse.major", b"1");
-        field("GNU.sparse.minor", b"0");
-        field("GNU.sparse.realsize", size.to_string().as_bytes());
+        field(&mut body, "GNU.sparse.major", b"1");
+        field(&mut body, "GNU.sparse.minor", b"0");
+        field(
+            &mut body,
+            "GNU.sparse.realsize",
+            size.to_string().as_bytes(),
+        );
     }
     let size = member.kind.stored_len().checked_add(map.len() as u64);
     let size = size.ok_or("it is larger than tar can say")?;
     if size > MAX11 {
-        field("size", size.to_string().as_bytes());
+        field(&mut body, "size", size.to_string().as_bytes());
     }
-    for (key, id) in [("uid", member.uid), ("gid", member.gid)] {
-        if u64::from(id) > MAX7 {
-            field(key, id.to_string().as_bytes());
-        }
-    }
-    for (key, time) in [
-        ("mtime", member.mtime),
-        ("atime", member.atime),
-        ("ctime", member.ctime),
-    ] {
-        field(key, pax::time(time).as_bytes());
-    }
+    owner_and_times(member, &mut body);
     let mut left_out = Vec::new();
     for (name, value) in &member.xattrs {
         match pax::xattr(name, value) {
@@ -148,6 +127,27 @@ pub(super) fn encode_headers(
     bytes.extend_from_slice(&header.encode());
     bytes.extend_from_slice(&map);
     Ok(Headers { bytes, left_out })
+}
+
+fn field(body: &mut Vec<u8>, key: &str, value: &[u8]) {
+    body.extend_from_slice(&pax::record(key.as_bytes(), value));
+}
+
+fn owner_and_times(member: &Member, body: &mut Vec<u8>) {
+    for (key, id) in [("uid", member.uid), ("gid", member.gid)] {
+        if u64::from(id) > MAX7 {
+            field(body, key, id.to_string().as_bytes());
+        }
+    }
+    let Member {
+        mtime,
+        atime,
+        ctime,
+        ..
+    } = *member;
+    for (key, time) in [("mtime", mtime), ("atime", atime), ("ctime", ctime)] {
+        field(body, key, pax::time(time).as_bytes());
+    }
 }
 
 /// Says a name that does not fit the header's own field: in pax if it is ASCII, else raw in a

@@ -195,6 +195,19 @@ fn attributes_without_room_are_counted_and_kept_in_the_index() {
 }
 
 #[test]
+fn an_aggregate_that_failed_gets_no_trailer() {
+    let mut writer = writer();
+    let member = file("x", Kind::dense(5));
+    assert!(writer.add(&member, &mut &b"four"[..]).is_err());
+    let other = file("y", Kind::dense(4));
+    assert!(writer.add(&other, &mut &b"four"[..]).is_err());
+    assert!(matches!(
+        writer.finish(),
+        Err(AggregateError::Misuse { .. })
+    ));
+}
+
+#[test]
 fn sockets_stand_in_the_index_alone() {
     let (with, index, _) = compose(&[file("s", Kind::Socket)]);
     let (without, ..) = compose(&[]);

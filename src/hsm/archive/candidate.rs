@@ -2,7 +2,7 @@
 //! say?
 
 use super::{Batch, Item, Outcome, Skip};
-use crate::format::member::{Extent, MemberPath};
+use crate::format::member::{BadPath, Extent, MemberPath};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Access, Backing, BackingError, FileStat, How, belongs_to, shown_ctime};
 use crate::id::Timestamp;
@@ -84,6 +84,21 @@ impl Candidate {
     }
 }
 
+/// Longest path of a member, bytes: what a tar header can carry, with room to spare. One user's
+/// absurdly deep tree must not keep a whole batch from being composed.
+const LONGEST_PATH: usize = 200 << 10;
+
+fn member_path(name: Vec<u8>) -> Result<MemberPath, BadPath> {
+    if name.len() > LONGEST_PATH {
+        let path = String::from_utf8_lossy(&name[..100]).into_owned() + "...";
+        return Err(BadPath {
+            path,
+            why: "it is longer than 200 KiB",
+        });
+    }
+    MemberPath::new(name)
+}
+
 /// The names that lead to the node now and that `is_free` lets pass, the best first.
 pub(super) fn present_names(
     backing: &Backing,
@@ -94,7 +109,7 @@ pub(super) fn present_names(
     let mut names: Vec<MemberPath> = Vec::new();
     let mut bad = None;
     for name in &item.names {
-        let path = match MemberPath::new(name.clone()) {
+        let path = match member_path(name.clone()) {
             Ok(path) => path,
             Err(why) => {
                 bad = Some(why);
@@ -107,7 +122,7 @@ pub(super) fn present_names(
     }
     if names.is_empty() {
         // Renamed since the catalog heard of it: the kernel may know the present name.
-        match backing.path_of(fd).map(MemberPath::new) {
+        match backing.path_of(fd).map(member_path) {
             Ok(Ok(path)) if is_free(&path) => names.push(path),
             Ok(Err(why)) => bad = Some(why),
             _ => {}

@@ -11,7 +11,7 @@ use super::{
 use crate::format::aggregate::{Added, AggregateWriter, Index};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::CopyHint;
-use crate::hsm::backing::{FileStat, How, NodeKind};
+use crate::hsm::backing::{Attributes, FileStat, How, NodeKind};
 use crate::hsm::version::{Quiet, Seen, quiescent, quiescent_one};
 use crate::tier::{Put, Receipt};
 use cairn_mover::{Crc32c, Crc32cHasher};
@@ -90,7 +90,7 @@ struct File {
     seen: Seen,
     stat: FileStat,
     runs: Vec<Extent>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Attributes,
 }
 
 impl<'a> Composer<'a> {
@@ -525,7 +525,7 @@ fn member(
     kind: Kind,
     stat: &FileStat,
     ctime: crate::id::Timestamp,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    xattrs: Attributes,
 ) -> Member {
     Member {
         path,

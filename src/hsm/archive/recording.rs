@@ -56,7 +56,7 @@ pub enum Unrecorded {
     /// The record was written, but somebody came in before its new ctime was proven: the catalog
     /// has the former v, and the next comparison will be by checksum.
     #[error("the record was written, but the file was taken before its new ctime could be proven")]
-    Unproven(Record),
+    Unproven(Box<Record>),
 }
 
 impl From<NotQuiet> for Unrecorded {
@@ -145,7 +145,7 @@ fn write_group(backing: &Backing, group: &[NewRecord]) -> Vec<Result<Recorded, U
             seen: quiet.seen().clone(),
             settle: stamp.settle,
         }),
-        _ => Err(Unrecorded::Unproven(stamp.record)),
+        _ => Err(Unrecorded::Unproven(Box::new(stamp.record))),
     };
     written
         .into_iter()

@@ -1,5 +1,7 @@
 //! P2 and the archive's side of P6 by their rules.
 
+mod race;
+
 use super::*;
 use crate::format::member::Kind;
 use crate::format::record::{Record, State};
@@ -26,7 +28,7 @@ fn batch<'a>(rig: &'a Rig, items: &'a [Item]) -> Batch<'a> {
 
 fn copied(outcome: &Outcome) -> &Copied {
     match outcome {
-        Outcome::Archived { copied, .. } => copied,
+        Outcome::Archived(done) => &done.copied,
         other => panic!("not archived: {other:?}"),
     }
 }
@@ -241,12 +243,7 @@ fn p2_a_file_that_changed_after_the_commit_gets_no_record() {
     })
     .unwrap();
     match &report.outcomes[..] {
-        [
-            Outcome::Archived {
-                recorded: Err(Unrecorded::Changed),
-                ..
-            },
-        ] => {}
+        [Outcome::Archived(done)] if matches!(done.recorded, Err(Unrecorded::Changed)) => {}
         other => panic!("{other:?}"),
     }
     assert!(rig.record("f").is_none());
@@ -302,6 +299,9 @@ fn p2_equal_data_keep_their_version_and_gather_copies() {
 #[test]
 fn p2_names_are_those_of_the_moment() {
     let rig = Rig::new();
+    if rig.backing.access() == crate::hsm::backing::Access::Paths {
+        return eprintln!("SKIPPED p2_names_are_those_of_the_moment: no right to open by handle");
+    }
     rig.write("old", b"data");
     let items = [rig.item("old")];
     std::fs::create_dir(rig.path("d")).unwrap();

@@ -1,6 +1,7 @@
 //! A node's extended attributes, as they go into its member: all but Cairn's own.
 
 use super::{Backing, BackingError, describe, record::through_proc};
+use crate::format::member::Xattr;
 use std::os::fd::BorrowedFd;
 
 /// Linux's limits: `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
@@ -15,13 +16,16 @@ pub fn is_private(name: &[u8]) -> bool {
     PRIVATE.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Names and values, as in [`Member::xattrs`](crate::format::member::Member::xattrs).
+pub type Attributes = Vec<Xattr>;
+
 impl Backing {
     /// All extended attributes of an inode (any descriptor) but Cairn's own, in the order of
     /// `listxattr`, ACLs in the kernel's binary form. One that goes while being read is left out.
     ///
     /// # Errors
     /// What the filesystem says.
-    pub fn attributes(&self, fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BackingError> {
+    pub fn attributes(&self, fd: BorrowedFd<'_>) -> Result<Attributes, BackingError> {
         let path = through_proc(fd);
         let fail = |why| BackingError::of("read the attributes of", || describe(fd), why);
         let mut list = vec![0_u8; LIST_MAX];

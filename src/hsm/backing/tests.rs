@@ -406,3 +406,45 @@ fn p9_a_strange_mark_is_left_alone() {
     let refused = rig.backing.claim(mark(&rig, "here"), 9_000, true);
     assert!(matches!(refused, Err(BackingError::Mark { .. })));
 }
+
+/// Unmounts when dropped.
+struct Bound(PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Err(why) = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH) {
+            eprintln!("{} stays mounted: {why}", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn p7_a_second_mount_of_the_directory_opens_it() {
+    let rig = Rig::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let guarded = tempfile::tempdir().unwrap();
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // The guard is the temporary directory above, which a bind mount of the root leaves out.
+    set(rig.root.parent().unwrap(), 0o700);
+    set(&rig.root, 0o755);
+    set(elsewhere.path(), 0o755);
+    set(guarded.path(), 0o700);
+    let (second, third) = (elsewhere.path().join("m"), guarded.path().join("m"));
+    std::fs::create_dir(&second).unwrap();
+    std::fs::create_dir(&third).unwrap();
+    let bind = |to: &Path| rustix::mount::mount_bind(&rig.root, to).map(|()| Bound(to.to_owned()));
+    let Ok(_third) = bind(&third) else {
+        return eprintln!("SKIPPED p7_a_second_mount_of_the_directory_opens_it: no right to mount");
+    };
+    let reach = || rig.backing.users_can_reach().unwrap();
+    assert!(
+        matches!(reach(), Reach::Guarded { .. }),
+        "guarded there too"
+    );
+    let bound = bind(&second).unwrap();
+    assert_eq!(reach(), Reach::Open);
+    drop(bound);
+    assert!(matches!(reach(), Reach::Guarded { .. }));
+}

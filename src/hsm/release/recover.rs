@@ -80,10 +80,12 @@ fn half_way(
         return Ok(Recovered::Conflict);
     }
     let whole = data && has_content(backing, quiet, record)?;
-    if !whole {
-        punch(fd, &stat)?;
-    } else {
+    if whole {
         sync(fd)?;
+    } else {
+        let privileges = backing.privileges(fd)?;
+        punch(fd, &stat)?;
+        backing.restore_privileges(fd, &privileges)?;
     }
     set_times(fd, stat.atime, record.mtime)?;
     let state = if whole {
@@ -117,7 +119,9 @@ fn stub(
     if !has_content(backing, quiet, record)? {
         return Ok(Recovered::Conflict);
     }
+    let privileges = backing.privileges(fd)?;
     punch(fd, &stat)?;
+    backing.restore_privileges(fd, &privileges)?;
     set_times(fd, stat.atime, record.mtime)?;
     finish(backing, quiet, hint, record, State::Released).map(Recovered::Released)
 }
