@@ -308,9 +308,8 @@ impl Recaller {
     /// # Errors
     /// The stub could not be dropped; a later open finishes it (size 0 with a stub of more).
     pub fn truncated(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
-        let was_running = self.is_running(node);
         self.shared.hold(node, None);
-        let dropped = self.drop_stub(fd, was_running);
+        let dropped = self.drop_stub(fd);
         for _ in 0..self.shared.forget_hold_tokens(node) {
             self.shared.unhold(node);
         }
@@ -318,13 +317,18 @@ impl Recaller {
         dropped
     }
 
-    fn drop_stub(&self, fd: BorrowedFd<'_>, was_running: bool) -> Result<(), BackingError> {
+    fn drop_stub(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
         let backing = &self.shared.backing;
         let of = |step| {
             move |why: rustix::io::Errno| BackingError::of(step, || "a truncated file".into(), why)
         };
+        let record = backing.record(fd)?;
+        if record.is_none_or(|r| r.state == crate::format::record::State::Resident) {
+            // A recall came to its end first: what is in the file is the users' own by now.
+            return Ok(());
+        }
         let file = backing.reopen(fd, How::ReadWrite)?;
-        if was_running && backing.stat(file.as_fd())?.size != 0 {
+        if backing.stat(file.as_fd())?.size != 0 {
             rustix::fs::ftruncate(&file, 0).map_err(of("truncate"))?;
         }
         backing.remove_record(file.as_fd())?;

@@ -135,9 +135,7 @@ fn check(
 
 /// Goes on, on the lane of the tier that the stub names first.
 fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
-    let tier = super::source::copies(&opened.record, &*shared.asks)
-        .first()
-        .map(|copy| copy.tier);
+    let tier = super::source::first_tier(&opened.record, &*shared.asks);
     let Some(tier) = tier else {
         let object = opened.object.clone();
         let why = RecallError::NoGoodCopy { object, tried: 0 };
@@ -148,7 +146,7 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
         (urgency(&state), state.implicit || !state.waiters.is_empty())
     };
     if !wanted {
-        return shared.end(recall, End::Failed(RecallError::Cancelled));
+        return shared.end(recall, End::Again);
     }
     let lane = shared.tier_lane(tier);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));

@@ -1,5 +1,6 @@
-//! Why bytes do not come back, and the one table that says which errno a user sees.
+//! Why bytes do not come back, and the word for it that every door knows.
 
+use crate::error::Failure;
 use crate::format::record::RecordError;
 use crate::hsm::backing::BackingError;
 use cairn_fuse::Errno;
@@ -29,6 +30,8 @@ pub enum RecallError {
         object: String,
         /// Damaged, sealed by somebody else, or from a newer Cairn.
         why: String,
+        /// What that means for who asked.
+        failure: Failure,
     },
     /// No copy holds these bytes with the right checksum.
     #[error("{object} has no good copy of these bytes ({tried} tried)")]
@@ -101,11 +104,16 @@ impl RecallError {
             BackingError::Gone { .. } => Self::Gone,
             BackingError::Record { source, .. } => Self::Record {
                 object: object.to_owned(),
-                why: record_trouble(&source),
+                why: source.to_string(),
+                failure: match source {
+                    RecordError::Newer(_) => Failure::Newer,
+                    RecordError::Damaged(_) => Failure::Lost,
+                },
             },
             BackingError::BadSeal { .. } => Self::Record {
                 object: object.to_owned(),
                 why: "its seal is not of this instance".to_owned(),
+                failure: Failure::Foreign,
             },
             source => Self::Backing {
                 step,
@@ -143,26 +151,28 @@ impl RecallError {
         }
     }
 
+    /// The word for it in the vocabulary that all doors share.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Conflict { .. } => Failure::Conflict,
+            Self::Foreign { .. } => Failure::Foreign,
+            Self::Record { failure, .. } => *failure,
+            Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
+            Self::Unavailable { .. } => Failure::TierUnavailable,
+            Self::NoSpace { .. } => Failure::NoSpace,
+            Self::Quota { .. } => Failure::QuotaExceeded,
+            Self::TimedOut => Failure::TimedOut,
+            Self::Truncated => Failure::Changed,
+            Self::Cancelled => Failure::Cancelled,
+            Self::Gone => Failure::NotFound,
+            Self::Backing { .. } | Self::Io { .. } => Failure::Internal,
+        }
+    }
+
     /// What the caller of the system call sees (docs/semantics.md has the table).
     #[must_use]
     pub fn errno(&self) -> Errno {
-        Errno(match self {
-            Self::Conflict { .. }
-            | Self::Foreign { .. }
-            | Self::Record { .. }
-            | Self::NoGoodCopy { .. }
-            | Self::Backing { .. }
-            | Self::Io { .. } => libc::EIO,
-            Self::Unavailable { .. } => libc::EHOSTDOWN,
-            Self::NoSpace { .. } => libc::ENOSPC,
-            Self::Quota { .. } => libc::EDQUOT,
-            Self::TimedOut => libc::ETIMEDOUT,
-            Self::Cancelled => libc::ECANCELED,
-            Self::Gone | Self::Truncated => libc::ESTALE,
-        })
+        Errno(self.failure().errno())
     }
-}
-
-fn record_trouble(why: &RecordError) -> String {
-    why.to_string()
 }

@@ -46,10 +46,7 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
         || rustix::fs::fsync(&opened.reader).map_err(|why| RecallError::io("sync", object, why));
     sync()?;
     shared.reached(Step::DataSynced)?;
-    let mtime = changing(recall, |writer| {
-        writer
-            .look()
-            .map_err(|why| RecallError::io("stat", object, why))?;
+    let mtime = changing(recall, opened, |writer| {
         set_times(writer, true).map_err(|why| RecallError::io("set the times of", object, why))?;
         Ok(writer.mtime)
     })?;
@@ -63,7 +60,7 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
         user_ctime: touched.unwrap_or(opened.record.user_ctime),
         ..opened.record.clone()
     };
-    let stamp = changing(recall, |writer| {
+    let stamp = changing(recall, opened, |writer| {
         let fd = writer.fd.as_fd();
         Stamp::set(
             backing,
@@ -100,11 +97,20 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
 /// One change to the file, unless it was truncated.
 fn changing<T>(
     recall: &Recall,
+    opened: &Opened,
     change: impl FnOnce(&mut Writer) -> Result<T, RecallError>,
 ) -> Result<T, RecallError> {
     let mut io = recall.io.lock();
     match &mut *io {
-        Some(writer) if !recall.is_stopped() => change(writer),
+        Some(writer) if !recall.is_stopped() => {
+            let size = writer.look();
+            if size.map_err(|why| RecallError::io("stat", &opened.object, why))?
+                != opened.record.size
+            {
+                return Err(RecallError::Truncated);
+            }
+            change(writer)
+        }
         _ => Err(RecallError::Truncated),
     }
 }
@@ -141,7 +147,9 @@ fn punch(
 ) -> Result<(), RecallError> {
     let object = &opened.object;
     let io = |step| move |why: rustix::io::Errno| RecallError::io(step, object, why);
-    writer.look().map_err(io("stat"))?;
+    if writer.look().map_err(io("stat"))? != opened.record.size {
+        return Err(RecallError::Truncated);
+    }
     let fd = &writer.fd;
     let len = opened
         .record

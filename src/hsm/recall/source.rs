@@ -12,12 +12,13 @@ use crate::format::aggregate::IndexEntry;
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::index_cache::{Found, IndexCache, tier_is_passing};
+use crate::id::TierId;
 use crate::tier::{Tier, TierError};
 use bytes::{Bytes, BytesMut};
 use cairn_mover::{Checked, Crc32c};
 use parking_lot::Mutex;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One copy.
 struct Source {
@@ -46,6 +47,8 @@ pub(super) enum Miss {
 /// The copies of one file's data.
 pub(super) struct Sources {
     list: Vec<Source>,
+    /// Those that the catalog knows beyond the list: asked when the list is not enough.
+    more: OnceLock<Vec<Source>>,
     record: Record,
     object: String,
     primary: usize,
@@ -53,16 +56,30 @@ pub(super) struct Sources {
     tier: Arc<dyn Tier>,
 }
 
-/// Copies to try, best first: those the stub names, then those the catalog knows.
-pub(super) fn copies(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
-    let mut all = record.copies.clone();
-    for copy in asks.copies_of(record.file, record.version) {
+/// Copies that the catalog knows and the stub does not name.
+fn unnamed(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
+    let named = |copy: &CopyHint| {
         let same = |c: &CopyHint| (c.tier, c.aggregate) == (copy.tier, copy.aggregate);
-        if !all.iter().any(same) {
-            all.push(copy);
-        }
-    }
+        record.copies.iter().any(same)
+    };
+    let mut all = asks.copies_of(record.file, record.version);
+    all.retain(|copy| !named(copy));
     all
+}
+
+/// The tier that will be asked first.
+pub(super) fn first_tier(record: &Record, asks: &dyn Asks) -> Option<TierId> {
+    let named = record.copies.first().copied();
+    let copy = named.or_else(|| unnamed(record, asks).first().copied());
+    copy.map(|copy| copy.tier)
+}
+
+fn sources(copies: impl IntoIterator<Item = CopyHint>) -> Vec<Source> {
+    let source = |copy| Source {
+        copy,
+        known: Mutex::new(Known::Nothing),
+    };
+    copies.into_iter().map(source).collect()
 }
 
 impl Sources {
@@ -73,22 +90,31 @@ impl Sources {
         asks: &dyn Asks,
         indexes: &IndexCache,
     ) -> Result<Self, RecallError> {
-        let list: Vec<_> = copies(record, asks)
-            .into_iter()
-            .map(|copy| Source {
-                copy,
-                known: Mutex::new(Known::Nothing),
-            })
-            .collect();
+        let (mut list, mut at, mut asked) = (sources(record.copies.iter().copied()), 0, false);
         let mut passing = None;
-        for (at, source) in list.iter().enumerate() {
+        loop {
+            let Some(source) = list.get(at) else {
+                if asked {
+                    break;
+                }
+                // Repack may have moved what the stub names.
+                asked = true;
+                list.extend(sources(unnamed(record, asks)));
+                continue;
+            };
             match source.look(record, asks, indexes) {
                 Ok((tier, entry)) => {
+                    let more = OnceLock::new();
+                    if asked {
+                        // Already in the list.
+                        more.get_or_init(Vec::new);
+                    }
                     return Ok(Self {
                         record: record.clone(),
                         object: object.to_owned(),
                         primary: at,
                         list,
+                        more,
                         entry,
                         tier,
                     });
@@ -96,6 +122,7 @@ impl Sources {
                 Err(Miss::Bad) => {}
                 Err(Miss::Passing(why)) => passing = Some(why),
             }
+            at += 1;
         }
         Err(match passing {
             Some(why) => RecallError::Unavailable {
@@ -115,15 +142,19 @@ impl Sources {
     }
 
     /// The tier that most will be read from.
-    pub(super) fn primary_tier(&self) -> crate::id::TierId {
-        self.list[self.primary].copy.tier
+    pub(super) fn primary_tier(&self) -> TierId {
+        self.first().copy.tier
+    }
+
+    fn first(&self) -> &Source {
+        &self.list[self.primary]
     }
 
     /// The error for bytes that no copy holds.
     pub(super) fn no_good_copy(&self) -> RecallError {
         RecallError::NoGoodCopy {
             object: self.object.clone(),
-            tried: self.list.len(),
+            tried: self.list.len() + self.more.get().map_or(0, Vec::len),
         }
     }
 
@@ -151,10 +182,10 @@ impl Sources {
                 // A longer read failed: perhaps for one of its blocks alone.
                 _ if blocks.len() > 1 => match self.read_run(block..block + 1) {
                     Ok(part) => self.check(part, place.crc, asks),
-                    Err(why) => Err(self.blame(self.primary, asks, &why)),
+                    Err(why) => Err(self.blame(self.first(), asks, &why)),
                 },
                 Ok(_) => Err(Miss::Bad),
-                Err(why) => Err(self.blame(self.primary, asks, why)),
+                Err(why) => Err(self.blame(self.first(), asks, why)),
             };
             give(
                 block,
@@ -165,7 +196,7 @@ impl Sources {
 
     fn check(&self, bytes: Bytes, crc: Crc32c, asks: &dyn Asks) -> Result<Checked, Miss> {
         Checked::verify(bytes, crc).map_err(|why| {
-            self.report(self.primary, asks, &why.to_string());
+            self.report(self.first(), asks, &why.to_string());
             Miss::Bad
         })
     }
@@ -178,7 +209,7 @@ impl Sources {
         };
         let from = first.offset_in_object;
         let len = last.offset_in_object + last.len - from;
-        let copy = &self.list[self.primary].copy;
+        let copy = &self.first().copy;
         self.tier.read(copy.aggregate, from, len)
     }
 
@@ -191,10 +222,14 @@ impl Sources {
         indexes: &IndexCache,
     ) -> Result<Checked, Miss> {
         let mut worst = miss;
-        for (at, source) in self.list.iter().enumerate() {
-            if at == self.primary {
-                continue;
-            }
+        let more = || {
+            self.more
+                .get_or_init(|| sources(unnamed(&self.record, asks)))
+        };
+        let named = self.list.iter().enumerate();
+        let others = named.filter(|(at, _)| *at != self.primary).map(|(_, s)| s);
+        // The catalog is asked only when the named ones are at their end.
+        for source in others.chain(std::iter::once_with(more).flatten()) {
             let (tier, entry) = match source.look(&self.record, asks, indexes) {
                 Ok(found) => found,
                 Err(Miss::Bad) => continue,
@@ -205,9 +240,9 @@ impl Sources {
             };
             match self.read_other(block, &source.copy, &*tier, &entry) {
                 Ok(Some(checked)) => return Ok(checked),
-                Ok(None) => self.report(at, asks, "wrong checksum"),
+                Ok(None) => self.report(source, asks, "wrong checksum"),
                 Err(why) => {
-                    if let passing @ Miss::Passing(_) = self.blame(at, asks, &why) {
+                    if let passing @ Miss::Passing(_) = self.blame(source, asks, &why) {
                         worst = passing;
                     }
                 }
@@ -257,17 +292,17 @@ impl Sources {
         Ok(Checked::verify(bytes.freeze(), place.crc).ok())
     }
 
-    fn report(&self, at: usize, asks: &dyn Asks, why: &str) {
-        let copy = &self.list[at].copy;
+    fn report(&self, source: &Source, asks: &dyn Asks, why: &str) {
+        let copy = &source.copy;
         tracing::warn!(object = %self.object, tier = %copy.tier, aggregate = %copy.aggregate, why, "bad copy");
         asks.copy_failed(self.record.file, self.record.version, copy, why);
     }
 
-    fn blame(&self, at: usize, asks: &dyn Asks, why: &TierError) -> Miss {
+    fn blame(&self, source: &Source, asks: &dyn Asks, why: &TierError) -> Miss {
         if tier_is_passing(why) {
             return Miss::Passing(why.to_string());
         }
-        self.report(at, asks, &why.to_string());
+        self.report(source, asks, &why.to_string());
         Miss::Bad
     }
 }

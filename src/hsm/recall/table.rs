@@ -334,10 +334,8 @@ impl Shared {
             }
             Standing::Unwanted => {
                 drop(state);
-                self.stop(
-                    recall,
-                    GiveBack::AndEnd(End::Failed(RecallError::Cancelled)),
-                );
+                // Who joins in this instant starts over.
+                self.stop(recall, GiveBack::AndEnd(End::Again));
             }
         }
     }

@@ -4,3 +4,4 @@ mod crashes;
 mod p4;
 pub(in crate::hsm) mod rig;
 mod room;
+mod together;

@@ -450,3 +450,37 @@ fn a_batch_is_read_in_the_order_of_the_tier() {
     assert_eq!(order, [1000, 1001, 1002, 1003, 1004, 1005]);
     stubs.iter().for_each(|stub| rig.assert_whole(stub));
 }
+
+#[test]
+fn p4_a_copy_with_other_holes_serves_as_well() {
+    let rig = Rig::new();
+    rig.add_tier(TierId(2));
+    let runs = [
+        Extent {
+            offset: 12288,
+            len: BLOCK + 4096,
+        },
+        Extent {
+            offset: 3 * BLOCK,
+            len: BLOCK - 4096,
+        },
+    ];
+    let size = 4 * BLOCK + 9;
+    let stub = rig.released("sparse", size, &runs, &[TierId(1)]);
+    // The same bytes, stored without holes: its blocks lie elsewhere.
+    let other = rig.copy_again(&stub, TierId(2), &dense(size));
+    rig.above.moved.lock().push(other);
+    for block in [0, 1] {
+        let bit = (stub.entry_data + block * BLOCK + 100) * 8;
+        rig.tier()
+            .control()
+            .flip(stub.record.copies[0].aggregate, bit);
+    }
+    rig.stage(&stub).expect("staged");
+    rig.assert_whole(&stub);
+    let fd = rig
+        .backing
+        .open_node(&stub.node, None, How::Read)
+        .expect("open");
+    assert_eq!(rig.backing.extents(fd.as_fd()).expect("extents"), runs);
+}

@@ -255,26 +255,7 @@ impl Rig {
             version: DataVersion(1),
             crc: Some(Crc32c::of(&content)),
         };
-        let member = Member {
-            path: MemberPath::new(name.as_bytes()).expect("a path"),
-            kind: Kind::Regular {
-                size,
-                extents: runs.to_vec(),
-            },
-            mode: 0o640,
-            uid: 0,
-            gid: 0,
-            mtime: OLD,
-            atime: OLD,
-            ctime: OLD,
-            xattrs: Vec::new(),
-            identity: Some(identity),
-        };
-        let packed: Vec<u8> = runs
-            .iter()
-            .flat_map(|r| &content[r.offset as usize..(r.offset + r.len) as usize])
-            .copied()
-            .collect();
+        let (member, packed) = member(name.as_bytes(), &content, runs, identity);
         let (mut copies, mut entry_data, mut blocks_crc) = (Vec::new(), 0, Crc32c::EMPTY);
         for &tier in tiers {
             let (copy, index) = self.store(tier, &member, &packed);
@@ -307,6 +288,23 @@ impl Rig {
             content,
             entry_data,
         }
+    }
+
+    /// Another copy of the stub's data, with its data runs cut as `runs`.
+    pub(in crate::hsm) fn copy_again(
+        &self,
+        stub: &Stub,
+        tier: TierId,
+        runs: &[Extent],
+    ) -> CopyHint {
+        let record = &stub.record;
+        let identity = DataIdentity {
+            file: record.file,
+            version: record.version,
+            crc: Some(record.crc),
+        };
+        let (member, packed) = member(b"again", &stub.content, runs, identity);
+        self.store(tier, &member, &packed).0
     }
 
     fn store(&self, tier: TierId, member: &Member, packed: &[u8]) -> (CopyHint, Index) {
@@ -378,6 +376,34 @@ impl Rig {
         let stat = self.backing.stat(fd.expect("open").as_fd()).expect("stat");
         assert_eq!(stat.mtime, OLD);
     }
+}
+
+/// A file as a member, and its stored bytes.
+fn member(
+    path: &[u8],
+    content: &[u8],
+    runs: &[Extent],
+    identity: DataIdentity,
+) -> (Member, Vec<u8>) {
+    let member = Member {
+        path: MemberPath::new(path).expect("a path"),
+        kind: Kind::Regular {
+            size: content.len() as u64,
+            extents: runs.to_vec(),
+        },
+        mode: 0o640,
+        uid: 0,
+        gid: 0,
+        mtime: OLD,
+        atime: OLD,
+        ctime: OLD,
+        xattrs: Vec::new(),
+        identity: Some(identity),
+    };
+    let packed = runs
+        .iter()
+        .flat_map(|r| &content[r.offset as usize..(r.offset + r.len) as usize]);
+    (member, packed.copied().collect())
 }
 
 /// A read under way.
