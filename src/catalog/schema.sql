@@ -146,7 +146,8 @@ CREATE TABLE changelog (
     lost INTEGER NOT NULL, overflows INTEGER NOT NULL
 );
 
--- Counters, kept by triggers so that no path around them exists.
+-- Counters, kept by triggers so that no path around them exists. (`OR IGNORE` has no effect in a
+-- trigger that an upsert fires; `ON CONFLICT` has.)
 CREATE TABLE usage (
     uid INTEGER NOT NULL, state INTEGER NOT NULL,
     files INTEGER NOT NULL, bytes INTEGER NOT NULL, blocks INTEGER NOT NULL,
@@ -172,7 +173,8 @@ WHEN (OLD.kind = 0 OR NEW.kind = 0)
 BEGIN
     UPDATE usage SET files = files - 1, bytes = bytes - OLD.size, blocks = blocks - OLD.blocks
     WHERE OLD.kind = 0 AND uid IN (-1, OLD.uid) AND state = OLD.state;
-    INSERT OR IGNORE INTO usage VALUES (-1, NEW.state, 0, 0, 0), (NEW.uid, NEW.state, 0, 0, 0);
+    INSERT INTO usage VALUES (-1, NEW.state, 0, 0, 0), (NEW.uid, NEW.state, 0, 0, 0)
+    ON CONFLICT DO NOTHING;
     UPDATE usage SET files = files + 1, bytes = bytes + NEW.size, blocks = blocks + NEW.blocks
     WHERE NEW.kind = 0 AND uid IN (-1, NEW.uid) AND state = NEW.state;
 END;
@@ -180,7 +182,7 @@ CREATE TRIGGER node_copies_changed AFTER UPDATE OF kind, state, copies ON nodes
 WHEN (OLD.kind, OLD.state, OLD.copies) <> (NEW.kind, NEW.state, NEW.copies) BEGIN
     UPDATE copy_counts SET files = files - 1
     WHERE OLD.kind = 0 AND OLD.state IN (1, 3) AND copies = OLD.copies;
-    INSERT OR IGNORE INTO copy_counts VALUES (NEW.copies, 0);
+    INSERT INTO copy_counts VALUES (NEW.copies, 0) ON CONFLICT DO NOTHING;
     UPDATE copy_counts SET files = files + 1
     WHERE NEW.kind = 0 AND NEW.state IN (1, 3) AND copies = NEW.copies;
 END;
