@@ -185,7 +185,7 @@ fn what_users_wait_for_is_answered_by_the_index_made_for_it() {
     call_everything(&rig);
     let connection = rig.connection();
     let statements = SEEN.lock().clone();
-    let mut uses = |part: &str, index: &str| {
+    let uses = |part: &str, index: &str| {
         let matching: Vec<_> = statements.iter().filter(|sql| sql.contains(part)).collect();
         assert!(!matching.is_empty(), "no statement contains {part:?}");
         for sql in matching {

@@ -403,24 +403,22 @@ impl Watch {
     fn apply(&mut self, s: &mut Scheduler, limits: &Limits, event: Event) {
         match event {
             Event::Offer(items) => {
-                let refused = s.offer(items.clone());
-                let mut gone: Vec<ActionId> = refused.full;
-                gone.extend(&refused.cancelled);
-                gone.extend(&refused.known);
                 for item in items {
-                    // The same action may be offered twice in one call: once is known then.
-                    if let Some(at) = gone.iter().position(|a| *a == item.action) {
-                        let twice = self.waiting.contains_key(&item.action)
-                            || self.flying_items().any(|i| i.action == item.action);
-                        if twice
-                            || refused.cancelled.contains(&item.action)
-                            || !refused.known.contains(&item.action)
-                        {
-                            gone.remove(at);
-                            continue;
-                        }
+                    let of_class = self.waiting.values().filter(|i| i.class == item.class);
+                    let full = of_class.count() >= limits.window;
+                    let known = self.waiting.contains_key(&item.action)
+                        || self.flying_items().any(|i| i.action == item.action);
+                    let mut expected = Refused::default();
+                    if self.cancelled.contains(&item.request) {
+                        expected.cancelled.push(item.action);
+                    } else if known {
+                        expected.known.push(item.action);
+                    } else if full {
+                        expected.full.push(item.action);
+                    } else {
+                        self.waiting.insert(item.action, item);
                     }
-                    self.waiting.insert(item.action, item);
+                    assert_eq!(s.offer([item]), expected);
                 }
             }
             Event::Next => match s.next(at(self.now)) {
@@ -499,7 +497,7 @@ impl Watch {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_invariant_holds_after_every_event(events in proptest::collection::vec(event(), 1..120)) {
         let limits = tight();
