@@ -3,7 +3,30 @@
 //!
 //! Promises: decoders are total (no input panics, allocates without bound or names a place
 //! outside the tree); whatever an encoder writes its decoder reads back equal.
+//!
+//! | to ... | use |
+//! |---|---|
+//! | describe a file | [`member::Member`] |
+//! | write an aggregate | [`aggregate::AggregateWriter`] |
+//! | open one from its end | [`aggregate::decode_trailer`], [`aggregate::decode_index`] |
+//! | read a range of a member | [`aggregate::IndexEntry::blocks_for`] and what stands beside it |
+//! | read one whose end is lost | [`scan::Scanner`] |
+//! | mark a file | [`record::Record`] |
 
+pub mod acl;
 pub mod aggregate;
+#[cfg(test)]
+mod arbitrary;
+mod header;
+mod index;
 pub mod member;
+mod pax;
+mod places;
+pub mod range;
 pub mod record;
+pub mod scan;
+mod sparse;
+mod sums;
+mod trailer;
+mod wire;
+mod writer;

@@ -1,2 +1,22 @@
 //! Archive, release, stage, verify; requests and their scheduler.
+//!
+//! The lower half knows one file, or one batch of files, and the order of steps that keeps their
+//! data safe (the protocols P1 to P6): [`backing`] is the directory with the data, [`lease`] shuts
+//! writers out, [`version`] proves that a file has not changed, [`archive`], [`release`],
+//! [`recall`] and [`verify`] act on it. The upper half carries out what was asked for:
+//! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount.
+
+pub mod archive;
+pub mod backing;
+pub mod engine;
+pub mod index_cache;
+pub mod lease;
+pub mod recall;
+pub mod release;
+pub mod residency;
 pub mod schedule;
+pub mod state_dir;
+#[cfg(test)]
+pub(crate) mod rig;
+pub mod verify;
+pub mod version;

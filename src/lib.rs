@@ -13,7 +13,12 @@
 //! ```
 
 pub mod catalog;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod error;
 pub mod format;
 pub mod hsm;
 pub mod id;
+pub mod server;
 pub mod tier;

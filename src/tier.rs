@@ -9,13 +9,34 @@
 //!   the object is not visible to `read`, `stat` or `list`; after an `abandon`, a drop or a crash it
 //!   never becomes visible.
 //! - Methods block; callers bound how many run at once. All of them may be called from any thread.
-//! - Errors say what a caller can do: see [`TierError`].
+//! - Errors say what a caller can do: see [`TierError`]. A failed `write` carries its [`TierError`]
+//!   inside the `io::Error` ([`TierError::from_write`] takes it out again), and after it the put is
+//!   broken: every later `write` and `finish` fails, and nothing becomes visible.
+//! - A read gives exactly what was asked for or an error, never fewer bytes. `len` 0 at an offset
+//!   within the object (its end included) gives no bytes.
 //! - A tier's root carries its owner's mark; another owner's is refused at opening (P8, P9).
+
+pub mod clock;
+pub mod conformance;
+pub mod dir;
+mod error;
+pub mod faults;
+pub mod limit;
+pub mod mem;
+mod open;
+pub mod retry;
+pub mod throttle;
+mod url;
+
+pub use error::{ErrorKind, TierError};
+pub use open::{Expect, OpenHow, open};
+pub use url::{TierUrl, UrlError};
 
 use crate::id::{AggregateId, InstanceId, TierId};
 use bytes::Bytes;
 use cairn_mover::Crc32c;
 use std::io::Write;
+use std::path::PathBuf;
 
 /// What a tier's mark says (its file or object `cairn-tier.json`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +45,51 @@ pub struct Mark {
     pub tier: TierId,
     /// The instance that may write here.
     pub owner: InstanceId,
+}
+
+/// Kinds of places that this version can keep copies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A directory of a filesystem.
+    Dir,
+    /// Memory of this process: tests.
+    Memory,
+    /// An implementation that does not say: test doubles.
+    Unnamed,
+}
+
+impl Kind {
+    /// The word before the colon of a tier's URL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dir => "dir",
+            Self::Memory => "mem",
+            Self::Unnamed => "unnamed",
+        }
+    }
+}
+
+/// Where a tier lies, for status lines and for the question whether it shares the backing's
+/// filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// What kind of place.
+    pub kind: Kind,
+    /// The URL that opens it again, without secrets.
+    pub url: String,
+    /// The directory, where it is one.
+    pub root: Option<Root>,
+}
+
+/// The directory of a tier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Absolute path as configured.
+    pub path: PathBuf,
+    /// `st_dev` when it was last seen with its mark; `None` while it never was. Equal to the
+    /// backing's: the tier frees no space. (Subvolumes of one btrfs differ and still share space.)
+    pub dev: Option<u64>,
 }
 
 /// How a tier knows that an object is durable.
@@ -77,6 +143,14 @@ pub trait Put: Write + Send {
 pub trait Tier: Send + Sync {
     /// The mark read (or written) when the tier was opened.
     fn mark(&self) -> Mark;
+    /// Where it lies. Wrappers answer for what they wrap.
+    fn describe(&self) -> Description {
+        Description {
+            kind: Kind::Unnamed,
+            url: format!("unnamed:{}", self.mark().tier),
+            root: None,
+        }
+    }
     /// Starts an object of about `size_hint` bytes.
     ///
     /// # Errors
@@ -85,7 +159,7 @@ pub trait Tier: Send + Sync {
     /// Reads exactly `len` bytes at `offset`.
     ///
     /// # Errors
-    /// [`TierError::Short`] if the object ends before.
+    /// [`TierError::Short`] if the object ends before, [`TierError::Missing`], ...
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError>;
     /// Length of an object.
     ///
@@ -108,89 +182,4 @@ pub trait Tier: Send + Sync {
     /// # Errors
     /// [`TierError`].
     fn space(&self) -> Result<Space, TierError>;
-}
-
-/// What can go wrong, sorted by what the caller can do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum TierError {
-    /// The tier as a whole does not answer; other objects will fail likewise. Try later.
-    #[error("tier {tier} is unavailable ({step}): {why}")]
-    Unavailable {
-        /// Which.
-        tier: String,
-        /// What was being done.
-        step: &'static str,
-        /// What was seen.
-        why: String,
-    },
-    /// No room for the object. Try when there is room.
-    #[error("tier {tier} is full ({step}): {why}")]
-    Full {
-        /// Which.
-        tier: String,
-        /// What was being done.
-        step: &'static str,
-        /// What was seen.
-        why: String,
-    },
-    /// This one operation failed and may succeed when repeated.
-    #[error("tier {tier}, {object}: {step}: {source}")]
-    Transient {
-        /// Which.
-        tier: String,
-        /// The object.
-        object: String,
-        /// What was being done.
-        step: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// There is no such object.
-    #[error("tier {tier} has no {object}")]
-    Missing {
-        /// Which.
-        tier: String,
-        /// The object.
-        object: AggregateId,
-    },
-    /// The name is taken. Names are never reused: compose under a new one.
-    #[error("tier {tier} already has {object}")]
-    Exists {
-        /// Which.
-        tier: String,
-        /// The object.
-        object: AggregateId,
-    },
-    /// The object is shorter than what was asked for: truncated.
-    #[error("tier {tier}, {object}: ends at {len}, wanted {wanted}")]
-    Short {
-        /// Which.
-        tier: String,
-        /// The object.
-        object: AggregateId,
-        /// Its length.
-        len: u64,
-        /// The end of what was asked for.
-        wanted: u64,
-    },
-    /// What was read back is not what was written: the medium lies. The object was removed.
-    #[error("tier {tier}, {object}: read back {found}, wrote {expected}")]
-    Corrupt {
-        /// Which.
-        tier: String,
-        /// The object.
-        object: AggregateId,
-        /// Sum of what was written.
-        expected: Crc32c,
-        /// Sum of what came back.
-        found: Crc32c,
-    },
-    /// The place belongs to another instance, or is no tier.
-    #[error("{place} cannot be used as a tier: {why}")]
-    Refused {
-        /// Where.
-        place: String,
-        /// Why, and the way out.
-        why: String,
-    },
 }

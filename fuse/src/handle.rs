@@ -1,6 +1,9 @@
 //! A node's name that outlives paths: the file handle of the backing filesystem.
 
+use crate::sys;
 use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// A backing inode as the filesystem itself names it: the type and bytes of `name_to_handle_at`.
 /// Stable across renames and restarts; a successor of a deleted inode has another one.
@@ -10,6 +13,25 @@ pub struct NodeHandle {
     pub kind: i32,
     /// `f_handle`, at most 128 bytes (`MAX_HANDLE_SZ`).
     pub bytes: Vec<u8>,
+}
+
+impl NodeHandle {
+    /// The handle of an open inode; an `O_PATH` descriptor suffices.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the filesystem has no handles.
+    pub fn of(fd: impl AsFd) -> io::Result<Self> {
+        Ok(sys::handle_of(fd.as_fd())?)
+    }
+
+    /// Opens the inode with `open(2)` flags. `mount` is any descriptor of the same mount that is
+    /// not `O_PATH`. Needs CAP_DAC_READ_SEARCH.
+    ///
+    /// # Errors
+    /// `ESTALE` if the inode is gone, also if its number is in use again.
+    pub fn open(&self, mount: impl AsFd, flags: i32) -> io::Result<OwnedFd> {
+        Ok(sys::open_handle(mount.as_fd(), self, flags)?)
+    }
 }
 
 impl fmt::Debug for NodeHandle {

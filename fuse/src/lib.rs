@@ -6,11 +6,33 @@
 //! lets the owner of the data shut users out of one node for a moment. It knows nothing of
 //! archives, databases, networks or policies.
 
+mod access;
+mod attr;
+mod backing;
+mod core;
+mod creds;
+mod error;
+mod fs;
+mod gate;
 mod handle;
+mod iomode;
+mod mirror;
+pub mod mount;
+mod negotiate;
+mod node;
+mod notify;
+mod ops;
+mod park;
 mod residency;
+mod sys;
+mod watch;
+mod workers;
 
+pub use access::may_access;
+pub use error::MirrorError;
 pub use handle::NodeHandle;
+pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};
 pub use residency::{
-    Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone, Residency, Shown,
-    WaitDone, WaitToken,
+    AlwaysResident, Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone,
+    Residency, Shown, WaitDone, WaitToken,
 };

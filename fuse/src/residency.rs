@@ -50,6 +50,9 @@ pub enum Presence {
 pub struct Shown {
     /// Show this ctime (seconds, nanoseconds) instead of the backing's.
     pub ctime: Option<(i64, u32)>,
+    /// Show this mtime (seconds, nanoseconds) instead of the backing's: while a recall writes,
+    /// before it has set the times back.
+    pub mtime: Option<(i64, u32)>,
     /// Data are elsewhere: show at least one block, so that `tar -S` and `cp` do not take the
     /// file for a hole (P5).
     pub at_least_one_block: bool,
@@ -173,6 +176,48 @@ pub trait Gate: Send + Sync {
 
 /// Users are shut out of a node while this lives.
 pub trait Hold: Send {}
+
+/// The residency of a plain mirror: all data are always here, and nothing is kept of events.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AlwaysResident;
+
+impl Residency for AlwaysResident {
+    fn presence(&self, _file: FileRef<'_>) -> Presence {
+        Presence::Resident
+    }
+    fn shown(&self, _file: FileRef<'_>, _stat: &rustix::fs::Statx) -> Shown {
+        Shown::default()
+    }
+    fn read(&self, _: FileRef<'_>, _: u64, _: u32, _: Caller, done: ReadDone) -> WaitToken {
+        done(Err(Errno(libc::EIO)));
+        WaitToken(0)
+    }
+    fn fetch(&self, _: FileRef<'_>, _: Option<u64>, _: Caller, done: WaitDone) -> WaitToken {
+        done(Ok(()));
+        WaitToken(0)
+    }
+    fn give_up(&self, _token: WaitToken) {}
+    fn seek(&self, _file: FileRef<'_>, _offset: u64, _data: bool) -> Result<u64, Errno> {
+        Err(Errno(libc::EIO))
+    }
+    fn truncated(&self, _file: FileRef<'_>) {}
+    fn is_private(&self, _name: &OsStr) -> bool {
+        false
+    }
+    fn attribute(&self, _: FileRef<'_>, _: &OsStr, _: Caller) -> Option<Result<Vec<u8>, Errno>> {
+        None
+    }
+    fn set_attribute(
+        &self,
+        _file: FileRef<'_>,
+        _name: &OsStr,
+        _value: &[u8],
+        _caller: Caller,
+    ) -> Option<Result<(), Errno>> {
+        None
+    }
+    fn note(&self, _event: Event) {}
+}
 
 impl<T: Residency + ?Sized> Residency for Arc<T> {
     fn presence(&self, file: FileRef<'_>) -> Presence {

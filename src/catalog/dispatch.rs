@@ -310,6 +310,20 @@ fn take_of_user(
     Ok(())
 }
 
+/// An action that was refused when it was entered: failed, and never in anybody's window.
+pub(super) fn end_unstarted(
+    connection: &Connection,
+    tally: &mut Tally,
+    id: ActionId,
+    why: &Failure,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    match find(connection, id)? {
+        Some(action) => end(connection, tally, &action, &Finish::Failed(why.clone()), now),
+        None => Ok(()),
+    }
+}
+
 fn end(
     connection: &Connection,
     tally: &mut Tally,

@@ -201,6 +201,8 @@ pub struct NewAction {
     pub place: Option<Place>,
     /// Nearness for what is packed: the directory's node.
     pub near: NodeId,
+    /// It cannot be done, and why: the action is entered as failed and never starts.
+    pub refused: Option<Failure>,
 }
 
 /// Answer to a submission.

@@ -4,6 +4,7 @@
 //! user; a request's counts equal its rows at every commit, where the rows of a cancelled request
 //! count as settled before they are.
 
+use super::dispatch::end_unstarted;
 use super::request::{
     Action, ActionId, ActionState, NewAction, NewRequest, Request, RequestFilter, Submitted,
 };
@@ -40,7 +41,7 @@ impl Catalog {
             }
             let id = insert(connection, &request, now)?;
             let mut tally = Tally::default();
-            add(connection, &mut tally, id, &actions)?;
+            add(connection, &mut tally, id, &actions, now)?;
             tally.apply(connection, now)?;
             Ok(Submitted {
                 id: RequestId(id as u64),
@@ -76,7 +77,7 @@ impl Catalog {
                 }
                 _ => {}
             }
-            let added = add(connection, &mut tally, id, &actions)?;
+            let added = add(connection, &mut tally, id, &actions, now)?;
             tally.apply(connection, now)?;
             Ok(added)
         })
@@ -394,6 +395,7 @@ fn add(
     tally: &mut Tally,
     request: i64,
     actions: &[NewAction],
+    now: Timestamp,
 ) -> Result<u64, CatalogError> {
     tally.head(connection, request)?;
     let mut added = 0;
@@ -428,6 +430,10 @@ fn add(
         if new > 0 {
             tally.shift(request, None, RowState::Pending, bytes);
             added += 1;
+            if let Some(why) = &action.refused {
+                let id = ActionId(connection.last_insert_rowid());
+                end_unstarted(connection, tally, id, why, now)?;
+            }
         }
     }
     Ok(added)

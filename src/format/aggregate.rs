@@ -1,10 +1,30 @@
 //! An aggregate: members as pax tar, two zero blocks, padding, the index, and a trailer in the
-//! last 512 bytes (P14).
+//! last 512 bytes (P14). The nouns of it; the parts that read and write them stand beside.
+//!
+//! ```text
+//!  0         global header: which aggregate        (tar sees a comment)
+//!  1024      member, member, ...                   (tar sees members)
+//!            1024 zero bytes                       (tar stops here)
+//!            zero bytes to a multiple of 4096
+//!  index     88-byte head, entries by path
+//!            zero bytes to a multiple of 512
+//!  end-512   trailer: where the index is
+//! ```
 
 use super::member::{Member, MemberPath};
 use crate::id::{AggregateId, DataVersion, FileId, FsUuid, Timestamp};
 use cairn_mover::Crc32c;
-use std::io::{self, Read, Write};
+use std::io;
+
+pub use super::index::{decode_index, find_index};
+pub use super::range::{BlockPlace, BlockRange, DataMap, Piece};
+pub use super::trailer::decode_trailer;
+pub use super::writer::{Added, AggregateWriter, WHOLE};
+
+/// Version of the format that this program writes, and the highest it reads.
+pub const VERSION: u32 = 1;
+/// The index begins at a multiple of this many bytes.
+pub const INDEX_ALIGN: u64 = 4096;
 
 /// Bytes covered by one block checksum of a member's *stored* data (data runs packed together,
 /// holes left out). The last block of a member may be shorter.
@@ -16,12 +36,18 @@ pub const TRAILER_LEN: u64 = 512;
 /// a catalog from the index alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// The member as in its header, but without extended attributes (they are in the header).
+    /// The member as in its header, but with those extended attributes alone that the header
+    /// cannot carry (together above 1 MiB, or a malformed ACL): plain tar loses these, Cairn does
+    /// not. All others are in the header.
     pub member: Member,
-    /// Offset of the entry's first header block in the aggregate.
+    /// Offset of the entry's first header block in the aggregate; 0 for a socket, which has none.
     pub header: u64,
-    /// Offset of the first stored data byte; runs lie one behind the other from here.
+    /// Offset of the first stored data byte; runs lie one behind the other from here. Where
+    /// nothing is stored: the end of the headers.
     pub data: u64,
+    /// CRC32C of the header blocks, `header..data`: with it the index vouches for what the header
+    /// alone holds, the extended attributes. [`Crc32c::EMPTY`] for a socket.
+    pub header_crc: Crc32c,
     /// CRC32C of each [`BLOCK`] of stored data, in order.
     pub blocks: Vec<Crc32c>,
 }
@@ -30,12 +56,12 @@ impl IndexEntry {
     /// Stored bytes: the sum of the runs.
     #[must_use]
     pub fn stored_len(&self) -> u64 {
-        unimplemented!()
+        self.member.kind.stored_len()
     }
-    /// CRC32C of the encoded block list, as the record keeps it.
+    /// CRC32C of the encoded block list (four bytes each, little-endian), as the record keeps it.
     #[must_use]
     pub fn blocks_crc(&self) -> Crc32c {
-        unimplemented!()
+        super::sums::blocks_crc(&self.blocks)
     }
 }
 
@@ -56,14 +82,17 @@ impl Index {
     /// The entry of a path, by binary search.
     #[must_use]
     pub fn by_path(&self, path: &MemberPath) -> Option<&IndexEntry> {
-        let _ = path;
-        unimplemented!()
+        let at = self.entries.binary_search_by(|e| e.member.path.cmp(path));
+        at.ok().and_then(|at| self.entries.get(at))
     }
-    /// The entry of a file's data.
+    /// The entry of a file's data. Looks at every entry.
     #[must_use]
     pub fn by_identity(&self, file: FileId, version: DataVersion) -> Option<&IndexEntry> {
-        let _ = (file, version);
-        unimplemented!()
+        self.entries.iter().find(|entry| {
+            let data = matches!(entry.member.kind, super::member::Kind::Regular { .. });
+            let identity = entry.member.identity;
+            data && identity.is_some_and(|i| i.file == file && i.version == version)
+        })
     }
 }
 
@@ -72,6 +101,8 @@ impl Index {
 pub struct Trailer {
     /// The aggregate.
     pub aggregate: AggregateId,
+    /// The backing filesystem the members came from.
+    pub fs: FsUuid,
     /// Where the index begins.
     pub index_offset: u64,
     /// How long it is, bytes.
@@ -118,74 +149,4 @@ pub enum AggregateError {
         /// What went wrong.
         why: &'static str,
     },
-}
-
-/// Decodes the last [`TRAILER_LEN`] bytes of an object of `object_len` bytes.
-///
-/// # Errors
-/// [`AggregateError::NoTrailer`] or [`AggregateError::Newer`].
-pub fn decode_trailer(last: &[u8], object_len: u64) -> Result<Trailer, AggregateError> {
-    let _ = (last, object_len);
-    unimplemented!()
-}
-
-/// Decodes the index named by `trailer`.
-///
-/// # Errors
-/// [`AggregateError::DamagedIndex`].
-pub fn decode_index(bytes: &[u8], trailer: &Trailer) -> Result<Index, AggregateError> {
-    let _ = (bytes, trailer);
-    unimplemented!()
-}
-
-/// Writes an aggregate front to back into a sink; keeps only the index in memory.
-#[derive(Debug)]
-pub struct AggregateWriter<W> {
-    sink: W,
-}
-
-impl<W: Write> AggregateWriter<W> {
-    /// Starts an aggregate.
-    pub fn new(sink: W, aggregate: AggregateId, fs: FsUuid, composed: Timestamp) -> Self {
-        let _ = (aggregate, fs, composed);
-        Self { sink }
-    }
-    /// Adds a member. For a regular file `data` yields its stored bytes (the runs, packed);
-    /// anything else has none. A member whose `identity.crc` is known is checked against what was
-    /// read; one whose sum is not known gets it here.
-    ///
-    /// # Errors
-    /// On any error the aggregate is unusable and must be abandoned.
-    pub fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Added, AggregateError> {
-        let _ = (member, data);
-        unimplemented!()
-    }
-    /// Bytes written so far (what the tar part would be without its end).
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        unimplemented!()
-    }
-    /// Nothing added so far.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Ends tar, writes padding, index and trailer; gives the sink back with the index.
-    ///
-    /// # Errors
-    /// [`AggregateError::Io`].
-    pub fn finish(self) -> Result<(W, Index, Trailer), AggregateError> {
-        unimplemented!()
-    }
-}
-
-/// What adding a member told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Added {
-    /// Offset of its first header block.
-    pub header: u64,
-    /// CRC32C of the logical content (regular files; [`Crc32c::EMPTY`] otherwise).
-    pub crc: Crc32c,
-    /// CRC32C of the encoded block list.
-    pub blocks_crc: Crc32c,
 }

@@ -1,0 +1,214 @@
+//! What all operations share: the tables, the pools, the residency, and how the mount runs.
+
+use crate::attr::{Entry, attributes};
+use crate::backing::{Backing, Seen, stat_of};
+use crate::gate::{Gates, Next};
+use crate::node::{InUse, Node, Nodes, ROOT};
+use crate::notify::Notices;
+use crate::park::{Park, Reply};
+use crate::workers::Workers;
+use crate::{Caller, Event, EventKind, FileRef, NodeHandle, Presence, Residency, Shown};
+use fuser::{BackingId, FileAttr, Generation};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::Statx;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a request waits before it tries again to get past a lease.
+const LEASE_RETRY: Duration = Duration::from_millis(5);
+
+/// The mirror without FUSE's wire format.
+pub(crate) struct Core {
+    pub(crate) residency: Arc<dyn Residency>,
+    pub(crate) backing: Backing,
+    pub(crate) nodes: Nodes,
+    pub(crate) gates: Gates,
+    pub(crate) park: Arc<Park>,
+    pub(crate) workers: Workers,
+    pub(crate) notices: Notices,
+    /// Backing ids of files that nobody has open, kept for the next open.
+    pub(crate) idle_ids: Mutex<LruCache<u64, Arc<BackingId>>>,
+    /// Numbers opens; never reused.
+    pub(crate) opens: AtomicU64,
+    pub(crate) passthrough: AtomicBool,
+    pub(crate) shared: bool,
+    /// How long the kernel may believe names and attributes.
+    pub(crate) ttl: Duration,
+}
+
+impl Core {
+    pub(crate) fn passes_through(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn node(&self, id: u64) -> Result<Arc<Node>, Errno> {
+        self.nodes.get(id)
+    }
+
+    /// An `O_PATH` descriptor of a node.
+    pub(crate) fn fd(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        self.nodes.fd(&self.backing, node)
+    }
+
+    /// A directory's descriptor for `*at` calls.
+    pub(crate) fn dir(&self, id: u64) -> Result<(Arc<Node>, Arc<OwnedFd>), Errno> {
+        let node = self.node(id)?;
+        let fd = self.fd(&node)?;
+        Ok((node, fd))
+    }
+
+    /// Counts a lookup of what was seen, and says what the kernel is to know of it.
+    pub(crate) fn entry(&self, seen: Seen) -> Result<(Arc<Node>, Entry), Errno> {
+        let stat = seen.stat;
+        let node = self.nodes.intern(seen);
+        let shown = self.shown(&node, &stat);
+        let attr = attributes(node.id, &stat, shown);
+        let entry = Entry {
+            attr,
+            generation: Generation(node.generation()),
+            ttl: self.ttl,
+            attr_ttl: self.ttl_of(&node),
+        };
+        Ok((node, entry))
+    }
+
+    /// Attributes as users see them.
+    pub(crate) fn attr(&self, node: &Node) -> Result<(FileAttr, Duration), Errno> {
+        let fd = self.fd(node)?;
+        let stat = stat_of(fd.as_fd())?;
+        // The root's id is FUSE's; its number is shown as the backing has it.
+        let id = if node.id == ROOT {
+            stat.stx_ino
+        } else {
+            node.id
+        };
+        Ok((
+            attributes(id, &stat, self.shown(node, &stat)),
+            self.ttl_of(node),
+        ))
+    }
+
+    fn shown(&self, node: &Node, stat: &Statx) -> Shown {
+        if !node.is_file() {
+            return Shown::default();
+        }
+        self.fd(node).map_or_else(
+            |_| Shown::default(),
+            |fd| self.residency.shown(file_ref(node, fd.as_fd()), stat),
+        )
+    }
+
+    /// How long attributes may be believed. A file that is open for reading and writing may
+    /// change through a mapping, of which the kernel's FUSE side learns nothing.
+    fn ttl_of(&self, node: &Node) -> Duration {
+        if node.is_file() && node.state.lock().mappers > 0 {
+            Duration::ZERO
+        } else {
+            self.ttl
+        }
+    }
+
+    /// Are a file's data here?
+    pub(crate) fn presence(&self, node: &Node) -> Result<Presence, Errno> {
+        let fd = self.fd(node)?;
+        Ok(self.residency.presence(file_ref(node, fd.as_fd())))
+    }
+
+    /// Opens a node's inode for I/O by the server. `EAGAIN`: a lease stands in the way.
+    pub(crate) fn open_data(&self, node: &Node, flags: i32) -> Result<OwnedFd, Errno> {
+        self.nodes.open(&self.backing, node, flags)
+    }
+
+    /// Goes on with `next` when the file's first `keep` bytes (or all) are on disk. The reply is
+    /// parked meanwhile, so its caller can be interrupted.
+    pub(crate) fn fetch(
+        self: &Arc<Self>,
+        in_use: InUse,
+        caller: Caller,
+        keep: Option<u64>,
+        reply: Reply,
+        next: Next,
+    ) {
+        let node = in_use.node().clone();
+        let fd = match self.fd(&node) {
+            Ok(fd) => fd,
+            Err(error) => return reply.error(error),
+        };
+        let ticket = self.park.park(caller.pid, reply, Some(in_use), true);
+        let core = self.clone();
+        let done = Box::new(move |result: Result<(), crate::Errno>| {
+            let Some((reply, Some(in_use))) = core.park.take(ticket) else {
+                return;
+            };
+            match result {
+                Err(error) => reply.error(own(error)),
+                Ok(()) => {
+                    let again = core.clone();
+                    core.workers.slow(move || next(&again, in_use, reply));
+                }
+            }
+        });
+        let file = file_ref(&node, fd.as_fd());
+        let token = self.residency.fetch(file, keep, caller, done);
+        if !self.park.set_token(ticket, token) {
+            self.residency.give_up(token);
+        }
+    }
+
+    /// Tries again a little later, for whom a lease stood in the way.
+    pub(crate) fn retry(self: &Arc<Self>, in_use: InUse, caller: u32, reply: Reply, next: Next) {
+        let ticket = self.park.park(caller, reply, Some(in_use), false);
+        let core = self.clone();
+        self.workers.later(LEASE_RETRY, move || {
+            if let Some((reply, Some(in_use))) = core.park.take(ticket) {
+                next(&core, in_use, reply);
+            }
+        });
+    }
+
+    /// Tells the changelog.
+    pub(crate) fn note(&self, kind: EventKind, node: &NodeHandle) {
+        self.residency.note(Event {
+            kind,
+            node: node.clone(),
+            place: None,
+            from: None,
+        });
+    }
+
+    /// Tells the changelog, with the name that it happened to.
+    pub(crate) fn note_at(&self, kind: EventKind, node: &NodeHandle, dir: &Node, name: &[u8]) {
+        self.residency.note(Event {
+            kind,
+            node: node.clone(),
+            place: Some((dir.handle.clone(), name.to_vec())),
+            from: None,
+        });
+    }
+
+    /// Closes on a worker what may take long to close (the last reference of a removed file).
+    pub(crate) fn close_later<T: Send + 'static>(&self, what: T) {
+        self.workers.slow(move || drop(what));
+    }
+}
+
+/// A file as the residency is shown it.
+pub(crate) fn file_ref<'a>(node: &'a Node, fd: BorrowedFd<'a>) -> FileRef<'a> {
+    FileRef {
+        handle: &node.handle,
+        fd,
+    }
+}
+
+/// The residency's errno as this crate's.
+pub(crate) fn own(error: crate::Errno) -> Errno {
+    if (1..4096).contains(&error.0) {
+        Errno::from_raw_os_error(error.0)
+    } else {
+        Errno::IO
+    }
+}

@@ -1,0 +1,210 @@
+//! Whose rights a thread has while it works for a caller.
+//!
+//! Invariants
+//! 1. Everything here changes the calling thread alone, and is undone by a guard's drop.
+//! 2. New inodes are made under the caller's fsuid, fsgid, umask and, where a set-group-id bit
+//!    depends on them, groups: so ownership, setgid directories and quota are the backing's.
+//! 3. The kernel has checked permissions already (`default_permissions`); the server's own checks
+//!    must not fail where the kernel's passed, so CAP_DAC_OVERRIDE and CAP_MKNOD stay raised.
+//! 4. Data are written, and passthrough is registered, without CAP_FSETID: then the backing
+//!    clears set-id bits on writes, as FUSE_HANDLE_KILLPRIV_V2 promises the kernel.
+
+use crate::sys;
+use rustix::fs::Mode;
+use rustix::process::umask;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// What the process could do when it started.
+static START: OnceLock<CapabilitySets> = OnceLock::new();
+
+thread_local! {
+    static OWN_UMASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Remembers the process's rights.
+pub(crate) fn start() {
+    if let Ok(mut caps) = capabilities(None) {
+        caps.effective.remove(CapabilitySet::SYS_RESOURCE);
+        let _ = START.set(caps);
+    }
+}
+
+/// Gives up CAP_SYS_RESOURCE for the calling thread and all that it will start: root's exemption
+/// from quota and reserved blocks is not the users'.
+pub(crate) fn work_for_users() {
+    if let Some(caps) = START.get()
+        && let Err(error) = set_capabilities(None, *caps)
+    {
+        tracing::debug!(%error, "CAP_SYS_RESOURCE stays raised");
+    }
+}
+
+/// Has this process the right to act for other users?
+pub(crate) fn may_switch_users() -> bool {
+    START.get().is_some_and(|caps| {
+        caps.effective
+            .contains(CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE)
+    })
+}
+
+/// May this process mount by itself?
+pub(crate) fn may_mount() -> bool {
+    START
+        .get()
+        .is_some_and(|caps| caps.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// The caller of a request, as the kernel named it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Creator {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) pid: u32,
+    pub(crate) umask: u32,
+}
+
+/// Undoes a switch of identity.
+pub(crate) struct Acting {
+    switched: bool,
+    groups: Option<Vec<u32>>,
+    umask: Option<Mode>,
+}
+
+/// Acts as `creator` until the guard is dropped. `with_groups`: also under its supplementary
+/// groups (only where a set-group-id bit is being set: they cost a read of `/proc`).
+pub(crate) fn act_as(creator: Creator, with_groups: bool) -> Acting {
+    own_umask();
+    let mut acting = Acting {
+        switched: false,
+        groups: None,
+        umask: Some(umask(Mode::from_raw_mode(creator.umask & 0o777))),
+    };
+    if (creator.uid == 0 && creator.gid == 0) || !may_switch_users() {
+        return acting;
+    }
+    acting.switched = true;
+    if with_groups && creator.uid != 0 {
+        acting.groups = sys::thread_groups().ok();
+        let _ = sys::set_thread_groups(&groups_of(creator.pid));
+    }
+    sys::set_thread_fsgid(creator.gid);
+    if creator.uid != 0 {
+        sys::set_thread_fsuid(creator.uid);
+        if let Ok(mut caps) = capabilities(None) {
+            caps.effective |= CapabilitySet::DAC_OVERRIDE | CapabilitySet::MKNOD;
+            let _ = set_capabilities(None, caps);
+        }
+    }
+    acting
+}
+
+/// Belongs to the creator's groups, and to no more, while keeping root's other rights: what the
+/// kernel asks before it lets a set-group-id bit stand beside a new ACL.
+pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {
+    let mut acting = Acting {
+        switched: false,
+        groups: None,
+        umask: None,
+    };
+    if creator.uid == 0 || !may_switch_users() {
+        return (acting, WithoutFsetid(None));
+    }
+    acting.groups = sys::thread_groups().ok();
+    let _ = sys::set_thread_groups(&groups_of(creator.pid));
+    sys::set_thread_fsgid(creator.gid);
+    acting.switched = true;
+    (acting, without_fsetid())
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        if let Some(before) = self.umask {
+            umask(before);
+        }
+        if self.switched {
+            // Back to user 0 the kernel raises the filesystem capabilities again by itself.
+            sys::set_thread_fsuid(0);
+            sys::set_thread_fsgid(0);
+        }
+        if let Some(groups) = self.groups.take() {
+            let _ = sys::set_thread_groups(&groups);
+        }
+    }
+}
+
+/// Raises CAP_FSETID again when dropped.
+pub(crate) struct WithoutFsetid(Option<CapabilitySets>);
+
+/// Until the guard is dropped, writes by this thread clear set-id bits.
+pub(crate) fn without_fsetid() -> WithoutFsetid {
+    let Some(before) = START.get().copied() else {
+        return WithoutFsetid(None);
+    };
+    if !before.effective.contains(CapabilitySet::FSETID) {
+        return WithoutFsetid(None);
+    }
+    let mut caps = before;
+    caps.effective.remove(CapabilitySet::FSETID);
+    match set_capabilities(None, caps) {
+        Ok(()) => WithoutFsetid(Some(before)),
+        Err(_) => WithoutFsetid(None),
+    }
+}
+
+impl Drop for WithoutFsetid {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            let _ = set_capabilities(None, before);
+        }
+    }
+}
+
+/// The umask belongs to all threads until one asks for its own.
+fn own_umask() {
+    OWN_UMASK.with(|own| {
+        if !own.get() {
+            if let Err(error) = sys::unshare_fs() {
+                tracing::warn!(%error, "this thread shares the process's umask");
+            }
+            own.set(true);
+        }
+    });
+}
+
+/// Supplementary groups of a thread; none if it is gone or in another pid namespace.
+fn groups_of(pid: u32) -> Vec<u32> {
+    if pid == 0 {
+        return Vec::new();
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    parse_groups(&status)
+}
+
+fn parse_groups(status: &str) -> Vec<u32> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Groups:"))
+        .map(|list| {
+            list.split_whitespace()
+                .filter_map(|g| g.parse().ok())
+                .collect()
+        })
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_come_from_the_status_file() {
+        assert_eq!(
+            parse_groups("Name:\tx\nGroups:\t4 24 1000 \nNgid:\t0\n"),
+            [4, 24, 1000]
+        );
+        assert!(parse_groups("Groups:\t\n").is_empty());
+        assert!(parse_groups("").is_empty());
+    }
+}

@@ -1,0 +1,300 @@
+//! The running mirror: start, facts for status, gate, unmount, wait.
+
+mod connect;
+mod descriptors;
+mod prepare;
+
+use crate::core::Core;
+use crate::fs::MirrorFs;
+use crate::gate::MirrorGate;
+use crate::mount::{Mounter, device_of_fd};
+use crate::workers::spawn;
+use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
+use connect::{Mounted, connect, probe_passthrough};
+use crossbeam_channel::Receiver;
+use fuser::Session;
+use parking_lot::{Condvar, Mutex};
+use prepare::Prepared;
+use rustix::io::Errno;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Whether the kernel may pass reads and writes of resident files straight to the backing files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Passthrough {
+    /// Where kernel, rights and backing filesystem allow it.
+    #[default]
+    Auto,
+    /// Never: all data go through the server.
+    Off,
+}
+
+/// Where the mirrored directory is.
+#[derive(Debug)]
+pub enum BackingDir {
+    /// By path.
+    Path(PathBuf),
+    /// Already open (any directory descriptor), with the path it is spoken of by in messages.
+    Open(OwnedFd, PathBuf),
+}
+
+/// What to mirror, where, and how.
+pub struct MirrorConfig {
+    /// The directory to show.
+    pub backing: BackingDir,
+    /// An existing directory, outside the backing.
+    pub mountpoint: PathBuf,
+    /// Answers about data.
+    pub residency: Arc<dyn Residency>,
+    /// Others change the backing too (another host, or around the mount): attributes and names
+    /// are then cached for a second at most, and directories never.
+    pub shared: bool,
+    /// Session threads; 0 chooses (at least 4, at most 16).
+    pub threads: usize,
+    /// Use of the kernel's passthrough.
+    pub passthrough: Passthrough,
+    /// Shown as the source in `/proc/mounts`.
+    pub fs_name: String,
+    /// May users other than the one who mounts use the mount? As root: yes, normally.
+    pub allow_other: bool,
+    /// The process made by [`mount::prepare`](crate::mount::prepare) that mounts in the users'
+    /// mount namespace (P11). `None`: the server mounts in its own namespace.
+    pub mounter: Option<Mounter>,
+}
+
+impl MirrorConfig {
+    /// The usual configuration: exclusive, passthrough where possible, for all users if root mounts.
+    #[must_use]
+    pub fn new(backing: PathBuf, mountpoint: PathBuf, residency: Arc<dyn Residency>) -> Self {
+        Self {
+            backing: BackingDir::Path(backing),
+            mountpoint,
+            residency,
+            shared: false,
+            threads: 0,
+            passthrough: Passthrough::Auto,
+            fs_name: "cairn".to_owned(),
+            allow_other: rustix::process::geteuid().is_root(),
+            mounter: None,
+        }
+    }
+}
+
+/// How a mirror runs, for one log line and for status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// `Ok`: resident files pass through the kernel. `Err`: why not.
+    pub passthrough: Result<(), String>,
+    /// `Ok`: inodes are held as file handles, without limit. `Err`: why each known inode costs a
+    /// descriptor instead.
+    pub handles: Result<(), String>,
+    /// Open descriptors that the process may have.
+    pub descriptor_limit: u64,
+    /// The server lives in its own mount namespace and cannot walk into its own mount by path.
+    pub own_namespace: bool,
+    /// The backing is held as a private clone of its mount, in which nothing can be mounted.
+    pub detached_backing: bool,
+    /// Threads that read requests.
+    pub threads: usize,
+    /// FUSE protocol version of the kernel.
+    pub kernel_abi: (u32, u32),
+}
+
+/// A mounted mirror. Dropping it unmounts, by force if it is busy.
+pub struct Mirror {
+    core: Arc<Core>,
+    mountpoint: PathBuf,
+    facts: Facts,
+    mounted: Mutex<Option<Mounted>>,
+    /// The mount's device number, by which its files are told from others'.
+    device: Option<u64>,
+    session: Arc<Ended>,
+}
+
+/// How a session ended, once it has.
+#[derive(Default)]
+struct Ended {
+    result: Mutex<Option<Result<(), std::io::Error>>>,
+    over: Condvar,
+}
+
+impl Mirror {
+    /// Mounts and serves. When this returns, the mount answers.
+    ///
+    /// # Errors
+    /// See [`MirrorError`]; nothing is left mounted.
+    pub fn start(config: MirrorConfig) -> Result<Self, MirrorError> {
+        creds::start();
+        let limit = descriptors::raise_limit();
+        let prepared = Prepared::new(&config, limit)?;
+        let (core, wanted, agreed) = (prepared.core, prepared.wanted, prepared.agreed);
+        let fs = MirrorFs {
+            core: core.clone(),
+            wanted,
+            agreed: agreed.clone(),
+        };
+        let own_namespace = config.mounter.is_some();
+        let threads = session_threads(config.threads);
+        let asked = config.passthrough;
+        let mountpoint = prepared.mountpoint;
+        let (session, mounted, device) =
+            connect(config, mountpoint.clone(), prepared.flags, threads, fs)?;
+        let agreed = *agreed.lock();
+        let passthrough = probe_passthrough(&core, &session, asked, agreed.passthrough);
+        core.passthrough
+            .store(passthrough.is_ok(), Ordering::Relaxed);
+        let facts = Facts {
+            passthrough,
+            handles: core.backing.handles.clone(),
+            descriptor_limit: limit,
+            own_namespace,
+            detached_backing: core.backing.detached,
+            threads,
+            kernel_abi: agreed.abi,
+        };
+        let ended = Arc::new(Ended::default());
+        if let Err(error) = serve(&core, &ended, session, prepared.notices) {
+            let _ = mounted.unmount(&mountpoint, true);
+            return Err(error);
+        }
+        tracing::info!(?mountpoint, ?facts, "mirror mounted");
+        Ok(Self {
+            core,
+            mountpoint,
+            facts,
+            mounted: Mutex::new(Some(mounted)),
+            device,
+            session: ended,
+        })
+    }
+
+    /// The owner's side of node locks. Stays valid after the mount is gone; then every node can
+    /// be held.
+    #[must_use]
+    pub fn gate(&self) -> Arc<dyn Gate> {
+        Arc::new(MirrorGate(Arc::downgrade(&self.core)))
+    }
+
+    /// The backing inode that a descriptor of a file on this mount stands for (`O_PATH` will do);
+    /// `None` if it is not on this mount. Neither walks a path nor asks the mount anything.
+    #[must_use]
+    pub fn node_of(&self, fd: BorrowedFd<'_>) -> Option<NodeHandle> {
+        if self.device.is_none() || device_of_fd(fd) != self.device {
+            return None;
+        }
+        let outer = sys::handle_of(fd).ok()?;
+        // FILEID_INO64_GEN: FUSE's own node id, high word first, and generation.
+        let [a, b, c, d, e, f, g, h, ..] = outer.bytes[..] else { return None };
+        let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
+        let id = (word([a, b, c, d]) << 32) | word([e, f, g, h]);
+        Some(self.core.node(id).ok()?.handle.clone())
+    }
+
+    /// How it runs.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Has the mount gone?
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.session.result.lock().is_some()
+    }
+
+    /// Waits until the mount is gone, whoever unmounted it.
+    ///
+    /// # Errors
+    /// [`MirrorError::Session`] if the session failed; told once.
+    pub fn wait(&self) -> Result<(), MirrorError> {
+        let mut result = self.session.result.lock();
+        while result.is_none() {
+            self.session.over.wait(&mut result);
+        }
+        match result.replace(Ok(())) {
+            Some(Err(source)) => Err(MirrorError::Session {
+                path: self.mountpoint.clone(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Unmounts. With `force` at once, also under users' feet: their requests end with an error.
+    /// Without effect if the mount is gone already.
+    ///
+    /// # Errors
+    /// [`MirrorError::Busy`] without `force`; [`MirrorError::Unmount`].
+    pub fn unmount(&self, force: bool) -> Result<(), MirrorError> {
+        let mut mounted = self.mounted.lock();
+        if self.is_over() {
+            mounted.take();
+            return Ok(());
+        }
+        let Some(way) = mounted.as_ref() else {
+            return Ok(());
+        };
+        let path = self.mountpoint.clone();
+        match way.unmount(&path, force) {
+            Ok(()) => {
+                mounted.take();
+                Ok(())
+            }
+            Err(Errno::BUSY) => Err(MirrorError::Busy { path }),
+            Err(error) => Err(MirrorError::Unmount {
+                path,
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        if self.unmount(false).is_err()
+            && let Err(error) = self.unmount(true)
+        {
+            tracing::error!(mountpoint = ?self.mountpoint, %error, "still mounted");
+            return;
+        }
+        let _ = self.wait();
+    }
+}
+
+/// Starts the threads that a mounted session needs.
+fn serve(
+    core: &Core,
+    ended: &Arc<Ended>,
+    session: Session<MirrorFs>,
+    notices: Receiver<u64>,
+) -> Result<(), MirrorError> {
+    notify::run(notices, session.notifier())?;
+    let (park, residency) = (core.park.clone(), core.residency.clone());
+    spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
+    let (park, residency) = (core.park.clone(), core.residency.clone());
+    let ended = ended.clone();
+    spawn("cairn-fuse-main", move || {
+        let result = session.run();
+        park.close(residency.as_ref());
+        *ended.result.lock() = Some(result);
+        ended.over.notify_all();
+    })
+    .map(drop)
+}
+
+fn session_threads(asked: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    if asked == 0 {
+        cores.clamp(4, 16)
+    } else {
+        asked
+    }
+}

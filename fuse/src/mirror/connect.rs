@@ -1,0 +1,179 @@
+//! The mount itself: through the mounter, by this process, or by fusermount3.
+
+use super::{MirrorConfig, Passthrough};
+use crate::core::Core;
+use crate::fs::MirrorFs;
+use crate::mount::{MountSpec, Mounter, device_of, mount_id, mount_now, unmount_now};
+use crate::{MirrorError, creds, sys};
+use fuser::{BackingId, Config, MountOption, Session, SessionACL};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// How the mount was made, and so how it goes.
+pub(super) enum Mounted {
+    Mounter(Mounter),
+    /// By this process; the kernel's number of the mount.
+    Direct(Option<u64>),
+    Fusermount,
+}
+
+impl Mounted {
+    pub(super) fn unmount(&self, target: &Path, force: bool) -> Result<(), Errno> {
+        match self {
+            Self::Mounter(mounter) => mounter.unmount(force),
+            // Somebody unmounted it already and mounted something else there.
+            Self::Direct(id) if id.is_some() && mount_id(target) != *id => Ok(()),
+            Self::Direct(_) => unmount_now(target, force),
+            Self::Fusermount => fusermount(target, force),
+        }
+    }
+}
+
+/// Makes the session: mounted, and agreed on with the kernel, but not yet served.
+pub(super) fn connect(
+    config: MirrorConfig,
+    target: PathBuf,
+    flags: u32,
+    threads: usize,
+    fs: MirrorFs,
+) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
+    let acl = if config.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let mut options = Config::default();
+    options.acl = acl;
+    options.n_threads = Some(threads);
+    if !creds::may_mount() {
+        options.mount_options = fusermount_options(&config.fs_name, flags);
+        let session = Session::new(fs, &target, &options).map_err(|source| MirrorError::Mount {
+            path: target.clone(),
+            source,
+        })?;
+        return Ok((session, Mounted::Fusermount, device_of(&target)));
+    }
+    let device = openat(
+        CWD,
+        "/dev/fuse",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| MirrorError::Device { source: e.into() })?;
+    let spec = MountSpec {
+        target,
+        name: config.fs_name,
+        flags,
+        allow_other: config.allow_other,
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    };
+    let failed = |e: Errno| MirrorError::Mount {
+        path: spec.target.clone(),
+        source: e.into(),
+    };
+    let (mounted, number) = match config.mounter {
+        Some(mounter) => {
+            let number = mounter.mount(&spec, device.as_fd()).map_err(failed)?;
+            (Mounted::Mounter(mounter), number)
+        }
+        None => {
+            mount_now(&spec, device.as_fd()).map_err(failed)?;
+            let id = mount_id(&spec.target);
+            (Mounted::Direct(id), device_of(&spec.target))
+        }
+    };
+    match Session::from_fd(fs, device, acl, options) {
+        Ok(session) => Ok((session, mounted, number)),
+        Err(source) => {
+            let _ = mounted.unmount(&spec.target, true);
+            Err(MirrorError::Handshake {
+                path: spec.target,
+                source,
+            })
+        }
+    }
+}
+
+fn fusermount_options(name: &str, flags: u32) -> Vec<MountOption> {
+    let mut options = vec![
+        MountOption::FSName(name.to_owned()),
+        MountOption::Subtype("cairn".to_owned()),
+        MountOption::DefaultPermissions,
+    ];
+    let flags = MountFlags::from_bits_retain(flags);
+    for (flag, option) in [
+        (MountFlags::RDONLY, MountOption::RO),
+        (MountFlags::NOEXEC, MountOption::NoExec),
+    ] {
+        if flags.contains(flag) {
+            options.push(option);
+        }
+    }
+    options
+}
+
+/// Unmounts as a user may.
+fn fusermount(target: &Path, force: bool) -> Result<(), Errno> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if force {
+        command.arg("-z");
+    }
+    let output = command
+        .arg("--")
+        .arg(target)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOENT))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    tracing::warn!(?target, said, "fusermount3 could not unmount");
+    Err(if said.contains("busy") {
+        Errno::BUSY
+    } else {
+        Errno::PERM
+    })
+}
+
+/// Does passthrough work on this very backing? Tried with an unnamed file of it.
+pub(super) fn probe_passthrough(
+    core: &Core,
+    session: &Session<MirrorFs>,
+    asked: Passthrough,
+    agreed: bool,
+) -> Result<(), String> {
+    if asked == Passthrough::Off {
+        return Err("switched off by configuration".to_owned());
+    }
+    if !creds::may_switch_users() {
+        return Err("needs to be mounted by root".to_owned());
+    }
+    if !agreed {
+        return Err("the kernel has no FUSE passthrough (6.9 and later have)".to_owned());
+    }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let probe = match openat(core.backing.root(), ".", flags, Mode::RUSR) {
+        Ok(probe) => probe,
+        // A read-only backing, or one without unnamed files: each open finds out for itself.
+        Err(error) => {
+            tracing::debug!(%error, "passthrough could not be tried at start");
+            return Ok(());
+        }
+    };
+    match BackingId::create_raw(session.as_fd(), &probe) {
+        Ok(id) => {
+            if let Err(error) = sys::close_backing(session.as_fd(), id) {
+                tracing::debug!(%error, id, "the probe's backing id stays open");
+            }
+            Ok(())
+        }
+        Err(error) => Err(format!("the kernel refuses this backing ({error})")),
+    }
+}

@@ -1,0 +1,304 @@
+//! The mounter: a tiny process in the users' mount namespace (P11).
+//!
+//! The server lives in a namespace of its own, in which its mount does not exist. The mounter
+//! mounts for it with a descriptor that it closes at once, and unmounts when it is told to, or
+//! when the server's end of the socket closes: so a killed server leaves no dead mount.
+//!
+//! Messages are datagrams. To the mounter: a letter, then fields; with `M` the `/dev/fuse`
+//! descriptor rides along. Back: an errno as four bytes, 0 for success.
+
+use super::table::{MountSpec, device_of, mount_id, mount_now, unmount_now};
+use super::{check_places, clean_stale};
+use crate::{MirrorError, sys};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use std::ffi::OsStr;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A path, a name and some numbers.
+const LARGEST_MESSAGE: usize = 16 * 1024;
+
+/// The server's end. Dropping it unmounts what is mounted through it.
+#[derive(Debug)]
+pub struct Mounter {
+    socket: Mutex<OwnedFd>,
+    pid: i32,
+}
+
+/// Splits the mounter off and moves this process into a mount namespace of its own. Must be the
+/// first thing a program's `main` does that will mount: no thread may exist yet.
+///
+/// After it, mounts made elsewhere are not seen by this process any more, its own among them.
+///
+/// # Errors
+/// [`MirrorError::Mounter`]: without the right to (`EPERM`), or with other threads (`EBUSY`).
+/// Nothing has changed then, and a mirror can be started without a mounter.
+pub fn prepare() -> Result<Mounter, MirrorError> {
+    let step = |step| {
+        move |e: Errno| MirrorError::Mounter {
+            step,
+            source: e.into(),
+        }
+    };
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(step("socketpair"))?;
+    let pid = match sys::fork().map_err(step("fork"))? {
+        sys::Fork::Child => {
+            drop(ours);
+            serve(&theirs);
+            sys::exit_now(0);
+        }
+        sys::Fork::Parent(pid) => pid,
+    };
+    drop(theirs);
+    let mounter = Mounter {
+        socket: Mutex::new(ours),
+        pid,
+    };
+    sys::unshare_mounts().map_err(step("unshare"))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(step("make mounts private"))?;
+    Ok(mounter)
+}
+
+impl Mounter {
+    pub(crate) fn clean_stale(&self, target: &Path) -> Result<(), Errno> {
+        let mut message = vec![b'C'];
+        message.extend(target.as_os_str().as_bytes());
+        self.ask(&message, None).map(drop)
+    }
+
+    /// Are the two places apart, as the users' namespace has them?
+    pub(crate) fn check_places(&self, target: &Path, backing: &Path) -> Result<(), Errno> {
+        let mut message = vec![b'P'];
+        field(&mut message, target.as_os_str().as_bytes());
+        field(&mut message, backing.as_os_str().as_bytes());
+        self.ask(&message, None).map(drop)
+    }
+
+    /// Mounts; gives the mount's device number, if it could be told.
+    pub(crate) fn mount(
+        &self,
+        spec: &MountSpec,
+        device: BorrowedFd<'_>,
+    ) -> Result<Option<u64>, Errno> {
+        let mut message = vec![b'M', u8::from(spec.allow_other)];
+        for number in [spec.flags, spec.uid, spec.gid] {
+            message.extend(number.to_le_bytes());
+        }
+        field(&mut message, spec.name.as_bytes());
+        field(&mut message, spec.target.as_os_str().as_bytes());
+        let number = self.ask(&message, Some(device))?;
+        Ok(Some(number).filter(|n| *n != 0))
+    }
+
+    pub(crate) fn unmount(&self, force: bool) -> Result<(), Errno> {
+        self.ask(&[b'U', u8::from(force)], None).map(drop)
+    }
+
+    fn ask(&self, message: &[u8], device: Option<BorrowedFd<'_>>) -> Result<u64, Errno> {
+        let socket = self.socket.lock();
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut rights = SendAncillaryBuffer::new(&mut room);
+        let devices = device.map(|fd| [fd]);
+        if let Some(devices) = &devices {
+            rights.push(SendAncillaryMessage::ScmRights(devices));
+        }
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg(&*socket, &[IoSlice::new(message)], &mut rights, flags)?;
+        let mut answer = [0; ANSWER];
+        let mut none = RecvAncillaryBuffer::default();
+        let got = recvmsg(
+            &*socket,
+            &mut [IoSliceMut::new(&mut answer)],
+            &mut none,
+            RecvFlags::empty(),
+        )?;
+        let mut fields = Fields(&answer[..got.bytes]);
+        let code = fields.number().ok_or(Errno::PIPE)?;
+        let number = fields.take(8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        match code {
+            0 => number.ok_or(Errno::PIPE),
+            error => Err(Errno::from_raw_os_error(error.cast_signed())),
+        }
+    }
+}
+
+impl Drop for Mounter {
+    fn drop(&mut self) {
+        // The mounter sees the end of the socket; its last unmount is waited for.
+        let socket = self.socket.get_mut();
+        let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+        sys::reap(self.pid);
+    }
+}
+
+fn field(message: &mut Vec<u8>, bytes: &[u8]) {
+    message.extend((bytes.len() as u32).to_le_bytes());
+    message.extend(bytes);
+}
+
+/// Length of an answer: error number (0: done) and the mount's device number (0: not known).
+const ANSWER: usize = 12;
+
+/// Takes a message apart.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(head)
+    }
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|b| b[0])
+    }
+    fn number(&mut self) -> Option<u32> {
+        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.number()?;
+        self.take(length as usize)
+    }
+    fn path(&mut self) -> Option<PathBuf> {
+        self.bytes().map(|b| PathBuf::from(OsStr::from_bytes(b)))
+    }
+}
+
+/// What is mounted, with the mount's number: another's mount at the same place is left alone.
+struct Mounted {
+    target: PathBuf,
+    id: Option<u64>,
+    device: Option<u64>,
+}
+
+impl Mounted {
+    fn is_there(&self) -> bool {
+        self.id.is_none() || mount_id(&self.target) == self.id
+    }
+}
+
+/// The mounter's life.
+fn serve(socket: &OwnedFd) {
+    sys::ignore_stop_signals();
+    let _ = rustix::thread::set_name(c"cairn-mounter");
+    let _ = rustix::process::chdir("/");
+    sys::silence_stdio();
+    let mut mounted: Option<Mounted> = None;
+    while let Some((message, device)) = receive(socket) {
+        let answer = obey(&message, device, &mut mounted);
+        let code = answer.map_or_else(Errno::raw_os_error, |()| 0);
+        let device = mounted.as_ref().and_then(|m| m.device).unwrap_or(0);
+        let mut none = SendAncillaryBuffer::default();
+        let mut bytes = [0; ANSWER];
+        bytes[..4].copy_from_slice(&code.to_le_bytes());
+        bytes[4..].copy_from_slice(&device.to_le_bytes());
+        if sendmsg(
+            socket,
+            &[IoSlice::new(&bytes)],
+            &mut none,
+            SendFlags::NOSIGNAL,
+        )
+        .is_err()
+        {
+            break;
+        }
+    }
+    if let Some(mounted) = mounted
+        && mounted.is_there()
+    {
+        let _ = unmount_now(&mounted.target, true);
+    }
+}
+
+fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
+    let mut message = vec![0; LARGEST_MESSAGE];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut rights = RecvAncillaryBuffer::new(&mut room);
+    let got = loop {
+        let parts = &mut [IoSliceMut::new(&mut message)];
+        match recvmsg(socket, parts, &mut rights, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+            Ok(got) if got.bytes == 0 => return None,
+            Ok(got) => break got,
+        }
+    };
+    message.truncate(got.bytes);
+    let device = rights.drain().find_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Some((message, device))
+}
+
+fn obey(
+    message: &[u8],
+    device: Option<OwnedFd>,
+    mounted: &mut Option<Mounted>,
+) -> Result<(), Errno> {
+    let mut fields = Fields(message);
+    match fields.byte() {
+        Some(b'C') => {
+            clean_stale(Path::new(OsStr::from_bytes(fields.0)));
+            Ok(())
+        }
+        Some(b'P') => {
+            let (target, backing) = fields.path().zip(fields.path()).ok_or(Errno::INVAL)?;
+            match check_places(&target, &backing) {
+                Ok(()) => Ok(()),
+                Err(MirrorError::Mountpoint { source, .. }) => {
+                    Err(Errno::from_io_error(&source).unwrap_or(Errno::IO))
+                }
+                Err(_) => Err(Errno::LOOP),
+            }
+        }
+        Some(b'M') => {
+            let spec = mount_spec(&mut fields).ok_or(Errno::INVAL)?;
+            let device = device.ok_or(Errno::BADF)?;
+            mount_now(&spec, device.as_fd())?;
+            let (id, device) = (mount_id(&spec.target), device_of(&spec.target));
+            *mounted = Some(Mounted {
+                target: spec.target,
+                id,
+                device,
+            });
+            Ok(())
+        }
+        Some(b'U') => {
+            let force = fields.byte() == Some(1);
+            let place = mounted.as_ref().ok_or(Errno::INVAL)?;
+            if place.is_there() {
+                unmount_now(&place.target, force)?;
+            }
+            *mounted = None;
+            Ok(())
+        }
+        _ => Err(Errno::NOSYS),
+    }
+}
+
+fn mount_spec(fields: &mut Fields<'_>) -> Option<MountSpec> {
+    Some(MountSpec {
+        allow_other: fields.byte()? == 1,
+        flags: fields.number()?,
+        uid: fields.number()?,
+        gid: fields.number()?,
+        name: String::from_utf8_lossy(fields.bytes()?).into_owned(),
+        target: fields.path()?,
+    })
+}

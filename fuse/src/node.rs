@@ -1,0 +1,279 @@
+//! Nodes: the inodes that the kernel knows, by number and by handle.
+//!
+//! Invariants
+//! 1. One live node per handle: the handle holds the inode's generation, so a reused inode
+//!    number is another node with another id.
+//! 2. A node lives while the kernel counts lookups of it. The kernel holds an inode during
+//!    requests on it and until its RELEASEs are answered, so no count is split over two nodes.
+//! 3. An inode whose last name went through the mount is pinned by a descriptor until it is
+//!    forgotten: by its handle it could not be opened any more.
+//! 4. Lock order: gate map, then table, then a node's state. Descriptor and backing-id caches,
+//!    and the parking lot, are leaves: nothing is locked under them. No lock is held across a
+//!    system call on the backing filesystem.
+
+use crate::NodeHandle;
+use crate::backing::{Backing, Seen, reopen};
+use crate::iomode::IoMode;
+use fuser::BackingId;
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Id of the root directory, as FUSE has it.
+pub(crate) const ROOT: u64 = 1;
+/// Ids that are not inode numbers begin here: no filesystem in use has numbers so high.
+const MADE_UP: u64 = 1 << 63;
+
+/// One inode of the backing that the kernel knows.
+pub(crate) struct Node {
+    /// What FUSE calls it, and what `st_ino` shows.
+    pub(crate) id: u64,
+    pub(crate) handle: NodeHandle,
+    /// File type bits (`S_IFMT`).
+    pub(crate) kind: u32,
+    lookups: AtomicU64,
+    /// Keeps the inode reachable where its handle does not.
+    pinned: Mutex<Option<Arc<OwnedFd>>>,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What changes about a node. Guarded by its lock.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) io: IoMode,
+    /// Live opens through which the file may be changed by a shared mapping (O_RDWR).
+    pub(crate) mappers: u32,
+    /// The one backing id that all passthrough opens share; set while any is alive.
+    pub(crate) backing: Option<Arc<BackingId>>,
+    /// Descriptors that serve cached opens; set while any is alive.
+    pub(crate) data: DataFds,
+    /// Cached reads go to the residency: data were elsewhere at the latest open.
+    pub(crate) through_residency: bool,
+    /// The last name is gone.
+    pub(crate) orphan: bool,
+}
+
+/// Descriptors of one inode for I/O by the server.
+#[derive(Default, Clone)]
+pub(crate) struct DataFds {
+    pub(crate) read: Option<Arc<OwnedFd>>,
+    pub(crate) write: Option<Arc<OwnedFd>>,
+}
+
+impl Node {
+    pub(crate) fn is_file(&self) -> bool {
+        self.kind == libc::S_IFREG
+    }
+    pub(crate) fn is_dir(&self) -> bool {
+        self.kind == libc::S_IFDIR
+    }
+    /// Tells the kernel when an id was reused; the handle holds the filesystem's own generation.
+    pub(crate) fn generation(&self) -> u64 {
+        let fold = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        u64::from(self.handle.bytes.iter().fold(0x811c_9dc5, fold))
+    }
+    /// Takes away what keeps a removed inode's blocks allocated; close it off the session thread.
+    pub(crate) fn take_pin(&self) -> Option<Arc<OwnedFd>> {
+        self.pinned.lock().take()
+    }
+}
+
+/// Counts a user of a node (an open or size change being decided) for as long as it lives.
+pub(crate) struct InUse(Arc<Node>);
+
+impl InUse {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        node.state.lock().io.begin();
+        Self(node)
+    }
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.0
+    }
+}
+
+impl Deref for InUse {
+    type Target = Node;
+    fn deref(&self) -> &Node {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.state.lock().io.end();
+    }
+}
+
+#[derive(Default)]
+struct Maps {
+    by_id: HashMap<u64, Arc<Node>>,
+    by_handle: HashMap<NodeHandle, Arc<Node>>,
+}
+
+/// The table of nodes, and the bounded cache of their descriptors.
+pub(crate) struct Nodes {
+    maps: RwLock<Maps>,
+    made_up: AtomicU64,
+    descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    /// By handle, or does each node keep its descriptor?
+    by_handle: bool,
+}
+
+impl Nodes {
+    /// A table that knows the root alone; `descriptors` bounds the cache.
+    pub(crate) fn new(backing: &Backing, root: Seen, descriptors: NonZeroUsize) -> Self {
+        let root = Arc::new(Node {
+            id: ROOT,
+            handle: root.handle,
+            kind: libc::S_IFDIR,
+            lookups: AtomicU64::new(1),
+            pinned: Mutex::new(Some(Arc::new(root.fd))),
+            state: Mutex::default(),
+        });
+        let mut maps = Maps::default();
+        maps.by_handle.insert(root.handle.clone(), root.clone());
+        maps.by_id.insert(ROOT, root);
+        Self {
+            maps: RwLock::new(maps),
+            made_up: AtomicU64::new(MADE_UP),
+            descriptors: Mutex::new(LruCache::new(descriptors)),
+            by_handle: backing.handles.is_ok(),
+        }
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Result<Arc<Node>, Errno> {
+        self.maps.read().by_id.get(&id).cloned().ok_or(Errno::STALE)
+    }
+
+    pub(crate) fn by_handle(&self, handle: &NodeHandle) -> Option<Arc<Node>> {
+        self.maps.read().by_handle.get(handle).cloned()
+    }
+
+    /// The node of what was just seen, counted as one more lookup.
+    pub(crate) fn intern(&self, seen: Seen) -> Arc<Node> {
+        let fd = Arc::new(seen.fd);
+        let node = self
+            .known(&seen.handle)
+            .unwrap_or_else(|| self.add(seen.handle, &seen.stat, &fd));
+        if self.by_handle {
+            self.cache(node.id, fd);
+        }
+        node
+    }
+
+    fn known(&self, handle: &NodeHandle) -> Option<Arc<Node>> {
+        let maps = self.maps.read();
+        let node = maps.by_handle.get(handle)?;
+        // Under the table's lock, so that a concurrent forget sees it.
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        Some(node.clone())
+    }
+
+    fn add(&self, handle: NodeHandle, stat: &rustix::fs::Statx, fd: &Arc<OwnedFd>) -> Arc<Node> {
+        let mut maps = self.maps.write();
+        if let Some(node) = maps.by_handle.get(&handle) {
+            node.lookups.fetch_add(1, Ordering::Relaxed);
+            return node.clone();
+        }
+        let free = stat.stx_ino > ROOT
+            && stat.stx_ino < MADE_UP
+            && !maps.by_id.contains_key(&stat.stx_ino);
+        let id = if free {
+            stat.stx_ino
+        } else {
+            self.made_up.fetch_add(1, Ordering::Relaxed)
+        };
+        let node = Arc::new(Node {
+            id,
+            handle,
+            kind: u32::from(stat.stx_mode) & libc::S_IFMT,
+            lookups: AtomicU64::new(1),
+            pinned: Mutex::new((!self.by_handle).then(|| fd.clone())),
+            state: Mutex::default(),
+        });
+        maps.by_handle.insert(node.handle.clone(), node.clone());
+        maps.by_id.insert(id, node.clone());
+        node
+    }
+
+    /// The kernel drops `count` lookups. The node, if that was the last.
+    pub(crate) fn forget(&self, id: u64, count: u64) -> Option<Arc<Node>> {
+        if id == ROOT {
+            return None;
+        }
+        let node = self.get(id).ok()?;
+        if node.lookups.fetch_sub(count, Ordering::Relaxed) > count {
+            return None;
+        }
+        let mut maps = self.maps.write();
+        if node.lookups.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        maps.by_id.remove(&id)?;
+        maps.by_handle.remove(&node.handle);
+        drop(maps);
+        let fd = self.descriptors.lock().pop(&id);
+        let mut pinned = node.pinned.lock();
+        if pinned.is_none() {
+            *pinned = fd;
+        }
+        drop(pinned);
+        Some(node)
+    }
+
+    fn cache(&self, id: u64, fd: Arc<OwnedFd>) {
+        // What falls out is closed after the lock is gone.
+        let _evicted = self.descriptors.lock().push(id, fd);
+    }
+
+    /// An `O_PATH` descriptor of a node.
+    pub(crate) fn fd(&self, backing: &Backing, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = node.pinned.lock().as_ref() {
+            return Ok(fd.clone());
+        }
+        if let Some(fd) = self.descriptors.lock().get(&node.id) {
+            return Ok(fd.clone());
+        }
+        let fd = Arc::new(backing.open_handle(&node.handle, libc::O_PATH | libc::O_NOFOLLOW)?);
+        self.cache(node.id, fd.clone());
+        Ok(fd)
+    }
+
+    /// A descriptor of a node for I/O. `EAGAIN`: a lease stands in the way.
+    pub(crate) fn open(
+        &self,
+        backing: &Backing,
+        node: &Node,
+        flags: i32,
+    ) -> Result<OwnedFd, Errno> {
+        let pinned = node.pinned.lock().clone();
+        match pinned {
+            Some(fd) => reopen(fd.as_fd(), flags),
+            None => backing.open_handle(&node.handle, flags),
+        }
+    }
+
+    /// Keeps an inode whose last name may go now. Returns its node if the kernel knows it.
+    pub(crate) fn pin(&self, handle: &NodeHandle, fd: &Arc<OwnedFd>) -> Option<Arc<Node>> {
+        let node = self.by_handle(handle)?;
+        let mut pinned = node.pinned.lock();
+        if pinned.is_none() {
+            *pinned = Some(fd.clone());
+        }
+        drop(pinned);
+        Some(node)
+    }
+
+    /// The name did not go after all, or was not the last.
+    pub(crate) fn unpin(&self, node: &Node) {
+        if self.by_handle && node.id != ROOT {
+            node.pinned.lock().take();
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The operations, without FUSE's wire format: each file answers for one kind of request.
+
+mod attr;
+mod create;
+mod data;
+mod dir;
+mod lookup;
+mod open;
+mod remove;
+mod space;
+mod xattr;
+
+pub(crate) use attr::Change;
+pub(crate) use create::New;
+pub(crate) use dir::Listing;
+pub(crate) use space::Copy;

@@ -1,0 +1,170 @@
+//! getattr and setattr. Changes of size go through the gate and run on a worker.
+
+use crate::attr::asked_time;
+use crate::backing::proc_path;
+use crate::core::{Core, file_ref, own};
+use crate::node::{InUse, Node};
+use crate::park::Reply;
+use crate::{Caller, EventKind, Presence, creds};
+use fuser::{FileAttr, TimeOrNow};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{UTIME_NOW, UTIME_OMIT, chmod, chownat, ftruncate, utimensat};
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a setattr asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) size: Option<u64>,
+    pub(crate) atime: Option<TimeOrNow>,
+    pub(crate) mtime: Option<TimeOrNow>,
+}
+
+impl Core {
+    pub(crate) fn getattr(&self, id: u64) -> Result<(FileAttr, Duration), Errno> {
+        let node = self.node(id)?;
+        self.attr(&node)
+    }
+
+    pub(crate) fn setattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        id: u64,
+        change: Change,
+        reply: fuser::ReplyAttr,
+    ) {
+        let reply = Reply::Attr(reply);
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return reply.error(error),
+        };
+        if let Some(size) = change.size {
+            let resize = Resize {
+                caller,
+                size,
+                change,
+                fetched: false,
+            };
+            let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
+                let again = core.clone();
+                core.workers.slow(move || resize.run(&again, in_use, reply));
+            });
+            self.enter(InUse::new(node), caller.pid, reply, next);
+        } else {
+            self.finish(&node, change, reply);
+        }
+    }
+
+    fn finish(&self, node: &Node, change: Change, reply: Reply) {
+        let answer = self.apply(node, change).and_then(|()| self.attr(node));
+        match (answer, reply) {
+            (Ok((attr, ttl)), Reply::Attr(reply)) => {
+                self.note(EventKind::Attributes, &node.handle);
+                reply.attr(&ttl, &attr);
+            }
+            (Err(error), reply) => reply.error(error),
+            (Ok(_), reply) => reply.error(Errno::INVAL),
+        }
+    }
+
+    /// Everything but the size. Owner before mode: a change of owner clears set-id bits.
+    fn apply(&self, node: &Node, change: Change) -> Result<(), Errno> {
+        let fd = self.fd(node)?;
+        if change.uid.is_some() || change.gid.is_some() {
+            let uid = change.uid.map(Uid::from_raw);
+            let gid = change.gid.map(Gid::from_raw);
+            chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        }
+        if let Some(mode) = change.mode {
+            chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode & 0o7777))?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(change.atime),
+                last_modification: timespec(change.mtime),
+            };
+            match utimensat(&fd, "", &times, AtFlags::EMPTY_PATH) {
+                // Kernels before 5.8 know no empty path here.
+                Err(Errno::INVAL | Errno::NOENT) => {
+                    utimensat(CWD, proc_path(fd.as_fd()), &times, AtFlags::empty())?;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts or extends a file on the backing, clearing set-id bits. `EAGAIN`: a lease.
+    pub(crate) fn cut(&self, node: &Node, size: u64) -> Result<(), Errno> {
+        let open = node.state.lock().data.write.clone();
+        let _clears = creds::without_fsetid();
+        match open {
+            Some(fd) => ftruncate(fd, size),
+            None => ftruncate(self.open_data(node, libc::O_WRONLY)?, size),
+        }
+    }
+}
+
+/// A change of size (P5).
+#[derive(Clone, Copy)]
+struct Resize {
+    caller: Caller,
+    size: u64,
+    change: Change,
+    fetched: bool,
+}
+
+impl Resize {
+    fn run(self, core: &Arc<Core>, in_use: InUse, reply: Reply) {
+        match core.presence(&in_use) {
+            Err(error) => reply.error(error),
+            Ok(Presence::Refused(error)) => reply.error(own(error)),
+            Ok(Presence::Resident) => self.resize(core, in_use, reply, false),
+            Ok(Presence::Released) if self.size == 0 => self.resize(core, in_use, reply, true),
+            Ok(Presence::Released) if self.fetched => reply.error(Errno::IO),
+            Ok(Presence::Released) => {
+                let again = Self {
+                    fetched: true,
+                    ..self
+                };
+                let next = Box::new(move |core: &Arc<Core>, in_use, reply| {
+                    again.run(core, in_use, reply);
+                });
+                core.fetch(in_use, self.caller, Some(self.size), reply, next);
+            }
+        }
+    }
+
+    fn resize(self, core: &Arc<Core>, in_use: InUse, reply: Reply, was_stub: bool) {
+        match core.cut(&in_use, self.size) {
+            Err(Errno::AGAIN) => {
+                let next = Box::new(move |core: &Arc<Core>, in_use, reply| {
+                    self.run(core, in_use, reply);
+                });
+                core.retry(in_use, self.caller.pid, reply, next);
+            }
+            Err(error) => reply.error(error),
+            Ok(()) => {
+                if was_stub && let Ok(fd) = core.fd(&in_use) {
+                    core.residency.truncated(file_ref(&in_use, fd.as_fd()));
+                }
+                core.note(EventKind::Resized, &in_use.handle);
+                core.finish(&in_use, self.change, reply);
+            }
+        }
+    }
+}
+
+fn timespec(time: Option<TimeOrNow>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, UTIME_OMIT),
+        Some(TimeOrNow::Now) => (0, UTIME_NOW),
+        Some(TimeOrNow::SpecificTime(time)) => asked_time(time),
+    };
+    Timespec { tv_sec, tv_nsec }
+}

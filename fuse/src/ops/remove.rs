@@ -1,0 +1,160 @@
+//! unlink, rmdir, rename: names go or move.
+
+use crate::backing::Seen;
+use crate::core::Core;
+use crate::node::Node;
+use crate::{Event, EventKind, NodeHandle, sys};
+use fuser::RenameFlags;
+use rustix::fs::{AtFlags, renameat_with, unlinkat};
+use rustix::io::Errno;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// Closing the last reference of a file with more blocks than this goes to a worker (1 MiB).
+const LARGE: u64 = 2048;
+
+/// An inode one of whose names is about to go.
+struct Victim {
+    handle: NodeHandle,
+    fd: Arc<OwnedFd>,
+    node: Option<Arc<Node>>,
+    last_name: bool,
+    large: bool,
+}
+
+impl Core {
+    /// Removes a name; `dir` is for directories.
+    pub(crate) fn unlink(&self, parent: u64, name: &OsStr, dir: bool) -> Result<(), Errno> {
+        let (parent_node, parent_fd) = self.dir(parent)?;
+        let victim = self.victim(self.backing.look(parent_fd.as_fd(), name)?, dir);
+        let flags = if dir {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        let result = unlinkat(&parent_fd, name, flags);
+        if result.is_ok() {
+            self.note_at(
+                EventKind::Unlinked,
+                &victim.handle,
+                &parent_node,
+                name.as_bytes(),
+            );
+        }
+        self.bury(victim, result.is_ok());
+        result
+    }
+
+    /// Holds on to an inode before a name of it goes.
+    fn victim(&self, seen: Seen, dir: bool) -> Victim {
+        let last_name = dir || seen.stat.stx_nlink <= 1;
+        let fd = Arc::new(seen.fd);
+        Victim {
+            node: last_name
+                .then(|| self.nodes.pin(&seen.handle, &fd))
+                .flatten(),
+            handle: seen.handle,
+            fd,
+            last_name,
+            large: seen.stat.stx_blocks > LARGE,
+        }
+    }
+
+    fn bury(&self, victim: Victim, gone: bool) {
+        if let Some(node) = &victim.node {
+            if gone {
+                let mut state = node.state.lock();
+                state.orphan = true;
+                let open = state.io.is_open();
+                drop(state);
+                // A registered backing id would keep the blocks.
+                let idle = self.idle_ids.lock().pop(&node.id);
+                if idle.is_some() && !open {
+                    self.close_later(idle);
+                }
+            } else {
+                self.nodes.unpin(node);
+            }
+        }
+        if gone && victim.last_name && victim.large {
+            self.close_later(victim.fd);
+        }
+    }
+
+    pub(crate) fn rename(
+        &self,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let (from_node, from_fd) = self.dir(from.0)?;
+        let (to_node, to_fd) = self.dir(to.0)?;
+        let replaces =
+            !flags.intersects(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE);
+        let victim = if replaces {
+            match self.backing.look(to_fd.as_fd(), to.1) {
+                Ok(seen) => {
+                    let dir = u32::from(seen.stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
+                    Some(self.victim(seen, dir))
+                }
+                Err(Errno::NOENT) => None,
+                Err(error) => return Err(error),
+            }
+        } else {
+            None
+        };
+        let source = self.handle_of_name(from_fd.as_fd(), from.1);
+        let native = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        let result = renameat_with(&from_fd, from.1, &to_fd, to.1, native);
+        let from = (from_node.handle.clone(), from.1.as_bytes().to_vec());
+        let to = (to_node.handle.clone(), to.1.as_bytes().to_vec());
+        // Two names of one inode: rename does nothing, as POSIX has it.
+        let same = matches!((&source, &victim), (Ok(s), Some(v)) if *s == v.handle);
+        if result.is_ok() && !same {
+            if let Some(victim) = &victim {
+                self.residency.note(Event {
+                    kind: EventKind::Unlinked,
+                    node: victim.handle.clone(),
+                    place: Some(to.clone()),
+                    from: None,
+                });
+            }
+            if flags.contains(RenameFlags::RENAME_EXCHANGE)
+                && let Ok(other) = self.handle_of_name(from_fd.as_fd(), OsStr::from_bytes(&from.1))
+            {
+                self.note_rename(other, to.clone(), from.clone());
+            }
+            if let Ok(source) = source {
+                self.note_rename(source, from, to);
+            }
+        }
+        if let Some(victim) = victim {
+            self.bury(victim, result.is_ok() && !same);
+        }
+        result
+    }
+
+    fn note_rename(
+        &self,
+        node: NodeHandle,
+        from: (NodeHandle, Vec<u8>),
+        to: (NodeHandle, Vec<u8>),
+    ) {
+        self.residency.note(Event {
+            kind: EventKind::Renamed,
+            node,
+            place: Some(to),
+            from: Some(from),
+        });
+    }
+
+    fn handle_of_name(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<NodeHandle, Errno> {
+        if self.backing.handles.is_err() {
+            return self.backing.look(dir, name).map(|seen| seen.handle);
+        }
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+        sys::handle_of_name(dir, &name)
+    }
+}

@@ -1,0 +1,239 @@
+//! Requests that wait: replies laid aside, never threads (P11).
+//!
+//! A parked reply is answered once: by what it waited for, or by the watcher when its caller was
+//! interrupted or is gone, whichever takes it first.
+
+use crate::attr::Entry;
+use crate::node::InUse;
+use crate::{Residency, WaitToken};
+use fuser::{FileHandle, FopenFlags};
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// A reply that may have to wait.
+pub(crate) enum Reply {
+    Data(fuser::ReplyData),
+    Open(fuser::ReplyOpen),
+    Create(fuser::ReplyCreate, Box<Entry>),
+    Attr(fuser::ReplyAttr),
+    Empty(fuser::ReplyEmpty),
+    Write(fuser::ReplyWrite),
+    Lseek(fuser::ReplyLseek),
+}
+
+/// The errno as FUSE's library wants it.
+pub(crate) fn errno(error: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(error.raw_os_error())
+}
+
+impl Reply {
+    /// Ends the request with an error.
+    pub(crate) fn error(self, error: Errno) {
+        let error = errno(error);
+        match self {
+            Self::Data(reply) => reply.error(error),
+            Self::Open(reply) => reply.error(error),
+            Self::Create(reply, _) => reply.error(error),
+            Self::Attr(reply) => reply.error(error),
+            Self::Empty(reply) => reply.error(error),
+            Self::Write(reply) => reply.error(error),
+            Self::Lseek(reply) => reply.error(error),
+        }
+    }
+
+    /// Registers a descriptor's inode for passthrough. Of use for opens alone.
+    pub(crate) fn open_backing(&self, fd: BorrowedFd<'_>) -> Result<fuser::BackingId, Errno> {
+        let made = match self {
+            Self::Open(reply) => reply.open_backing(fd),
+            Self::Create(reply, _) => reply.open_backing(fd),
+            Self::Data(_) | Self::Attr(_) | Self::Empty(_) | Self::Write(_) | Self::Lseek(_) => {
+                return Err(Errno::INVAL);
+            }
+        };
+        made.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    }
+
+    /// Answers an open. Replies of other kinds end with EINVAL: they cannot come here.
+    pub(crate) fn opened(self, fh: u64, flags: FopenFlags, backing: Option<&fuser::BackingId>) {
+        let fh = FileHandle(fh);
+        match (self, backing) {
+            (Self::Open(reply), Some(id)) => reply.opened_passthrough(fh, flags, id),
+            (Self::Open(reply), None) => reply.opened(fh, flags),
+            (Self::Create(reply, e), Some(id)) => {
+                reply.created_passthrough(&e.ttl, &e.attr, e.generation, fh, flags, id);
+            }
+            (Self::Create(reply, e), None) => {
+                reply.created(&e.ttl, &e.attr, e.generation, fh, flags);
+            }
+            (other, _) => other.error(Errno::INVAL),
+        }
+    }
+
+    pub(crate) fn data(self, bytes: &[u8]) {
+        match self {
+            Self::Data(reply) => reply.data(bytes),
+            other => other.error(Errno::INVAL),
+        }
+    }
+
+    pub(crate) fn ok(self) {
+        match self {
+            Self::Empty(reply) => reply.ok(),
+            other => other.error(Errno::INVAL),
+        }
+    }
+
+    pub(crate) fn written(self, count: u32) {
+        match self {
+            Self::Write(reply) => reply.written(count),
+            other => other.error(Errno::INVAL),
+        }
+    }
+
+    pub(crate) fn offset(self, offset: u64) {
+        match self {
+            Self::Lseek(reply) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
+            other => other.error(Errno::INVAL),
+        }
+    }
+}
+
+/// Names a parked reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket(u64);
+
+struct Parked {
+    thread: u32,
+    reply: Reply,
+    in_use: Option<InUse>,
+    token: Option<WaitToken>,
+}
+
+#[derive(Default)]
+struct Slots {
+    parked: HashMap<Ticket, Parked>,
+    /// Abandoned before their token was known.
+    orphaned: HashSet<Ticket>,
+    /// Parked by whom a token will be told.
+    expecting: HashSet<Ticket>,
+    next: u64,
+    closed: bool,
+}
+
+/// All parked replies.
+#[derive(Default)]
+pub(crate) struct Park {
+    slots: Mutex<Slots>,
+    arrived: Condvar,
+}
+
+impl Park {
+    /// Lays a reply aside for the thread `caller` (0: unknown). With `expects_token`, exactly one
+    /// [`Park::set_token`] must follow. `in_use` is dropped when the caller gives up.
+    pub(crate) fn park(
+        &self,
+        caller: u32,
+        reply: Reply,
+        in_use: Option<InUse>,
+        expects_token: bool,
+    ) -> Ticket {
+        let mut slots = self.slots.lock();
+        slots.next += 1;
+        let ticket = Ticket(slots.next);
+        if slots.closed {
+            if expects_token {
+                slots.orphaned.insert(ticket);
+            }
+            drop(slots);
+            reply.error(Errno::NOTCONN);
+            return ticket;
+        }
+        if expects_token {
+            slots.expecting.insert(ticket);
+        }
+        let parked = Parked {
+            thread: caller,
+            reply,
+            in_use,
+            token: None,
+        };
+        slots.parked.insert(ticket, parked);
+        if slots.parked.len() == 1 {
+            self.arrived.notify_all();
+        }
+        ticket
+    }
+
+    /// What the wait is called. `false`: the caller is gone already; give the wait up.
+    #[must_use]
+    pub(crate) fn set_token(&self, ticket: Ticket, token: WaitToken) -> bool {
+        let mut slots = self.slots.lock();
+        slots.expecting.remove(&ticket);
+        if let Some(parked) = slots.parked.get_mut(&ticket) {
+            parked.token = Some(token);
+        }
+        !slots.orphaned.remove(&ticket)
+    }
+
+    /// The reply back, unless somebody answered it.
+    pub(crate) fn take(&self, ticket: Ticket) -> Option<(Reply, Option<InUse>)> {
+        let parked = self.slots.lock().parked.remove(&ticket)?;
+        Some((parked.reply, parked.in_use))
+    }
+
+    /// Answers a reply whose caller does not wait any more.
+    pub(crate) fn abandon(&self, ticket: Ticket, error: Errno, residency: &dyn Residency) {
+        let mut slots = self.slots.lock();
+        let Some(parked) = slots.parked.remove(&ticket) else {
+            return;
+        };
+        if parked.token.is_none() && slots.expecting.contains(&ticket) {
+            slots.orphaned.insert(ticket);
+        }
+        drop(slots);
+        parked.reply.error(error);
+        if let Some(token) = parked.token {
+            residency.give_up(token);
+        }
+    }
+
+    /// The threads that wait, waiting itself until there are any. `None`: closed.
+    pub(crate) fn waiting(&self) -> Option<Vec<(Ticket, u32)>> {
+        let mut slots = self.slots.lock();
+        while slots.parked.is_empty() && !slots.closed {
+            self.arrived.wait(&mut slots);
+        }
+        if slots.closed {
+            return None;
+        }
+        Some(slots.parked.iter().map(|(t, p)| (*t, p.thread)).collect())
+    }
+
+    /// Sleeps, but not beyond [`Park::close`]. `false`: closed.
+    pub(crate) fn pause(&self, period: Duration) -> bool {
+        let until = std::time::Instant::now() + period;
+        let mut slots = self.slots.lock();
+        while !slots.closed {
+            if self.arrived.wait_until(&mut slots, until).timed_out() {
+                break;
+            }
+        }
+        !slots.closed
+    }
+
+    /// The mount is gone: every wait is given up.
+    pub(crate) fn close(&self, residency: &dyn Residency) {
+        let tickets: Vec<Ticket> = {
+            let mut slots = self.slots.lock();
+            slots.closed = true;
+            self.arrived.notify_all();
+            slots.parked.keys().copied().collect()
+        };
+        for ticket in tickets {
+            self.abandon(ticket, Errno::NOTCONN, residency);
+        }
+    }
+}

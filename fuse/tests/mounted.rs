@@ -1,0 +1,20 @@
+//! A real mount, real system calls. Each test mounts its own mirror and leaves nothing behind.
+//! Without the right to mount, or without `/dev/fuse`, each says so by name.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the rig's functions fail tests by panic, outside of #[test] functions too"
+)]
+
+#[path = "mounted/basic.rs"]
+mod basic;
+#[path = "mounted/dirs.rs"]
+mod dirs;
+#[path = "mounted/names.rs"]
+mod names;
+#[path = "mounted/rig.rs"]
+mod rig;
+#[path = "mounted/stubs.rs"]
+mod stubs;
+#[path = "mounted/waits.rs"]
+mod waits;

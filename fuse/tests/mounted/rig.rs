@@ -1,0 +1,317 @@
+//! A mirror over a temporary directory, and a residency whose files are released and brought
+//! back when the test says so.
+
+use cairn_fuse::{
+    Caller, Errno, Event, EventKind, FileRef, Mirror, MirrorConfig, NodeHandle, Presence, ReadDone,
+    Residency, Shown, WaitDone, WaitToken,
+};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub(crate) type TestResult = anyhow::Result<()>;
+
+/// Why real mounts cannot be made here.
+pub(crate) fn cannot_mount() -> Option<&'static str> {
+    if !Path::new("/dev/fuse").exists() {
+        return Some("there is no /dev/fuse");
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root");
+    }
+    None
+}
+
+/// Leaves the test, saying so, where mounts cannot be made.
+macro_rules! need_mount {
+    ($name:literal) => {
+        if let Some(why) = crate::rig::cannot_mount() {
+            eprintln!("SKIPPED {}: {why}", $name);
+            return Ok(());
+        }
+    };
+}
+pub(crate) use need_mount;
+
+/// Waits for a condition, with a bound that only a hang reaches.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < until, "never came true: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+enum Waiting {
+    Read(NodeHandle, u64, u32, ReadDone),
+    Fetch(NodeHandle, WaitDone),
+}
+
+/// Files are resident unless [`Fake::release`]d; who needs a released file waits until
+/// [`Fake::recall`].
+#[derive(Default)]
+pub(crate) struct Fake {
+    released: Mutex<HashMap<NodeHandle, Vec<u8>>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    tokens: AtomicU64,
+    pub(crate) given_up: AtomicU64,
+    pub(crate) events: Mutex<Vec<Event>>,
+    backing: Mutex<PathBuf>,
+}
+
+impl Fake {
+    /// Takes a file's data away, as a release does: same size, no blocks.
+    pub(crate) fn release(&self, backing_path: &Path) -> anyhow::Result<NodeHandle> {
+        let data = std::fs::read(backing_path)?;
+        let file = File::options().write(true).open(backing_path)?;
+        file.set_len(0)?;
+        file.set_len(data.len() as u64)?;
+        let handle = NodeHandle::of(&file)?;
+        self.released.lock().unwrap().insert(handle.clone(), data);
+        Ok(handle)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().unwrap().len()
+    }
+
+    pub(crate) fn is_released(&self, handle: &NodeHandle) -> bool {
+        self.released.lock().unwrap().contains_key(handle)
+    }
+
+    /// Serves those who wait for reads, without bringing the file back.
+    pub(crate) fn stream(&self) {
+        let all: Vec<Waiting> = self
+            .waiting
+            .lock()
+            .unwrap()
+            .drain()
+            .map(|(_, w)| w)
+            .collect();
+        for waiting in all {
+            match waiting {
+                Waiting::Read(handle, offset, len, done) => {
+                    done(Ok(self.bytes(&handle, offset, len)))
+                }
+                Waiting::Fetch(handle, done) => {
+                    self.restore(&handle);
+                    done(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn bytes(&self, handle: &NodeHandle, offset: u64, len: u32) -> Vec<u8> {
+        let released = self.released.lock().unwrap();
+        if let Some(data) = released.get(handle) {
+            let from = (offset as usize).min(data.len());
+            let to = (from + len as usize).min(data.len());
+            return data[from..to].to_vec();
+        }
+        drop(released);
+        let file = File::from(self.open(handle, libc::O_RDONLY));
+        let mut data = vec![0; len as usize];
+        let count = std::os::unix::fs::FileExt::read_at(&file, &mut data, offset).unwrap();
+        data.truncate(count);
+        data
+    }
+
+    fn open(&self, handle: &NodeHandle, flags: i32) -> std::os::fd::OwnedFd {
+        let root = File::open(&*self.backing.lock().unwrap()).unwrap();
+        handle.open(root, flags).unwrap()
+    }
+
+    /// Writes a file's data back.
+    pub(crate) fn restore(&self, handle: &NodeHandle) {
+        if let Some(data) = self.released.lock().unwrap().remove(handle) {
+            let file = File::from(self.open(handle, libc::O_WRONLY));
+            std::os::unix::fs::FileExt::write_all_at(&file, &data, 0).unwrap();
+        }
+    }
+
+    pub(crate) fn events_of(&self, kind: EventKind) -> Vec<Event> {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|e| e.kind == kind).cloned().collect()
+    }
+
+    fn wait(&self, waiting: Waiting) -> WaitToken {
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        self.waiting.lock().unwrap().insert(token, waiting);
+        WaitToken(token)
+    }
+}
+
+impl Residency for Fake {
+    fn presence(&self, file: FileRef<'_>) -> Presence {
+        if self.is_released(file.handle) {
+            Presence::Released
+        } else {
+            Presence::Resident
+        }
+    }
+    fn shown(&self, file: FileRef<'_>, _stat: &rustix::fs::Statx) -> Shown {
+        Shown {
+            at_least_one_block: self.is_released(file.handle),
+            ..Shown::default()
+        }
+    }
+    fn read(
+        &self,
+        file: FileRef<'_>,
+        offset: u64,
+        len: u32,
+        _caller: Caller,
+        done: ReadDone,
+    ) -> WaitToken {
+        if !self.is_released(file.handle) {
+            done(Ok(self.bytes(file.handle, offset, len)));
+            return WaitToken(u64::MAX);
+        }
+        self.wait(Waiting::Read(file.handle.clone(), offset, len, done))
+    }
+    fn fetch(
+        &self,
+        file: FileRef<'_>,
+        _keep: Option<u64>,
+        _caller: Caller,
+        done: WaitDone,
+    ) -> WaitToken {
+        self.wait(Waiting::Fetch(file.handle.clone(), done))
+    }
+    fn give_up(&self, token: WaitToken) {
+        if self.waiting.lock().unwrap().remove(&token.0).is_some() {
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {
+        let released = self.released.lock().unwrap();
+        let size = released.get(file.handle).map_or(0, |d| d.len() as u64);
+        if offset >= size {
+            return Err(Errno(libc::ENXIO));
+        }
+        Ok(if data { offset } else { size })
+    }
+    fn truncated(&self, file: FileRef<'_>) {
+        self.released.lock().unwrap().remove(file.handle);
+    }
+    fn is_private(&self, name: &OsStr) -> bool {
+        name.as_bytes().starts_with(b"trusted.cairn")
+    }
+    fn attribute(
+        &self,
+        _file: FileRef<'_>,
+        name: &OsStr,
+        _caller: Caller,
+    ) -> Option<Result<Vec<u8>, Errno>> {
+        (name == "user.cairn.state").then(|| Ok(b"exists".to_vec()))
+    }
+    fn set_attribute(
+        &self,
+        _file: FileRef<'_>,
+        name: &OsStr,
+        _value: &[u8],
+        _caller: Caller,
+    ) -> Option<Result<(), Errno>> {
+        (name == "user.cairn.state").then_some(Err(Errno(libc::EPERM)))
+    }
+    fn note(&self, event: Event) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+/// A mounted mirror; unmounts and removes everything when dropped.
+pub(crate) struct Rig {
+    pub(crate) mirror: Option<Mirror>,
+    pub(crate) fake: Arc<Fake>,
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut MirrorConfig)) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let fake = Arc::new(Fake::default());
+        *fake.backing.lock().unwrap() = dir.path().join("b");
+        for name in ["b", "m"] {
+            std::fs::create_dir(dir.path().join(name))?;
+        }
+        // Others shall be able to come in.
+        for path in [dir.path().to_owned(), dir.path().join("b")] {
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        }
+        let mut config =
+            MirrorConfig::new(dir.path().join("b"), dir.path().join("m"), fake.clone());
+        change(&mut config);
+        let mirror = Some(Mirror::start(config)?);
+        Ok(Self { mirror, fake, dir })
+    }
+
+    /// A path through the mount.
+    pub(crate) fn m(&self, name: &str) -> PathBuf {
+        self.dir.path().join("m").join(name)
+    }
+    /// The same path in the backing.
+    pub(crate) fn b(&self, name: &str) -> PathBuf {
+        self.dir.path().join("b").join(name)
+    }
+    pub(crate) fn mirror(&self) -> &Mirror {
+        self.mirror.as_ref().unwrap()
+    }
+    /// A file made through the mount, then released.
+    pub(crate) fn released(&self, name: &str, data: &[u8]) -> anyhow::Result<NodeHandle> {
+        std::fs::write(self.m(name), data)?;
+        let handle = NodeHandle::of(File::open(self.b(name))?)?;
+        let mut hold = None;
+        eventually("RELEASE arrives", || {
+            hold = self.mirror().gate().hold(&handle);
+            hold.is_some()
+        });
+        self.fake.release(&self.b(name))?;
+        self.mirror().gate().changed(&handle);
+        Ok(handle)
+    }
+}
+
+/// Bytes that differ from offset to offset.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 256 + 7) as u8).collect()
+}
+
+/// A child that is killed and reaped when the test ends.
+pub(crate) struct Child(pub(crate) std::process::Child);
+
+impl Child {
+    pub(crate) fn spawn(program: &str, args: &[&OsStr]) -> anyhow::Result<Self> {
+        Ok(Self(
+            std::process::Command::new(program)
+                .args(args)
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()?,
+        ))
+    }
+    pub(crate) fn signal(&self, signal: i32) {
+        let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
+        let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    pub(crate) fn ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,226 @@
+//! The commands of `cairn`: each about twenty lines over [`crate::client`].
+//!
+//! Results go to stdout, progress and hints to stderr. Exit codes are in the text of `--help` and
+//! are never given another meaning.
+
+mod acting;
+pub mod adopt;
+pub mod demo;
+mod down;
+mod error;
+mod ls;
+mod names;
+mod outcome;
+mod output;
+mod policy;
+mod progress;
+mod requests;
+mod shell;
+mod state;
+mod status;
+mod subjects;
+mod sys;
+mod units;
+pub mod up;
+mod why;
+
+pub use error::CliError;
+
+use crate::client::{Client, Place};
+use crate::server::wire::Verb;
+use clap::{Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// What starts an instance: the one thing that the commands cannot do themselves.
+pub trait Starter {
+    /// Serves until `cairn down` or Ctrl-C; returns what to exit with.
+    ///
+    /// # Errors
+    /// Why it did not start.
+    fn up(&self, plan: &up::UpPlan) -> Result<u8, CliError>;
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or accepted
+  1  some files failed; they are listed with the reason
+  2  wrong usage
+  3  no running instance
+  4  the time is up or the wait was interrupted; the request is still running
+  5  not permitted
+  6  a tier is unavailable
+(status --check exits as monitoring plugins do: 0 ok, 1 warning, 2 critical, 3 unknown)
+
+Start here: cairn demo";
+
+/// Archive filesystem and HSM mover: plain POSIX above, plain tar below
+#[derive(Debug, Parser)]
+#[command(name = "cairn", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(disable_help_subcommand = true, infer_subcommands = false)]
+pub(crate) struct Cli {
+    /// Control socket of the instance; else the mount that PATH lies in is asked
+    #[arg(
+        long,
+        env = "CAIRN_SOCKET",
+        value_name = "PATH",
+        global = true,
+        hide_env_values = true
+    )]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount BACKING at MOUNT and serve until Ctrl-C or `cairn down`
+    #[command(
+        after_help = "Example: cairn up --tier cold=dir:/mnt/cold /srv/.cairn-data/backing /srv/data"
+    )]
+    Up(up::UpArgs),
+    /// Put an existing tree behind a mount at the same path
+    #[command(
+        after_help = "Example: cairn adopt /srv/data && cairn up /srv/.cairn-data/backing /srv/data"
+    )]
+    Adopt(adopt::AdoptArgs),
+    /// Unmount and stop; name who holds a busy mount
+    #[command(after_help = "Example: cairn down /srv/data")]
+    Down(down::Down),
+    /// Show flags, copies, pins and request of files
+    #[command(after_help = "Example: cairn state -r /srv/data/proj")]
+    State(state::State),
+    /// List files with state and size on disk
+    #[command(after_help = "Example: cairn ls -l /srv/data/proj")]
+    Ls(ls::Ls),
+    /// Copy files to a tier
+    #[command(after_help = "Example: cairn archive --wait /srv/data/run-17")]
+    Archive(acting::Acting),
+    /// Give the disk blocks of archived files back
+    #[command(after_help = "Example: cairn release --dry-run /srv/data/run-17")]
+    Release(acting::Acting),
+    /// Bring released files back to disk
+    #[command(
+        after_help = "Example: find . -name '*.h5' -print0 | cairn stage --files-from - -0 --wait"
+    )]
+    Stage(acting::Acting),
+    /// Read copies back and compare
+    #[command(after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17")]
+    Verify(acting::Acting),
+    /// Keep files on disk for a while
+    #[command(after_help = "Example: cairn pin --for 7d /srv/data/run-17")]
+    Pin(acting::Pin),
+    /// Take your pins off
+    #[command(after_help = "Example: cairn unpin /srv/data/run-17")]
+    Unpin(acting::Acting),
+    /// Set a flag: noarchive or norelease
+    #[command(after_help = "Example: cairn set norelease /srv/data/index.db")]
+    Set(acting::Flags),
+    /// Clear a flag
+    #[command(after_help = "Example: cairn clear norelease /srv/data/index.db")]
+    Clear(acting::Flags),
+    /// Say what a file waits for, since when, and how long still
+    #[command(after_help = "Example: cairn why /srv/data/run-17/out.h5")]
+    Why(why::Why),
+    /// List requests, or show one
+    #[command(after_help = "Example: cairn requests --failed")]
+    Requests(requests::Requests),
+    /// Wait until a request is done
+    #[command(after_help = "Example: cairn wait 12 --timeout 1h")]
+    Wait(requests::Wait),
+    /// Cancel what is not done of a request
+    #[command(after_help = "Example: cairn cancel 12")]
+    Cancel(requests::Request),
+    /// Ask again for what failed or was cancelled
+    #[command(after_help = "Example: cairn retry 12")]
+    Retry(requests::Request),
+    /// Show the state of the instance
+    #[command(after_help = "Example: cairn status --check")]
+    Status(status::Status),
+    /// Check and run policies
+    Policy(policy::Policy),
+    /// See the main job on real files of this machine
+    #[command(after_help = "Example: cairn demo --size 200M")]
+    Demo(demo::DemoArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: cairn completions bash > /etc/bash_completion.d/cairn")]
+    Completions(shell::Completions),
+    /// Print manual pages
+    #[command(hide = true)]
+    Man(shell::Man),
+}
+
+/// Which instance the user means.
+#[derive(Debug)]
+pub(crate) struct Session {
+    socket: Option<PathBuf>,
+}
+
+impl Session {
+    fn client_near(&self, path: Option<&Path>) -> Result<Client, CliError> {
+        Ok(Client::find(&Place {
+            socket: self.socket.as_deref(),
+            path,
+        })?)
+    }
+    /// The instance of the mount that the path lies in.
+    fn client_at(&self, path: &[u8]) -> Result<Client, CliError> {
+        self.client_near(Some(Path::new(OsStr::from_bytes(path))))
+    }
+    /// The instance at hand.
+    fn client(&self) -> Result<Client, CliError> {
+        self.client_near(None)
+    }
+}
+
+/// Runs the command line and returns what to exit with. Everything has been said.
+pub fn run(args: impl IntoIterator<Item = OsString>, starter: &dyn Starter) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // To stdout for help, to stderr for mistakes; if that fails nobody listens.
+            let _ = error.print();
+            return if error.use_stderr() { 2 } else { 0 };
+        }
+    };
+    let session = Session { socket: cli.socket };
+    match dispatch(&cli.command, &session, starter) {
+        Ok(code) => code,
+        Err(error) => {
+            error.report();
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Result<u8, CliError> {
+    match command {
+        Command::Up(args) => up::run(args, starter),
+        Command::Adopt(args) => adopt::run(args),
+        Command::Down(args) => args.run(session),
+        Command::State(args) => args.run(session),
+        Command::Ls(args) => args.run(session),
+        Command::Archive(args) => args.run(session, Verb::Archive),
+        Command::Release(args) => args.run(session, Verb::Release),
+        Command::Stage(args) => args.run(session, Verb::Stage),
+        Command::Verify(args) => args.run(session, Verb::Verify),
+        Command::Pin(args) => args.run(session),
+        Command::Unpin(args) => args.run(session, Verb::Unpin),
+        Command::Set(args) => args.run(session, Verb::Set),
+        Command::Clear(args) => args.run(session, Verb::Clear),
+        Command::Why(args) => args.run(session),
+        Command::Requests(args) => args.run(session),
+        Command::Wait(args) => args.run(session),
+        Command::Cancel(args) => args.cancel(session),
+        Command::Retry(args) => args.retry(session),
+        Command::Status(args) => args.run(session),
+        Command::Policy(args) => args.run(session),
+        Command::Demo(args) => {
+            demo::run(args).map_err(CliError::from)?;
+            Ok(0)
+        }
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
+    }
+}

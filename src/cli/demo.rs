@@ -1,0 +1,137 @@
+//! `cairn demo`: the main job on real files of this machine, narrated, with its own verification.
+//!
+//! It runs the very commands that it shows, as a user would, and compares the result with the
+//! originals by itself. It fails if anything differs.
+
+mod compare;
+mod sources;
+mod stage;
+
+use super::CliError;
+use super::units::parse_bytes;
+use crate::error::Failure;
+use clap::Args;
+use stage::{Place, Step};
+use std::path::PathBuf;
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Leave the directory in place, to look around.
+    #[arg(long)]
+    pub keep: bool,
+    /// Take the files from DIR; else from the Rust toolchain and /usr/share.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// About how much to take (1G, 200M).
+    #[arg(long, value_name = "N", default_value = "1G", value_parser = parse_bytes)]
+    pub size: u64,
+}
+
+/// Why the demo failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// There is nothing to work with.
+    #[error("no readable files found below {0}; name a directory with --from DIR")]
+    NoFiles(String),
+    /// A command that it ran failed.
+    #[error("`{command}` failed ({status})\n{output}")]
+    Command {
+        /// As shown.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        output: String,
+    },
+    /// A system call failed.
+    #[error("{step}: {source}")]
+    Io {
+        /// What was being done.
+        step: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// What came back is not what went in.
+    #[error("{count} differences between the originals and what came back; the first: {first}")]
+    Differs {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// Blocks did not go where they should have gone.
+    #[error("{0}")]
+    NotDone(String),
+}
+
+impl From<DemoError> for CliError {
+    fn from(why: DemoError) -> Self {
+        let failure = match &why {
+            DemoError::NoFiles(_) => Failure::NotFound,
+            DemoError::Differs { .. } | DemoError::NotDone(_) => Failure::Changed,
+            DemoError::Command { .. } | DemoError::Io { .. } => Failure::Internal,
+        };
+        Self::new(failure, why)
+    }
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// [`DemoError`]; the mount is taken down and, unless `keep`, the directory removed all the same.
+pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
+    println!("Cairn demo: real files go through a real mount into plain tar archives, leave the");
+    println!("disk, and come back when read. Choosing files ...");
+    let chosen = sources::choose(options.from.as_deref(), options.size);
+    if chosen.files == 0 {
+        let looked = options.from.as_ref().map_or("/usr".into(), |p| p.display().to_string());
+        return Err(DemoError::NoFiles(looked));
+    }
+    let mut place = Place::make(options.keep)?;
+    println!(
+        "{} files, {} of this machine; working in {}\n",
+        chosen.files,
+        stage::size(chosen.bytes),
+        place.root().display()
+    );
+    let rows = main_job(&mut place, &chosen)?;
+    stage::table(&rows);
+    place.end()?;
+    println!("\nEverything came back equal: names, modes, owners, times, links, attributes, bytes.");
+    println!("What to try next:");
+    println!("  cairn up BACKING MOUNT         the same over a directory of yours");
+    println!("  cairn ls -l MOUNT              ls with state and size on disk");
+    println!("  cairn archive|release|stage PATH...   by hand; --dry-run says what would happen");
+    println!("  cairn why PATH                 what a file waits for, and how long still");
+    Ok(())
+}
+
+fn main_job(place: &mut Place, chosen: &sources::Sources) -> Result<Vec<Step>, DemoError> {
+    let mut rows = place.yardsticks(chosen)?;
+    place.up()?;
+    rows.push(place.copy_in(chosen)?);
+    let before = place.disk_used()?;
+    rows.push(place.archive(chosen)?);
+    rows.push(place.release(chosen)?);
+    let after = place.disk_used()?;
+    println!("   du of the backing directory: {} before, {} after\n", stage::size(before), stage::size(after));
+    if after.saturating_mul(2) > before {
+        return Err(DemoError::NotDone(format!(
+            "releasing left {} of {} on disk",
+            stage::size(after),
+            stage::size(before)
+        )));
+    }
+    place.open_an_aggregate()?;
+    place.stage_one_directory(chosen)?;
+    let (row, compared) = place.read_back(chosen)?;
+    rows.push(row);
+    if let Some(first) = compared.differences.first() {
+        for line in compared.differences.iter().take(20) {
+            eprintln!("   differs: {line}");
+        }
+        return Err(DemoError::Differs { count: compared.differences.len(), first: first.clone() });
+    }
+    Ok(rows)
+}

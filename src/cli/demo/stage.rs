@@ -1,0 +1,333 @@
+//! The demo's stage: a directory, an instance in it, and the commands that are run and shown.
+
+use super::DemoError;
+use super::compare::{Care, Comparison};
+use super::sources::Sources;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A measured step: a row of the table.
+#[derive(Debug)]
+pub(super) struct Step {
+    what: &'static str,
+    files: u64,
+    bytes: u64,
+    took: Duration,
+    /// The yardstick of the same run it is compared with.
+    against: Option<&'static str>,
+}
+
+const PLAIN_COPY: &str = "cp -a to the disk below";
+const PLAIN_TAR: &str = "tar c, then sync";
+const PLAIN_READ: &str = "compare two plain trees";
+
+/// Where the demo runs.
+#[derive(Debug)]
+pub(super) struct Place {
+    root: PathBuf,
+    keep: bool,
+    up: bool,
+}
+
+fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> DemoError {
+    let step = step.into();
+    move |source| DemoError::Io { step, source }
+}
+
+impl Place {
+    pub(super) fn make(keep: bool) -> Result<Self, DemoError> {
+        let base = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        let root = base.join(format!("cairn-demo-{}", std::process::id()));
+        let make = |path: &Path, mode| {
+            fs::DirBuilder::new().mode(mode).create(path).map_err(io(format!("creating {}", path.display())))
+        };
+        make(&root, 0o755)?;
+        let place = Self { root, keep, up: false };
+        // Guarded, so that no stub can be read past the mount.
+        make(&place.root.join("guarded"), 0o700)?;
+        make(&place.backing(), 0o755)?;
+        make(&place.mount(), 0o755)?;
+        make(&place.root.join("plain"), 0o755)?;
+        Ok(place)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+    fn backing(&self) -> PathBuf {
+        self.root.join("guarded/backing")
+    }
+    fn mount(&self) -> PathBuf {
+        self.root.join("mount")
+    }
+    fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    /// The same bytes by plain tools, in the same run: what the ratios are made of.
+    pub(super) fn yardsticks(&self, chosen: &Sources) -> Result<Vec<Step>, DemoError> {
+        let plain = self.root.join("plain");
+        // Once unmeasured, so that every measured step finds the originals in memory alike.
+        run(copy(chosen, &plain))?;
+        fs::remove_dir_all(&plain).and_then(|()| fs::create_dir(&plain)).map_err(io("emptying plain/"))?;
+        sync();
+        let copied = time(|| run(copy(chosen, &plain)).map(|_| sync()))?;
+        let tar = self.root.join("plain.tar");
+        let mut pack = Command::new("tar");
+        pack.arg("-cf").arg(&tar).arg("-C").arg(&plain).arg(".");
+        let packed = time(|| run(pack).map(|_| sync()))?;
+        fs::remove_file(&tar).map_err(io("removing plain.tar"))?;
+        drop_caches();
+        let started = Instant::now();
+        let same = compare(chosen, &plain);
+        let read = started.elapsed();
+        if let Some(first) = same.differences.first() {
+            let first = format!("{first} (in a plain copy: the originals changed meanwhile?)");
+            return Err(DemoError::Differs { count: same.differences.len(), first });
+        }
+        let row = |what, took| Step { what, files: chosen.files, bytes: chosen.bytes, took, against: None };
+        Ok(vec![row(PLAIN_COPY, copied), row(PLAIN_TAR, packed), row(PLAIN_READ, read)])
+    }
+
+    pub(super) fn up(&mut self) -> Result<(), DemoError> {
+        let policy = self.root.join("demo.policy");
+        fs::write(&policy, cairn_policies::shipped::DEMO).map_err(io("writing demo.policy"))?;
+        println!("1. One command starts an instance: an embedded archive, no configuration.");
+        self.up = true;
+        let said = self.cairn(&[
+            "up".into(),
+            "--detach".into(),
+            "--allow-same-fs".into(),
+            "--state".into(),
+            self.state().into(),
+            "--policy".into(),
+            policy.into(),
+            self.backing().into(),
+            self.mount().into(),
+        ])?;
+        println!("   {}\n", said.trim().replace('\n', "\n   "));
+        Ok(())
+    }
+
+    pub(super) fn copy_in(&self, chosen: &Sources) -> Result<Step, DemoError> {
+        println!("2. Users write through the mount, with any tool (here cp -a).");
+        let took = time(|| run(copy(chosen, &self.mount())).map(|_| sync()))?;
+        Ok(row("cp -a into the mount", chosen, took, Some(PLAIN_COPY)))
+    }
+
+    pub(super) fn archive(&self, chosen: &Sources) -> Result<Step, DemoError> {
+        println!("3. The policy archives: plain tar, fsynced, read back and compared.");
+        let took = time(|| self.policy("all"))?;
+        Ok(row("archive (tar, fsync, read back)", chosen, took, Some(PLAIN_TAR)))
+    }
+
+    pub(super) fn release(&self, chosen: &Sources) -> Result<Step, DemoError> {
+        println!("4. The policy releases: blocks go back to the disk; names and sizes stay.");
+        let took = time(|| self.policy("large"))?;
+        Ok(row("release (prove, mark, punch)", chosen, took, None))
+    }
+
+    fn policy(&self, rule: &str) -> Result<(), DemoError> {
+        let mount = self.mount();
+        self.cairn(&["policy".into(), "run".into(), "--wait".into(), "--on".into(), mount.into(), rule.into()])
+            .map(drop)
+    }
+
+    pub(super) fn open_an_aggregate(&self) -> Result<(), DemoError> {
+        println!("5. An archive is plain tar: the system's own tar opens it.");
+        let mut found = Vec::new();
+        aggregates(&self.state().join("archive"), &mut found);
+        found.sort();
+        let Some(one) = found.first() else {
+            return Err(DemoError::NotDone("no aggregate was written".into()));
+        };
+        println!("   $ tar -tvf {}", one.display());
+        let mut list = Command::new("tar");
+        list.arg("-tvf").arg(one);
+        let listing = run(list)?;
+        for line in listing.lines().take(4) {
+            println!("   {line}");
+        }
+        println!("   ... {} members; {} aggregates in all\n", listing.lines().count(), found.len());
+        Ok(())
+    }
+
+    pub(super) fn stage_one_directory(&self, chosen: &Sources) -> Result<(), DemoError> {
+        println!("6. A directory is staged before it is needed.");
+        let Some(first) = chosen.paths.iter().find(|p| p.is_dir()) else { return Ok(()) };
+        let at = below(&self.mount(), first);
+        let said = self.cairn(&["stage".into(), "--wait".into(), at.into()])?;
+        println!("   request {}\n", said.trim());
+        Ok(())
+    }
+
+    pub(super) fn read_back(&self, chosen: &Sources) -> Result<(Step, Comparison), DemoError> {
+        println!("7. Everything is read back cold and compared with the originals, byte by byte.");
+        drop_caches();
+        let started = Instant::now();
+        let compared = compare(chosen, &self.mount());
+        let took = started.elapsed();
+        println!(
+            "   {} files, {} compared, {} differences\n",
+            compared.files,
+            size(compared.bytes),
+            compared.differences.len()
+        );
+        Ok((row("recall by reading, and compare", chosen, took, Some(PLAIN_READ)), compared))
+    }
+
+    /// Blocks of the backing directory on disk, in bytes.
+    pub(super) fn disk_used(&self) -> Result<u64, DemoError> {
+        sync();
+        let mut sum = 0;
+        blocks(&self.backing(), &mut sum).map_err(io("measuring the backing directory"))?;
+        Ok(sum)
+    }
+
+    /// Takes the instance down and removes what was made.
+    pub(super) fn end(mut self) -> Result<(), DemoError> {
+        self.down()?;
+        if self.keep {
+            println!("\nKept: {}", self.root.display());
+        }
+        Ok(())
+    }
+
+    fn down(&mut self) -> Result<(), DemoError> {
+        if std::mem::take(&mut self.up) {
+            self.cairn(&["down".into(), self.mount().into()])?;
+        }
+        Ok(())
+    }
+
+    /// Runs this program, shown as a user would type it.
+    fn cairn(&self, args: &[OsString]) -> Result<String, DemoError> {
+        let shown: Vec<_> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+        println!("   $ cairn {}", shown.join(" ").replace(&*self.root.to_string_lossy(), "."));
+        let program = std::env::current_exe().map_err(io("finding this program"))?;
+        let mut command = Command::new(program);
+        command.args(args).current_dir(&self.root);
+        run(command)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.down().is_err() {
+            eprintln!("the mount {} is still there: `cairn down --force` takes it away", self.mount().display());
+            return;
+        }
+        if !self.keep {
+            let removed = fs::remove_dir_all(&self.root);
+            if let Err(e) = removed {
+                eprintln!("could not remove {}: {e}", self.root.display());
+            }
+        }
+    }
+}
+
+fn row(what: &'static str, chosen: &Sources, took: Duration, against: Option<&'static str>) -> Step {
+    Step { what, files: chosen.files, bytes: chosen.bytes, took, against }
+}
+
+/// `cp -a --parents`: real files keep their whole path below `to`.
+fn copy(chosen: &Sources, to: &Path) -> Command {
+    let mut command = Command::new("cp");
+    command.args(["-a", "--parents", "--"]).args(&chosen.paths).arg(to);
+    command
+}
+
+fn below(root: &Path, absolute: &Path) -> PathBuf {
+    root.join(absolute.strip_prefix("/").unwrap_or(absolute))
+}
+
+fn compare(chosen: &Sources, copy: &Path) -> Comparison {
+    let care = Care { owners: rustix::process::geteuid().is_root(), contents: true };
+    let mut compared = Comparison::default();
+    for path in &chosen.paths {
+        compared.trees(path, &below(copy, path), care);
+    }
+    compared
+}
+
+fn run(mut command: Command) -> Result<String, DemoError> {
+    let shown = format!("{} ...", command.get_program().to_string_lossy());
+    let output = command.stdin(Stdio::null()).output().map_err(io(format!("starting {shown}")))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.truncate(said.char_indices().nth(4000).map_or(said.len(), |(at, _)| at));
+    Err(DemoError::Command { command: shown, status: output.status.to_string(), output: said })
+}
+
+fn time(work: impl FnOnce() -> Result<(), DemoError>) -> Result<Duration, DemoError> {
+    let started = Instant::now();
+    work().map(|()| started.elapsed())
+}
+
+fn sync() {
+    rustix::fs::sync();
+}
+
+/// Root can make reads cold; for others they are as cold as the kernel leaves them.
+fn drop_caches() {
+    sync();
+    if let Err(e) = fs::write("/proc/sys/vm/drop_caches", "3") {
+        tracing::debug!(error = %e, "caches stay warm");
+    }
+}
+
+fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            aggregates(&path, found);
+        } else if path.extension().is_some_and(|e| e == "tar") {
+            found.push(path);
+        }
+    }
+}
+
+fn blocks(dir: &Path, sum: &mut u64) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let meta = fs::symlink_metadata(entry.path())?;
+        if meta.is_dir() {
+            blocks(&entry.path(), sum)?;
+        } else {
+            *sum += meta.blocks() * 512;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes as a person reads them.
+pub(super) fn size(bytes: u64) -> String {
+    crate::config::units::format_size(bytes)
+}
+
+/// Prints the measured steps, each beside the yardstick of the same run.
+pub(super) fn table(rows: &[Step]) {
+    println!("{:34} {:>8} {:>10} {:>9} {:>10}   compared with", "step", "files", "bytes", "seconds", "MB/s");
+    for step in rows {
+        let seconds = step.took.as_secs_f64().max(1e-9);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
+        let rate = step.bytes as f64 / 1e6 / seconds;
+        let yardstick = step.against.and_then(|name| rows.iter().find(|r| r.what == name));
+        let ratio = yardstick.map_or(String::new(), |y| {
+            format!("{:.2} x the time of: {}", seconds / y.took.as_secs_f64().max(1e-9), y.what)
+        });
+        println!(
+            "{:34} {:>8} {:>10} {seconds:>9.2} {rate:>10.0}   {ratio}",
+            step.what,
+            step.files,
+            size(step.bytes)
+        );
+    }
+    println!("(one run, n = 1: a look, not a benchmark)");
+}

@@ -1,0 +1,115 @@
+//! `cairn down`: unmounts and stops the instance of a mount.
+
+use super::{CliError, Session};
+use crate::client::{ClientError, holders};
+use crate::error::Failure;
+use clap::Args;
+use rustix::mount::UnmountFlags;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Where it is mounted.
+    mount: PathBuf,
+    /// Also while somebody uses the mount, and also when the instance is dead.
+    #[arg(long)]
+    force: bool,
+}
+
+impl Down {
+    pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
+        let mount = absolute(&self.mount)?;
+        let asked = session
+            .client_near(Some(&mount))
+            .and_then(|mut client| Ok(client.shutdown(self.force)?));
+        match asked {
+            Ok(stopped) => {
+                eprintln!("unmounted {}", stopped.mount);
+                Ok(0)
+            }
+            Err(CliError::Client(ClientError::Refused {
+                failure: Failure::Busy,
+                message,
+                hint,
+            })) => Err(busy(&mount, message, hint)),
+            Err(error) if self.force && error.exit_code() == Failure::NoInstance.exit_code() => {
+                clear_away(&mount, error)
+            }
+            Err(error) if error.exit_code() == Failure::NoInstance.exit_code() => {
+                Err(dead_hint(&mount, error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Without touching the mount itself: its server may be dead.
+fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    let path = std::path::absolute(path).map_err(|e| CliError::system("working directory", &e))?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(path);
+    };
+    Ok(parent
+        .canonicalize()
+        .map_or_else(|_| path.clone(), |parent| parent.join(name)))
+}
+
+fn busy(mount: &Path, message: String, hint: Option<String>) -> CliError {
+    for holder in holders::of(mount) {
+        let path = super::output::harmless(&holder.path.display().to_string());
+        eprintln!(
+            "held by {} (pid {}): {} {path}",
+            holder.command, holder.pid, holder.by
+        );
+    }
+    let hint = hint.unwrap_or_else(|| "end these processes, or use --force".to_owned());
+    CliError::new(Failure::Busy, message).with_hint(hint)
+}
+
+fn is_mounted(mount: &Path) -> bool {
+    crate::client::is_mounted_at(mount).unwrap_or(false)
+}
+
+fn dead_hint(mount: &Path, error: CliError) -> CliError {
+    if !is_mounted(mount) {
+        return CliError::new(
+            Failure::NoInstance,
+            format!("{} is not mounted", mount.display()),
+        );
+    }
+    CliError::new(Failure::NoInstance, error).with_hint(format!(
+        "to clear a dead mount away: cairn down --force {}",
+        mount.display()
+    ))
+}
+
+/// The instance is dead; its mount is still there.
+fn clear_away(mount: &Path, error: CliError) -> Result<u8, CliError> {
+    if !is_mounted(mount) {
+        return Err(dead_hint(mount, error));
+    }
+    let step = format!("unmount {}", mount.display());
+    if rustix::process::geteuid().is_root() {
+        rustix::mount::unmount(mount, UnmountFlags::DETACH)
+            .map_err(|errno| CliError::system(&step, &errno.into()))?;
+    } else {
+        let fuser = Command::new("fusermount3")
+            .args(["-u", "-z", "--"])
+            .arg(mount)
+            .status();
+        match fuser {
+            Ok(status) if status.success() => {}
+            Ok(status) => {
+                return Err(CliError::new(
+                    Failure::Internal,
+                    format!("{step}: {status}"),
+                ));
+            }
+            Err(error) => return Err(CliError::system("run fusermount3", &error)),
+        }
+    }
+    eprintln!("unmounted {}, whose instance was dead", mount.display());
+    Ok(0)
+}

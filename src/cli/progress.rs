@@ -1,0 +1,146 @@
+//! Waiting for a request: a bar at a terminal, plain lines elsewhere, both on stderr; the result
+//! on stdout.
+
+use super::CliError;
+use super::outcome;
+use super::output::{Output, harmless};
+use super::units::{Bytes, files, grouped, seconds};
+use crate::client::{Client, Waited};
+use crate::server::wire::{Problem, RequestView};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+/// How often a plain line is printed at most.
+const PLAIN_PERIOD: Duration = Duration::from_secs(5);
+
+enum Shown {
+    Nothing,
+    Bar(ProgressBar),
+    Lines { last: Instant },
+}
+
+impl Shown {
+    fn new(quiet: bool) -> Self {
+        if quiet {
+            return Self::Nothing;
+        }
+        if !stderr().is_terminal() {
+            return Self::Lines {
+                last: Instant::now(),
+            };
+        }
+        let bar = ProgressBar::new(0);
+        let style = "{prefix} [{bar:30}] {msg}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self::Bar(bar)
+    }
+
+    fn update(&mut self, view: &RequestView) {
+        match self {
+            Self::Nothing => {}
+            Self::Bar(bar) => {
+                bar.set_prefix(view.verb.as_str());
+                bar.set_length(view.bytes.max(1));
+                bar.set_position(view.bytes_done);
+                bar.set_message(harmless(&line(view)));
+            }
+            Self::Lines { last } => {
+                if last.elapsed() >= PLAIN_PERIOD {
+                    *last = Instant::now();
+                    eprintln!("request {}: {}", view.request, harmless(&line(view)));
+                }
+            }
+        }
+    }
+}
+
+/// Progress in one line.
+fn line(view: &RequestView) -> String {
+    let mut line = format!(
+        "{}/{} files, {} of {}",
+        grouped(view.files_done + view.files_failed),
+        grouped(view.files),
+        Bytes(view.bytes_done),
+        Bytes(view.bytes)
+    );
+    if view.files_failed > 0 {
+        line.push_str(&format!(", {} failed", grouped(view.files_failed)));
+    }
+    if let Some(eta) = view.eta_s {
+        line.push_str(&format!(", about {} left", seconds(eta)));
+    }
+    if let Some(waiting) = &view.waiting {
+        line.push_str(&format!("; waits for {waiting}"));
+    }
+    line
+}
+
+/// Waits for the request and says how it ended; returns what to exit with.
+pub(crate) fn wait(
+    client: &mut Client,
+    output: &mut Output,
+    id: u64,
+    timeout: Option<Duration>,
+    quiet: bool,
+    not_handed_over: &[Problem],
+) -> Result<u8, CliError> {
+    let mut shown = Shown::new(quiet || output.json);
+    let waited = client.wait(id, timeout, |view| shown.update(view))?;
+    if let Shown::Bar(bar) = &shown {
+        bar.finish_and_clear();
+    }
+    match waited {
+        Waited::Final(view) => {
+            let code = outcome::of_request(&view, not_handed_over);
+            result(output, view, quiet)?;
+            Ok(code)
+        }
+        Waited::TimedOut(view) => {
+            eprintln!(
+                "cairn: the time is up; request {id} is still running: {}",
+                line(&view)
+            );
+            goes_on(output, id, view)
+        }
+        Waited::Detached(view) => {
+            eprintln!("cairn: detached; request {id} is still running");
+            goes_on(output, id, view)
+        }
+    }
+}
+
+fn goes_on(output: &mut Output, id: u64, view: RequestView) -> Result<u8, CliError> {
+    eprintln!("hint: cairn wait {id} waits again, cairn cancel {id} stops it");
+    if output.json {
+        output.object(view)?;
+    }
+    Ok(outcome::STILL_RUNNING)
+}
+
+/// The result of a request that is final.
+fn result(output: &mut Output, mut view: RequestView, quiet: bool) -> Result<(), CliError> {
+    if output.json {
+        return output.object(view);
+    }
+    for problem in std::mem::take(&mut view.problems) {
+        output.problem(problem)?;
+    }
+    if quiet {
+        return Ok(());
+    }
+    let failed = match view.files_failed {
+        0 => String::new(),
+        some => format!(", {} failed", grouped(some)),
+    };
+    output.line(format!(
+        "request {} {}: {}, {}, {}{failed}",
+        view.request,
+        view.state.as_str(),
+        view.verb,
+        files(view.files_done),
+        Bytes(view.bytes_done),
+    ))
+}

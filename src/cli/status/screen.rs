@@ -1,0 +1,186 @@
+//! The human form of `cairn status`.
+
+use crate::cli::output::{harmless, table};
+use crate::cli::units::{Bytes, counted, files, grouped, seconds};
+use crate::server::wire::{Level, Status, TierStatus};
+
+/// The whole screen, line by line.
+pub(super) fn lines(status: &Status) -> Vec<String> {
+    let mut lines = head(status);
+    lines.push(String::new());
+    lines.extend(table(&facts(status), &[]));
+    if !status.backlog.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(&backlog(status), &[1, 2]));
+    }
+    lines.push(String::new());
+    lines.extend(table(&tiers(&status.tiers), &[2, 3]));
+    if !status.failures.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(&failures(status), &[1]));
+    }
+    lines.iter().map(|line| harmless(line)).collect()
+}
+
+fn head(status: &Status) -> Vec<String> {
+    let up = seconds(status.since.age(status.now.0).as_secs());
+    let mut lines = vec![format!(
+        "cairn {} on {}, pid {}, up {up}, mounted at {}",
+        status.version, status.host, status.pid, status.mount
+    )];
+    lines.extend(status.warnings.iter().map(|warning| {
+        let level = match warning.level {
+            Level::Ok => "note",
+            Level::Warning => "warning",
+            Level::Critical => "CRITICAL",
+        };
+        format!("{level}: {} ({})", warning.message, warning.code)
+    }));
+    lines
+}
+
+fn facts(status: &Status) -> Vec<Vec<String>> {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = Vec::new();
+    if let Some(backing) = &status.backing {
+        rows.push(row("backing", backing.clone()));
+    }
+    let mirror = &status.mirror;
+    let missing: Vec<&str> = mirror
+        .capabilities
+        .iter()
+        .filter(|(_, has)| !**has)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let missing = if missing.is_empty() {
+        String::new()
+    } else {
+        format!(", without {}", missing.join(", "))
+    };
+    let passthrough = if mirror.passthrough {
+        "passthrough"
+    } else {
+        "no passthrough"
+    };
+    let release = if mirror.release {
+        "release possible"
+    } else {
+        "release not possible"
+    };
+    rows.push(row(
+        "mirror",
+        format!("{}, {passthrough}, {release}{missing}", mirror.filesystem),
+    ));
+    rows.push(row(
+        "disk",
+        format!("{} free of {}", Bytes(mirror.free), Bytes(mirror.total)),
+    ));
+    let counts = &status.files;
+    rows.push(row(
+        "files",
+        format!("{}, {}", grouped(counts.files), Bytes(counts.bytes)),
+    ));
+    let released = format!(
+        "{} ({})",
+        grouped(counts.released),
+        Bytes(counts.released_bytes)
+    );
+    let archived = grouped(counts.archived);
+    let dirty = grouped(counts.dirty);
+    rows.push(row(
+        "",
+        format!("archived {archived}, dirty {dirty}, released {released}"),
+    ));
+    let oldest = status.recalls.oldest_s.map_or(String::new(), |s| {
+        format!(", the oldest for {}", seconds(s))
+    });
+    rows.push(row(
+        "recalls",
+        format!("{} waiting{oldest}", files(status.recalls.waiting)),
+    ));
+    let copies = &status.copies;
+    let lost = format!(
+        "{} lost, {} in conflict",
+        grouped(copies.lost),
+        grouped(copies.conflict)
+    );
+    let few = files(copies.fewer_than_asked);
+    rows.push(row(
+        "copies",
+        format!("{few} with fewer than asked, {lost}"),
+    ));
+    let log = &status.changelog;
+    let lag = log
+        .lag_s
+        .map_or(String::new(), |s| format!(" ({})", seconds(s)));
+    let scans = format!(
+        "{}, {} to scan again",
+        counted(log.overflows, "overflow"),
+        counted(log.rescans, "subtree")
+    );
+    rows.push(row(
+        "changelog",
+        format!("{} behind{lag}, {scans}", counted(log.lag, "event")),
+    ));
+    let scan = &status.scan;
+    let last = scan
+        .finished
+        .map_or("never finished".to_owned(), |at| format!("finished {at}"));
+    let now = if scan.running { "running, " } else { "" };
+    rows.push(row(
+        "scan",
+        format!("{now}{} seen, {last}", files(scan.files)),
+    ));
+    rows
+}
+
+fn backlog(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![["BACKLOG", "FILES", "BYTES"].map(str::to_owned).to_vec()];
+    rows.extend(status.backlog.iter().map(|(class, work)| {
+        vec![
+            class.clone(),
+            grouped(work.files),
+            Bytes(work.bytes).to_string(),
+        ]
+    }));
+    rows
+}
+
+fn tiers(tiers: &[TierStatus]) -> Vec<Vec<String>> {
+    let bytes = |n: Option<u64>| n.map_or("?".to_owned(), |n| Bytes(n).to_string());
+    let mut rows = vec![
+        ["TIER", "STATE", "FREE", "TOTAL", "WHERE"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(tiers.iter().map(|tier| {
+        let message = tier
+            .message
+            .as_ref()
+            .map_or(String::new(), |m| format!(" ({m})"));
+        vec![
+            tier.name.clone(),
+            tier.state.as_str().to_owned(),
+            bytes(tier.free),
+            bytes(tier.total),
+            format!("{}{message}", tier.url),
+        ]
+    }));
+    rows
+}
+
+fn failures(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![
+        ["FAILURES IN 24 H", "FILES", "LATEST"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    rows.extend(status.failures.iter().map(|failure| {
+        vec![
+            failure.code.clone(),
+            grouped(failure.count),
+            failure.last.to_string(),
+        ]
+    }));
+    rows
+}

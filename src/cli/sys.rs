@@ -1,0 +1,124 @@
+//! The C library's answers that have no safe wrapper: names of users and groups, local time.
+#![allow(
+    unsafe_code,
+    reason = "getpwuid_r, getgrgid_r and localtime_r have no safe wrapper here"
+)]
+
+use std::ffi::{CStr, c_char, c_int};
+use std::mem::MaybeUninit;
+use std::ptr;
+
+/// Largest answer of the name service that is taken, bytes: groups can have many members.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Calls `ask` with ever larger buffers until it has room; the string it returns must lie in the buffer.
+fn with_buffer(ask: impl Fn(*mut c_char, usize) -> (c_int, *const c_char)) -> Option<String> {
+    let mut buffer: Vec<c_char> = vec![0; 4096];
+    loop {
+        let (code, name) = ask(buffer.as_mut_ptr(), buffer.len());
+        if code == libc::ERANGE && buffer.len() < MAX_ANSWER {
+            buffer.resize(buffer.len() * 4, 0);
+            continue;
+        }
+        if code != 0 || name.is_null() {
+            return None;
+        }
+        // SAFETY: on success the name is a NUL-terminated string in `buffer`, which is alive and
+        // is not written to any more.
+        return Some(
+            unsafe { CStr::from_ptr(name) }
+                .to_string_lossy()
+                .into_owned(),
+        );
+    }
+}
+
+/// The user's name.
+pub(super) fn user_name(uid: u32) -> Option<String> {
+    with_buffer(|buffer, length| {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut found = ptr::null_mut();
+        // SAFETY: all pointers are to live memory of the sizes given; `found` is null or points to
+        // `entry`, which then is initialised.
+        unsafe {
+            let code = libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer, length, &raw mut found);
+            (
+                code,
+                if found.is_null() {
+                    ptr::null()
+                } else {
+                    (*found).pw_name.cast_const()
+                },
+            )
+        }
+    })
+}
+
+/// The group's name.
+pub(super) fn group_name(gid: u32) -> Option<String> {
+    with_buffer(|buffer, length| {
+        let mut entry = MaybeUninit::<libc::group>::uninit();
+        let mut found = ptr::null_mut();
+        // SAFETY: as in `user_name`.
+        unsafe {
+            let code = libc::getgrgid_r(gid, entry.as_mut_ptr(), buffer, length, &raw mut found);
+            (
+                code,
+                if found.is_null() {
+                    ptr::null()
+                } else {
+                    (*found).gr_name.cast_const()
+                },
+            )
+        }
+    })
+}
+
+/// A moment in the local time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LocalTime {
+    pub(super) year: i64,
+    /// 0 to 11.
+    pub(super) month: usize,
+    pub(super) day: i32,
+    pub(super) hour: i32,
+    pub(super) minute: i32,
+}
+
+/// Seconds since 1970 as local time; `None` where the year has no number.
+pub(super) fn local_time(seconds: i64) -> Option<LocalTime> {
+    let mut broken_down = MaybeUninit::<libc::tm>::uninit();
+    // SAFETY: both pointers are to live memory; the result is initialised when not null.
+    let tm = unsafe {
+        if libc::localtime_r(&raw const seconds, broken_down.as_mut_ptr()).is_null() {
+            return None;
+        }
+        broken_down.assume_init()
+    };
+    Some(LocalTime {
+        year: i64::from(tm.tm_year) + 1900,
+        month: usize::try_from(tm.tm_mon).ok()?,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_has_its_name_and_nobody_at_all_has_none() {
+        assert_eq!(user_name(0).as_deref(), Some("root"));
+        assert_eq!(group_name(0).as_deref(), Some("root"));
+        assert_eq!(user_name(3_999_999_999), None);
+    }
+
+    #[test]
+    fn local_time_is_within_a_day_of_utc() {
+        let there = local_time(86_400 * 365).unwrap();
+        assert!((1970..=1971).contains(&there.year), "{there:?}");
+        assert_eq!(local_time(i64::MAX), None);
+    }
+}

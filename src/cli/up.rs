@@ -1,0 +1,56 @@
+//! `cairn up`: its arguments, checked and made absolute. Starting is the starter's.
+
+pub mod detach;
+mod plan;
+mod serve;
+
+pub use plan::{TierSpec, UpPlan};
+pub use serve::serve;
+
+use super::units::parse_duration;
+use super::{CliError, Starter};
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Arguments of `up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// The directory to mirror; users must not be able to enter it (see `cairn adopt`).
+    pub backing: PathBuf,
+    /// Where users see it: an empty directory.
+    pub mount: PathBuf,
+    /// Where Cairn keeps its own files, outside BACKING and MOUNT.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// An archive target, as often as there are any: dir:/path. Without it an embedded archive
+    /// under the state directory.
+    #[arg(long = "tier", value_name = "NAME=URL")]
+    pub tiers: Vec<TierSpec>,
+    /// The policy; without it the shipped one.
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// More settings.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Go to the background once it is ready.
+    #[arg(long)]
+    pub detach: bool,
+    /// Give up reads of released files after DUR (default: never).
+    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+    pub recall_timeout: Option<Duration>,
+    /// Release also where a tier lies on the backing's own filesystem, which frees nothing.
+    #[arg(long)]
+    pub allow_same_fs: bool,
+    /// Release also where users can enter BACKING and would read zeros there.
+    #[arg(long)]
+    pub unsafe_open_backing: bool,
+}
+
+/// Checks the arguments and starts.
+///
+/// # Errors
+/// What is wrong with them (exit code 2), or why it did not start.
+pub fn run(args: &UpArgs, starter: &dyn Starter) -> Result<u8, CliError> {
+    starter.up(&UpPlan::new(args)?)
+}

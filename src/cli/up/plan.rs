@@ -1,0 +1,237 @@
+//! What `cairn up` is to start: every path absolute and free of links, nothing of Cairn's own
+//! inside what it mirrors.
+
+use super::UpArgs;
+use crate::cli::CliError;
+use crate::tier::{TierUrl, UrlError};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A tier as named on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierSpec {
+    /// Its name: letters, digits, `-` and `_`, at most 32.
+    pub name: String,
+    /// Where it is.
+    pub url: TierUrl,
+}
+
+impl FromStr for TierSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, url) = text
+            .split_once('=')
+            .ok_or("write NAME=URL, such as cold=dir:/mnt/cold")?;
+        let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(good) {
+            return Err(format!(
+                "{name:?}: names are 1 to 32 letters, digits, - and _"
+            ));
+        }
+        let url = url.parse().map_err(|why: UrlError| why.to_string())?;
+        Ok(Self {
+            name: name.to_owned(),
+            url,
+        })
+    }
+}
+
+/// What is to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpPlan {
+    /// The directory to mirror. Exists.
+    pub backing: PathBuf,
+    /// Where to mount. Exists.
+    pub mount: PathBuf,
+    /// Cairn's own files; need not exist.
+    pub state: PathBuf,
+    /// At least one; names differ.
+    pub tiers: Vec<TierSpec>,
+    /// The tiers are the embedded default.
+    pub embedded: bool,
+    /// The policy file, if one was named. Exists.
+    pub policy: Option<PathBuf>,
+    /// The configuration file, if one was named. Exists.
+    pub config: Option<PathBuf>,
+    /// Go to the background once ready.
+    pub detach: bool,
+    /// Bound on reads of released files.
+    pub recall_timeout: Option<Duration>,
+    /// Release also where a tier shares the backing's filesystem.
+    pub allow_same_fs: bool,
+    /// Release also where users can enter the backing.
+    pub unsafe_open_backing: bool,
+}
+
+impl UpPlan {
+    /// Checks and completes the arguments.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with the way out.
+    pub fn new(args: &UpArgs) -> Result<Self, CliError> {
+        let backing = directory("BACKING", &args.backing)?;
+        let mount = directory("MOUNT", &args.mount)?;
+        if backing == mount {
+            return Err(
+                CliError::usage("BACKING and MOUNT are the same directory").with_hint(format!(
+                    "move the tree aside first: cairn adopt {}",
+                    mount.display()
+                )),
+            );
+        }
+        apart("MOUNT", &mount, "BACKING", &backing)?;
+        apart("BACKING", &backing, "MOUNT", &mount)?;
+        let state = match &args.state {
+            Some(state) => resolved(state)?,
+            None => resolved(&default_state(&backing)?)?,
+        };
+        apart("the state directory", &state, "BACKING", &backing)?;
+        apart("the state directory", &state, "MOUNT", &mount)?;
+        let mut tiers = args.tiers.clone();
+        let embedded = tiers.is_empty();
+        if embedded {
+            let url = TierUrl::Dir { path: state.join("archive"), pace: Default::default() };
+            tiers.push(TierSpec {
+                name: "archive".to_owned(),
+                url,
+            });
+        }
+        check_tiers(&mut tiers, &backing, &mount)?;
+        Ok(Self {
+            policy: args
+                .policy
+                .as_deref()
+                .map(|p| file("--policy", p))
+                .transpose()?,
+            config: args
+                .config
+                .as_deref()
+                .map(|p| file("--config", p))
+                .transpose()?,
+            backing,
+            mount,
+            state,
+            tiers,
+            embedded,
+            detach: args.detach,
+            recall_timeout: args.recall_timeout,
+            allow_same_fs: args.allow_same_fs,
+            unsafe_open_backing: args.unsafe_open_backing,
+        })
+    }
+}
+
+fn check_tiers(tiers: &mut [TierSpec], backing: &Path, mount: &Path) -> Result<(), CliError> {
+    for at in 0..tiers.len() {
+        let (earlier, rest) = tiers.split_at_mut(at);
+        let Some(tier) = rest.first_mut() else { break };
+        if earlier.iter().any(|other| other.name == tier.name) {
+            return Err(CliError::usage(format!(
+                "two tiers are named {}",
+                tier.name
+            )));
+        }
+        let TierUrl::Dir { path, .. } = &mut tier.url;
+        *path = resolved(path)?;
+        let name = format!("tier {}", tier.name);
+        apart(&name, path, "BACKING", backing)?;
+        apart(&name, path, "MOUNT", mount)?;
+        let same = |other: &TierSpec| {
+            let TierUrl::Dir { path: theirs, .. } = &other.url;
+            theirs == path
+        };
+        if earlier.iter().any(same) {
+            return Err(CliError::usage(format!("two tiers are at {}", tier.url)));
+        }
+    }
+    Ok(())
+}
+
+fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
+    let whole = path
+        .canonicalize()
+        .map_err(|error| CliError::usage(format!("{what} {}: {error}", path.display())))?;
+    if whole.is_dir() {
+        Ok(whole)
+    } else {
+        Err(CliError::usage(format!(
+            "{what} {}: no directory",
+            path.display()
+        )))
+    }
+}
+
+fn file(what: &str, path: &Path) -> Result<PathBuf, CliError> {
+    path.canonicalize()
+        .map_err(|error| CliError::usage(format!("{what} {}: {error}", path.display())))
+}
+
+/// Absolute and free of links, as far as it exists.
+fn resolved(path: &Path) -> Result<PathBuf, CliError> {
+    let failed = |error| CliError::system(format!("resolve {}", path.display()), &error);
+    let whole = std::path::absolute(path).map_err(failed)?;
+    for above in whole.ancestors() {
+        if let (Ok(real), Ok(below)) = (above.canonicalize(), whole.strip_prefix(above)) {
+            return Ok(if below.as_os_str().is_empty() {
+                real
+            } else {
+                real.join(below)
+            });
+        }
+    }
+    Ok(whole)
+}
+
+fn apart(inner: &str, path: &Path, outer: &str, of: &Path) -> Result<(), CliError> {
+    if !path.starts_with(of) {
+        return Ok(());
+    }
+    let message = format!(
+        "{inner} ({}) lies inside {outer} ({})",
+        path.display(),
+        of.display()
+    );
+    Err(CliError::usage(message).with_hint("name a place outside of it"))
+}
+
+/// `/var/lib/cairn/NAME-HASH` for root, below `$XDG_STATE_HOME` for users: the same for the same
+/// backing directory, and different ones for different ones.
+fn default_state(backing: &Path) -> Result<PathBuf, CliError> {
+    let base = if rustix::process::geteuid().is_root() {
+        PathBuf::from("/var/lib")
+    } else {
+        std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))
+            .ok_or_else(|| CliError::usage("neither XDG_STATE_HOME nor HOME is set; use --state"))?
+    };
+    let name = backing.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric())
+        .take(32)
+        .collect();
+    let name = if name.is_empty() { "root" } else { &name };
+    Ok(base
+        .join("cairn")
+        .join(format!("{name}-{:08x}", hash(backing))))
+}
+
+/// FNV-1a, folded to 32 bits: must never change, or instances would not find their state.
+fn hash(path: &Path) -> u32 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, step);
+    let folded = (hash ^ (hash >> 32)) & u64::from(u32::MAX);
+    u32::try_from(folded).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Tests of the plan of `cairn up`.
+
+use super::*;
+use clap::Parser;
+
+#[derive(Parser)]
+struct Up {
+    #[command(flatten)]
+    args: UpArgs,
+}
+
+fn plan(dir: &Path, more: &[&str]) -> Result<UpPlan, String> {
+    let (backing, mount) = (dir.join("backing"), dir.join("mount"));
+    for path in [&backing, &mount] {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    let words = ["up", backing.to_str().unwrap(), mount.to_str().unwrap()];
+    let words = words.into_iter().chain(more.iter().copied());
+    let args = Up::try_parse_from(words).map_err(|e| e.to_string())?.args;
+    UpPlan::new(&args).map_err(|error| {
+        assert_eq!(error.exit_code(), 2);
+        error.to_string()
+    })
+}
+
+#[test]
+fn the_embedded_archive_lies_in_the_state_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let plan = plan(dir.path(), &["--state", state.to_str().unwrap()]).unwrap();
+    assert!(plan.embedded && plan.state.is_absolute());
+    assert_eq!(plan.tiers[0].url, TierUrl::Dir { path: plan.state.join("archive"), pace: Default::default() });
+}
+
+#[test]
+fn the_default_state_directory_depends_on_the_backing_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = plan(dir.path(), &[]).unwrap().state;
+    assert_eq!(
+        first,
+        plan(dir.path(), &["--tier", "a=dir:/x"]).unwrap().state
+    );
+    assert_ne!(first, plan(&dir.path().join("other"), &[]).unwrap().state);
+    assert_eq!(
+        hash(Path::new("/srv/data")),
+        0xdc1a_3595,
+        "must never change"
+    );
+}
+
+#[test]
+fn nothing_of_cairns_may_lie_inside_what_it_mirrors() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = dir.path().join("backing/x");
+    let link = dir.path().join("link");
+    std::fs::create_dir_all(&inside).unwrap();
+    std::os::unix::fs::symlink(&inside, &link).unwrap();
+    let (inside, link) = (inside.to_str().unwrap(), link.to_str().unwrap());
+    for state in [inside, link, &format!("{link}/deep/er")] {
+        let error = plan(dir.path(), &["--state", state]).unwrap_err();
+        assert!(error.contains("lies inside BACKING"), "{error}");
+    }
+    let error = plan(dir.path(), &["--tier", &format!("a=dir:{link}/t")]).unwrap_err();
+    assert!(error.starts_with("tier a"), "{error}");
+}
+
+#[test]
+fn tiers_are_named_and_placed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for (tiers, complaint) in [
+        (
+            &["--tier", "a=dir:/x", "--tier", "a=dir:/y"][..],
+            "two tiers are named a",
+        ),
+        (
+            &["--tier", "a=dir:/x", "--tier", "b=dir:/x"],
+            "two tiers are at dir:/x",
+        ),
+        (&["--tier", "dir:/x"], "write NAME=URL"),
+        (&["--tier", "a=dir:x"], "absolute path"),
+        (&["--tier", "a=ftp:/x"], "kinds are"),
+        (&["--tier", "a b=dir:/x"], "names are"),
+    ] {
+        let error = plan(dir.path(), tiers).unwrap_err();
+        assert!(error.contains(complaint), "{error}");
+    }
+    let s3 = plan(dir.path(), &["--tier", "c=s3://b/p?endpoint=http://h"]).unwrap();
+    assert_eq!(s3.tiers[0].url.to_string(), "s3://b/p?endpoint=http://h");
+}

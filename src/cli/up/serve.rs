@@ -1,0 +1,205 @@
+//! Starts an instance and serves until it is told to stop: rooms are opened from the bottom up,
+//! and closed from the top down.
+
+use super::UpPlan;
+use crate::cli::CliError;
+use crate::config::Config;
+use crate::error::Failure;
+use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
+use crate::hsm::residency::HsmResidency;
+use crate::hsm::state_dir::{StateDir, StateError};
+use crate::server::Server;
+use crate::server::audit::Audit;
+use crate::server::instance::Instance;
+use crate::server::socket::CONTROL;
+use cairn_fuse::mount::Mounter;
+use cairn_fuse::{Mirror, MirrorConfig, MirrorError};
+use cairn_policies::{Policy, shipped};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the main thread looks whether the mount is still there: anybody may unmount it.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Serves until `cairn down`, Ctrl-C or an unmount.
+///
+/// # Errors
+/// Why it did not start; nothing is left mounted.
+pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
+    let settings = settings(plan)?;
+    let policy = policy(plan)?;
+    let opening = Opening { backing: plan.backing.clone(), state: plan.state.clone(), force: false };
+    let claimed = claim(&opening).map_err(startup)?;
+    let named: Vec<_> = plan.tiers.iter().map(|t| (t.name.clone(), t.url.to_string())).collect();
+    let tiers = claimed.open_tiers(&named).map_err(startup)?;
+    for slot in tiers.iter().filter(|t| t.same_fs) {
+        eprintln!(
+            "cairn: tier {} lies on the backing's own filesystem: it frees no space, protects nothing",
+            slot.name
+        );
+    }
+    let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
+    let engine = Arc::new(engine);
+    let done = run(plan, &engine, &state, mounter);
+    let stopped = engine.stop();
+    done?;
+    stopped.map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
+    Ok(0)
+}
+
+fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mounter>) -> Result<(), CliError> {
+    let recaller = engine
+        .recaller()
+        .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
+    let socket = state.run().join(CONTROL);
+    let residency =
+        Arc::new(HsmResidency::new(recaller, engine.asks(), engine.changelog(), Some(socket)));
+    let config = MirrorConfig { mounter, ..MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency) };
+    let mirror = Arc::new(Mirror::start(config).map_err(mount)?);
+    engine.attach(mirror.gate());
+    let audit = Audit::open(&state.audit())
+        .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
+    let (end, ended) = bounded(1);
+    let name = state.instance.to_string();
+    let control = Instance::new(engine.clone(), mirror.clone(), plan.backing.clone(), name, end);
+    let server = Server::start(Arc::new(control), &state.run(), audit)
+        .map_err(|why| CliError::new(Failure::Internal, why))?;
+    if let Err(why) = engine.release_allowed() {
+        eprintln!("cairn: releases are disabled: {why}");
+    }
+    ready(plan, engine.tiers())?;
+    wait(engine, &mirror, &ended)?;
+    server.stop();
+    Ok(())
+}
+
+/// The one line on stdout: what runs where.
+fn ready(plan: &UpPlan, tiers: &[Slot]) -> Result<(), CliError> {
+    let tiers: Vec<_> = tiers.iter().map(|t| format!("{}={}", t.name, t.url)).collect();
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "ready mount {} state {} tiers {}",
+        plan.mount.display(),
+        plan.state.display(),
+        tiers.join(" ")
+    )?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Until the mount is gone.
+fn wait(engine: &Engine, mirror: &Mirror, ended: &Receiver<bool>) -> Result<(), CliError> {
+    let signals = signals()?;
+    let mut beat = Instant::now();
+    loop {
+        crossbeam_channel::select! {
+            recv(ended) -> _ => {}
+            recv(signals) -> many => leave(mirror, many.unwrap_or(1)),
+            default(LOOK) => {}
+        }
+        if mirror.is_over() {
+            return mirror.wait().map_err(mount);
+        }
+        if beat.elapsed() >= Engine::BEAT {
+            engine.beat();
+            beat = Instant::now();
+        }
+    }
+}
+
+/// Ctrl-C: a busy mount is named; the second time it goes all the same.
+fn leave(mirror: &Mirror, signals: u32) {
+    match mirror.unmount(signals > 1) {
+        Ok(()) => {}
+        Err(why) => {
+            let holders = crate::server::holders::of(mirror.mountpoint());
+            eprintln!("cairn: {why}{}", if holders.is_empty() { String::new() } else { format!(": {}", holders.join(", ")) });
+            eprintln!("cairn: Ctrl-C again unmounts all the same");
+        }
+    }
+}
+
+/// Counts SIGINT and SIGTERM.
+fn signals() -> Result<Receiver<u32>, CliError> {
+    let (told, heard) = bounded(16);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::system("prepare for signals", &e))?;
+    std::thread::Builder::new()
+        .name("cairn-signals".into())
+        .spawn(move || runtime.block_on(count(told)))
+        .map_err(|e| CliError::system("start a thread", &e))?;
+    Ok(heard)
+}
+
+async fn count(told: Sender<u32>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = kinds else { return };
+    for many in 1.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if let Err(crossbeam_channel::TrySendError::Disconnected(_)) = told.try_send(many) {
+            return;
+        }
+    }
+}
+
+fn settings(plan: &UpPlan) -> Result<Settings, CliError> {
+    let config = match &plan.config {
+        Some(path) => Config::load(path).map_err(CliError::usage)?,
+        None => Config::default(),
+    };
+    let mut settings = Settings {
+        min_release: config.release_min_size,
+        keep_staged: config.min_residency,
+        aggregate_bytes: config.aggregate_size,
+        archive_workers: config.workers.archive.get() as usize,
+        release_workers: config.workers.release.get() as usize * 2,
+        allow_same_fs: plan.allow_same_fs,
+        unsafe_open_backing: plan.unsafe_open_backing,
+        ..Settings::default()
+    };
+    settings.recall.timeout = plan.recall_timeout.or(config.recall_timeout);
+    settings.recall.implicit_per_user = config.implicit_recalls_per_user.get() as usize;
+    Ok(settings)
+}
+
+fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {
+    let (name, text) = match &plan.policy {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| CliError::system(format!("read {}", path.display()), &e))?;
+            (path.display().to_string(), text)
+        }
+        None => ("default.policy (shipped)".to_owned(), shipped::DEFAULT.to_owned()),
+    };
+    let policy = Policy::parse(&name, &text).map_err(CliError::usage)?;
+    for warning in policy.warnings() {
+        eprintln!("cairn: {}:{}: {}", warning.source_name, warning.line, warning.text);
+    }
+    Ok((name, text, policy))
+}
+
+fn startup(why: Startup) -> CliError {
+    let failure = match &why {
+        Startup::State(StateError::InUse { .. }) => Failure::AlreadyRunning,
+        Startup::State(StateError::Newer { .. }) => Failure::Newer,
+        Startup::Engine(why) => EngineError::code(why),
+        Startup::Tier { .. } => Failure::TierUnavailable,
+        Startup::Url { .. } => Failure::Usage,
+        Startup::State(_) | Startup::Thread(_) => Failure::Internal,
+    };
+    CliError::new(failure, why)
+}
+
+fn mount(why: MirrorError) -> CliError {
+    let source = std::error::Error::source(&why).map(|s| format!(": {s}")).unwrap_or_default();
+    CliError::new(Failure::Internal, format!("{why}{source}"))
+}

@@ -1,0 +1,330 @@
+//! The client of a running instance: finds it, hands files over as descriptors, asks. Calls
+//! block; a Ctrl-C is noticed only where a method says so.
+
+mod discover;
+mod error;
+mod handles;
+pub mod holders;
+mod http;
+
+pub use discover::Place;
+pub(crate) use discover::is_mounted_at;
+pub use error::ClientError;
+
+use crate::server::MAX_SUBJECTS;
+use crate::server::wire::{
+    Accepted, GivenPath, NodeState, Part, Plan, PolicyCheckQuery, PolicyReport, PolicyRun,
+    PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
+    StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted, Verb, Walk, Why, WhyQuery,
+};
+use http::Http;
+use hyper::Method;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A way to one running instance.
+#[derive(Debug)]
+pub struct Client {
+    http: Http,
+    socket: PathBuf,
+}
+
+/// How a wait ended; the latest view in each case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// The request is final.
+    Final(RequestView),
+    /// The time is up; the request goes on.
+    TimedOut(RequestView),
+    /// The user pressed Ctrl-C; the request goes on.
+    Detached(RequestView),
+}
+
+/// What came of a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submittal {
+    /// The answer; `None` if none of the paths could be handed over.
+    pub submitted: Option<Submitted>,
+    /// Paths that could not be handed over.
+    pub problems: Vec<Problem>,
+}
+
+impl Client {
+    /// Finds the instance that `place` leads to and connects.
+    ///
+    /// # Errors
+    /// [`ClientError::NoInstance`] and how to name one.
+    pub fn find(place: &Place<'_>) -> Result<Self, ClientError> {
+        let found = discover::socket(place)?;
+        let http = Http::connect(&found.socket, found.trusted)?;
+        Ok(Self {
+            http,
+            socket: found.socket,
+        })
+    }
+
+    /// Asks for work on the paths, in as many parts as are needed.
+    ///
+    /// # Errors
+    /// A refusal of the whole; a path that cannot be opened is a problem in the answer.
+    pub fn submit(
+        &mut self,
+        verb: Verb,
+        paths: &mut dyn Iterator<Item = Vec<u8>>,
+        options: &SubmitOptions,
+    ) -> Result<Submittal, ClientError> {
+        let mut paths = paths.peekable();
+        let mut so_far = Submittal {
+            submitted: None,
+            problems: Vec::new(),
+        };
+        let mut hatch = None;
+        while paths.peek().is_some() {
+            let chunk: Vec<Vec<u8>> = paths.by_ref().take(MAX_SUBJECTS).collect();
+            let last = paths.peek().is_none();
+            let hatch = self.hatch(&mut hatch)?;
+            let (subjects, problems) = hatch.hand_over(chunk)?;
+            so_far.problems.extend(problems);
+            let into = match &so_far.submitted {
+                Some(Submitted::Accepted(accepted)) => Some(accepted.request),
+                Some(Submitted::Plan(_)) | None => None,
+            };
+            if subjects.is_empty() && !(last && into.is_some()) {
+                continue;
+            }
+            let part = Part { into, last };
+            let body = Submission {
+                verb,
+                subjects,
+                options: options.clone(),
+                part,
+            };
+            let answer = self.place(&body)?;
+            so_far.submitted = Some(match (so_far.submitted, answer) {
+                (Some(Submitted::Plan(sum)), Submitted::Plan(more)) => {
+                    Submitted::Plan(sum.and(more))
+                }
+                (Some(earlier @ Submitted::Accepted(_)), _) => earlier,
+                (_, answer) => answer,
+            });
+        }
+        Ok(so_far)
+    }
+
+    fn place(&mut self, body: &Submission) -> Result<Submitted, ClientError> {
+        if body.options.dry_run {
+            let plan: Plan = self.http.ask(Method::POST, "/v1/requests", Some(body))?;
+            Ok(Submitted::Plan(plan))
+        } else {
+            let accepted: Accepted = self.http.ask(Method::POST, "/v1/requests", Some(body))?;
+            Ok(Submitted::Accepted(accepted))
+        }
+    }
+
+    fn hatch<'a>(
+        &self,
+        open: &'a mut Option<handles::Hatch>,
+    ) -> Result<&'a mut handles::Hatch, ClientError> {
+        match open {
+            Some(hatch) => Ok(hatch),
+            None => Ok(open.insert(handles::Hatch::connect(&self.socket)?)),
+        }
+    }
+
+    /// The states of the paths, handed to `each` as they come; problems likewise.
+    ///
+    /// # Errors
+    /// The answer broke off, or `each` failed.
+    pub fn state<E: From<ClientError>>(
+        &mut self,
+        paths: &mut dyn Iterator<Item = Vec<u8>>,
+        walk: Walk,
+        mut each: impl FnMut(Result<NodeState, Problem>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut hatch = None;
+        loop {
+            let chunk: Vec<Vec<u8>> = (&mut *paths).take(MAX_SUBJECTS).collect();
+            if chunk.is_empty() {
+                return Ok(());
+            }
+            let (subjects, problems) = self.hatch(&mut hatch)?.hand_over(chunk)?;
+            problems
+                .into_iter()
+                .try_for_each(|problem| each(Err(problem)))?;
+            if subjects.is_empty() {
+                continue;
+            }
+            let body = StateQuery { subjects, walk };
+            let mut lines = self.http.lines(Method::POST, "/v1/state", Some(&body))?;
+            while let Some(line) = lines.next(None)? {
+                if line.is(Problem::SCHEMA) {
+                    each(Err(line.parse()?))?;
+                } else {
+                    each(Ok(line.parse()?))?;
+                }
+            }
+        }
+    }
+
+    /// Why the file is as it is.
+    ///
+    /// # Errors
+    /// Refused, or the path cannot be opened.
+    pub fn why(&mut self, path: &[u8]) -> Result<Why, ClientError> {
+        let mut hatch = handles::Hatch::connect(&self.socket)?;
+        let (mut subjects, mut problems) = hatch.hand_over(vec![path.to_vec()])?;
+        match (subjects.pop(), problems.pop()) {
+            (Some(subject), _) => {
+                self.http
+                    .ask(Method::POST, "/v1/why", Some(&WhyQuery { subject }))
+            }
+            (None, Some(problem)) => Err(ClientError::from(problem)),
+            (None, None) => Err(ClientError::not_understood("no token came back")),
+        }
+    }
+
+    /// Requests, newest first.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn requests(&mut self, filter: &RequestFilter) -> Result<Vec<RequestView>, ClientError> {
+        let mut route = format!(
+            "/v1/requests?all={}&failed={}&limit={}",
+            filter.all, filter.failed, filter.limit
+        );
+        if let Some(before) = filter.before {
+            route.push_str(&format!("&before={before}"));
+        }
+        let list: RequestList = self.http.ask(Method::GET, &route, NOTHING)?;
+        Ok(list.requests)
+    }
+
+    /// One request.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn request(&mut self, id: u64) -> Result<RequestView, ClientError> {
+        self.http
+            .ask(Method::GET, &format!("/v1/requests/{id}"), NOTHING)
+    }
+
+    /// Waits until the request is final, the time is up or the user presses Ctrl-C; calls `each`
+    /// with every view that comes.
+    ///
+    /// # Errors
+    /// Refused, or the instance went away.
+    pub fn wait(
+        &mut self,
+        id: u64,
+        timeout: Option<Duration>,
+        mut each: impl FnMut(&RequestView),
+    ) -> Result<Waited, ClientError> {
+        let mut lines =
+            self.http
+                .lines(Method::GET, &format!("/v1/requests/{id}/wait"), NOTHING)?;
+        let until = timeout.and_then(|t| std::time::Instant::now().checked_add(t));
+        let mut latest: Option<RequestView> = None;
+        loop {
+            match (lines.next(until), latest.take()) {
+                (Ok(Some(line)), _) => {
+                    let view: RequestView = line.parse()?;
+                    each(&view);
+                    latest = Some(view);
+                }
+                (Ok(None), Some(view)) => return Ok(Waited::Final(view)),
+                (Err(ClientError::TimedOut), Some(view)) => return Ok(Waited::TimedOut(view)),
+                (Err(ClientError::Interrupted), Some(view)) => return Ok(Waited::Detached(view)),
+                (Ok(None), None) => return Err(ClientError::not_understood("an empty wait")),
+                (Err(error), _) => return Err(error),
+            }
+        }
+    }
+
+    /// Cancels what is not finished.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn cancel(&mut self, id: u64) -> Result<RequestView, ClientError> {
+        self.http
+            .ask(Method::POST, &format!("/v1/requests/{id}/cancel"), NOTHING)
+    }
+
+    /// Asks again for what failed or was cancelled.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn retry(&mut self, id: u64) -> Result<Accepted, ClientError> {
+        self.http
+            .ask(Method::POST, &format!("/v1/requests/{id}/retry"), NOTHING)
+    }
+
+    /// The state of the instance.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        self.http.ask(Method::GET, "/v1/status", NOTHING)
+    }
+
+    /// Checks a policy (name and text), else the one in force.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn policy_check(
+        &mut self,
+        text: Option<(String, String)>,
+    ) -> Result<PolicyReport, ClientError> {
+        let (name, text) = text.unzip();
+        self.http.ask(
+            Method::POST,
+            "/v1/policy/check",
+            Some(&PolicyCheckQuery { name, text }),
+        )
+    }
+
+    /// Runs one rule or all.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn policy_run(
+        &mut self,
+        rule: Option<String>,
+        dry_run: bool,
+    ) -> Result<Vec<PolicyRun>, ClientError> {
+        let body = PolicyRunQuery { rule, dry_run };
+        let mut lines = self
+            .http
+            .lines(Method::POST, "/v1/policy/run", Some(&body))?;
+        let mut runs = Vec::new();
+        while let Some(line) = lines.next(None)? {
+            runs.push(line.parse()?);
+        }
+        Ok(runs)
+    }
+
+    /// Unmounts and stops the instance.
+    ///
+    /// # Errors
+    /// Refused: busy, not permitted.
+    pub fn shutdown(&mut self, force: bool) -> Result<Stopped, ClientError> {
+        self.http
+            .ask(Method::POST, "/v1/shutdown", Some(&ShutdownQuery { force }))
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+const NOTHING: Option<&ShutdownQuery> = None;
+
+/// A problem of the client's own with one path.
+fn problem(path: &[u8], failure: crate::error::Failure, message: String) -> Problem {
+    Problem {
+        path: Some(GivenPath::new(path)),
+        code: failure.as_str().to_owned(),
+        message,
+    }
+}

@@ -1,0 +1,162 @@
+//! Configuration: the file (`--config FILE`, TOML), its settings with their defaults, and the units
+//! they are written in.
+//!
+//! Promises: an unknown key or a value out of range is refused with file, line and the nearest known
+//! key; nothing is guessed. Every setting, its default and its meaning stand in one table
+//! ([`SETTINGS`]). What [`Config::print`] writes, [`Config::parse`] reads back equal.
+
+mod file;
+mod nearest;
+mod settings;
+pub mod units;
+
+pub use nearest::{hint, nearest};
+pub use settings::{SETTINGS, Setting};
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The settings of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The directory that is mirrored. Absolute.
+    pub backing: Option<PathBuf>,
+    /// Where it is shown. Absolute.
+    pub mount: Option<PathBuf>,
+    /// Where catalog, sockets and logs lie. Absolute.
+    pub state: Option<PathBuf>,
+    /// The policy file; `None`: the one that is built in. Absolute.
+    pub policy: Option<PathBuf>,
+    /// Tiers, in the order of the file.
+    pub tiers: Vec<TierSetting>,
+    /// How long a read may wait for a recall; `None`: as long as it takes (P5).
+    pub recall_timeout: Option<Duration>,
+    /// What was just staged is not released for so long.
+    pub min_residency: Duration,
+    /// How many implicit recalls one user may have in flight.
+    pub implicit_recalls_per_user: NonZeroU32,
+    /// Smaller files are never released: it would free no block (P3). In bytes.
+    pub release_min_size: u64,
+    /// Aggregates of small files are closed at about this size. In bytes.
+    pub aggregate_size: u64,
+    /// How long bytes outlive the name they had (P8).
+    pub keep_deleted: Duration,
+    /// Above it, opens for writing wait while releases make room (P13).
+    pub emergency_mark: Percent,
+    /// Room kept in the backing and in the state directory for the day the disk is full (P13). In
+    /// bytes, each.
+    pub ballast_size: u64,
+    /// Workers of each class.
+    pub workers: Workers,
+}
+
+/// How many actions of each class run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// Archiving.
+    pub archive: NonZeroU32,
+    /// Releasing.
+    pub release: NonZeroU32,
+    /// Staging, asked for or by reading.
+    pub stage: NonZeroU32,
+    /// Verifying.
+    pub verify: NonZeroU32,
+}
+
+/// One `[tier.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierSetting {
+    /// Its name: letters, digits, `-` and `_`.
+    pub name: String,
+    /// Its URL as written; the tiers' room reads it.
+    pub url: String,
+}
+
+/// A share of a filesystem, 1 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(u8);
+
+impl Percent {
+    /// `None` outside 1 to 100.
+    #[must_use]
+    pub const fn new(percent: u8) -> Option<Self> {
+        match percent {
+            1..=100 => Some(Self(percent)),
+            _ => None,
+        }
+    }
+
+    /// 1 to 100.
+    #[must_use]
+    pub fn get(self) -> u8 {
+        self.0
+    }
+
+    /// That share of `total` bytes, rounded down.
+    #[must_use]
+    pub fn of(self, total: u64) -> u64 {
+        // A percentage of at most 100 of a u64 fits one.
+        u64::try_from(u128::from(total) * u128::from(self.0) / 100).unwrap_or(total)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {}: {source}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The text is wrong.
+    #[error("{}:{line}: {why}", file.display())]
+    Text {
+        /// Which file.
+        file: PathBuf,
+        /// Where in it, from 1.
+        line: usize,
+        /// What is wrong, and what was meant.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Longest configuration file that is read, in bytes.
+    pub const LONGEST: u64 = 1 << 20;
+
+    /// Reads a configuration file. What it does not set has its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        file::load(path)
+    }
+
+    /// The same of text; `path` is what errors name.
+    ///
+    /// # Errors
+    /// [`ConfigError::Text`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        file::parse(text, path)
+    }
+
+    /// The configuration as a file, with every setting that has a value, each with its meaning.
+    #[must_use]
+    pub fn print(&self) -> String {
+        file::print(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

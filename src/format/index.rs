@@ -1,0 +1,410 @@
+//! The index: every member of an aggregate, by path, with block checksums.
+//!
+//! ```text
+//!   0 "CAIRNIDX" | 8 version u32 | 12 flags u32 = 0 | 16 epoch u32 | 20 zero u32 | 24 seq u64
+//!  32 fs uuid | 48 composed: sec i64, nsec u32 | 60 zero u32 | 64 count u64
+//!  72 body length u64 | 80 body crc u32 | 84 crc32c of 0..84
+//!  88 body: `count` entries, each behind its length (docs/format.md draws one)
+//! ```
+//! The head has its own sum and says how long the body is, so that an index can be found and
+//! proven without the trailer. Every count is compared with the bytes that are left before
+//! anything is allocated; paths are whole (no shared prefixes), so that decoding takes memory in
+//! proportion to the bytes and never their square.
+
+use super::aggregate::{AggregateError, BLOCK, Index, IndexEntry, Trailer, VERSION};
+use super::member::{DataIdentity, Extent, Kind, Member, MemberPath, check_extents};
+use super::places::{Place, Places};
+use super::wire::{Cursor, Wrong, put_bytes, put_signed, put_time, put_varint};
+use crate::id::{AggregateId, DataVersion, FileId, FsUuid, Timestamp};
+use cairn_mover::Crc32c;
+
+const MAGIC: &[u8; 8] = b"CAIRNIDX";
+/// Length of the head, bytes.
+pub(super) const HEAD_LEN: usize = 88;
+/// An entry takes at least this many bytes; checked against the count.
+const LEAST_ENTRY: usize = 8;
+
+const HAS_IDENTITY: u8 = 1;
+const HAS_XATTRS: u8 = 2;
+const HAS_CRC: u8 = 4;
+
+/// Encodes an index whose entries are sorted.
+pub(super) fn encode(index: &Index) -> Vec<u8> {
+    let mut body = Vec::new();
+    let mut one = Vec::new();
+    for entry in &index.entries {
+        one.clear();
+        encode_entry(entry, &mut one);
+        put_bytes(&mut body, &one);
+    }
+    let mut out = Vec::with_capacity(HEAD_LEN + body.len());
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&index.aggregate.epoch.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&index.aggregate.seq.to_le_bytes());
+    out.extend_from_slice(&index.fs.0);
+    out.extend_from_slice(&index.composed.sec.to_le_bytes());
+    out.extend_from_slice(&index.composed.nsec.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(index.entries.len() as u64).to_le_bytes());
+    out.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    out.extend_from_slice(&Crc32c::of(&body).0.to_le_bytes());
+    let sum = Crc32c::of(&out);
+    out.extend_from_slice(&sum.0.to_le_bytes());
+    out.extend_from_slice(&body);
+    out
+}
+
+fn encode_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
+    let member = &entry.member;
+    out.push(match &member.kind {
+        Kind::Regular { .. } => 1,
+        Kind::HardLink { .. } => 2,
+        Kind::Symlink { .. } => 3,
+        Kind::Directory => 4,
+        Kind::Fifo => 5,
+        Kind::CharDevice { .. } => 6,
+        Kind::BlockDevice { .. } => 7,
+        Kind::Socket => 8,
+    });
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    let crc = member.identity.and_then(|i| i.crc);
+    out.push(
+        flag(member.identity.is_some(), HAS_IDENTITY)
+            | flag(!member.xattrs.is_empty(), HAS_XATTRS)
+            | flag(crc.is_some(), HAS_CRC),
+    );
+    put_bytes(out, member.path.as_bytes());
+    put_varint(out, u64::from(member.mode));
+    put_varint(out, u64::from(member.uid));
+    put_varint(out, u64::from(member.gid));
+    put_time(out, member.mtime);
+    // The other two are mostly near.
+    for time in [member.atime, member.ctime] {
+        put_signed(out, time.sec.wrapping_sub(member.mtime.sec));
+        put_varint(out, u64::from(time.nsec));
+    }
+    if let Some(identity) = member.identity {
+        out.extend_from_slice(&identity.file.0);
+        put_varint(out, identity.version.0);
+    }
+    if let Some(crc) = crc {
+        out.extend_from_slice(&crc.0.to_le_bytes());
+    }
+    put_varint(out, entry.header);
+    put_varint(out, entry.data.wrapping_sub(entry.header));
+    out.extend_from_slice(&entry.header_crc.0.to_le_bytes());
+    encode_kind(&member.kind, out);
+    for block in &entry.blocks {
+        out.extend_from_slice(&block.0.to_le_bytes());
+    }
+    if !member.xattrs.is_empty() {
+        put_varint(out, member.xattrs.len() as u64);
+        for (name, value) in &member.xattrs {
+            put_bytes(out, name);
+            put_bytes(out, value);
+        }
+    }
+}
+
+fn encode_kind(kind: &Kind, out: &mut Vec<u8>) {
+    match kind {
+        Kind::Regular { size, extents } => {
+            put_varint(out, *size);
+            put_varint(out, extents.len() as u64);
+            let mut end = 0;
+            for run in extents {
+                put_varint(out, run.offset - end);
+                put_varint(out, run.len);
+                end = run.offset + run.len;
+            }
+        }
+        Kind::HardLink { target } => put_bytes(out, target.as_bytes()),
+        Kind::Symlink { target } => put_bytes(out, target),
+        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
+            put_varint(out, u64::from(*major));
+            put_varint(out, u64::from(*minor));
+        }
+        Kind::Directory | Kind::Fifo | Kind::Socket => {}
+    }
+}
+
+/// Decodes the index named by `trailer`.
+///
+/// # Errors
+/// [`AggregateError::DamagedIndex`].
+pub fn decode_index(bytes: &[u8], trailer: &Trailer) -> Result<Index, AggregateError> {
+    let damaged = |why: &str| Err(AggregateError::DamagedIndex(why.to_owned()));
+    if bytes.len() as u64 != trailer.index_len {
+        return damaged("its length is not what the trailer says");
+    }
+    if Crc32c::of(bytes) != trailer.index_crc {
+        return damaged("its checksum is not what the trailer says");
+    }
+    let (index, len) = decode(bytes, trailer.index_offset)?;
+    if len != bytes.len() {
+        return damaged("bytes follow it");
+    }
+    if index.aggregate != trailer.aggregate || index.fs != trailer.fs {
+        return damaged("it belongs to another aggregate");
+    }
+    Ok(index)
+}
+
+/// Decodes an index that begins at `offset` of its object, without a trailer: `bytes` may go on
+/// behind it. For objects that lost their end; see [`super::scan::Scanner::end`] for where to look.
+///
+/// # Errors
+/// [`AggregateError::DamagedIndex`] or [`AggregateError::Newer`].
+pub fn find_index(bytes: &[u8], offset: u64) -> Result<Index, AggregateError> {
+    decode(bytes, offset).map(|(index, _)| index)
+}
+
+fn decode(bytes: &[u8], offset: u64) -> Result<(Index, usize), AggregateError> {
+    let damaged = |why: Wrong| AggregateError::DamagedIndex(why.to_owned());
+    let (head, rest) = bytes
+        .split_at_checked(HEAD_LEN)
+        .ok_or_else(|| damaged("ends too early"))?;
+    if !head.starts_with(MAGIC) {
+        return Err(damaged("no magic"));
+    }
+    let (summed, sum) = head.split_at(HEAD_LEN - 4);
+    if Crc32c::of(summed).0.to_le_bytes() != sum {
+        return Err(damaged("the checksum of its head is wrong"));
+    }
+    let mut cursor = Cursor::new(&summed[MAGIC.len()..]);
+    match cursor.u32().map_err(damaged)? {
+        0 => return Err(damaged("version 0")),
+        VERSION => {}
+        newer => return Err(AggregateError::Newer(newer)),
+    }
+    let head = Head::decode(cursor).map_err(damaged)?;
+    let body = usize::try_from(head.body_len)
+        .ok()
+        .and_then(|len| rest.get(..len));
+    let body = body.ok_or_else(|| damaged("ends too early"))?;
+    if Crc32c::of(body) != head.body_crc {
+        return Err(damaged("the checksum of its body is wrong"));
+    }
+    let entries = decode_entries(body, head.count, offset)?;
+    let index = Index {
+        aggregate: head.aggregate,
+        fs: head.fs,
+        composed: head.composed,
+        entries,
+    };
+    Ok((index, HEAD_LEN + body.len()))
+}
+
+struct Head {
+    aggregate: AggregateId,
+    fs: FsUuid,
+    composed: Timestamp,
+    count: u64,
+    body_len: u64,
+    body_crc: Crc32c,
+}
+
+impl Head {
+    /// What follows the version.
+    fn decode(mut cursor: Cursor<'_>) -> Result<Self, Wrong> {
+        let flags = cursor.u32()?;
+        let epoch = cursor.u32()?;
+        let zero = cursor.u32()?;
+        let seq = cursor.u64()?;
+        let fs = FsUuid(cursor.array()?);
+        let (sec, nsec) = (cursor.i64()?, cursor.u32()?);
+        let zero_too = cursor.u32()?;
+        if flags != 0 || zero != 0 || zero_too != 0 || nsec >= 1_000_000_000 {
+            return Err("its head holds what version 1 does not");
+        }
+        Ok(Self {
+            aggregate: AggregateId { epoch, seq },
+            fs,
+            composed: Timestamp { sec, nsec },
+            count: cursor.u64()?,
+            body_len: cursor.u64()?,
+            body_crc: Crc32c(cursor.u32()?),
+        })
+    }
+}
+
+fn decode_entries(body: &[u8], count: u64, limit: u64) -> Result<Vec<IndexEntry>, AggregateError> {
+    if count > (body.len() / LEAST_ENTRY) as u64 {
+        let why = "a count exceeds what is present".to_owned();
+        return Err(AggregateError::DamagedIndex(why));
+    }
+    let mut cursor = Cursor::new(body);
+    let mut entries: Vec<IndexEntry> = Vec::new();
+    let mut places = Places::default();
+    for n in 0..count {
+        let wrong = |why: &str| AggregateError::DamagedIndex(format!("entry {n}: {why}"));
+        let one = cursor.bytes().map_err(wrong)?;
+        let entry = decode_entry(Cursor::new(one), limit).map_err(wrong)?;
+        if entries
+            .last()
+            .is_some_and(|last| last.member.path >= entry.member.path)
+        {
+            return Err(wrong("not in order of paths"));
+        }
+        let place = place_of(&entry.member.kind);
+        places.take(&entry.member.path, place).map_err(wrong)?;
+        entries.push(entry);
+    }
+    if cursor.remaining() > 0 {
+        return Err(AggregateError::DamagedIndex(
+            "bytes behind the last entry".to_owned(),
+        ));
+    }
+    for entry in &entries {
+        if let Kind::HardLink { target } = &entry.member.kind
+            && !places.can_be_linked(target)
+        {
+            let why = format!("{}: its target is no member", entry.member.path);
+            return Err(AggregateError::DamagedIndex(why));
+        }
+    }
+    Ok(entries)
+}
+
+/// What a member of this kind is to others.
+pub(super) fn place_of(kind: &Kind) -> Place {
+    match kind {
+        Kind::Directory => Place::Directory,
+        Kind::HardLink { .. } | Kind::Socket => Place::Other,
+        Kind::Regular { .. }
+        | Kind::Symlink { .. }
+        | Kind::Fifo
+        | Kind::CharDevice { .. }
+        | Kind::BlockDevice { .. } => Place::Target,
+    }
+}
+
+fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong> {
+    let (tag, flags) = (cursor.u8()?, cursor.u8()?);
+    if flags > (HAS_IDENTITY | HAS_XATTRS | HAS_CRC) {
+        return Err("unknown flags");
+    }
+    let path = path(cursor.bytes()?)?;
+    let mode = cursor.varint_u32()?;
+    let (uid, gid) = (cursor.varint_u32()?, cursor.varint_u32()?);
+    let mtime = cursor.time()?;
+    let mut near = || -> Result<Timestamp, Wrong> {
+        let time = cursor.time()?;
+        let sec = time.sec.wrapping_add(mtime.sec);
+        Ok(Timestamp { sec, ..time })
+    };
+    let (atime, ctime) = (near()?, near()?);
+    let mut identity = None;
+    if flags & HAS_IDENTITY != 0 {
+        let file = FileId(cursor.array()?);
+        let version = DataVersion(cursor.varint()?);
+        let crc = (flags & HAS_CRC != 0).then(|| cursor.u32()).transpose()?;
+        let crc = crc.map(Crc32c);
+        identity = Some(DataIdentity { file, version, crc });
+    }
+    let header = cursor.varint()?;
+    let data = header
+        .checked_add(cursor.varint()?)
+        .ok_or("its data lie too far")?;
+    let header_crc = Crc32c(cursor.u32()?);
+    let kind = decode_kind(tag, &mut cursor)?;
+    let blocks = decode_blocks(&kind, &mut cursor)?;
+    let mut xattrs = Vec::new();
+    if flags & HAS_XATTRS != 0 {
+        for _ in 0..cursor.count(2)? {
+            xattrs.push((cursor.bytes()?.to_vec(), cursor.bytes()?.to_vec()));
+        }
+    }
+    let told = identity.is_some_and(|i| i.crc.is_some());
+    let wants_xattrs = flags & HAS_XATTRS != 0;
+    if cursor.remaining() > 0
+        || wants_xattrs == xattrs.is_empty()
+        || (flags & HAS_CRC != 0) != told
+        || (matches!(kind, Kind::Regular { .. }) && !told)
+        || mode > 0o7777
+    {
+        return Err("parts that do not fit each other");
+    }
+    let end = data.checked_add(kind.stored_len());
+    let placed = header % 512 == 0 && data % 512 == 0 && header < data;
+    let nowhere = matches!(kind, Kind::Socket) && (header, data, header_crc.0) == (0, 0, 0);
+    if !(placed || nowhere) || end.is_none_or(|end| end > limit) {
+        return Err("its data lie where none can be");
+    }
+    let member = Member {
+        path,
+        kind,
+        mode,
+        uid,
+        gid,
+        mtime,
+        atime,
+        ctime,
+        xattrs,
+        identity,
+    };
+    Ok(IndexEntry {
+        member,
+        header,
+        data,
+        header_crc,
+        blocks,
+    })
+}
+
+fn path(bytes: &[u8]) -> Result<MemberPath, Wrong> {
+    MemberPath::new(bytes).map_err(|bad| bad.why)
+}
+
+fn decode_kind(tag: u8, cursor: &mut Cursor<'_>) -> Result<Kind, Wrong> {
+    Ok(match tag {
+        1 => {
+            let size = cursor.varint()?;
+            let count = cursor.count(2)?;
+            let mut extents = Vec::with_capacity(count);
+            let mut end = 0_u64;
+            for _ in 0..count {
+                let offset = end
+                    .checked_add(cursor.varint()?)
+                    .ok_or("an extent lies too far")?;
+                let len = cursor.varint()?;
+                end = offset.checked_add(len).ok_or("an extent lies too far")?;
+                extents.push(Extent { offset, len });
+            }
+            check_extents(size, &extents)?;
+            Kind::Regular { size, extents }
+        }
+        2 => Kind::HardLink {
+            target: path(cursor.bytes()?)?,
+        },
+        3 => Kind::Symlink {
+            target: cursor.bytes()?.to_vec(),
+        },
+        4 => Kind::Directory,
+        5 => Kind::Fifo,
+        6 => Kind::CharDevice {
+            major: cursor.varint_u32()?,
+            minor: cursor.varint_u32()?,
+        },
+        7 => Kind::BlockDevice {
+            major: cursor.varint_u32()?,
+            minor: cursor.varint_u32()?,
+        },
+        8 => Kind::Socket,
+        _ => return Err("unknown kind"),
+    })
+}
+
+fn decode_blocks(kind: &Kind, cursor: &mut Cursor<'_>) -> Result<Vec<Crc32c>, Wrong> {
+    let count = kind.stored_len().div_ceil(BLOCK);
+    if count > (cursor.remaining() / 4) as u64 {
+        return Err("fewer block checksums than blocks");
+    }
+    (0..count).map(|_| Ok(Crc32c(cursor.u32()?))).collect()
+}
+
+#[cfg(test)]
+mod tests;

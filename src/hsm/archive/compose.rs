@@ -1,0 +1,573 @@
+//! Steps 1 to 5: members go into the aggregate in the order that keeps them true.
+
+use super::candidate::{Candidate, present_names};
+use super::identity::{Identity, identify};
+use super::recording::{Recorded, Unrecorded, points, write_records};
+use super::source::{self, GaveUp, Stream};
+use super::{
+    ArchiveError, Batch, CommitError, Copied, Durable, GROUP_BYTES, GROUP_FILES, ItemError,
+    Outcome, SMALL, Skip,
+};
+use crate::format::aggregate::{Added, AggregateWriter, Index};
+use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
+use crate::format::record::CopyHint;
+use crate::hsm::backing::{Attributes, FileStat, How, NodeKind};
+use crate::hsm::version::{Quiet, Seen, quiescent, quiescent_one};
+use crate::tier::{Put, Receipt};
+use cairn_mover::{Crc32c, Crc32cHasher};
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What stops an item, or everything.
+pub(super) enum Fault {
+    Item(Outcome),
+    Batch(ArchiveError),
+}
+
+impl<T: Into<Outcome>> From<T> for Fault {
+    fn from(why: T) -> Self {
+        Self::Item(why.into())
+    }
+}
+impl From<ArchiveError> for Fault {
+    fn from(why: ArchiveError) -> Self {
+        Self::Batch(why)
+    }
+}
+
+/// The object being written, summed on its way.
+struct Sink {
+    put: Box<dyn Put>,
+    sum: Crc32cHasher,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.put.write(bytes)?;
+        self.sum.update(&bytes[..taken]);
+        Ok(taken)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.put.flush()
+    }
+}
+
+/// What stands at a path of the aggregate.
+#[derive(Clone, Copy)]
+struct Place {
+    header: u64,
+    is_directory: bool,
+}
+
+/// A file in the aggregate, waiting for its second quiescent point.
+struct Pending {
+    copied: Copied,
+    /// Copies of the same version elsewhere.
+    others: Vec<CopyHint>,
+}
+
+/// The finished aggregate.
+pub(super) struct Done {
+    pub(super) receipt: Receipt,
+    pub(super) index: Index,
+    pub(super) copied: Vec<(Copied, Result<Recorded, Unrecorded>)>,
+}
+
+/// An aggregate being composed. Dropping it abandons the object.
+pub(super) struct Composer<'a> {
+    batch: Batch<'a>,
+    writer: AggregateWriter<Sink>,
+    places: HashMap<MemberPath, Place>,
+    pending: Vec<Pending>,
+    /// Entries of items without data.
+    entered: usize,
+}
+
+/// A regular file at its first quiescent point.
+struct File {
+    candidate: Candidate,
+    seen: Seen,
+    stat: FileStat,
+    runs: Vec<Extent>,
+    xattrs: Attributes,
+}
+
+impl<'a> Composer<'a> {
+    pub(super) fn begin(batch: Batch<'a>, size_hint: u64) -> Result<Self, ArchiveError> {
+        let put = batch.tier.put(batch.aggregate, size_hint)?;
+        let sink = Sink {
+            put,
+            sum: Crc32cHasher::default(),
+        };
+        let fs = batch.backing.fs();
+        Ok(Self {
+            batch,
+            writer: AggregateWriter::new(sink, batch.aggregate, fs, batch.composed),
+            places: HashMap::new(),
+            pending: Vec::new(),
+            entered: 0,
+        })
+    }
+
+    /// There is something in it besides the directories on the way.
+    pub(super) fn is_worth_sealing(&self) -> bool {
+        self.entered > 0 || !self.pending.is_empty()
+    }
+
+    /// One group of small files and of nodes without data.
+    pub(super) fn pack(
+        &mut self,
+        items: &[usize],
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), ArchiveError> {
+        let (mut files, mut candidates) = (Vec::new(), Vec::new());
+        for &at in items {
+            let looked = Candidate::of(&self.batch, at)
+                .map_err(Fault::Item)
+                .and_then(|c| {
+                    if c.stat.kind != NodeKind::Regular {
+                        return self.enter(&c).map(Some);
+                    }
+                    let open = self.batch.backing.reopen(c.node.as_fd(), How::Read);
+                    files.push(open?);
+                    candidates.push(c);
+                    Ok(None)
+                });
+            outcomes[at] = settle_for(looked)?;
+        }
+        // Bytes are read under the leases, and the tier sees them after the leases are gone.
+        let mut budget = 2 * GROUP_BYTES;
+        let mut read = Vec::with_capacity(candidates.len());
+        for (candidate, quiet) in candidates
+            .into_iter()
+            .zip(quiescent(self.batch.backing, files))
+        {
+            let at = candidate.item;
+            let taken = quiet.map_err(Outcome::from).and_then(|quiet| {
+                let file = File::at(&self.batch, candidate, &quiet)?;
+                let bytes = file.read_small(&self.batch, &quiet, &mut budget)?;
+                Ok((file, bytes))
+            });
+            match taken {
+                Ok(taken) => read.push(taken),
+                Err(outcome) => outcomes[at] = Some(outcome),
+            }
+        }
+        for (file, bytes) in read {
+            let at = file.candidate.item;
+            let added = self.small(&file, &bytes).map(|()| None);
+            outcomes[at] = settle_for(added)?;
+        }
+        Ok(())
+    }
+
+    fn small(&mut self, file: &File, bytes: &[u8]) -> Result<(), Fault> {
+        let crc = file.sum(bytes);
+        let identity = self.identity(file, Some(crc))?;
+        let names = self.names(&file.candidate)?;
+        let member = file.member(names[0].clone(), &identity, Some(crc));
+        let added = self.add(&member, &mut &bytes[..])?;
+        self.linked(file, identity, names, added)
+    }
+
+    /// A file that stands alone.
+    pub(super) fn large(&mut self, at: usize, stop: &dyn Fn() -> bool) -> Result<(), Fault> {
+        let candidate = Candidate::of(&self.batch, at).map_err(Fault::Item)?;
+        let backing = self.batch.backing;
+        let open = backing.reopen(candidate.node.as_fd(), How::Read)?;
+        let quiet = quiescent_one(backing, open)?;
+        let file = File::at(&self.batch, candidate, &quiet).map_err(Fault::Item)?;
+        // The lease goes: a large file is read for long, and its writers must not wait for it.
+        drop(quiet);
+        let open = backing.reopen(file.candidate.node.as_fd(), How::Read)?;
+        let identity = self.identity(&file, None)?;
+        let names = self.names(&file.candidate)?;
+        let member = file.member(names[0].clone(), &identity, None);
+        let mut stream = Stream {
+            backing,
+            file: open,
+            seen: file.seen.clone(),
+            runs: &file.runs,
+            stop,
+            at: 0,
+            since_look: 0,
+            gave_up: None,
+        };
+        let added = self.add(&member, &mut stream);
+        let added = match (added, stream.gave_up.take()) {
+            (_, Some(GaveUp::Changed)) => return Err(Outcome::Skipped(Skip::Changed).into()),
+            (_, Some(GaveUp::Stopped)) => return Err(ArchiveError::Stopped.into()),
+            (_, Some(GaveUp::Backing(why))) => return Err(why.into()),
+            (added, None) => added?,
+        };
+        if let Some(expected) = identity.expected.filter(|e| *e != added.crc) {
+            let found = added.crc;
+            return Err(Outcome::Failed(ItemError::Rotted { expected, found }).into());
+        }
+        self.linked(&file, identity, names, added)
+    }
+
+    fn identity(&self, file: &File, crc: Option<Crc32c>) -> Result<Identity, Fault> {
+        let item = &self.batch.items[file.candidate.item];
+        identify(
+            item.prior.as_ref(),
+            file.candidate.record.as_ref(),
+            &file.seen,
+            crc,
+        )
+        .map_err(|why| Fault::Item(Outcome::Failed(why)))
+    }
+
+    /// The other names of a file that was just added, and its place among those that wait.
+    fn linked(
+        &mut self,
+        file: &File,
+        identity: Identity,
+        names: Vec<MemberPath>,
+        added: Added,
+    ) -> Result<(), Fault> {
+        for name in &names[1..] {
+            let target = names[0].clone();
+            let mut link = file.member(name.clone(), &identity, None);
+            (link.kind, link.identity) = (Kind::HardLink { target }, None);
+            link.xattrs.clear();
+            self.add(&link, &mut io::empty())?;
+        }
+        let copied = Copied {
+            item: file.candidate.item,
+            file: identity.file,
+            version: identity.version,
+            crc: added.crc,
+            blocks_crc: added.blocks_crc,
+            copy: CopyHint {
+                tier: self.batch.tier.mark().tier,
+                aggregate: self.batch.aggregate,
+                header: added.header,
+            },
+            seen: file.seen.clone(),
+            names: names.iter().map(|n| n.as_bytes().to_vec()).collect(),
+        };
+        self.pending.push(Pending {
+            copied,
+            others: identity.copies,
+        });
+        Ok(())
+    }
+
+    /// A node without data.
+    fn enter(&mut self, candidate: &Candidate) -> Result<Outcome, Fault> {
+        let backing = self.batch.backing;
+        let fd = candidate.node.as_fd();
+        let kind = kind_of(&candidate.stat, fd)?;
+        let item = &self.batch.items[candidate.item];
+        if candidate.stat.kind == NodeKind::Directory {
+            // One that came in as somebody's ancestor is there already.
+            let place = item
+                .names
+                .iter()
+                .filter_map(|n| MemberPath::new(n.clone()).ok())
+                .find_map(|n| {
+                    self.places
+                        .get(&n)
+                        .copied()
+                        .filter(|p| p.is_directory)
+                        .map(|p| (n, p))
+                });
+            if let Some((name, Place { header, .. })) = place
+                && backing.is_name_of(name.as_bytes(), &item.node)?
+            {
+                self.entered += 1;
+                return Ok(Outcome::Entered { header });
+            }
+        }
+        let names = self.names(candidate)?;
+        let xattrs = backing.attributes(fd)?;
+        let ctime = candidate.stat.ctime;
+        let member = member(names[0].clone(), kind, &candidate.stat, ctime, xattrs);
+        let added = self.add(&member, &mut io::empty())?;
+        for name in &names[1..] {
+            // A socket is in the index alone, where tar's link could not point.
+            let kind = match candidate.stat.kind {
+                NodeKind::Socket => Kind::Socket,
+                _ => Kind::HardLink {
+                    target: names[0].clone(),
+                },
+            };
+            let link = self::member(name.clone(), kind, &candidate.stat, ctime, Vec::new());
+            self.add(&link, &mut io::empty())?;
+        }
+        self.entered += 1;
+        Ok(Outcome::Entered {
+            header: added.header,
+        })
+    }
+
+    /// The names that lead to the node at this moment, their directories added.
+    fn names(&mut self, candidate: &Candidate) -> Result<Vec<MemberPath>, Fault> {
+        let item = &self.batch.items[candidate.item];
+        let is_free = |path: &MemberPath| !self.places.contains_key(path);
+        let fd = candidate.node.as_fd();
+        let names = present_names(self.batch.backing, item, fd, is_free).map_err(Fault::Item)?;
+        let mut kept = Vec::with_capacity(names.len());
+        let mut renamed = Outcome::Skipped(Skip::Renamed);
+        for name in names {
+            match self.ancestors(&name) {
+                Ok(()) => kept.push(name),
+                Err(Fault::Item(outcome)) => renamed = outcome,
+                Err(batch) => return Err(batch),
+            }
+        }
+        if kept.is_empty() {
+            Err(Fault::Item(renamed))
+        } else {
+            Ok(kept)
+        }
+    }
+
+    /// The directories on the way to `path`, each once, so that plain tar restores their modes
+    /// and times.
+    fn ancestors(&mut self, path: &MemberPath) -> Result<(), Fault> {
+        let bytes = path.as_bytes();
+        let slashes = bytes
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(at, _)| at);
+        let root = (!bytes.is_empty()).then_some(0);
+        for end in root.into_iter().chain(slashes) {
+            let renamed = || Outcome::Skipped(Skip::Renamed);
+            let dir = MemberPath::new(&bytes[..end]).map_err(|_| renamed())?;
+            match self.places.get(&dir) {
+                Some(Place {
+                    is_directory: true, ..
+                }) => continue,
+                Some(_) => return Err(renamed().into()),
+                None => {}
+            }
+            let backing = self.batch.backing;
+            let fd = backing
+                .open_beneath(dir.as_bytes())
+                .map_err(|_| renamed())?;
+            let stat = backing.stat(fd.as_fd())?;
+            if stat.kind != NodeKind::Directory {
+                return Err(renamed().into());
+            }
+            let xattrs = backing.attributes(fd.as_fd())?;
+            let member = member(dir, Kind::Directory, &stat, stat.ctime, xattrs);
+            self.add(&member, &mut io::empty())?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Added, ArchiveError> {
+        let aggregate = self.batch.aggregate;
+        let added = self
+            .writer
+            .add(member, data)
+            .map_err(|source| ArchiveError::Compose { aggregate, source })?;
+        let is_directory = member.kind == Kind::Directory;
+        self.places.insert(
+            member.path.clone(),
+            Place {
+                header: added.header,
+                is_directory,
+            },
+        );
+        Ok(added)
+    }
+
+    /// Step 3. What is not the same any more is disowned: its bytes lie in the tar part, as they
+    /// were at one moment, but neither index, catalog nor record will name them.
+    pub(super) fn second_points(&mut self, outcomes: &mut [Option<Outcome>]) {
+        let backing = self.batch.backing;
+        let mut kept = Vec::with_capacity(self.pending.len());
+        let mut waiting = std::mem::take(&mut self.pending);
+        while !waiting.is_empty() {
+            let rest = waiting.split_off(waiting.len().min(GROUP_FILES));
+            let nodes = waiting
+                .iter()
+                .map(|p| (&p.copied.seen.node, &p.copied.names[..]));
+            let second = points(backing, nodes);
+            for (pending, point) in waiting.into_iter().zip(second) {
+                let outcome = match point {
+                    Ok(quiet) if *quiet.seen() == pending.copied.seen => {
+                        kept.push(pending);
+                        continue;
+                    }
+                    Ok(_) => Outcome::Skipped(Skip::Changed),
+                    Err(why) => why.into(),
+                };
+                self.writer.disown(pending.copied.copy.header);
+                outcomes[pending.copied.item] = Some(outcome);
+            }
+            waiting = rest;
+        }
+        self.pending = kept;
+    }
+
+    /// Steps 4 to 6.
+    pub(super) fn seal(
+        self,
+        commit: &mut dyn FnMut(Durable<'_>) -> Result<(), CommitError>,
+    ) -> Result<Done, ArchiveError> {
+        let aggregate = self.batch.aggregate;
+        let (sink, index, trailer) = self
+            .writer
+            .finish()
+            .map_err(|source| ArchiveError::Compose { aggregate, source })?;
+        let (sum, len) = (sink.sum.sum(), sink.sum.len());
+        let receipt = sink.put.finish(sum)?;
+        let fits = [
+            (receipt.aggregate == aggregate, "another object"),
+            (
+                receipt.len == len && trailer.total_len == len,
+                "another length",
+            ),
+            (receipt.crc == sum, "another checksum"),
+        ];
+        if let Some((_, why)) = fits.into_iter().find(|(fits, _)| !fits) {
+            return Err(ArchiveError::Receipt { aggregate, why });
+        }
+        let records: Vec<_> = self
+            .pending
+            .iter()
+            .map(|p| p.copied.new_record(&p.others))
+            .collect();
+        let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
+        commit(Durable {
+            receipt: &receipt,
+            index: &index,
+            copied: &copied,
+        })
+        .map_err(|source| ArchiveError::Commit { aggregate, source })?;
+        let recorded = write_records(self.batch.backing, &records);
+        Ok(Done {
+            receipt,
+            index,
+            copied: copied.into_iter().zip(recorded).collect(),
+        })
+    }
+}
+
+impl File {
+    fn at(batch: &Batch<'_>, candidate: Candidate, quiet: &Quiet) -> Result<Self, Outcome> {
+        let (backing, seen) = (batch.backing, quiet.seen().clone());
+        let stat = backing.stat(quiet.fd())?;
+        let runs = source::runs(backing, quiet.fd(), seen.size)?;
+        if candidate.is_lost(&batch.items[candidate.item], seen.size, &runs) {
+            return Err(Outcome::Skipped(Skip::Lost));
+        }
+        let xattrs = backing.attributes(quiet.fd())?;
+        Ok(Self {
+            candidate,
+            seen,
+            stat,
+            runs,
+            xattrs,
+        })
+    }
+
+    /// Reads everything under the lease, and looks again whether it is still held.
+    fn read_small(
+        &self,
+        batch: &Batch<'_>,
+        quiet: &Quiet,
+        budget: &mut u64,
+    ) -> Result<Vec<u8>, Outcome> {
+        let stored = source::stored(&self.runs);
+        if stored > SMALL {
+            return Err(Outcome::Skipped(Skip::StandsAlone(stored)));
+        }
+        // It grew since the group was made up.
+        *budget = budget
+            .checked_sub(stored)
+            .ok_or(Outcome::Skipped(Skip::Changed))?;
+        let bytes = source::read_whole(quiet.fd(), &self.runs)?;
+        let after = batch.backing.stat(quiet.fd())?;
+        let same = (after.size, after.ctime) == (self.seen.size, self.seen.ctime);
+        if !quiet.still_held() {
+            return Err(Outcome::Skipped(Skip::Busy));
+        }
+        bytes
+            .filter(|_| same)
+            .ok_or(Outcome::Skipped(Skip::Changed))
+    }
+
+    /// Sum of the logical content whose stored bytes are `bytes`.
+    fn sum(&self, bytes: &[u8]) -> Crc32c {
+        let (mut sum, mut rest) = (Crc32cHasher::default(), bytes);
+        for run in &self.runs {
+            sum.zeros(run.offset - sum.len());
+            let (data, behind) = rest.split_at(usize::try_from(run.len).unwrap_or(usize::MAX));
+            sum.update(data);
+            rest = behind;
+        }
+        sum.zeros(self.seen.size - sum.len());
+        sum.sum()
+    }
+
+    fn member(&self, path: MemberPath, identity: &Identity, crc: Option<Crc32c>) -> Member {
+        let kind = Kind::Regular {
+            size: self.seen.size,
+            extents: self.runs.clone(),
+        };
+        let ctime = self.candidate.shown_ctime(self.stat.ctime);
+        let mut member = member(path, kind, &self.stat, ctime, self.xattrs.clone());
+        let Identity { file, version, .. } = *identity;
+        member.identity = Some(DataIdentity { file, version, crc });
+        member
+    }
+}
+
+fn member(
+    path: MemberPath,
+    kind: Kind,
+    stat: &FileStat,
+    ctime: crate::id::Timestamp,
+    xattrs: Attributes,
+) -> Member {
+    Member {
+        path,
+        kind,
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: stat.mtime,
+        atime: stat.atime,
+        ctime,
+        xattrs,
+        identity: None,
+    }
+}
+
+/// What a node without data is.
+fn kind_of(stat: &FileStat, fd: BorrowedFd<'_>) -> Result<Kind, Fault> {
+    let (major, minor) = stat.rdev;
+    Ok(match stat.kind {
+        NodeKind::Directory => Kind::Directory,
+        NodeKind::Symlink => {
+            let target = rustix::fs::readlinkat(fd, c"", Vec::new()).map_err(|why| {
+                let object = || crate::hsm::backing::describe(fd);
+                crate::hsm::backing::BackingError::of("read the link", object, why)
+            })?;
+            Kind::Symlink {
+                target: target.into_bytes(),
+            }
+        }
+        NodeKind::Fifo => Kind::Fifo,
+        NodeKind::Socket => Kind::Socket,
+        NodeKind::CharDevice => Kind::CharDevice { major, minor },
+        NodeKind::BlockDevice => Kind::BlockDevice { major, minor },
+        NodeKind::Regular => return Err(Fault::Item(Outcome::Skipped(Skip::Changed))),
+    })
+}
+
+/// An item's fault becomes its outcome, the batch's goes on.
+fn settle_for(done: Result<Option<Outcome>, Fault>) -> Result<Option<Outcome>, ArchiveError> {
+    match done {
+        Ok(outcome) => Ok(outcome),
+        Err(Fault::Item(outcome)) => Ok(Some(outcome)),
+        Err(Fault::Batch(why)) => Err(why),
+    }
+}

@@ -1,0 +1,350 @@
+//! The engine: durable requests carried out, the namespace kept known, policy run.
+//!
+//! It joins what the rooms below do: the catalog remembers, tiers keep, the protocols of this
+//! level ([`super::archive`], [`super::release`], [`super::recall`]) move. Doors (server, mount)
+//! stand above and hold an [`Engine`].
+//!
+//! Invariants:
+//! - What [`Engine::submit`] accepted is durable before it is answered, is resumed after a crash,
+//!   and is done once in effect (design, invariant 6).
+//! - Lanes are separate threads by class: a user's stage waits for no archive, and a cancelled
+//!   request's actions are refused by the catalog at their start.
+//! - Locks: `late` cells are set once; no lock is held across a call into catalog or tiers.
+
+pub mod ask;
+mod asks;
+mod changelog;
+mod expand;
+mod facts;
+mod lanes;
+mod policy;
+mod report;
+mod scan;
+mod start;
+mod tree;
+mod work;
+
+pub use facts::{Counts, TierFacts};
+pub use policy::{RuleRun, RunAsk};
+pub use report::{FileReport, RequestReport};
+pub use start::{Claimed, Opening, Startup, claim};
+
+use crate::catalog::{self, Catalog, CatalogError, Incarnation};
+use crate::error::Failure;
+use crate::format::record::Record;
+use crate::hsm::backing::{Backing, BackingError, FileStat, MarkGuard};
+use crate::hsm::recall::Recaller;
+use crate::hsm::residency::ChangelogSink;
+use crate::id::{TierId, Timestamp};
+use crate::tier::{Tier, TierError};
+use cairn_fuse::Gate;
+use parking_lot::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What an administrator sets.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Copies of each file, on as many tiers (in their order).
+    pub copies: u32,
+    /// Smallest file that is released, bytes (P3).
+    pub min_release: u64,
+    /// What was staged stays at least this long.
+    pub keep_staged: Duration,
+    /// Data of one aggregate, bytes.
+    pub aggregate_bytes: u64,
+    /// Members of one aggregate.
+    pub aggregate_members: usize,
+    /// Threads that archive, and threads that release.
+    pub archive_workers: usize,
+    /// Threads that release.
+    pub release_workers: usize,
+    /// Allow releases although a tier shares the backing's filesystem.
+    pub allow_same_fs: bool,
+    /// Allow releases although users can reach the backing (P7).
+    pub unsafe_open_backing: bool,
+    /// Room that a stage must leave free on the backing, bytes.
+    pub reserve: u64,
+    /// Recalls.
+    pub recall: crate::hsm::recall::Settings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            copies: 1,
+            min_release: 64 << 10,
+            keep_staged: Duration::from_secs(3600),
+            aggregate_bytes: 256 << 20,
+            aggregate_members: 4000,
+            archive_workers: 2,
+            release_workers: 8,
+            allow_same_fs: false,
+            unsafe_open_backing: false,
+            reserve: 64 << 20,
+            recall: crate::hsm::recall::Settings::default(),
+        }
+    }
+}
+
+/// A configured tier.
+pub struct Slot {
+    /// Its name in configuration.
+    pub name: String,
+    /// Its number.
+    pub id: TierId,
+    /// Where it is, without secrets.
+    pub url: String,
+    /// It lies on the backing's own filesystem: it frees no space and protects nothing.
+    pub same_fs: bool,
+    /// The tier, with its wrappers.
+    pub tier: Arc<dyn Tier>,
+}
+
+/// An error of the engine, as its doors see it.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The backing failed.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
+    /// A tier failed.
+    #[error(transparent)]
+    Tier(#[from] TierError),
+    /// A refusal, in words for the caller.
+    #[error("{message}")]
+    Refused {
+        /// What kind.
+        code: Failure,
+        /// With the object's name.
+        message: String,
+        /// The way out.
+        hint: Option<String>,
+    },
+    /// A system call failed.
+    #[error("{step}: {source}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl EngineError {
+    fn refused(code: Failure, message: impl std::fmt::Display) -> Self {
+        Self::Refused { code, message: message.to_string(), hint: None }
+    }
+
+    fn hint(self, text: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Refused { code, message, .. } => {
+                Self::Refused { code, message, hint: Some(text.to_string()) }
+            }
+            other => other,
+        }
+    }
+
+    fn io(step: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { step, source }
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn code(&self) -> Failure {
+        match self {
+            Self::Refused { code, .. } => *code,
+            Self::Catalog(CatalogError::Full { .. }) => Failure::NoSpace,
+            Self::Catalog(CatalogError::Missing { .. }) => Failure::NotFound,
+            Self::Catalog(CatalogError::Newer { .. }) => Failure::Newer,
+            Self::Backing(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Failure::NotFound,
+            Self::Backing(BackingError::InUse { .. }) => Failure::AlreadyRunning,
+            Self::Backing(why) if why.is_full() => Failure::NoSpace,
+            Self::Tier(TierError::Unavailable { .. } | TierError::Full { .. }) => Failure::TierUnavailable,
+            Self::Catalog(_) | Self::Backing(_) | Self::Tier(_) | Self::Io { .. } => Failure::Internal,
+        }
+    }
+}
+
+impl From<tree::Unplaced> for EngineError {
+    fn from(why: tree::Unplaced) -> Self {
+        match why {
+            tree::Unplaced::Backing(why) => why.into(),
+            tree::Unplaced::Catalog(why) => why.into(),
+            deep @ tree::Unplaced::Deep(_) => Self::refused(Failure::Internal, deep),
+        }
+    }
+}
+
+/// Rings when there may be something to do.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<u64>,
+    heard: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock() += 1;
+        self.heard.notify_all();
+    }
+
+    /// Waits until it rang after `last`, or `patience` is over; the new count.
+    fn wait(&self, last: u64, patience: Duration) -> u64 {
+        let mut rung = self.rung.lock();
+        if *rung == last {
+            self.heard.wait_for(&mut rung, patience);
+        }
+        *rung
+    }
+}
+
+/// Called with a request's number when something about it changed.
+type Wake = Box<dyn Fn(crate::id::RequestId) + Send + Sync>;
+
+/// What all threads of the engine share.
+pub(super) struct Shared {
+    catalog: Catalog,
+    backing: Arc<Backing>,
+    tiers: Vec<Slot>,
+    settings: Settings,
+    incarnation: Incarnation,
+    policy: Mutex<policy::InForce>,
+    changelog: Arc<ChangelogSink>,
+    late: Late,
+    bell: Bell,
+    stop: AtomicBool,
+    /// Versions settle checks of the ctime window, done when the window is past.
+    settles: crossbeam_channel::Sender<crate::hsm::version::Settle>,
+    expander: expand::Expander,
+    /// Events of the mount that are taken but not yet applied.
+    applying: AtomicU64,
+    /// Whose turn it is to apply events: their order is kept.
+    drain: Mutex<()>,
+    lanes: lanes::Lanes,
+    wakes: Mutex<Vec<Wake>>,
+    started: Timestamp,
+}
+
+/// What exists only once the engine is there: set once, in this order.
+#[derive(Default)]
+struct Late {
+    recaller: OnceLock<Arc<Recaller>>,
+    gate: OnceLock<Arc<dyn Gate>>,
+}
+
+/// A running engine. Dropping it stops its threads.
+pub struct Engine {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    mark: Mutex<Option<MarkGuard>>,
+}
+
+/// `CLOCK_REALTIME` as the catalog keeps it.
+#[must_use]
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+}
+
+/// A moment `by` before (or after) another.
+#[must_use]
+pub fn shifted(from: Timestamp, by: Duration, later: bool) -> Timestamp {
+    let by = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
+    let nanos = if later { from.nanos().saturating_add(by) } else { from.nanos().saturating_sub(by) };
+    Timestamp {
+        sec: nanos.div_euclid(1_000_000_000),
+        nsec: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn recaller(&self) -> Option<&Arc<Recaller>> {
+        self.late.recaller.get()
+    }
+
+    fn slot(&self, id: TierId) -> Option<&Slot> {
+        self.tiers.iter().find(|s| s.id == id)
+    }
+
+    fn slot_named(&self, name: &str) -> Result<&Slot, EngineError> {
+        self.tiers.iter().find(|s| s.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.tiers.iter().map(|s| s.name.as_str()).collect();
+            EngineError::refused(Failure::Usage, format!("there is no tier {name:?}"))
+                .hint(format!("tiers here: {}", known.join(", ")))
+        })
+    }
+
+    /// Somebody may be waiting for this request.
+    fn changed(&self, request: crate::id::RequestId) {
+        for wake in self.wakes.lock().iter() {
+            wake(request);
+        }
+    }
+
+    /// Copies as the record names them, in the catalog's form.
+    fn copies_of_record(&self, record: &Record, stat: &FileStat) -> Vec<catalog::Copy> {
+        let now = self.now();
+        let copy = |hint: &crate::format::record::CopyHint| catalog::Copy {
+            file: record.file,
+            version: record.version,
+            tier: hint.tier,
+            aggregate: hint.aggregate,
+            header: hint.header,
+            stored_len: record.size.min(stat.size),
+            crc: record.crc,
+            state: catalog::CopyState::Good,
+            proven_at: now,
+            last_verified: None,
+        };
+        record.copies.iter().map(copy).collect()
+    }
+}
+
+impl Engine {
+    /// The catalog, for reading.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.shared.catalog
+    }
+
+    /// The backing directory.
+    #[must_use]
+    pub fn backing(&self) -> &Arc<Backing> {
+        &self.shared.backing
+    }
+
+    /// What was configured.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// The tiers, in the order of configuration.
+    #[must_use]
+    pub fn tiers(&self) -> &[Slot] {
+        &self.shared.tiers
+    }
+
+    /// When it started.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.shared.started
+    }
+
+    /// Registers who wants to know that a request changed; must not block.
+    pub fn on_change(&self, wake: Wake) {
+        self.shared.wakes.lock().push(wake);
+    }
+}

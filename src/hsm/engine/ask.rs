@@ -1,0 +1,122 @@
+//! What a caller asks of the engine, in plain values.
+
+use crate::catalog::{Flag, Origin, Verb};
+use crate::id::NodeHandle;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// For whom something is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl Asker {
+    /// The engine itself: policy and recovery.
+    pub const ENGINE: Self = Self { uid: 0, gid: 0, groups: Vec::new() };
+
+    /// May it do to a file of `owner` what only the owner and root may?
+    #[must_use]
+    pub fn owns(&self, owner: u32) -> bool {
+        self.uid == 0 || self.uid == owner
+    }
+}
+
+/// A file or directory that was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The inode.
+    pub node: NodeHandle,
+    /// The path as the user typed it, for messages only.
+    pub given: Vec<u8>,
+}
+
+/// A request to be made.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// What.
+    pub verb: Verb,
+    /// For whom.
+    pub asker: Asker,
+    /// Who wants it.
+    pub origin: Origin,
+    /// Files, and directories that stand for all below them.
+    pub subjects: Vec<Named>,
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// A tier by name.
+    pub tier: Option<String>,
+    /// How long to pin.
+    pub pin_for: Option<Duration>,
+    /// Flags to set or clear.
+    pub flags: Vec<Flag>,
+    /// A later part of this request.
+    pub into: Option<crate::id::RequestId>,
+    /// No further part will come.
+    pub last: bool,
+}
+
+/// What a request would do.
+#[derive(Debug, Clone, Default)]
+pub struct Forecast {
+    /// Files to be acted on.
+    pub files: u64,
+    /// Bytes to be moved.
+    pub bytes: u64,
+    /// Room for them, bytes, where that matters.
+    pub room: Option<u64>,
+    /// Files left out, and why; at most a thousand are kept.
+    pub skipped: Vec<(Vec<u8>, String)>,
+    /// Files left out, all of them.
+    pub skipped_files: u64,
+    /// Seconds it may take, if that can be told.
+    pub eta_s: Option<u64>,
+}
+
+/// The part of an [`Ask`] that must survive a crash before it is expanded: `request.options`.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub(super) struct Options {
+    pub(super) groups: Vec<u32>,
+    pub(super) subjects: Vec<(i32, Vec<u8>, Vec<u8>)>,
+    pub(super) pin_for_s: Option<u64>,
+    pub(super) noarchive: bool,
+    pub(super) norelease: bool,
+}
+
+impl Options {
+    pub(super) fn of(ask: &Ask) -> Self {
+        let subject = |s: &Named| (s.node.kind, s.node.bytes.clone(), s.given.clone());
+        Self {
+            groups: ask.asker.groups.clone(),
+            subjects: ask.subjects.iter().map(subject).collect(),
+            pin_for_s: ask.pin_for.map(|d| d.as_secs()),
+            noarchive: ask.flags.contains(&Flag::NoArchive),
+            norelease: ask.flags.contains(&Flag::NoRelease),
+        }
+    }
+
+    /// The ask again, as it was.
+    pub(super) fn ask(self, request: &crate::catalog::Request, tier: Option<String>) -> Ask {
+        let mut flags = Vec::new();
+        flags.extend(self.noarchive.then_some(Flag::NoArchive));
+        flags.extend(self.norelease.then_some(Flag::NoRelease));
+        let named = |(kind, bytes, given)| Named { node: NodeHandle { kind, bytes }, given };
+        Ask {
+            verb: request.verb,
+            asker: Asker { uid: request.uid, gid: request.gid, groups: self.groups },
+            origin: request.origin,
+            subjects: self.subjects.into_iter().map(named).collect(),
+            key: request.key.clone(),
+            tier,
+            pin_for: self.pin_for_s.map(Duration::from_secs),
+            flags,
+            into: None,
+            last: true,
+        }
+    }
+}

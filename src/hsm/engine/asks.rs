@@ -1,0 +1,106 @@
+//! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
+
+use super::{Shared, tree};
+use crate::catalog::{CopyState, Durability, Proven};
+use crate::format::record::CopyHint;
+use crate::hsm::backing::How;
+use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::version::Settle;
+use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
+use crate::tier::Tier;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Weak, because the engine owns the recaller.
+pub(super) struct Answers(pub(super) Weak<Shared>);
+
+impl Asks for Answers {
+    fn tier(&self, id: TierId) -> Option<Arc<dyn Tier>> {
+        self.0.upgrade()?.slot(id).map(|s| s.tier.clone())
+    }
+
+    fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint> {
+        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        match shared.catalog.copies(file, version) {
+            Ok(copies) => copies
+                .iter()
+                .filter(|c| c.state != CopyState::Bad)
+                .map(|c| CopyHint { tier: c.tier, aggregate: c.aggregate, header: c.header })
+                .collect(),
+            Err(why) => {
+                tracing::warn!(%why, "the catalog could not be asked for further copies");
+                Vec::new()
+            }
+        }
+    }
+
+    fn recalled(&self, done: &Done) {
+        let Some(shared) = self.0.upgrade() else { return };
+        if let Some(gate) = shared.late.gate.get() {
+            gate.changed(&done.seen.node);
+        }
+        if let Err(why) = note(&shared, done) {
+            tracing::warn!(%why, "a recall could not be noted; the next scan finds it");
+        }
+        if let Some(settle) = &done.settle {
+            let _ = shared.settles.send(settle.clone());
+        }
+    }
+
+    fn settle(&self, check: Settle) {
+        if let Some(shared) = self.0.upgrade() {
+            let _ = shared.settles.send(check);
+        }
+    }
+
+    fn stage_requested(
+        &self,
+        node: &NodeHandle,
+        _hint: Option<Vec<u8>>,
+        uid: u32,
+    ) -> Result<(), RecallError> {
+        let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
+        shared.wish(node.clone(), uid);
+        Ok(())
+    }
+
+    fn eta(&self, _file: FileId) -> Option<Duration> {
+        // A `dir` tier answers at once; what waits, waits behind others, which nobody can foresee.
+        None
+    }
+
+    fn pins(&self, file: FileId) -> Vec<(String, Timestamp)> {
+        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        let nodes = shared.catalog.nodes_by_file(file).unwrap_or_default();
+        let pins = nodes.iter().filter_map(|n| shared.catalog.pins(n.id).ok()).flatten();
+        let now = shared.now();
+        pins.filter(|p| p.expires > now).map(|p| (p.holder, p.expires)).collect()
+    }
+
+    fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str) {
+        let Some(shared) = self.0.upgrade() else { return };
+        tracing::error!(%file, version = version.0, tier = %copy.tier, aggregate = %copy.aggregate, why, "a copy is bad");
+        let noted = shared.catalog.copies(file, version).and_then(|copies| {
+            for known in copies.iter().filter(|c| (c.tier, c.aggregate) == (copy.tier, copy.aggregate)) {
+                shared.catalog.set_copy_state(known, CopyState::Bad, shared.now(), Durability::Relaxed)?;
+            }
+            Ok(())
+        });
+        if let Err(why) = noted {
+            tracing::error!(%why, "a bad copy could not be noted");
+        }
+    }
+}
+
+fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
+    let Some(node) = shared.catalog.node_by_handle(&done.seen.node)? else { return Ok(()) };
+    let hint = tree::hint(shared, &node.handle)?;
+    let fd = shared.backing.open_node(&node.handle, hint.as_deref(), How::Path)?;
+    let stat = shared.backing.stat(fd.as_fd())?;
+    let proven =
+        Proven { size: done.seen.size, ctime: done.seen.ctime, boot: shared.incarnation.boot };
+    let attributes = tree::attributes(&stat);
+    shared.catalog.staged(node.id, attributes, proven, shared.now(), Durability::Relaxed)?;
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! What a verb means for one node: a pure decision.
+
+use crate::catalog::{FileState, Incarnation, Node, Place, Verb};
+use crate::error::Failure;
+use crate::format::record::{Record, State};
+use crate::hsm::backing::{FileStat, NodeKind};
+use crate::id::TierId;
+
+/// What is known about a node when a request meets it.
+pub(super) struct Facts {
+    pub(super) stat: FileStat,
+    /// The file's own record, if it carries one that is its own.
+    pub(super) record: Option<Record>,
+    pub(super) node: Option<Node>,
+    pub(super) pinned: bool,
+    /// It was named itself, and not met in a directory.
+    pub(super) direct: bool,
+    pub(super) owned: bool,
+    pub(super) readable: bool,
+    pub(super) min_release: u64,
+    pub(super) trusted_from: Incarnation,
+    pub(super) tiers_wanted: Vec<TierId>,
+    pub(super) tiers_have: Vec<TierId>,
+}
+
+/// What to do about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// There is nothing to do; with a reason where a person would ask.
+    Nothing(Option<&'static str>),
+    /// It cannot be done.
+    Refuse(Failure, &'static str),
+    /// A row is changed at once.
+    Now,
+    /// An action.
+    Act { bytes: u64, place: Option<Place> },
+}
+
+impl Facts {
+    fn released(&self) -> bool {
+        self.record.as_ref().is_some_and(|r| r.state != State::Resident)
+    }
+
+    /// The present data are archived, as far as can be told without reading them.
+    fn current(&self) -> bool {
+        let Some(node) = &self.node else { return false };
+        let proven = node.proven.is_some_and(|p| (p.size, p.ctime) == (self.stat.size, self.stat.ctime));
+        self.record.is_some()
+            && node.state == FileState::Archived
+            && proven
+            && !node.is_suspect(&self.trusted_from)
+    }
+
+    /// Tiers that a copy of the present data is still to be made on.
+    pub(super) fn tiers_missing(&self) -> Vec<TierId> {
+        let have = |tier: &TierId| self.current() && self.tiers_have.contains(tier);
+        self.tiers_wanted.iter().filter(|t| !have(t)).copied().collect()
+    }
+}
+
+/// The decision.
+pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
+    let regular = facts.stat.kind == NodeKind::Regular;
+    match verb {
+        Verb::Archive => archive(facts),
+        Verb::Stage | Verb::Release | Verb::Verify if !regular => Wanted::Nothing(None),
+        Verb::Release => release(facts),
+        Verb::Stage if !facts.released() => Wanted::Nothing(None),
+        Verb::Stage if !facts.readable => {
+            Wanted::Refuse(Failure::NotPermitted, "no permission to read the file")
+        }
+        Verb::Stage => Wanted::Act { bytes: facts.stat.size, place: place(facts) },
+        Verb::Verify if !facts.owned => refuse_stranger(),
+        Verb::Verify if facts.record.is_none() => Wanted::Nothing(Some("never archived")),
+        Verb::Verify => Wanted::Act { bytes: facts.stat.size, place: place(facts) },
+        Verb::Pin | Verb::Unpin if !regular => Wanted::Nothing(None),
+        Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear => {
+            if facts.owned { Wanted::Now } else { refuse_stranger() }
+        }
+        Verb::Remove | Verb::Repack => {
+            Wanted::Refuse(Failure::Usage, "this version cannot remove or repack")
+        }
+    }
+}
+
+fn refuse_stranger() -> Wanted {
+    Wanted::Refuse(Failure::NotPermitted, "only its owner or root may do that")
+}
+
+fn archive(facts: &Facts) -> Wanted {
+    if !facts.owned {
+        return refuse_stranger();
+    }
+    if facts.node.as_ref().is_some_and(|n| n.noarchive) {
+        return if facts.direct {
+            Wanted::Refuse(Failure::NotPermitted, "it is set noarchive: `cairn clear noarchive` first")
+        } else {
+            Wanted::Nothing(Some("set noarchive"))
+        };
+    }
+    if facts.released() {
+        return Wanted::Nothing(None);
+    }
+    if facts.stat.kind == NodeKind::Regular && facts.tiers_missing().is_empty() {
+        return Wanted::Nothing(None);
+    }
+    let bytes = if facts.stat.kind == NodeKind::Regular { facts.stat.size } else { 0 };
+    Wanted::Act { bytes, place: None }
+}
+
+fn release(facts: &Facts) -> Wanted {
+    let quietly = |code, why| {
+        if facts.direct { Wanted::Refuse(code, why) } else { Wanted::Nothing(Some(why)) }
+    };
+    if facts.released() {
+        return Wanted::Nothing(None);
+    }
+    if !facts.owned {
+        return refuse_stranger();
+    }
+    if facts.stat.size < facts.min_release {
+        return quietly(Failure::Usage, "smaller than what is released");
+    }
+    if facts.node.as_ref().is_some_and(|n| n.norelease) {
+        return quietly(Failure::NotPermitted, "set norelease");
+    }
+    if facts.pinned {
+        return quietly(Failure::Busy, "pinned");
+    }
+    if facts.record.is_none() {
+        return quietly(Failure::NoGoodCopy, "not archived yet: `cairn archive` first");
+    }
+    Wanted::Act { bytes: facts.stat.size, place: None }
+}
+
+fn place(facts: &Facts) -> Option<Place> {
+    let copy = facts.record.as_ref()?.copies.first()?;
+    Some(Place { aggregate: copy.aggregate, offset: copy.header })
+}

@@ -1,0 +1,86 @@
+//! Facts about the whole instance, for status.
+
+use super::{Engine, EngineError, Slot};
+use crate::catalog::Snapshot;
+use crate::id::Timestamp;
+use crate::tier::{ErrorKind, Space};
+
+/// A tier's condition.
+#[derive(Debug)]
+pub struct TierFacts<'a> {
+    /// Which.
+    pub slot: &'a Slot,
+    /// Its room, or why it does not say.
+    pub space: Result<Space, (ErrorKind, String)>,
+    /// Left alone until then, after a failure.
+    pub paused_until: Option<Timestamp>,
+}
+
+/// What only the running process knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Files that are being recalled, or wait for it.
+    pub recalls: u64,
+    /// Events of the mount that are not yet applied.
+    pub changelog_lag: u64,
+}
+
+impl Engine {
+    /// The catalog's counters.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn snapshot(&self) -> Result<Snapshot, EngineError> {
+        Ok(self.shared.catalog.status(self.shared.copies_asked())?)
+    }
+
+    /// The tiers' condition, asked now.
+    #[must_use]
+    pub fn tier_facts(&self) -> Vec<TierFacts<'_>> {
+        let shared = &self.shared;
+        let facts = |slot| -> TierFacts<'_> {
+            let slot: &Slot = slot;
+            TierFacts {
+                slot,
+                space: slot.tier.space().map_err(|e| (e.kind(), e.to_string())),
+                paused_until: shared.lanes.paused_until(slot.id),
+            }
+        };
+        shared.tiers.iter().map(facts).collect()
+    }
+
+    /// What is in flight.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let shared = &self.shared;
+        let applying = shared.applying.load(std::sync::atomic::Ordering::Relaxed);
+        Counts {
+            recalls: shared.recaller().map_or(0, |r| r.running() as u64),
+            changelog_lag: shared.changelog.waiting() as u64 + applying,
+        }
+    }
+
+    /// Bytes free and in all on the backing filesystem.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`].
+    pub fn room(&self) -> Result<(u64, u64), EngineError> {
+        let stat = rustix::fs::fstatvfs(self.shared.backing.root())
+            .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;
+        Ok((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+    }
+
+    /// May files be released, and if not, why.
+    ///
+    /// # Errors
+    /// In words for the administrator.
+    pub fn release_allowed(&self) -> Result<(), String> {
+        self.shared.release_allowed()
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("name", &self.name).field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! From durable actions to workers: the window is refilled from the catalog, the dispatcher
+//! ([`crate::hsm::schedule`]) decides, each lane's own threads work, and one thread writes down how
+//! actions ended.
+//!
+//! Lock order: `scheduler`, then `held`; neither is held across a call into the catalog.
+
+use super::work::{self, Ended};
+use super::{EngineError, Shared};
+use crate::catalog::{Action, ActionId, Class, Durability, Finish};
+use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler};
+use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
+use cairn_fuse::WaitToken;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the dispatcher sleeps when nothing rings: what became due by time is seen then.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Actions taken from the catalog at once.
+const TAKE: usize = 1000;
+/// Ends written in one transaction.
+const WRITE: usize = 2000;
+
+/// What the lanes share.
+pub(super) struct Lanes {
+    scheduler: Mutex<Scheduler>,
+    /// Actions that are in the window or in flight.
+    held: Mutex<HashMap<ActionId, Action>>,
+    ended: Sender<Ended>,
+    /// Nodes that an archive, a release or a settle works on.
+    claimed: Mutex<HashSet<NodeHandle>>,
+    /// Waits of running stages, so that they can be given up.
+    stages: Mutex<HashMap<ActionId, WaitToken>>,
+}
+
+/// The far ends, for the threads.
+pub(super) struct Ends {
+    ended: Receiver<Ended>,
+}
+
+/// A node is this thread's while it lives.
+pub(super) struct Claim<'a> {
+    lanes: &'a Lanes,
+    node: NodeHandle,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.lanes.claimed.lock().remove(&self.node);
+    }
+}
+
+impl Lanes {
+    pub(super) fn new(limits: Limits) -> (Self, Ends) {
+        let (ended, receiver) = unbounded();
+        let lanes = Self {
+            scheduler: Mutex::new(Scheduler::new(limits)),
+            held: Mutex::new(HashMap::new()),
+            ended,
+            claimed: Mutex::new(HashSet::new()),
+            stages: Mutex::new(HashMap::new()),
+        };
+        (lanes, Ends { ended: receiver })
+    }
+
+    /// Takes a node for archive, release or settle; `None`: another thread has it.
+    pub(super) fn claim(&self, node: &NodeHandle) -> Option<Claim<'_>> {
+        let fresh = self.claimed.lock().insert(node.clone());
+        fresh.then(|| Claim { lanes: self, node: node.clone() })
+    }
+
+    /// The rows of a dispatch.
+    pub(super) fn actions(&self, dispatch: &Dispatch) -> Vec<Action> {
+        let held = self.held.lock();
+        dispatch.items.iter().filter_map(|i| held.get(&i.action).cloned()).collect()
+    }
+
+    /// A stage is under way under this token.
+    pub(super) fn staging(&self, action: ActionId, token: WaitToken) {
+        // It may have ended already: then its row is no longer held.
+        if self.held.lock().contains_key(&action) {
+            self.stages.lock().insert(action, token);
+        }
+    }
+
+    /// The token of a running stage; it is forgotten.
+    pub(super) fn stage_token(&self, action: ActionId) -> Option<WaitToken> {
+        self.stages.lock().remove(&action)
+    }
+
+    /// An action ended, one way or another.
+    pub(super) fn end(&self, ended: Ended) {
+        // The writer of ends outlives all workers; at a stop what is lost is simply done again.
+        let _ = self.ended.send(ended);
+    }
+
+    /// Nothing goes to a tier until then.
+    pub(super) fn pause(&self, tier: TierId, until: Timestamp) {
+        self.scheduler.lock().pause_tier(tier, until);
+    }
+
+    /// Until when a tier is left alone.
+    pub(super) fn paused_until(&self, tier: TierId) -> Option<Timestamp> {
+        self.scheduler.lock().paused_until(tier)
+    }
+
+    /// Nothing of this request starts any more.
+    pub(super) fn cancel(&self, request: RequestId) -> Vec<Action> {
+        let dropped = self.scheduler.lock().cancel(request);
+        let mut held = self.held.lock();
+        for id in &dropped.waiting {
+            held.remove(id);
+        }
+        dropped.in_flight.iter().filter_map(|id| held.get(id).cloned()).collect()
+    }
+
+    fn forget(&self, id: ActionId) {
+        self.scheduler.lock().done(id, Outcome::Ended);
+        self.held.lock().remove(&id);
+        self.stages.lock().remove(&id);
+    }
+}
+
+/// Starts the dispatcher, the lanes' workers and the writer of ends.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    ends: Ends,
+    spawn: &mut dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let mut doors = HashMap::new();
+    let workers = [
+        (Lane::Recall, 1),
+        (Lane::Archive, shared.settings.archive_workers.max(1)),
+        (Lane::Release, shared.settings.release_workers.max(1)),
+        (Lane::Verify, 1),
+    ];
+    for (lane, count) in workers {
+        let (door, queue) = unbounded::<Dispatch>();
+        doors.insert(lane, door);
+        for _ in 0..count {
+            let (shared, queue) = (shared.clone(), queue.clone());
+            let name = format!("{lane:?}").to_lowercase();
+            spawn(&name, Box::new(move || lane_work(&shared, &queue)))?;
+        }
+    }
+    let (writer, dispatcher) = (shared.clone(), shared.clone());
+    spawn("ends", Box::new(move || write_ends(&writer, &ends.ended)))?;
+    spawn("dispatch", Box::new(move || dispatch(&dispatcher, &doors)))
+}
+
+fn lane_work(shared: &Arc<Shared>, queue: &Receiver<Dispatch>) {
+    while !shared.stopping() {
+        if let Ok(dispatch) = queue.recv_timeout(PATIENCE) {
+            work::carry_out(shared, &dispatch);
+        }
+    }
+}
+
+fn dispatch(shared: &Arc<Shared>, doors: &HashMap<Lane, Sender<Dispatch>>) {
+    let mut heard = 0;
+    while !shared.stopping() {
+        if let Err(why) = refill(shared).and_then(|()| start_ready(shared, doors)) {
+            tracing::error!(%why, "dispatch failed; it is tried again");
+        }
+        heard = shared.bell.wait(heard, PATIENCE);
+    }
+}
+
+fn refill(shared: &Shared) -> Result<(), EngineError> {
+    for class in Class::ALL {
+        let room = shared.lanes.scheduler.lock().room(class).min(TAKE);
+        if room < TAKE / 4 {
+            continue;
+        }
+        let taken = shared.catalog.take_actions(class, room, shared.now())?;
+        if taken.is_empty() {
+            continue;
+        }
+        let items: Vec<Item> = taken.iter().map(Item::from).collect();
+        let refused = {
+            let mut scheduler = shared.lanes.scheduler.lock();
+            let mut held = shared.lanes.held.lock();
+            held.extend(taken.into_iter().map(|a| (a.id, a)));
+            scheduler.offer(items)
+        };
+        let back = refused.full.iter().map(|id| (*id, Finish::PutBack));
+        let gone = refused.cancelled.iter().map(|id| (*id, Finish::Cancelled));
+        let ended: Vec<_> = back.chain(gone).collect();
+        if !ended.is_empty() {
+            shared.lanes.held.lock().retain(|id, _| !ended.iter().any(|(e, _)| e == id));
+            shared.catalog.finish_actions(ended, shared.now(), Durability::Relaxed)?;
+        }
+    }
+    Ok(())
+}
+
+fn start_ready(shared: &Shared, doors: &HashMap<Lane, Sender<Dispatch>>) -> Result<(), EngineError> {
+    loop {
+        let Some(mut next) = shared.lanes.scheduler.lock().next(shared.now()) else { return Ok(()) };
+        let ids = next.items.iter().map(|i| i.action).collect();
+        let started = shared.catalog.start_actions(ids, shared.now())?;
+        for id in &started.refused {
+            shared.lanes.forget(*id);
+        }
+        next.items.retain(|i| started.started.contains(&i.action));
+        if !next.items.is_empty()
+            && let Some(door) = doors.get(&next.lane)
+        {
+            // The lane's threads hold the far end until the engine stops.
+            let _ = door.send(next);
+        }
+    }
+}
+
+/// Writes down how actions ended, many in one transaction.
+fn write_ends(shared: &Arc<Shared>, ended: &Receiver<Ended>) {
+    loop {
+        let Ok(first) = ended.recv_timeout(PATIENCE) else {
+            if shared.stopping() {
+                return;
+            }
+            continue;
+        };
+        let mut batch = vec![first];
+        batch.extend(ended.try_iter().take(WRITE));
+        let rows = batch.iter().map(|e| (e.action, e.finish.clone())).collect();
+        while let Err(why) = shared.catalog.finish_actions(Vec::clone(&rows), shared.now(), Durability::Relaxed) {
+            tracing::error!(%why, "ends of actions could not be written; tried again");
+            if shared.stopping() {
+                return;
+            }
+            shared.bell.wait(u64::MAX, Duration::from_secs(1));
+        }
+        let mut requests = HashSet::new();
+        for end in batch {
+            shared.lanes.forget(end.action);
+            requests.insert(end.request);
+        }
+        for request in requests {
+            shared.changed(request);
+        }
+        shared.bell.ring();
+    }
+}

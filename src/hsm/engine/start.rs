@@ -1,0 +1,431 @@
+//! Starting and stopping: what is claimed in which order, which threads run, and what a stop
+//! leaves behind.
+
+use super::policy::InForce;
+use super::{
+    Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
+    policy, scan,
+};
+use crate::catalog::{self, Catalog, Identity, Start};
+use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, this_boot};
+use crate::hsm::index_cache::IndexCache;
+use crate::hsm::recall::Recaller;
+use crate::hsm::residency::ChangelogSink;
+use crate::hsm::schedule::Limits;
+use crate::hsm::state_dir::{StateDir, StateError};
+use crate::hsm::version::{Settle, settle};
+use crate::id::TierId;
+use crate::tier::retry::{Attempts, Retry};
+use crate::tier::{OpenHow, TierUrl, open as open_tier};
+use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Memory for decoded indexes, bytes.
+const INDEX_MEMORY: usize = 256 << 20;
+/// Reserve on the state's disk for the catalog's log (P13), bytes.
+const BALLAST: u64 = 16 << 20;
+/// Events of the mount that may wait to be applied.
+const CHANGELOG: usize = 1 << 16;
+/// Heartbeat of the mark on the backing.
+const BEAT: Duration = Duration::from_secs(30);
+/// How often the changelog and due settle checks are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What to open.
+pub struct Opening {
+    /// The backing directory.
+    pub backing: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Take the backing over from another host whose mark is fresh.
+    pub force: bool,
+}
+
+/// What was opened and is this process' alone: state, backing, catalog.
+pub struct Claimed {
+    /// The state directory.
+    pub state: StateDir,
+    /// The backing directory.
+    pub backing: Arc<Backing>,
+    catalog: Catalog,
+    incarnation: catalog::Incarnation,
+    mark: MarkGuard,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum Startup {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The engine's rooms.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A tier.
+    #[error("tier {name}: {source}")]
+    Tier {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: crate::tier::TierError,
+    },
+    /// A tier's URL.
+    #[error("tier {name}: {source}")]
+    Url {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        source: crate::tier::UrlError,
+    },
+    /// A thread.
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+impl From<catalog::CatalogError> for Startup {
+    fn from(why: catalog::CatalogError) -> Self {
+        Self::Engine(why.into())
+    }
+}
+impl From<crate::hsm::backing::BackingError> for Startup {
+    fn from(why: crate::hsm::backing::BackingError) -> Self {
+        Self::Engine(why.into())
+    }
+}
+
+/// Claims state and backing for this process.
+///
+/// # Errors
+/// [`Startup`]: another instance, a newer version, a backing that lacks what is needed. Nothing of
+/// another instance was changed.
+pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
+    let old = Backing::mark_of(&opening.backing)?;
+    let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
+    state.take_ballast(BALLAST)?;
+    let seal = SealKey(state.seal_key()?);
+    let backing = Backing::open(&opening.backing, state.fs, Some(seal))?;
+    let (host, boot) = this_boot().map_err(EngineError::io("reading this boot's id"))?;
+    let started = now();
+    let mark = Mark {
+        fs: state.fs,
+        instance: state.instance,
+        host,
+        pid: std::process::id(),
+        boot: boot.clone(),
+        epoch: old.as_ref().map_or(0, |m| m.epoch),
+        started: started.sec,
+        heartbeat: started.sec,
+    };
+    // The lock first: what another instance has is not even read further.
+    let guard = backing.claim(mark.clone(), started.sec, opening.force)?;
+    let identity = Identity { instance: state.instance, fs: state.fs };
+    let catalog = Catalog::open(&state.catalog(), identity)?;
+    let incarnation = catalog.begin_incarnation(Start {
+        boot: catalog::BootId(boot_bytes(&boot)),
+        epoch_above: mark.epoch,
+        now: started,
+    })?;
+    let mut guard = guard;
+    guard.set_epoch(incarnation.epoch)?;
+    Ok(Claimed { state, backing: Arc::new(backing), catalog, incarnation, mark: guard })
+}
+
+fn boot_bytes(text: &str) -> [u8; 16] {
+    // A boot id is a UUID; anything else still tells boots apart.
+    text.parse::<crate::id::InstanceId>().map_or_else(
+        |_| {
+            let mut bytes = [0; 16];
+            for (at, b) in text.bytes().enumerate() {
+                bytes[at % 16] ^= b.rotate_left((at / 16 % 8) as u32);
+            }
+            bytes
+        },
+        |id| id.0,
+    )
+}
+
+impl Claimed {
+    /// Opens the tiers by name and URL, in that order.
+    ///
+    /// # Errors
+    /// [`Startup::Url`], [`Startup::Tier`].
+    pub fn open_tiers(&self, tiers: &[(String, String)]) -> Result<Vec<Slot>, Startup> {
+        let known = self.catalog.tiers()?;
+        let device = self.backing.stat(self.backing.root())?.dev;
+        let mut slots: Vec<Slot> = Vec::new();
+        for (name, url) in tiers {
+            let parsed: TierUrl =
+                url.parse().map_err(|source| Startup::Url { name: name.clone(), source })?;
+            let row = known.iter().find(|t| t.name == *name);
+            let how = match row {
+                Some(row) => OpenHow::known(self.state.instance, row.id),
+                None => OpenHow::new(self.state.instance, fresh_tier(&known)),
+            };
+            let tier = open_tier(&parsed, how)
+                .map_err(|source| Startup::Tier { name: name.clone(), source })?;
+            let (mark, about) = (tier.mark(), tier.describe());
+            self.catalog.set_tier(catalog::TierRow {
+                id: mark.tier,
+                name: name.clone(),
+                url: about.url.clone(),
+                kind: about.kind.as_str().into(),
+                owner: mark.owner,
+            })?;
+            let same_fs = about.root.and_then(|r| r.dev) == Some(device);
+            slots.push(Slot {
+                name: name.clone(),
+                id: mark.tier,
+                url: about.url,
+                same_fs,
+                tier: Arc::new(Retry::new(tier, Attempts::default())),
+            });
+        }
+        Ok(slots)
+    }
+
+    /// Starts the engine. Its gate comes later ([`Engine::attach`]): until then nothing is
+    /// released.
+    ///
+    /// # Errors
+    /// [`Startup`].
+    pub fn start(
+        self,
+        tiers: Vec<Slot>,
+        settings: Settings,
+        policy: (String, String, cairn_policies::Policy),
+    ) -> Result<(Engine, StateDir), Startup> {
+        let (settles, due) = crossbeam_channel::unbounded();
+        let (expander, jobs) = expand::queues();
+        let limits = Limits {
+            archive_slots: settings.archive_workers.max(1),
+            release_slots: settings.release_workers.max(1),
+            pack_bytes: settings.aggregate_bytes,
+            pack_members: settings.aggregate_members,
+            batch: 64,
+            ..Limits::default()
+        };
+        let (lanes, ends) = lanes::Lanes::new(limits);
+        self.catalog.recover_actions(now())?;
+        let shared = Arc::new(Shared {
+            catalog: self.catalog,
+            backing: self.backing,
+            tiers,
+            settings,
+            incarnation: self.incarnation,
+            policy: Mutex::new(InForce::new(policy.0, policy.1, policy.2)),
+            changelog: Arc::new(ChangelogSink::new(CHANGELOG)),
+            late: Late::default(),
+            bell: Bell::default(),
+            stop: AtomicBool::new(false),
+            settles,
+            expander,
+            applying: AtomicU64::new(0),
+            drain: Mutex::new(()),
+            lanes,
+            wakes: Mutex::new(Vec::new()),
+            started: now(),
+        });
+        let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
+        let indexes = Arc::new(IndexCache::new(INDEX_MEMORY));
+        let recall = shared.settings.recall.clone();
+        let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
+            .map_err(Startup::Thread)?;
+        let _ = shared.late.recaller.set(Arc::new(recaller));
+        let engine = Engine {
+            shared,
+            threads: Mutex::new(Vec::new()),
+            mark: Mutex::new(Some(self.mark)),
+        };
+        engine.start_threads(ends, jobs, due)?;
+        engine.shared.resume_expansion()?;
+        Ok((engine, self.state))
+    }
+}
+
+fn fresh_tier(known: &[catalog::TierRow]) -> TierId {
+    loop {
+        let random = crate::id::InstanceId::random().0;
+        let id = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);
+        if id != 0 && known.iter().all(|t| t.id.0 != id) {
+            return TierId(id);
+        }
+    }
+}
+
+impl Engine {
+    fn start_threads(
+        &self,
+        ends: lanes::Ends,
+        jobs: expand::Jobs,
+        due: Receiver<Settle>,
+    ) -> Result<(), Startup> {
+        let mut threads: Vec<JoinHandle<()>> = Vec::new();
+        let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new()
+                .name(format!("cairn-{name}"))
+                .spawn(work)
+                .map_err(EngineError::io("starting a thread"))?;
+            threads.push(thread);
+            Ok(())
+        };
+        lanes::start(&self.shared, ends, &mut spawn)?;
+        for _ in 0..2 {
+            for queue in [jobs.stages.clone(), jobs.others.clone()] {
+                let (shared, wishes) = (self.shared.clone(), jobs.wishes.clone());
+                spawn("expand", Box::new(move || expand::work(&shared, &queue, &wishes)))?;
+            }
+        }
+        let shared = self.shared.clone();
+        spawn("policy", Box::new(move || policy::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("scan", Box::new(move || scan_work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("changelog", Box::new(move || changelog_work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("settle", Box::new(move || settle_work(&shared, &due)))?;
+        self.threads.lock().extend(threads);
+        Ok(())
+    }
+
+    /// The mount is there: from now on files can be released.
+    pub fn attach(&self, gate: Arc<dyn cairn_fuse::Gate>) {
+        let _ = self.shared.late.gate.set(gate);
+        self.shared.bell.ring();
+    }
+
+    /// What recalls ask, for the mount's residency.
+    #[must_use]
+    pub fn asks(&self) -> Arc<dyn crate::hsm::recall::Asks> {
+        Arc::new(asks::Answers(Arc::downgrade(&self.shared)))
+    }
+
+    /// The recaller, for the mount's residency.
+    #[must_use]
+    pub fn recaller(&self) -> Option<Arc<Recaller>> {
+        self.shared.late.recaller.get().cloned()
+    }
+
+    /// Where the mount's events go.
+    #[must_use]
+    pub fn changelog(&self) -> Arc<ChangelogSink> {
+        self.shared.changelog.clone()
+    }
+
+    /// Keeps the mark on the backing fresh; call every half minute.
+    pub fn beat(&self) {
+        if let Some(mark) = &mut *self.mark.lock()
+            && let Err(why) = mark.beat(now().sec)
+        {
+            tracing::warn!(%why, "the heartbeat could not be written");
+        }
+    }
+
+    /// How often to call [`Engine::beat`].
+    pub const BEAT: Duration = BEAT;
+
+    /// Stops all threads; what was running is queued again. After the mount is gone.
+    ///
+    /// # Errors
+    /// What the last writes met: the next start then takes every recorded version as suspect.
+    pub fn stop(&self) -> Result<(), EngineError> {
+        self.shared.drain_changelog()?;
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.bell.ring();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the engine panicked");
+            }
+        }
+        // P1: only a stop after which nothing of the backing is left unwritten is a clean one.
+        rustix::fs::syncfs(self.shared.backing.root().as_fd())
+            .map_err(|e| EngineError::io("syncing the backing")(e.into()))?;
+        self.shared.catalog.clean_stop(now())?;
+        self.mark.lock().take();
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.bell.ring();
+    }
+}
+
+impl Shared {
+    /// Applies what the mount told of up to now. Another thread may be at it: waits for it.
+    pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
+        let _turn = self.drain.lock();
+        loop {
+            let batch = self.changelog.drain(2000, Duration::ZERO);
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.applying.store(batch.len() as u64, Ordering::Relaxed);
+            let applied = changelog::apply(self, batch);
+            self.applying.store(0, Ordering::Relaxed);
+            applied?;
+        }
+    }
+}
+
+fn changelog_work(shared: &Arc<Shared>) {
+    while !shared.stopping() {
+        std::thread::sleep(TICK);
+        if let Err(why) = shared.drain_changelog() {
+            tracing::error!(%why, "events could not be applied; their directories are looked at again");
+        }
+        if let Err(why) = changelog::rescan_overflows(shared) {
+            tracing::warn!(%why, "an overflow could not be noted");
+        }
+    }
+}
+
+fn scan_work(shared: &Arc<Shared>) {
+    let full = shared.catalog.scan_state().map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
+    if full.unwrap_or(true)
+        && let Err(why) = scan::whole(shared)
+    {
+        tracing::error!(%why, "the scan stopped; it goes on at the next start");
+    }
+    let mut heard = 0;
+    while !shared.stopping() {
+        heard = shared.bell.wait(heard, Duration::from_secs(1));
+        let again = shared.catalog.rescans(16).map_err(EngineError::from);
+        let looked = again.and_then(|marks| {
+            for mark in marks {
+                let begun = shared.now();
+                scan::subtree(shared, mark.node)?;
+                shared.catalog.rescanned(mark.node, begun)?;
+            }
+            Ok(())
+        });
+        if let Err(why) = looked {
+            tracing::warn!(%why, "a subtree could not be looked at again");
+        }
+    }
+}
+
+/// Checks of the ctime window, made when it is past and no other step works on the node.
+fn settle_work(shared: &Arc<Shared>, due: &Receiver<Settle>) {
+    while !shared.stopping() {
+        let Ok(check) = due.recv_timeout(TICK) else { continue };
+        while !check.is_due() && !shared.stopping() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let recalled = shared.recaller().is_some_and(|r| r.is_running(&check.node));
+        let Some(_claim) = shared.lanes.claim(&check.node).filter(|_| !recalled) else { continue };
+        match settle(&shared.backing, &check) {
+            Ok(_) => {}
+            Err(why) => tracing::debug!(%why, "a ctime could not be checked"),
+        }
+    }
+}
+

@@ -1,0 +1,79 @@
+//! The work of the lanes: one dispatch at a time, each action's end told to the lanes.
+
+mod archive;
+mod release;
+mod stage;
+mod verify;
+
+use super::Shared;
+use crate::catalog::{Action, ActionId, Failure as Reason, Finish, Verb};
+use crate::error::Failure;
+use crate::hsm::schedule::{Dispatch, Lane};
+use crate::id::RequestId;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Shortest and longest pause before an action is tried again.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// How often a file that is being written to is tried before its action fails.
+const BUSY_TRIES: u32 = 5;
+
+/// How an action ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) action: ActionId,
+    pub(super) request: RequestId,
+    pub(super) finish: Finish,
+}
+
+/// Carries a dispatch out, or begins to.
+pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
+    let actions = shared.lanes.actions(dispatch);
+    match dispatch.lane {
+        Lane::Recall => stage::stage(shared, actions),
+        Lane::Archive => archive::archive(shared, dispatch.tier, actions),
+        Lane::Release => release::release(shared, &actions),
+        Lane::Verify => verify::verify(shared, &actions),
+    }
+}
+
+fn end(shared: &Shared, action: &Action, finish: Finish) {
+    if let Finish::Failed(why) = &finish {
+        tracing::info!(target: "cairn::action", request = action.request.0, verb = ?action.verb, code = %why.code, why = %why.text, "failed");
+    }
+    shared.lanes.end(Ended { action: action.id, request: action.request, finish });
+}
+
+fn reason(code: Failure, text: impl Display) -> Reason {
+    Reason { code: code.as_str().to_owned(), text: text.to_string() }
+}
+
+fn failed(code: Failure, text: impl Display) -> Finish {
+    Finish::Failed(reason(code, text))
+}
+
+/// Tried again later, each time after a longer pause.
+fn later(shared: &Shared, action: &Action, code: Failure, text: impl Display) -> Finish {
+    let pause = pause_after(action.attempts);
+    Finish::Retry { not_before: super::shifted(shared.now(), pause, true), failure: reason(code, text) }
+}
+
+/// Tried again a few times, then failed.
+fn soon_or_never(shared: &Shared, action: &Action, code: Failure, text: impl Display) -> Finish {
+    if action.attempts < BUSY_TRIES {
+        later(shared, action, code, text)
+    } else {
+        failed(code, text)
+    }
+}
+
+fn pause_after(attempts: u32) -> Duration {
+    BACKOFF.0.saturating_mul(1 << attempts.min(9)).min(BACKOFF.1)
+}
+
+/// The words of a verb that a lane should never see.
+fn stranger(action: &Action) -> Finish {
+    let verb: Verb = action.verb;
+    failed(Failure::Internal, format!("{verb:?} is not this lane's work"))
+}

@@ -1,0 +1,230 @@
+//! The archive lane: P2 for a batch, on one tier.
+
+use super::super::{Shared, Slot, tree};
+use super::{end, failed, later, pause_after, soon_or_never};
+use crate::catalog::{self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version};
+use crate::error::Failure;
+use crate::format::record::CopyHint;
+use crate::hsm::archive::{
+    ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Recorded,
+    Skip, Unrecorded, archive as compose,
+};
+use crate::hsm::version::{Seen, Trust};
+use crate::id::TierId;
+use crate::tier::{Proof, TierError};
+use std::sync::Arc;
+
+/// Names of one inode that go into its aggregate; more are rarer than they are worth.
+const MOST_NAMES: usize = 1000;
+
+pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<Action>) {
+    let Some(slot) = tier.and_then(|id| shared.slot(id)) else {
+        for action in &actions {
+            end(shared, action, failed(Failure::TierUnavailable, "its tier is not configured here"));
+        }
+        return;
+    };
+    let mut claims = Vec::new();
+    let (mut rows, mut items, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+    for action in actions {
+        let Some(claim) = shared.lanes.claim(&action.handle) else {
+            end(shared, &action, later(shared, &action, Failure::Busy, "another action works on it"));
+            continue;
+        };
+        match item(shared, &action) {
+            Ok(Some((item, node))) => {
+                claims.push(claim);
+                rows.push(action);
+                items.push(item);
+                nodes.push(node);
+            }
+            Ok(None) => end(shared, &action, Finish::Done),
+            Err(why) => end(shared, &action, later(shared, &action, why.code(), why)),
+        }
+    }
+    if !items.is_empty() {
+        compose_and_record(shared, slot, &rows, &items, &nodes);
+    }
+}
+
+/// What the protocol needs to know; `None`: the node is gone, or must not be archived any more.
+fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, crate::hsm::engine::EngineError> {
+    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else { return Ok(None) };
+    if node.noarchive {
+        return Ok(None);
+    }
+    let names = shared.catalog.all_names(node.id, MOST_NAMES)?;
+    let names = if names.is_empty() { tree::present_name(shared, &action.handle) } else { names };
+    let item = Item { node: action.handle.clone(), names, prior: prior(shared, &node)? };
+    Ok(Some((item, node)))
+}
+
+fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, crate::hsm::engine::EngineError> {
+    let Some(version) = node.version else { return Ok(None) };
+    let copies = shared.catalog.copies(version.file, version.version)?;
+    let good = copies.iter().filter(|c| c.state == CopyState::Good);
+    let trust = if node.is_suspect(&shared.incarnation) { Trust::Suspect } else { Trust::Sound };
+    let seen = node.proven.map(|p| {
+        (Seen { node: node.handle.clone(), size: p.size, ctime: p.ctime }, trust)
+    });
+    Ok(Some(Prior {
+        file: version.file,
+        version: version.version,
+        size: node.proven.map_or(node.attributes.size, |p| p.size),
+        crc: version.crc,
+        seen,
+        copies: good
+            .map(|c| CopyHint { tier: c.tier, aggregate: c.aggregate, header: c.header })
+            .collect(),
+        released: node.state == FileState::Released,
+    }))
+}
+
+fn compose_and_record(shared: &Arc<Shared>, slot: &Slot, rows: &[Action], items: &[Item], nodes: &[Node]) {
+    let aggregate = match shared.catalog.next_aggregate() {
+        Ok(name) => name,
+        Err(why) => {
+            for action in rows {
+                end(shared, action, later(shared, action, Failure::Internal, &why));
+            }
+            return;
+        }
+    };
+    let batch = Batch {
+        backing: &shared.backing,
+        tier: &*slot.tier,
+        aggregate,
+        composed: shared.now(),
+        items,
+    };
+    let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);
+    match compose(batch, &|| shared.stopping(), &mut commit) {
+        Ok(report) => {
+            for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes)) {
+                let finish = finish(shared, action, node, outcome);
+                end(shared, action, finish);
+            }
+        }
+        Err(why) => batch_failed(shared, slot, rows, &why),
+    }
+}
+
+/// P2 step 5.
+fn commit(
+    shared: &Shared,
+    slot: &Slot,
+    nodes: &[Node],
+    durable: Durable<'_>,
+) -> Result<(), CommitError> {
+    let receipt = durable.receipt;
+    let aggregate = catalog::NewAggregate {
+        tier: slot.id,
+        id: receipt.aggregate,
+        len: receipt.len,
+        crc: receipt.crc,
+        proof: match receipt.proof {
+            Proof::ReadBack => catalog::ProofKind::ReadBack,
+            Proof::ServiceChecksum => catalog::ProofKind::ServiceChecksum,
+            Proof::Drive => catalog::ProofKind::Drive,
+            Proof::Volatile => catalog::ProofKind::Volatile,
+        },
+    };
+    let stored = |c: &Copied| {
+        durable.index.by_identity(c.file, c.version).map_or(0, |e| e.stored_len())
+    };
+    let files = durable.copied.iter().filter_map(|c| {
+        let node = nodes.get(c.item)?;
+        Some(catalog::Archived {
+            node: node.id,
+            version: Version { file: c.file, version: c.version, crc: c.crc, blocks_crc: c.blocks_crc },
+            proven: proven(shared, &c.seen),
+            header: c.copy.header,
+            stored_len: stored(c),
+        })
+    });
+    shared.catalog.archived(aggregate, files.collect(), shared.now()).map_err(Into::into)
+}
+
+fn proven(shared: &Shared, seen: &Seen) -> Proven {
+    Proven { size: seen.size, ctime: seen.ctime, boot: shared.incarnation.boot }
+}
+
+fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Finish {
+    match outcome {
+        Outcome::Archived(archived) => {
+            note_record(shared, node, archived.recorded);
+            Finish::Done
+        }
+        Outcome::Entered { .. } => Finish::Done,
+        Outcome::Skipped(why) => skipped(shared, action, node, &why),
+        Outcome::Failed(why @ ItemError::Rotted { .. }) => failed(Failure::Conflict, why),
+        Outcome::Failed(ItemError::Backing(why)) if why.is_full() => later(shared, action, Failure::NoSpace, why),
+        Outcome::Failed(why) => soon_or_never(shared, action, Failure::Internal, why),
+    }
+}
+
+fn skipped(shared: &Shared, action: &Action, node: &Node, why: &Skip) -> Finish {
+    match why {
+        Skip::Vanished | Skip::Released | Skip::Twice => Finish::Done,
+        Skip::Busy => soon_or_never(shared, action, Failure::Busy, why),
+        Skip::Changed | Skip::Renamed | Skip::StandsAlone(_) => {
+            soon_or_never(shared, action, Failure::Changed, why)
+        }
+        Skip::Foreign => failed(Failure::Foreign, why),
+        Skip::Lost => {
+            let note = Some(why.to_string());
+            if let Err(why) = shared.catalog.set_state(node.id, FileState::Lost, note, Durability::Full) {
+                tracing::error!(%why, "a lost file could not be noted");
+            }
+            failed(Failure::Lost, why)
+        }
+    }
+}
+
+/// The copy is good whether or not the record is on the file; what is known of it is noted.
+fn note_record(shared: &Shared, node: &Node, recorded: Result<Recorded, Unrecorded>) {
+    match recorded {
+        Ok(recorded) => {
+            let proven = proven(shared, &recorded.seen);
+            if let Err(why) = shared.catalog.rebound(node.id, proven, Durability::Relaxed) {
+                tracing::warn!(%why, "a quiescent point could not be noted; the next look compares sums");
+            }
+            if let Some(settle) = recorded.settle {
+                let _ = shared.settles.send(settle);
+            }
+        }
+        Err(why @ Unrecorded::Changed) => {
+            tracing::debug!(%why, "archived, and changed since");
+            let why = catalog::TombstoneWhy::Overwrite;
+            if let Err(why) = shared.catalog.dirtied(node.id, why, shared.now(), Durability::Relaxed) {
+                tracing::warn!(%why, "a change could not be noted");
+            }
+        }
+        Err(why) => tracing::debug!(%why, "archived, without a record on the file"),
+    }
+}
+
+fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveError) {
+    let code = match why {
+        ArchiveError::Tier(TierError::Full { .. }) => Failure::NoSpace,
+        ArchiveError::Tier(_) => Failure::TierUnavailable,
+        ArchiveError::Compose { .. } | ArchiveError::Receipt { .. } | ArchiveError::Commit { .. } => {
+            Failure::Internal
+        }
+        ArchiveError::Stopped => {
+            for action in rows {
+                end(shared, action, Finish::PutBack);
+            }
+            return;
+        }
+    };
+    tracing::warn!(tier = %slot.name, %why, files = rows.len(), "an aggregate was given up");
+    let attempts = rows.iter().map(|a| a.attempts).max().unwrap_or(0);
+    if matches!(why, ArchiveError::Tier(TierError::Full { .. } | TierError::Unavailable { .. })) {
+        let until = super::super::shifted(shared.now(), pause_after(attempts), true);
+        shared.lanes.pause(slot.id, until);
+    }
+    for action in rows {
+        end(shared, action, later(shared, action, code, why));
+    }
+}

@@ -1,0 +1,160 @@
+//! The release lane: P3 for each file, and a look at what a batch of punches really freed.
+
+use super::super::{Shared, tree};
+use super::{end, failed, later, soon_or_never};
+use crate::catalog::{Action, CopyState, Durability, Finish, Node, Origin, Proven, TombstoneWhy};
+use crate::error::Failure;
+use crate::format::record::{CopyHint, Record};
+use crate::hsm::backing::How;
+use crate::hsm::release::{Gain, Order, Permit, Refusal, Released, release as punch};
+use crate::hsm::version::{Seen, Trust};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+pub(super) fn release(shared: &Arc<Shared>, actions: &[Action]) {
+    let refused = |code: Failure, why: &str| {
+        for action in actions {
+            end(shared, action, failed(code, why));
+        }
+    };
+    if let Err(why) = shared.release_allowed() {
+        return refused(Failure::NotPermitted, &why);
+    }
+    let Some(gate) = shared.late.gate.get() else {
+        return refused(Failure::NoInstance, "there is no mount to shut users out of");
+    };
+    let permit = match Permit::of(&shared.backing, shared.settings.unsafe_open_backing) {
+        Ok(permit) => permit,
+        Err(why) => return refused(Failure::NotPermitted, &why.to_string()),
+    };
+    let mut gain = Gain::begin(&shared.backing).ok();
+    for action in actions {
+        if shared.stopping() {
+            end(shared, action, Finish::PutBack);
+            continue;
+        }
+        let (finish, freed) = one(shared, permit, &**gate, action);
+        if let Some(gain) = &mut gain {
+            gain.add(freed);
+        }
+        end(shared, action, finish);
+    }
+    if let Some(shortfall) = gain.and_then(|g| g.end(&shared.backing).ok().flatten()) {
+        stop_releasing(shared, actions, &shortfall.to_string());
+    }
+}
+
+/// Blocks were punched and did not come free (a snapshot holds them): going on is senseless.
+fn stop_releasing(shared: &Shared, actions: &[Action], why: &str) {
+    tracing::error!(%why, "releases stop: punching frees no space here");
+    let requests: std::collections::BTreeSet<_> = actions.iter().map(|a| a.request).collect();
+    for request in requests {
+        let by_policy = shared
+            .catalog
+            .request(request)
+            .is_ok_and(|r| r.is_some_and(|r| r.origin == Origin::Policy));
+        if by_policy && let Err(why) = shared.cancel(request) {
+            tracing::warn!(%why, "the policy's request could not be cancelled");
+        }
+    }
+}
+
+fn one(shared: &Shared, permit: Permit<'_>, gate: &dyn cairn_fuse::Gate, action: &Action) -> (Finish, u64) {
+    let Some(_claim) = shared.lanes.claim(&action.handle) else {
+        return (soon_or_never(shared, action, Failure::Busy, "another action works on it"), 0);
+    };
+    if shared.recaller().is_some_and(|r| r.is_running(&action.handle)) {
+        return (soon_or_never(shared, action, Failure::Busy, "it is being recalled"), 0);
+    }
+    let node = match shared.catalog.node_by_handle(&action.handle) {
+        Ok(Some(node)) => node,
+        Ok(None) => return (Finish::Done, 0),
+        Err(why) => return (later(shared, action, Failure::Internal, why), 0),
+    };
+    match re_check(shared, &node) {
+        Ok(None) => {}
+        Ok(Some((code, why))) => return (failed(code, why), 0),
+        Err(why) => return (later(shared, action, why.code(), why), 0),
+    }
+    let trust = if node.is_suspect(&shared.incarnation) { Trust::Suspect } else { Trust::Sound };
+    let seen = node.proven.map(|p| Seen { node: node.handle.clone(), size: p.size, ctime: p.ctime });
+    let hint = tree::hint(shared, &node.handle).ok().flatten();
+    let order = Order {
+        node: &node.handle,
+        hint: hint.as_deref(),
+        min_size: shared.settings.min_release,
+        copies: shared.copies_asked() as usize,
+        seen: seen.as_ref().map(|s| (s, trust)),
+        prove: &|record| prove(shared, record),
+    };
+    match punch(permit, gate, &order) {
+        Ok(released) => (note(shared, &node, &released), released.freed),
+        Err(why) => (refusal(shared, action, &node, &why), 0),
+    }
+}
+
+/// What may have changed since the plan was made.
+fn re_check(shared: &Shared, node: &Node) -> Result<Option<(Failure, &'static str)>, crate::hsm::engine::EngineError> {
+    if node.norelease {
+        return Ok(Some((Failure::NotPermitted, "it is set norelease")));
+    }
+    if shared.catalog.pinned_until(node.id, shared.now())?.is_some() {
+        return Ok(Some((Failure::Busy, "it is pinned")));
+    }
+    Ok(None)
+}
+
+/// Copies of this very version that the catalog has as good, on tiers that answer now.
+fn prove(shared: &Shared, record: &Record) -> Result<Vec<CopyHint>, String> {
+    let copies = shared.catalog.copies(record.file, record.version).map_err(|e| e.to_string())?;
+    let mut proven: Vec<CopyHint> = Vec::new();
+    for copy in copies.iter().filter(|c| c.state == CopyState::Good && c.crc == record.crc) {
+        let Some(slot) = shared.slot(copy.tier) else { continue };
+        let known = shared.catalog.aggregate(copy.tier, copy.aggregate).map_err(|e| e.to_string())?;
+        let live = shared.aggregate_is_live(slot, copy.aggregate, known.map(|a| a.len));
+        if live && proven.iter().all(|p| p.tier != copy.tier) {
+            proven.push(CopyHint { tier: copy.tier, aggregate: copy.aggregate, header: copy.header });
+        }
+    }
+    Ok(proven)
+}
+
+fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
+    let noted = shared
+        .backing
+        .open_node(&node.handle, tree::hint(shared, &node.handle).ok().flatten().as_deref(), How::Path)
+        .and_then(|fd| shared.backing.stat(fd.as_fd()));
+    match noted {
+        Ok(stat) => {
+            let proven = Proven { size: stat.size, ctime: stat.ctime, boot: shared.incarnation.boot };
+            let noted = shared.catalog.released(node.id, tree::attributes(&stat), proven, Durability::Relaxed);
+            if let Err(why) = noted {
+                tracing::warn!(%why, "a release could not be noted; the next scan finds it");
+            }
+        }
+        Err(why) => tracing::debug!(%why, "released, and gone since"),
+    }
+    if let Some(settle) = &released.settle {
+        let _ = shared.settles.send(settle.clone());
+    }
+    Finish::Done
+}
+
+fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
+    match why {
+        Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
+        Refusal::AlreadyReleased | Refusal::Vanished => Finish::Done,
+        Refusal::Dirty { .. } => {
+            let noted = shared.catalog.dirtied(node.id, TombstoneWhy::Overwrite, shared.now(), Durability::Relaxed);
+            if let Err(why) = noted {
+                tracing::warn!(%why, "a change could not be noted");
+            }
+            failed(Failure::Changed, why)
+        }
+        Refusal::NotArchived | Refusal::Copies { .. } | Refusal::Unproven(_) => failed(Failure::NoGoodCopy, why),
+        Refusal::Foreign => failed(Failure::Foreign, why),
+        Refusal::Small(_) | Refusal::FreesNothing(_) => failed(Failure::Usage, why),
+        Refusal::Backing(full) if full.is_full() => later(shared, action, Failure::NoSpace, why),
+        Refusal::Backing(_) => soon_or_never(shared, action, Failure::Internal, why),
+    }
+}

@@ -1,0 +1,88 @@
+//! The recall lane: hands files to the recaller, which answers when they are resident. No thread
+//! waits.
+
+use super::super::{Shared, tree};
+use super::{end, failed, later, soon_or_never, stranger};
+use crate::catalog::{Action, Finish, Verb};
+use crate::error::Failure;
+use crate::hsm::recall::{RecallError, StageAsk};
+use std::sync::Arc;
+
+pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
+    let Some(recaller) = shared.recaller() else {
+        for action in &actions {
+            end(shared, action, Finish::PutBack);
+        }
+        return;
+    };
+    let (mut asks, mut ids) = (Vec::new(), Vec::new());
+    for action in actions {
+        if action.verb != Verb::Stage {
+            end(shared, &action, stranger(&action));
+            continue;
+        }
+        if let Some(why) = no_room(shared, &action) {
+            end(shared, &action, why);
+            continue;
+        }
+        let hint = tree::hint(shared, &action.handle).ok().flatten();
+        ids.push(action.id);
+        let (shared, node) = (shared.clone(), action.handle.clone());
+        let done = Box::new(move |result: Result<_, RecallError>| {
+            let finish = match result {
+                Ok(_) => Finish::Done,
+                Err(why) => failure(&shared, &action, &why),
+            };
+            end(&shared, &action, finish);
+        });
+        asks.push(StageAsk { node, hint, place: None, done });
+    }
+    for (id, token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
+        shared.lanes.staging(id, token);
+    }
+}
+
+/// Admission: what cannot fit is refused with the numbers before a byte moves; what fits in part
+/// goes on as room is made.
+fn no_room(shared: &Shared, action: &Action) -> Option<Finish> {
+    let room = shared.room_on_backing().ok()?;
+    if action.bytes <= room {
+        return None;
+    }
+    let why = format!("{} bytes are needed on the backing filesystem, {room} are free", action.bytes);
+    Some(if action.attempts < 3 {
+        later(shared, action, Failure::NoSpace, why)
+    } else {
+        failed(Failure::NoSpace, why)
+    })
+}
+
+fn failure(shared: &Shared, action: &Action, why: &RecallError) -> Finish {
+    let code = code(why);
+    match code {
+        Failure::Cancelled if shared.stopping() => Finish::PutBack,
+        Failure::Cancelled => Finish::Cancelled,
+        Failure::NotFound => Finish::Done,
+        Failure::TierUnavailable => later(shared, action, code, why),
+        Failure::NoSpace => soon_or_never(shared, action, code, why),
+        _ if why.is_passing() => soon_or_never(shared, action, code, why),
+        _ => failed(code, why),
+    }
+}
+
+/// The vocabulary's word for a recall's failure.
+pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
+    match why {
+        RecallError::Conflict { .. } | RecallError::Record { .. } => Failure::Conflict,
+        RecallError::Foreign { .. } => Failure::Foreign,
+        RecallError::NoGoodCopy { .. } => Failure::NoGoodCopy,
+        RecallError::Unavailable { .. } => Failure::TierUnavailable,
+        RecallError::NoSpace { .. } => Failure::NoSpace,
+        RecallError::Quota { .. } => Failure::QuotaExceeded,
+        RecallError::TimedOut => Failure::TimedOut,
+        RecallError::Truncated => Failure::Changed,
+        RecallError::Cancelled => Failure::Cancelled,
+        RecallError::Gone => Failure::NotFound,
+        RecallError::Backing { .. } | RecallError::Io { .. } => Failure::Internal,
+    }
+}

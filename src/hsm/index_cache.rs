@@ -1,0 +1,387 @@
+//! Decoded indexes of aggregates, kept in memory within a bound and loaded once however many ask.
+//!
+//! An aggregate never changes (P9), so a loaded index is good for as long as it is kept. Loading
+//! takes one ranged read of the object's end, and a second one if the index is longer. A failure
+//! is told to all who wait for that load and is not remembered.
+//!
+//! Invariants: at most one load of one index at a time; indexes kept sum to at most the bound, or
+//! there is only one; no lock is held while a tier is read.
+
+use crate::format::aggregate::{
+    AggregateError, Index, IndexEntry, TRAILER_LEN, Trailer, decode_index, decode_trailer,
+};
+use crate::format::record::CopyHint;
+use crate::id::{AggregateId, DataVersion, FileId, TierId};
+use crate::tier::{Tier, TierError};
+use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How much of an object's end the first read takes, bytes: most indexes are shorter.
+const TAIL: u64 = 1 << 20;
+/// No index is longer; what says so is damaged. 4 million members of long paths.
+const MAX_INDEX: u64 = 4 << 30;
+
+type Key = (TierId, AggregateId);
+type Outcome = Result<Arc<Loaded>, Arc<IndexError>>;
+
+/// Why there is no index.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The tier.
+    #[error("reading the index: {0}")]
+    Tier(#[from] TierError),
+    /// The bytes.
+    #[error("the index of {aggregate} on tier {tier}: {source}")]
+    Bytes {
+        /// Where.
+        tier: TierId,
+        /// Of what.
+        aggregate: AggregateId,
+        /// What is wrong.
+        source: AggregateError,
+    },
+    /// Another aggregate's bytes under this name.
+    #[error("the object {asked} on tier {tier} says that it is {found}")]
+    Misnamed {
+        /// Where.
+        tier: TierId,
+        /// The name.
+        asked: AggregateId,
+        /// What its trailer says.
+        found: AggregateId,
+    },
+}
+
+impl IndexError {
+    /// The tier could not say now; nothing is known against the copy.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Tier(why) => tier_is_passing(why),
+            Self::Bytes { .. } | Self::Misnamed { .. } => false,
+        }
+    }
+}
+
+/// Does the error say nothing against the object itself?
+#[must_use]
+pub(in crate::hsm) fn tier_is_passing(why: &TierError) -> bool {
+    match why {
+        TierError::Unavailable { .. }
+        | TierError::Full { .. }
+        | TierError::Transient { .. }
+        | TierError::Refused { .. } => true,
+        TierError::Missing { .. }
+        | TierError::Exists { .. }
+        | TierError::Short { .. }
+        | TierError::Corrupt { .. } => false,
+    }
+}
+
+/// An index with the means to find a member by the place a record names.
+#[derive(Debug)]
+pub struct Loaded {
+    index: Index,
+    /// Positions in `index.entries` in the order of their headers.
+    by_header: Vec<u32>,
+    weight: usize,
+}
+
+impl Loaded {
+    fn new(index: Index, encoded_len: u64) -> Self {
+        let count = u32::try_from(index.entries.len()).unwrap_or(u32::MAX);
+        let mut by_header: Vec<u32> = (0..count).collect();
+        by_header.sort_by_key(|&at| index.entries[at as usize].header);
+        let blocks: usize = index.entries.iter().map(|e| e.blocks.len() * 4).sum();
+        let fixed = index.entries.len() * (size_of::<IndexEntry>() + 64);
+        let weight = fixed + blocks + usize::try_from(encoded_len).unwrap_or(usize::MAX / 2);
+        Self {
+            index,
+            by_header,
+            weight,
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    fn position(&self, header: u64, file: FileId, version: DataVersion) -> Option<usize> {
+        let fits = |at: &usize| {
+            let identity = self.index.entries[*at].member.identity;
+            identity.is_some_and(|i| i.file == file && i.version == version)
+        };
+        let entries = &self.index.entries;
+        let near = self
+            .by_header
+            .partition_point(|&at| entries[at as usize].header < header);
+        let at_header = self.by_header[near..]
+            .iter()
+            .map(|&at| at as usize)
+            .take_while(|&at| entries[at].header == header)
+            .find(fits);
+        // The place is a hint; identity decides.
+        at_header.or_else(|| (0..entries.len()).find(fits))
+    }
+}
+
+/// A member in a loaded index.
+#[derive(Debug, Clone)]
+pub struct Found {
+    loaded: Arc<Loaded>,
+    at: usize,
+}
+
+impl std::ops::Deref for Found {
+    type Target = IndexEntry;
+    fn deref(&self) -> &IndexEntry {
+        &self.loaded.index.entries[self.at]
+    }
+}
+
+/// A load that others may wait for.
+#[derive(Default)]
+struct Loading {
+    outcome: Mutex<Option<Outcome>>,
+    over: Condvar,
+}
+
+struct Kept {
+    loaded: LruCache<Key, Arc<Loaded>>,
+    weight: usize,
+    loading: HashMap<Key, Arc<Loading>>,
+}
+
+/// See the module.
+pub struct IndexCache {
+    bound: usize,
+    kept: Mutex<Kept>,
+}
+
+impl IndexCache {
+    /// Keeps indexes up to about `bound` bytes.
+    #[must_use]
+    pub fn new(bound: usize) -> Self {
+        Self {
+            bound,
+            kept: Mutex::new(Kept {
+                loaded: LruCache::unbounded(),
+                weight: 0,
+                loading: HashMap::new(),
+            }),
+        }
+    }
+
+    /// The member that `copy` points at, if the aggregate holds the data (`file`, `version`).
+    /// Blocks on the tier unless the index is at hand.
+    ///
+    /// # Errors
+    /// [`IndexError`]; `Ok(None)`: the aggregate is whole and does not hold these data.
+    pub fn find(
+        &self,
+        tier: &dyn Tier,
+        copy: &CopyHint,
+        file: FileId,
+        version: DataVersion,
+    ) -> Result<Option<Found>, Arc<IndexError>> {
+        let loaded = self.load(tier, copy.tier, copy.aggregate)?;
+        let at = loaded.position(copy.header, file, version);
+        Ok(at.map(|at| Found { loaded, at }))
+    }
+
+    /// The same, if the index is in memory; never blocks.
+    #[must_use]
+    pub fn at_hand(&self, copy: &CopyHint, file: FileId, version: DataVersion) -> Option<Found> {
+        let key = (copy.tier, copy.aggregate);
+        let loaded = self.kept.lock().loaded.get(&key).cloned()?;
+        let at = loaded.position(copy.header, file, version)?;
+        Some(Found { loaded, at })
+    }
+
+    /// The index of an aggregate.
+    ///
+    /// # Errors
+    /// [`IndexError`], shared by all who waited for the same load.
+    pub fn load(&self, tier: &dyn Tier, id: TierId, aggregate: AggregateId) -> Outcome {
+        let key = (id, aggregate);
+        let (loading, mine) = {
+            let mut kept = self.kept.lock();
+            if let Some(loaded) = kept.loaded.get(&key) {
+                return Ok(Arc::clone(loaded));
+            }
+            match kept.loading.get(&key) {
+                Some(loading) => (Arc::clone(loading), false),
+                None => {
+                    let loading = Arc::new(Loading::default());
+                    kept.loading.insert(key, Arc::clone(&loading));
+                    (loading, true)
+                }
+            }
+        };
+        if !mine {
+            let mut outcome = loading.outcome.lock();
+            loop {
+                if let Some(outcome) = outcome.as_ref() {
+                    return outcome.clone();
+                }
+                loading.over.wait(&mut outcome);
+            }
+        }
+        let outcome = read(tier, id, aggregate).map(Arc::new).map_err(Arc::new);
+        {
+            let mut kept = self.kept.lock();
+            kept.loading.remove(&key);
+            if let Ok(loaded) = &outcome {
+                kept.keep(key, Arc::clone(loaded), self.bound);
+            }
+        }
+        *loading.outcome.lock() = Some(outcome.clone());
+        loading.over.notify_all();
+        outcome
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, key: Key, loaded: Arc<Loaded>, bound: usize) {
+        self.weight += loaded.weight;
+        if let Some(old) = self.loaded.put(key, loaded) {
+            self.weight -= old.weight;
+        }
+        while self.weight > bound && self.loaded.len() > 1 {
+            let Some((_, oldest)) = self.loaded.pop_lru() else {
+                break;
+            };
+            self.weight -= oldest.weight;
+        }
+    }
+}
+
+/// Reads and decodes; one ranged read, or two.
+fn read(tier: &dyn Tier, id: TierId, aggregate: AggregateId) -> Result<Loaded, IndexError> {
+    let bad = |source| IndexError::Bytes {
+        tier: id,
+        aggregate,
+        source,
+    };
+    let total = tier.stat(aggregate)?;
+    if total < TRAILER_LEN {
+        return Err(bad(AggregateError::NoTrailer("shorter than a trailer")));
+    }
+    let tail_len = total.min(TAIL);
+    let tail = tier.read(aggregate, total - tail_len, tail_len)?;
+    let end = tail.len().saturating_sub(TRAILER_LEN as usize);
+    let trailer = decode_trailer(&tail[end..], total).map_err(bad)?;
+    if trailer.aggregate != aggregate {
+        return Err(IndexError::Misnamed {
+            tier: id,
+            asked: aggregate,
+            found: trailer.aggregate,
+        });
+    }
+    let bytes =
+        index_bytes(tier, aggregate, &trailer, &tail, total - tail_len).map_err(|e| match e {
+            Ok(why) => IndexError::Tier(why),
+            Err(why) => bad(why),
+        })?;
+    let index = decode_index(&bytes, &trailer).map_err(bad)?;
+    Ok(Loaded::new(index, trailer.index_len))
+}
+
+/// The index's bytes: from the tail already read, if they lie in it.
+fn index_bytes(
+    tier: &dyn Tier,
+    aggregate: AggregateId,
+    trailer: &Trailer,
+    tail: &Bytes,
+    tail_at: u64,
+) -> Result<Bytes, Result<TierError, AggregateError>> {
+    let (from, len) = (trailer.index_offset, trailer.index_len);
+    if len > MAX_INDEX
+        || from
+            .checked_add(len)
+            .is_none_or(|end| end > trailer.total_len)
+    {
+        let why = format!("{len} bytes at {from}");
+        return Err(Err(AggregateError::DamagedIndex(why)));
+    }
+    if let Some(skip) = from.checked_sub(tail_at) {
+        let (skip, len) = (skip as usize, len as usize);
+        if skip + len <= tail.len() {
+            return Ok(tail.slice(skip..skip + len));
+        }
+    }
+    tier.read(aggregate, from, len).map_err(Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hsm::recall::tests::rig::Rig;
+    use crate::tier::faults::Operation;
+
+    fn total(rig: &Rig) -> u64 {
+        rig.tier().control().calls(Operation::Read)
+    }
+
+    #[test]
+    fn an_index_is_loaded_once_for_all_who_ask() {
+        let rig = Rig::new();
+        let stub = rig.dense("file", 1000);
+        let (cache, tier) = (IndexCache::new(1 << 20), rig.tier());
+        let copy = stub.record.copies[0];
+        assert!(
+            cache
+                .at_hand(&copy, stub.record.file, stub.record.version)
+                .is_none()
+        );
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let found = cache.find(&*tier, &copy, stub.record.file, stub.record.version);
+                    assert_eq!(found.expect("loaded").expect("there").header, copy.header);
+                });
+            }
+        });
+        assert_eq!(total(&rig), 1);
+        let stranger = crate::id::FileId::random();
+        let none = cache.find(&*tier, &copy, stranger, stub.record.version);
+        assert!(none.expect("at hand").is_none());
+        assert!(
+            cache
+                .at_hand(&copy, stub.record.file, stub.record.version)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_failures_are_not() {
+        let rig = Rig::new();
+        let (one, two) = (rig.dense("one", 10), rig.dense("two", 10));
+        let (cache, tier) = (IndexCache::new(1), rig.tier());
+        let find = |stub: &crate::hsm::recall::tests::rig::Stub| {
+            let (record, tier) = (&stub.record, &*tier);
+            cache.find(tier, &record.copies[0], record.file, record.version)
+        };
+        let at_hand = |stub: &crate::hsm::recall::tests::rig::Stub| {
+            let record = &stub.record;
+            let found = cache.at_hand(&record.copies[0], record.file, record.version);
+            found.is_some()
+        };
+        find(&one).expect("loaded");
+        find(&two).expect("loaded");
+        assert!(!at_hand(&one) && at_hand(&two));
+        tier.control().set_unavailable(true);
+        assert!(find(&one).is_err_and(|why| why.is_passing()));
+        tier.control().set_unavailable(false);
+        find(&one).expect("loaded");
+        tier.control().flip(two.record.copies[0].aggregate, 0);
+        tier.control().truncate(two.record.copies[0].aggregate, 600);
+        let why = find(&two).expect_err("evicted, and damaged by now");
+        assert!(!why.is_passing(), "{why}");
+    }
+}

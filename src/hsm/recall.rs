@@ -1,0 +1,396 @@
+//! Recall: a released file's data come back (P4), for readers who wait and for stage requests.
+//!
+//! One [`Recaller`] serves a backing directory. Each file has at most one recall, however many
+//! wait for it; what comes next is decided by a pure state machine ([`progress`]) and done by
+//! bounded worker threads: a *lane* for the backing's disk and one for each tier, each serving
+//! waiting readers before stage work. A waiter is a callback and a token, never a thread.
+//!
+//! Invariants:
+//! - Bytes are written into the file, or given to a reader, only as [`cairn_mover::Checked`].
+//! - The record turns to Resident only after data and times are synced; until then a crash
+//!   leaves a released file, and the next recall starts over (P4).
+//! - Every change to the file is made under [`one::Recall`]'s `io` lock with the recall not
+//!   stopped; who stops it ([`Recaller::truncated`], [`Recaller::hold`]) takes that lock, so that
+//!   no recalled byte lands in a file that was truncated.
+//! - No callback runs under a lock. Locks: table before one recall's state; `io` with neither held.
+//!
+//! No lease is held during a recall. F_WRLCK would fail for every innocent reader of the backing,
+//! make an administrator's open wait for lease-break-time, and at the end prove nothing about
+//! a writer that came and went. What proves that nobody interferes is P7 (users cannot reach the
+//! backing) and the mirror's own rule that opens for writing wait for [`Recaller::fetch`].
+
+mod begin;
+mod error;
+mod fetch;
+mod finish;
+mod lane;
+mod meanwhile;
+mod one;
+mod progress;
+mod quota;
+mod serve;
+mod source;
+mod sys;
+mod table;
+#[cfg(test)]
+pub(in crate::hsm) mod tests;
+
+pub use error::RecallError;
+
+use crate::format::record::CopyHint;
+use crate::hsm::backing::{Backing, BackingError, How};
+use crate::hsm::index_cache::IndexCache;
+use crate::hsm::version::{Seen, Settle};
+use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
+use crate::tier::Tier;
+use cairn_fuse::{ReadDone, WaitDone, WaitToken};
+use one::{Charge, Wait, Waiter};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use table::Shared;
+
+/// Sizes and limits.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Worker threads for each tier.
+    pub tier_workers: usize,
+    /// Worker threads for the backing's disk.
+    pub disk_workers: usize,
+    /// Longest ranged read ahead of readers, bytes (a waiting reader's is one block of 1 MiB).
+    pub ahead: u64,
+    /// Ranged reads in flight for one file.
+    pub in_flight: u32,
+    /// Memory for one file that is streamed because it has no room on disk, bytes.
+    pub stream_memory: u64,
+    /// Files being recalled at once; stage requests beyond it queue.
+    pub files: usize,
+    /// Files recalled at once because one user read them; that user's further ones wait their turn.
+    pub implicit_per_user: usize,
+    /// Longest wait of a reader; `None`: as long as it takes. The recall itself goes on.
+    pub timeout: Option<Duration>,
+    /// How long a streamed or damaged file's recall is kept when nobody reads.
+    pub linger: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tier_workers: 8,
+            disk_workers: 4,
+            ahead: 8 << 20,
+            in_flight: 3,
+            stream_memory: 32 << 20,
+            files: 512,
+            implicit_per_user: 64,
+            timeout: None,
+            linger: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a recall left: for the catalog (P4 step 8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The file.
+    pub file: FileId,
+    /// The data that are on disk again.
+    pub version: DataVersion,
+    /// What the file looks like now.
+    pub seen: Seen,
+    /// The check of the ctime window to make later.
+    pub settle: Option<Settle>,
+    /// Bytes of data that came back.
+    pub bytes: u64,
+}
+
+/// How a stage of one file ended: `Ok(None)` if there was nothing to do, because the file was
+/// resident (or has no record).
+pub type Staged = Box<dyn FnOnce(Result<Option<Done>, RecallError>) + Send>;
+
+/// A file to stage.
+pub struct StageAsk {
+    /// The node.
+    pub node: NodeHandle,
+    /// A name, where nodes are opened by name.
+    pub hint: Option<Vec<u8>>,
+    /// The copy the caller means to be read; only orders the batch.
+    pub place: Option<CopyHint>,
+    /// Called once, from any thread, with no lock held.
+    pub done: Staged,
+}
+
+/// What recall needs of those above it. Called from worker threads, never under a lock of the
+/// recaller; may read a database, must not wait for a recall.
+pub trait Asks: Send + Sync + 'static {
+    /// A tier by number, if it is configured.
+    fn tier(&self, id: TierId) -> Option<Arc<dyn Tier>>;
+    /// Copies beyond those the stub names (repack moves copies), best first.
+    fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint>;
+    /// A file became resident. Called once for each recall that completes.
+    fn recalled(&self, done: &Done);
+    /// A copy proved bad: its bytes have the wrong sum, or it is not there.
+    fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
+    /// A check of a ctime window to make later, on a file whose stub was written (see [`Settle`]).
+    fn settle(&self, check: Settle);
+    /// A user set `user.cairn.stage` on a file (the kernel saw to it that they may write it). Must
+    /// only note the wish: this is asked on the request path.
+    ///
+    /// # Errors
+    /// Why it cannot be accepted.
+    fn stage_requested(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+    ) -> Result<(), RecallError>;
+    /// How long until the file is back, if that can be said. Must be quick.
+    fn eta(&self, file: FileId) -> Option<Duration>;
+    /// Who keeps the file on disk, and until when. Must be quick.
+    fn pins(&self, file: FileId) -> Vec<(String, Timestamp)>;
+}
+
+/// The steps of P4 after which tests stop as a crash would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// (2) The mark is set.
+    Marked,
+    /// (2) and synced.
+    MarkSynced,
+    /// (3)
+    Allocated,
+    /// (4) A block is written.
+    BlockWritten,
+    /// (5)
+    DataSynced,
+    /// (6) Times are back.
+    TimesSet,
+    /// (6) and synced.
+    TimesSynced,
+    /// (7) The record says Resident.
+    RecordSet,
+    /// (7) and synced.
+    RecordSynced,
+}
+
+/// See the module.
+pub struct Recaller {
+    shared: Arc<Shared>,
+    keeper: Option<(crossbeam_channel::Sender<()>, std::thread::JoinHandle<()>)>,
+}
+
+/// How often time is looked at.
+const BEAT: Duration = Duration::from_millis(100);
+
+impl Recaller {
+    /// A recaller for `backing`. Threads start with the work.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start(
+        backing: Arc<Backing>,
+        asks: Arc<dyn Asks>,
+        indexes: Arc<IndexCache>,
+        settings: Settings,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::new(backing, asks, indexes, settings));
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let ticking = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("cairn-recall".into())
+            .spawn(move || {
+                let timeout = crossbeam_channel::RecvTimeoutError::Timeout;
+                while stopped.recv_timeout(BEAT) == Err(timeout) {
+                    ticking.tick(Instant::now());
+                }
+            })?;
+        Ok(Self {
+            shared,
+            keeper: Some((stop, thread)),
+        })
+    }
+
+    /// The backing it works on.
+    #[must_use]
+    pub fn backing(&self) -> &Arc<Backing> {
+        &self.shared.backing
+    }
+
+    /// The indexes it keeps.
+    #[must_use]
+    pub fn indexes(&self) -> &Arc<IndexCache> {
+        &self.shared.indexes
+    }
+
+    /// Bytes `offset..offset + len` of a file, fewer at its end, once they are here. `uid` is the
+    /// user who reads. The recall this may start goes on when the reader gives up.
+    pub fn read(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+        (offset, len): (u64, u32),
+        done: ReadDone,
+    ) -> WaitToken {
+        self.wait(
+            node,
+            hint,
+            Charge::User(uid),
+            Wait::Read { offset, len, done },
+        )
+    }
+
+    /// The file resident: for an open for writing, say.
+    pub fn fetch(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        uid: u32,
+        done: WaitDone,
+    ) -> WaitToken {
+        self.wait(node, hint, Charge::User(uid), Wait::Fetch(done))
+    }
+
+    /// The file resident, for a stage request. When the last such wait is given up and nobody
+    /// reads, the recall stops and the file is released as before.
+    pub fn stage(&self, ask: StageAsk) -> WaitToken {
+        self.wait(&ask.node, ask.hint, Charge::Stage, Wait::Stage(ask.done))
+    }
+
+    /// Many files at once: read in the order in which they lie on their tiers. Tokens are in the
+    /// order of the asks.
+    pub fn stage_batch(&self, asks: Vec<StageAsk>) -> Vec<WaitToken> {
+        let mut tokens = vec![WaitToken(0); asks.len()];
+        let mut asks: Vec<_> = asks.into_iter().enumerate().collect();
+        asks.sort_by_key(|(_, ask)| ask.place.map(|p| (p.tier, p.aggregate, p.header)));
+        for (at, ask) in asks {
+            tokens[at] = self.stage(ask);
+        }
+        tokens
+    }
+
+    /// A wait is given up: its callback is dropped, or runs if it was about to.
+    pub fn give_up(&self, token: WaitToken) {
+        self.shared.give_up(token.0);
+    }
+
+    /// A recall of this node is running or queued. While it is, nobody else may change its record.
+    #[must_use]
+    pub fn is_running(&self, node: &NodeHandle) -> bool {
+        self.shared.table.lock().recalls.contains_key(node)
+    }
+
+    /// How many files are being recalled or wait for it.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.table.lock().recalls.len()
+    }
+
+    /// The node is about to be truncated to nothing: its recall stops, and none begins (readers
+    /// wait) until [`Self::truncated`] or until the token is given up. `done` runs when no recalled
+    /// byte can land in the file any more.
+    pub fn hold(&self, node: &NodeHandle, done: WaitDone) -> WaitToken {
+        let token = self.shared.token();
+        let (shared, node) = (Arc::clone(&self.shared), node.clone());
+        // Stopping waits for a write that is being made, so not on the caller's thread.
+        let job = Box::new(move || {
+            shared.hold(&node, Some(token));
+            done(Ok(()));
+        });
+        self.shared.disk.push(lane::Urgency::Reader, job);
+        WaitToken(token)
+    }
+
+    /// The node was cut to 0 bytes (P5: ftruncate first, the stub after). Waits for a block that is
+    /// being written; should one have landed after the cut, the file is cut again. The caller holds
+    /// users off the node meanwhile.
+    ///
+    /// # Errors
+    /// The stub could not be dropped; a later open finishes it (size 0 with a stub of more).
+    pub fn truncated(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        let was_running = self.is_running(node);
+        self.shared.hold(node, None);
+        let dropped = self.drop_stub(fd, was_running);
+        for _ in 0..self.shared.forget_hold_tokens(node) {
+            self.shared.unhold(node);
+        }
+        self.shared.unhold(node);
+        dropped
+    }
+
+    fn drop_stub(&self, fd: BorrowedFd<'_>, was_running: bool) -> Result<(), BackingError> {
+        let backing = &self.shared.backing;
+        let of = |step| {
+            move |why: rustix::io::Errno| BackingError::of(step, || "a truncated file".into(), why)
+        };
+        let file = backing.reopen(fd, How::ReadWrite)?;
+        if was_running && backing.stat(file.as_fd())?.size != 0 {
+            rustix::fs::ftruncate(&file, 0).map_err(of("truncate"))?;
+        }
+        backing.remove_record(file.as_fd())?;
+        rustix::fs::fsync(&file).map_err(of("sync"))
+    }
+
+    /// Looks at the time now instead of at the next beat.
+    pub fn tick(&self, now: Instant) {
+        self.shared.tick(now);
+    }
+}
+
+impl Recaller {
+    fn wait(
+        &self,
+        node: &NodeHandle,
+        hint: Option<Vec<u8>>,
+        charge: Charge,
+        wait: Wait,
+    ) -> WaitToken {
+        let token = self.shared.token();
+        // Stage requests have their own time-outs.
+        let deadline = self.shared.deadline().filter(|_| wait.is_implicit());
+        let waiter = Waiter {
+            token,
+            wait,
+            deadline,
+        };
+        self.shared.join(node, hint, charge, waiter);
+        WaitToken(token)
+    }
+}
+
+impl Shared {
+    fn deadline(&self) -> Option<Instant> {
+        Some(Instant::now() + self.settings.timeout?)
+    }
+
+    /// Tests stop here as a crash would; otherwise nothing.
+    #[cfg(test)]
+    fn reached(&self, step: Step) -> Result<(), RecallError> {
+        if *self.halt_after.lock() == Some(step) {
+            Err(RecallError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+    #[cfg(not(test))]
+    #[inline]
+    #[allow(clippy::unused_self, reason = "the tests' one uses it")]
+    fn reached(&self, _step: Step) -> Result<(), RecallError> {
+        Ok(())
+    }
+}
+
+impl Drop for Recaller {
+    /// Waits for the blocks being read; what was not done is begun anew by the next start.
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.keeper.take() {
+            drop(stop);
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("the recaller's clock panicked");
+            }
+        }
+        for lane in self.shared.lanes() {
+            lane.stop();
+        }
+    }
+}

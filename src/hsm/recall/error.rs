@@ -1,0 +1,168 @@
+//! Why bytes do not come back, and the one table that says which errno a user sees.
+
+use crate::format::record::RecordError;
+use crate::hsm::backing::BackingError;
+use cairn_fuse::Errno;
+use std::sync::Arc;
+
+/// Why a recall, or one wait for it, came to nothing. Cheap to clone: many may wait for one file.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RecallError {
+    /// Somebody wrote into the stub behind Cairn's back (P4 step 1): an administrator decides.
+    #[error("{object} does not look as its stub says: {why}; see `cairn repair`")]
+    Conflict {
+        /// The file.
+        object: String,
+        /// What differs.
+        why: &'static str,
+    },
+    /// The stub was written for another inode or filesystem (P6).
+    #[error("{object} carries the stub of another file: it was copied or restored")]
+    Foreign {
+        /// The file.
+        object: String,
+    },
+    /// The record cannot be read.
+    #[error("{object}: {why}")]
+    Record {
+        /// The file.
+        object: String,
+        /// Damaged, sealed by somebody else, or from a newer Cairn.
+        why: String,
+    },
+    /// No copy holds these bytes with the right checksum.
+    #[error("{object} has no good copy of these bytes ({tried} tried)")]
+    NoGoodCopy {
+        /// The file.
+        object: String,
+        /// Copies that were tried.
+        tried: usize,
+    },
+    /// Copies may be good, but no tier that has one answers now. Trying later helps.
+    #[error("no tier with a copy of {object} answers: {why}")]
+    Unavailable {
+        /// The file.
+        object: String,
+        /// What the last one said.
+        why: String,
+    },
+    /// The backing filesystem is full.
+    #[error("no room on the backing filesystem for {object} ({bytes} bytes)")]
+    NoSpace {
+        /// The file.
+        object: String,
+        /// Bytes of data to bring back.
+        bytes: u64,
+    },
+    /// The owner's quota would be exceeded.
+    #[error("the quota of {object}'s owner has no room for {bytes} bytes")]
+    Quota {
+        /// The file.
+        object: String,
+        /// Bytes of data to bring back.
+        bytes: u64,
+    },
+    /// The wait took longer than `recall-timeout`. The recall goes on.
+    #[error("waited longer than the recall timeout")]
+    TimedOut,
+    /// The file was cut to nothing by a user meanwhile.
+    #[error("the file was truncated meanwhile")]
+    Truncated,
+    /// The recall was cancelled, or Cairn is going down.
+    #[error("the recall was cancelled")]
+    Cancelled,
+    /// The inode is no longer there.
+    #[error("the file is gone")]
+    Gone,
+    /// A step on the backing failed.
+    #[error("{step}: {source}")]
+    Backing {
+        /// The step of P4.
+        step: &'static str,
+        /// Why it failed.
+        source: Arc<BackingError>,
+    },
+    /// A system call on the file itself failed.
+    #[error("{step} {object}: {source}")]
+    Io {
+        /// The step of P4.
+        step: &'static str,
+        /// The file.
+        object: String,
+        /// Why it failed.
+        source: Arc<std::io::Error>,
+    },
+}
+
+impl RecallError {
+    /// Sorts a failure of the backing.
+    pub(crate) fn backing(step: &'static str, object: &str, why: BackingError) -> Self {
+        match why {
+            BackingError::Gone { .. } => Self::Gone,
+            BackingError::Record { source, .. } => Self::Record {
+                object: object.to_owned(),
+                why: record_trouble(&source),
+            },
+            BackingError::BadSeal { .. } => Self::Record {
+                object: object.to_owned(),
+                why: "its seal is not of this instance".to_owned(),
+            },
+            source => Self::Backing {
+                step,
+                source: Arc::new(source),
+            },
+        }
+    }
+
+    /// A failed system call.
+    pub(crate) fn io(step: &'static str, object: &str, why: impl Into<std::io::Error>) -> Self {
+        Self::Io {
+            step,
+            object: object.to_owned(),
+            source: Arc::new(why.into()),
+        }
+    }
+
+    /// Waiting and asking again may help; nothing is wrong with the copies.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::NoSpace { .. }
+            | Self::Quota { .. }
+            | Self::TimedOut
+            | Self::Cancelled => true,
+            Self::Conflict { .. }
+            | Self::Foreign { .. }
+            | Self::Record { .. }
+            | Self::NoGoodCopy { .. }
+            | Self::Truncated
+            | Self::Gone
+            | Self::Backing { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+
+    /// What the caller of the system call sees (docs/semantics.md has the table).
+    #[must_use]
+    pub fn errno(&self) -> Errno {
+        Errno(match self {
+            Self::Conflict { .. }
+            | Self::Foreign { .. }
+            | Self::Record { .. }
+            | Self::NoGoodCopy { .. }
+            | Self::Backing { .. }
+            | Self::Io { .. } => libc::EIO,
+            Self::Unavailable { .. } => libc::EHOSTDOWN,
+            Self::NoSpace { .. } => libc::ENOSPC,
+            Self::Quota { .. } => libc::EDQUOT,
+            Self::TimedOut => libc::ETIMEDOUT,
+            Self::Cancelled => libc::ECANCELED,
+            Self::Gone | Self::Truncated => libc::ESTALE,
+        })
+    }
+}
+
+fn record_trouble(why: &RecordError) -> String {
+    why.to_string()
+}

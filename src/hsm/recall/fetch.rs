@@ -1,0 +1,262 @@
+//! P4 (4): blocks are fetched, verified, and written in place, or kept in memory while streaming.
+
+use super::finish::{self, GiveBack};
+use super::one::{Opened, Phase, Recall, Writer};
+use super::progress::{Progress, Run};
+use super::source::{Miss, Sources};
+use super::table::{End, Shared};
+use super::{RecallError, Step};
+use crate::format::aggregate::IndexEntry;
+use cairn_mover::Checked;
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// A worker's turn on one file: one run, if there is one to fetch.
+pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
+    let turn = {
+        let mut state = recall.state.lock();
+        let running = state.phase == Phase::Running;
+        let run = state
+            .progress
+            .as_mut()
+            .filter(|_| running)
+            .and_then(Progress::next);
+        if let Some(progress) = state.progress.as_mut().filter(|_| run.is_some()) {
+            // Work was found: let another worker look for more beside this one.
+            let slot = usize::from(!progress.is_urgent());
+            if state.tickets[0] + state.tickets[1] < shared.settings.in_flight {
+                shared.ticket(recall, &mut state, slot);
+            }
+        }
+        match (run, &state.opened, &state.sources) {
+            (Some(run), Some(opened), Some(sources)) => {
+                Some((run, Arc::clone(opened), Arc::clone(sources)))
+            }
+            _ => {
+                state.tickets[slot] -= 1;
+                None
+            }
+        }
+    };
+    let Some((run, opened, sources)) = turn else {
+        return;
+    };
+    let trouble = fetch(shared, recall, run, &opened, &sources);
+    {
+        let mut state = recall.state.lock();
+        state.tickets[slot] -= 1;
+        if let Some(progress) = &mut state.progress {
+            progress.run_over();
+        }
+    }
+    match trouble {
+        None => shared.go_on(recall),
+        // Who still waits starts over, and finds what the truncation left.
+        Some(RecallError::Truncated) => {
+            drop(recall.io.lock().take());
+            shared.end(recall, End::Again);
+        }
+        // Halted by a test: the file is left as a crash would leave it.
+        Some(RecallError::Cancelled) => {
+            recall
+                .stop
+                .store(true, std::sync::atomic::Ordering::Release);
+            shared.end(recall, End::Failed(RecallError::Cancelled));
+        }
+        // Somebody else's data may lie in the file by now: nothing is given back.
+        Some(why @ RecallError::Conflict { .. }) => {
+            drop(recall.io.lock().take());
+            shared.end(recall, End::Failed(why));
+        }
+        Some(why) => shared.stop(recall, GiveBack::AndEnd(End::Failed(why))),
+    }
+}
+
+/// Fetches a run; what it returns ends the recall.
+fn fetch(
+    shared: &Arc<Shared>,
+    recall: &Arc<Recall>,
+    run: Run,
+    opened: &Opened,
+    sources: &Sources,
+) -> Option<RecallError> {
+    let mut trouble = None;
+    let mut give = |block: u32, got: Result<Checked, Miss>| {
+        let stored = match got {
+            _ if trouble.is_some() => Ok(false),
+            Ok(checked) => match store(recall, block, &checked, opened, sources.entry()) {
+                Ok(()) => {
+                    arrived(shared, recall, block, checked);
+                    Ok(true)
+                }
+                Err(why @ (RecallError::NoSpace { .. } | RecallError::Quota { .. })) => {
+                    stream(shared, recall, why);
+                    arrived(shared, recall, block, checked);
+                    Ok(true)
+                }
+                Err(why) => Err(why),
+            },
+            Err(Miss::Bad) => {
+                bad(shared, recall, block);
+                Ok(true)
+            }
+            Err(Miss::Passing(why)) => Err(RecallError::Unavailable {
+                object: opened.object.clone(),
+                why,
+            }),
+        };
+        let stored = stored.and_then(|done| shared.reached(Step::BlockWritten).map(|()| done));
+        match stored {
+            Ok(true) => {}
+            Ok(false) => returned(recall, block),
+            Err(why) => {
+                returned(recall, block);
+                trouble = Some(why);
+            }
+        }
+    };
+    sources.fetch(run.blocks(), &*shared.asks, &shared.indexes, &mut give);
+    trouble
+}
+
+fn arrived(shared: &Arc<Shared>, recall: &Arc<Recall>, block: u32, checked: Checked) {
+    let answers = {
+        let mut state = recall.state.lock();
+        let Some(progress) = &mut state.progress else {
+            return;
+        };
+        let streaming = progress.is_streaming();
+        if streaming {
+            state.memory.insert(block, checked);
+        }
+        let Some(progress) = &mut state.progress else {
+            return;
+        };
+        let effects = progress.arrived(block);
+        state.take(effects)
+    };
+    shared.deliver(recall, answers);
+}
+
+fn bad(shared: &Arc<Shared>, recall: &Arc<Recall>, block: u32) {
+    let answers = {
+        let mut state = recall.state.lock();
+        let Some(progress) = &mut state.progress else {
+            return;
+        };
+        let effects = progress.failed(block);
+        state.take(effects)
+    };
+    shared.deliver(recall, answers);
+}
+
+fn returned(recall: &Recall, block: u32) {
+    if let Some(progress) = &mut recall.state.lock().progress {
+        progress.returned(block);
+    }
+}
+
+/// The room that there was is gone: from here on from memory. What is on disk is given back, in
+/// this order: no reader is sent to the disk any more, those that were are served, then punched.
+fn stream(shared: &Arc<Shared>, recall: &Arc<Recall>, why: RecallError) {
+    let answers = {
+        let mut state = recall.state.lock();
+        state.no_room = Some(why);
+        let Some(progress) = &mut state.progress else {
+            return;
+        };
+        let effects = progress.stream();
+        state.take(effects)
+    };
+    finish::give_back(shared, recall, GiveBack::AndStream);
+    shared.deliver(recall, answers);
+}
+
+/// Writes a block where it belongs. While streaming there is no writer, and nothing to do.
+fn store(
+    recall: &Recall,
+    block: u32,
+    checked: &Checked,
+    opened: &Opened,
+    entry: &IndexEntry,
+) -> Result<(), RecallError> {
+    let mut io = recall.io.lock();
+    if recall.is_stopped() {
+        return Err(RecallError::Truncated);
+    }
+    let Some(writer) = &mut *io else {
+        return Ok(());
+    };
+    let fail = |step, why: Errno| {
+        let (object, bytes) = (opened.object.clone(), entry.stored_len());
+        match why {
+            Errno::NOSPC => RecallError::NoSpace { object, bytes },
+            Errno::DQUOT => RecallError::Quota { object, bytes },
+            why => RecallError::io(step, &object, why),
+        }
+    };
+    let size = writer.look().map_err(|why| fail("stat", why))?;
+    let fd = writer.fd.as_fd();
+    if size == 0 {
+        return Err(RecallError::Truncated);
+    }
+    if size != opened.record.size {
+        // Cut or grown through another way than the mirror's.
+        let object = opened.object.clone();
+        let why = "its size changed during the recall";
+        return Err(RecallError::Conflict { object, why });
+    }
+    for piece in entry.pieces(u64::from(block)) {
+        let (from, len) = (piece.within_block as usize, piece.len as usize);
+        let bytes = checked.as_slice().get(from..from + len).unwrap_or_default();
+        write_at(fd, bytes, piece.logical).map_err(|why| fail("write", why))?;
+    }
+    set_times(writer, false).map_err(|why| fail("set the times of", why))
+}
+
+fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, at) {
+            Ok(0) => return Err(Errno::IO),
+            Ok(n) => {
+                bytes = &bytes[n..];
+                at += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(())
+}
+
+impl Writer {
+    /// The file's size. Every change that a recall makes puts the modification time back, so
+    /// another one than that was set by a user meanwhile, and is the one to keep.
+    pub(super) fn look(&mut self) -> Result<u64, Errno> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        self.mtime = crate::id::Timestamp {
+            sec: stat.st_mtime,
+            nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        };
+        Ok(u64::try_from(stat.st_size).unwrap_or(0))
+    }
+}
+
+/// Puts mtime back, and with `atime` that as well.
+pub(super) fn set_times(writer: &Writer, atime: bool) -> Result<(), Errno> {
+    let spec = |t: crate::id::Timestamp| Timespec {
+        tv_sec: t.sec,
+        tv_nsec: i64::from(t.nsec),
+    };
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
+    let times = Timestamps {
+        last_access: if atime { spec(writer.atime) } else { omit },
+        last_modification: spec(writer.mtime),
+    };
+    rustix::fs::futimens(&writer.fd, &times)
+}

@@ -1,0 +1,47 @@
+//! Would the owner's quota have room for a file's data?
+//!
+//! The filesystem itself charges the blocks that a recall allocates to the file's owner and
+//! group, but does not refuse them to a process with CAP_SYS_RESOURCE. So user and group quotas
+//! are asked first. Project quotas (XFS, ext4) are not covered here: they are enforced for root
+//! too, and show as EDQUOT at fallocate.
+
+use super::sys::{Quota, Usage, quota_of};
+use crate::hsm::backing::FileStat;
+use std::os::fd::BorrowedFd;
+
+/// `true` where quotas are off, unlimited, or leave room for `bytes` more.
+pub(super) fn has_room(fd: BorrowedFd<'_>, stat: &FileStat, bytes: u64) -> bool {
+    let now = crate::hsm::version::coarse_now().sec;
+    [(Quota::User, stat.uid), (Quota::Group, stat.gid)]
+        .into_iter()
+        .filter_map(|(kind, id)| quota_of(fd, kind, id))
+        .all(|usage| fits(&usage, bytes, now))
+}
+
+fn fits(usage: &Usage, bytes: u64, now: i64) -> bool {
+    let after = usage.used.saturating_add(bytes);
+    let hard = usage.hard == 0 || after <= usage.hard;
+    let grace = usage.grace_until == 0 || now < usage.grace_until;
+    let soft = usage.soft == 0 || after <= usage.soft || grace;
+    hard && soft
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_kept_and_zero_means_none() {
+        let usage = |hard, soft, grace_until| Usage {
+            used: 100,
+            hard,
+            soft,
+            grace_until,
+        };
+        assert!(fits(&usage(0, 0, 0), u64::MAX, 1));
+        assert!(fits(&usage(200, 0, 0), 100, 1));
+        assert!(!fits(&usage(200, 0, 0), 101, 1));
+        assert!(fits(&usage(0, 150, 9), 60, 1), "within the grace time");
+        assert!(!fits(&usage(0, 150, 9), 60, 9), "grace is over");
+    }
+}

@@ -1,0 +1,325 @@
+//! Where one file's blocks come from: its copies, best first, and what is known of each.
+//!
+//! The first copy whose index is sound is the *primary*: its layout and block sums are those of
+//! the recall. A block that is bad there is read from the next copy and compared with the
+//! primary's sum, so that a copy with another layout of holes serves just as well.
+//!
+//! Invariant 2 of the design: nothing leaves here that is not [`Checked`].
+
+use super::Asks;
+use super::RecallError;
+use crate::format::aggregate::IndexEntry;
+use crate::format::member::Kind;
+use crate::format::record::{CopyHint, Record};
+use crate::hsm::index_cache::{Found, IndexCache, tier_is_passing};
+use crate::tier::{Tier, TierError};
+use bytes::{Bytes, BytesMut};
+use cairn_mover::{Checked, Crc32c};
+use parking_lot::Mutex;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// One copy.
+struct Source {
+    copy: CopyHint,
+    known: Mutex<Known>,
+}
+
+#[derive(Clone)]
+enum Known {
+    /// Not looked at yet.
+    Nothing,
+    /// Its index holds the member.
+    Entry(Arc<dyn Tier>, Found),
+    /// Does not hold what it should: reported, not tried again.
+    Useless,
+}
+
+/// Why a block was not got.
+pub(super) enum Miss {
+    /// Every copy that answered is bad.
+    Bad,
+    /// A copy that did not answer may be good.
+    Passing(String),
+}
+
+/// The copies of one file's data.
+pub(super) struct Sources {
+    list: Vec<Source>,
+    record: Record,
+    object: String,
+    primary: usize,
+    entry: Found,
+    tier: Arc<dyn Tier>,
+}
+
+/// Copies to try, best first: those the stub names, then those the catalog knows.
+pub(super) fn copies(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
+    let mut all = record.copies.clone();
+    for copy in asks.copies_of(record.file, record.version) {
+        let same = |c: &CopyHint| (c.tier, c.aggregate) == (copy.tier, copy.aggregate);
+        if !all.iter().any(same) {
+            all.push(copy);
+        }
+    }
+    all
+}
+
+impl Sources {
+    /// Finds the primary. Blocks on tiers.
+    pub(super) fn find(
+        record: &Record,
+        object: &str,
+        asks: &dyn Asks,
+        indexes: &IndexCache,
+    ) -> Result<Self, RecallError> {
+        let list: Vec<_> = copies(record, asks)
+            .into_iter()
+            .map(|copy| Source {
+                copy,
+                known: Mutex::new(Known::Nothing),
+            })
+            .collect();
+        let mut passing = None;
+        for (at, source) in list.iter().enumerate() {
+            match source.look(record, asks, indexes) {
+                Ok((tier, entry)) => {
+                    return Ok(Self {
+                        record: record.clone(),
+                        object: object.to_owned(),
+                        primary: at,
+                        list,
+                        entry,
+                        tier,
+                    });
+                }
+                Err(Miss::Bad) => {}
+                Err(Miss::Passing(why)) => passing = Some(why),
+            }
+        }
+        Err(match passing {
+            Some(why) => RecallError::Unavailable {
+                object: object.to_owned(),
+                why,
+            },
+            None => RecallError::NoGoodCopy {
+                object: object.to_owned(),
+                tried: list.len(),
+            },
+        })
+    }
+
+    /// The layout: which block lies where, and its sum.
+    pub(super) fn entry(&self) -> &IndexEntry {
+        &self.entry
+    }
+
+    /// The tier that most will be read from.
+    pub(super) fn primary_tier(&self) -> crate::id::TierId {
+        self.list[self.primary].copy.tier
+    }
+
+    /// The error for bytes that no copy holds.
+    pub(super) fn no_good_copy(&self) -> RecallError {
+        RecallError::NoGoodCopy {
+            object: self.object.clone(),
+            tried: self.list.len(),
+        }
+    }
+
+    /// Fetches adjacent blocks: one ranged read of the primary, and for each block that is bad
+    /// there, or if the read failed, the other copies. `give` gets each block in order.
+    pub(super) fn fetch(
+        &self,
+        blocks: Range<u32>,
+        asks: &dyn Asks,
+        indexes: &IndexCache,
+        give: &mut dyn FnMut(u32, Result<Checked, Miss>),
+    ) {
+        let mut run = self.read_run(blocks.clone());
+        for block in blocks.clone() {
+            let Some(place) = self.entry.block(u64::from(block)) else {
+                give(block, Err(Miss::Bad));
+                continue;
+            };
+            let len = place.len as usize;
+            let got = match &mut run {
+                Ok(bytes) if bytes.len() >= len => {
+                    let part = bytes.split_to(len);
+                    self.check(part, place.crc, asks)
+                }
+                // A longer read failed: perhaps for one of its blocks alone.
+                _ if blocks.len() > 1 => match self.read_run(block..block + 1) {
+                    Ok(part) => self.check(part, place.crc, asks),
+                    Err(why) => Err(self.blame(self.primary, asks, &why)),
+                },
+                Ok(_) => Err(Miss::Bad),
+                Err(why) => Err(self.blame(self.primary, asks, why)),
+            };
+            give(
+                block,
+                got.or_else(|miss| self.elsewhere(block, miss, asks, indexes)),
+            );
+        }
+    }
+
+    fn check(&self, bytes: Bytes, crc: Crc32c, asks: &dyn Asks) -> Result<Checked, Miss> {
+        Checked::verify(bytes, crc).map_err(|why| {
+            self.report(self.primary, asks, &why.to_string());
+            Miss::Bad
+        })
+    }
+
+    fn read_run(&self, blocks: Range<u32>) -> Result<Bytes, TierError> {
+        let first = self.entry.block(u64::from(blocks.start));
+        let last = self.entry.block(u64::from(blocks.end.saturating_sub(1)));
+        let (Some(first), Some(last)) = (first, last) else {
+            return Ok(Bytes::new());
+        };
+        let from = first.offset_in_object;
+        let len = last.offset_in_object + last.len - from;
+        let copy = &self.list[self.primary].copy;
+        self.tier.read(copy.aggregate, from, len)
+    }
+
+    /// The block from any other copy; `miss` is what the primary said.
+    fn elsewhere(
+        &self,
+        block: u32,
+        miss: Miss,
+        asks: &dyn Asks,
+        indexes: &IndexCache,
+    ) -> Result<Checked, Miss> {
+        let mut worst = miss;
+        for (at, source) in self.list.iter().enumerate() {
+            if at == self.primary {
+                continue;
+            }
+            let (tier, entry) = match source.look(&self.record, asks, indexes) {
+                Ok(found) => found,
+                Err(Miss::Bad) => continue,
+                Err(passing) => {
+                    worst = passing;
+                    continue;
+                }
+            };
+            match self.read_other(block, &source.copy, &*tier, &entry) {
+                Ok(Some(checked)) => return Ok(checked),
+                Ok(None) => self.report(at, asks, "wrong checksum"),
+                Err(why) => {
+                    if let passing @ Miss::Passing(_) = self.blame(at, asks, &why) {
+                        worst = passing;
+                    }
+                }
+            }
+        }
+        Err(worst)
+    }
+
+    /// The bytes of the primary's `block`, put together from another copy whose data runs may be
+    /// cut differently. `None`: they have the wrong sum.
+    fn read_other(
+        &self,
+        block: u32,
+        copy: &CopyHint,
+        tier: &dyn Tier,
+        other: &IndexEntry,
+    ) -> Result<Option<Checked>, TierError> {
+        let Some(place) = self.entry.block(u64::from(block)) else {
+            return Ok(None);
+        };
+        let mut bytes = BytesMut::zeroed(place.len as usize);
+        for piece in self.entry.pieces(u64::from(block)) {
+            let wanted = piece.logical..piece.logical + piece.len;
+            for n in other.blocks_for(wanted.clone()) {
+                let Some(theirs) = other.block(n) else {
+                    return Ok(None);
+                };
+                let part = tier.read(copy.aggregate, theirs.offset_in_object, theirs.len)?;
+                for p in other.pieces(n) {
+                    let from = p.logical.max(wanted.start);
+                    let to = (p.logical + p.len).min(wanted.end);
+                    if from >= to {
+                        continue;
+                    }
+                    let at = (piece.within_block + (from - piece.logical)) as usize;
+                    let src = (p.within_block + (from - p.logical)) as usize;
+                    let len = (to - from) as usize;
+                    let (Some(into), Some(out)) =
+                        (bytes.get_mut(at..at + len), part.get(src..src + len))
+                    else {
+                        return Ok(None);
+                    };
+                    into.copy_from_slice(out);
+                }
+            }
+        }
+        Ok(Checked::verify(bytes.freeze(), place.crc).ok())
+    }
+
+    fn report(&self, at: usize, asks: &dyn Asks, why: &str) {
+        let copy = &self.list[at].copy;
+        tracing::warn!(object = %self.object, tier = %copy.tier, aggregate = %copy.aggregate, why, "bad copy");
+        asks.copy_failed(self.record.file, self.record.version, copy, why);
+    }
+
+    fn blame(&self, at: usize, asks: &dyn Asks, why: &TierError) -> Miss {
+        if tier_is_passing(why) {
+            return Miss::Passing(why.to_string());
+        }
+        self.report(at, asks, &why.to_string());
+        Miss::Bad
+    }
+}
+
+impl Source {
+    fn look(
+        &self,
+        record: &Record,
+        asks: &dyn Asks,
+        indexes: &IndexCache,
+    ) -> Result<(Arc<dyn Tier>, Found), Miss> {
+        let mut known = self.known.lock();
+        match &*known {
+            Known::Entry(tier, found) => return Ok((Arc::clone(tier), found.clone())),
+            Known::Useless => return Err(Miss::Bad),
+            Known::Nothing => {}
+        }
+        let Some(tier) = asks.tier(self.copy.tier) else {
+            return Err(Miss::Passing(format!(
+                "tier {} is not configured",
+                self.copy.tier
+            )));
+        };
+        let why = match indexes.find(&*tier, &self.copy, record.file, record.version) {
+            Ok(Some(entry)) => match mismatch(&entry, record) {
+                None => {
+                    *known = Known::Entry(Arc::clone(&tier), entry.clone());
+                    return Ok((tier, entry));
+                }
+                Some(why) => why.to_owned(),
+            },
+            Ok(None) => "the aggregate does not hold these data".to_owned(),
+            Err(why) if why.is_passing() => return Err(Miss::Passing(why.to_string())),
+            Err(why) => why.to_string(),
+        };
+        *known = Known::Useless;
+        tracing::warn!(file = %record.file, tier = %self.copy.tier, why, "unusable copy");
+        asks.copy_failed(record.file, record.version, &self.copy, &why);
+        Err(Miss::Bad)
+    }
+}
+
+/// What keeps an index entry from being the data that the record names.
+fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
+    let Kind::Regular { size, .. } = &entry.member.kind else {
+        return Some("the member is no regular file");
+    };
+    if *size != record.size {
+        return Some("the member has another size than the stub says");
+    }
+    if entry.member.identity.and_then(|i| i.crc) != Some(record.crc) {
+        return Some("the member has another checksum than the stub says");
+    }
+    None
+}

@@ -1,0 +1,286 @@
+//! What the mirror asks about data, answered: [`cairn_fuse::Residency`] over the record on each
+//! file and the [`Recaller`].
+//!
+//! Invariants:
+//! - A stub is never called resident: what cannot be read, or belongs to another inode, is refused.
+//! - Nothing here waits for a tier or a database; whatever has to wait goes to the recaller.
+//! - A stub shows at least one block, and no holes but those the file had (P5).
+
+mod attributes;
+mod changelog;
+#[cfg(test)]
+mod tests;
+
+pub use changelog::{ChangelogSink, Overflow};
+
+use crate::format::record::{Record, State};
+use crate::hsm::backing::{
+    Backing, BackingError, FileStat, Filesystem, How, belongs_to, is_private, shown_ctime,
+};
+use crate::hsm::recall::{Asks, Recaller};
+use cairn_fuse::{
+    Caller, Errno, Event, EventKind, FileRef, Presence, ReadDone, Residency, Shown, WaitDone,
+    WaitToken,
+};
+use rustix::fs::{SeekFrom, Statx};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// See the module.
+pub struct HsmResidency {
+    recaller: Arc<Recaller>,
+    asks: Arc<dyn Asks>,
+    changelog: Arc<ChangelogSink>,
+    socket: Option<PathBuf>,
+}
+
+impl HsmResidency {
+    /// Answers for the backing of `recaller`. `socket`: the control socket that
+    /// `user.cairn.socket` names, for commands that are given a path of the mount.
+    #[must_use]
+    pub fn new(
+        recaller: Arc<Recaller>,
+        asks: Arc<dyn Asks>,
+        changelog: Arc<ChangelogSink>,
+        socket: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            recaller,
+            asks,
+            changelog,
+            socket,
+        }
+    }
+
+    /// The recaller it works with.
+    #[must_use]
+    pub fn recaller(&self) -> &Arc<Recaller> {
+        &self.recaller
+    }
+
+    fn backing(&self) -> &Backing {
+        self.recaller.backing()
+    }
+
+    /// A name of the file, where nodes can only be opened by name.
+    fn hint(&self, file: FileRef<'_>) -> Option<Vec<u8>> {
+        match self.backing().access() {
+            crate::hsm::backing::Access::Handles => None,
+            crate::hsm::backing::Access::Paths => self.backing().path_of(file.fd).ok(),
+        }
+    }
+
+    /// The record, if the file's data are elsewhere. Finishes a truncation that a crash cut short.
+    fn stub(&self, file: FileRef<'_>) -> Result<Option<Record>, BackingError> {
+        let record = self.backing().record(file.fd)?;
+        let Some(record) = record.filter(|r| r.state != State::Resident) else {
+            return Ok(None);
+        };
+        if record.size > 0 && self.backing().stat(file.fd)?.size == 0 {
+            // P5: ftruncate came first; what is left to do is to drop the stub.
+            if !self.recaller.is_running(file.handle) {
+                self.backing().remove_record(file.fd)?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(record))
+    }
+}
+
+impl Residency for HsmResidency {
+    fn presence(&self, file: FileRef<'_>) -> Presence {
+        let refused = |why: &dyn std::fmt::Display| {
+            tracing::warn!(node = ?file.handle, %why, "open refused");
+            Presence::Refused(Errno(libc::EIO))
+        };
+        match self.stub(file) {
+            Ok(None) => Presence::Resident,
+            Ok(Some(stub)) if !belongs_to(&stub, self.backing().fs(), file.handle) => {
+                refused(&"its stub is another file's: copied or restored")
+            }
+            Ok(Some(stub)) => match self.backing().stat(file.fd) {
+                Ok(stat) if stat.size != stub.size => refused(&"its size is not the stub's"),
+                Ok(_) => Presence::Released,
+                Err(why) => refused(&why),
+            },
+            Err(why) => refused(&why),
+        }
+    }
+
+    fn shown(&self, file: FileRef<'_>, stat: &Statx) -> Shown {
+        let Some(stat) = FileStat::from_statx(stat) else {
+            return Shown::default();
+        };
+        // Writing a record changes ctime alone. Where it is still the time of the last write,
+        // there is no record, or it does not count; a stub without blocks is looked at anyway.
+        if stat.ctime == stat.mtime && stat.blocks > 0 {
+            return Shown::default();
+        }
+        let Ok(Some(record)) = self.backing().record(file.fd) else {
+            return Shown::default();
+        };
+        let mut ctime = shown_ctime(Some(&record), stat.ctime);
+        if record.state == State::Recalling {
+            // The recall's own writes move the backing's; a user's change it tells us of.
+            ctime = self
+                .recaller
+                .touched(file.handle)
+                .unwrap_or(record.user_ctime);
+        }
+        let released = record.state != State::Resident;
+        Shown {
+            ctime: (ctime != stat.ctime).then_some((ctime.sec, ctime.nsec)),
+            at_least_one_block: released,
+            hidden_blocks: self.record_blocks(&stat, record.state),
+            ..Shown::default()
+        }
+    }
+
+    fn read(
+        &self,
+        file: FileRef<'_>,
+        offset: u64,
+        len: u32,
+        caller: Caller,
+        done: ReadDone,
+    ) -> WaitToken {
+        let hint = self.hint(file);
+        self.recaller
+            .read(file.handle, hint, caller.uid, (offset, len), done)
+    }
+
+    /// `keep` of 0 announces a truncation to nothing: see [`Recaller::hold`]. Any other is a hint
+    /// that is not taken: a file made resident with only its head would read as zeros behind it
+    /// if the process died before the truncation. So the whole file comes back (P5 asks for the
+    /// head alone; the head does come first).
+    fn fetch(
+        &self,
+        file: FileRef<'_>,
+        keep: Option<u64>,
+        caller: Caller,
+        done: WaitDone,
+    ) -> WaitToken {
+        if keep == Some(0) {
+            return self.recaller.hold(file.handle, done);
+        }
+        let hint = self.hint(file);
+        self.recaller.fetch(file.handle, hint, caller.uid, done)
+    }
+
+    fn give_up(&self, token: WaitToken) {
+        self.recaller.give_up(token);
+    }
+
+    fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {
+        let eio = |why: BackingError| {
+            tracing::warn!(%why, "seek");
+            Errno(libc::EIO)
+        };
+        let Some(stub) = self.stub(file).map_err(eio)? else {
+            return self.seek_on_disk(file, offset, data);
+        };
+        if offset >= stub.size {
+            return Err(Errno(libc::ENXIO));
+        }
+        let found = stub.copies.iter().find_map(|copy| {
+            let indexes = self.recaller.indexes();
+            indexes.at_hand(copy, stub.file, stub.version)
+        });
+        match found {
+            Some(entry) => seek_in(entry.member.kind.runs(), stub.size, offset, data),
+            None if data => Ok(offset),
+            None => Ok(stub.size),
+        }
+    }
+
+    fn truncated(&self, file: FileRef<'_>) {
+        if let Err(why) = self.recaller.truncated(file.handle, file.fd) {
+            tracing::error!(%why, "the stub of a truncated file stays until its next open");
+        }
+    }
+
+    fn is_private(&self, name: &OsStr) -> bool {
+        is_private(name.as_bytes())
+    }
+
+    fn attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        _caller: Caller,
+    ) -> Option<Result<Vec<u8>, Errno>> {
+        let name = name.as_bytes().strip_prefix(attributes::PREFIX)?;
+        Some(self.answer(file, name))
+    }
+
+    fn set_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        value: &[u8],
+        caller: Caller,
+    ) -> Option<Result<(), Errno>> {
+        let name = name.as_bytes().strip_prefix(attributes::PREFIX)?;
+        Some(self.set(file, name, value, caller))
+    }
+
+    fn note(&self, event: Event) {
+        if event.kind == EventKind::Attributes {
+            self.recaller.attributes_changed(&event.node);
+        }
+        self.changelog.push(event);
+    }
+}
+
+impl HsmResidency {
+    /// Blocks that hold nothing but the record: ext4 puts an attribute of its size beside the
+    /// inode. All of a stub's; of a file with data the one that is too many for its size.
+    fn record_blocks(&self, stat: &FileStat, state: State) -> u64 {
+        let block = u64::from(stat.block_size.max(512)) / 512;
+        match (self.backing().capabilities().filesystem, state) {
+            (_, State::Recalling) => 0,
+            (_, State::Released) => stat.blocks.min(block),
+            (Filesystem::Ext, State::Resident) => {
+                let data = stat.size.div_ceil(block * 512) * block;
+                if stat.blocks == data + block {
+                    block
+                } else {
+                    0
+                }
+            }
+            (_, State::Resident) => 0,
+        }
+    }
+
+    fn seek_on_disk(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {
+        let fd = self.backing().reopen(file.fd, How::Read).map_err(|why| {
+            tracing::warn!(%why, "seek");
+            Errno(libc::EIO)
+        })?;
+        let to = if data {
+            SeekFrom::Data(offset)
+        } else {
+            SeekFrom::Hole(offset)
+        };
+        rustix::fs::seek(fd.as_fd(), to).map_err(|why| Errno(why.raw_os_error()))
+    }
+}
+
+/// `SEEK_DATA` and `SEEK_HOLE` on data runs.
+fn seek_in(
+    runs: &[crate::format::member::Extent],
+    size: u64,
+    offset: u64,
+    data: bool,
+) -> Result<u64, Errno> {
+    let next = runs.iter().find(|run| run.offset + run.len > offset);
+    match (next, data) {
+        (Some(run), true) => Ok(run.offset.max(offset)),
+        (None, true) => Err(Errno(libc::ENXIO)),
+        (Some(run), false) if run.offset <= offset => Ok(run.offset + run.len),
+        (_, false) => Ok(offset.min(size)),
+    }
+}

@@ -1,0 +1,141 @@
+//! The changelog's near end: a bounded queue between the request path and the engine.
+//!
+//! Invariants: [`ChangelogSink::push`] never blocks on the engine and never fails; an event that
+//! finds no room is counted, and the directories that must be scanned to make up for it are
+//! remembered, or if there are too many of them, that all must be.
+
+use crate::id::NodeHandle;
+use cairn_fuse::Event;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// Nodes remembered after an overflow; beyond it everything is scanned.
+const REMEMBERED: usize = 4096;
+
+/// What was lost since it was last asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overflow {
+    /// Events lost.
+    pub events: u64,
+    /// Directories (or, where an event named no directory, nodes) to look at again.
+    pub scan: HashSet<NodeHandle>,
+    /// Too many to remember: scan everything.
+    pub everything: bool,
+}
+
+/// See the module.
+pub struct ChangelogSink {
+    into: Sender<Event>,
+    out: Receiver<Event>,
+    lost: Mutex<Overflow>,
+}
+
+impl ChangelogSink {
+    /// Room for `events` events.
+    #[must_use]
+    pub fn new(events: usize) -> Self {
+        let (into, out) = bounded(events.max(1));
+        Self {
+            into,
+            out,
+            lost: Mutex::default(),
+        }
+    }
+
+    /// An event happened.
+    pub fn push(&self, event: Event) {
+        let Err(full) = self.into.try_send(event) else {
+            return;
+        };
+        let (TrySendError::Full(event) | TrySendError::Disconnected(event)) = full;
+        let mut lost = self.lost.lock();
+        lost.events += 1;
+        let places = [event.place, event.from].into_iter().flatten();
+        let mut nodes: Vec<_> = places.map(|(parent, _)| parent).collect();
+        if nodes.is_empty() {
+            nodes.push(event.node);
+        }
+        for node in nodes {
+            if lost.scan.len() < REMEMBERED {
+                lost.scan.insert(node);
+            } else if !lost.scan.contains(&node) {
+                lost.everything = true;
+            }
+        }
+    }
+
+    /// Takes up to `most` events in the order in which they happened, waiting up to `wait` for the
+    /// first.
+    #[must_use]
+    pub fn drain(&self, most: usize, wait: Duration) -> Vec<Event> {
+        let mut events = Vec::new();
+        if let Ok(first) = self.out.recv_timeout(wait) {
+            events.push(first);
+            events.extend(self.out.try_iter().take(most.saturating_sub(1)));
+        }
+        events
+    }
+
+    /// Events waiting: the lag.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Takes note of what was lost; `None` if nothing was. To be asked after draining, so that
+    /// what a scan then finds is newer than every event taken before.
+    #[must_use]
+    pub fn overflow(&self) -> Option<Overflow> {
+        let lost = std::mem::take(&mut *self.lost.lock());
+        (lost.events > 0).then_some(lost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_fuse::EventKind;
+
+    fn node(n: u32) -> NodeHandle {
+        NodeHandle {
+            kind: 1,
+            bytes: n.to_le_bytes().to_vec(),
+        }
+    }
+
+    fn created(n: u32, parent: u32) -> Event {
+        Event {
+            kind: EventKind::Created,
+            node: node(n),
+            place: Some((node(parent), b"name".to_vec())),
+            from: None,
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_its_directory_remembered() {
+        let sink = ChangelogSink::new(2);
+        for n in 0..5 {
+            sink.push(created(n, 100 + n / 4));
+        }
+        assert_eq!(sink.waiting(), 2);
+        let drained = sink.drain(10, Duration::ZERO);
+        assert_eq!(drained, [created(0, 100), created(1, 100)]);
+        let lost = sink.overflow().expect("three events");
+        assert_eq!((lost.events, lost.everything), (3, false));
+        assert_eq!(lost.scan, HashSet::from([node(100), node(101)]));
+        assert_eq!(sink.overflow(), None);
+    }
+
+    #[test]
+    fn too_many_directories_mean_everything() {
+        let sink = ChangelogSink::new(1);
+        for n in 0..REMEMBERED as u32 + 2 {
+            sink.push(created(n, n));
+        }
+        let lost = sink.overflow().expect("most events");
+        assert!(lost.everything && lost.scan.len() == REMEMBERED);
+    }
+}

@@ -1,0 +1,348 @@
+//! The state directory: what an instance keeps outside the backing directory.
+//!
+//! ```text
+//! STATE/                0711  users pass through to the sockets, and see nothing else
+//!   instance.json       0600  format, instance and filesystem identity; written once
+//!   lock                0600  held (flock) while an instance lives; names it
+//!   catalog.sqlite      0600
+//!   seal.key            0600  32 random bytes: the MAC key of records in an unprivileged mount
+//!   ballast             0600  given up when the disk is full (P13)
+//!   audit.jsonl         0600
+//!   archive/            0700  the embedded tier, when none was named
+//!   run/                0755  control.sock, handles.sock
+//! ```
+//!
+//! Invariants: one process at a time has it open; a directory written by a newer version is
+//! refused before anything in it is touched.
+
+use crate::id::{FsUuid, InstanceId};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Version of the directory's layout.
+pub const FORMAT: u32 = 1;
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another process has it open.
+    #[error("{} is in use by {holder}; stop it with `cairn down`, or name another --state", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Host and pid as the holder wrote them.
+        holder: String,
+    },
+    /// Written by a newer Cairn.
+    #[error("{} has format {found}, newer than {FORMAT}, the newest this program knows; nothing was touched, run the newer cairn", path.display())]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// `instance.json` does not parse.
+    #[error("{} is damaged: {why}; restore it from a backup, or move the directory away and rebuild", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A system call failed.
+    #[error("{step} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What `instance.json` holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Identity {
+    schema: String,
+    format: u32,
+    instance: String,
+    fs: String,
+}
+
+/// An open state directory. Dropping it lets the next process in.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    /// Whose state it is.
+    pub instance: InstanceId,
+    /// The backing filesystem it belongs to.
+    pub fs: FsUuid,
+    // Held for its lock.
+    _lock: File,
+}
+
+fn io_at<'a>(step: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StateError + 'a {
+    move |source| StateError::Io {
+        step,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+impl StateDir {
+    /// Opens `path`, creating it if it is not there. `known_fs` is the identity that the backing's
+    /// mark carries, if it carries one: a new state directory takes it over.
+    ///
+    /// # Errors
+    /// [`StateError`]; on `Newer` and `InUse` nothing was written.
+    pub fn open(path: &Path, known_fs: Option<FsUuid>) -> Result<Self, StateError> {
+        if let Some(found) = read_identity(path)?
+            && found.format > FORMAT
+        {
+            return Err(StateError::Newer {
+                path: path.to_owned(),
+                found: found.format,
+            });
+        }
+        make_dir(path, 0o711)?;
+        let lock = take_lock(path)?;
+        make_dir(&path.join("run"), 0o755)?;
+        let identity = match read_identity(path)? {
+            Some(found) => found,
+            None => write_identity(path, known_fs.unwrap_or_else(FsUuid::random))?,
+        };
+        let damaged = |why: String| StateError::Damaged {
+            path: path.join("instance.json"),
+            why,
+        };
+        Ok(Self {
+            instance: identity
+                .instance
+                .parse()
+                .map_err(|e| damaged(format!("{e}")))?,
+            fs: identity.fs.parse().map_err(|e| damaged(format!("{e}")))?,
+            path: path.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// The catalog's file.
+    #[must_use]
+    pub fn catalog(&self) -> PathBuf {
+        self.path.join("catalog.sqlite")
+    }
+    /// The embedded tier's directory.
+    #[must_use]
+    pub fn archive(&self) -> PathBuf {
+        self.path.join("archive")
+    }
+    /// Where the sockets lie.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.path.join("run")
+    }
+    /// The audit log.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.path.join("audit.jsonl")
+    }
+
+    /// The key that seals records where `trusted.*` is not to be had; made at the first call and
+    /// durable when this returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`], or `Damaged` if the key has another length than 32 bytes.
+    pub fn seal_key(&self) -> Result<[u8; 32], StateError> {
+        let path = self.path.join("seal.key");
+        if !path.exists() {
+            let (a, b) = (FsUuid::random(), FsUuid::random());
+            let mut key = [0_u8; 32];
+            key[..16].copy_from_slice(&a.0);
+            key[16..].copy_from_slice(&b.0);
+            write_durably(&self.path, "seal.key", &key)?;
+        }
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|f| f.take(33).read_to_end(&mut bytes))
+            .map_err(io_at("reading", &path))?;
+        bytes.try_into().map_err(|_| StateError::Damaged {
+            path,
+            why: "the key must be 32 bytes".into(),
+        })
+    }
+
+    /// Keeps `len` bytes in reserve (P13), as far as the disk gives them.
+    ///
+    /// # Errors
+    /// [`StateError::Io`] for anything but a full disk.
+    pub fn take_ballast(&self, len: u64) -> Result<(), StateError> {
+        let path = self.path.join("ballast");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_at("opening", &path))?;
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            Err(
+                rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::OPNOTSUPP,
+            ) => Ok(()),
+            Err(e) => Err(io_at("allocating", &path)(e.into())),
+        }
+    }
+
+    /// Gives the reserve up, so that the catalog's log can still be written.
+    pub fn drop_ballast(&self) {
+        // A missing ballast is what we want.
+        let _ = fs::remove_file(self.path.join("ballast"));
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(io_at("creating", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(io_at("setting the mode of", path))
+}
+
+fn take_lock(dir: &Path) -> Result<File, StateError> {
+    let path = dir.join("lock");
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_at("opening", &path))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        // A holder that has not yet written its name is still a holder.
+        let _ = file.read_to_string(&mut holder);
+        let holder = if holder.is_empty() {
+            "another process".to_owned()
+        } else {
+            holder
+        };
+        return Err(StateError::InUse {
+            path: dir.to_owned(),
+            holder,
+        });
+    }
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let line = format!("host {host} pid {}", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(line.as_bytes()))
+        .map_err(io_at("writing", &path))?;
+    Ok(file)
+}
+
+fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {
+    let path = dir.join("instance.json");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_at("reading", &path)(e)),
+    };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|e| StateError::Damaged {
+            path,
+            why: e.to_string(),
+        })
+}
+
+fn write_identity(dir: &Path, fs: FsUuid) -> Result<Identity, StateError> {
+    let identity = Identity {
+        schema: "cairn.instance.v1".into(),
+        format: FORMAT,
+        instance: InstanceId::random().to_string(),
+        fs: fs.to_string(),
+    };
+    let path = dir.join("instance.json");
+    let text = serde_json::to_string_pretty(&identity).map_err(|e| StateError::Damaged {
+        path,
+        why: e.to_string(),
+    })?;
+    write_durably(dir, "instance.json", text.as_bytes())?;
+    Ok(identity)
+}
+
+/// Writes a whole file so that it is either absent or complete, also after power loss.
+fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+    let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
+    let mut file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)
+        .map_err(io_at("creating", &fresh))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(io_at("writing", &fresh))?;
+    fs::rename(&fresh, &path).map_err(io_at("renaming to", &path))?;
+    let handle = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        .map_err(|e| io_at("opening", dir)(e.into()))?;
+    rustix::fs::fsync(&handle).map_err(|e| io_at("syncing", dir)(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_opener_is_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path(), None).unwrap();
+        let Err(StateError::InUse { holder, .. }) = StateDir::open(dir.path(), None) else {
+            panic!("let in");
+        };
+        assert!(
+            holder.contains(&format!("pid {}", std::process::id())),
+            "{holder}"
+        );
+        let (instance, fs, key) = (first.instance, first.fs, first.seal_key().unwrap());
+        drop(first);
+        let again = StateDir::open(dir.path(), Some(FsUuid::random())).unwrap();
+        assert_eq!(
+            (again.instance, again.fs, again.seal_key().unwrap()),
+            (instance, fs, key)
+        );
+    }
+
+    #[test]
+    fn a_newer_directory_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"schema":"cairn.instance.v2","format":2,"instance":"?","fs":"?"}"#;
+        fs::write(dir.path().join("instance.json"), text).unwrap();
+        assert!(matches!(
+            StateDir::open(dir.path(), None),
+            Err(StateError::Newer { found: 2, .. })
+        ));
+        let names: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["instance.json"]);
+    }
+}

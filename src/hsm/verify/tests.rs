@@ -1,0 +1,87 @@
+//! Good, damaged and truncated copies.
+
+use super::*;
+use crate::hsm::rig::{Rig, noise};
+
+const BLOCKS: usize = 12;
+
+/// A large member alone in its aggregate.
+fn stored(rig: &Rig) -> (AggregateId, IndexEntry) {
+    rig.write("f", &noise(BLOCKS << 20, 1));
+    rig.archived("f");
+    let name = *rig.tier.names().last().unwrap();
+    let (_, index) = read_index(&rig.tier, name).unwrap();
+    let entry = index.entries.into_iter().find(is_data).unwrap();
+    (name, entry)
+}
+
+#[test]
+fn a_good_copy_is_good() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    let verdict = verify_member(&rig.tier, name, &entry, &|| false).unwrap();
+    assert!(verdict.is_good());
+    assert_eq!(verdict.bytes, (BLOCKS << 20) as u64);
+}
+
+#[test]
+fn flipped_bits_are_named_by_block() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    rig.tier.damage(name, |bytes| {
+        bytes[entry.data as usize + (2 << 20)] ^= 1;
+        bytes[entry.data as usize + (11 << 20) - 1] ^= 0x80;
+    });
+    let verdict = verify_member(&rig.tier, name, &entry, &|| false).unwrap();
+    assert_eq!(
+        verdict.bad.iter().map(|b| b.block).collect::<Vec<_>>(),
+        [2, 10]
+    );
+    let all = verify_aggregate(&rig.tier, name, &|| false).unwrap();
+    assert_eq!((all.members, all.bad), (1, vec![verdict]));
+}
+
+#[test]
+fn a_truncated_object_has_no_index_and_only_its_first_blocks() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    rig.tier.damage(name, |bytes| {
+        bytes.truncate(entry.data as usize + (9 << 20))
+    });
+    assert!(matches!(
+        read_index(&rig.tier, name),
+        Err(VerifyError::Index { .. })
+    ));
+    let verdict = verify_member(&rig.tier, name, &entry, &|| false).unwrap();
+    assert_eq!(
+        verdict
+            .bad
+            .iter()
+            .map(|b| (b.block, b.found))
+            .collect::<Vec<_>>(),
+        [(9, None), (10, None), (11, None)]
+    );
+}
+
+#[test]
+fn a_missing_object_says_nothing_about_blocks() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    rig.tier.delete(name).unwrap();
+    let gone = verify_member(&rig.tier, name, &entry, &|| false);
+    assert!(matches!(
+        gone,
+        Err(VerifyError::Tier(TierError::Missing { .. }))
+    ));
+}
+
+#[test]
+fn an_index_that_contradicts_itself_is_noticed() {
+    let rig = Rig::new();
+    let (name, mut entry) = stored(&rig);
+    if let Some(identity) = &mut entry.member.identity {
+        identity.crc = Some(Crc32c(1));
+    }
+    let verdict = verify_member(&rig.tier, name, &entry, &|| false).unwrap();
+    assert!(verdict.bad.is_empty() && verdict.content_differs && !verdict.is_good());
+}

@@ -1,0 +1,207 @@
+//! The seam between the doors and the engine: everything that a caller can ask of a running
+//! instance, in plain values.
+//!
+//! # The contract
+//! - Methods block and may be called from any thread, many at once; the server calls them from
+//!   threads of its own, a bounded number. None waits for a tier.
+//! - The engine decides what [`Peer`] may do: what the namespace's permissions let that user do,
+//!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
+//! - An acceptance is durable before it is answered (design, invariant 6).
+
+use super::wire::{Accepted, ErrorBody, Part};
+use super::wire::{
+    NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
+    Submitted, Verb, Walk, Why,
+};
+use crate::error::Failure;
+use crate::id::RequestId;
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+/// Who asks, as the kernel says (SO_PEERCRED, SO_PEERGROUPS).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective user id when the connection was made.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Process id; 0 if it is not visible from here (another PID namespace).
+    pub pid: u32,
+}
+
+impl Peer {
+    /// Whether it is root.
+    #[must_use]
+    pub const fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+    /// Whether it belongs to the group.
+    #[must_use]
+    pub fn in_group(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+}
+
+/// A file or directory that a caller named by handing over a descriptor.
+#[derive(Debug)]
+pub struct Subject {
+    /// An O_PATH descriptor of it, opened by the caller (a symbolic link itself, not its target).
+    pub fd: OwnedFd,
+    /// The path as the user typed it: for messages and views only.
+    pub given: Vec<u8>,
+}
+
+/// A refusal or failure, as the caller will see it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    /// What kind: decides HTTP status and exit code.
+    pub code: Failure,
+    /// One sentence with the object's name. No secrets; no paths the caller could not know.
+    pub message: String,
+    /// What the caller can do.
+    pub hint: Option<String>,
+}
+
+impl ControlError {
+    /// Without a hint.
+    pub fn new(code: Failure, message: impl fmt::Display) -> Self {
+        Self {
+            code,
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+    /// With a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl From<ControlError> for ErrorBody {
+    fn from(error: ControlError) -> Self {
+        Self {
+            code: error.code.as_str().to_owned(),
+            message: error.message,
+            hint: error.hint,
+        }
+    }
+}
+
+/// Takes the nodes of an answer one by one; `false`: the caller is gone, stop.
+pub type NodeSink<'a> = &'a mut dyn FnMut(NodeState) -> bool;
+
+/// Called with a request's number when something about it changed; must not block.
+pub type Wake = Box<dyn Fn(RequestId) + Send + Sync>;
+
+/// A running instance, as its doors see it.
+pub trait Control: Send + Sync {
+    /// Asks for work on the subjects; a directory stands for everything below it. See [`Part`]
+    /// for requests handed over in several calls: a later part names the request, must come from
+    /// the same user with the same verb, and a request whose last part does not come within a
+    /// minute is closed as if it had.
+    ///
+    /// # Errors
+    /// Refused as a whole: nothing was begun. A subject that cannot be done is no such error; it
+    /// becomes a problem of the request (or a skipped file of the plan).
+    fn submit(
+        &self,
+        verb: Verb,
+        subjects: Vec<Subject>,
+        options: &SubmitOptions,
+        part: Part,
+        peer: &Peer,
+    ) -> Result<Submitted, ControlError>;
+
+    /// The state of a subject, its children or its whole tree, handed to `sink` as it is found.
+    /// Needs what `stat` and `readdir` would need. What the peer may not enter is left out.
+    ///
+    /// # Errors
+    /// The subject is none of this mount's, or the peer may not see it.
+    fn state(
+        &self,
+        subject: Subject,
+        walk: Walk,
+        peer: &Peer,
+        sink: NodeSink<'_>,
+    ) -> Result<(), ControlError>;
+
+    /// Why a file is as it is.
+    ///
+    /// # Errors
+    /// As [`Control::state`].
+    fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError>;
+
+    /// Requests, newest first, at most `filter.limit`; paths and keys only of the peer's own.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    fn requests(
+        &self,
+        filter: &RequestFilter,
+        peer: &Peer,
+    ) -> Result<Vec<RequestView>, ControlError>;
+
+    /// One request. Called often while somebody waits: must be cheap.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`].
+    fn request(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError>;
+
+    /// Cancels what is not finished, effective at once; no effect on a request that is final.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`]; [`Failure::NotPermitted`] for another user's.
+    fn cancel(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError>;
+
+    /// Asks again for the files that failed or were cancelled, as a new request or the same one.
+    ///
+    /// # Errors
+    /// As [`Control::cancel`]; [`Failure::Busy`] while it is not final.
+    fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError>;
+
+    /// The state of the whole instance.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    fn status(&self, peer: &Peer) -> Result<Status, ControlError>;
+
+    /// Checks a policy: the text given (with the name it goes by), else the one in force.
+    ///
+    /// # Errors
+    /// Only if there is nothing to check; mistakes are in the report.
+    fn policy_check(
+        &self,
+        text: Option<(&str, &str)>,
+        peer: &Peer,
+    ) -> Result<PolicyReport, ControlError>;
+
+    /// Runs the rule of that name now, or all rules, as if their triggers had fired.
+    ///
+    /// # Errors
+    /// [`Failure::NotPermitted`] unless root or the instance's own user (a dry run too: it tells
+    /// of other users' files); [`Failure::NotFound`].
+    fn policy_run(
+        &self,
+        rule: Option<&str>,
+        dry_run: bool,
+        peer: &Peer,
+    ) -> Result<Vec<PolicyRun>, ControlError>;
+
+    /// Unmounts and begins to stop; the process ends soon after the answer. With `force` also
+    /// while the mount is in use.
+    ///
+    /// # Errors
+    /// [`Failure::Busy`], naming who holds it as far as is known; [`Failure::NotPermitted`].
+    fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError>;
+
+    /// Registers who wants to know that a request changed. Optional: without it waiting callers
+    /// learn of a change within a second.
+    fn on_change(&self, wake: Wake) {
+        drop(wake);
+    }
+}

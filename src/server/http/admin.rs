@@ -1,0 +1,53 @@
+//! Routes of the instance as a whole: status, policies, shutdown.
+
+use super::{Answer, Event, Shared, Who, parse, stream, tagged};
+use crate::server::wire::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery};
+use axum::extract::{ConnectInfo, State};
+use bytes::Bytes;
+
+pub(super) async fn status(State(api): Shared, ConnectInfo(who): Who) -> Answer {
+    Ok(tagged(
+        api.ask(move |control| control.status(&who.0)).await?,
+    ))
+}
+
+pub(super) async fn policy_check(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let PolicyCheckQuery { name, text } = parse(&body)?;
+    let report = api.ask(move |control| {
+        let name = name.as_deref().unwrap_or("policy");
+        control.policy_check(text.as_deref().map(|text| (name, text)), &who.0)
+    });
+    Ok(tagged(report.await?))
+}
+
+pub(super) async fn policy_run(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let PolicyRunQuery { rule, dry_run } = parse(&body)?;
+    let event = Event::new(&who.0, "policy-run");
+    let result = api
+        .ask(move |control| control.policy_run(rule.as_deref(), dry_run, &who.0))
+        .await;
+    if !dry_run {
+        api.note(event, &result);
+    }
+    let (mut lines, response) = stream::answer();
+    let runs = result?;
+    tokio::spawn(async move {
+        for run in runs {
+            if !lines.send(run).await {
+                return;
+            }
+        }
+        lines.end().await;
+    });
+    Ok(response)
+}
+
+pub(super) async fn shutdown(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let ShutdownQuery { force } = parse(&body)?;
+    let event = Event::new(&who.0, "shutdown");
+    let result = api
+        .ask(move |control| control.shutdown(force, &who.0))
+        .await;
+    api.note(event, &result);
+    Ok(tagged(result?))
+}

@@ -1,0 +1,77 @@
+//! Routes of files: their state, and why it is so.
+
+use super::{Answer, Refusal, Shared, Who, parse, stream, tagged};
+use crate::error::Failure;
+use crate::server::control::{Control, Peer, Subject};
+use crate::server::wire::{GivenPath, Problem, StateQuery, Walk, WhyQuery};
+use axum::extract::{ConnectInfo, State};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One line a node; a subject that cannot be shown gives a problem line and the others go on.
+pub(super) async fn state(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let StateQuery { subjects, walk } = parse(&body)?;
+    let subjects = api.subjects(&subjects, &who.0)?;
+    let place = Arc::clone(&api.walks)
+        .acquire_owned()
+        .await
+        .map_err(|_| Refusal::new(Failure::Internal, "the instance is stopping"))?;
+    let (mut lines, response) = stream::answer();
+    let control = Arc::clone(&api.control);
+    tokio::spawn(async move {
+        let walked = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let went = visit(&*control, subjects, walk, &who.0, &mut lines);
+            (lines, went)
+        })
+        .await;
+        match walked {
+            Ok((lines, true)) => lines.end().await,
+            Ok((_, false)) => {}
+            Err(error) => tracing::error!(%error, "a walk did not return"),
+        }
+    });
+    Ok(response)
+}
+
+/// `false`: the caller is gone.
+fn visit(
+    control: &dyn Control,
+    subjects: Vec<Subject>,
+    walk: Walk,
+    peer: &Peer,
+    lines: &mut stream::Lines,
+) -> bool {
+    for subject in subjects {
+        let path = GivenPath::new(&subject.given);
+        let mut listening = true;
+        let seen = control.state(subject, walk, peer, &mut |node| {
+            listening = listening && lines.send_blocking(node);
+            listening
+        });
+        if let (true, Err(error)) = (listening, seen) {
+            let code = error.code.as_str().to_owned();
+            let problem = Problem {
+                path: Some(path),
+                code,
+                message: error.message,
+            };
+            listening = lines.send_blocking(problem);
+        }
+        if !listening {
+            return false;
+        }
+    }
+    true
+}
+
+pub(super) async fn why(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let WhyQuery { subject } = parse(&body)?;
+    let subject = api
+        .subjects(&[subject], &who.0)?
+        .pop()
+        .ok_or_else(|| Refusal::new(Failure::Internal, "a subject was lost"))?;
+    Ok(tagged(
+        api.ask(move |control| control.why(subject, &who.0)).await?,
+    ))
+}

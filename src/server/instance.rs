@@ -1,0 +1,289 @@
+//! A running instance as its doors see it: [`Control`] over the engine and the mount.
+//!
+//! Who may do what is decided here and in the engine, by the peer's credentials alone (P15):
+//! a subject is mapped from its descriptor to a node, never by its path.
+
+mod nodes;
+mod status;
+mod views;
+
+use super::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use super::wire::{
+    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
+    RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
+};
+use crate::catalog::{self, Origin};
+use crate::error::Failure;
+use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
+use crate::hsm::engine::{Engine, EngineError, RunAsk};
+use crate::id::{NodeHandle, RequestId};
+use cairn_fuse::{Mirror, MirrorError};
+use crossbeam_channel::Sender;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// See the module.
+pub struct Instance {
+    engine: Arc<Engine>,
+    mirror: Arc<Mirror>,
+    mount: PathBuf,
+    backing: PathBuf,
+    name: String,
+    /// Told once, when somebody asked for the end: with force or without.
+    end: Sender<bool>,
+}
+
+impl Instance {
+    /// Over a running engine and its mount. `end` is told when the instance is to stop.
+    #[must_use]
+    pub fn new(
+        engine: Arc<Engine>,
+        mirror: Arc<Mirror>,
+        backing: PathBuf,
+        name: String,
+        end: Sender<bool>,
+    ) -> Self {
+        let mount = mirror.mountpoint().to_owned();
+        Self { engine, mirror, mount, backing, name, end }
+    }
+
+    /// The node a subject stands for: by the mount's own table, or, for who can reach it, the
+    /// backing's.
+    fn node(&self, subject: &Subject, peer: &Peer) -> Result<NodeHandle, ControlError> {
+        if let Some(node) = self.mirror.node_of(subject.fd.as_fd()) {
+            return Ok(node);
+        }
+        let backing = self.engine.backing();
+        let same = |fd| backing.stat(fd).map(|s| s.dev);
+        let (theirs, ours) = (same(subject.fd.as_fd()), same(backing.root()));
+        if peer.is_root()
+            && let (Ok(theirs), Ok(ours)) = (theirs, ours)
+            && theirs == ours
+            && backing.path_of(subject.fd.as_fd()).is_ok()
+        {
+            return backing
+                .handle_of(subject.fd.as_fd())
+                .map_err(|why| ControlError::new(Failure::Internal, why));
+        }
+        let given = String::from_utf8_lossy(&subject.given).into_owned();
+        Err(ControlError::new(Failure::NotFound, format!("{given} is not on {}", self.mount.display()))
+            .hint("name files by their path below the mount"))
+    }
+
+    fn ask(
+        &self,
+        verb: Verb,
+        subjects: &[Subject],
+        options: &SubmitOptions,
+        part: Part,
+        peer: &Peer,
+    ) -> Result<Ask, ControlError> {
+        let named = subjects.iter().map(|s| {
+            Ok(Named { node: self.node(s, peer)?, given: s.given.clone() })
+        });
+        Ok(Ask {
+            verb: views::verb_in(verb),
+            asker: asker(peer),
+            origin: Origin::User,
+            subjects: named.collect::<Result<_, ControlError>>()?,
+            key: options.key.clone(),
+            tier: options.tier.clone(),
+            pin_for: options.pin_for_s.map(Duration::from_secs),
+            flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
+            into: part.into.map(RequestId),
+            last: part.last,
+        })
+    }
+
+    fn own(&self, id: RequestId, peer: &Peer) -> Result<(), ControlError> {
+        let row = self.engine.request(id, 0)?.row;
+        if row.uid == peer.uid || self.rules(peer) {
+            return Ok(());
+        }
+        Err(ControlError::new(Failure::NotPermitted, format!("request {id} is another user's")))
+    }
+
+    /// Root, or who runs the instance.
+    fn rules(&self, peer: &Peer) -> bool {
+        peer.is_root() || peer.uid == rustix::process::geteuid().as_raw()
+    }
+}
+
+fn asker(peer: &Peer) -> Asker {
+    Asker { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() }
+}
+
+impl From<EngineError> for ControlError {
+    fn from(why: EngineError) -> Self {
+        let code = why.code();
+        match why {
+            EngineError::Refused { code, message, hint } => Self { code, message, hint },
+            other => Self::new(code, other),
+        }
+    }
+}
+
+fn plan(verb: Verb, forecast: Forecast) -> Plan {
+    let fits = forecast.room.is_none_or(|room| forecast.bytes <= room);
+    Plan {
+        verb,
+        files: forecast.files,
+        bytes: forecast.bytes,
+        eta_s: forecast.eta_s,
+        fits,
+        room: forecast.room,
+        skipped: forecast.skipped.into_iter().map(views::skipped).collect(),
+        skipped_files: forecast.skipped_files,
+    }
+}
+
+impl Control for Instance {
+    fn submit(
+        &self,
+        verb: Verb,
+        subjects: Vec<Subject>,
+        options: &SubmitOptions,
+        part: Part,
+        peer: &Peer,
+    ) -> Result<Submitted, ControlError> {
+        let ask = self.ask(verb, &subjects, options, part, peer)?;
+        if options.dry_run {
+            return Ok(Submitted::Plan(plan(verb, self.engine.forecast(&ask)?)));
+        }
+        let done = self.engine.submit(ask)?;
+        Ok(Submitted::Accepted(Accepted { request: done.id.0, known: done.existing }))
+    }
+
+    fn state(
+        &self,
+        subject: Subject,
+        walk: Walk,
+        peer: &Peer,
+        sink: NodeSink<'_>,
+    ) -> Result<(), ControlError> {
+        let node = self.node(&subject, peer)?;
+        nodes::walk(&self.engine, &node, &subject.given, walk, &asker(peer), sink)
+    }
+
+    fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError> {
+        let node = self.node(&subject, peer)?;
+        nodes::why(&self.engine, &node, &subject.given)
+    }
+
+    fn requests(&self, filter: &RequestFilter, peer: &Peer) -> Result<Vec<RequestView>, ControlError> {
+        let rows = self.engine.requests(
+            catalog::RequestFilter {
+                uid: (!filter.all).then_some(peer.uid),
+                active: !filter.all && !filter.failed,
+                failed: filter.failed,
+                before: filter.before.map(RequestId),
+            },
+            filter.limit,
+        )?;
+        rows.into_iter()
+            .map(|row| {
+                let report = self.engine.request(row.id, 0)?;
+                Ok(views::request(&report, self.rules(peer) || peer.uid == row.uid, &self.mount))
+            })
+            .collect()
+    }
+
+    fn request(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
+        let report = self.engine.request(id, RequestView::MAX_PROBLEMS)?;
+        let own = self.rules(peer) || report.row.uid == peer.uid;
+        Ok(views::request(&report, own, &self.mount))
+    }
+
+    fn cancel(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
+        self.own(id, peer)?;
+        self.engine.cancel(id)?;
+        self.request(id, peer)
+    }
+
+    fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError> {
+        self.own(id, peer)?;
+        self.engine.retry(id)?;
+        Ok(Accepted { request: id.0, known: true })
+    }
+
+    fn status(&self, _peer: &Peer) -> Result<Status, ControlError> {
+        status::status(self)
+    }
+
+    fn policy_check(&self, text: Option<(&str, &str)>, _peer: &Peer) -> Result<PolicyReport, ControlError> {
+        let (source, text) = match text {
+            Some((source, text)) => (source.to_owned(), text.to_owned()),
+            None => {
+                let (source, text, _) = self.engine.policy();
+                (source, text)
+            }
+        };
+        Ok(check_policy(&source, &text))
+    }
+
+    fn policy_run(
+        &self,
+        rule: Option<&str>,
+        dry_run: bool,
+        peer: &Peer,
+    ) -> Result<Vec<PolicyRun>, ControlError> {
+        if !self.rules(peer) {
+            return Err(ControlError::new(Failure::NotPermitted, "only root may run policies"));
+        }
+        // People name rules as they are shown, too: verb/name.
+        let rule = rule.map(|r| r.rsplit('/').next().unwrap_or(r).to_owned());
+        let runs = self.engine.run_policy(&RunAsk::Now(rule), dry_run)?;
+        Ok(runs.into_iter().map(views::policy_run).collect())
+    }
+
+    fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
+        if !self.rules(peer) {
+            return Err(ControlError::new(Failure::NotPermitted, "only root may stop this instance"));
+        }
+        match self.mirror.unmount(force) {
+            Ok(()) => {}
+            Err(why @ MirrorError::Busy { .. }) => {
+                let mut refused = ControlError::new(Failure::Busy, why);
+                let holders = crate::server::holders::of(&self.mount);
+                if !holders.is_empty() {
+                    refused.message = format!("{}: {}", refused.message, holders.join(", "));
+                }
+                return Err(refused.hint("`cairn down --force` unmounts all the same"));
+            }
+            Err(why) => return Err(ControlError::new(Failure::Internal, why)),
+        }
+        // The main thread waits for the mount to go, and for this.
+        let _ = self.end.try_send(force);
+        Ok(Stopped { mount: self.mount.display().to_string(), pid: std::process::id() })
+    }
+
+    fn on_change(&self, wake: Wake) {
+        self.engine.on_change(wake);
+    }
+}
+
+/// Reads a policy and says what is in it.
+fn check_policy(source: &str, text: &str) -> PolicyReport {
+    let mut report = PolicyReport { source: source.to_owned(), rules: Vec::new(), problems: Vec::new() };
+    match cairn_policies::Policy::parse(source, text) {
+        Ok(policy) => {
+            let rule = |r: &cairn_policies::Rule| PolicyRule { name: r.to_string(), says: r.trigger.to_string() };
+            report.rules = policy.rules.iter().map(rule).collect();
+            let warning = |w: cairn_policies::Warning| problem(&w.source_name, w.line, 1, w.text, None);
+            report.problems = policy.warnings().into_iter().map(warning).collect();
+        }
+        Err(why) => {
+            let name = why.source_name;
+            let one = |p: cairn_policies::Problem| problem(&name, p.line, p.column, p.message, p.hint);
+            report.problems = why.problems.into_iter().map(one).collect();
+        }
+    }
+    report
+}
+
+fn problem(file: &str, line: usize, column: usize, message: String, hint: Option<String>) -> PolicyProblem {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    PolicyProblem { file: file.to_owned(), line: number(line), column: number(column), message, hint }
+}

@@ -1,0 +1,164 @@
+//! The state of files for `cairn state`, `ls` and `why`: seen on the asker's behalf.
+
+use super::views::{verb_out, when};
+use crate::catalog::ActionState;
+use crate::error::Failure;
+use crate::hsm::backing::NodeKind;
+use crate::hsm::engine::ask::Asker;
+use crate::hsm::engine::{Engine, FileReport};
+use crate::id::NodeHandle;
+use crate::server::control::{ControlError, NodeSink};
+use crate::server::wire::{
+    CopyView, GivenPath, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why,
+};
+use rustix::fs::Access;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Hands the state of a node, its children or its tree to `sink`.
+pub(super) fn walk(
+    engine: &Engine,
+    node: &NodeHandle,
+    given: &[u8],
+    walk: Walk,
+    asker: &Asker,
+    sink: NodeSink<'_>,
+) -> Result<(), ControlError> {
+    let fd = engine.open(node)?;
+    let top = GivenPath::new(given);
+    let report = engine.report(fd.as_fd())?;
+    let directory = report.stat.kind == NodeKind::Directory;
+    if walk != Walk::Children || !directory {
+        let going_on = sink(state(engine, &fd, &report, top.clone()));
+        if !going_on || walk == Walk::Itself || !directory {
+            return Ok(());
+        }
+    }
+    let mut stack = vec![(fd, top)];
+    while let Some((dir, path)) = stack.pop() {
+        if !may(asker, &dir, Access::READ_OK | Access::EXEC_OK) {
+            continue;
+        }
+        let mut below = Vec::new();
+        for (name, child) in engine.entries(dir.as_fd())? {
+            let report = engine.report(child.as_fd())?;
+            let at = path.join(&name);
+            if !sink(state(engine, &child, &report, at.clone())) {
+                return Ok(());
+            }
+            if walk == Walk::Tree && report.stat.kind == NodeKind::Directory {
+                below.push((child, at));
+            }
+        }
+        stack.extend(below.into_iter().rev());
+    }
+    Ok(())
+}
+
+fn may(asker: &Asker, fd: &OwnedFd, access: Access) -> bool {
+    asker.uid == 0 || cairn_fuse::may_access(fd.as_fd(), (asker.uid, asker.gid, &asker.groups), access)
+}
+
+fn flags(report: &FileReport) -> Vec<StateFlag> {
+    let node = report.node.as_ref();
+    let states = [
+        (StateFlag::Exists, report.was_archived()),
+        (StateFlag::Archived, report.was_archived() && !report.is_dirty()),
+        (StateFlag::Dirty, report.was_archived() && report.is_dirty()),
+        (StateFlag::Released, report.is_released()),
+        (StateFlag::NoArchive, node.is_some_and(|n| n.noarchive)),
+        (StateFlag::NoRelease, node.is_some_and(|n| n.norelease)),
+        (StateFlag::Lost, report.is_lost()),
+    ];
+    states.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag).collect()
+}
+
+fn state(engine: &Engine, fd: &OwnedFd, report: &FileReport, path: GivenPath) -> NodeState {
+    let stat = &report.stat;
+    let copy = |c: &crate::catalog::Copy| CopyView {
+        tier: engine
+            .tiers()
+            .iter()
+            .find(|t| t.id == c.tier)
+            .map_or_else(|| c.tier.to_string(), |t| t.name.clone()),
+        aggregate: c.aggregate.to_string(),
+        version: c.version.0,
+    };
+    let target = match stat.kind {
+        NodeKind::Symlink => rustix::fs::readlinkat(fd, "", Vec::new())
+            .ok()
+            .map(|t| t.to_string_lossy().into_owned()),
+        _ => None,
+    };
+    NodeState {
+        path,
+        kind: match stat.kind {
+            NodeKind::Regular => NodeType::File,
+            NodeKind::Directory => NodeType::Directory,
+            NodeKind::Symlink => NodeType::Symlink,
+            NodeKind::Fifo | NodeKind::Socket | NodeKind::CharDevice | NodeKind::BlockDevice => {
+                NodeType::Special
+            }
+        },
+        mode: stat.mode,
+        nlink: stat.nlink,
+        uid: stat.uid,
+        gid: stat.gid,
+        size: stat.size,
+        on_disk: stat.blocks.saturating_mul(512),
+        mtime_s: stat.mtime.sec,
+        mtime_ns: stat.mtime.nsec,
+        target,
+        flags: flags(report),
+        version: report.record.as_ref().map_or(0, |r| r.version.0),
+        copies: report.copies.iter().map(copy).collect(),
+        pins: report
+            .pins
+            .iter()
+            .map(|p| PinView { holder: p.holder.clone(), until: when(p.expires) })
+            .collect(),
+        request: report.open.first().map(|a| a.request.0),
+    }
+}
+
+/// What a file waits for, and which rule holds it where it is.
+pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Why, ControlError> {
+    let fd = engine.open(node)?;
+    let report = engine.report(fd.as_fd())?;
+    let mut because = Vec::new();
+    if let Some(node) = &report.node {
+        because.extend(node.note.clone());
+        if report.stat.kind == NodeKind::Regular {
+            because.extend(engine.explain(node)?.lines().map(str::to_owned));
+        }
+    } else {
+        because.push("not yet known to policy: the background scan has not come to it".into());
+    }
+    let waiting = report.open.iter().map(|action| Waiting {
+        verb: verb_out(action.verb),
+        on: match (action.state, &action.failure) {
+            (ActionState::Running, _) => "it is being worked on".into(),
+            (_, Some(failure)) => failure.text.clone(),
+            _ => "its turn".into(),
+        },
+        since: when(action.started.or(action.not_before).unwrap_or_else(crate::hsm::engine::now)),
+        eta_s: None,
+        request: Some(action.request.0),
+    });
+    let mut waiting: Vec<Waiting> = waiting.collect();
+    if engine.recaller().is_some_and(|r| r.is_running(node)) && waiting.is_empty() {
+        waiting.push(Waiting {
+            verb: crate::server::wire::Verb::Stage,
+            on: "its data are coming back for a reader".into(),
+            since: when(crate::hsm::engine::now()),
+            eta_s: None,
+            request: None,
+        });
+    }
+    Ok(Why { path: GivenPath::new(given), flags: flags(&report), waiting, because })
+}
+
+impl From<crate::hsm::backing::BackingError> for ControlError {
+    fn from(why: crate::hsm::backing::BackingError) -> Self {
+        Self::new(Failure::Internal, why)
+    }
+}

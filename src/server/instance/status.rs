@@ -1,0 +1,168 @@
+//! `cairn status`: the whole instance in one value.
+
+use super::Instance;
+use super::views::when;
+use crate::catalog::{Class, FileState, Snapshot};
+use crate::hsm::engine::{Engine, now};
+use crate::server::control::ControlError;
+use crate::server::wire::{
+    Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
+    ScanStatus, Status, TierHealth, TierStatus, Warning, When,
+};
+use crate::tier::ErrorKind;
+use std::collections::BTreeMap;
+
+pub(super) fn status(instance: &Instance) -> Result<Status, ControlError> {
+    let engine = &instance.engine;
+    let (snapshot, counts, (free, total)) = (engine.snapshot()?, engine.counts(), engine.room()?);
+    let tiers = tiers(engine);
+    let warnings = warnings(engine, &snapshot, &tiers, instance);
+    let age = |t: crate::id::Timestamp| u64::try_from(now().sec - t.sec).unwrap_or(0);
+    let waiting = snapshot.backlog.iter().filter(|b| matches!(b.class, Class::Read | Class::Stage));
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        instance: instance.name.clone(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        since: when(engine.since()),
+        now: When::now(),
+        mount: instance.mount.display().to_string(),
+        backing: Some(instance.backing.display().to_string()),
+        mirror: mirror(instance, free, total),
+        files: files(&snapshot),
+        recalls: RecallStatus {
+            waiting: counts.recalls,
+            oldest_s: waiting.filter_map(|b| b.oldest).map(age).max(),
+        },
+        backlog: snapshot.backlog.iter().map(backlog).collect(),
+        failures: snapshot
+            .failures
+            .iter()
+            .map(|f| FailureCount { code: f.code.clone(), count: f.count, last: when(f.last_at) })
+            .collect(),
+        tiers,
+        changelog: ChangelogStatus {
+            lag: counts.changelog_lag,
+            lag_s: None,
+            overflows: snapshot.changelog.overflows,
+            rescans: snapshot.rescans,
+        },
+        copies: CopiesStatus {
+            fewer_than_asked: snapshot.under_copied,
+            lost: snapshot.usage.iter().filter(|u| u.state == FileState::Lost).map(|u| u.files).sum(),
+            conflict: snapshot.failures.iter().filter(|f| f.code == "conflict").map(|f| f.count).sum(),
+        },
+        scan: ScanStatus {
+            running: snapshot.scan.running,
+            files: snapshot.scan.seen,
+            finished: snapshot.scan.finished_at.map(when),
+        },
+        warnings,
+    })
+}
+
+fn mirror(instance: &Instance, free: u64, total: u64) -> Mirror {
+    let engine = &instance.engine;
+    let facts = instance.mirror.facts();
+    let can = engine.backing().capabilities();
+    let capabilities = BTreeMap::from([
+        ("archive".to_owned(), can.archive().is_ok()),
+        ("release".to_owned(), can.release().is_ok()),
+        ("open-by-handle".to_owned(), facts.handles.is_ok()),
+        ("own-mount-namespace".to_owned(), facts.own_namespace),
+    ]);
+    Mirror {
+        filesystem: can.filesystem.name().into(),
+        passthrough: facts.passthrough.is_ok(),
+        release: engine.release_allowed().is_ok(),
+        capabilities,
+        free,
+        total,
+    }
+}
+
+fn files(snapshot: &Snapshot) -> FileCounts {
+    let mut counts = FileCounts::default();
+    for usage in &snapshot.usage {
+        counts.files += usage.files;
+        counts.bytes += usage.bytes;
+        match usage.state {
+            FileState::Archived => counts.archived += usage.files,
+            FileState::Dirty => counts.dirty += usage.files,
+            FileState::Released => {
+                counts.archived += usage.files;
+                counts.released += usage.files;
+                counts.released_bytes += usage.bytes;
+            }
+            FileState::None | FileState::Lost => {}
+        }
+    }
+    counts
+}
+
+fn backlog(of: &crate::catalog::Backlog) -> (String, Backlog) {
+    let name = match of.class {
+        Class::Read => "read",
+        Class::Stage => "stage",
+        Class::Archive => "archive",
+        Class::Release => "release",
+        Class::PolicyArchive => "policy-archive",
+        Class::Verify => "verify",
+    };
+    let files = of.queued.files + of.waiting.files + of.running.files;
+    let bytes = of.queued.bytes + of.waiting.bytes + of.running.bytes;
+    (name.to_owned(), Backlog { files, bytes })
+}
+
+fn tiers(engine: &Engine) -> Vec<TierStatus> {
+    let one = |facts: crate::hsm::engine::TierFacts<'_>| {
+        let (state, message) = match &facts.space {
+            Ok(_) => (TierHealth::Ok, None),
+            Err((ErrorKind::Full, why)) => (TierHealth::Full, Some(why.clone())),
+            Err((_, why)) => (TierHealth::Unavailable, Some(why.clone())),
+        };
+        let space = facts.space.unwrap_or_default();
+        TierStatus {
+            name: facts.slot.name.clone(),
+            url: facts.slot.url.clone(),
+            state,
+            free: space.free,
+            total: space.total,
+            message,
+        }
+    };
+    engine.tier_facts().into_iter().map(one).collect()
+}
+
+fn warnings(engine: &Engine, snapshot: &Snapshot, tiers: &[TierStatus], instance: &Instance) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let mut warn = |code: &str, level, message: String| {
+        found.push(Warning { code: code.into(), level, message });
+    };
+    for slot in engine.tiers().iter().filter(|t| t.same_fs) {
+        warn("same-filesystem", Level::Warning, format!("tier {} lies on the backing's filesystem: it frees no space, protects nothing", slot.name));
+    }
+    if engine.settings().unsafe_open_backing {
+        warn("unsafe-open-backing", Level::Warning, "users may enter the backing directory, where released files read as zeros".into());
+    }
+    if let Err(why) = engine.release_allowed() {
+        warn("no-release", Level::Warning, format!("releases are disabled: {why}"));
+    }
+    if let Err(why) = &instance.mirror.facts().passthrough {
+        warn("no-passthrough", Level::Ok, format!("reads and writes go through the server: {why}"));
+    }
+    for lack in &engine.backing().capabilities().lacking {
+        warn("backing-lacks", Level::Ok, lack.to_string());
+    }
+    for tier in tiers.iter().filter(|t| t.state != TierHealth::Ok) {
+        let level = if tier.state == TierHealth::Full { Level::Warning } else { Level::Critical };
+        warn("tier", level, format!("tier {} is {}", tier.name, tier.state.as_str()));
+    }
+    if snapshot.usage.iter().any(|u| u.state == FileState::Lost && u.files > 0) {
+        warn("lost", Level::Critical, "files are lost: no good copy and no data".into());
+    }
+    if snapshot.write_errors > 0 {
+        warn("catalog", Level::Critical, format!("{} writes to the catalog failed", snapshot.write_errors));
+    }
+    found
+}

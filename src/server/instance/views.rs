@@ -1,0 +1,143 @@
+//! From the engine's values to the wire's.
+
+use crate::catalog;
+use crate::hsm::engine::{RequestReport, RuleRun};
+use crate::id::Timestamp;
+use crate::server::wire::{
+    Flag, GivenPath, Plan, PolicyRun, Problem, RequestState, RequestView, Verb, When,
+};
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+pub(super) fn verb_in(verb: Verb) -> catalog::Verb {
+    match verb {
+        Verb::Archive => catalog::Verb::Archive,
+        Verb::Release => catalog::Verb::Release,
+        Verb::Stage => catalog::Verb::Stage,
+        Verb::Verify => catalog::Verb::Verify,
+        Verb::Pin => catalog::Verb::Pin,
+        Verb::Unpin => catalog::Verb::Unpin,
+        Verb::Set => catalog::Verb::Set,
+        Verb::Clear => catalog::Verb::Clear,
+    }
+}
+
+/// The wire's verb; those that no door offers show as what they do to tiers.
+pub(super) fn verb_out(verb: catalog::Verb) -> Verb {
+    match verb {
+        catalog::Verb::Archive | catalog::Verb::Repack => Verb::Archive,
+        catalog::Verb::Release | catalog::Verb::Remove => Verb::Release,
+        catalog::Verb::Stage => Verb::Stage,
+        catalog::Verb::Verify => Verb::Verify,
+        catalog::Verb::Pin => Verb::Pin,
+        catalog::Verb::Unpin => Verb::Unpin,
+        catalog::Verb::Set => Verb::Set,
+        catalog::Verb::Clear => Verb::Clear,
+    }
+}
+
+pub(super) fn flag_in(flag: Flag) -> catalog::Flag {
+    match flag {
+        Flag::NoArchive => catalog::Flag::NoArchive,
+        Flag::NoRelease => catalog::Flag::NoRelease,
+    }
+}
+
+pub(super) fn when(t: Timestamp) -> When {
+    let since = Duration::new(u64::try_from(t.sec).unwrap_or(0), t.nsec.min(999_999_999));
+    When(UNIX_EPOCH + since)
+}
+
+/// What was left out of a plan, and why.
+pub(super) fn skipped((path, why): (Vec<u8>, String)) -> Problem {
+    Problem {
+        path: (!path.is_empty()).then(|| GivenPath::new(&path)),
+        code: "skipped".into(),
+        message: why,
+    }
+}
+
+/// `own`: paths, keys and reasons are the asker's to see.
+pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> RequestView {
+    let (row, counts) = (&report.row, report.row.counts);
+    let all = [
+        counts.queued,
+        counts.running,
+        counts.waiting,
+        counts.done,
+        counts.failed,
+        counts.cancelled,
+    ];
+    let problems = report.failed.iter().map(|(action, path)| {
+        let (code, message) = action
+            .failure
+            .as_ref()
+            .map_or(("internal".into(), String::new()), |f| (f.code.clone(), f.text.clone()));
+        let path = path.as_ref().map(|p| {
+            let mount = std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str());
+            GivenPath::new(mount).join(p)
+        });
+        Problem { path, code, message }
+    });
+    RequestView {
+        request: row.id.0,
+        verb: verb_out(row.verb),
+        state: match row.state {
+            catalog::RequestState::Queued => RequestState::Queued,
+            // Ended actions of an open request do not end it: more may be added.
+            _ if row.finished.is_none() && row.state != catalog::RequestState::Cancelled => {
+                RequestState::Running
+            }
+            catalog::RequestState::Running => RequestState::Running,
+            catalog::RequestState::Done => RequestState::Done,
+            catalog::RequestState::Failed => RequestState::Failed,
+            catalog::RequestState::Cancelled => RequestState::Cancelled,
+        },
+        uid: row.uid,
+        key: row.key.clone().filter(|_| own),
+        created: when(row.created),
+        finished: row.finished.map(when),
+        files: all.iter().map(|c| c.files).sum(),
+        files_done: counts.done.files,
+        files_failed: counts.failed.files,
+        bytes: all.iter().map(|c| c.bytes).sum(),
+        bytes_done: counts.done.bytes,
+        eta_s: eta(row),
+        waiting: report.waiting.clone().filter(|_| own),
+        paths: Vec::new(),
+        problems: if own { problems.collect() } else { Vec::new() },
+    }
+}
+
+/// By the rate so far; nothing can be said before something was done.
+fn eta(row: &catalog::Request) -> Option<u64> {
+    let started = row.started?;
+    let counts = row.counts;
+    let left = counts.queued.bytes + counts.running.bytes + counts.waiting.bytes;
+    let spent = crate::hsm::engine::now().sec.saturating_sub(started.sec).max(1);
+    if row.finished.is_some() || counts.done.bytes == 0 {
+        return None;
+    }
+    let rate = counts.done.bytes / u64::try_from(spent).ok()?;
+    left.checked_div(rate)
+}
+
+pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
+    let verb = if run.rule.starts_with("release") { Verb::Release } else { Verb::Archive };
+    let forecast = run.forecast;
+    PolicyRun {
+        rule: run.rule,
+        because: run.because,
+        plan: Some(Plan {
+            verb,
+            files: forecast.files,
+            bytes: forecast.bytes,
+            eta_s: None,
+            fits: true,
+            room: None,
+            skipped: forecast.skipped.into_iter().map(skipped).collect(),
+            skipped_files: forecast.skipped_files,
+        }),
+        request: run.request.map(|r| r.0),
+    }
+}

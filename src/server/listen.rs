@@ -1,0 +1,187 @@
+//! The sockets themselves: a directory for them, stale ones removed, modes, and accepting with
+//! the peer's identity and a bound for each user.
+
+use super::control::Peer;
+use super::crowd::{Crowd, Place};
+use super::{ServerError, peer, socket};
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+
+/// Connections waiting to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Makes the sockets' directory and clears what a dead instance left there.
+pub(super) fn prepare(dir: &Path) -> Result<(), ServerError> {
+    let failed = |source| ServerError::Directory {
+        path: dir.to_owned(),
+        source,
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(dir)
+        .map_err(failed)?;
+    for name in [socket::CONTROL, socket::HANDLES] {
+        clear(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Removes a socket nobody listens on.
+fn clear(path: &Path) -> Result<(), ServerError> {
+    let failed = |source| ServerError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    if path.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let way = socket::Reachable::new(path).map_err(failed)?;
+    match std::os::unix::net::UnixStream::connect(way.path()) {
+        // A listener of another socket type refuses the type, not the connection.
+        Ok(_) => Err(ServerError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => Err(ServerError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(_) => std::fs::remove_file(path).map_err(failed),
+    }
+}
+
+fn open_to_all(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+/// Binds the socket that takes descriptors; non-blocking.
+pub(super) fn bind_packets(path: &Path) -> Result<OwnedFd, ServerError> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let bind = || -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let made =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let way = socket::Reachable::new(path)?;
+        rustix::net::bind(&made, &SocketAddrUnix::new(way.path())?)?;
+        rustix::net::listen(&made, BACKLOG)?;
+        open_to_all(path)?;
+        Ok(made)
+    };
+    bind().map_err(|source| ServerError::Bind {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The HTTP socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    inner: UnixListener,
+    crowd: Crowd,
+}
+
+impl Listener {
+    /// Binds; to be called inside a runtime.
+    pub(super) fn bind(path: &Path, crowd: Crowd) -> Result<Self, ServerError> {
+        let bind = || -> io::Result<UnixListener> {
+            let inner = UnixListener::bind(socket::Reachable::new(path)?.path())?;
+            open_to_all(path)?;
+            Ok(inner)
+        };
+        let inner = bind().map_err(|source| ServerError::Bind {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self { inner, crowd })
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Connection, ()) {
+        loop {
+            let stream = match self.inner.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match peer::of(stream.as_fd()) {
+                Ok(peer) => match self.crowd.enter(peer.uid) {
+                    Some(place) => {
+                        return (
+                            Connection {
+                                stream,
+                                peer,
+                                _place: place,
+                            },
+                            (),
+                        );
+                    }
+                    None => tracing::warn!(uid = peer.uid, "too many control connections"),
+                },
+                Err(error) => tracing::warn!(%error, "a control connection without identity"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One accepted connection and who made it.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    _place: Place,
+}
+
+/// The caller of one HTTP request.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) Peer);
+
+impl Connected<IncomingStream<'_, Listener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        Self(stream.io().peer.clone())
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,116 @@
+//! The values that cross the control API, shared by server, client and the engine behind
+//! [`super::control::Control`]: plain data, each serialised as one JSON object.
+//!
+//! What travels alone (an answer, a line of a stream, a line of `--json`) is wrapped in
+//! [`Tagged`], which adds its `schema` field. A change that an old reader would misunderstand
+//! makes a new schema name; added fields do not.
+
+mod path;
+mod policy;
+mod query;
+mod request;
+mod state;
+mod status;
+mod when;
+
+pub use path::GivenPath;
+pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
+pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
+pub use request::{
+    Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
+    SubjectRef, Submission, SubmitOptions, Submitted, Verb,
+};
+pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why};
+pub use status::{
+    Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
+    ScanStatus, Status, TierHealth, TierStatus, Warning,
+};
+pub use when::When;
+
+use serde::{Deserialize, Serialize};
+
+/// A value with a name and version of its own on the wire.
+pub trait Schema {
+    /// `cairn.NAME.vN`; never reused for another meaning.
+    const SCHEMA: &'static str;
+}
+
+/// A value with its `schema` field in front.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tagged<T> {
+    /// [`Schema::SCHEMA`] of `T`.
+    pub schema: String,
+    /// The value; its fields stand beside `schema`.
+    #[serde(flatten)]
+    pub body: T,
+}
+
+impl<T: Schema> From<T> for Tagged<T> {
+    fn from(body: T) -> Self {
+        Self {
+            schema: T::SCHEMA.to_owned(),
+            body,
+        }
+    }
+}
+
+macro_rules! schemas {
+    ($($name:ty => $schema:literal),* $(,)?) => {
+        $(impl Schema for $name { const SCHEMA: &'static str = $schema; })*
+        /// Every schema name of this version.
+        pub const SCHEMAS: &[&str] = &[$($schema),*];
+    };
+}
+
+schemas! {
+    Submission => "cairn.submission.v1",
+    Accepted => "cairn.accepted.v1",
+    Plan => "cairn.plan.v1",
+    Problem => "cairn.problem.v1",
+    RequestView => "cairn.request.v1",
+    RequestList => "cairn.requests.v1",
+    NodeState => "cairn.state.v1",
+    Why => "cairn.why.v1",
+    Status => "cairn.status.v1",
+    PolicyReport => "cairn.policy.v1",
+    PolicyRun => "cairn.policy-run.v1",
+    ErrorBody => "cairn.error.v1",
+    End => "cairn.end.v1",
+    Stopped => "cairn.stopped.v1",
+    StateQuery => "cairn.state-query.v1",
+    WhyQuery => "cairn.why-query.v1",
+    PolicyCheckQuery => "cairn.policy-check-query.v1",
+    PolicyRunQuery => "cairn.policy-run-query.v1",
+    ShutdownQuery => "cairn.shutdown-query.v1",
+}
+
+/// Body of every answer that is no success, and last line of a stream that broke off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// [`crate::error::Failure::as_str`].
+    pub code: String,
+    /// One sentence: what failed, with the object's name.
+    pub message: String,
+    /// What the caller can do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Last line of a stream that is whole. A stream without it was cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Lines before this one.
+    pub lines: u64,
+}
+
+/// Answer to a shutdown that has been carried out: nothing is mounted any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Where it was mounted.
+    pub mount: String,
+    /// The process that is about to end.
+    pub pid: u32,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! A path in JSON: readable always, exact also when it is not UTF-8.
+
+use serde::{Deserialize, Serialize};
+
+/// A path as a user gave it, or beneath what a user gave. Never used to find a file (P15).
+///
+/// In JSON: `path` (bytes that are not UTF-8 replaced by U+FFFD) and, only when something had to
+/// be replaced, `path_hex`, the exact bytes in lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct GivenPath {
+    path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+}
+
+impl GivenPath {
+    /// From exact bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self {
+                path: text.to_owned(),
+                path_hex: None,
+            },
+            Err(_) => Self {
+                path: String::from_utf8_lossy(bytes).into_owned(),
+                path_hex: Some(hex(bytes)),
+            },
+        }
+    }
+
+    /// The exact bytes; those of the readable form if the hexadecimal is malformed.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.path_hex
+            .as_deref()
+            .and_then(unhex)
+            .unwrap_or_else(|| self.path.clone().into_bytes())
+    }
+
+    /// For people: as JSON's `path`.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.path
+    }
+
+    /// The path of something directly or further below this one.
+    #[must_use]
+    pub fn join(&self, below: &[u8]) -> Self {
+        let mut bytes = self.bytes();
+        if !below.is_empty() {
+            if bytes.last() != Some(&b'/') {
+                bytes.push(b'/');
+            }
+            bytes.extend_from_slice(below);
+        }
+        Self::new(&bytes)
+    }
+}
+
+impl From<&[u8]> for GivenPath {
+    fn from(bytes: &[u8]) -> Self {
+        Self::new(bytes)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|b| [b >> 4, b & 15])
+        .map(|n| char::from_digit(n.into(), 16).unwrap_or('0'))
+        .collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
+        .collect()
+}

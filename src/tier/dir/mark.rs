@@ -1,0 +1,243 @@
+//! The mark of a directory tier, `cairn-tier.json`: written once, whole, and never changed by
+//! Cairn afterwards.
+
+use super::layout::{self, MARK};
+use super::place::refused;
+use crate::id::{InstanceId, TierId};
+use crate::tier::{Mark, TierError};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::SystemTime;
+
+const FORMAT: &str = "cairn-tier";
+const VERSION: u32 = 1;
+/// A mark is some 300 bytes; anything much larger is none.
+const LONGEST: u64 = 64 << 10;
+const NOTE: &str = "A tier of Cairn. Every file below aggregates/ is a plain tar archive; \
+                    extract them in the order of their names. Do not change this directory by hand.";
+
+#[derive(Serialize, Deserialize)]
+struct MarkFile {
+    format: String,
+    version: u32,
+    /// Eight hex digits, as everywhere.
+    tier: String,
+    owner: String,
+    /// Seconds since 1970.
+    created: u64,
+    #[serde(default)]
+    note: String,
+}
+
+/// Why a mark could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MarkError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{MARK} is no mark of a tier ({0}); restore it, or choose an empty directory")]
+    Damaged(String),
+    #[error("{MARK} is of version {0}, this program knows {VERSION}: use a newer Cairn")]
+    Newer(u32),
+}
+
+impl MarkError {
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Reads the mark below `root`.
+pub(super) fn read(root: impl AsFd) -> Result<Mark, MarkError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(root, MARK, flags, Mode::empty()).map_err(io::Error::from)?;
+    let mut text = Vec::new();
+    File::from(file).take(LONGEST).read_to_end(&mut text)?;
+    parse(&text)
+}
+
+fn parse(text: &[u8]) -> Result<Mark, MarkError> {
+    let damaged = |why: String| MarkError::Damaged(why);
+    // The version first: a newer mark may have other fields.
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|e| damaged(e.to_string()))?;
+    if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
+        return Err(damaged(format!("its \"format\" is not {FORMAT:?}")));
+    }
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(1) => {}
+        Some(n) if n > u64::from(VERSION) => {
+            return Err(MarkError::Newer(u32::try_from(n).unwrap_or(u32::MAX)));
+        }
+        _ => return Err(damaged("its \"version\" is no number above 0".to_owned())),
+    }
+    let file: MarkFile = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+    let owner: InstanceId = file
+        .owner
+        .parse()
+        .map_err(|_| damaged("owner".to_owned()))?;
+    let tier = u32::from_str_radix(&file.tier, 16).map_err(|e| damaged(e.to_string()))?;
+    if tier == 0 {
+        return Err(damaged("tier 0 is no number of a tier".to_owned()));
+    }
+    Ok(Mark {
+        tier: TierId(tier),
+        owner,
+    })
+}
+
+/// Finds `wanted.owner`'s tier at `root`, or makes an empty directory one.
+pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, TierError> {
+    let away = |step: &'static str, why: String| TierError::Unavailable {
+        tier: label.to_owned(),
+        step,
+        why,
+    };
+    if wanted.tier.0 == 0 {
+        return Err(refused(root, "0 is no number of a tier"));
+    }
+    let dir = open_or_make(root).map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => refused(root, "it is no directory"),
+        io::ErrorKind::NotFound => away(
+            "opening",
+            format!(
+                "neither {} nor the directory above it is there",
+                root.display()
+            ),
+        ),
+        _ => away("opening", error.to_string()),
+    })?;
+    let mut tries = 0;
+    loop {
+        match read(&dir) {
+            Ok(mark) => {
+                check_owner(root, mark, wanted.owner)?;
+                return Ok(mark);
+            }
+            Err(error) if error.is_absent() && tries < 3 => tries += 1,
+            Err(MarkError::Io(error)) => return Err(away("reading the mark", error.to_string())),
+            Err(error) => return Err(refused(root, &error.to_string())),
+        }
+        check_empty(&dir, root)
+            .map_err(|error| away("reading the directory", error.to_string()))??;
+        // Whoever else makes it a tier at this moment: the mark that is there in the end counts.
+        write(&dir, wanted).map_err(|error| away("writing the mark", error.to_string()))?;
+    }
+}
+
+/// Refuses another instance's tier and says the way out.
+pub(super) fn check_owner(root: &Path, mark: Mark, ours: InstanceId) -> Result<(), TierError> {
+    if mark.owner == ours {
+        return Ok(());
+    }
+    let why = format!(
+        "it belongs to instance {}, this is {ours}. Choose another directory; or, if that \
+         instance will never write here again, set \"owner\" in {} to {ours}",
+        mark.owner,
+        root.join(MARK).display()
+    );
+    Err(refused(root, &why))
+}
+
+fn open_or_make(root: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(root, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        other => return Ok(other?),
+    }
+    // Only the last directory: a longer path that is missing is a filesystem that is not mounted.
+    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let parent = rustix::fs::open(parent, flags, Mode::empty())?;
+    match rustix::fs::mkdirat(&parent, name, layout::DIR_MODE) {
+        Ok(()) | Err(Errno::EXIST) => layout::sync_dir(&parent)?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(rustix::fs::openat(CWD, root, flags, Mode::empty())?)
+}
+
+/// The inner error: the directory holds other things.
+fn check_empty(dir: &OwnedFd, root: &Path) -> io::Result<Result<(), TierError>> {
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        // Our own mark, half written by a process that died: it never got its name.
+        if matches!(&*name, "." | ".." | "lost+found") || name.starts_with(&half_written("")) {
+            continue;
+        }
+        let why = format!(
+            "it is not empty (it holds {name:?}) and has no {MARK}. Choose an empty directory; or, \
+             if this was a tier, restore its {MARK}"
+        );
+        return Ok(Err(refused(root, &why)));
+    }
+    Ok(Ok(()))
+}
+
+fn half_written(nonce: &str) -> String {
+    format!(".{MARK}.{nonce}")
+}
+
+fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let file = MarkFile {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        tier: mark.tier.to_string(),
+        owner: mark.owner.to_string(),
+        created: since.map_or(0, |t| t.as_secs()),
+        note: NOTE.to_owned(),
+    };
+    let mut text = serde_json::to_vec_pretty(&file)?;
+    text.push(b'\n');
+    let temporary = half_written(&InstanceId::random().to_string());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(root, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+    let mut fd = File::from(fd);
+    let placed = fd
+        .write_all(&text)
+        .and_then(|()| fd.sync_all())
+        .and_then(|()| super::put::move_exclusively(root, &temporary, root, MARK, &fd));
+    if !matches!(placed, Ok(true)) {
+        // It may be gone already: removing it is a courtesy.
+        let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
+    }
+    placed?;
+    layout::sync_dir(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_that_are_none_are_refused_with_a_reason() {
+        let owner = InstanceId([7; 16]);
+        let good = format!(
+            r#"{{"format":"cairn-tier","version":1,"tier":"0000002a","owner":"{owner}","created":1}}"#
+        );
+        assert_eq!(parse(good.as_bytes()).expect("good").tier, TierId(42));
+        let newer = r#"{"format":"cairn-tier","version":9,"shape":[]}"#;
+        assert!(matches!(parse(newer.as_bytes()), Err(MarkError::Newer(9))));
+        for bad in [
+            "",
+            "{}",
+            "[1]",
+            r#"{"format":"cairn-tier","version":0}"#,
+            r#"{"format":"cairn-tier","version":1}"#,
+            &good.replace("0000002a", "00000000"),
+            &good.replace("0000002a", "x"),
+            &good.replace(&owner.to_string(), "me"),
+        ] {
+            assert!(
+                matches!(parse(bad.as_bytes()), Err(MarkError::Damaged(_))),
+                "{bad}"
+            );
+        }
+    }
+}

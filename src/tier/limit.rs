@@ -1,0 +1,191 @@
+//! A tier with a bound on how many operations run at once.
+//!
+//! A put under way holds no permit between its calls, so a thread may read while it writes, even
+//! with one permit.
+
+use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
+use crate::id::AggregateId;
+use bytes::Bytes;
+use cairn_mover::Crc32c;
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+struct Permits {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+struct Permit<'a>(&'a Permits);
+
+impl Permits {
+    fn take(&self) -> Permit<'_> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.freed.wait(&mut free);
+        }
+        *free -= 1;
+        Permit(self)
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// A tier with a bound on operations at once.
+pub struct Limit {
+    inner: Arc<dyn Tier>,
+    permits: Arc<Permits>,
+}
+
+impl Limit {
+    /// At most `at_once` calls into `inner` run at any time; further ones wait.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Tier>, at_once: NonZeroUsize) -> Self {
+        let permits = Permits {
+            free: Mutex::new(at_once.get()),
+            freed: Condvar::new(),
+        };
+        Self {
+            inner,
+            permits: Arc::new(permits),
+        }
+    }
+}
+
+impl Tier for Limit {
+    fn mark(&self) -> Mark {
+        self.inner.mark()
+    }
+    fn describe(&self) -> Description {
+        self.inner.describe()
+    }
+    fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
+        let _permit = self.permits.take();
+        let inner = self.inner.put(name, size_hint)?;
+        let permits = Arc::clone(&self.permits);
+        Ok(Box::new(LimitedPut { inner, permits }))
+    }
+    fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        let _permit = self.permits.take();
+        self.inner.read(name, offset, len)
+    }
+    fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
+        let _permit = self.permits.take();
+        self.inner.stat(name)
+    }
+    fn delete(&self, name: AggregateId) -> Result<(), TierError> {
+        let _permit = self.permits.take();
+        self.inner.delete(name)
+    }
+    fn list(
+        &self,
+        after: Option<AggregateId>,
+        limit: usize,
+    ) -> Result<Vec<AggregateId>, TierError> {
+        let _permit = self.permits.take();
+        self.inner.list(after, limit)
+    }
+    fn space(&self) -> Result<Space, TierError> {
+        let _permit = self.permits.take();
+        self.inner.space()
+    }
+}
+
+struct LimitedPut {
+    inner: Box<dyn Put>,
+    permits: Arc<Permits>,
+}
+
+impl io::Write for LimitedPut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _permit = self.permits.take();
+        self.inner.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        let _permit = self.permits.take();
+        self.inner.flush()
+    }
+}
+
+impl Put for LimitedPut {
+    fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError> {
+        let this = *self;
+        let _permit = this.permits.take();
+        this.inner.finish(sum)
+    }
+    fn abandon(self: Box<Self>) {
+        self.inner.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{InstanceId, TierId};
+    use std::time::Duration;
+
+    /// Counts who is inside `space`; each waits until `wanted` are (or a bound has passed).
+    #[derive(Default)]
+    struct Probe {
+        state: Mutex<(usize, usize)>,
+        changed: Condvar,
+        wanted: usize,
+    }
+
+    impl Tier for Probe {
+        fn mark(&self) -> Mark {
+            Mark {
+                tier: TierId(1),
+                owner: InstanceId([1; 16]),
+            }
+        }
+        fn put(&self, _: AggregateId, _: u64) -> Result<Box<dyn Put>, TierError> {
+            unreachable!("not asked")
+        }
+        fn read(&self, _: AggregateId, _: u64, _: u64) -> Result<Bytes, TierError> {
+            unreachable!("not asked")
+        }
+        fn stat(&self, _: AggregateId) -> Result<u64, TierError> {
+            unreachable!("not asked")
+        }
+        fn delete(&self, _: AggregateId) -> Result<(), TierError> {
+            unreachable!("not asked")
+        }
+        fn list(&self, _: Option<AggregateId>, _: usize) -> Result<Vec<AggregateId>, TierError> {
+            unreachable!("not asked")
+        }
+        fn space(&self) -> Result<Space, TierError> {
+            let mut state = self.state.lock();
+            state.0 += 1;
+            state.1 = state.1.max(state.0);
+            self.changed.notify_all();
+            while state.1 < self.wanted {
+                let bound = Duration::from_secs(10);
+                assert!(!self.changed.wait_for(&mut state, bound).timed_out());
+            }
+            state.0 -= 1;
+            Ok(Space::default())
+        }
+    }
+
+    #[test]
+    fn as_many_as_allowed_run_at_once_and_no_more() {
+        let probe = Arc::new(Probe {
+            wanted: 3,
+            ..Probe::default()
+        });
+        let tier = Limit::new(probe.clone(), NonZeroUsize::new(3).expect("three"));
+        std::thread::scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|| tier.space().expect("space"));
+            }
+        });
+        assert_eq!(probe.state.lock().1, 3);
+    }
+}

@@ -1,0 +1,63 @@
+//! Opening a tier by its URL, and what the one who opens it expects to find.
+
+use super::dir::DirTier;
+use super::throttle::{Pace, Throttle};
+use super::{Tier, TierError, TierUrl};
+use crate::id::{InstanceId, TierId};
+use std::sync::Arc;
+
+/// What the place should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Perhaps never used: an empty place is made a tier with this number (and the last directory
+    /// of its path is made); a tier of the same owner is taken as it is, with its own number.
+    New(TierId),
+    /// This very tier, as the catalog knows it. Nothing is ever created: a place without the mark
+    /// is a filesystem that is not mounted. Opening succeeds all the same, and every operation
+    /// answers [`TierError::Unavailable`] until the mark is there.
+    Known(TierId),
+}
+
+/// Who opens a tier, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenHow {
+    /// The instance that wants to write there.
+    pub owner: InstanceId,
+    /// What it expects.
+    pub expect: Expect,
+}
+
+impl OpenHow {
+    /// For a tier that may be used for the first time; see [`Expect::New`].
+    #[must_use]
+    pub fn new(owner: InstanceId, tier: TierId) -> Self {
+        let expect = Expect::New(tier);
+        Self { owner, expect }
+    }
+
+    /// For a tier that holds copies already; see [`Expect::Known`].
+    #[must_use]
+    pub fn known(owner: InstanceId, tier: TierId) -> Self {
+        let expect = Expect::Known(tier);
+        Self { owner, expect }
+    }
+}
+
+/// Opens the tier at `url`, slowed down as its options say. It does not retry: wrap it in
+/// [`super::retry::Retry`] where that is wanted.
+///
+/// # Errors
+/// [`TierError::Refused`] for a foreign owner, another tier's mark or a directory with other
+/// things in it; [`TierError::Unavailable`] if a new place cannot be reached.
+pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
+    match url {
+        TierUrl::Dir { path, pace } => {
+            let tier: Arc<dyn Tier> = Arc::new(DirTier::open(path, how)?);
+            if *pace == Pace::default() {
+                Ok(tier)
+            } else {
+                Ok(Arc::new(Throttle::new(tier, *pace)))
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Tier URLs: `dir:/path[?option=value&...]`.
+//!
+//! In the path and in values `%XX` stands for one byte, so that any path can be written; `?`, `%`
+//! and, in values, `&` must be. Every error names the part that is wrong and what was meant.
+
+use super::throttle::Pace;
+use crate::config::{hint, units};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, PathBuf};
+use std::str::FromStr;
+
+/// A parsed tier URL. It holds no secrets: printing it is safe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TierUrl {
+    /// `dir:/path`.
+    Dir {
+        /// Absolute path of the tier's root.
+        path: PathBuf,
+        /// `rate=` and `delay=`.
+        pace: Pace,
+    },
+}
+
+/// Text that is no tier URL of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("tier URL {url:?}, {part}: {why}")]
+pub struct UrlError {
+    /// The URL as given.
+    pub url: String,
+    /// The part that is wrong: `kind`, `path`, or `option NAME`.
+    pub part: String,
+    /// What is wrong, and the way out.
+    pub why: String,
+}
+
+const BUILT: [&str; 1] = ["dir"];
+const PLANNED: [&str; 3] = ["tape", "s3", "exec"];
+const DIR_OPTIONS: [&str; 2] = ["rate", "delay"];
+
+impl FromStr for TierUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let fail = |part: &str, why: String| UrlError {
+            url: text.to_owned(),
+            part: part.to_owned(),
+            why,
+        };
+        let Some((kind, rest)) = text.split_once(':') else {
+            let why = format!("missing; write KIND:PLACE, for example dir:{text}");
+            return Err(fail("kind", why));
+        };
+        if PLANNED.contains(&kind) {
+            let why = format!("{kind:?} is not built into this version; use dir:/path");
+            return Err(fail("kind", why));
+        }
+        if !BUILT.contains(&kind) {
+            let known: Vec<&str> = BUILT.iter().chain(&PLANNED).copied().collect();
+            let why = format!("unknown kind {kind:?}{}", hint(kind, &known));
+            return Err(fail("kind", why));
+        }
+        let (path, options) = match rest.split_once('?') {
+            Some((path, options)) => (path, Some(options)),
+            None => (rest, None),
+        };
+        let path = decode(path).map_err(|why| fail("path", why))?;
+        let path = check_path(path).map_err(|why| fail("path", why))?;
+        let mut pace = Pace::default();
+        let mut seen = Vec::new();
+        for option in options.into_iter().flat_map(|o| o.split('&')) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let part = format!("option {key}");
+            if !DIR_OPTIONS.contains(&key) {
+                let why = format!("unknown{}", hint(key, &DIR_OPTIONS));
+                return Err(fail(&part, why));
+            }
+            if seen.contains(&key) {
+                return Err(fail(&part, "given twice".to_owned()));
+            }
+            seen.push(key);
+            set_option(&mut pace, key, value).map_err(|why| fail(&part, why))?;
+        }
+        Ok(Self::Dir { path, pace })
+    }
+}
+
+impl fmt::Display for TierUrl {
+    /// The URL that parses back to this.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir { path, pace } => {
+                f.write_str("dir:")?;
+                f.write_str(&encode(path.as_os_str().as_bytes()))?;
+                let rate = pace
+                    .bytes_per_second
+                    .map(|r| format!("rate={}/s", units::format_size(r.get())));
+                let delay = (!pace.delay.is_zero())
+                    .then(|| format!("delay={}", units::format_duration(pace.delay)));
+                for (n, option) in rate.into_iter().chain(delay).enumerate() {
+                    f.write_str(if n == 0 { "?" } else { "&" })?;
+                    f.write_str(&option)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn set_option(pace: &mut Pace, key: &str, value: &str) -> Result<(), String> {
+    let bytes = decode(value)?;
+    let value = String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
+    if key == "delay" {
+        pace.delay = units::parse_duration(&value).map_err(|e| e.to_string())?;
+        return Ok(());
+    }
+    let size = value.strip_suffix("/s").unwrap_or(&value);
+    let rate = units::parse_size(size).map_err(|e| format!("{e}; write rate=100MB/s"))?;
+    pace.bytes_per_second = Some(
+        rate.try_into()
+            .map_err(|_| "a rate of 0 would never finish".to_owned())?,
+    );
+    Ok(())
+}
+
+fn check_path(bytes: Vec<u8>) -> Result<PathBuf, String> {
+    let path = PathBuf::from(OsString::from_vec(bytes));
+    if path.as_os_str().is_empty() {
+        return Err("missing; write dir:/path".to_owned());
+    }
+    if !path.is_absolute() {
+        return Err(format!(
+            "must be absolute, {} is not (a daemon has no working directory to speak of)",
+            path.display()
+        ));
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err("holds a zero byte".to_owned());
+    }
+    if path.components().any(|c| c == Component::ParentDir) {
+        return Err("holds \"..\"; write the place itself".to_owned());
+    }
+    // Trailing and doubled slashes go, so that equal places print equal.
+    Ok(path.components().collect())
+}
+
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+        let (Some(high), Some(low)) = (digit(bytes.next()), digit(bytes.next())) else {
+            return Err("% must be followed by two hex digits; write %25 for %".to_owned());
+        };
+        // Two hex digits fit a byte.
+        out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+    }
+    Ok(out)
+}
+
+fn encode(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(bytes.len());
+    // Writing into a String cannot fail.
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '%' || c == '?' || c.is_control() {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "%{byte:02X}");
+                }
+            } else {
+                out.push(c);
+            }
+        }
+        for byte in chunk.invalid() {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! P15: who asks, for what, and how the instance is found.
+
+use crate::rig::{OTHER, Rig, json_lines, set_attribute, text};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+#[test]
+fn p15_the_caller_is_who_the_kernel_says() {
+    let rig = Rig::new();
+    rig.run(&["stage", "--key", "mine", "new"]);
+    let asked = rig.fake.asked();
+    assert_eq!(asked[0].peer.uid, rustix::process::geteuid().as_raw());
+    assert_ne!(asked[0].peer.pid, std::process::id());
+    let Some(shown) = rig.as_other(&["stage", "new"]) else {
+        return;
+    };
+    assert_eq!(shown.stdout, b"2\n", "{}", text(&shown));
+    let peer = rig.fake.asked()[1].peer.clone();
+    assert_eq!((peer.uid, peer.gid, peer.groups), (OTHER, OTHER, vec![]));
+    let audit = rig.audit();
+    assert_eq!(
+        (&audit[1]["uid"], &audit[1]["request"]),
+        (&OTHER.into(), &2.into())
+    );
+    assert_eq!(
+        (&audit[1]["path"], &audit[1]["subjects"]),
+        (&"new".into(), &1.into())
+    );
+}
+
+#[test]
+fn p15_others_requests_are_seen_without_paths_and_not_cancelled() {
+    let rig = Rig::new();
+    rig.file("tree/slow", 10);
+    rig.run(&["stage", "--key", "secret", "slow"]);
+    let Some(shown) = rig.as_other(&["requests", "--json"]) else {
+        return;
+    };
+    let view = &json_lines(&shown.stdout)[0];
+    assert_eq!(view["request"], 1);
+    assert!(
+        view.get("paths").is_none() && view.get("key").is_none(),
+        "{view}"
+    );
+    let refused = rig.as_other(&["cancel", "1"]).unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{}", text(&refused));
+    assert_eq!(rig.audit().last().unwrap()["result"], "not-permitted");
+}
+
+#[test]
+fn p15_a_path_is_opened_by_the_caller_never_by_the_server() {
+    let rig = Rig::new();
+    rig.file("tree/private/file", 10);
+    let private = rig.path("tree/private");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    let Some(shown) = rig.as_other(&["state", "private/file"]) else {
+        return;
+    };
+    assert_eq!(shown.status.code(), Some(5), "{}", text(&shown));
+    let shown = rig.as_other(&["stage", "private/file"]).unwrap();
+    assert_eq!(shown.status.code(), Some(5), "{}", text(&shown));
+    assert_eq!(rig.fake.asked(), [], "nothing reached the engine");
+}
+
+#[test]
+fn symbolic_links_are_named_not_followed() {
+    let rig = Rig::new();
+    std::os::unix::fs::symlink("new", rig.path("tree/link")).unwrap();
+    let shown = rig.run(&["state", "link"]);
+    assert_eq!(shown.stdout, b"link: symlink\n");
+    rig.run(&["archive", "--wait", "link"]);
+    let view = &json_lines(&rig.run(&["requests", "1", "--json"]).stdout)[0];
+    assert_eq!(view["files"], 0);
+}
+
+#[test]
+fn the_mount_itself_tells_where_its_socket_is() {
+    let rig = Rig::new();
+    let socket = rig.path("doors/control.sock");
+    let tree = rig.path("tree");
+    if !set_attribute(
+        &tree,
+        "user.cairn.socket",
+        socket.as_os_str().as_encoded_bytes(),
+    ) {
+        eprintln!("SKIPPED the_mount_itself_tells: no user attributes on this filesystem");
+        return;
+    }
+    let outside = |args: &[&str], from: &str| {
+        let mut command = rig.command(args);
+        command
+            .env_remove("CAIRN_SOCKET")
+            .current_dir(from)
+            .output()
+            .unwrap()
+    };
+    let file = rig.path("tree/sub/cold");
+    let shown = outside(&["state", file.to_str().unwrap()], "/");
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown));
+    let absent = rig.path("tree/sub/absent/deeper");
+    let shown = outside(&["state", absent.to_str().unwrap()], "/");
+    assert_eq!(shown.status.code(), Some(1), "{}", text(&shown));
+    let shown = outside(&["requests"], tree.to_str().unwrap());
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown));
+    let shown = outside(&["state", "/usr"], "/");
+    assert_eq!(shown.status.code(), Some(3), "{}", text(&shown));
+}
+
+#[test]
+fn without_an_instance_commands_exit_with_3() {
+    let mut rig = Rig::new();
+    rig.stop();
+    for args in [
+        &["state", "new"][..],
+        &["requests"],
+        &["stage", "new"],
+        &["status"],
+    ] {
+        let shown = rig.run(args);
+        assert_eq!(shown.status.code(), Some(3), "{}", text(&shown));
+        assert!(String::from_utf8_lossy(&shown.stderr).contains("hint: "));
+    }
+}
+
+/// One raw HTTP exchange; the body of the answer.
+fn raw(rig: &Rig, request: &str) -> String {
+    let mut stream = UnixStream::connect(rig.path("doors/control.sock")).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn post(rig: &Rig, route: &str, body: &str) -> String {
+    let length = body.len();
+    raw(
+        rig,
+        &format!(
+            "POST {route} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        ),
+    )
+}
+
+#[test]
+fn whatever_is_sent_gets_an_error_body_with_a_code() {
+    let rig = Rig::new();
+    let token = "00".repeat(16);
+    let forged = format!(
+        r#"{{"schema":"cairn.submission.v1","verb":"stage","part":{{"last":true}},
+            "subjects":[{{"token":"{token}","path":"/etc/shadow"}}]}}"#
+    );
+    for (route, body, status, code) in [
+        ("/v1/requests", "not json", 400, "usage"),
+        ("/v1/requests", "{}", 400, "usage"),
+        ("/v1/requests", forged.as_str(), 400, "usage"),
+        (
+            "/v1/why",
+            r#"{"schema":"cairn.why-query.v9","subject":{"token":"","path":""}}"#,
+            400,
+            "usage",
+        ),
+        ("/v1/nowhere", "", 404, "not-found"),
+        ("/v1/requests/x/cancel", "", 404, "not-found"),
+        ("/v1/requests/77/cancel", "", 404, "not-found"),
+        ("/v1/status", "", 404, "not-found"),
+    ] {
+        let answer = post(&rig, route, body);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{route}: {answer}"
+        );
+        let body = answer.split("\r\n\r\n").nth(1).unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (&body["schema"], &body["code"]),
+            (&"cairn.error.v1".into(), &code.into())
+        );
+    }
+    assert_eq!(
+        rig.fake.asked(),
+        [],
+        "a path without a descriptor reaches nobody"
+    );
+}
+
+#[test]
+fn a_second_server_on_the_same_sockets_is_refused_and_a_dead_ones_are_taken_over() {
+    use cairn::server::{Server, ServerError, audit::Audit};
+    let mut rig = Rig::new();
+    let doors = rig.path("doors");
+    let start = || {
+        let fake = std::sync::Arc::new(crate::fake::Fake::default());
+        Server::start(fake, &doors, Audit::nowhere())
+    };
+    assert!(matches!(start(), Err(ServerError::InUse { .. })));
+    assert!(
+        rig.run(&["status"]).status.success(),
+        "the first one still answers"
+    );
+    rig.stop();
+    drop(std::os::unix::net::UnixListener::bind(doors.join("control.sock")).unwrap());
+    let second = start().unwrap();
+    assert!(rig.run(&["status"]).status.success());
+    assert_eq!(
+        fs::metadata(second.socket()).unwrap().permissions().mode() & 0o777,
+        0o666
+    );
+    second.stop();
+}

@@ -1,0 +1,639 @@
+//! A control engine that only pretends: it answers about the real files behind the descriptors
+//! it is given, and what it says of them follows from their names, so that a test can read off
+//! what to expect.
+//!
+//! | in the name | the file |
+//! |---|---|
+//! | `cold` | is archived and released |
+//! | `warm` | is archived |
+//! | `forbidden` | may not be worked on |
+//! | `notier` | lies on a tier that does not answer |
+//! | `slow` | is never done until its request is cancelled |
+
+use cairn::error::Failure;
+use cairn::id::RequestId;
+use cairn::server::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use cairn::server::wire::*;
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a submission asked for, as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The verb.
+    pub verb: Verb,
+    /// The paths, as typed.
+    pub given: Vec<Vec<u8>>,
+    /// The options.
+    pub options: SubmitOptions,
+    /// Which part.
+    pub part: Part,
+    /// By whom.
+    pub peer: Peer,
+}
+
+/// The engine.
+pub struct Fake {
+    requests: Mutex<BTreeMap<u64, RequestView>>,
+    asked: Mutex<Vec<Asked>>,
+    status: Mutex<Status>,
+    wake: Mutex<Option<Wake>>,
+    /// How often a request was looked at.
+    pub looks: AtomicUsize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            requests: Mutex::default(),
+            asked: Mutex::default(),
+            status: Mutex::new(status()),
+            wake: Mutex::default(),
+            looks: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Fake {
+    /// Everything that was submitted.
+    pub fn asked(&self) -> Vec<Asked> {
+        lock(&self.asked).clone()
+    }
+    /// Changes what `status` answers.
+    pub fn set_status(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut lock(&self.status));
+    }
+    /// Changes a request, as the engine's work would.
+    pub fn set_request(&self, id: u64, change: impl FnOnce(&mut RequestView)) {
+        if let Some(view) = lock(&self.requests).get_mut(&id) {
+            change(view);
+        }
+        if let Some(wake) = &*lock(&self.wake) {
+            wake(RequestId(id));
+        }
+    }
+
+    fn find(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
+        let requests = lock(&self.requests);
+        let view = requests.get(&id.0).ok_or_else(|| {
+            ControlError::new(Failure::NotFound, format!("there is no request {id}"))
+        })?;
+        Ok(seen_by(view, peer))
+    }
+}
+
+/// Without paths and key, unless it is the peer's own.
+fn seen_by(view: &RequestView, peer: &Peer) -> RequestView {
+    let mut view = view.clone();
+    if view.uid != peer.uid && !peer.is_root() {
+        view.paths.clear();
+        view.key = None;
+        view.problems
+            .iter_mut()
+            .for_each(|problem| problem.path = None);
+    }
+    view
+}
+
+fn has(path: &[u8], word: &str) -> bool {
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    name.windows(word.len()).any(|part| part == word.as_bytes())
+}
+
+/// The subject's path by the kernel's account: the fake runs where /proc is.
+fn real(subject: &Subject) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", subject.fd.as_fd().as_raw_fd()))
+}
+
+/// The file itself and, for a directory, everything below it.
+fn files_of(subject: &Subject) -> Vec<(Vec<u8>, Metadata)> {
+    let mut files = Vec::new();
+    let walked = walk(&real(subject), Walk::Tree, &mut |below, found, _| {
+        if found.is_file() {
+            files.push((GivenPath::new(&subject.given).join(below).bytes(), found));
+        }
+        true
+    });
+    walked.unwrap();
+    files
+}
+
+type Visit<'a> = &'a mut dyn FnMut(&[u8], Metadata, Option<PathBuf>) -> bool;
+
+fn walk(top: &std::path::Path, how: Walk, visit: Visit<'_>) -> std::io::Result<()> {
+    let target = fs::read_link(top)?;
+    let found = fs::symlink_metadata(&target)?;
+    let is_directory = found.is_dir();
+    if !is_directory || how != Walk::Children {
+        let link = fs::read_link(&target).ok();
+        if !visit(b"", found, link) {
+            return Ok(());
+        }
+    }
+    if !is_directory || how == Walk::Itself {
+        return Ok(());
+    }
+    let mut queue = vec![PathBuf::new()];
+    while let Some(directory) = queue.pop() {
+        let mut entries: Vec<_> = fs::read_dir(target.join(&directory))?
+            .map(|e| e.map(|e| e.file_name()))
+            .collect::<Result<_, _>>()?;
+        entries.sort();
+        let mut subdirectories = Vec::new();
+        for name in entries {
+            let below = directory.join(name);
+            let path = target.join(&below);
+            let found = fs::symlink_metadata(&path)?;
+            if found.is_dir() && how == Walk::Tree {
+                subdirectories.push(below.clone());
+            }
+            if !visit(
+                below.as_os_str().as_bytes(),
+                found,
+                fs::read_link(&path).ok(),
+            ) {
+                return Ok(());
+            }
+        }
+        queue.extend(subdirectories.into_iter().rev());
+    }
+    Ok(())
+}
+
+fn node(path: GivenPath, found: &Metadata, target: Option<PathBuf>) -> NodeState {
+    let kind = found.file_type();
+    let kind = if kind.is_file() {
+        NodeType::File
+    } else if kind.is_dir() {
+        NodeType::Directory
+    } else if kind.is_symlink() {
+        NodeType::Symlink
+    } else {
+        assert!(kind.is_fifo() || kind.is_socket() || kind.is_char_device());
+        NodeType::Special
+    };
+    let bytes = path.bytes();
+    let (cold, warm) = (has(&bytes, "cold"), has(&bytes, "warm"));
+    let is_file = kind == NodeType::File;
+    let flags = match (cold && is_file, warm && is_file) {
+        (true, _) => vec![StateFlag::Exists, StateFlag::Archived, StateFlag::Released],
+        (false, true) => vec![StateFlag::Exists, StateFlag::Archived],
+        (false, false) => vec![],
+    };
+    let copies = if flags.is_empty() {
+        vec![]
+    } else {
+        let aggregate = "e00000001-000000000001".to_owned();
+        vec![CopyView {
+            tier: "archive".to_owned(),
+            aggregate,
+            version: 1,
+        }]
+    };
+    NodeState {
+        kind,
+        mode: found.mode() & 0o7777,
+        nlink: if kind == NodeType::Directory {
+            2
+        } else {
+            found.nlink()
+        },
+        uid: found.uid(),
+        gid: found.gid(),
+        size: if kind == NodeType::Directory {
+            4096
+        } else {
+            found.len()
+        },
+        on_disk: if cold {
+            0
+        } else {
+            found.len().next_multiple_of(4096)
+        },
+        mtime_s: found.mtime(),
+        mtime_ns: u32::try_from(found.mtime_nsec()).unwrap(),
+        target: target.map(|t| t.display().to_string()),
+        version: u64::from(!flags.is_empty()),
+        flags,
+        copies,
+        pins: vec![],
+        request: None,
+        path,
+    }
+}
+
+fn problem_of(path: &[u8]) -> Option<Problem> {
+    let (code, message) = if has(path, "forbidden") {
+        (Failure::NotPermitted, "you may not read it")
+    } else if has(path, "notier") {
+        (Failure::TierUnavailable, "tier archive does not answer")
+    } else {
+        return None;
+    };
+    Some(Problem {
+        path: Some(GivenPath::new(path)),
+        code: code.as_str().to_owned(),
+        message: message.to_owned(),
+    })
+}
+
+impl Control for Fake {
+    fn submit(
+        &self,
+        verb: Verb,
+        subjects: Vec<Subject>,
+        options: &SubmitOptions,
+        part: Part,
+        peer: &Peer,
+    ) -> Result<Submitted, ControlError> {
+        let given: Vec<Vec<u8>> = subjects.iter().map(|s| s.given.clone()).collect();
+        let options = options.clone();
+        let asked = Asked {
+            verb,
+            given: given.clone(),
+            options: options.clone(),
+            part,
+            peer: peer.clone(),
+        };
+        lock(&self.asked).push(asked);
+        if options.tier.as_deref() == Some("nowhere") {
+            return Err(
+                ControlError::new(Failure::Usage, "there is no tier nowhere")
+                    .hint("tiers are: archive"),
+            );
+        }
+        let files: Vec<(Vec<u8>, Metadata)> = subjects.iter().flat_map(files_of).collect();
+        let (bad, good): (Vec<_>, Vec<_>) = files
+            .iter()
+            .partition(|(path, _)| problem_of(path).is_some());
+        let problems: Vec<Problem> = bad
+            .iter()
+            .filter_map(|(path, _)| problem_of(path))
+            .collect();
+        let bytes: u64 = good.iter().map(|(_, found)| found.len()).sum();
+        let (count, failed) = (files.len() as u64, bad.len() as u64);
+        if options.dry_run {
+            return Ok(Submitted::Plan(Plan {
+                verb,
+                files: count - failed,
+                bytes,
+                eta_s: Some(bytes / 1000),
+                fits: bytes <= 1 << 30,
+                room: Some(1 << 30),
+                skipped: problems,
+                skipped_files: failed,
+            }));
+        }
+        let mut requests = lock(&self.requests);
+        let known = requests.values().find(|r| {
+            options.key.is_some()
+                && r.uid == peer.uid
+                && r.key == options.key
+                && part.into.is_none()
+        });
+        if let Some(view) = known {
+            return Ok(Submitted::Accepted(Accepted {
+                request: view.request,
+                known: true,
+            }));
+        }
+        let id = part.into.unwrap_or(requests.len() as u64 + 1);
+        let slow = files.iter().any(|(path, _)| has(path, "slow"));
+        let view = requests
+            .entry(id)
+            .or_insert_with(|| empty(id, verb, peer.uid));
+        view.key = options.key;
+        view.files += count;
+        view.files_failed += failed;
+        view.files_done += if slow { 0 } else { count - failed };
+        view.bytes += bytes;
+        view.bytes_done += if slow { 0 } else { bytes };
+        view.paths.extend(given.iter().map(|p| GivenPath::new(p)));
+        view.paths.truncate(RequestView::MAX_PATHS);
+        view.problems.extend(problems);
+        view.state = match (slow || !part.last, view.files_failed) {
+            (true, _) => RequestState::Running,
+            (false, 0) => RequestState::Done,
+            (false, _) => RequestState::Failed,
+        };
+        view.finished = view
+            .state
+            .is_final()
+            .then_some(When::from_unix(1_700_000_060));
+        if slow {
+            view.waiting = Some("drive 1".to_owned());
+            view.eta_s = Some(100);
+        }
+        Ok(Submitted::Accepted(Accepted {
+            request: id,
+            known: false,
+        }))
+    }
+
+    fn state(
+        &self,
+        subject: Subject,
+        how: Walk,
+        _peer: &Peer,
+        sink: NodeSink<'_>,
+    ) -> Result<(), ControlError> {
+        if let Some(problem) = problem_of(&subject.given) {
+            let code = Failure::parse(&problem.code).unwrap();
+            return Err(ControlError::new(code, problem.message));
+        }
+        let given = GivenPath::new(&subject.given);
+        let walked = walk(&real(&subject), how, &mut |below, found, target| {
+            sink(node(given.join(below), &found, target))
+        });
+        walked.map_err(|error| ControlError::new(Failure::Internal, error))
+    }
+
+    fn why(&self, subject: Subject, _peer: &Peer) -> Result<Why, ControlError> {
+        let path = GivenPath::new(&subject.given);
+        let found = fs::symlink_metadata(fs::read_link(real(&subject)).unwrap()).unwrap();
+        let flags = node(path.clone(), &found, None).flags;
+        let waiting = if has(&subject.given, "slow") {
+            vec![Waiting {
+                verb: Verb::Stage,
+                on: "drive 1 reads cartridge A00017, 31 files before this one".to_owned(),
+                since: When::now(),
+                eta_s: Some(200),
+                request: Some(7),
+            }]
+        } else {
+            vec![]
+        };
+        let because = vec!["rule keep-new: changed less than 7 days ago".to_owned()];
+        Ok(Why {
+            path,
+            flags,
+            waiting,
+            because,
+        })
+    }
+
+    fn requests(
+        &self,
+        filter: &RequestFilter,
+        peer: &Peer,
+    ) -> Result<Vec<RequestView>, ControlError> {
+        let wanted = |view: &&RequestView| {
+            let live = filter.all || filter.failed || !view.state.is_final();
+            let failed = !filter.failed || view.files_failed > 0;
+            live && failed && filter.before.is_none_or(|before| view.request < before)
+        };
+        let requests = lock(&self.requests);
+        let seen = requests.values().rev().filter(wanted).take(filter.limit);
+        Ok(seen.map(|view| seen_by(view, peer)).collect())
+    }
+
+    fn request(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.find(id, peer)
+    }
+
+    fn cancel(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
+        let view = self.find(id, peer)?;
+        if view.uid != peer.uid && !peer.is_root() {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                format!("request {id} is another user's"),
+            ));
+        }
+        self.set_request(id.0, |view| {
+            view.state = RequestState::Cancelled;
+            view.waiting = None;
+            view.eta_s = None;
+        });
+        self.find(id, peer)
+    }
+
+    fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError> {
+        let view = self.find(id, peer)?;
+        if !view.state.is_final() {
+            return Err(
+                ControlError::new(Failure::Busy, format!("request {id} is still running"))
+                    .hint(format!("wait for it: cairn wait {id}")),
+            );
+        }
+        let mut requests = lock(&self.requests);
+        let next = requests.len() as u64 + 1;
+        requests.insert(
+            next,
+            RequestView {
+                request: next,
+                ..view
+            },
+        );
+        Ok(Accepted {
+            request: next,
+            known: false,
+        })
+    }
+
+    fn status(&self, peer: &Peer) -> Result<Status, ControlError> {
+        let mut status = lock(&self.status).clone();
+        if !peer.is_root() {
+            status.backing = None;
+        }
+        Ok(status)
+    }
+
+    fn policy_check(
+        &self,
+        text: Option<(&str, &str)>,
+        _peer: &Peer,
+    ) -> Result<PolicyReport, ControlError> {
+        let (source, text) = text.unwrap_or(("shipped policy", "good"));
+        let problems = match text.lines().position(|line| line.contains("bad")) {
+            None => vec![],
+            Some(at) => vec![PolicyProblem {
+                file: source.to_owned(),
+                line: u32::try_from(at).unwrap() + 1,
+                column: 1,
+                message: "unknown word \"bad\"".to_owned(),
+                hint: Some("did you mean \"good\"?".to_owned()),
+            }],
+        };
+        let says = "archive files that have not changed for 1h".to_owned();
+        let rules = vec![PolicyRule {
+            name: "cool".to_owned(),
+            says,
+        }];
+        let rules = if problems.is_empty() { rules } else { vec![] };
+        Ok(PolicyReport {
+            source: source.to_owned(),
+            rules,
+            problems,
+        })
+    }
+
+    fn policy_run(
+        &self,
+        rule: Option<&str>,
+        dry_run: bool,
+        peer: &Peer,
+    ) -> Result<Vec<PolicyRun>, ControlError> {
+        if !peer.is_root() {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may run policies",
+            ));
+        }
+        let plan = Plan {
+            verb: Verb::Release,
+            files: 12,
+            bytes: 34 << 20,
+            eta_s: None,
+            fits: true,
+            room: None,
+            skipped: vec![],
+            skipped_files: 0,
+        };
+        Ok(vec![PolicyRun {
+            rule: rule.unwrap_or("make-room").to_owned(),
+            because: "disk is at 91 %, above 90 %".to_owned(),
+            plan: Some(plan),
+            request: (!dry_run).then_some(42),
+        }])
+    }
+
+    fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
+        if !peer.is_root() {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may stop it",
+            ));
+        }
+        if !force {
+            return Err(ControlError::new(Failure::Busy, "/mnt/data is in use"));
+        }
+        Ok(Stopped {
+            mount: "/mnt/data".to_owned(),
+            pid: 4711,
+        })
+    }
+
+    fn on_change(&self, wake: Wake) {
+        *lock(&self.wake) = Some(wake);
+    }
+}
+
+fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
+    RequestView {
+        request,
+        verb,
+        state: RequestState::Queued,
+        uid,
+        key: None,
+        created: When::from_unix(1_700_000_000),
+        finished: None,
+        files: 0,
+        files_done: 0,
+        files_failed: 0,
+        bytes: 0,
+        bytes_done: 0,
+        eta_s: None,
+        waiting: None,
+        paths: vec![],
+        problems: vec![],
+    }
+}
+
+/// A status in which something is in every field.
+fn status() -> Status {
+    let backlog = |files, bytes| Backlog { files, bytes };
+    Status {
+        version: "0.1.0".to_owned(),
+        instance: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
+        host: "archive1".to_owned(),
+        pid: 4711,
+        since: When::from_unix(1_700_000_000),
+        now: When::from_unix(1_700_090_000),
+        mount: "/mnt/data".to_owned(),
+        backing: Some("/srv/.cairn-data/backing".to_owned()),
+        mirror: Mirror {
+            filesystem: "xfs".to_owned(),
+            passthrough: true,
+            release: true,
+            capabilities: ["handles", "leases", "punch", "xattrs"]
+                .map(|name| (name.to_owned(), name != "handles"))
+                .into(),
+            free: 3 << 40,
+            total: 10 << 40,
+        },
+        files: FileCounts {
+            files: 1_234_567,
+            bytes: 9 << 40,
+            archived: 1_200_000,
+            dirty: 12,
+            released: 1_000_000,
+            released_bytes: 7 << 40,
+        },
+        recalls: RecallStatus {
+            waiting: 3,
+            oldest_s: Some(95),
+        },
+        backlog: [
+            ("archive".to_owned(), backlog(31, 5 << 30)),
+            ("stage".to_owned(), backlog(2, 700 << 20)),
+        ]
+        .into(),
+        failures: vec![FailureCount {
+            code: "tier-unavailable".to_owned(),
+            count: 17,
+            last: When::from_unix(1_700_080_000),
+        }],
+        tiers: vec![
+            TierStatus {
+                name: "archive".to_owned(),
+                url: "dir:/var/lib/cairn/data/archive".to_owned(),
+                state: TierHealth::Ok,
+                free: Some(20 << 40),
+                total: Some(40 << 40),
+                message: None,
+            },
+            TierStatus {
+                name: "off-site".to_owned(),
+                url: "s3://bucket/prefix".to_owned(),
+                state: TierHealth::Unavailable,
+                free: None,
+                total: None,
+                message: Some("connection refused".to_owned()),
+            },
+        ],
+        changelog: ChangelogStatus {
+            lag: 250,
+            lag_s: Some(2),
+            overflows: 1,
+            rescans: 1,
+        },
+        copies: CopiesStatus {
+            fewer_than_asked: 5,
+            lost: 0,
+            conflict: 0,
+        },
+        scan: ScanStatus {
+            running: false,
+            files: 1_234_567,
+            finished: Some(When::from_unix(1_700_003_600)),
+        },
+        warnings: vec![Warning {
+            code: "same-filesystem".to_owned(),
+            level: Level::Warning,
+            message:
+                "tier archive shares the backing's filesystem: frees no space, protects nothing"
+                    .to_owned(),
+        }],
+    }
+}

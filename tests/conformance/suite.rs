@@ -1,0 +1,152 @@
+//! The suite over `mem` and `dir`, bare and under each wrapper.
+
+use crate::{MARK, dir};
+use cairn::tier::clock::VirtualClock;
+use cairn::tier::conformance::{self, Outcome};
+use cairn::tier::dir::DirTier;
+use cairn::tier::faults::{Fault, Faults, Operation};
+use cairn::tier::limit::Limit;
+use cairn::tier::mem::MemTier;
+use cairn::tier::retry::{Attempts, Retry};
+use cairn::tier::throttle::{Pace, Throttle};
+use cairn::tier::{OpenHow, Tier, TierUrl, open};
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+
+fn judge(outcomes: Vec<Outcome>) {
+    assert!(!outcomes.is_empty());
+    let failures: Vec<String> = outcomes
+        .into_iter()
+        .filter_map(|o| o.result.err().map(|why| format!("{}: {why}", o.case)))
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+fn on_mem(wrap: impl Fn(Arc<dyn Tier>) -> Arc<dyn Tier>) {
+    judge(conformance::run(&|| wrap(Arc::new(MemTier::new(MARK)))));
+}
+
+fn on_dir(wrap: impl Fn(Arc<dyn Tier>) -> Arc<dyn Tier>) {
+    let place = TempDir::new().expect("temporary directory");
+    let count = AtomicU32::new(0);
+    judge(conformance::run(&|| {
+        let n = count.fetch_add(1, Ordering::Relaxed);
+        wrap(Arc::new(dir(&place.path().join(n.to_string()))))
+    }));
+    for n in 0..count.into_inner() {
+        let left = crate::temporaries(&place.path().join(n.to_string()));
+        assert_eq!(left, 0, "temporaries of tier {n}");
+    }
+}
+
+fn throttled(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+    let pace = Pace {
+        bytes_per_second: NonZeroU64::new(1_000_000),
+        delay: Duration::from_millis(50),
+    };
+    Arc::new(Throttle::with_clock(
+        tier,
+        pace,
+        Arc::new(VirtualClock::default()),
+    ))
+}
+
+fn one_at_a_time(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+    Arc::new(Limit::new(tier, NonZeroUsize::MIN))
+}
+
+fn quiet_faults(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+    Arc::new(Faults::new(tier))
+}
+
+/// Every second call fails once, and the retries hide it.
+fn retried(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+    let faulty = Faults::new(tier);
+    use Operation::{Delete, List, Put, Read, Space, Stat};
+    for operation in [Put, Read, Stat, Delete, List, Space] {
+        faulty.control().fail_every(operation, 2, Fault::Transient);
+    }
+    // With several threads one caller may meet several of the failures.
+    let attempts = Attempts {
+        tries: 50,
+        ..Attempts::default()
+    };
+    let clock = Arc::new(VirtualClock::default());
+    Arc::new(Retry::with_clock(Arc::new(faulty), attempts, clock))
+}
+
+fn all(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+    one_at_a_time(throttled(retried(tier)))
+}
+
+#[test]
+fn mem_conforms() {
+    on_mem(|tier| tier);
+}
+
+#[test]
+fn dir_conforms() {
+    on_dir(|tier| tier);
+}
+
+#[test]
+fn throttled_tiers_conform() {
+    on_mem(throttled);
+    on_dir(throttled);
+}
+
+#[test]
+fn limited_tiers_conform() {
+    on_mem(one_at_a_time);
+    on_dir(one_at_a_time);
+}
+
+#[test]
+fn tiers_with_faults_that_do_not_strike_conform() {
+    on_mem(quiet_faults);
+    on_dir(quiet_faults);
+}
+
+#[test]
+fn retried_tiers_with_faults_that_strike_conform() {
+    on_mem(retried);
+    on_dir(retried);
+}
+
+#[test]
+fn tiers_under_all_wrappers_conform() {
+    on_mem(all);
+    on_dir(all);
+}
+
+#[test]
+fn a_dir_is_opened_by_its_owner_alone() {
+    let place = TempDir::new().expect("temporary directory");
+    let root = place.path().join("tier");
+    judge(conformance::run_opening(&|how| {
+        DirTier::open(&root, how).map(|tier| Arc::new(tier) as Arc<dyn Tier>)
+    }));
+}
+
+#[test]
+fn a_url_opens_a_dir() {
+    let place = TempDir::new().expect("temporary directory");
+    let root = place.path().join("tier");
+    let url = TierUrl::Dir {
+        path: root.clone(),
+        pace: Pace {
+            bytes_per_second: NonZeroU64::new(1 << 40),
+            delay: Duration::from_nanos(1),
+        },
+    };
+    judge(conformance::run_opening(&|how| open(&url, how)));
+    let how = OpenHow::new(cairn::id::InstanceId([1; 16]), MARK.tier);
+    let described = open(&url, how).expect("opens").describe();
+    let dev = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(&root).expect("root"));
+    let seen = described.root.expect("a directory has a root");
+    assert_eq!((&*seen.path, seen.dev), (&*root, Some(dev)));
+    assert!(described.url.starts_with("dir:/"), "{}", described.url);
+}

@@ -1,0 +1,304 @@
+//! The shared rig: an instance over temporary directories, on a filesystem of its own where a
+//! test needs one. Whatever it starts it ends, also when the test fails.
+
+#![allow(dead_code, reason = "each test target uses its own part of the rig")]
+
+pub(crate) mod disk;
+pub(crate) mod tree;
+
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub(crate) const CAIRN: &str = env!("CARGO_BIN_EXE_cairn");
+
+/// Why tests with a real mount cannot run here; `None` if they can.
+pub(crate) fn no_mounts() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root: the tests look below the mount and drop caches".into());
+    }
+    match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => None,
+        Err(e) => Some(format!("/dev/fuse: {e}")),
+    }
+}
+
+/// Leaves the test, saying so, where it cannot run.
+#[macro_export]
+macro_rules! needs_mounts {
+    () => {
+        if let Some(why) = $crate::rig::no_mounts() {
+            eprintln!(
+                "SKIPPED {}: {why}",
+                std::thread::current().name().unwrap_or("?")
+            );
+            return Ok(());
+        }
+    };
+}
+
+/// Directories of one instance, and the process while it runs.
+pub(crate) struct Instance {
+    pub(crate) dir: tempfile::TempDir,
+    /// The backing directory, guarded (P7).
+    pub(crate) backing: PathBuf,
+    pub(crate) mount: PathBuf,
+    pub(crate) state: PathBuf,
+    pub(crate) tier: PathBuf,
+    /// Further arguments of `cairn up`.
+    pub(crate) args: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Instance {
+    /// Directories under one temporary directory, in `base` or the system's place.
+    pub(crate) fn new(base: Option<&Path>) -> Result<Self> {
+        let builder = {
+            let mut b = tempfile::Builder::new();
+            b.prefix("cairn-test-");
+            b
+        };
+        let dir = match base {
+            Some(base) => builder.tempdir_in(base)?,
+            None => builder
+                .tempdir_in(std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into()))?,
+        };
+        let guard = dir.path().join("guarded");
+        fs::DirBuilder::new().mode(0o700).create(&guard)?;
+        let at = |name: &str| -> Result<PathBuf> {
+            let path = dir.path().join(name);
+            fs::create_dir(&path)?;
+            Ok(path)
+        };
+        let (mount, tier) = (at("mount")?, at("tier")?);
+        let (backing, state) = (guard.join("backing"), dir.path().join("state"));
+        fs::create_dir(&backing)?;
+        fs::set_permissions(
+            dir.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
+        Ok(Self {
+            dir,
+            backing,
+            mount,
+            state,
+            tier,
+            args: Vec::new(),
+            child: None,
+        })
+    }
+
+    /// Starts the instance and waits for its "ready" line.
+    pub(crate) fn up(&mut self) -> Result<()> {
+        let url = if self.args.iter().any(|a| a == "--tier") {
+            None
+        } else {
+            Some(format!("disk=dir:{}", self.tier.display()))
+        };
+        let mut command = Command::new(CAIRN);
+        command
+            .arg("up")
+            .arg("--allow-same-fs")
+            .arg("--state")
+            .arg(&self.state);
+        if let Some(url) = url {
+            command.args(["--tier", &url]);
+        }
+        command.args(&self.args).arg(&self.backing).arg(&self.mount);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("up.log"))?;
+        command.stderr(log);
+        let mut child = command.spawn().context("starting cairn up")?;
+        let mut out = BufReader::new(child.stdout.take().context("stdout")?);
+        self.child = Some(child);
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            if out.read_line(&mut line)? == 0 {
+                bail!("cairn up ended before it was ready:\n{}", self.log());
+            }
+        }
+        // The rest of its output must not block it.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        Ok(())
+    }
+
+    /// What the instance wrote to stderr so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// Process id of the running instance.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Ends the instance as an administrator would.
+    pub(crate) fn down(&mut self) -> Result<()> {
+        let output = self.run(["down", &self.mount.to_string_lossy()])?;
+        ensure!(
+            output.status.success(),
+            "down: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let mut child = self.child.take().context("not up")?;
+        let end = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < end {
+            if let Some(status) = child.try_wait()? {
+                ensure!(
+                    status.success(),
+                    "cairn up ended with {status}\n{}",
+                    self.log()
+                );
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill()?;
+        bail!(
+            "cairn up did not end within a minute of `down`\n{}",
+            self.log()
+        )
+    }
+
+    /// kill -9, and waits until the mount is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("not up")?;
+        child.kill()?;
+        child.wait()?;
+        wait_for("the mount to go", || Ok(!is_mounted(&self.mount)?))
+    }
+
+    /// Runs `cairn` with these arguments.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
+        Ok(Command::new(CAIRN)
+            .args(args)
+            .env("CAIRN_SOCKET", self.state.join("run/control.sock"))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()?)
+    }
+
+    /// Runs `cairn` and expects success; its stdout.
+    pub(crate) fn cairn<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        let args: Vec<_> = args.into_iter().collect();
+        let shown: Vec<_> = args
+            .iter()
+            .map(|a| a.as_ref().to_string_lossy().into_owned())
+            .collect();
+        let output = self.run(&args)?;
+        ensure!(
+            output.status.success(),
+            "cairn {}: {}\n{}{}\n--- up.log\n{}",
+            shown.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A path on the mount, as an argument.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.mount.clone()
+        } else {
+            self.mount.join(name)
+        }
+    }
+
+    /// The same file in the backing directory.
+    pub(crate) fn below(&self, name: &str) -> PathBuf {
+        self.backing.join(name)
+    }
+
+    /// Archives and waits.
+    pub(crate) fn archive(&self, name: &str) -> Result<String> {
+        self.cairn([
+            OsStr::new("archive"),
+            OsStr::new("--wait"),
+            self.at(name).as_os_str(),
+        ])
+    }
+
+    /// Releases and waits.
+    pub(crate) fn release(&self, name: &str) -> Result<String> {
+        self.cairn([
+            OsStr::new("release"),
+            OsStr::new("--wait"),
+            self.at(name).as_os_str(),
+        ])
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- up.log\n{}", self.log());
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = self.run(["down", "--force", &self.mount.to_string_lossy()]);
+            let end = Instant::now() + Duration::from_secs(10);
+            while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        while is_mounted(&self.mount).unwrap_or(false) {
+            if !Command::new("umount")
+                .arg("-l")
+                .arg(&self.mount)
+                .status()
+                .is_ok_and(|s| s.success())
+            {
+                break;
+            }
+        }
+    }
+}
+
+/// Is something mounted exactly there?
+pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
+    let mut table = String::new();
+    fs::File::open("/proc/self/mounts")?.read_to_string(&mut table)?;
+    let path = path.to_string_lossy();
+    Ok(table.lines().any(|l| l.split(' ').nth(1) == Some(&*path)))
+}
+
+/// Polls for a condition, a minute at most.
+pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < end {
+        if done()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    bail!("waited a minute for {what}")
+}
+
+/// Makes reads cold.
+pub(crate) fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("dropping caches")
+}
+
+/// Blocks of a file on disk, in bytes.
+pub(crate) fn on_disk(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::symlink_metadata(path)?.blocks() * 512)
+}
