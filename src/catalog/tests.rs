@@ -172,6 +172,7 @@ fn action(node: NodeId, bytes: u64) -> NewAction {
             offset: bytes,
         }),
         near: NodeId::ROOT,
+        refused: None,
     }
 }
 

@@ -170,58 +170,8 @@ impl Model {
         self.now += 1;
         let now = at(self.now);
         match op {
-            Op::Submit {
-                uid,
-                verb,
-                files,
-                key,
-                sealed,
-            } => {
-                let name = key.map(|k| format!("key{k}"));
-                let new = NewRequest {
-                    sealed: *sealed,
-                    ..request(*verb, *uid, name.as_deref())
-                };
-                let actions = self.new_actions(*files);
-                let got = rig.submit(new, actions, now).unwrap();
-                let known = key.and_then(|k| self.keys.get(&(*uid, k)).copied());
-                assert_eq!(got.existing, known.is_some());
-                if let Some(known) = known {
-                    assert_eq!(got.id, known);
-                    return;
-                }
-                if let Some(key) = key {
-                    self.keys.insert((*uid, *key), got.id);
-                }
-                let class = Class::of(*verb, Origin::User);
-                let request = ModelRequest {
-                    uid: *uid,
-                    class,
-                    sealed: *sealed,
-                    cancelled: false,
-                    begun: false,
-                    over: false,
-                    actions: BTreeMap::new(),
-                };
-                assert!(self.requests.insert(got.id, request).is_none());
-                self.adopt(rig, got.id);
-            }
-            Op::Add { request, files } => {
-                let Some(id) = self.pick(*request) else {
-                    return;
-                };
-                let actions = self.new_actions(*files);
-                let added = rig.add_actions(id, actions, now, Durability::Relaxed);
-                let request = &self.requests[&id];
-                if request.cancelled {
-                    assert_eq!(added.unwrap(), 0);
-                } else if request.sealed {
-                    assert!(added.is_err());
-                } else {
-                    assert_eq!(added.unwrap(), *files as u64);
-                    self.adopt(rig, id);
-                }
-            }
+            Op::Submit { .. } => self.submit(rig, op, now),
+            Op::Add { request, files } => self.add(rig, *request, *files, now),
             Op::Seal(request) => {
                 let Some(id) = self.pick(*request) else {
                     return;
@@ -246,45 +196,108 @@ impl Model {
             Op::Settle => {
                 rig.settle_cancelled(now, 3).unwrap();
             }
-            Op::Retry(request) => {
-                let Some(id) = self.pick(*request) else {
-                    return;
-                };
-                let request = self.requests.get_mut(&id).unwrap();
-                let retried = rig.retry_failed(id, now);
-                if request.cancelled {
-                    assert!(retried.is_err());
-                    return;
+            Op::Retry(request) => self.retry(rig, *request, now),
+            Op::Recover => self.recover(rig, now),
+        }
+    }
+
+    fn submit(&mut self, rig: &Rig, op: &Op, now: Timestamp) {
+        let Op::Submit {
+            uid,
+            verb,
+            files,
+            key,
+            sealed,
+        } = op
+        else {
+            return;
+        };
+
+        let name = key.map(|k| format!("key{k}"));
+        let new = NewRequest {
+            sealed: *sealed,
+            ..request(*verb, *uid, name.as_deref())
+        };
+        let actions = self.new_actions(*files);
+        let got = rig.submit(new, actions, now).unwrap();
+        let known = key.and_then(|k| self.keys.get(&(*uid, k)).copied());
+        assert_eq!(got.existing, known.is_some());
+        if let Some(known) = known {
+            assert_eq!(got.id, known);
+            return;
+        }
+        if let Some(key) = key {
+            self.keys.insert((*uid, *key), got.id);
+        }
+        let class = Class::of(*verb, Origin::User);
+        let request = ModelRequest {
+            uid: *uid,
+            class,
+            sealed: *sealed,
+            cancelled: false,
+            begun: false,
+            over: false,
+            actions: BTreeMap::new(),
+        };
+        assert!(self.requests.insert(got.id, request).is_none());
+        self.adopt(rig, got.id);
+    }
+
+    fn add(&mut self, rig: &Rig, request: usize, files: usize, now: Timestamp) {
+        let Some(id) = self.pick(request) else {
+            return;
+        };
+        let actions = self.new_actions(files);
+        let added = rig.add_actions(id, actions, now, Durability::Relaxed);
+        let request = &self.requests[&id];
+        if request.cancelled {
+            assert_eq!(added.unwrap(), 0);
+        } else if request.sealed {
+            assert!(added.is_err());
+        } else {
+            assert_eq!(added.unwrap(), files as u64);
+            self.adopt(rig, id);
+        }
+    }
+
+    fn retry(&mut self, rig: &Rig, request: usize, now: Timestamp) {
+        let Some(id) = self.pick(request) else {
+            return;
+        };
+        let request = self.requests.get_mut(&id).unwrap();
+        let retried = rig.retry_failed(id, now);
+        if request.cancelled {
+            assert!(retried.is_err());
+            return;
+        }
+        assert_eq!(
+            retried.unwrap(),
+            request.in_state(RowState::Failed).count() as u64
+        );
+        for action in request
+            .actions
+            .values_mut()
+            .filter(|a| a.0 == RowState::Failed)
+        {
+            action.0 = RowState::Pending;
+        }
+        request.follow();
+    }
+
+    fn recover(&mut self, rig: &Rig, now: Timestamp) {
+        rig.recover_actions(now).unwrap();
+        for request in self.requests.values_mut() {
+            let to = if request.cancelled {
+                RowState::Cancelled
+            } else {
+                RowState::Pending
+            };
+            for action in request.actions.values_mut() {
+                if matches!(action.0, RowState::Taken | RowState::Running) {
+                    action.0 = to;
                 }
-                assert_eq!(
-                    retried.unwrap(),
-                    request.in_state(RowState::Failed).count() as u64
-                );
-                for action in request
-                    .actions
-                    .values_mut()
-                    .filter(|a| a.0 == RowState::Failed)
-                {
-                    action.0 = RowState::Pending;
-                }
-                request.follow();
             }
-            Op::Recover => {
-                rig.recover_actions(now).unwrap();
-                for request in self.requests.values_mut() {
-                    let to = if request.cancelled {
-                        RowState::Cancelled
-                    } else {
-                        RowState::Pending
-                    };
-                    for action in request.actions.values_mut() {
-                        if matches!(action.0, RowState::Taken | RowState::Running) {
-                            action.0 = to;
-                        }
-                    }
-                    request.follow();
-                }
-            }
+            request.follow();
         }
     }
 

@@ -69,6 +69,16 @@ fn call_everything(rig: &Rig) {
     };
     rig.to_release(release, None, 5).unwrap();
     rig.under_copied(2, None, 5).unwrap();
+    scans(rig, f);
+    requests(rig);
+    rig.status(2).unwrap();
+    rig.usage_of(0).unwrap();
+    rig.last_failures(5).unwrap();
+    rig.tiers().unwrap();
+    rig.settle(d).unwrap();
+}
+
+fn scans(rig: &Rig, f: NodeId) {
     let generation = rig.begin_scan(at(1)).unwrap();
     rig.save_scan_position(vec![1], 1).unwrap();
     rig.finish_directory(NodeId::ROOT, generation, 5).unwrap();
@@ -83,12 +93,6 @@ fn call_everything(rig: &Rig) {
     rig.rescans(5).unwrap();
     rig.rescanned(f, at(2)).unwrap();
     rig.advance_changelog(1, 1, 0, 0).unwrap();
-    requests(rig);
-    rig.status(2).unwrap();
-    rig.usage_of(0).unwrap();
-    rig.last_failures(5).unwrap();
-    rig.tiers().unwrap();
-    rig.settle(d).unwrap();
 }
 
 fn requests(rig: &Rig) {

@@ -259,3 +259,24 @@ fn what_is_open_about_a_node() {
     rig.cancel(id, at(2)).unwrap();
     assert_eq!(rig.open_actions_of(NodeId(2)).unwrap(), []);
 }
+
+#[test]
+fn an_action_that_cannot_be_done_is_entered_as_failed() {
+    let rig = Rig::new();
+    let refused = NewAction {
+        refused: Some(failure("not-permitted")),
+        ..action(NodeId(3), 5)
+    };
+    let actions = vec![action(NodeId(2), 5), refused];
+    let id = rig
+        .submit(request(Verb::Stage, 1, None), actions, at(1))
+        .unwrap()
+        .id;
+    let counts = rig.request(id).unwrap().unwrap().counts;
+    assert_eq!((counts.queued.files, counts.failed.files), (1, 1));
+    assert_eq!(rig.take_actions(Class::Stage, 10, at(2)).unwrap().len(), 1);
+    let listed = rig
+        .actions(id, Some(ActionState::Failed), None, 10)
+        .unwrap();
+    assert_eq!(listed[0].failure, Some(failure("not-permitted")));
+}

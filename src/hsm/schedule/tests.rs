@@ -400,27 +400,45 @@ impl Watch {
         }
     }
 
+    fn offered(&mut self, s: &mut Scheduler, limits: &Limits, items: Vec<Item>) {
+        for item in items {
+            let of_class = self.waiting.values().filter(|i| i.class == item.class);
+            let full = of_class.count() >= limits.window;
+            let known = self.waiting.contains_key(&item.action)
+                || self.flying_items().any(|i| i.action == item.action);
+            let mut expected = Refused::default();
+            if self.cancelled.contains(&item.request) {
+                expected.cancelled.push(item.action);
+            } else if known {
+                expected.known.push(item.action);
+            } else if full {
+                expected.full.push(item.action);
+            } else {
+                self.waiting.insert(item.action, item);
+            }
+            assert_eq!(s.offer([item]), expected);
+        }
+    }
+
+    fn cancel(&mut self, s: &mut Scheduler, request: u64) {
+        let request = RequestId(request);
+        let dropped = s.cancel(request);
+        self.cancelled.insert(request);
+        for action in &dropped.waiting {
+            assert_eq!(self.waiting.remove(action).unwrap().request, request);
+        }
+        assert!(self.waiting.values().all(|i| i.request != request));
+        let flying = self.flying_items().filter(|i| i.request == request);
+        let mut flying: Vec<ActionId> = flying.map(|i| i.action).collect();
+        let mut named = dropped.in_flight;
+        flying.sort();
+        named.sort();
+        assert_eq!(named, flying);
+    }
+
     fn apply(&mut self, s: &mut Scheduler, limits: &Limits, event: Event) {
         match event {
-            Event::Offer(items) => {
-                for item in items {
-                    let of_class = self.waiting.values().filter(|i| i.class == item.class);
-                    let full = of_class.count() >= limits.window;
-                    let known = self.waiting.contains_key(&item.action)
-                        || self.flying_items().any(|i| i.action == item.action);
-                    let mut expected = Refused::default();
-                    if self.cancelled.contains(&item.request) {
-                        expected.cancelled.push(item.action);
-                    } else if known {
-                        expected.known.push(item.action);
-                    } else if full {
-                        expected.full.push(item.action);
-                    } else {
-                        self.waiting.insert(item.action, item);
-                    }
-                    assert_eq!(s.offer([item]), expected);
-                }
-            }
+            Event::Offer(items) => self.offered(s, limits, items),
             Event::Next => match s.next(at(self.now)) {
                 Some(dispatch) => {
                     assert!(
@@ -451,21 +469,7 @@ impl Watch {
                     self.waiting.insert(item.action, item);
                 }
             }
-            Event::Cancel(request) => {
-                let request = RequestId(request);
-                let dropped = s.cancel(request);
-                self.cancelled.insert(request);
-                for action in &dropped.waiting {
-                    assert_eq!(self.waiting.remove(action).unwrap().request, request);
-                }
-                assert!(self.waiting.values().all(|i| i.request != request));
-                let flying = self.flying_items().filter(|i| i.request == request);
-                let mut flying: Vec<ActionId> = flying.map(|i| i.action).collect();
-                let mut named = dropped.in_flight;
-                flying.sort();
-                named.sort();
-                assert_eq!(named, flying);
-            }
+            Event::Cancel(request) => self.cancel(s, request),
             Event::Pause(tier, until) => {
                 s.pause_tier(TierId(tier), at(until));
                 let pause = self.paused.entry(TierId(tier)).or_insert(until);
