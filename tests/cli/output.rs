@@ -47,6 +47,7 @@ frozen! { policy_is_frozen:
     "policy_check" ["policy", "check"],
     "policy_run_dry" ["policy", "run", "--dry-run"],
     "policy_run" ["policy", "run", "cool"],
+    "policy_run_wait" ["policy", "run", "--wait", "cool"],
     "policy_run_json" ["policy", "run", "--dry-run", "--json"],
 }
 frozen! { down_is_frozen:

@@ -23,6 +23,10 @@ fn released(cairn: &Instance, name: &str) -> Result<Vec<u8>> {
     Ok(data)
 }
 
+fn truncate(path: &std::path::Path, len: u64) -> Result<()> {
+    Ok(File::options().write(true).open(path)?.set_len(len)?)
+}
+
 #[test]
 fn writing_into_a_released_file_recalls_it_first() -> Result<()> {
     needs_mounts!();
@@ -69,11 +73,11 @@ fn appending_truncating_and_replacing_released_files() -> Result<()> {
     ensure!(fs::read(cairn.at("shrink!"))? == data[..70_000]);
 
     let data = released(&cairn, "grow")?;
-    rustix::fs::truncate_path(&cairn.at("grow"), LEN as u64 + 5000)?;
+    truncate(&cairn.at("grow"), LEN as u64 + 5000)?;
     ensure!(fs::read(cairn.at("grow"))? == [&data[..], &[0; 5000]].concat());
 
     released(&cairn, "zero")?;
-    rustix::fs::truncate_path(&cairn.at("zero"), 0)?;
+    truncate(&cairn.at("zero"), 0)?;
     ensure!(fs::read(cairn.at("zero"))?.is_empty());
 
     released(&cairn, "overwritten")?;

@@ -20,7 +20,7 @@ fn slow(delay: &str) -> Result<Instance> {
 #[test]
 fn a_waiting_reader_is_interrupted_by_a_signal() -> Result<()> {
     needs_mounts!();
-    let mut cairn = slow("rate=4MiB/s")?;
+    let cairn = slow("rate=4MiB/s")?;
     fs::write(cairn.at("f"), tree::bytes(1, 32 << 20))?;
     cairn.archive("f")?;
     cairn.release("f")?;
@@ -49,7 +49,7 @@ fn a_waiting_reader_is_interrupted_by_a_signal() -> Result<()> {
 #[test]
 fn the_head_of_a_large_file_does_not_wait_for_the_rest() -> Result<()> {
     needs_mounts!();
-    let mut cairn = slow("rate=16MiB/s")?;
+    let cairn = slow("rate=16MiB/s")?;
     let data = tree::bytes(2, 64 << 20);
     fs::write(cairn.at("f"), &data)?;
     cairn.archive("f")?;
