@@ -10,6 +10,8 @@
 mod basic;
 #[path = "mounted/dirs.rs"]
 mod dirs;
+#[path = "mounted/model.rs"]
+mod model;
 #[path = "mounted/names.rs"]
 mod names;
 #[path = "mounted/rig.rs"]

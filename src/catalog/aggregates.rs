@@ -207,7 +207,7 @@ impl Catalog {
         self.read(|connection| {
             first(
                 connection,
-                "SELECT epoch, seq FROM aggregates ORDER BY epoch DESC, seq DESC LIMIT 1",
+                "SELECT epoch, seq FROM aggregates WHERE epoch >= 0 ORDER BY epoch DESC, seq DESC LIMIT 1",
                 [],
                 id_row,
                 "find the newest",

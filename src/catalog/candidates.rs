@@ -164,7 +164,7 @@ fn pages(
 ) -> Result<Candidates, CatalogError> {
     let limit = limit.clamp(1, super::PAGE_MAX);
     let look = || -> rusqlite::Result<Candidates> {
-        let mut statement = connection.prepare_cached(query)?;
+        let mut statement = sql::prepared(connection, query)?;
         let mut rows = statement.query(values)?;
         let (mut nodes, mut last, mut examined) = (Vec::new(), None, 0);
         while let Some(row) = rows.next()? {

@@ -319,7 +319,13 @@ pub(super) fn end_unstarted(
     now: Timestamp,
 ) -> Result<(), CatalogError> {
     match find(connection, id)? {
-        Some(action) => end(connection, tally, &action, &Finish::Failed(why.clone()), now),
+        Some(action) => end(
+            connection,
+            tally,
+            &action,
+            &Finish::Failed(why.clone()),
+            now,
+        ),
         None => Ok(()),
     }
 }

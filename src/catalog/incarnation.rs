@@ -239,7 +239,8 @@ fn begin(connection: &Connection, start: Start) -> Result<Incarnation, CatalogEr
     }
     change(
         connection,
-        "UPDATE instance SET epoch = ?, clean = 0, boot = ?, trusted_from = ?, begun_at = ?",
+        "UPDATE instance SET epoch = ?, clean = 0, boot = ?, trusted_from = ?, begun_at = ?
+         WHERE id = 1",
         params![epoch, boot, trusted_from, now],
         step,
         "instance",

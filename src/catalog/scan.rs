@@ -79,7 +79,7 @@ impl Catalog {
             let generation = first(
                 connection,
                 "UPDATE scan SET generation = generation + 1, begun_at = ?, epoch = ?,
-                     running = 1, position = x'', seen = 0 RETURNING generation",
+                     running = 1, position = x'', seen = 0 WHERE id = 1 RETURNING generation",
                 params![now.nanos(), epoch],
                 |row| uint(row, "generation"),
                 "begin",
@@ -101,7 +101,7 @@ impl Catalog {
         self.post(Durability::Relaxed, move |connection| {
             change(
                 connection,
-                "UPDATE scan SET position = ?, seen = ? WHERE running = 1",
+                "UPDATE scan SET position = ?, seen = ? WHERE id = 1 AND running = 1",
                 params![position, int(seen)],
                 "save the position",
                 "scan",
@@ -120,7 +120,7 @@ impl Catalog {
                 connection,
                 "UPDATE scan SET running = 0, position = x'', finished_generation = generation,
                      finished_begun_at = begun_at, finished_epoch = epoch, finished_at = ?
-                 WHERE running = 1",
+                 WHERE id = 1 AND running = 1",
                 [now.nanos()],
                 "finish",
                 "scan",
@@ -224,8 +224,8 @@ impl Catalog {
         self.read(|connection| {
             all(
                 connection,
-                "SELECT node, since, why FROM rescans ORDER BY since LIMIT ?",
-                [page(limit)],
+                "SELECT node, since, why FROM rescans WHERE since >= ? ORDER BY since LIMIT ?",
+                [i64::MIN, page(limit)],
                 |row| {
                     Ok(Rescan {
                         node: NodeId(row.get(0)?),
@@ -271,7 +271,7 @@ impl Catalog {
             change(
                 connection,
                 "UPDATE changelog SET position = ?, applied = applied + ?, lost = lost + ?,
-                     overflows = overflows + ?",
+                     overflows = overflows + ? WHERE id = 1",
                 params![int(position), int(applied), int(lost), int(overflows)],
                 "advance",
                 "changelog",

@@ -167,6 +167,22 @@ pub(super) fn node(row: &Row<'_>) -> rusqlite::Result<Node> {
     })
 }
 
+/// The one way to a statement: prepared once per connection. Under test every text is kept, so that
+/// a test can ask the planner about all of them.
+pub(super) fn prepared<'c>(
+    connection: &'c Connection,
+    sql: &str,
+) -> rusqlite::Result<rusqlite::CachedStatement<'c>> {
+    #[cfg(test)]
+    SEEN.lock().insert(sql.to_owned());
+    connection.prepare_cached(sql)
+}
+
+/// Statements that this test process has prepared.
+#[cfg(test)]
+pub(super) static SEEN: parking_lot::Mutex<std::collections::BTreeSet<String>> =
+    parking_lot::Mutex::new(std::collections::BTreeSet::new());
+
 /// Runs a prepared statement that changes rows; gives how many.
 pub(super) fn change(
     connection: &Connection,
@@ -175,8 +191,7 @@ pub(super) fn change(
     step: &'static str,
     object: impl ToString,
 ) -> Result<usize, CatalogError> {
-    connection
-        .prepare_cached(sql)
+    prepared(connection, sql)
         .and_then(|mut statement| statement.execute(values))
         .at(step, object)
 }
@@ -191,8 +206,7 @@ pub(super) fn first<T>(
     object: impl ToString,
 ) -> Result<Option<T>, CatalogError> {
     use rusqlite::OptionalExtension;
-    connection
-        .prepare_cached(sql)
+    prepared(connection, sql)
         .and_then(|mut statement| statement.query_row(values, row).optional())
         .at(step, object)
 }
@@ -206,8 +220,7 @@ pub(super) fn all<T>(
     step: &'static str,
     object: impl ToString,
 ) -> Result<Vec<T>, CatalogError> {
-    connection
-        .prepare_cached(sql)
+    prepared(connection, sql)
         .and_then(|mut statement| statement.query_map(values, row)?.collect())
         .at(step, object)
 }

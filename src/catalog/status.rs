@@ -73,6 +73,10 @@ pub struct Snapshot {
     pub tombstones: u64,
     /// Writes that nobody waited for and that failed, since the catalog was opened.
     pub write_errors: u64,
+    /// Transactions since the catalog was opened.
+    pub commits: u64,
+    /// Changes that wait for the writer now.
+    pub writes_queued: usize,
 }
 
 impl Catalog {
@@ -81,7 +85,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn status(&self, wanted_copies: u32) -> Result<Snapshot, CatalogError> {
-        let write_errors = self.inner.writer.errors();
+        let writer = &self.inner.writer;
         self.read(|connection| {
             Ok(Snapshot {
                 usage: usage(connection, -1)?,
@@ -93,7 +97,9 @@ impl Catalog {
                 changelog: scan::changelog(connection)?,
                 pins: row_count(connection, "pins")?,
                 tombstones: row_count(connection, "tombstones")?,
-                write_errors,
+                write_errors: writer.errors(),
+                commits: writer.groups(),
+                writes_queued: writer.queued(),
             })
         })
     }

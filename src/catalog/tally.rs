@@ -6,7 +6,7 @@
 
 use super::CatalogError;
 use super::request::{Class, RequestState};
-use super::sql::{Code, change, coded, first};
+use super::sql::{Code, change, coded, first, prepared};
 use crate::id::Timestamp;
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeMap;
@@ -125,9 +125,9 @@ pub(super) fn head(connection: &Connection, request: i64) -> Result<Option<Head>
 }
 
 fn apply_one(connection: &Connection, request: i64, d: &Deltas) -> Result<(), CatalogError> {
-    let changed = connection
-        .prepare_cached(
-            "UPDATE requests SET pending = pending + ?2, pending_bytes = pending_bytes + ?3,
+    let changed = prepared(
+        connection,
+        "UPDATE requests SET pending = pending + ?2, pending_bytes = pending_bytes + ?3,
                  taken = taken + ?4, taken_bytes = taken_bytes + ?5,
                  running = running + ?6, running_bytes = running_bytes + ?7,
                  waiting = waiting + ?8, waiting_bytes = waiting_bytes + ?9,
@@ -135,13 +135,13 @@ fn apply_one(connection: &Connection, request: i64, d: &Deltas) -> Result<(), Ca
                  failed = failed + ?12, failed_bytes = failed_bytes + ?13,
                  cancelled = cancelled + ?14, cancelled_bytes = cancelled_bytes + ?15
              WHERE id = ?1",
-        )
-        .and_then(|mut s| {
-            let flat = d.iter().flat_map(|(files, bytes)| [*files, *bytes]);
-            s.execute(rusqlite::params_from_iter(
-                std::iter::once(request).chain(flat),
-            ))
-        });
+    )
+    .and_then(|mut s| {
+        let flat = d.iter().flat_map(|(files, bytes)| [*files, *bytes]);
+        s.execute(rusqlite::params_from_iter(
+            std::iter::once(request).chain(flat),
+        ))
+    });
     changed
         .map(drop)
         .map_err(|e| CatalogError::sql("count for request", request, e))

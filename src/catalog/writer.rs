@@ -37,6 +37,8 @@ pub(super) struct Writer {
     queue: Mutex<Option<Sender<Submission>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     errors: Arc<AtomicU64>,
+    /// Groups committed since the start.
+    groups: Arc<AtomicU64>,
     path: PathBuf,
 }
 
@@ -44,14 +46,19 @@ impl Writer {
     pub(super) fn start(path: &Path) -> Result<Self, CatalogError> {
         let connection = schema::connect(path)?;
         let (queue, submissions) = bounded(QUEUE);
+        let groups = Arc::new(AtomicU64::new(0));
         let thread = std::thread::Builder::new()
             .name("catalog-writer".to_owned())
-            .spawn(move || serve(&connection, &submissions))
+            .spawn({
+                let groups = Arc::clone(&groups);
+                move || serve(&connection, &submissions, &groups)
+            })
             .map_err(|e| CatalogError::io(path, "start the writer thread", e))?;
         Ok(Self {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             errors: Arc::default(),
+            groups,
             path: path.to_owned(),
         })
     }
@@ -117,6 +124,16 @@ impl Writer {
         self.errors.load(Ordering::Relaxed)
     }
 
+    /// Transactions since the start: fewer than changes, because they are committed in groups.
+    pub(super) fn groups(&self) -> u64 {
+        self.groups.load(Ordering::Relaxed)
+    }
+
+    /// Changes that wait for the writer.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.lock().as_ref().map_or(0, Sender::len)
+    }
+
     fn submit(&self, durability: Durability, change: Change) -> Result<(), CatalogError> {
         let queue = self.queue.lock().clone();
         let closed = CatalogError::Closed { step: "submit" };
@@ -137,7 +154,7 @@ impl Drop for Writer {
     }
 }
 
-fn serve(connection: &Connection, submissions: &Receiver<Submission>) {
+fn serve(connection: &Connection, submissions: &Receiver<Submission>, groups: &AtomicU64) {
     let mut held: std::collections::VecDeque<Submission> = std::collections::VecDeque::new();
     let mut synchronous = Durability::Full;
     loop {
@@ -172,6 +189,7 @@ fn serve(connection: &Connection, submissions: &Receiver<Submission>) {
             continue;
         }
         commit_group(connection, &mut held);
+        groups.fetch_add(1, Ordering::Relaxed);
     }
 }
 

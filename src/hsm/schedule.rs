@@ -258,12 +258,13 @@ impl Scheduler {
         let mut refused = Refused::default();
         for item in items {
             let room = self.room(item.class);
+            let waits = self.windows.values().any(|w| w.contains(item.action));
             let Some(window) = self.windows.get_mut(&item.class) else {
                 continue;
             };
             if self.cancelled.contains(&item.request) {
                 refused.cancelled.push(item.action);
-            } else if self.in_flight.contains_key(&item.action) || window.contains(item.action) {
+            } else if waits || self.in_flight.contains_key(&item.action) {
                 refused.known.push(item.action);
             } else if room == 0 {
                 refused.full.push(item.action);

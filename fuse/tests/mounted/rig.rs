@@ -5,6 +5,7 @@ use cairn_fuse::{
     Caller, Errno, Event, EventKind, FileRef, Mirror, MirrorConfig, NodeHandle, Presence, ReadDone,
     Residency, Shown, WaitDone, WaitToken,
 };
+use rustix::fs::FallocateFlags;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -69,10 +70,11 @@ impl Fake {
     pub(crate) fn release(&self, backing_path: &Path) -> anyhow::Result<NodeHandle> {
         let data = std::fs::read(backing_path)?;
         let file = File::options().write(true).open(backing_path)?;
-        file.set_len(0)?;
-        file.set_len(data.len() as u64)?;
         let handle = NodeHandle::of(&file)?;
+        let blocks = (data.len() as u64).next_multiple_of(4096).max(4096);
         self.released.lock().unwrap().insert(handle.clone(), data);
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, how, 0, blocks)?;
         Ok(handle)
     }
 
@@ -126,11 +128,13 @@ impl Fake {
         handle.open(root, flags).unwrap()
     }
 
-    /// Writes a file's data back.
+    /// Writes a file's data back, and only then calls it resident.
     pub(crate) fn restore(&self, handle: &NodeHandle) {
-        if let Some(data) = self.released.lock().unwrap().remove(handle) {
+        let data = self.released.lock().unwrap().get(handle).cloned();
+        if let Some(data) = data {
             let file = File::from(self.open(handle, libc::O_WRONLY));
             std::os::unix::fs::FileExt::write_all_at(&file, &data, 0).unwrap();
+            self.released.lock().unwrap().remove(handle);
         }
     }
 
@@ -264,6 +268,22 @@ impl Rig {
     }
     pub(crate) fn mirror(&self) -> &Mirror {
         self.mirror.as_ref().unwrap()
+    }
+    /// Releases a file unless somebody uses it.
+    pub(crate) fn try_release(&self, name: &str) -> anyhow::Result<bool> {
+        let Ok(file) = File::open(self.b(name)) else {
+            return Ok(false);
+        };
+        let handle = NodeHandle::of(file)?;
+        if self.fake.is_released(&handle) {
+            return Ok(false);
+        }
+        let Some(_hold) = self.mirror().gate().hold(&handle) else {
+            return Ok(false);
+        };
+        self.fake.release(&self.b(name))?;
+        self.mirror().gate().changed(&handle);
+        Ok(true)
     }
     /// A file made through the mount, then released.
     pub(crate) fn released(&self, name: &str, data: &[u8]) -> anyhow::Result<NodeHandle> {

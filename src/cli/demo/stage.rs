@@ -3,6 +3,7 @@
 use super::DemoError;
 use super::compare::{Care, Comparison};
 use super::sources::Sources;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -72,10 +73,10 @@ impl Place {
     pub(super) fn yardsticks(&self, chosen: &Sources) -> Result<Vec<Step>, DemoError> {
         let plain = self.root.join("plain");
         // Once unmeasured, so that every measured step finds the originals in memory alike.
-        run(copy(chosen, &plain))?;
+        copy(chosen, &plain)?;
         fs::remove_dir_all(&plain).and_then(|()| fs::create_dir(&plain)).map_err(io("emptying plain/"))?;
         sync();
-        let copied = time(|| run(copy(chosen, &plain)).map(|_| sync()))?;
+        let copied = time(|| copy(chosen, &plain).map(|()| sync()))?;
         let tar = self.root.join("plain.tar");
         let mut pack = Command::new("tar");
         pack.arg("-cf").arg(&tar).arg("-C").arg(&plain).arg(".");
@@ -115,7 +116,7 @@ impl Place {
 
     pub(super) fn copy_in(&self, chosen: &Sources) -> Result<Step, DemoError> {
         println!("2. Users write through the mount, with any tool (here cp -a).");
-        let took = time(|| run(copy(chosen, &self.mount())).map(|_| sync()))?;
+        let took = time(|| copy(chosen, &self.mount()).map(|()| sync()))?;
         Ok(row("cp -a into the mount", chosen, took, Some(PLAIN_COPY)))
     }
 
@@ -233,11 +234,20 @@ fn row(what: &'static str, chosen: &Sources, took: Duration, against: Option<&'s
     Step { what, files: chosen.files, bytes: chosen.bytes, took, against }
 }
 
-/// `cp -a --parents`: real files keep their whole path below `to`.
-fn copy(chosen: &Sources, to: &Path) -> Command {
-    let mut command = Command::new("cp");
-    command.args(["-a", "--parents", "--"]).args(&chosen.paths).arg(to);
-    command
+/// `cp -a`, one for each directory that sources lie in: they keep their whole path below `to`.
+fn copy(chosen: &Sources, to: &Path) -> Result<(), DemoError> {
+    let mut by_parent = BTreeMap::<PathBuf, Vec<&Path>>::new();
+    for path in &chosen.paths {
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        by_parent.entry(below(to, parent)).or_default().push(path);
+    }
+    for (parent, paths) in by_parent {
+        fs::create_dir_all(&parent).map_err(io(format!("creating {}", parent.display())))?;
+        let mut command = Command::new("cp");
+        command.args(["-a", "-t"]).arg(&parent).arg("--").args(paths);
+        run(command)?;
+    }
+    Ok(())
 }
 
 fn below(root: &Path, absolute: &Path) -> PathBuf {

@@ -1,0 +1,290 @@
+//! Versions, copies, aggregates, tombstones, and what policies ask.
+
+use super::*;
+
+const OTHER: TierId = TierId(8);
+
+#[test]
+fn archiving_records_version_copies_and_aggregate() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    let aggregate = rig.archive(node, 1, TIER);
+    let row = rig.row(node);
+    assert_eq!((row.state, row.copies), (FileState::Archived, 1));
+    assert_eq!(
+        (row.version, row.proven),
+        (Some(version_of(node, 1)), Some(proven(1)))
+    );
+    let copies = rig.copies(file_id(node), DataVersion(1)).unwrap();
+    assert_eq!(
+        (copies.len(), copies[0].aggregate, copies[0].header),
+        (1, aggregate.id, 512)
+    );
+    let stored = rig.aggregate(TIER, aggregate.id).unwrap().unwrap();
+    assert_eq!(
+        (stored.live_members, stored.live_bytes, stored.members),
+        (1, 100, 1)
+    );
+    assert_eq!(rig.members(TIER, aggregate.id, None, 10).unwrap(), copies);
+    assert_eq!(rig.members(TIER, aggregate.id, Some(512), 10).unwrap(), []);
+    assert_eq!(rig.aggregates(TIER, None, 10).unwrap(), [stored]);
+    assert_eq!(rig.newest_aggregate().unwrap(), Some(aggregate.id));
+    // a second copy on the same tier is no second copy; one on another tier is
+    rig.archive(node, 1, TIER);
+    assert_eq!(rig.row(node).copies, 1);
+    rig.archive(node, 1, OTHER);
+    assert_eq!(rig.row(node).copies, 2);
+    assert_eq!(rig.nodes_by_file(file_id(node)).unwrap()[0].id, node);
+}
+
+#[test]
+fn a_change_makes_dirty_and_leaves_one_tombstone() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.dirtied(node, TombstoneWhy::Overwrite, at(1), Durability::Full)
+        .unwrap();
+    assert_eq!(
+        rig.row(node).state,
+        FileState::None,
+        "never archived: nothing to be dirty about"
+    );
+    let aggregate = rig.archive(node, 1, TIER);
+    for _ in 0..2 {
+        rig.dirtied(node, TombstoneWhy::Truncate, at(60), Durability::Full)
+            .unwrap();
+    }
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    let tombs = rig.tombstones(None, 10).unwrap();
+    assert_eq!(tombs.len(), 1);
+    assert_eq!(
+        (tombs[0].why, tombs[0].epoch, tombs[0].path.as_slice()),
+        (TombstoneWhy::Truncate, 1, b"file2".as_slice())
+    );
+    assert_eq!(
+        rig.aggregate(TIER, aggregate.id)
+            .unwrap()
+            .unwrap()
+            .live_members,
+        0
+    );
+    rig.archive(node, 2, TIER);
+    let row = rig.row(node);
+    assert_eq!(
+        (row.state, row.version.unwrap().version),
+        (FileState::Archived, DataVersion(2))
+    );
+    assert_eq!(rig.tombstones(None, 10).unwrap().len(), 1);
+    assert_eq!(rig.status(1).unwrap().tombstones, 1);
+}
+
+#[test]
+fn release_stage_and_a_copy_made_while_released() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    let mut stub = attributes(FileKind::Regular, 10);
+    stub.blocks = 0;
+    rig.released(node, stub, proven(1), Durability::Full)
+        .unwrap();
+    rig.archive(node, 1, OTHER);
+    let row = rig.row(node);
+    assert_eq!(
+        (row.state, row.copies, row.attributes.blocks),
+        (FileState::Released, 2, 0)
+    );
+    let back = attributes(FileKind::Regular, 10);
+    rig.staged(node, back, proven(1), at(70), Durability::Full)
+        .unwrap();
+    let row = rig.row(node);
+    assert_eq!(
+        (row.state, row.staged_at),
+        (FileState::Archived, Some(at(70)))
+    );
+    rig.rebound(
+        node,
+        Proven {
+            size: 6,
+            ..proven(1)
+        },
+        Durability::Full,
+    )
+    .unwrap();
+    assert_eq!(rig.row(node).proven.unwrap().size, 6);
+    rig.set_state(node, FileState::Lost, Some("gone".into()), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.row(node).note.as_deref(), Some("gone"));
+    let nobody = NodeId(999);
+    let missing = rig.rebound(nobody, proven(1), Durability::Full);
+    assert!(matches!(missing, Err(CatalogError::Missing { .. })));
+}
+
+#[test]
+fn archiving_a_node_that_went_meanwhile_leaves_a_tombstone() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.forget(node, at(5), Durability::Full).unwrap();
+    let aggregate = rig.archive(node, 1, TIER);
+    assert_eq!(rig.tombstones(None, 10).unwrap().len(), 1);
+    assert_eq!(
+        rig.aggregate(TIER, aggregate.id)
+            .unwrap()
+            .unwrap()
+            .live_members,
+        0
+    );
+}
+
+#[test]
+fn a_version_that_another_node_needs_is_not_buried() {
+    let rig = Rig::new();
+    let (a, b) = (rig.file(2, 10), rig.file(3, 10));
+    rig.archive(a, 1, TIER);
+    let known = Known {
+        node: b,
+        state: FileState::Released,
+        version: version_of(a, 1),
+        copies: rig.copies(file_id(a), DataVersion(1)).unwrap(),
+    };
+    rig.learn(vec![known], at(60), Durability::Full).unwrap();
+    rig.forget(a, at(61), Durability::Full).unwrap();
+    assert_eq!(rig.tombstones(None, 10).unwrap(), []);
+    rig.forget(b, at(62), Durability::Full).unwrap();
+    assert_eq!(rig.tombstones(None, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn learning_rebuilds_and_takes_a_wrong_tombstone_back() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    let aggregate = rig.archive(node, 1, TIER);
+    let copies = rig.copies(file_id(node), DataVersion(1)).unwrap();
+    rig.forget(node, at(60), Durability::Full).unwrap();
+    let again = rig.file(2, 10);
+    let mut copies = copies;
+    copies.push(Copy {
+        tier: OTHER,
+        ..copies[0]
+    });
+    let known = Known {
+        node: again,
+        state: FileState::Released,
+        version: version_of(node, 1),
+        copies,
+    };
+    rig.learn(vec![known], at(61), Durability::Full).unwrap();
+    let row = rig.row(again);
+    assert_eq!((row.state, row.copies), (FileState::Released, 2));
+    assert_eq!(rig.tombstones(None, 10).unwrap(), []);
+    assert_eq!(
+        rig.aggregate(TIER, aggregate.id)
+            .unwrap()
+            .unwrap()
+            .live_members,
+        1
+    );
+    let learned = rig.aggregate(OTHER, aggregate.id).unwrap().unwrap();
+    assert_eq!(
+        (learned.proof, learned.live_members),
+        (ProofKind::Learned, 1)
+    );
+    assert!(
+        row.is_suspect(&rig.incarnation().unwrap()),
+        "a record proves no quiescent point"
+    );
+}
+
+#[test]
+fn a_bad_copy_no_longer_counts() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    rig.archive(node, 1, OTHER);
+    let copies = rig.copies(file_id(node), DataVersion(1)).unwrap();
+    let under = |wanted| rig.status(wanted).unwrap().under_copied;
+    assert_eq!((under(1), under(2), under(3)), (0, 0, 1));
+    rig.set_copy_state(&copies[0], CopyState::Bad, at(80), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.row(node).copies, 1);
+    assert_eq!((under(1), under(2)), (0, 1));
+    let listed = rig.under_copied(2, None, 10).unwrap();
+    assert_eq!((listed.nodes[0].id, listed.next), (node, None));
+    let due = rig.copies_to_verify(at(1000), 10).unwrap();
+    assert_eq!(due, [copies[1]]);
+    rig.set_copy_state(&copies[1], CopyState::Good, at(2000), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.copies_to_verify(at(1000), 10).unwrap(), []);
+    let listed = rig.copies(file_id(node), DataVersion(1)).unwrap();
+    assert_eq!(listed[0].state, CopyState::Good, "good ones first");
+}
+
+#[test]
+fn candidates_to_archive_in_order_and_in_pages() {
+    let rig = Rig::new();
+    let files: Vec<NodeId> = (0..7).map(|n| rig.file(10 + n, 10 * (n + 1))).collect();
+    rig.directory(50, NodeId::ROOT, b"dir");
+    rig.set_flag(files[1], Flag::NoArchive, true, Durability::Full)
+        .unwrap();
+    rig.archive(files[2], 1, TIER);
+    rig.archive(files[3], 1, TIER);
+    rig.dirtied(files[3], TombstoneWhy::Overwrite, at(60), Durability::Full)
+        .unwrap();
+    let filter = ArchiveFilter { older_than: at(70) };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = rig.to_archive(filter, after, 2).unwrap();
+        found.extend(page.nodes.iter().map(|n| n.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(
+        found,
+        [files[0], files[3], files[4], files[5]],
+        "oldest change first, 70 is too new"
+    );
+}
+
+#[test]
+fn candidates_to_release_respect_flags_pins_sizes_and_access() {
+    let rig = Rig::new();
+    let files: Vec<NodeId> = (0..8).map(|n| rig.file(10 + n, 10 * (n + 1))).collect();
+    for file in &files[..7] {
+        rig.archive(*file, 1, TIER);
+    }
+    rig.set_flag(files[1], Flag::NoRelease, true, Durability::Full)
+        .unwrap();
+    let pin = Pin {
+        node: files[2],
+        holder: "job".into(),
+        expires: at(500),
+    };
+    rig.pin(vec![pin]).unwrap();
+    rig.note_access(vec![(handle(13), at(65))], Durability::Full)
+        .unwrap();
+    let back = attributes(FileKind::Regular, 50);
+    rig.staged(files[4], back, proven(1), at(90), Durability::Full)
+        .unwrap();
+    let mut filter = ReleaseFilter {
+        min_size: 20,
+        accessed_before: at(1000),
+        staged_before: at(80),
+        min_copies: 1,
+        now: at(100),
+    };
+    let ids = |filter| -> Vec<NodeId> {
+        let page = rig.to_release(filter, None, 100).unwrap();
+        assert_eq!(page.next, None);
+        page.nodes.iter().map(|n| n.id).collect()
+    };
+    // 0 is too small, 1 flagged, 2 pinned, 3 read at 65 (after 5, at 60), 4 staged too lately
+    assert_eq!(ids(filter), [files[5], files[3], files[6]]);
+    filter.now = at(500);
+    filter.staged_before = at(91);
+    assert_eq!(
+        ids(filter),
+        [files[2], files[4], files[5], files[3], files[6]]
+    );
+    filter.min_copies = 2;
+    assert_eq!(ids(filter), []);
+}
