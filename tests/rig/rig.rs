@@ -297,6 +297,20 @@ impl Drop for Instance {
     }
 }
 
+/// `truncate(2)`, by name and without an open.
+pub(crate) fn truncate(path: &Path, size: u64) -> Result<()> {
+    let script = "import os,sys\nos.truncate(sys.argv[1], int(sys.argv[2]))";
+    let done = Command::new("python3")
+        .args(["-c", script])
+        .arg(path)
+        .arg(size.to_string())
+        .output()
+        .context("python3 truncates")?;
+    let why = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success(), "truncate {}: {why}", path.display());
+    Ok(())
+}
+
 /// Is something mounted exactly there?
 pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
     let mut table = String::new();
