@@ -228,6 +228,8 @@ pub(super) struct Shared {
     /// Whose turn it is to apply events: their order is kept.
     drain: Mutex<()>,
     lanes: lanes::Lanes,
+    /// Requests whose last part has not come, and when the latest did.
+    parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
     started: Timestamp,
 }

@@ -8,7 +8,7 @@ use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, 
 use crate::hsm::residency::HsmResidency;
 use crate::hsm::state_dir::{StateDir, StateError};
 use crate::server::Server;
-use crate::server::audit::Audit;
+use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
 use cairn_fuse::mount::Mounter;
@@ -68,6 +68,7 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mo
     engine.attach(mirror.gate());
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
+    write_ends(engine, audit.clone())?;
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(engine.clone(), mirror.clone(), plan.backing.clone(), name, end);
@@ -80,6 +81,34 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mo
     wait(engine, &mirror, &ended)?;
     server.stop();
     Ok(())
+}
+
+/// Writes to the audit log how requests ended, each once.
+fn write_ends(engine: &Arc<Engine>, audit: Audit) -> Result<(), CliError> {
+    let (tell, told) = crossbeam_channel::unbounded();
+    engine.on_change(Box::new(move |request| {
+        // The far end lives as long as the engine.
+        let _ = tell.send(request);
+    }));
+    let engine = Arc::downgrade(engine);
+    let work = move || {
+        let mut last = None;
+        for request in told {
+            let Some(engine) = engine.upgrade() else { return };
+            let Ok(report) = engine.request(request, 0) else { continue };
+            // A request changes no more once it has ended, but for a retry.
+            let end = report.row.finished.map(|at| (request, at));
+            if end.is_some() && end != last {
+                audit.record(&Event::ended(&report.row));
+                last = end;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("cairn-audit".into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|e| CliError::system("start a thread", &e))
 }
 
 /// The one line on stdout: what runs where.

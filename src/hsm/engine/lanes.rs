@@ -116,6 +116,12 @@ impl Lanes {
         dropped.in_flight.iter().filter_map(|id| held.get(id).cloned()).collect()
     }
 
+    /// Nobody wants anything of these requests any more.
+    pub(super) fn are_cancelled(&self, mut requests: impl Iterator<Item = RequestId>) -> bool {
+        let scheduler = self.scheduler.lock();
+        requests.all(|request| scheduler.is_cancelled(request))
+    }
+
     fn forget(&self, id: ActionId) {
         self.scheduler.lock().done(id, Outcome::Ended);
         self.held.lock().remove(&id);

@@ -228,6 +228,7 @@ impl Claimed {
             applying: AtomicU64::new(0),
             drain: Mutex::new(()),
             lanes,
+            parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
             started: now(),
         });
