@@ -140,7 +140,7 @@ pub(super) fn start(
         (Lane::Recall, 1),
         (Lane::Archive, shared.settings.archive_workers.max(1)),
         (Lane::Release, shared.settings.release_workers.max(1)),
-        (Lane::Verify, 1),
+        (Lane::Verify, shared.settings.verify_workers.max(1)),
     ];
     for (lane, count) in workers {
         let (door, queue) = unbounded::<Dispatch>();
