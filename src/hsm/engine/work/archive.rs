@@ -145,7 +145,11 @@ fn commit(
             stored_len: stored(c),
         })
     });
-    shared.catalog.archived(aggregate, files.collect(), shared.now()).map_err(Into::into)
+    shared.catalog.archived(aggregate, files.collect(), shared.now())?;
+    if let Some(recaller) = shared.recaller() {
+        recaller.indexes().made(slot.id, receipt.aggregate, durable.index);
+    }
+    Ok(())
 }
 
 fn proven(shared: &Shared, seen: &Seen) -> Proven {
