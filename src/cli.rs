@@ -20,7 +20,6 @@ mod state;
 mod status;
 mod subjects;
 mod sys;
-mod units;
 pub mod up;
 mod why;
 

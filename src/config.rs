@@ -41,12 +41,11 @@ pub struct Config {
     pub release_min_size: u64,
     /// Aggregates of small files are closed at about this size. In bytes.
     pub aggregate_size: u64,
-    /// How long bytes outlive the name they had (P8).
+    /// How long bytes outlive the name they had (P8). Not in effect yet: nothing is deleted.
     pub keep_deleted: Duration,
-    /// Above it, opens for writing wait while releases make room (P13).
+    /// Above it, opens for writing wait while releases make room (P13). Not in effect yet.
     pub emergency_mark: Percent,
-    /// Room kept in the backing and in the state directory for the day the disk is full (P13). In
-    /// bytes, each.
+    /// Room kept in the state directory for the day the disk is full (P13). In bytes.
     pub ballast_size: u64,
     /// Workers of each class.
     pub workers: Workers,
@@ -149,6 +148,17 @@ impl Config {
     /// [`ConfigError::Text`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         file::parse(text, path)
+    }
+
+    /// Keys of settings that were changed and that this version does not act on.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        const LATER: [&str; 3] = ["keep-deleted", "emergency-mark", "workers.stage"];
+        SETTINGS
+            .iter()
+            .filter(|s| LATER.contains(&s.key) && (s.get)(self) != s.default_text())
+            .map(|s| s.key)
+            .collect()
     }
 
     /// The configuration as a file, with every setting that has a value, each with its meaning.

@@ -2,6 +2,7 @@
 
 mod attr;
 mod create;
+mod cut;
 mod data;
 mod dir;
 mod lookup;

@@ -174,7 +174,12 @@ pub(super) fn prepared<'c>(
     sql: &str,
 ) -> rusqlite::Result<rusqlite::CachedStatement<'c>> {
     #[cfg(test)]
-    SEEN.lock().insert(sql.to_owned());
+    {
+        let mut seen = SEEN.lock();
+        if !seen.contains(sql) {
+            seen.insert(sql.to_owned());
+        }
+    }
     connection.prepare_cached(sql)
 }
 

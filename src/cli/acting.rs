@@ -2,7 +2,8 @@
 
 use super::output::Output;
 use super::subjects::Subjects;
-use super::units::{Bytes, files, parse_duration, seconds};
+use crate::config::units::parse_duration;
+use crate::config::units::shown::{Bytes, files, seconds};
 use super::{CliError, Session, outcome, progress};
 use crate::client::Submittal;
 use crate::error::Failure;

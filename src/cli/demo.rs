@@ -8,7 +8,7 @@ mod sources;
 mod stage;
 
 use super::CliError;
-use super::units::parse_bytes;
+use crate::config::units::parse_size;
 use crate::error::Failure;
 use clap::Args;
 use stage::{Place, Step};
@@ -24,7 +24,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
     /// About how much to take (1G, 200M).
-    #[arg(long, value_name = "N", default_value = "1G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "N", default_value = "1G", value_parser = parse_size)]
     pub size: u64,
 }
 

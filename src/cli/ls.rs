@@ -4,7 +4,7 @@ mod long;
 
 use super::names::Names;
 use super::output::Output;
-use super::units::Bytes;
+use crate::config::units::shown::Bytes;
 use super::{CliError, Session, outcome};
 use crate::client::Client;
 use crate::server::wire::{NodeState, NodeType, Problem, StateFlag, Walk};

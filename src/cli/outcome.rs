@@ -44,6 +44,16 @@ pub(crate) fn of_request(view: &RequestView, not_handed_over: &[Problem]) -> u8 
     }
 }
 
+/// For two requests that were waited for together: what is still running counts most, then that
+/// something failed.
+pub(crate) fn together(one: u8, other: u8) -> u8 {
+    match (one, other) {
+        (STILL_RUNNING, _) | (_, STILL_RUNNING) => STILL_RUNNING,
+        _ if one == other => one,
+        _ => SOME_FAILED,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +69,13 @@ mod tests {
             6
         );
         assert_eq!(of_problems(["what is this"], false), 1);
+    }
+
+    #[test]
+    fn several_requests_end_as_the_one_to_act_on() {
+        assert_eq!(together(OK, OK), OK);
+        assert_eq!(together(6, 6), 6);
+        assert_eq!(together(6, OK), SOME_FAILED);
+        assert_eq!(together(STILL_RUNNING, 6), STILL_RUNNING);
     }
 }

@@ -2,11 +2,13 @@
 
 use super::acting::show_plan;
 use super::output::Output;
-use super::units::counted;
-use super::{CliError, Session};
+use crate::config::units::parse_duration;
+use crate::config::units::shown::counted;
+use super::{CliError, Session, outcome, progress};
 use crate::server::wire::PolicyRun;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Arguments of `policy`.
 #[derive(Debug, Args)]
@@ -28,27 +30,33 @@ enum What {
     },
     /// Run a rule now, or all rules, as if their triggers had fired.
     #[command(after_help = "Example: cairn policy run --dry-run")]
-    Run {
-        /// The rule; without it all.
-        name: Option<String>,
-        /// Only say what would be done and why.
-        #[arg(short = 'n', long)]
-        dry_run: bool,
-        /// Print one JSON object a line.
-        #[arg(long)]
-        json: bool,
-    },
+    Run(Run),
+}
+
+/// Arguments of `policy run`.
+#[derive(Debug, Args)]
+struct Run {
+    /// The rule; without it all.
+    name: Option<String>,
+    /// Only say what would be done and why.
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Wait until it is done and list what failed.
+    #[arg(short, long, conflicts_with = "dry_run")]
+    wait: bool,
+    /// Stop waiting after DUR (90s, 2h); the requests go on.
+    #[arg(long, value_name = "DUR", requires = "wait", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Policy {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         match &self.what {
             What::Check { file, json } => check(session, file.as_ref(), *json),
-            What::Run {
-                name,
-                dry_run,
-                json,
-            } => run(session, name.clone(), *dry_run, *json),
+            What::Run(args) => args.run(session),
         }
     }
 }
@@ -86,18 +94,33 @@ fn check(session: &Session, file: Option<&PathBuf>, json: bool) -> Result<u8, Cl
     Ok(u8::from(!good))
 }
 
-fn run(session: &Session, name: Option<String>, dry_run: bool, json: bool) -> Result<u8, CliError> {
-    let runs = session.client()?.policy_run(name, dry_run)?;
-    let mut output = Output::new(json);
-    for run in runs {
-        if json {
-            output.object(run)?;
-        } else {
-            show(&mut output, run)?;
+impl Run {
+    fn run(&self, session: &Session) -> Result<u8, CliError> {
+        let mut client = session.client()?;
+        let runs = client.policy_run(self.name.clone(), self.dry_run)?;
+        let mut output = Output::new(self.json);
+        let mut requests = Vec::new();
+        for run in runs {
+            requests.extend(run.request);
+            if self.json {
+                output.object(run)?;
+            } else {
+                show(&mut output, run)?;
+            }
         }
+        let mut code = outcome::OK;
+        if self.wait {
+            let begun = Instant::now();
+            for (already, id) in requests.into_iter().enumerate() {
+                // One time for all of them together.
+                let left = self.timeout.map(|t| t.saturating_sub(begun.elapsed()));
+                let ended = progress::wait(&mut client, &mut output, id, left, false, &[])?;
+                code = if already == 0 { ended } else { outcome::together(code, ended) };
+            }
+        }
+        output.finish()?;
+        Ok(code)
     }
-    output.finish()?;
-    Ok(0)
 }
 
 fn show(output: &mut Output, run: PolicyRun) -> Result<(), CliError> {

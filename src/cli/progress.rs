@@ -4,7 +4,7 @@
 use super::CliError;
 use super::outcome;
 use super::output::{Output, harmless};
-use super::units::{Bytes, files, grouped, seconds};
+use crate::config::units::shown::{Bytes, files, grouped, seconds};
 use crate::client::{Client, Waited};
 use crate::server::wire::{Problem, RequestView};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -1,7 +1,8 @@
 //! `cairn requests`, `wait`, `cancel` and `retry`.
 
 use super::output::{Output, table};
-use super::units::{Bytes, counted, grouped, parse_duration, seconds};
+use crate::config::units::parse_duration;
+use crate::config::units::shown::{Bytes, counted, grouped, seconds};
 use super::{CliError, Session, progress};
 use crate::server::wire::{GivenPath, RequestFilter, RequestView};
 use clap::Args;

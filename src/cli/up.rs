@@ -7,7 +7,7 @@ mod serve;
 pub use plan::{TierSpec, UpPlan};
 pub use serve::serve;
 
-use super::units::parse_duration;
+use crate::config::units::parse_duration;
 use super::{CliError, Starter};
 use clap::Args;
 use std::path::PathBuf;
@@ -17,9 +17,11 @@ use std::time::Duration;
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     /// The directory to mirror; users must not be able to enter it (see `cairn adopt`).
-    pub backing: PathBuf,
+    #[arg(required_unless_present = "config")]
+    pub backing: Option<PathBuf>,
     /// Where users see it: an empty directory.
-    pub mount: PathBuf,
+    #[arg(required_unless_present = "config")]
+    pub mount: Option<PathBuf>,
     /// Where Cairn keeps its own files, outside BACKING and MOUNT.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
@@ -30,7 +32,7 @@ pub struct UpArgs {
     /// The policy; without it the shipped one.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// More settings.
+    /// A file with these and more settings; what stands on the command line wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Go to the background once it is ready.

@@ -1,7 +1,7 @@
 //! `cairn why`: what a file waits for, since when, how long still; what holds it where it is.
 
 use super::output::Output;
-use super::units::seconds;
+use crate::config::units::shown::seconds;
 use super::{CliError, Session};
 use crate::server::wire::{StateFlag, When};
 use clap::Args;

@@ -127,19 +127,19 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "keep-deleted",
-        meaning: "how long copies of deleted files are kept",
+        meaning: "how long copies of deleted files are kept (not in effect yet: for ever)",
         set: |c, text| duration(text).map(|v| c.keep_deleted = v),
         get: |c| Some(format_duration(c.keep_deleted)),
     },
     Setting {
         key: "emergency-mark",
-        meaning: "when the backing is fuller, opens for writing wait until there is room",
+        meaning: "when the backing is fuller, opens for writing wait (not in effect yet)",
         set: |c, text| percent(text).map(|v| c.emergency_mark = v),
         get: |c| Some(c.emergency_mark.to_string()),
     },
     Setting {
         key: "ballast-size",
-        meaning: "room kept back, in the backing and in the state directory, for full disks",
+        meaning: "room kept back in the state directory for full disks",
         set: |c, text| size(text).map(|v| c.ballast_size = v),
         get: |c| Some(format_size(c.ballast_size)),
     },
@@ -157,7 +157,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "workers.stage",
-        meaning: "stages that run at once",
+        meaning: "stages that run at once (not in effect yet)",
         set: |c, text| count(text).map(|v| c.workers.stage = v),
         get: |c| Some(c.workers.stage.to_string()),
     },

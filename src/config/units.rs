@@ -1,10 +1,12 @@
 //! Sizes and durations as people write them, parsed and printed exactly.
 //!
 //! Promise: whatever [`format_size`] and [`format_duration`] print parses back to the same value;
-//! nothing is ever rounded ([`approximate_size`] is for eyes only and says so by its name).
+//! nothing is ever rounded. What is for eyes only, rounded and short, lies apart in [`shown`].
 //!
 //! Sizes follow coreutils: `K`, `KiB` are 1024 bytes, `KB` is 1000; a bare number is bytes.
 //! Durations always carry a unit (`m` is minutes), and may be sums: `1h30m`.
+
+pub mod shown;
 
 use std::time::Duration;
 
@@ -140,22 +142,6 @@ pub fn format_size(bytes: u64) -> String {
         (one, other) => one.or(other),
     };
     best.map_or_else(|| format!("{bytes}B"), |(n, unit)| format!("{n}{unit}"))
-}
-
-/// Prints a size for eyes: three figures, binary units, `1.43 GiB`. Does not parse back exactly.
-#[must_use]
-pub fn approximate_size(bytes: u64) -> String {
-    let Some((unit, scale)) = BINARY.iter().find(|(_, scale)| bytes >= *scale) else {
-        return format!("{bytes} B");
-    };
-    // Hundredths, so that no floating point decides how a number looks.
-    let hundredths = u128::from(bytes) * 100 / u128::from(*scale);
-    let (whole, part) = (hundredths / 100, hundredths % 100);
-    match whole {
-        0..10 => format!("{whole}.{part:02} {unit}"),
-        10..100 => format!("{whole}.{} {unit}", part / 10),
-        _ => format!("{whole} {unit}"),
-    }
 }
 
 /// Parses a duration: `10m`, `10 min`, `250ms`, `1h30m`, `1.5 h`, `30 days`, `0`.

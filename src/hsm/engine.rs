@@ -60,6 +60,8 @@ pub struct Settings {
     pub archive_workers: usize,
     /// Threads that release.
     pub release_workers: usize,
+    /// Threads that verify.
+    pub verify_workers: usize,
     /// Allow releases although a tier shares the backing's filesystem.
     pub allow_same_fs: bool,
     /// Allow releases although users can reach the backing (P7).
@@ -80,6 +82,7 @@ impl Default for Settings {
             aggregate_members: 4000,
             archive_workers: 2,
             release_workers: 8,
+            verify_workers: 1,
             allow_same_fs: false,
             unsafe_open_backing: false,
             reserve: 64 << 20,
@@ -225,6 +228,8 @@ pub(super) struct Shared {
     /// Whose turn it is to apply events: their order is kept.
     drain: Mutex<()>,
     lanes: lanes::Lanes,
+    /// Requests whose last part has not come, and when the latest did.
+    parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
     started: Timestamp,
 }

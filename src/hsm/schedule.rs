@@ -327,6 +327,12 @@ impl Scheduler {
         }
     }
 
+    /// Was this request cancelled? (Of those that are remembered.)
+    #[must_use]
+    pub fn is_cancelled(&self, request: RequestId) -> bool {
+        self.cancelled.contains(&request)
+    }
+
     /// Takes one item that nobody wants any more out of the window. `false`: it is not there.
     pub fn withdraw(&mut self, action: ActionId) -> bool {
         self.windows

@@ -194,6 +194,14 @@ impl StateDir {
             .mode(0o600)
             .open(&path)
             .map_err(io_at("opening", &path))?;
+        let size = file.metadata().map_err(io_at("looking at", &path))?.len();
+        if size > len {
+            // The setting has become smaller: the rest is given back.
+            file.set_len(len).map_err(io_at("shortening", &path))?;
+        }
+        if len == 0 {
+            return Ok(());
+        }
         match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
             Err(

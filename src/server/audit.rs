@@ -4,6 +4,7 @@
 //! Each line is one `write` to a file opened with O_APPEND; when the file has been moved or
 //! removed (log rotation), the next line opens it anew.
 
+use crate::catalog::{Request, RequestState};
 use super::control::{ControlError, Peer};
 use super::wire::{GivenPath, When};
 use parking_lot::Mutex;
@@ -67,6 +68,24 @@ impl Event {
     pub fn request(mut self, request: u64) -> Self {
         self.request = Some(request);
         self
+    }
+    /// How a request ended: the asker is the request's own, not a peer of this moment.
+    #[must_use]
+    pub fn ended(row: &Request) -> Self {
+        let nobody = Peer { uid: row.uid, gid: row.gid, groups: Vec::new(), pid: 0 };
+        let (done, failed) = (row.counts.done.files, row.counts.failed.files);
+        let result = match row.state {
+            RequestState::Done => "ok",
+            RequestState::Failed => "failed",
+            RequestState::Cancelled => "cancelled",
+            RequestState::Queued | RequestState::Running => "running",
+        };
+        let verb = super::instance::verb_out(row.verb);
+        Self {
+            result: result.to_owned(),
+            message: Some(format!("{done} files done, {failed} failed")),
+            ..Self::new(&nobody, format!("{verb} ended")).request(row.id.0)
+        }
     }
     /// It failed or was refused.
     #[must_use]

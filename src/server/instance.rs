@@ -7,6 +7,8 @@ mod nodes;
 mod status;
 mod views;
 
+pub(super) use views::verb_out;
+
 use super::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
 use super::wire::{
     Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,

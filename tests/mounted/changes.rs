@@ -1,7 +1,7 @@
 //! What happens to files that users change at bad moments.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, drop_caches, on_disk, tree, truncate};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -69,11 +69,11 @@ fn appending_truncating_and_replacing_released_files() -> Result<()> {
     ensure!(fs::read(cairn.at("shrink!"))? == data[..70_000]);
 
     let data = released(&cairn, "grow")?;
-    rustix::fs::truncate_path(&cairn.at("grow"), LEN as u64 + 5000)?;
+    truncate(&cairn.at("grow"), LEN as u64 + 5000)?;
     ensure!(fs::read(cairn.at("grow"))? == [&data[..], &[0; 5000]].concat());
 
     released(&cairn, "zero")?;
-    rustix::fs::truncate_path(&cairn.at("zero"), 0)?;
+    truncate(&cairn.at("zero"), 0)?;
     ensure!(fs::read(cairn.at("zero"))?.is_empty());
 
     released(&cairn, "overwritten")?;

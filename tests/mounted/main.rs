@@ -3,6 +3,11 @@
 #[path = "../rig/rig.rs"]
 mod rig;
 
+mod attributes;
 mod changes;
+mod full;
+mod released;
 mod round_trip;
+mod tier_away;
+mod truncated;
 mod waiting;

@@ -20,7 +20,7 @@ fn slow(delay: &str) -> Result<Instance> {
 #[test]
 fn a_waiting_reader_is_interrupted_by_a_signal() -> Result<()> {
     needs_mounts!();
-    let mut cairn = slow("rate=4MiB/s")?;
+    let cairn = slow("rate=4MiB/s")?;
     fs::write(cairn.at("f"), tree::bytes(1, 32 << 20))?;
     cairn.archive("f")?;
     cairn.release("f")?;
@@ -49,7 +49,7 @@ fn a_waiting_reader_is_interrupted_by_a_signal() -> Result<()> {
 #[test]
 fn the_head_of_a_large_file_does_not_wait_for_the_rest() -> Result<()> {
     needs_mounts!();
-    let mut cairn = slow("rate=16MiB/s")?;
+    let cairn = slow("rate=16MiB/s")?;
     let data = tree::bytes(2, 64 << 20);
     fs::write(cairn.at("f"), &data)?;
     cairn.archive("f")?;
@@ -69,4 +69,60 @@ fn the_head_of_a_large_file_does_not_wait_for_the_rest() -> Result<()> {
     drop(file);
     ensure!(fs::read(cairn.at("f"))? == data);
     Ok(())
+}
+
+/// Beyond the cap on a user's implicit recalls readers wait for their turn; they do not fail, and
+/// can be interrupted as well. Programs that catch the signal see EINTR.
+#[test]
+fn p11_readers_beyond_the_cap_wait_their_turn() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let data = tree::bytes(3, 100_000);
+    for n in 0..8 {
+        cairn.released(&format!("f{n}"), &data)?;
+    }
+    cairn.down()?;
+    let config = cairn.dir.path().join("config.toml");
+    fs::write(&config, "implicit-recalls-per-user = 2\n")?;
+    cairn
+        .args
+        .extend(["--config".into(), config.to_string_lossy().into_owned()]);
+    cairn.tier_options("delay=1500ms");
+    cairn.up()?;
+    let script = "import os,signal,sys\n\
+        def caught(*a): raise SystemExit(77)\n\
+        signal.signal(signal.SIGINT, caught)\n\
+        f=os.open(sys.argv[1], os.O_RDONLY)\nprint('open', flush=True)\n\
+        sys.exit(0 if len(os.read(f, 100))==100 else 1)\n";
+    let mut readers = Vec::new();
+    for n in 0..8 {
+        let mut reader = Command::new("python3")
+            .args(["-c", script])
+            .arg(cairn.at(&format!("f{n}")))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let out = reader.stdout.take().context("stdout")?;
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+        readers.push(reader);
+    }
+    let mut last = readers.pop().context("eight readers")?;
+    wait_for("the last reader to wait", || {
+        Ok(fs::read_to_string(format!("/proc/{}/stat", last.id()))?.contains(") D "))
+    })?;
+    let kill = Command::new("kill")
+        .args(["-INT", &last.id().to_string()])
+        .status()?;
+    ensure!(kill.success());
+    ensure!(last.wait()?.code() == Some(77), "the handler did not run");
+    for (n, mut reader) in readers.into_iter().enumerate() {
+        let status = reader.wait()?;
+        ensure!(status.success(), "reader {n}: {status}\n{}", cairn.log());
+    }
+    ensure!(
+        cairn.shown_state("f7")? == "released",
+        "a reader that never had its turn left a recall behind"
+    );
+    cairn.down()
 }

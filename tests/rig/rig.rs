@@ -237,6 +237,32 @@ impl Instance {
         self.backing.join(name)
     }
 
+    /// Before [`Self::up`]: options of the tier's URL, as in `rate=1MiB/s&delay=2s`.
+    pub(crate) fn tier_options(&mut self, options: &str) {
+        let url = format!("disk=dir:{}?{options}", self.tier.display());
+        self.args.extend(["--tier".to_owned(), url]);
+    }
+
+    /// A file with these data whose blocks were given back, and nothing of it in memory.
+    pub(crate) fn released(&self, name: &str, data: &[u8]) -> Result<()> {
+        fs::write(self.at(name), data)?;
+        self.archive(name)?;
+        self.release(name)?;
+        ensure!(
+            on_disk(&self.below(name))? <= 8192,
+            "{name} was not released\n{}",
+            self.log()
+        );
+        drop_caches()
+    }
+
+    /// `user.cairn.state` of a file.
+    pub(crate) fn shown_state(&self, name: &str) -> Result<String> {
+        let mut value = [0; 64];
+        let len = rustix::fs::getxattr(self.at(name), "user.cairn.state", &mut value[..])?;
+        Ok(String::from_utf8_lossy(&value[..len]).into_owned())
+    }
+
     /// Archives and waits.
     pub(crate) fn archive(&self, name: &str) -> Result<String> {
         self.cairn([
@@ -281,6 +307,20 @@ impl Drop for Instance {
             }
         }
     }
+}
+
+/// `truncate(2)`, by name and without an open.
+pub(crate) fn truncate(path: &Path, size: u64) -> Result<()> {
+    let script = "import os,sys\nos.truncate(sys.argv[1], int(sys.argv[2]))";
+    let done = Command::new("python3")
+        .args(["-c", script])
+        .arg(path)
+        .arg(size.to_string())
+        .output()
+        .context("python3 truncates")?;
+    let why = String::from_utf8_lossy(&done.stderr).into_owned();
+    ensure!(done.status.success(), "truncate {}: {why}", path.display());
+    Ok(())
 }
 
 /// Is something mounted exactly there?

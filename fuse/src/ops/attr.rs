@@ -2,13 +2,13 @@
 
 use crate::attr::asked_time;
 use crate::backing::proc_path;
-use crate::core::{Core, file_ref, own};
+use crate::core::{Core, own};
 use crate::node::{InUse, Node};
 use crate::park::Reply;
-use crate::{Caller, EventKind, Presence, creds};
+use crate::{Caller, EventKind, Presence};
 use fuser::{FileAttr, TimeOrNow};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
-use rustix::fs::{UTIME_NOW, UTIME_OMIT, chmod, chownat, ftruncate, utimensat};
+use rustix::fs::{UTIME_NOW, UTIME_OMIT, chmod, chownat, utimensat};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -98,16 +98,6 @@ impl Core {
         }
         Ok(())
     }
-
-    /// Cuts or extends a file on the backing, clearing set-id bits. `EAGAIN`: a lease.
-    pub(crate) fn cut(&self, node: &Node, size: u64) -> Result<(), Errno> {
-        let open = node.state.lock().data.write.clone();
-        let _clears = creds::without_fsetid();
-        match open {
-            Some(fd) => ftruncate(fd, size),
-            None => ftruncate(self.open_data(node, libc::O_WRONLY)?, size),
-        }
-    }
 }
 
 /// A change of size (P5).
@@ -124,8 +114,16 @@ impl Resize {
         match core.presence(&in_use) {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),
-            Ok(Presence::Resident) => self.resize(core, in_use, reply, false),
-            Ok(Presence::Released) if self.size == 0 => self.resize(core, in_use, reply, true),
+            Ok(Presence::Resident) => {
+                let cut = core.cut(&in_use, self.size);
+                self.resized(core, in_use, reply, cut);
+            }
+            Ok(Presence::Released) if self.size == 0 => {
+                let next = Box::new(move |core: &Arc<Core>, in_use, reply, cut| {
+                    self.resized(core, in_use, reply, cut);
+                });
+                core.cut_stub(in_use, self.caller, reply, next);
+            }
             Ok(Presence::Released) if self.fetched => reply.error(Errno::IO),
             Ok(Presence::Released) => {
                 let again = Self {
@@ -140,8 +138,8 @@ impl Resize {
         }
     }
 
-    fn resize(self, core: &Arc<Core>, in_use: InUse, reply: Reply, was_stub: bool) {
-        match core.cut(&in_use, self.size) {
+    fn resized(self, core: &Arc<Core>, in_use: InUse, reply: Reply, cut: Result<(), Errno>) {
+        match cut {
             Err(Errno::AGAIN) => {
                 let next = Box::new(move |core: &Arc<Core>, in_use, reply| {
                     self.run(core, in_use, reply);
@@ -150,9 +148,6 @@ impl Resize {
             }
             Err(error) => reply.error(error),
             Ok(()) => {
-                if was_stub && let Ok(fd) = core.fd(&in_use) {
-                    core.residency.truncated(file_ref(&in_use, fd.as_fd()));
-                }
                 core.note(EventKind::Resized, &in_use.handle);
                 core.finish(&in_use, self.change, reply);
             }

@@ -8,7 +8,7 @@
 //! 3. A released file is opened at once for reading, and after its recall for writing and exec;
 //!    cutting it to nothing needs no recall (P5).
 
-use crate::core::{Core, file_ref, own};
+use crate::core::{Core, own};
 use crate::creds;
 use crate::iomode::{Data, Decision};
 use crate::node::{InUse, Node};
@@ -139,11 +139,18 @@ impl Opening {
         match core.presence(&in_use) {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),
-            Ok(presence) if self.truncates() => {
+            Ok(Presence::Released) if self.truncates() => {
+                // The data go before the stub does (P5).
+                let next = Box::new(move |core: &Arc<Core>, in_use, reply, cut| {
+                    self.truncated(core, in_use, reply, cut);
+                });
+                core.cut_stub(in_use, self.caller, reply, next);
+            }
+            Ok(Presence::Resident) if self.truncates() => {
                 let core = core.clone();
                 core.clone()
                     .workers
-                    .slow(move || self.truncate(&core, in_use, reply, presence));
+                    .slow(move || self.truncate(&core, in_use, reply));
             }
             Ok(Presence::Released) if self.needs_data() => self.fetch(core, in_use, reply),
             Ok(Presence::Released) => self.answer(core, in_use, reply, Data::Released),
@@ -162,17 +169,17 @@ impl Opening {
         core.fetch(in_use, self.caller, None, reply, next);
     }
 
-    /// O_TRUNC: the data go before the stub does (P5).
-    fn truncate(mut self, core: &Arc<Core>, in_use: InUse, reply: Reply, was: Presence) {
-        match core.cut(&in_use, 0) {
+    /// O_TRUNC of a file whose data are here, on a worker.
+    fn truncate(self, core: &Arc<Core>, in_use: InUse, reply: Reply) {
+        let cut = core.cut(&in_use, 0);
+        self.truncated(core, in_use, reply, cut);
+    }
+
+    fn truncated(mut self, core: &Arc<Core>, in_use: InUse, reply: Reply, cut: Result<(), Errno>) {
+        match cut {
             Err(Errno::AGAIN) => self.again(core, in_use, reply),
             Err(error) => reply.error(error),
             Ok(()) => {
-                if was == Presence::Released
-                    && let Ok(fd) = core.fd(&in_use)
-                {
-                    core.residency.truncated(file_ref(&in_use, fd.as_fd()));
-                }
                 core.note(EventKind::Resized, &in_use.handle);
                 self.flags &= !libc::O_TRUNC;
                 self.answer(core, in_use, reply, Data::Resident);

@@ -317,7 +317,7 @@ fn blocks(dir: &Path, sum: &mut u64) -> std::io::Result<()> {
 
 /// Bytes as a person reads them.
 pub(super) fn size(bytes: u64) -> String {
-    crate::config::units::format_size(bytes)
+    crate::config::units::shown::Bytes(bytes).to_string()
 }
 
 /// Prints the measured steps, each beside the yardstick of the same run.

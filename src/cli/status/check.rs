@@ -1,6 +1,6 @@
 //! The verdict of `cairn status --check`.
 
-use crate::cli::units::{counted, files, seconds};
+use crate::config::units::shown::{counted, files, seconds};
 use crate::server::wire::{Level, Status, TierHealth};
 use std::fmt;
 

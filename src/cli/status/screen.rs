@@ -1,7 +1,7 @@
 //! The human form of `cairn status`.
 
 use crate::cli::output::{harmless, table};
-use crate::cli::units::{Bytes, counted, files, grouped, seconds};
+use crate::config::units::shown::{Bytes, counted, files, grouped, seconds};
 use crate::server::wire::{Level, Status, TierStatus};
 
 /// The whole screen, line by line.

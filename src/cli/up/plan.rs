@@ -1,13 +1,16 @@
 //! What `cairn up` is to start: every path absolute and free of links, nothing of Cairn's own
 //! inside what it mirrors.
+//!
+//! Promise: what stands on the command line wins over the configuration file, setting by setting;
+//! one `--tier` replaces all tiers of the file.
 
 use super::UpArgs;
 use crate::cli::CliError;
+use crate::config::{Config, TierSetting};
 use crate::tier::{TierUrl, UrlError};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 /// A tier as named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +28,12 @@ impl FromStr for TierSpec {
         let (name, url) = text
             .split_once('=')
             .ok_or("write NAME=URL, such as cold=dir:/mnt/cold")?;
+        Self::new(name, url)
+    }
+}
+
+impl TierSpec {
+    fn new(name: &str, url: &str) -> Result<Self, String> {
         let good = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         if name.is_empty() || name.len() > 32 || !name.bytes().all(good) {
             return Err(format!(
@@ -54,12 +63,11 @@ pub struct UpPlan {
     pub embedded: bool,
     /// The policy file, if one was named. Exists.
     pub policy: Option<PathBuf>,
-    /// The configuration file, if one was named. Exists.
-    pub config: Option<PathBuf>,
+    /// The settings: of the configuration file, if one was named, else the defaults; with what
+    /// the command line says instead.
+    pub settings: Config,
     /// Go to the background once ready.
     pub detach: bool,
-    /// Bound on reads of released files.
-    pub recall_timeout: Option<Duration>,
     /// Release also where a tier shares the backing's filesystem.
     pub allow_same_fs: bool,
     /// Release also where users can enter the backing.
@@ -72,8 +80,13 @@ impl UpPlan {
     /// # Errors
     /// The first thing that is wrong, with the way out.
     pub fn new(args: &UpArgs) -> Result<Self, CliError> {
-        let backing = directory("BACKING", &args.backing)?;
-        let mount = directory("MOUNT", &args.mount)?;
+        let mut settings = match &args.config {
+            Some(path) => Config::load(path).map_err(CliError::usage)?,
+            None => Config::default(),
+        };
+        settings.recall_timeout = args.recall_timeout.or(settings.recall_timeout);
+        let backing = named("BACKING", &args.backing, &settings.backing)?;
+        let mount = named("MOUNT", &args.mount, &settings.mount)?;
         if backing == mount {
             return Err(
                 CliError::usage("BACKING and MOUNT are the same directory").with_hint(format!(
@@ -84,13 +97,16 @@ impl UpPlan {
         }
         apart("MOUNT", &mount, "BACKING", &backing)?;
         apart("BACKING", &backing, "MOUNT", &mount)?;
-        let state = match &args.state {
+        let state = match args.state.as_ref().or(settings.state.as_ref()) {
             Some(state) => resolved(state)?,
             None => resolved(&default_state(&backing)?)?,
         };
         apart("the state directory", &state, "BACKING", &backing)?;
         apart("the state directory", &state, "MOUNT", &mount)?;
-        let mut tiers = args.tiers.clone();
+        let mut tiers = match args.tiers.as_slice() {
+            [] => of_file(&settings.tiers)?,
+            named => named.to_vec(),
+        };
         let embedded = tiers.is_empty();
         if embedded {
             let url = TierUrl::Dir { path: state.join("archive"), pace: Default::default() };
@@ -104,12 +120,8 @@ impl UpPlan {
             policy: args
                 .policy
                 .as_deref()
-                .map(|p| file("--policy", p))
-                .transpose()?,
-            config: args
-                .config
-                .as_deref()
-                .map(|p| file("--config", p))
+                .or(settings.policy.as_deref())
+                .map(|p| file("the policy", p))
                 .transpose()?,
             backing,
             mount,
@@ -117,10 +129,29 @@ impl UpPlan {
             tiers,
             embedded,
             detach: args.detach,
-            recall_timeout: args.recall_timeout,
+            settings,
             allow_same_fs: args.allow_same_fs,
             unsafe_open_backing: args.unsafe_open_backing,
         })
+    }
+}
+
+/// The tiers of a configuration file.
+fn of_file(tiers: &[TierSetting]) -> Result<Vec<TierSpec>, CliError> {
+    let spec = |t: &TierSetting| {
+        TierSpec::new(&t.name, &t.url)
+            .map_err(|why| CliError::usage(format!("tier.{}.url: {why}", t.name)))
+    };
+    tiers.iter().map(spec).collect()
+}
+
+/// The directory of the command line, else that of the configuration file.
+fn named(what: &str, given: &Option<PathBuf>, set: &Option<PathBuf>) -> Result<PathBuf, CliError> {
+    match given.as_deref().or(set.as_deref()) {
+        Some(path) => directory(what, path),
+        None => Err(CliError::usage(format!(
+            "{what} is named neither here nor in the configuration file"
+        ))),
     }
 }
 

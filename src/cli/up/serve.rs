@@ -3,13 +3,12 @@
 
 use super::UpPlan;
 use crate::cli::CliError;
-use crate::config::Config;
 use crate::error::Failure;
 use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
 use crate::hsm::residency::HsmResidency;
 use crate::hsm::state_dir::{StateDir, StateError};
 use crate::server::Server;
-use crate::server::audit::Audit;
+use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
 use cairn_fuse::mount::Mounter;
@@ -28,9 +27,17 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// Why it did not start; nothing is left mounted.
 pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
-    let settings = settings(plan)?;
+    let settings = settings(plan);
+    for key in plan.settings.without_effect() {
+        eprintln!("cairn: the setting {key} has no effect in this version");
+    }
     let policy = policy(plan)?;
-    let opening = Opening { backing: plan.backing.clone(), state: plan.state.clone(), force: false };
+    let opening = Opening {
+        backing: plan.backing.clone(),
+        state: plan.state.clone(),
+        force: false,
+        ballast: plan.settings.ballast_size,
+    };
     let claimed = claim(&opening).map_err(startup)?;
     let named: Vec<_> = plan.tiers.iter().map(|t| (t.name.clone(), t.url.to_string())).collect();
     let tiers = claimed.open_tiers(&named).map_err(startup)?;
@@ -61,6 +68,7 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mo
     engine.attach(mirror.gate());
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
+    write_ends(engine, audit.clone())?;
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(engine.clone(), mirror.clone(), plan.backing.clone(), name, end);
@@ -73,6 +81,34 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mo
     wait(engine, &mirror, &ended)?;
     server.stop();
     Ok(())
+}
+
+/// Writes to the audit log how requests ended, each once.
+fn write_ends(engine: &Arc<Engine>, audit: Audit) -> Result<(), CliError> {
+    let (tell, told) = crossbeam_channel::unbounded();
+    engine.on_change(Box::new(move |request| {
+        // The far end lives as long as the engine.
+        let _ = tell.send(request);
+    }));
+    let engine = Arc::downgrade(engine);
+    let work = move || {
+        let mut last = None;
+        for request in told {
+            let Some(engine) = engine.upgrade() else { return };
+            let Ok(report) = engine.request(request, 0) else { continue };
+            // A request changes no more once it has ended, but for a retry.
+            let end = report.row.finished.map(|at| (request, at));
+            if end.is_some() && end != last {
+                audit.record(&Event::ended(&report.row));
+                last = end;
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("cairn-audit".into())
+        .spawn(work)
+        .map(drop)
+        .map_err(|e| CliError::system("start a thread", &e))
 }
 
 /// The one line on stdout: what runs where.
@@ -151,24 +187,22 @@ async fn count(told: Sender<u32>) {
     }
 }
 
-fn settings(plan: &UpPlan) -> Result<Settings, CliError> {
-    let config = match &plan.config {
-        Some(path) => Config::load(path).map_err(CliError::usage)?,
-        None => Config::default(),
-    };
+fn settings(plan: &UpPlan) -> Settings {
+    let config = &plan.settings;
     let mut settings = Settings {
         min_release: config.release_min_size,
         keep_staged: config.min_residency,
         aggregate_bytes: config.aggregate_size,
         archive_workers: config.workers.archive.get() as usize,
         release_workers: config.workers.release.get() as usize * 2,
+        verify_workers: config.workers.verify.get() as usize,
         allow_same_fs: plan.allow_same_fs,
         unsafe_open_backing: plan.unsafe_open_backing,
         ..Settings::default()
     };
-    settings.recall.timeout = plan.recall_timeout.or(config.recall_timeout);
+    settings.recall.timeout = config.recall_timeout;
     settings.recall.implicit_per_user = config.implicit_recalls_per_user.get() as usize;
-    Ok(settings)
+    settings
 }
 
 fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {

@@ -72,11 +72,28 @@ fn printed_as_people_read_them() {
     assert_eq!(format_size(65_536), "64KiB");
     assert_eq!(format_size(100_000_000), "100MB");
     assert_eq!(format_size(1_234), "1234B");
-    assert_eq!(approximate_size(1_536), "1.50 KiB");
-    assert_eq!(approximate_size(u64::MAX), "15.9 EiB");
     assert_eq!(format_duration(Duration::ZERO), "0s");
     assert_eq!(format_duration(Duration::from_secs(5400)), "1h30m");
     assert_eq!(format_duration(Duration::from_millis(90_250)), "1m30s250ms");
+}
+
+#[test]
+fn for_eyes_they_are_short_and_round_down() {
+    use super::shown::{Bytes, files, grouped, seconds};
+    let shown = |n| Bytes(n).to_string();
+    assert_eq!(shown(0), "0 B");
+    assert_eq!(shown(1023), "1023 B");
+    assert_eq!(shown(1536), "1.5 KiB");
+    assert_eq!(shown((2 << 20) - 1), "1.9 MiB");
+    assert_eq!(shown(10 << 20), "10 MiB");
+    assert_eq!(shown(u64::MAX), "15 EiB");
+    assert_eq!(format!("{:>8}|", Bytes(1024)), " 1.0 KiB|");
+    assert_eq!(grouped(0), "0");
+    assert_eq!(grouped(1_234_567), "1,234,567");
+    assert_eq!(files(1), "1 file");
+    assert_eq!(seconds(0), "0s");
+    assert_eq!(seconds(3725), "1h 2m");
+    assert_eq!(seconds(90_061), "1d 1h");
 }
 
 proptest! {

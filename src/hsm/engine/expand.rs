@@ -18,6 +18,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use wanted::{Facts, Wanted, wanted};
 
+/// How long the next part of a request may take to come.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Actions given to the catalog at once.
 const CHUNK: usize = 2000;
 
@@ -90,8 +92,15 @@ impl Shared {
             sealed: false,
         };
         let submitted = self.catalog.submit(new, Vec::new(), self.now())?;
-        if !submitted.existing {
+        if submitted.existing {
+            return Ok(submitted);
+        }
+        if ask.last {
             self.hand_over(submitted.id, ask);
+        } else {
+            // At once: the last part seals the request, and must not overtake the first.
+            self.parts.lock().insert(submitted.id, std::time::Instant::now());
+            expand(self, submitted.id, &ask)?;
         }
         Ok(submitted)
     }
@@ -108,7 +117,29 @@ impl Shared {
             ));
         }
         expand(self, request, &ask)?;
+        let mut parts = self.parts.lock();
+        if ask.last {
+            parts.remove(&request);
+        } else {
+            parts.insert(request, std::time::Instant::now());
+        }
         Ok(Submitted { id: request, existing: false })
+    }
+
+    /// Closes requests whose next part has not come: their caller is gone.
+    pub(super) fn close_abandoned(&self) -> Result<(), EngineError> {
+        let late: Vec<RequestId> = {
+            let mut parts = self.parts.lock();
+            let late = parts.iter().filter(|(_, at)| at.elapsed() > PATIENCE).map(|(id, _)| *id);
+            let late: Vec<_> = late.collect();
+            parts.retain(|id, _| !late.contains(id));
+            late
+        };
+        for id in late {
+            self.catalog.seal(id, self.now())?;
+            self.changed(id);
+        }
+        Ok(())
     }
 
     /// Accepts a stage that was asked for by an attribute, off the asker's path. The kernel has

@@ -116,6 +116,12 @@ impl Lanes {
         dropped.in_flight.iter().filter_map(|id| held.get(id).cloned()).collect()
     }
 
+    /// Nobody wants anything of these requests any more.
+    pub(super) fn are_cancelled(&self, mut requests: impl Iterator<Item = RequestId>) -> bool {
+        let scheduler = self.scheduler.lock();
+        requests.all(|request| scheduler.is_cancelled(request))
+    }
+
     fn forget(&self, id: ActionId) {
         self.scheduler.lock().done(id, Outcome::Ended);
         self.held.lock().remove(&id);
@@ -134,7 +140,7 @@ pub(super) fn start(
         (Lane::Recall, 1),
         (Lane::Archive, shared.settings.archive_workers.max(1)),
         (Lane::Release, shared.settings.release_workers.max(1)),
-        (Lane::Verify, 1),
+        (Lane::Verify, shared.settings.verify_workers.max(1)),
     ];
     for (lane, count) in workers {
         let (door, queue) = unbounded::<Dispatch>();

@@ -73,6 +73,9 @@ pub(super) fn work(shared: &Arc<Shared>) {
             tracing::error!(%why, "policy could not be run");
         }
         heard = shared.bell.wait(heard, TICK);
+        if let Err(why) = shared.close_abandoned() {
+            tracing::warn!(%why, "an abandoned request could not be closed");
+        }
         let expired = shared.catalog.expire_pins(shared.now(), 1000);
         if let Err(why) = expired.and_then(|_| shared.catalog.settle_cancelled(shared.now(), 5000)) {
             tracing::warn!(%why, "housekeeping failed");

@@ -28,8 +28,6 @@ use std::time::Duration;
 
 /// Memory for decoded indexes, bytes.
 const INDEX_MEMORY: usize = 256 << 20;
-/// Reserve on the state's disk for the catalog's log (P13), bytes.
-const BALLAST: u64 = 16 << 20;
 /// Events of the mount that may wait to be applied.
 const CHANGELOG: usize = 1 << 16;
 /// Heartbeat of the mark on the backing.
@@ -45,6 +43,8 @@ pub struct Opening {
     pub state: PathBuf,
     /// Take the backing over from another host whose mark is fresh.
     pub force: bool,
+    /// Room kept back in the state directory (P13), bytes.
+    pub ballast: u64,
 }
 
 /// What was opened and is this process' alone: state, backing, catalog.
@@ -107,7 +107,7 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
-    state.take_ballast(BALLAST)?;
+    state.take_ballast(opening.ballast)?;
     let seal = SealKey(state.seal_key()?);
     let backing = Backing::open(&opening.backing, state.fs, Some(seal))?;
     let (host, boot) = this_boot().map_err(EngineError::io("reading this boot's id"))?;
@@ -228,6 +228,7 @@ impl Claimed {
             applying: AtomicU64::new(0),
             drain: Mutex::new(()),
             lanes,
+            parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
             started: now(),
         });

@@ -29,7 +29,14 @@ pub(super) struct Ended {
 
 /// Carries a dispatch out, or begins to.
 pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
-    let actions = shared.lanes.actions(dispatch);
+    let mut actions = shared.lanes.actions(dispatch);
+    // Dispatches wait for a worker too: what was cancelled meanwhile does not begin.
+    for action in actions.extract_if(.., |a| shared.lanes.are_cancelled(std::iter::once(a.request))) {
+        end(shared, &action, Finish::PutBack);
+    }
+    if actions.is_empty() {
+        return;
+    }
     match dispatch.lane {
         Lane::Recall => stage::stage(shared, actions),
         Lane::Archive => archive::archive(shared, dispatch.tier, actions),

@@ -240,14 +240,21 @@ impl Shared {
         let Some(recall) = node.and_then(|n| table.recalls.get(&n).cloned()) else {
             return;
         };
-        drop(table);
         let waiter = {
             let mut state = recall.state.lock();
             if let Some(progress) = &mut state.progress {
                 progress.give_up(token);
             }
-            state.waiters.remove(&token)
+            let waiter = state.waiters.remove(&token);
+            if state.phase == Phase::Queued && state.waiters.is_empty() {
+                // Nothing was begun for them: of ten thousand readers that are killed while they
+                // wait for their turn, no recall remains.
+                state.phase = Phase::Ended;
+                table.recalls.remove(&recall.node);
+            }
+            waiter
         };
+        drop(table);
         drop(waiter);
         self.go_on(&recall);
     }

@@ -23,7 +23,7 @@ pub(super) fn verb_in(verb: Verb) -> catalog::Verb {
 }
 
 /// The wire's verb; those that no door offers show as what they do to tiers.
-pub(super) fn verb_out(verb: catalog::Verb) -> Verb {
+pub(in crate::server) fn verb_out(verb: catalog::Verb) -> Verb {
     match verb {
         catalog::Verb::Archive | catalog::Verb::Repack => Verb::Archive,
         catalog::Verb::Release | catalog::Verb::Remove => Verb::Release,

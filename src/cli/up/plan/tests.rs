@@ -84,6 +84,46 @@ fn tiers_are_named_and_placed_once() {
         let error = plan(dir.path(), tiers).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
-    let s3 = plan(dir.path(), &["--tier", "c=s3://b/p?endpoint=http://h"]).unwrap();
-    assert_eq!(s3.tiers[0].url.to_string(), "s3://b/p?endpoint=http://h");
+    let s3 = plan(dir.path(), &["--tier", "c=s3://b/p?endpoint=http://h"]).unwrap_err();
+    assert!(s3.contains("s3") && s3.contains("not built into this version"), "{s3}");
+}
+
+#[test]
+fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("site.policy"), "").unwrap();
+    let text = format!(
+        "backing = {:?}\nmount = {:?}\nstate = {:?}\npolicy = {:?}\nrecall-timeout = \"1h\"\n\
+         ballast-size = \"1MiB\"\ntier.cold.url = \"dir:/cold\"\n",
+        at("backing"),
+        at("mount"),
+        at("filed"),
+        at("site.policy")
+    );
+    let file = at("site.toml");
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let given = at("given");
+    let given = given.to_str().unwrap();
+    let filed = plan(dir.path(), &["--config", file]).unwrap();
+    assert_eq!(filed.state, resolved(&at("filed")).unwrap());
+    assert_eq!((filed.tiers[0].name.as_str(), filed.embedded), ("cold", false));
+    assert!(filed.policy.is_some());
+    assert_eq!(filed.settings.ballast_size, 1 << 20);
+    let flags = ["--config", file, "--state", given, "--tier", "a=dir:/a", "--recall-timeout", "2h"];
+    let flagged = plan(dir.path(), &flags).unwrap();
+    assert_eq!(flagged.state, resolved(Path::new(given)).unwrap());
+    assert_eq!(flagged.tiers.len(), 1);
+    assert_eq!(flagged.tiers[0].name, "a");
+    assert_eq!(flagged.settings.recall_timeout, Some(std::time::Duration::from_secs(7200)));
+    let args = Up::try_parse_from(["up", "--config", file]).unwrap().args;
+    assert_eq!(UpPlan::new(&args).unwrap(), filed);
+    std::fs::write(file, "").unwrap();
+    let error = UpPlan::new(&args).unwrap_err().to_string();
+    assert!(error.contains("BACKING is named neither"), "{error}");
+    assert!(Up::try_parse_from(["up"]).is_err());
+    std::fs::write(file, "tier.cold.url = \"ftp:/x\"\n").unwrap();
+    let error = plan(dir.path(), &["--config", file]).unwrap_err();
+    assert!(error.contains("tier.cold.url") && error.contains("kinds are"), "{error}");
 }

@@ -12,6 +12,7 @@ use crate::hsm::archive::{
 use crate::hsm::version::{Seen, Trust};
 use crate::id::TierId;
 use crate::tier::{Proof, TierError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Names of one inode that go into its aggregate; more are rarer than they are worth.
@@ -98,7 +99,9 @@ fn compose_and_record(shared: &Arc<Shared>, slot: &Slot, rows: &[Action], items:
         items,
     };
     let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);
-    match compose(batch, &|| shared.stopping(), &mut commit) {
+    let requests: BTreeSet<_> = rows.iter().map(|a| a.request).collect();
+    let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
+    match compose(batch, &stop, &mut commit) {
         Ok(report) => {
             for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes)) {
                 let finish = finish(shared, action, node, outcome);

@@ -2,7 +2,7 @@
 //! waits.
 
 use super::super::{Shared, tree};
-use super::{end, failed, later, soon_or_never, stranger};
+use super::{Ended, end, failed, later, soon_or_never, stranger};
 use crate::catalog::{Action, Finish, Verb};
 use crate::error::Failure;
 use crate::hsm::recall::{RecallError, StageAsk};
@@ -26,7 +26,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
             continue;
         }
         let hint = tree::hint(shared, &action.handle).ok().flatten();
-        ids.push(action.id);
+        ids.push((action.id, action.request));
         let (shared, node) = (shared.clone(), action.handle.clone());
         let done = Box::new(move |result: Result<_, RecallError>| {
             let finish = match result {
@@ -37,8 +37,15 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         });
         asks.push(StageAsk { node, hint, place: None, done });
     }
-    for (id, token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
-        shared.lanes.staging(id, token);
+    for ((action, request), token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
+        shared.lanes.staging(action, token);
+        // A cancel that came before the token was known could not give it up.
+        if shared.lanes.are_cancelled(std::iter::once(request))
+            && let Some(token) = shared.lanes.stage_token(action)
+        {
+            recaller.give_up(token);
+            shared.lanes.end(Ended { action, request, finish: Finish::Cancelled });
+        }
     }
 }
 
