@@ -105,6 +105,7 @@ fn renamed_linked_and_unlinked_while_released() -> Result<()> {
     let mut got = Vec::new();
     open.read_to_end(&mut got)?;
     ensure!(got == data, "an unlinked but open released file read wrong");
+    drop(open);
     cairn.down()
 }
 

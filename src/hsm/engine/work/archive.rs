@@ -206,8 +206,13 @@ fn commit(
     });
     shared
         .catalog
-        .archived(aggregate, files.collect(), shared.now())
-        .map_err(Into::into)
+        .archived(aggregate, files.collect(), shared.now())?;
+    if let Some(recaller) = shared.recaller() {
+        recaller
+            .indexes()
+            .made(slot.id, receipt.aggregate, durable.index);
+    }
+    Ok(())
 }
 
 fn proven(shared: &Shared, seen: &Seen) -> Proven {
