@@ -93,14 +93,14 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
             .save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
     }
     shared.catalog.finish_scan(shared.now())?;
-    let mut after = None;
-    while whole {
+    let (mut after, mut sweeping) = (None, whole);
+    while sweeping {
         let swept = shared
             .catalog
             .sweep_vanished(generation, after, 2000, shared.now())?;
         match swept.next {
             Some(next) if !shared.stopping() => after = Some(next),
-            _ => break,
+            _ => sweeping = false,
         }
     }
     Ok(())

@@ -83,7 +83,7 @@ fn tiers_are_named_and_placed_once() {
             "two tiers are at dir:/x",
         ),
         (&["--tier", "dir:/x"], "write NAME=URL"),
-        (&["--tier", "a=dir:x"], "absolute path"),
+        (&["--tier", "a=dir:x"], "must be absolute"),
         (&["--tier", "a=ftp:/x"], "known are"),
         (&["--tier", "a b=dir:/x"], "names are"),
     ] {
