@@ -26,6 +26,9 @@ const PLAIN_COPY: &str = "cp -a to the disk below";
 const PLAIN_TAR: &str = "tar c, then sync";
 const PLAIN_READ: &str = "compare two plain trees";
 
+/// Smaller files stay on disk: a stub would take as much.
+const RELEASED_FROM: u64 = 64 << 10;
+
 /// Where the demo runs.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -223,11 +226,11 @@ impl Place {
     }
 
     /// Blocks of the backing directory on disk, in bytes.
-    pub(super) fn disk_used(&self) -> Result<u64, DemoError> {
+    pub(super) fn disk_used(&self) -> Result<Used, DemoError> {
         sync();
-        let mut sum = 0;
-        blocks(&self.backing(), &mut sum).map_err(io("measuring the backing directory"))?;
-        Ok(sum)
+        let mut used = Used::default();
+        blocks(&self.backing(), &mut used).map_err(io("measuring the backing directory"))?;
+        Ok(used)
     }
 
     /// Takes the instance down and removes what was made.
@@ -383,14 +386,26 @@ fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn blocks(dir: &Path, sum: &mut u64) -> std::io::Result<()> {
+/// What the backing directory takes on disk, bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Used {
+    /// All files.
+    pub(super) all: u64,
+    /// Those large enough to be released.
+    pub(super) large: u64,
+}
+
+fn blocks(dir: &Path, used: &mut Used) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = fs::symlink_metadata(entry.path())?;
         if meta.is_dir() {
-            blocks(&entry.path(), sum)?;
+            blocks(&entry.path(), used)?;
         } else {
-            *sum += meta.blocks() * 512;
+            used.all += meta.blocks() * 512;
+            if meta.len() >= RELEASED_FROM {
+                used.large += meta.blocks() * 512;
+            }
         }
     }
     Ok(())
