@@ -179,10 +179,10 @@ impl Place {
         Ok((row("recall by reading, and compare", chosen, took, Some(PLAIN_READ)), compared))
     }
 
-    /// Blocks of the backing directory on disk, in bytes.
-    pub(super) fn disk_used(&self) -> Result<u64, DemoError> {
+    /// Blocks of the backing directory on disk.
+    pub(super) fn disk_used(&self) -> Result<OnDisk, DemoError> {
         sync();
-        let mut sum = 0;
+        let mut sum = OnDisk::default();
         blocks(&self.backing(), &mut sum).map_err(io("measuring the backing directory"))?;
         Ok(sum)
     }
@@ -302,14 +302,23 @@ fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn blocks(dir: &Path, sum: &mut u64) -> std::io::Result<()> {
+/// Space on disk, bytes: of all files, and of those of 64 KiB and more.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct OnDisk {
+    pub(super) all: u64,
+    pub(super) large: u64,
+}
+
+fn blocks(dir: &Path, sum: &mut OnDisk) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = fs::symlink_metadata(entry.path())?;
         if meta.is_dir() {
             blocks(&entry.path(), sum)?;
         } else {
-            *sum += meta.blocks() * 512;
+            let bytes = meta.blocks() * 512;
+            sum.all += bytes;
+            sum.large += if meta.is_file() && meta.size() >= 64 << 10 { bytes } else { 0 };
         }
     }
     Ok(())
