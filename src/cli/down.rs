@@ -67,7 +67,9 @@ fn wait_for_end(pid: u32) {
 /// yet waited for by its parent has let go of everything.
 fn is_instance(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X']));
+    let state = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.starts_with(['Z', 'X']));
     stat.contains("(cairn)") && state == Some(false)
 }
 

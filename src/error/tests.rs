@@ -75,14 +75,25 @@ fn the_table_in_the_document_is_this_one() {
     let wanted = Failure::ALL.map(|f| {
         let name = names.iter().find(|(_, number)| *number == f.errno());
         let name = name.map_or("an errno without a name here", |(name, _)| *name);
-        format!("| `{f}` | {name} | {} | {} |", f.exit_code(), f.http_status())
+        format!(
+            "| `{f}` | {name} | {} | {} |",
+            f.exit_code(),
+            f.http_status()
+        )
     });
     let document = include_str!("../../docs/semantics.md");
     let rows = document.lines().filter(|line| {
-        let word = line.strip_prefix("| `").and_then(|rest| rest.split('`').next());
+        let word = line
+            .strip_prefix("| `")
+            .and_then(|rest| rest.split('`').next());
         word.and_then(Failure::parse).is_some() && line.matches('|').count() == 6
     });
-    let cut = |row: &str| row.splitn(6, '|').take(5).map(|c| c.to_owned() + "|").collect::<String>();
+    let cut = |row: &str| {
+        row.splitn(6, '|')
+            .take(5)
+            .map(|c| c.to_owned() + "|")
+            .collect::<String>()
+    };
     let found: Vec<String> = rows.map(cut).collect();
     assert_eq!(found, wanted, "docs/semantics.md, \"Errors\"");
 }

@@ -235,7 +235,11 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
 
 /// Mode 0600 for a file; `make`: also if it is not there yet.
 fn keep_private(path: &Path, make: bool) -> Result<(), StateError> {
-    let opened = File::options().append(true).create(make).mode(0o600).open(path);
+    let opened = File::options()
+        .append(true)
+        .create(make)
+        .mode(0o600)
+        .open(path);
     match opened {
         Err(e) if !make && e.kind() == io::ErrorKind::NotFound => Ok(()),
         opened => opened

@@ -17,7 +17,9 @@ pub(crate) fn of(mount: &Path) -> Vec<String> {
             continue;
         }
         let process = entry.path();
-        let holds = ["cwd", "root", "exe"].iter().any(|what| points_into(&process.join(what), mount))
+        let holds = ["cwd", "root", "exe"]
+            .iter()
+            .any(|what| points_into(&process.join(what), mount))
             || fs::read_dir(process.join("fd"))
                 .into_iter()
                 .flatten()
@@ -25,7 +27,11 @@ pub(crate) fn of(mount: &Path) -> Vec<String> {
                 .any(|fd| points_into(&fd.path(), mount));
         if holds {
             let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
-            found.push(format!("{} (pid {})", command.trim(), name.to_string_lossy()));
+            found.push(format!(
+                "{} (pid {})",
+                command.trim(),
+                name.to_string_lossy()
+            ));
         }
     }
     found

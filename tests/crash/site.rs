@@ -24,7 +24,11 @@ impl Site {
     /// Backing on filesystem `kind`; tier and state on the other one and on the same.
     pub(crate) fn new(kind: &'static str) -> Result<Self> {
         let other = if kind == "xfs" { "ext4" } else { "xfs" };
-        let disks = [Disk::new(kind, BACKING)?, Disk::new(other, TIER)?, Disk::new(kind, STATE)?];
+        let disks = [
+            Disk::new(kind, BACKING)?,
+            Disk::new(other, TIER)?,
+            Disk::new(kind, STATE)?,
+        ];
         let mut cairn = Instance::new(None)?;
         let guard = disks[0].path.join("guarded");
         DirBuilder::new().mode(0o700).create(&guard)?;
@@ -104,7 +108,9 @@ impl Site {
 }
 
 fn each(dir: &Path, seen: &mut impl FnMut(&Path)) -> Result<()> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {

@@ -22,8 +22,12 @@ const TRAFFIC: u64 = 2;
 const DEFAULT_STOPS: u64 = 6;
 
 fn number(name: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::env::var(name) else { return Ok(None) };
-    Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    Ok(Some(
+        text.parse().with_context(|| format!("{name}={text}"))?,
+    ))
 }
 
 fn stops() -> Result<u64> {
@@ -31,7 +35,11 @@ fn stops() -> Result<u64> {
 }
 
 fn seed() -> Result<u64> {
-    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64);
+    let clock = || {
+        std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |d| d.as_nanos() as u64)
+    };
     Ok(number("CAIRN_CRASH_SEED")?.unwrap_or_else(clock))
 }
 
@@ -64,7 +72,13 @@ impl Run {
             tally: Tally::default(),
         });
         let (writers, traffic) = (writers.collect(), traffic.collect());
-        Ok(Self { random: Random::new(seed, 0), site, writers, traffic, tally: Tally::default() })
+        Ok(Self {
+            random: Random::new(seed, 0),
+            site,
+            writers,
+            traffic,
+            tally: Tally::default(),
+        })
     }
 
     /// The first start, and the directories of the users.
@@ -85,8 +99,10 @@ impl Run {
         let (site, random) = (&mut self.site, &mut self.random);
         let (writers, traffic) = (&mut self.writers, &mut self.traffic);
         let (struck, failed) = std::thread::scope(|scope| {
-            let mut threads: Vec<_> =
-                writers.iter_mut().map(|w| scope.spawn(|| w.work(&stop))).collect();
+            let mut threads: Vec<_> = writers
+                .iter_mut()
+                .map(|w| scope.spawn(|| w.work(&stop)))
+                .collect();
             threads.extend(traffic.iter_mut().map(|t| scope.spawn(|| t.work(&stop))));
             std::thread::sleep(lasting);
             // From here on what fails is the stop's doing.
@@ -158,7 +174,9 @@ fn survives(kind: &'static str) -> Result<()> {
     done.with_context(|| format!("seed {seed}\n--- up.log\n{}", run.site.cairn.log()))?;
     ensure!(tally.checked > 0, "nothing was compared");
     run.site.cairn.archive("")?;
-    run.site.cairn.cairn(["verify", "--wait", &run.site.cairn.mount.to_string_lossy()])?;
+    run.site
+        .cairn
+        .cairn(["verify", "--wait", &run.site.cairn.mount.to_string_lossy()])?;
     run.site.cairn.down()
 }
 
@@ -181,7 +199,10 @@ fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
     let mut run = Run::new("xfs", seed)?;
     run.site.cairn.prepare = Some(sys::sync_nothing);
     match run.stops(12, Kinds::Power) {
-        Ok(()) => bail!("12 power losses without a sync were survived, seed {seed}: {}", run.tally()),
+        Ok(()) => bail!(
+            "12 power losses without a sync were survived, seed {seed}: {}",
+            run.tally()
+        ),
         Err(why) => {
             eprintln!("without syncing, {why:#}\n{}", run.tally());
             Ok(())

@@ -43,7 +43,11 @@ fn p15_attributes_tell_of_a_file_and_stage_it() -> Result<()> {
             "{private}"
         );
     }
-    for name in ["user.cairn.state", "user.cairn.copies", "trusted.cairn.record"] {
+    for name in [
+        "user.cairn.state",
+        "user.cairn.copies",
+        "trusted.cairn.record",
+    ] {
         let set = setxattr(&path, name, b"x", XattrFlags::empty());
         ensure!(set == Err(Errno::PERM), "setting {name}: {set:?}");
         ensure!(removexattr(&path, name).is_err(), "{name} was removed");

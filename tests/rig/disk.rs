@@ -54,7 +54,9 @@ impl Disk {
     /// Mounts the image on a loop device of its own: other processes' mount namespaces may still
     /// hold the dead filesystem with its device, and `mount -o loop` would join them.
     fn mount(&self) -> Result<()> {
-        let device = run(Command::new("losetup").args(["-f", "--show"]).arg(&self.image))?;
+        let device = run(Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(&self.image))?;
         let mut mount = Command::new("mount");
         if self.kind == "xfs" {
             mount.args(["-o", "nouuid"]);

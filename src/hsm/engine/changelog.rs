@@ -48,8 +48,13 @@ pub(super) fn apply(shared: &Shared, events: Vec<Event>) -> Result<(), EngineErr
         let reads = reads.into_keys().map(|n| (n, now)).collect();
         shared.catalog.note_access(reads, Durability::Relaxed)?;
     }
-    let position = shared.catalog.status(shared.settings.copies).map(|s| s.changelog.position)?;
-    shared.catalog.advance_changelog(position + applied, applied, 0, 0)?;
+    let position = shared
+        .catalog
+        .status(shared.settings.copies)
+        .map(|s| s.changelog.position)?;
+    shared
+        .catalog
+        .advance_changelog(position + applied, applied, 0, 0)?;
     Ok(())
 }
 
@@ -57,27 +62,45 @@ fn misplaced(shared: &Shared, event: &Event, why: &EngineError) -> Result<(), En
     tracing::debug!(%why, ?event, "an event could not be placed; its directory is looked at again");
     let directory = event.place.as_ref().map(|(parent, _)| parent);
     let node = match directory {
-        Some(parent) => shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id),
+        Some(parent) => shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id),
         None => NodeId::ROOT,
     };
     let since = shared.now();
-    shared.catalog.need_rescan(Rescan { node, since, why: why.to_string() })?;
+    shared.catalog.need_rescan(Rescan {
+        node,
+        since,
+        why: why.to_string(),
+    })?;
     Ok(())
 }
 
 fn name(shared: &Shared, event: &Event) -> Result<(), EngineError> {
-    let Some((parent, name)) = &event.place else { return Ok(()) };
+    let Some((parent, name)) = &event.place else {
+        return Ok(());
+    };
     if event.kind == EventKind::Unlinked {
         return unlinked(shared, event, parent, name);
     }
     if let Some((from, old)) = &event.from
-        && let (Some(from), Ok(to)) =
-            (shared.catalog.node_by_handle(from)?, tree::ensure_directory(shared, parent))
+        && let (Some(from), Ok(to)) = (
+            shared.catalog.node_by_handle(from)?,
+            tree::ensure_directory(shared, parent),
+        )
     {
-        shared.catalog.rename((from.id, old), (to, name), shared.now(), Durability::Relaxed)?;
+        shared.catalog.rename(
+            (from.id, old),
+            (to, name),
+            shared.now(),
+            Durability::Relaxed,
+        )?;
     }
     // What went again meanwhile has an event of its own behind this one.
-    let Some(stat) = stat_of(shared, &event.node)? else { return Ok(()) };
+    let Some(stat) = stat_of(shared, &event.node)? else {
+        return Ok(());
+    };
     let parent = match tree::ensure_directory(shared, parent) {
         Ok(parent) => parent,
         Err(tree::Unplaced::Backing(BackingError::Gone { .. })) => return Ok(()),
@@ -92,22 +115,44 @@ fn name(shared: &Shared, event: &Event) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn unlinked(shared: &Shared, event: &Event, parent: &NodeHandle, name: &[u8]) -> Result<(), EngineError> {
-    let Some(parent) = shared.catalog.node_by_handle(parent)? else { return Ok(()) };
+fn unlinked(
+    shared: &Shared,
+    event: &Event,
+    parent: &NodeHandle,
+    name: &[u8],
+) -> Result<(), EngineError> {
+    let Some(parent) = shared.catalog.node_by_handle(parent)? else {
+        return Ok(());
+    };
     let alive = stat_of(shared, &event.node)?.is_some_and(|s| s.nlink > 0);
-    shared.catalog.unlink(parent.id, name, alive, shared.now(), Durability::Relaxed)?;
+    shared
+        .catalog
+        .unlink(parent.id, name, alive, shared.now(), Durability::Relaxed)?;
     Ok(())
 }
 
 fn look(shared: &Shared, handle: &NodeHandle, data: bool) -> Result<(), EngineError> {
-    let (Some(node), Some(stat)) = (shared.catalog.node_by_handle(handle)?, stat_of(shared, handle)?) else {
+    let (Some(node), Some(stat)) = (
+        shared.catalog.node_by_handle(handle)?,
+        stat_of(shared, handle)?,
+    ) else {
         return Ok(());
     };
-    let seen = Sighting { handle: handle.clone(), attributes: attributes(&stat), place: None };
+    let seen = Sighting {
+        handle: handle.clone(),
+        attributes: attributes(&stat),
+        place: None,
+    };
     shared.catalog.note(vec![seen], Durability::Relaxed)?;
     if data && may_have_changed(&node, &stat) {
-        let why = if stat.size < node.attributes.size { TombstoneWhy::Truncate } else { TombstoneWhy::Overwrite };
-        shared.catalog.dirtied(node.id, why, shared.now(), Durability::Relaxed)?;
+        let why = if stat.size < node.attributes.size {
+            TombstoneWhy::Truncate
+        } else {
+            TombstoneWhy::Overwrite
+        };
+        shared
+            .catalog
+            .dirtied(node.id, why, shared.now(), Durability::Relaxed)?;
     }
     Ok(())
 }
@@ -116,7 +161,10 @@ fn look(shared: &Shared, handle: &NodeHandle, data: bool) -> Result<(), EngineEr
 /// next archive finds out.
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
     let archived = matches!(node.state, FileState::Archived | FileState::Released);
-    archived && node.proven.is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
+    archived
+        && node
+            .proven
+            .is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
 }
 
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {
@@ -130,17 +178,36 @@ fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, Eng
 
 /// What the mount could not tell of: its directories are looked at again.
 pub(super) fn rescan_overflows(shared: &Shared) -> Result<(), EngineError> {
-    let Some(lost) = shared.changelog.overflow() else { return Ok(()) };
+    let Some(lost) = shared.changelog.overflow() else {
+        return Ok(());
+    };
     let since = shared.now();
     let why = format!("{} events were lost", lost.events);
     for parent in &lost.scan {
-        let node = shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id);
-        shared.catalog.need_rescan(Rescan { node, since, why: why.clone() })?;
+        let node = shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id);
+        shared.catalog.need_rescan(Rescan {
+            node,
+            since,
+            why: why.clone(),
+        })?;
     }
     if lost.everything {
-        shared.catalog.need_rescan(Rescan { node: NodeId::ROOT, since, why })?;
+        shared.catalog.need_rescan(Rescan {
+            node: NodeId::ROOT,
+            since,
+            why,
+        })?;
     }
-    let position = shared.catalog.status(shared.settings.copies)?.changelog.position;
-    shared.catalog.advance_changelog(position + lost.events, 0, lost.events, 1)?;
+    let position = shared
+        .catalog
+        .status(shared.settings.copies)?
+        .changelog
+        .position;
+    shared
+        .catalog
+        .advance_changelog(position + lost.events, 0, lost.events, 1)?;
     Ok(())
 }

@@ -41,7 +41,15 @@ struct Reading {
 
 impl Place {
     fn new(handle: NodeHandle, node: NodeId, done: Vec<u8>) -> Self {
-        Self { level: Level { kind: handle.kind, handle: handle.bytes, done }, node, reading: None }
+        Self {
+            level: Level {
+                kind: handle.kind,
+                handle: handle.bytes,
+                done,
+            },
+            node,
+            reading: None,
+        }
     }
 }
 
@@ -50,7 +58,10 @@ impl Place {
 pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
     let state = shared.catalog.scan_state()?;
     let (generation, levels) = if state.running {
-        (state.generation, serde_json::from_slice(&state.position).unwrap_or_default())
+        (
+            state.generation,
+            serde_json::from_slice(&state.position).unwrap_or_default(),
+        )
     } else {
         (shared.catalog.begin_scan(shared.now())?, Vec::new())
     };
@@ -64,7 +75,12 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
             return Ok(());
         }
         let Some(found) = next_chunk(shared, top, &mut whole)? else {
-            while whole && shared.catalog.finish_directory(top.node, generation, 5000)? > 0 {}
+            while whole
+                && shared
+                    .catalog
+                    .finish_directory(top.node, generation, 5000)?
+                    > 0
+            {}
             stack.pop();
             continue;
         };
@@ -72,15 +88,19 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
         let node = top.node;
         stack.extend(note(shared, node, &found)?.into_iter().rev());
         let levels: Vec<&Level> = stack.iter().map(|o| &o.level).collect();
-        shared.catalog.save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
+        shared
+            .catalog
+            .save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
     }
     shared.catalog.finish_scan(shared.now())?;
-    let mut after = None;
-    while whole {
-        let swept = shared.catalog.sweep_vanished(generation, after, 2000, shared.now())?;
+    let (mut after, mut sweeping) = (None, whole);
+    while sweeping {
+        let swept = shared
+            .catalog
+            .sweep_vanished(generation, after, 2000, shared.now())?;
         match swept.next {
             Some(next) if !shared.stopping() => after = Some(next),
-            _ => break,
+            _ => sweeping = false,
         }
     }
     Ok(())
@@ -88,7 +108,9 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
 
 /// Looks at one subtree again, because changelog records about it were lost.
 pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> {
-    let Some(row) = shared.catalog.node(node)? else { return Ok(()) };
+    let Some(row) = shared.catalog.node(node)? else {
+        return Ok(());
+    };
     let mut stack = vec![Place::new(row.handle, node, Vec::new())];
     while let Some(top) = stack.last_mut() {
         if shared.stopping() {
@@ -106,7 +128,10 @@ pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> 
 fn resume(shared: &Shared, levels: Vec<Level>) -> Result<Vec<Place>, EngineError> {
     let mut stack = Vec::new();
     for level in levels {
-        let handle = NodeHandle { kind: level.kind, bytes: level.handle };
+        let handle = NodeHandle {
+            kind: level.kind,
+            bytes: level.handle,
+        };
         if let Some(node) = shared.catalog.node_by_handle(&handle)? {
             stack.push(Place::new(handle, node.id, level.done));
         }
@@ -121,9 +146,14 @@ fn resume(shared: &Shared, levels: Vec<Level>) -> Result<Vec<Place>, EngineError
 }
 
 fn read(shared: &Shared, level: &Level) -> Result<Reading, EngineError> {
-    let handle = NodeHandle { kind: level.kind, bytes: level.handle.clone() };
+    let handle = NodeHandle {
+        kind: level.kind,
+        bytes: level.handle.clone(),
+    };
     let hint = tree::hint(shared, &handle)?;
-    let fd = shared.backing.open_node(&handle, hint.as_deref(), How::Path)?;
+    let fd = shared
+        .backing
+        .open_node(&handle, hint.as_deref(), How::Path)?;
     let device = shared.backing.stat(fd.as_fd())?.dev;
     let mut left = tree::names(&shared.backing, fd.as_fd())?;
     left.retain(|name| level.done.is_empty() || *name > level.done);
@@ -156,7 +186,9 @@ fn next_chunk(
     }
     let mut found = Vec::with_capacity(tree::CHUNK);
     while found.len() < tree::CHUNK {
-        let Some(name) = reading.left.pop() else { break };
+        let Some(name) = reading.left.pop() else {
+            break;
+        };
         match tree::look_at(&shared.backing, reading.fd.as_fd(), &name, reading.device) {
             Ok(looked) => found.extend(looked),
             Err(BackingError::Gone { .. }) => {}
@@ -186,7 +218,9 @@ fn note(shared: &Shared, parent: NodeId, found: &[Looked]) -> Result<Vec<Place>,
         }
     }
     if !known.is_empty() {
-        shared.catalog.learn(known, shared.now(), Durability::Relaxed)?;
+        shared
+            .catalog
+            .learn(known, shared.now(), Durability::Relaxed)?;
     }
     Ok(directories)
 }
@@ -200,12 +234,17 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
             return Ok(None);
         }
     };
-    let Some(node) = shared.catalog.node(id)? else { return Ok(None) };
+    let Some(node) = shared.catalog.node(id)? else {
+        return Ok(None);
+    };
     let Some(record) = record else {
         let released = node.state == FileState::Released;
         if released && looked.stat.size > 0 && looked.stat.blocks == 0 {
-            let note = "released, but its stub is gone: the file reads as zeros on the backing".to_owned();
-            shared.catalog.set_state(id, FileState::Lost, Some(note), Durability::Full)?;
+            let note =
+                "released, but its stub is gone: the file reads as zeros on the backing".to_owned();
+            shared
+                .catalog
+                .set_state(id, FileState::Lost, Some(note), Durability::Full)?;
         }
         return Ok(None);
     };
@@ -221,10 +260,16 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
         State::Resident => FileState::Archived,
     };
     let agrees = node.version == Some(version)
-        && (node.state == state || (state == FileState::Archived && node.state == FileState::Dirty));
+        && (node.state == state
+            || (state == FileState::Archived && node.state == FileState::Dirty));
     if agrees {
         return Ok(None);
     }
     let copies = shared.copies_of_record(&record, &looked.stat);
-    Ok(Some(Known { node: id, state, version, copies }))
+    Ok(Some(Known {
+        node: id,
+        state,
+        version,
+        copies,
+    }))
 }
