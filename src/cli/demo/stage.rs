@@ -26,9 +26,6 @@ const PLAIN_COPY: &str = "cp -a to the disk below";
 const PLAIN_TAR: &str = "tar c, then sync";
 const PLAIN_READ: &str = "compare two plain trees";
 
-/// Smaller files stay on disk: a stub would take as much.
-const RELEASED_FROM: u64 = 64 << 10;
-
 /// Where the demo runs.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -198,7 +195,7 @@ impl Place {
         };
         let at = below(&self.mount(), first);
         let said = self.cairn(&["stage".into(), "--wait".into(), at.into()])?;
-        println!("   request {}\n", said.trim());
+        println!("   {}\n", said.trim());
         Ok(())
     }
 
@@ -225,12 +222,12 @@ impl Place {
         ))
     }
 
-    /// Blocks of the backing directory on disk, in bytes.
-    pub(super) fn disk_used(&self) -> Result<Used, DemoError> {
+    /// Blocks of the backing directory on disk.
+    pub(super) fn disk_used(&self) -> Result<OnDisk, DemoError> {
         sync();
-        let mut used = Used::default();
-        blocks(&self.backing(), &mut used).map_err(io("measuring the backing directory"))?;
-        Ok(used)
+        let mut sum = OnDisk::default();
+        blocks(&self.backing(), &mut sum).map_err(io("measuring the backing directory"))?;
+        Ok(sum)
     }
 
     /// Takes the instance down and removes what was made.
@@ -386,26 +383,27 @@ fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What the backing directory takes on disk, bytes.
+/// Space on disk, bytes: of all files, and of those of 64 KiB and more.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Used {
-    /// All files.
+pub(super) struct OnDisk {
     pub(super) all: u64,
-    /// Those large enough to be released.
     pub(super) large: u64,
 }
 
-fn blocks(dir: &Path, used: &mut Used) -> std::io::Result<()> {
+fn blocks(dir: &Path, sum: &mut OnDisk) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = fs::symlink_metadata(entry.path())?;
         if meta.is_dir() {
-            blocks(&entry.path(), used)?;
+            blocks(&entry.path(), sum)?;
         } else {
-            used.all += meta.blocks() * 512;
-            if meta.len() >= RELEASED_FROM {
-                used.large += meta.blocks() * 512;
-            }
+            let bytes = meta.blocks() * 512;
+            sum.all += bytes;
+            sum.large += if meta.is_file() && meta.size() >= 64 << 10 {
+                bytes
+            } else {
+                0
+            };
         }
     }
     Ok(())
