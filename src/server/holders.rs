@@ -9,7 +9,7 @@ const MOST: usize = 8;
 
 /// `name (pid N)` of processes that hold the mount, as far as this process may see.
 #[must_use]
-pub fn of(mount: &Path) -> Vec<String> {
+pub(crate) fn of(mount: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,6 +1,7 @@
 //! A filesystem of its own for a test: an image on a loop device, which can lose power.
 
 use anyhow::{Context, Result, ensure};
+use parking_lot::Mutex;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,11 +10,14 @@ use std::process::{Command, Stdio};
 pub(crate) struct Disk {
     _dir: tempfile::TempDir,
     image: PathBuf,
+    kind: &'static str,
+    /// The loop device below the present mount; it goes by itself with the mount.
+    device: Mutex<String>,
     /// Where it is mounted.
     pub(crate) path: PathBuf,
 }
 
-fn run(command: &mut Command) -> Result<()> {
+fn run(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -23,12 +27,12 @@ fn run(command: &mut Command) -> Result<()> {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 impl Disk {
     /// A fresh filesystem (`ext4` or `xfs`) of `mib` MiB.
-    pub(crate) fn new(kind: &str, mib: u64) -> Result<Self> {
+    pub(crate) fn new(kind: &'static str, mib: u64) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("cairn-disk-")
             .tempdir_in("/var/tmp")?;
@@ -39,17 +43,27 @@ impl Disk {
         let disk = Self {
             _dir: dir,
             image,
+            kind,
+            device: Mutex::default(),
             path,
         };
         disk.mount()?;
         Ok(disk)
     }
 
+    /// Mounts the image on a loop device of its own: other processes' mount namespaces may still
+    /// hold the dead filesystem with its device, and `mount -o loop` would join them.
     fn mount(&self) -> Result<()> {
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&self.image)
-            .arg(&self.path))
+        let device = run(Command::new("losetup").args(["-f", "--show"]).arg(&self.image))?;
+        let mut mount = Command::new("mount");
+        if self.kind == "xfs" {
+            mount.args(["-o", "nouuid"]);
+        }
+        let mounted = run(mount.arg(&device).arg(&self.path));
+        // From now on the device goes with its last user.
+        run(Command::new("losetup").args(["-d", &device]))?;
+        *self.device.lock() = device;
+        mounted.map(drop)
     }
 
     /// Power loss: the filesystem stops at once, nothing more reaches the image, not even its log.
@@ -57,6 +71,7 @@ impl Disk {
         run(Command::new("xfs_io")
             .args(["-x", "-c", "shutdown"])
             .arg(&self.path))
+        .map(drop)
     }
 
     /// Power comes back: unmounts what is dead and mounts the image again.
@@ -64,6 +79,13 @@ impl Disk {
         super::wait_for("the dead filesystem to unmount", || {
             Ok(run(Command::new("umount").arg(&self.path)).is_ok())
         })?;
+        // What the dead filesystem had already handed to its device must not arrive later than
+        // what the living one writes. Usually the device is gone with the mount.
+        let old = self.device.lock().clone();
+        let still = run(Command::new("losetup").arg("-j").arg(&self.image))?;
+        if still.lines().any(|l| l.starts_with(&format!("{old}:"))) {
+            let _ = run(Command::new("blockdev").args(["--flushbufs", &old]));
+        }
         self.mount()
     }
 }

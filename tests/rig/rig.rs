@@ -18,6 +18,12 @@ use std::time::{Duration, Instant};
 /// The program under test.
 pub(crate) const CAIRN: &str = env!("CARGO_BIN_EXE_cairn");
 
+/// The program to run: [`CAIRN`], or what the environment's `CAIRN_BIN` names (long runs on a
+/// release build).
+pub(crate) fn program() -> std::ffi::OsString {
+    std::env::var_os("CAIRN_BIN").unwrap_or_else(|| CAIRN.into())
+}
+
 /// Why tests with a real mount cannot run here; `None` if they can.
 pub(crate) fn no_mounts() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
@@ -53,6 +59,8 @@ pub(crate) struct Instance {
     pub(crate) tier: PathBuf,
     /// Further arguments of `cairn up`.
     pub(crate) args: Vec<String>,
+    /// Done to the command of `cairn up` before it starts.
+    pub(crate) prepare: Option<fn(&mut Command)>,
     child: Option<Child>,
 }
 
@@ -90,6 +98,7 @@ impl Instance {
             state,
             tier,
             args: Vec::new(),
+            prepare: None,
             child: None,
         })
     }
@@ -101,7 +110,7 @@ impl Instance {
         } else {
             Some(format!("disk=dir:{}", self.tier.display()))
         };
-        let mut command = Command::new(CAIRN);
+        let mut command = Command::new(program());
         command
             .arg("up")
             .arg("--allow-same-fs")
@@ -117,6 +126,9 @@ impl Instance {
             .append(true)
             .open(self.dir.path().join("up.log"))?;
         command.stderr(log);
+        if let Some(prepare) = self.prepare {
+            prepare(&mut command);
+        }
         let mut child = command.spawn().context("starting cairn up")?;
         let mut out = BufReader::new(child.stdout.take().context("stdout")?);
         self.child = Some(child);
@@ -180,7 +192,7 @@ impl Instance {
 
     /// Runs `cairn` with these arguments.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
-        Ok(Command::new(CAIRN)
+        Ok(Command::new(program())
             .args(args)
             .env("CAIRN_SOCKET", self.state.join("run/control.sock"))
             .current_dir(self.dir.path())

@@ -11,7 +11,7 @@ use crate::catalog::{
     self, Durability, NewAction, NewRequest, NodeId, Submitted, Verb,
 };
 use crate::error::Failure;
-use crate::hsm::backing::{How, NodeKind};
+use crate::hsm::backing::{Access, How, NodeKind};
 use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::os::fd::AsFd;
@@ -246,8 +246,17 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        let hint = tree::hint(self.shared, &named.node)?;
-        let fd = match self.shared.backing.open_node(&named.node, hint.as_deref(), How::Path) {
+        let open = || -> Result<_, EngineError> {
+            let hint = tree::hint(self.shared, &named.node)?;
+            Ok(self.shared.backing.open_node(&named.node, hint.as_deref(), How::Path))
+        };
+        let mut opened = open()?;
+        if opened.is_err() && self.shared.backing.access() == Access::Paths {
+            // Nodes are found by name here, and this one's may be too new for the catalog.
+            self.shared.drain_changelog()?;
+            opened = open()?;
+        }
+        let fd = match opened {
             Ok(fd) => fd,
             Err(why) => {
                 tracing::debug!(%why, "a subject went before it was looked at");

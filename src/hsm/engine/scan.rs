@@ -9,7 +9,7 @@ use super::tree::{self, Looked, attributes, sighting};
 use super::{EngineError, Shared};
 use crate::catalog::{Durability, FileState, Known, NodeId, Version};
 use crate::format::record::State;
-use crate::hsm::backing::{How, NodeKind, belongs_to};
+use crate::hsm::backing::{BackingError, How, NodeKind, belongs_to};
 use crate::id::NodeHandle;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,12 +56,15 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
     };
     let mut seen = if state.running { state.seen } else { 0 };
     let mut stack = resume(shared, levels)?;
+    // What a scan did not see is taken for gone only if it could look everywhere, from its first
+    // directory on, in one go.
+    let mut whole = !state.running;
     while let Some(top) = stack.last_mut() {
         if shared.stopping() {
             return Ok(());
         }
-        let Some(found) = next_chunk(shared, top)? else {
-            while shared.catalog.finish_directory(top.node, generation, 5000)? > 0 {}
+        let Some(found) = next_chunk(shared, top, &mut whole)? else {
+            while whole && shared.catalog.finish_directory(top.node, generation, 5000)? > 0 {}
             stack.pop();
             continue;
         };
@@ -73,13 +76,14 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
     }
     shared.catalog.finish_scan(shared.now())?;
     let mut after = None;
-    loop {
+    while whole {
         let swept = shared.catalog.sweep_vanished(generation, after, 2000, shared.now())?;
         match swept.next {
             Some(next) if !shared.stopping() => after = Some(next),
-            _ => return Ok(()),
+            _ => break,
         }
     }
+    Ok(())
 }
 
 /// Looks at one subtree again, because changelog records about it were lost.
@@ -91,7 +95,7 @@ pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> 
             return Ok(());
         }
         let node = top.node;
-        match next_chunk(shared, top)? {
+        match next_chunk(shared, top, &mut true)? {
             None => drop(stack.pop()),
             Some(found) => stack.extend(note(shared, node, &found)?),
         }
@@ -128,14 +132,21 @@ fn read(shared: &Shared, level: &Level) -> Result<Reading, EngineError> {
 }
 
 /// Looks at the next entries of a directory; `None` at its end.
-fn next_chunk(shared: &Shared, place: &mut Place) -> Result<Option<Vec<Looked>>, EngineError> {
+/// What cannot be looked at makes the scan less than `whole`.
+fn next_chunk(
+    shared: &Shared,
+    place: &mut Place,
+    whole: &mut bool,
+) -> Result<Option<Vec<Looked>>, EngineError> {
     let reading = match &mut place.reading {
         Some(reading) => reading,
         None => match read(shared, &place.level) {
             Ok(reading) => place.reading.insert(reading),
+            // A directory that went meanwhile is the changelog's business.
+            Err(EngineError::Backing(BackingError::Gone { .. })) => return Ok(None),
             Err(why) => {
-                // A directory that went meanwhile is the changelog's business.
                 tracing::warn!(%why, "a directory could not be scanned");
+                *whole = false;
                 return Ok(None);
             }
         },
@@ -148,7 +159,11 @@ fn next_chunk(shared: &Shared, place: &mut Place) -> Result<Option<Vec<Looked>>,
         let Some(name) = reading.left.pop() else { break };
         match tree::look_at(&shared.backing, reading.fd.as_fd(), &name, reading.device) {
             Ok(looked) => found.extend(looked),
-            Err(why) => tracing::warn!(%why, "an entry could not be scanned"),
+            Err(BackingError::Gone { .. }) => {}
+            Err(why) => {
+                tracing::warn!(%why, "an entry could not be scanned");
+                *whole = false;
+            }
         }
         place.level.done = name;
     }

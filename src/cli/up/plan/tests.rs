@@ -78,7 +78,7 @@ fn tiers_are_named_and_placed_once() {
         ),
         (&["--tier", "dir:/x"], "write NAME=URL"),
         (&["--tier", "a=dir:x"], "absolute path"),
-        (&["--tier", "a=ftp:/x"], "kinds are"),
+        (&["--tier", "a=ftp:/x"], "known are"),
         (&["--tier", "a b=dir:/x"], "names are"),
     ] {
         let error = plan(dir.path(), tiers).unwrap_err();
@@ -125,5 +125,5 @@ fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
     assert!(Up::try_parse_from(["up"]).is_err());
     std::fs::write(file, "tier.cold.url = \"ftp:/x\"\n").unwrap();
     let error = plan(dir.path(), &["--config", file]).unwrap_err();
-    assert!(error.contains("tier.cold.url") && error.contains("kinds are"), "{error}");
+    assert!(error.contains("tier.cold.url") && error.contains("known are"), "{error}");
 }

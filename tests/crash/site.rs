@@ -1,0 +1,117 @@
+//! One instance with backing, tier and state directory on three disks that can lose power.
+
+use crate::random::Random;
+use crate::rig::disk::Disk;
+use crate::rig::{Instance, is_mounted, wait_for};
+use anyhow::{Context, Result};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::Duration;
+
+/// MiB of the sparse images; nothing is ever deleted from the tier.
+const BACKING: u64 = 2048;
+const TIER: u64 = 24 * 1024;
+const STATE: u64 = 1024;
+
+pub(crate) struct Site {
+    // Dropped first: it unmounts before the disks do.
+    pub(crate) cairn: Instance,
+    disks: [Disk; 3],
+}
+
+impl Site {
+    /// Backing on filesystem `kind`; tier and state on the other one and on the same.
+    pub(crate) fn new(kind: &'static str) -> Result<Self> {
+        let other = if kind == "xfs" { "ext4" } else { "xfs" };
+        let disks = [Disk::new(kind, BACKING)?, Disk::new(other, TIER)?, Disk::new(kind, STATE)?];
+        let mut cairn = Instance::new(None)?;
+        let guard = disks[0].path.join("guarded");
+        DirBuilder::new().mode(0o700).create(&guard)?;
+        cairn.backing = guard.join("backing");
+        cairn.tier = disks[1].path.join("tier");
+        cairn.state = disks[2].path.join("state");
+        for dir in [&cairn.backing, &cairn.tier] {
+            fs::create_dir(dir)?;
+        }
+        // The directories are the administrator's, made long ago.
+        rustix::fs::sync();
+        // What is staged may be released again at once: more windows in less time.
+        let config = cairn.dir.path().join("cairn.toml");
+        fs::write(&config, "min-residency = \"0s\"\n")?;
+        cairn.args = vec!["--config".into(), config.display().to_string()];
+        Ok(Self { cairn, disks })
+    }
+
+    /// Everything stops at one instant: the process first, so that no disk's end is seen by it.
+    pub(crate) fn outage(&mut self) -> Result<()> {
+        let pid = self.pid()?;
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+        for disk in &self.disks {
+            disk.cut_power()?;
+        }
+        self.end()
+    }
+
+    /// One disk after the other, in any order, under a process that goes on meanwhile.
+    pub(crate) fn staggered_outage(&mut self, random: &mut Random) -> Result<()> {
+        let first = random.below(3) as usize;
+        for n in 0..3 {
+            self.disks[(first + n) % 3].cut_power()?;
+            std::thread::sleep(Duration::from_millis(random.below(60)));
+        }
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.cairn.kill()?;
+        self.disks.iter().try_for_each(Disk::power_on)
+    }
+
+    fn pid(&self) -> Result<rustix::process::Pid> {
+        let pid = self.cairn.pid().context("up")?;
+        rustix::process::Pid::from_raw(pid.cast_signed()).context("a pid")
+    }
+
+    /// Starts again. The filesystem of a process that was killed may still be going.
+    pub(crate) fn up(&mut self) -> Result<()> {
+        let mount = self.cairn.mount.clone();
+        wait_for("the mount to go", || Ok(!is_mounted(&mount)?))?;
+        self.cairn.up()
+    }
+
+    /// Files of the backing by the state in their record, as bytes on disk have it: released, and
+    /// with a recall begun.
+    pub(crate) fn records(&self) -> Result<(u64, u64)> {
+        let (mut released, mut recalling) = (0, 0);
+        each(&self.cairn.backing, &mut |path| {
+            let mut record = [0_u8; 256];
+            match rustix::fs::lgetxattr(path, "trusted.cairn.record", &mut record[..]) {
+                Ok(len) if len > 5 && record[5] == 2 => released += 1,
+                Ok(len) if len > 5 && record[5] == 3 => recalling += 1,
+                _ => {}
+            }
+        })?;
+        Ok((released, recalling))
+    }
+
+    /// Objects that a writer on the tier did not finish.
+    pub(crate) fn half_written(&self) -> Result<u64> {
+        let mut many = 0;
+        each(&self.cairn.tier.join("incoming"), &mut |_| many += 1)?;
+        Ok(many)
+    }
+}
+
+fn each(dir: &Path, seen: &mut impl FnMut(&Path)) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            each(&entry.path(), seen)?;
+        } else {
+            seen(&entry.path());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The loop: work, stop at a random instant, restart, compare; and the same loop with syncing
+//! turned into nothing, which must fail.
+//!
+//! `CAIRN_CRASH_STOPS` sets how many stops in all (two of five are power losses),
+//! `CAIRN_CRASH_SEED` the seed, `CAIRN_BIN` the program.
+
+use crate::model::Stop;
+use crate::needs_mounts;
+use crate::random::Random;
+use crate::site::Site;
+use crate::tally::Tally;
+use crate::traffic::Traffic;
+use crate::writer::Writer;
+use crate::{check, sys};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::fs::{self, File};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const WRITERS: u64 = 4;
+const TRAFFIC: u64 = 2;
+const DEFAULT_STOPS: u64 = 6;
+
+fn number(name: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::env::var(name) else { return Ok(None) };
+    Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
+}
+
+fn stops() -> Result<u64> {
+    Ok(number("CAIRN_CRASH_STOPS")?.unwrap_or(DEFAULT_STOPS))
+}
+
+fn seed() -> Result<u64> {
+    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64);
+    Ok(number("CAIRN_CRASH_SEED")?.unwrap_or_else(clock))
+}
+
+/// Which stops a run makes.
+#[derive(Clone, Copy, PartialEq)]
+enum Kinds {
+    Both,
+    Power,
+}
+
+struct Run {
+    site: Site,
+    random: Random,
+    writers: Vec<Writer>,
+    traffic: Vec<Traffic>,
+    tally: Tally,
+}
+
+impl Run {
+    fn new(kind: &'static str, seed: u64) -> Result<Self> {
+        let site = Site::new(kind)?;
+        let mount = &site.cairn.mount;
+        let dirs: Vec<_> = (0..WRITERS).map(|n| mount.join(format!("d{n}"))).collect();
+        let writers = (0..WRITERS).zip(&dirs);
+        let writers = writers.map(|(n, dir)| Writer::new(dir.clone(), Random::new(seed, n + 1)));
+        let traffic = (0..TRAFFIC).map(|n| Traffic {
+            socket: site.cairn.state.join("run/control.sock"),
+            dirs: dirs.clone(),
+            random: Random::new(seed, 100 + n),
+            tally: Tally::default(),
+        });
+        let (writers, traffic) = (writers.collect(), traffic.collect());
+        Ok(Self { random: Random::new(seed, 0), site, writers, traffic, tally: Tally::default() })
+    }
+
+    /// The first start, and the directories of the users.
+    fn begin(&mut self) -> Result<()> {
+        self.site.up()?;
+        for writer in &self.writers {
+            fs::create_dir(writer.dir())?;
+            File::open(writer.dir())?.sync_all()?;
+        }
+        Ok(File::open(&self.site.cairn.mount)?.sync_all()?)
+    }
+
+    /// Works for a while and stops in the middle of it.
+    fn work_and_stop(&mut self, how: Stop) -> Result<()> {
+        let stop = AtomicBool::new(false);
+        let lasting = Duration::from_millis(100 + self.random.below(1200));
+        let staggered = self.random.chance(30);
+        let (site, random) = (&mut self.site, &mut self.random);
+        let (writers, traffic) = (&mut self.writers, &mut self.traffic);
+        let (struck, failed) = std::thread::scope(|scope| {
+            let mut threads: Vec<_> =
+                writers.iter_mut().map(|w| scope.spawn(|| w.work(&stop))).collect();
+            threads.extend(traffic.iter_mut().map(|t| scope.spawn(|| t.work(&stop))));
+            std::thread::sleep(lasting);
+            // From here on what fails is the stop's doing.
+            stop.store(true, Ordering::SeqCst);
+            let struck = match how {
+                Stop::Kill => site.cairn.kill(),
+                Stop::Power if staggered => site.staggered_outage(random),
+                Stop::Power => site.outage(),
+            };
+            let ended: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
+            (struck, ended)
+        });
+        struck?;
+        for ended in failed {
+            ended.map_err(|_| anyhow!("a thread of the workload panicked"))??;
+        }
+        match how {
+            Stop::Kill => self.tally.kills += 1,
+            Stop::Power if staggered => self.tally.staggered += 1,
+            Stop::Power => self.tally.outages += 1,
+        }
+        Ok(())
+    }
+
+    /// Restarts and compares.
+    fn restart(&mut self, how: Stop) -> Result<()> {
+        let (released, recalling) = self.site.records()?;
+        self.tally.released += released;
+        self.tally.recalling += recalling;
+        self.tally.half_written += self.site.half_written()?;
+        self.site.up()?;
+        self.tally.resumed += check::open_requests(&self.site.cairn)?;
+        for writer in &mut self.writers {
+            let dir = writer.dir().to_owned();
+            check::directory(&dir, &mut writer.model, how, &mut self.tally)?;
+        }
+        check::requests_end(&self.site.cairn)?;
+        check::status(&self.site.cairn)
+    }
+
+    fn stops(&mut self, stops: u64, kinds: Kinds) -> Result<()> {
+        self.begin()?;
+        for n in 0..stops {
+            let power = kinds == Kinds::Power || matches!(n % 5, 1 | 3);
+            let how = if power { Stop::Power } else { Stop::Kill };
+            self.work_and_stop(how)
+                .and_then(|()| self.restart(how))
+                .with_context(|| format!("at stop {} of {stops}, a {how:?}", n + 1))?;
+        }
+        Ok(())
+    }
+
+    fn tally(&self) -> Tally {
+        let mut sum = self.tally.clone();
+        self.writers.iter().for_each(|w| sum.add(&w.tally));
+        self.traffic.iter().for_each(|t| sum.add(&t.tally));
+        sum
+    }
+}
+
+/// Half of the stops on a backing of this kind.
+fn survives(kind: &'static str) -> Result<()> {
+    let seed = seed()?;
+    eprintln!("backing on {kind}: CAIRN_CRASH_SEED={seed}");
+    let mut run = Run::new(kind, seed)?;
+    let done = run.stops(stops()?.div_ceil(2), Kinds::Both);
+    let tally = run.tally();
+    eprintln!("backing on {kind}: {tally}");
+    done.with_context(|| format!("seed {seed}\n--- up.log\n{}", run.site.cairn.log()))?;
+    ensure!(tally.checked > 0, "nothing was compared");
+    run.site.cairn.archive("")?;
+    run.site.cairn.cairn(["verify", "--wait", &run.site.cairn.mount.to_string_lossy()])?;
+    run.site.cairn.down()
+}
+
+#[test]
+fn what_was_synced_equals_its_reference_after_every_stop_on_xfs() -> Result<()> {
+    needs_mounts!();
+    survives("xfs")
+}
+
+#[test]
+fn what_was_synced_equals_its_reference_after_every_stop_on_ext4() -> Result<()> {
+    needs_mounts!();
+    survives("ext4")
+}
+
+#[test]
+fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
+    needs_mounts!();
+    let seed = seed()?;
+    let mut run = Run::new("xfs", seed)?;
+    run.site.cairn.prepare = Some(sys::sync_nothing);
+    match run.stops(12, Kinds::Power) {
+        Ok(()) => bail!("12 power losses without a sync were survived, seed {seed}: {}", run.tally()),
+        Err(why) => {
+            eprintln!("without syncing, {why:#}\n{}", run.tally());
+            Ok(())
+        }
+    }
+}

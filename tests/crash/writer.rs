@@ -1,0 +1,216 @@
+//! One thread of users: it works in a directory of its own and knows what must be in it.
+
+use crate::model::{Entry, Model, Pending};
+use crate::random::Random;
+use crate::rig::tree::bytes;
+use crate::tally::Tally;
+use anyhow::{Context, Result, ensure};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Files that a directory may have before some go.
+const MANY: usize = 10;
+
+pub(crate) struct Writer {
+    dir: PathBuf,
+    pub(crate) model: Model,
+    random: Random,
+    names: u64,
+    pub(crate) tally: Tally,
+}
+
+impl Writer {
+    pub(crate) fn new(dir: PathBuf, random: Random) -> Self {
+        Self { dir, model: Model::default(), random, names: 0, tally: Tally::default() }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Works until told to stop. What fails after that is the stop's doing and stays pending.
+    ///
+    /// # Errors
+    /// What failed, or read wrong, before it.
+    pub(crate) fn work(&mut self, stop: &AtomicBool) -> Result<()> {
+        while !stop.load(Ordering::SeqCst) {
+            let done = self.step();
+            if done.is_err() && !stop.load(Ordering::SeqCst) {
+                return done.with_context(|| format!("{:?} in {}", self.model.pending, self.dir.display()));
+            }
+            if done.is_err() {
+                return Ok(());
+            }
+            self.tally.operations += 1;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let many = self.model.files.len();
+        if many == 0 {
+            return self.create();
+        }
+        match self.random.below(100) {
+            0..18 if many < MANY => self.create(),
+            0..34 => self.change(),
+            34..40 => self.resize(),
+            40..48 => self.rename(),
+            48..54 => self.unlink(),
+            54..58 if many >= MANY => self.unlink(),
+            _ => self.read(),
+        }
+    }
+
+    fn pick(&mut self) -> Result<(String, Entry)> {
+        let at = self.random.below(self.model.files.len().max(1) as u64) as usize;
+        let (name, entry) = self.model.files.iter().nth(at).context("there are files")?;
+        Ok((name.clone(), entry.clone()))
+    }
+
+    fn fresh(&mut self) -> String {
+        self.names += 1;
+        format!("f{:05}", self.names)
+    }
+
+    fn length(&mut self) -> usize {
+        let len = match self.random.below(10) {
+            0 | 1 => 1 + self.random.below(60_000),
+            9 => 1_000_000 + self.random.below(2_500_000),
+            _ => 65_536 + self.random.below(300_000),
+        };
+        len as usize
+    }
+
+    fn create(&mut self) -> Result<()> {
+        let name = self.fresh();
+        let content = bytes(self.random.next(), self.length());
+        self.model.pending = Some(Pending::Write { name: name.clone() });
+        let file = File::create_new(self.dir.join(&name)).context("create")?;
+        file.write_all_at(&content, 0).context("write")?;
+        let entry = Entry {
+            content: Arc::new(content),
+            mtime: None,
+            data_synced: false,
+            name_synced: false,
+        };
+        self.settle(&name, entry, &file)
+    }
+
+    fn change(&mut self) -> Result<()> {
+        let (name, mut entry) = self.pick()?;
+        let mut content = entry.content.to_vec();
+        let at = self.random.below(content.len() as u64 + 1) as usize;
+        let len = 1 + self.random.below(100_000) as usize;
+        let piece = bytes(self.random.next(), len);
+        if content.len() < at + len {
+            content.resize(at + len, 0);
+        }
+        content[at..at + len].copy_from_slice(&piece);
+        self.model.pending = Some(Pending::Write { name: name.clone() });
+        let file = File::options().read(true).write(true).open(self.dir.join(&name)).context("open")?;
+        file.write_all_at(&piece, at as u64).context("write")?;
+        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
+        self.settle(&name, entry, &file)
+    }
+
+    /// O_TRUNC and a new content, or another length.
+    fn resize(&mut self) -> Result<()> {
+        let (name, mut entry) = self.pick()?;
+        self.model.pending = Some(Pending::Write { name: name.clone() });
+        let path = self.dir.join(&name);
+        let (content, file) = if self.random.chance(50) {
+            let content = bytes(self.random.next(), self.length());
+            let file = File::create(&path).context("truncate")?;
+            file.write_all_at(&content, 0).context("write")?;
+            (content, file)
+        } else {
+            let mut content = entry.content.to_vec();
+            content.resize(self.random.below(content.len() as u64 * 3 / 2 + 1) as usize, 0);
+            let file = File::options().write(true).open(&path).context("open")?;
+            file.set_len(content.len() as u64).context("set the length")?;
+            (content, file)
+        };
+        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
+        self.settle(&name, entry, &file)
+    }
+
+    /// The write was answered; mostly it is synced too, file and directory.
+    fn settle(&mut self, name: &str, mut entry: Entry, file: &File) -> Result<()> {
+        self.model.files.insert(name.to_owned(), entry.clone());
+        self.model.pending = None;
+        match self.random.below(10) {
+            0 => return Ok(()),
+            // Not the times: they need not be durable after it.
+            1 => file.sync_data().context("fdatasync")?,
+            _ => {
+                file.sync_all().context("fsync")?;
+                let meta = file.metadata().context("stat")?;
+                entry.mtime = Some((meta.mtime(), meta.mtime_nsec()));
+            }
+        }
+        entry.data_synced = true;
+        self.model.files.insert(name.to_owned(), entry);
+        self.sync_directory()
+    }
+
+    fn sync_directory(&mut self) -> Result<()> {
+        File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
+        self.model.directory_synced();
+        Ok(())
+    }
+
+    fn rename(&mut self) -> Result<()> {
+        let (from, mut entry) = self.pick()?;
+        let to = if self.random.chance(50) { self.pick()?.0 } else { self.fresh() };
+        if from == to {
+            return Ok(());
+        }
+        self.model.pending = Some(Pending::Rename { from: from.clone(), to: to.clone() });
+        fs::rename(self.dir.join(&from), self.dir.join(&to)).context("rename")?;
+        let synced = self.random.chance(80);
+        if synced {
+            File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
+        }
+        self.model.pending = None;
+        self.model.files.remove(&from);
+        entry.name_synced = false;
+        self.model.files.insert(to.clone(), entry);
+        self.model.ghosts.extend([from, to]);
+        if synced {
+            self.model.directory_synced();
+        }
+        Ok(())
+    }
+
+    fn unlink(&mut self) -> Result<()> {
+        let (name, _) = self.pick()?;
+        self.model.pending = Some(Pending::Unlink { name: name.clone() });
+        fs::remove_file(self.dir.join(&name)).context("unlink")?;
+        self.model.pending = None;
+        self.model.files.remove(&name);
+        self.model.ghosts.insert(name);
+        if self.random.chance(70) { self.sync_directory() } else { Ok(()) }
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let (name, entry) = self.pick()?;
+        let file = File::open(self.dir.join(&name)).context("open")?;
+        let mut state = vec![0_u8; 256];
+        let released =
+            rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])
+                .is_ok_and(|len| String::from_utf8_lossy(&state[..len]).contains("released"));
+        let len = entry.content.len();
+        let at = self.random.below(len as u64 + 1) as usize;
+        let many = if self.random.chance(50) { len - at } else { (len - at).min(4096) };
+        let mut piece = vec![0; many];
+        file.read_exact_at(&mut piece, at as u64).with_context(|| format!("read {name}"))?;
+        ensure!(piece == entry.content[at..at + many], "{name} read wrong at {at}, {many} bytes");
+        self.tally.read += 1;
+        self.tally.recalls += u64::from(released);
+        Ok(())
+    }
+}
