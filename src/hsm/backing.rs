@@ -8,6 +8,7 @@
 
 mod attributes;
 mod error;
+mod life;
 mod mark;
 mod privileges;
 mod probe;
@@ -22,6 +23,7 @@ pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
 pub use privileges::Privileges;
+pub use life::life_of;
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;
 pub use record::{RecordKeeping, SealKey, SetHow, belongs_to, shown_ctime};

@@ -9,10 +9,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Files that a directory may have before some go.
-const MANY: usize = 10;
+const MANY: usize = 14;
 
 pub(crate) struct Writer {
     dir: PathBuf,
@@ -24,13 +25,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(dir: PathBuf, random: Random) -> Self {
-        Self {
-            dir,
-            model: Model::default(),
-            random,
-            names: 0,
-            tally: Tally::default(),
-        }
+        Self { dir, model: Model::default(), random, names: 0, tally: Tally::default() }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -43,11 +38,11 @@ impl Writer {
     /// What failed, or read wrong, before it.
     pub(crate) fn work(&mut self, stop: &AtomicBool) -> Result<()> {
         while !stop.load(Ordering::SeqCst) {
+            // Users think, too; and a file that never rests is never archived.
+            std::thread::sleep(Duration::from_millis(self.random.below(25)));
             let done = self.step();
             if done.is_err() && !stop.load(Ordering::SeqCst) {
-                return done.with_context(|| {
-                    format!("{:?} in {}", self.model.pending, self.dir.display())
-                });
+                return done.with_context(|| format!("{:?} in {}", self.model.pending, self.dir.display()));
             }
             if done.is_err() {
                 return Ok(());
@@ -64,17 +59,28 @@ impl Writer {
         }
         match self.random.below(100) {
             0..18 if many < MANY => self.create(),
-            0..34 => self.change(),
-            34..40 => self.resize(),
-            40..48 => self.rename(),
-            48..54 => self.unlink(),
-            54..58 if many >= MANY => self.unlink(),
+            0..32 => self.change(),
+            32..36 => self.resize(),
+            36..42 => self.rename(),
+            42..48 => self.unlink(),
+            48..54 if many >= MANY => self.unlink(),
             _ => self.read(),
         }
     }
 
-    fn pick(&mut self) -> Result<(String, Entry)> {
-        let at = self.random.below(self.model.files.len().max(1) as u64) as usize;
+    /// Any file.
+    fn any(&mut self) -> Result<(String, Entry)> {
+        self.pick(self.model.files.len())
+    }
+
+    /// A file of the older third: these change, the others mostly rest.
+    fn hot(&mut self) -> Result<(String, Entry)> {
+        self.pick(self.model.files.len().div_ceil(3))
+    }
+
+    fn pick(&mut self, among: usize) -> Result<(String, Entry)> {
+        let among = if self.random.chance(10) { self.model.files.len() } else { among };
+        let at = self.random.below(among.max(1) as u64) as usize;
         let (name, entry) = self.model.files.iter().nth(at).context("there are files")?;
         Ok((name.clone(), entry.clone()))
     }
@@ -109,7 +115,7 @@ impl Writer {
     }
 
     fn change(&mut self) -> Result<()> {
-        let (name, mut entry) = self.pick()?;
+        let (name, mut entry) = self.hot()?;
         let mut content = entry.content.to_vec();
         let at = self.random.below(content.len() as u64 + 1) as usize;
         let len = 1 + self.random.below(100_000) as usize;
@@ -119,24 +125,15 @@ impl Writer {
         }
         content[at..at + len].copy_from_slice(&piece);
         self.model.pending = Some(Pending::Write { name: name.clone() });
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(self.dir.join(&name))
-            .context("open")?;
+        let file = File::options().read(true).write(true).open(self.dir.join(&name)).context("open")?;
         file.write_all_at(&piece, at as u64).context("write")?;
-        entry = Entry {
-            content: Arc::new(content),
-            mtime: None,
-            data_synced: false,
-            ..entry
-        };
+        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
         self.settle(&name, entry, &file)
     }
 
     /// O_TRUNC and a new content, or another length.
     fn resize(&mut self) -> Result<()> {
-        let (name, mut entry) = self.pick()?;
+        let (name, mut entry) = self.hot()?;
         self.model.pending = Some(Pending::Write { name: name.clone() });
         let path = self.dir.join(&name);
         let (content, file) = if self.random.chance(50) {
@@ -146,21 +143,12 @@ impl Writer {
             (content, file)
         } else {
             let mut content = entry.content.to_vec();
-            content.resize(
-                self.random.below(content.len() as u64 * 3 / 2 + 1) as usize,
-                0,
-            );
+            content.resize(self.random.below(content.len() as u64 * 3 / 2 + 1) as usize, 0);
             let file = File::options().write(true).open(&path).context("open")?;
-            file.set_len(content.len() as u64)
-                .context("set the length")?;
+            file.set_len(content.len() as u64).context("set the length")?;
             (content, file)
         };
-        entry = Entry {
-            content: Arc::new(content),
-            mtime: None,
-            data_synced: false,
-            ..entry
-        };
+        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
         self.settle(&name, entry, &file)
     }
 
@@ -184,33 +172,22 @@ impl Writer {
     }
 
     fn sync_directory(&mut self) -> Result<()> {
-        File::open(&self.dir)
-            .and_then(|d| d.sync_all())
-            .context("sync the directory")?;
+        File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
         self.model.directory_synced();
         Ok(())
     }
 
     fn rename(&mut self) -> Result<()> {
-        let (from, mut entry) = self.pick()?;
-        let to = if self.random.chance(50) {
-            self.pick()?.0
-        } else {
-            self.fresh()
-        };
+        let (from, mut entry) = self.hot()?;
+        let to = if self.random.chance(50) { self.hot()?.0 } else { self.fresh() };
         if from == to {
             return Ok(());
         }
-        self.model.pending = Some(Pending::Rename {
-            from: from.clone(),
-            to: to.clone(),
-        });
+        self.model.pending = Some(Pending::Rename { from: from.clone(), to: to.clone() });
         fs::rename(self.dir.join(&from), self.dir.join(&to)).context("rename")?;
         let synced = self.random.chance(80);
         if synced {
-            File::open(&self.dir)
-                .and_then(|d| d.sync_all())
-                .context("sync the directory")?;
+            File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
         }
         self.model.pending = None;
         self.model.files.remove(&from);
@@ -224,39 +201,28 @@ impl Writer {
     }
 
     fn unlink(&mut self) -> Result<()> {
-        let (name, _) = self.pick()?;
+        let (name, _) = self.hot()?;
         self.model.pending = Some(Pending::Unlink { name: name.clone() });
         fs::remove_file(self.dir.join(&name)).context("unlink")?;
         self.model.pending = None;
         self.model.files.remove(&name);
         self.model.ghosts.insert(name);
-        if self.random.chance(70) {
-            self.sync_directory()
-        } else {
-            Ok(())
-        }
+        if self.random.chance(70) { self.sync_directory() } else { Ok(()) }
     }
 
     fn read(&mut self) -> Result<()> {
-        let (name, entry) = self.pick()?;
+        let (name, entry) = self.any()?;
         let file = File::open(self.dir.join(&name)).context("open")?;
         let mut state = vec![0_u8; 256];
-        let released = rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])
-            .is_ok_and(|len| String::from_utf8_lossy(&state[..len]).contains("released"));
+        let released =
+            rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])
+                .is_ok_and(|len| String::from_utf8_lossy(&state[..len]).contains("released"));
         let len = entry.content.len();
         let at = self.random.below(len as u64 + 1) as usize;
-        let many = if self.random.chance(50) {
-            len - at
-        } else {
-            (len - at).min(4096)
-        };
+        let many = if self.random.chance(50) { len - at } else { (len - at).min(4096) };
         let mut piece = vec![0; many];
-        file.read_exact_at(&mut piece, at as u64)
-            .with_context(|| format!("read {name}"))?;
-        ensure!(
-            piece == entry.content[at..at + many],
-            "{name} read wrong at {at}, {many} bytes"
-        );
+        file.read_exact_at(&mut piece, at as u64).with_context(|| format!("read {name}"))?;
+        ensure!(piece == entry.content[at..at + many], "{name} read wrong at {at}, {many} bytes");
         self.tally.read += 1;
         self.tally.recalls += u64::from(released);
         Ok(())
