@@ -374,9 +374,12 @@ impl Shared {
                 return Ok(());
             }
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
-            let applied = changelog::apply(self, batch);
+            let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
-            applied?;
+            if let Err(why) = applied {
+                self.changelog.missed(&batch);
+                return Err(why);
+            }
         }
     }
 }
