@@ -85,7 +85,10 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
     println!("disk, and come back when read. Choosing files ...");
     let chosen = sources::choose(options.from.as_deref(), options.size);
     if chosen.files == 0 {
-        let looked = options.from.as_ref().map_or("/usr".into(), |p| p.display().to_string());
+        let looked = options
+            .from
+            .as_ref()
+            .map_or("/usr".into(), |p| p.display().to_string());
         return Err(DemoError::NoFiles(looked));
     }
     let mut place = Place::make(options.keep)?;
@@ -98,7 +101,9 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
     let rows = main_job(&mut place, &chosen)?;
     stage::table(&rows);
     place.end()?;
-    println!("\nEverything came back equal: names, modes, owners, times, links, attributes, bytes.");
+    println!(
+        "\nEverything came back equal: names, modes, owners, times, links, attributes, bytes."
+    );
     println!("What to try next:");
     println!("  cairn up BACKING MOUNT         the same over a directory of yours");
     println!("  cairn ls -l MOUNT              ls with state and size on disk");
@@ -138,7 +143,10 @@ fn main_job(place: &mut Place, chosen: &sources::Sources) -> Result<Vec<Step>, D
         for line in compared.differences.iter().take(20) {
             eprintln!("   differs: {line}");
         }
-        return Err(DemoError::Differs { count: compared.differences.len(), first: first.clone() });
+        return Err(DemoError::Differs {
+            count: compared.differences.len(),
+            first: first.clone(),
+        });
     }
     Ok(rows)
 }

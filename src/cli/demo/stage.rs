@@ -195,7 +195,7 @@ impl Place {
         };
         let at = below(&self.mount(), first);
         let said = self.cairn(&["stage".into(), "--wait".into(), at.into()])?;
-        println!("   request {}\n", said.trim());
+        println!("   {}\n", said.trim());
         Ok(())
     }
 
@@ -399,7 +399,11 @@ fn blocks(dir: &Path, sum: &mut OnDisk) -> std::io::Result<()> {
         } else {
             let bytes = meta.blocks() * 512;
             sum.all += bytes;
-            sum.large += if meta.is_file() && meta.size() >= 64 << 10 { bytes } else { 0 };
+            sum.large += if meta.is_file() && meta.size() >= 64 << 10 {
+                bytes
+            } else {
+                0
+            };
         }
     }
     Ok(())
