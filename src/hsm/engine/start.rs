@@ -267,6 +267,7 @@ impl Engine {
         jobs: expand::Jobs,
         due: Receiver<Settle>,
     ) -> Result<(), Startup> {
+        super::tree::note_root(&self.shared)?;
         let mut threads: Vec<JoinHandle<()>> = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new()
