@@ -125,7 +125,9 @@ impl Catalog {
         durability: Durability,
     ) -> Result<(), CatalogError> {
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
-        self.post(durability, move |connection| moved(connection, &from, &to, now))
+        self.post(durability, move |connection| {
+            moved(connection, &from, &to, now)
+        })
     }
 
     /// Notes that a name went. If the inode is known to live on (`alive`: another name, or the

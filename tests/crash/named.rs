@@ -167,11 +167,18 @@ fn p1_data_synced_under_an_old_ctime_is_not_taken_for_what_was_archived() -> Res
         site.outage()?;
         let after = fs::metadata(site.cairn.below("f"))?;
         let same = (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
-        eprintln!("{kind}: the ctime after the power loss is {}", if same { "the old one" } else { "new" });
+        eprintln!(
+            "{kind}: the ctime after the power loss is {}",
+            if same { "the old one" } else { "new" }
+        );
         site.up()?;
-        site.cairn.run(["release", "--wait", &path.to_string_lossy()])?;
+        site.cairn
+            .run(["release", "--wait", &path.to_string_lossy()])?;
         drop_caches()?;
-        ensure!(fs::read(&path)? == content, "{kind}: synced data were released by an older copy");
+        ensure!(
+            fs::read(&path)? == content,
+            "{kind}: synced data were released by an older copy"
+        );
         site.cairn.down()?;
     }
     Ok(())

@@ -19,7 +19,11 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
     let mut reads: HashMap<NodeHandle, Timestamp> = HashMap::new();
     // Whether the data may have changed, too.
     let mut looks: HashMap<NodeHandle, bool> = HashMap::new();
-    let mut names = Names { shared, pending: Vec::new(), directories: HashMap::new() };
+    let mut names = Names {
+        shared,
+        pending: Vec::new(),
+        directories: HashMap::new(),
+    };
     for event in events {
         match event.kind {
             EventKind::Read => {
@@ -42,10 +46,14 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
     names.flush()?;
     look(shared, looks)?;
     if !reads.is_empty() {
-        shared.catalog.note_access(reads.into_iter().collect(), Durability::Relaxed)?;
+        shared
+            .catalog
+            .note_access(reads.into_iter().collect(), Durability::Relaxed)?;
     }
     let (position, applied) = (shared.catalog.changelog_position()?, events.len() as u64);
-    shared.catalog.advance_changelog(position + applied, applied, 0, 0)?;
+    shared
+        .catalog
+        .advance_changelog(position + applied, applied, 0, 0)?;
     Ok(())
 }
 
@@ -53,11 +61,18 @@ fn misplaced(shared: &Shared, event: &Event, why: &EngineError) -> Result<(), En
     tracing::debug!(%why, ?event, "an event could not be placed; its directory is looked at again");
     let directory = event.place.as_ref().map(|(parent, _)| parent);
     let node = match directory {
-        Some(parent) => shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id),
+        Some(parent) => shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id),
         None => NodeId::ROOT,
     };
     let since = shared.now();
-    shared.catalog.need_rescan(Rescan { node, since, why: why.to_string() })?;
+    shared.catalog.need_rescan(Rescan {
+        node,
+        since,
+        why: why.to_string(),
+    })?;
     Ok(())
 }
 
@@ -71,18 +86,27 @@ struct Names<'a> {
 
 impl Names<'_> {
     fn event(&mut self, event: &Event) -> Result<(), EngineError> {
-        let Some((parent, name)) = &event.place else { return Ok(()) };
+        let Some((parent, name)) = &event.place else {
+            return Ok(());
+        };
         if event.kind == EventKind::Unlinked {
             return self.unlinked(&event.node, parent, name);
         }
         if let Some((from, old)) = &event.from
             && let (Some(from), Some(to)) = (self.known(from)?, self.directory(parent)?)
         {
-            self.pending.push(NameChange::Moved { from: (from, old.clone()), to: (to, name.clone()) });
+            self.pending.push(NameChange::Moved {
+                from: (from, old.clone()),
+                to: (to, name.clone()),
+            });
         }
         // What went again meanwhile has an event of its own behind this one.
-        let Some(stat) = stat_of(self.shared, &event.node)? else { return Ok(()) };
-        let Some(parent) = self.directory(parent)? else { return Ok(()) };
+        let Some(stat) = stat_of(self.shared, &event.node)? else {
+            return Ok(());
+        };
+        let Some(parent) = self.directory(parent)? else {
+            return Ok(());
+        };
         self.pending.push(NameChange::Seen(Sighting {
             handle: event.node.clone(),
             attributes: attributes(&stat),
@@ -91,10 +115,20 @@ impl Names<'_> {
         Ok(())
     }
 
-    fn unlinked(&mut self, node: &NodeHandle, parent: &NodeHandle, name: &[u8]) -> Result<(), EngineError> {
-        let Some(parent) = self.known(parent)? else { return Ok(()) };
+    fn unlinked(
+        &mut self,
+        node: &NodeHandle,
+        parent: &NodeHandle,
+        name: &[u8],
+    ) -> Result<(), EngineError> {
+        let Some(parent) = self.known(parent)? else {
+            return Ok(());
+        };
         let alive = stat_of(self.shared, node)?.is_some_and(|s| s.nlink > 0);
-        self.pending.push(NameChange::Gone { name: (parent, name.to_vec()), alive });
+        self.pending.push(NameChange::Gone {
+            name: (parent, name.to_vec()),
+            alive,
+        });
         // A directory that went is forgotten with its name.
         self.directories.remove(node);
         Ok(())
@@ -131,7 +165,9 @@ impl Names<'_> {
             return Ok(());
         }
         let changes = std::mem::take(&mut self.pending);
-        self.shared.catalog.note_changes(changes, self.shared.now(), Durability::Relaxed)?;
+        self.shared
+            .catalog
+            .note_changes(changes, self.shared.now(), Durability::Relaxed)?;
         Ok(())
     }
 }
@@ -140,19 +176,36 @@ impl Names<'_> {
 fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineError> {
     let (mut seen, mut dirty) = (Vec::new(), Vec::new());
     for (handle, data) in looks {
-        let Some(node) = shared.catalog.node_by_handle(&handle)? else { continue };
-        let Some(stat) = stat_of(shared, &handle)? else { continue };
-        seen.push(Sighting { handle, attributes: attributes(&stat), place: None });
+        let Some(node) = shared.catalog.node_by_handle(&handle)? else {
+            continue;
+        };
+        let Some(stat) = stat_of(shared, &handle)? else {
+            continue;
+        };
+        seen.push(Sighting {
+            handle,
+            attributes: attributes(&stat),
+            place: None,
+        });
         if data && may_have_changed(&node, &stat) {
             let cut = stat.size < node.attributes.size;
-            dirty.push((node.id, if cut { TombstoneWhy::Truncate } else { TombstoneWhy::Overwrite }));
+            dirty.push((
+                node.id,
+                if cut {
+                    TombstoneWhy::Truncate
+                } else {
+                    TombstoneWhy::Overwrite
+                },
+            ));
         }
     }
     if !seen.is_empty() {
         shared.catalog.note(seen, Durability::Relaxed)?;
     }
     for (node, why) in dirty {
-        shared.catalog.dirtied(node, why, shared.now(), Durability::Relaxed)?;
+        shared
+            .catalog
+            .dirtied(node, why, shared.now(), Durability::Relaxed)?;
     }
     Ok(())
 }
@@ -161,7 +214,10 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
 /// next archive finds out.
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
     let archived = matches!(node.state, FileState::Archived | FileState::Released);
-    archived && node.proven.is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
+    archived
+        && node
+            .proven
+            .is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
 }
 
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {
@@ -175,17 +231,32 @@ fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, Eng
 
 /// What the mount could not tell of: its directories are looked at again.
 pub(super) fn rescan_overflows(shared: &Shared) -> Result<(), EngineError> {
-    let Some(lost) = shared.changelog.overflow() else { return Ok(()) };
+    let Some(lost) = shared.changelog.overflow() else {
+        return Ok(());
+    };
     let since = shared.now();
     let why = format!("{} events were lost", lost.events);
     for parent in &lost.scan {
-        let node = shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id);
-        shared.catalog.need_rescan(Rescan { node, since, why: why.clone() })?;
+        let node = shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id);
+        shared.catalog.need_rescan(Rescan {
+            node,
+            since,
+            why: why.clone(),
+        })?;
     }
     if lost.everything {
-        shared.catalog.need_rescan(Rescan { node: NodeId::ROOT, since, why })?;
+        shared.catalog.need_rescan(Rescan {
+            node: NodeId::ROOT,
+            since,
+            why,
+        })?;
     }
     let position = shared.catalog.changelog_position()?;
-    shared.catalog.advance_changelog(position + lost.events, 0, lost.events, 1)?;
+    shared
+        .catalog
+        .advance_changelog(position + lost.events, 0, lost.events, 1)?;
     Ok(())
 }

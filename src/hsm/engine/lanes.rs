@@ -120,7 +120,11 @@ impl Lanes {
         for id in &dropped.waiting {
             held.remove(id);
         }
-        let running = dropped.in_flight.iter().filter_map(|id| held.get(id).cloned()).collect();
+        let running = dropped
+            .in_flight
+            .iter()
+            .filter_map(|id| held.get(id).cloned())
+            .collect();
         (dropped.waiting, running)
     }
 
@@ -128,7 +132,11 @@ impl Lanes {
     pub(super) fn uncancel(&self, request: RequestId, waited: Vec<ActionId>) {
         self.scheduler.lock().uncancel(request);
         for action in waited {
-            self.end(Ended { action, request, finish: Finish::PutBack });
+            self.end(Ended {
+                action,
+                request,
+                finish: Finish::PutBack,
+            });
         }
     }
 

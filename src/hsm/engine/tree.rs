@@ -106,7 +106,9 @@ pub(super) fn sighting(looked: &Looked, parent: NodeId) -> Sighting {
 pub(super) fn note_root(shared: &Shared) -> Result<NodeHandle, super::EngineError> {
     let backing = &shared.backing;
     let handle = backing.handle_of(backing.root())?;
-    shared.catalog.set_root(&handle, attributes(&backing.stat(backing.root())?))?;
+    shared
+        .catalog
+        .set_root(&handle, attributes(&backing.stat(backing.root())?))?;
     Ok(handle)
 }
 
