@@ -8,6 +8,7 @@
 
 mod attributes;
 mod error;
+mod life;
 mod mark;
 mod privileges;
 mod probe;
@@ -20,6 +21,7 @@ pub(in crate::hsm) mod tests;
 
 pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
+pub use life::life_of;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
 pub use privileges::Privileges;
 pub use probe::{Capabilities, Filesystem, Lacking};

@@ -4,7 +4,7 @@ use crate::random::Random;
 use crate::rig::disk::Disk;
 use crate::rig::{Instance, is_mounted, wait_for};
 use anyhow::{Context, Result};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
@@ -38,13 +38,22 @@ impl Site {
         for dir in [&cairn.backing, &cairn.tier] {
             fs::create_dir(dir)?;
         }
-        // The directories are the administrator's, made long ago.
-        rustix::fs::sync();
         // What is staged may be released again at once: more windows in less time.
         let config = cairn.dir.path().join("cairn.toml");
         fs::write(&config, "min-residency = \"0s\"\n")?;
         cairn.args = vec!["--config".into(), config.display().to_string()];
-        Ok(Self { cairn, disks })
+        let site = Self { cairn, disks };
+        // The directories are the administrator's, made long ago.
+        site.sync()?;
+        Ok(site)
+    }
+
+    /// Writes out what the disks' filesystems hold in memory.
+    pub(crate) fn sync(&self) -> Result<()> {
+        for disk in &self.disks {
+            rustix::fs::syncfs(File::open(&disk.path)?)?;
+        }
+        Ok(())
     }
 
     /// Everything stops at one instant: the process first, so that no disk's end is seen by it.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const WRITERS: u64 = 4;
-const TRAFFIC: u64 = 2;
+const TRAFFIC: u64 = 3;
 const DEFAULT_STOPS: u64 = 6;
 
 fn number(name: &str) -> Result<Option<u64>> {
@@ -94,7 +94,7 @@ impl Run {
     /// Works for a while and stops in the middle of it.
     fn work_and_stop(&mut self, how: Stop) -> Result<()> {
         let stop = AtomicBool::new(false);
-        let lasting = Duration::from_millis(100 + self.random.below(1200));
+        let lasting = Duration::from_millis(150 + self.random.below(1850));
         let staggered = self.random.chance(30);
         let (site, random) = (&mut self.site, &mut self.random);
         let (writers, traffic) = (&mut self.writers, &mut self.traffic);
@@ -144,7 +144,6 @@ impl Run {
     }
 
     fn stops(&mut self, stops: u64, kinds: Kinds) -> Result<()> {
-        self.begin()?;
         for n in 0..stops {
             let power = kinds == Kinds::Power || matches!(n % 5, 1 | 3);
             let how = if power { Stop::Power } else { Stop::Kill };
@@ -168,6 +167,7 @@ fn survives(kind: &'static str) -> Result<()> {
     let seed = seed()?;
     eprintln!("backing on {kind}: CAIRN_CRASH_SEED={seed}");
     let mut run = Run::new(kind, seed)?;
+    run.begin()?;
     let done = run.stops(stops()?.div_ceil(2), Kinds::Both);
     let tally = run.tally();
     eprintln!("backing on {kind}: {tally}");
@@ -198,6 +198,9 @@ fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
     let seed = seed()?;
     let mut run = Run::new("xfs", seed)?;
     run.site.cairn.prepare = Some(sys::sync_nothing);
+    run.begin()?;
+    // The beginning is on the disks: what gets lost is what users synced later.
+    run.site.sync()?;
     match run.stops(12, Kinds::Power) {
         Ok(()) => bail!(
             "12 power losses without a sync were survived, seed {seed}: {}",

@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Files that a directory may have before some go.
-const MANY: usize = 10;
+const MANY: usize = 14;
 
 pub(crate) struct Writer {
     dir: PathBuf,
@@ -43,6 +44,8 @@ impl Writer {
     /// What failed, or read wrong, before it.
     pub(crate) fn work(&mut self, stop: &AtomicBool) -> Result<()> {
         while !stop.load(Ordering::SeqCst) {
+            // Users think, too; and a file that never rests is never archived.
+            std::thread::sleep(Duration::from_millis(self.random.below(25)));
             let done = self.step();
             if done.is_err() && !stop.load(Ordering::SeqCst) {
                 return done.with_context(|| {
@@ -64,17 +67,32 @@ impl Writer {
         }
         match self.random.below(100) {
             0..18 if many < MANY => self.create(),
-            0..34 => self.change(),
-            34..40 => self.resize(),
-            40..48 => self.rename(),
-            48..54 => self.unlink(),
-            54..58 if many >= MANY => self.unlink(),
+            0..32 => self.change(),
+            32..36 => self.resize(),
+            36..42 => self.rename(),
+            42..48 => self.unlink(),
+            48..54 if many >= MANY => self.unlink(),
             _ => self.read(),
         }
     }
 
-    fn pick(&mut self) -> Result<(String, Entry)> {
-        let at = self.random.below(self.model.files.len().max(1) as u64) as usize;
+    /// Any file.
+    fn any(&mut self) -> Result<(String, Entry)> {
+        self.pick(self.model.files.len())
+    }
+
+    /// A file of the older third: these change, the others mostly rest.
+    fn hot(&mut self) -> Result<(String, Entry)> {
+        self.pick(self.model.files.len().div_ceil(3))
+    }
+
+    fn pick(&mut self, among: usize) -> Result<(String, Entry)> {
+        let among = if self.random.chance(10) {
+            self.model.files.len()
+        } else {
+            among
+        };
+        let at = self.random.below(among.max(1) as u64) as usize;
         let (name, entry) = self.model.files.iter().nth(at).context("there are files")?;
         Ok((name.clone(), entry.clone()))
     }
@@ -109,7 +127,7 @@ impl Writer {
     }
 
     fn change(&mut self) -> Result<()> {
-        let (name, mut entry) = self.pick()?;
+        let (name, mut entry) = self.hot()?;
         let mut content = entry.content.to_vec();
         let at = self.random.below(content.len() as u64 + 1) as usize;
         let len = 1 + self.random.below(100_000) as usize;
@@ -136,7 +154,7 @@ impl Writer {
 
     /// O_TRUNC and a new content, or another length.
     fn resize(&mut self) -> Result<()> {
-        let (name, mut entry) = self.pick()?;
+        let (name, mut entry) = self.hot()?;
         self.model.pending = Some(Pending::Write { name: name.clone() });
         let path = self.dir.join(&name);
         let (content, file) = if self.random.chance(50) {
@@ -192,9 +210,9 @@ impl Writer {
     }
 
     fn rename(&mut self) -> Result<()> {
-        let (from, mut entry) = self.pick()?;
+        let (from, mut entry) = self.hot()?;
         let to = if self.random.chance(50) {
-            self.pick()?.0
+            self.hot()?.0
         } else {
             self.fresh()
         };
@@ -224,7 +242,7 @@ impl Writer {
     }
 
     fn unlink(&mut self) -> Result<()> {
-        let (name, _) = self.pick()?;
+        let (name, _) = self.hot()?;
         self.model.pending = Some(Pending::Unlink { name: name.clone() });
         fs::remove_file(self.dir.join(&name)).context("unlink")?;
         self.model.pending = None;
@@ -238,7 +256,7 @@ impl Writer {
     }
 
     fn read(&mut self) -> Result<()> {
-        let (name, entry) = self.pick()?;
+        let (name, entry) = self.any()?;
         let file = File::open(self.dir.join(&name)).context("open")?;
         let mut state = vec![0_u8; 256];
         let released = rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])

@@ -97,13 +97,13 @@ queued=$((archives - $(field "$id" files_done)))
 echo "  a stage took $alone ms alone, $behind ms behind $queued queued archives"
 check "still queued then; finished" $((archives - queued)) $((archives / 2))
 check "ms that the queue delays a stage" $((behind - alone)) 1000
-begun=$(now_ms); "$cairn" cancel "$id" >/dev/null
-echo "  cancelled in $(($(now_ms) - begun)) ms; done by then: $(field "$id" files_done)"
-sleep 1
-echo "  a second later: $(field "$id" files_done)"
 started() { find "$dir/tier" -type f -printf '%f\n' | grep -o '^e[^.]*' | sort -u; }
-started >"$dir/at_once"; sleep 8; started >"$dir/later"
-check "aggregates begun later than a second after the cancel" "$(comm -13 "$dir/at_once" "$dir/later" | wc -l)" 0
+echo "  before the cancel: $(field "$id" files_done) done"
+begun=$(now_ms); "$cairn" cancel "$id" >/dev/null & cancelling=$!
+sleep 1; started >"$dir/at_once"
+wait $cancelling; echo "  the cancel was confirmed after at most $(($(now_ms) - begun)) ms; $(field "$id" files_done) done"
+sleep 8; started >"$dir/later"
+check "aggregates begun later than a second after the cancel was asked for" "$(comm -13 "$dir/at_once" "$dir/later" | wc -l)" 0
 echo "  the request: $(field "$id" state), $(field "$id" files_done) done of $(field "$id" files)"
 down
 finish

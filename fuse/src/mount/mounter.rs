@@ -76,6 +76,15 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
 }
 
 impl Mounter {
+    /// A way to what an absolute path names in the users' mount namespace: mounts made or ended
+    /// after [`prepare`] show there alone. Follows symbolic links; good while the mounter lives.
+    #[must_use]
+    pub fn outside(&self, path: &Path) -> PathBuf {
+        let mut way = std::ffi::OsString::from(format!("/proc/{}/root", self.pid));
+        way.push(path);
+        way.into()
+    }
+
     pub(crate) fn clean_stale(&self, target: &Path) -> Result<(), Errno> {
         let mut message = vec![b'C'];
         message.extend(target.as_os_str().as_bytes());

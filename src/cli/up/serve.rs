@@ -34,6 +34,9 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     let policy = policy(plan)?;
     let opening = Opening {
         backing: plan.backing.clone(),
+        outside: mounter
+            .as_ref()
+            .map_or_else(|| plan.backing.clone(), |m| m.outside(&plan.backing)),
         state: plan.state.clone(),
         force: false,
         ballast: plan.settings.ballast_size,

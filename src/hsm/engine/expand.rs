@@ -14,12 +14,15 @@ use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wanted::{Facts, Wanted, wanted};
 
 /// How long the next part of a request may take to come.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Actions given to the catalog at once.
 const CHUNK: usize = 2000;
+/// Pause after an expansion that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// A request waiting to be expanded.
 pub(super) struct Job {
@@ -66,17 +69,25 @@ pub(super) fn work(
     jobs: &Receiver<Job>,
     wishes: &Receiver<(crate::id::NodeHandle, u32)>,
 ) {
+    let mut again: Vec<(Instant, Job)> = Vec::new();
     while !shared.stopping() {
         for wish in wishes.try_iter() {
             if let Err(why) = shared.grant(wish) {
                 tracing::warn!(%why, "a stage asked for by attribute was not accepted");
             }
         }
-        let Ok(job) = jobs.recv_timeout(std::time::Duration::from_millis(200)) else {
-            continue;
+        let due = again.iter().position(|(when, _)| *when <= Instant::now());
+        let job = match due {
+            Some(at) => again.swap_remove(at).1,
+            None => match jobs.recv_timeout(Duration::from_millis(200)) {
+                Ok(job) => job,
+                Err(_) => continue,
+            },
         };
         if let Err(why) = expand(shared, job.request, &job.ask) {
-            tracing::error!(request = job.request.0, %why, "a request could not be expanded; it goes on after a restart");
+            // Accepted is accepted: a full disk or a directory that moved is not the end of it.
+            tracing::error!(request = job.request.0, %why, "a request could not be expanded; tried again in {TRY_AGAIN:?}");
+            again.push((Instant::now() + TRY_AGAIN, job));
         }
     }
 }

@@ -113,18 +113,31 @@ impl Lanes {
         self.scheduler.lock().paused_until(tier)
     }
 
-    /// Nothing of this request starts any more.
-    pub(super) fn cancel(&self, request: RequestId) -> Vec<Action> {
+    /// Nothing of this request starts any more. What waited, and what is under way.
+    pub(super) fn cancel(&self, request: RequestId) -> (Vec<ActionId>, Vec<Action>) {
         let dropped = self.scheduler.lock().cancel(request);
         let mut held = self.held.lock();
         for id in &dropped.waiting {
             held.remove(id);
         }
-        dropped
+        let running = dropped
             .in_flight
             .iter()
             .filter_map(|id| held.get(id).cloned())
-            .collect()
+            .collect();
+        (dropped.waiting, running)
+    }
+
+    /// The cancel did not take: what waited goes back to the catalog.
+    pub(super) fn uncancel(&self, request: RequestId, waited: Vec<ActionId>) {
+        self.scheduler.lock().uncancel(request);
+        for action in waited {
+            self.end(Ended {
+                action,
+                request,
+                finish: Finish::PutBack,
+            });
+        }
     }
 
     /// Nobody wants anything of these requests any more.

@@ -262,8 +262,16 @@ impl Shared {
         if self.catalog.request(id)?.is_none() {
             return Err(no_request(id));
         }
-        self.catalog.cancel(id, self.now())?;
-        let running = self.lanes.cancel(id);
+        // Here first: nothing starts while the change of the row waits for its turn to be written.
+        let (waited, running) = self.lanes.cancel(id);
+        match self.catalog.cancel(id, self.now()) {
+            Ok(true) => {}
+            Ok(false) => self.lanes.uncancel(id, waited),
+            Err(why) => {
+                self.lanes.uncancel(id, waited);
+                return Err(why.into());
+            }
+        }
         if let Some(recaller) = self.recaller() {
             for action in running {
                 if let Some(token) = self.lanes.stage_token(action.id) {

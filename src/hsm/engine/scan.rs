@@ -5,7 +5,7 @@
 //! Depth first, names in order; the position is the stack of directories with the last name done
 //! in each, so it is small and can be taken up again by another process.
 
-use super::tree::{self, Looked, attributes, sighting};
+use super::tree::{self, Looked, sighting};
 use super::{EngineError, Shared};
 use crate::catalog::{Durability, FileState, Known, NodeId, Version};
 use crate::format::record::State;
@@ -137,9 +137,7 @@ fn resume(shared: &Shared, levels: Vec<Level>) -> Result<Vec<Place>, EngineError
         }
     }
     if stack.is_empty() {
-        let handle = shared.backing.handle_of(shared.backing.root())?;
-        let stat = shared.backing.stat(shared.backing.root())?;
-        shared.catalog.set_root(&handle, attributes(&stat))?;
+        let handle = tree::note_root(shared)?;
         stack.push(Place::new(handle, NodeId::ROOT, Vec::new()));
     }
     Ok(stack)

@@ -7,7 +7,7 @@ use super::{
     policy, scan,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
-use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, this_boot};
+use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Opening {
     /// The backing directory.
     pub backing: PathBuf,
+    /// The same directory as the users' mount namespace has it.
+    pub outside: PathBuf,
     /// The state directory.
     pub state: PathBuf,
     /// Take the backing over from another host whose mark is fresh.
@@ -130,7 +132,7 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     };
     let catalog = Catalog::open(&state.catalog(), identity)?;
     let incarnation = catalog.begin_incarnation(Start {
-        boot: catalog::BootId(boot_bytes(&boot)),
+        boot: life_of(&opening.outside, &boot),
         epoch_above: mark.epoch,
         now: started,
     })?;
@@ -143,20 +145,6 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
         incarnation,
         mark: guard,
     })
-}
-
-fn boot_bytes(text: &str) -> [u8; 16] {
-    // A boot id is a UUID; anything else still tells boots apart.
-    text.parse::<crate::id::InstanceId>().map_or_else(
-        |_| {
-            let mut bytes = [0; 16];
-            for (at, b) in text.bytes().enumerate() {
-                bytes[at % 16] ^= b.rotate_left((at / 16 % 8) as u32);
-            }
-            bytes
-        },
-        |id| id.0,
-    )
 }
 
 impl Claimed {
@@ -279,6 +267,7 @@ impl Engine {
         jobs: expand::Jobs,
         due: Receiver<Settle>,
     ) -> Result<(), Startup> {
+        super::tree::note_root(&self.shared)?;
         let mut threads: Vec<JoinHandle<()>> = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new()
@@ -386,9 +375,12 @@ impl Shared {
                 return Ok(());
             }
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
-            let applied = changelog::apply(self, batch);
+            let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
-            applied?;
+            if let Err(why) = applied {
+                self.changelog.missed(&batch);
+                return Err(why);
+            }
         }
     }
 }

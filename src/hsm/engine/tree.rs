@@ -101,6 +101,17 @@ pub(super) fn sighting(looked: &Looked, parent: NodeId) -> Sighting {
     }
 }
 
+/// The root of the backing, which is what every path in the catalog hangs on: before anything is
+/// asked for, and again when a scan begins.
+pub(super) fn note_root(shared: &Shared) -> Result<NodeHandle, super::EngineError> {
+    let backing = &shared.backing;
+    let handle = backing.handle_of(backing.root())?;
+    shared
+        .catalog
+        .set_root(&handle, attributes(&backing.stat(backing.root())?))?;
+    Ok(handle)
+}
+
 /// A directory that could not be followed up to the root.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unplaced {

@@ -150,6 +150,10 @@ fn release(facts: &Facts) -> Wanted {
     if facts.stat.size < facts.min_release {
         return quietly(Failure::Usage, "smaller than what is released");
     }
+    if facts.stat.blocks * 512 <= u64::from(facts.stat.block_size) {
+        // The record may have a block of its own; the data have none.
+        return quietly(Failure::Usage, "all holes: it has no blocks to give back");
+    }
     if facts.node.as_ref().is_some_and(|n| n.norelease) {
         return quietly(Failure::NotPermitted, "set norelease");
     }
