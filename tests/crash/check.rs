@@ -12,22 +12,44 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Compares a directory with its reference, then takes what was in doubt as it is found, synced.
-pub(crate) fn directory(dir: &Path, model: &mut Model, stop: Stop, tally: &mut Tally) -> Result<()> {
+pub(crate) fn directory(
+    dir: &Path,
+    model: &mut Model,
+    stop: Stop,
+    tally: &mut Tally,
+) -> Result<()> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
-        let name = path.file_name().context("a name")?.to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .context("a name")?
+            .to_string_lossy()
+            .into_owned();
         // In doubt or not: no file may be unreadable.
         let content = fs::read(&path).with_context(|| {
             let state = attribute(&path, "user.cairn.state");
             format!("read {} ({state}) after a {stop:?}", path.display())
         })?;
         let meta = fs::metadata(&path)?;
-        ensure!(meta.size() == content.len() as u64, "{name}: size and bytes differ");
-        found.insert(name, Found { content, mtime: (meta.mtime(), meta.mtime_nsec()) });
+        ensure!(
+            meta.size() == content.len() as u64,
+            "{name}: size and bytes differ"
+        );
+        found.insert(
+            name,
+            Found {
+                content,
+                mtime: (meta.mtime(), meta.mtime_nsec()),
+            },
+        );
     }
     let (checked, doubtful) = model.check(stop, &found).with_context(|| {
-        format!("{} after a {stop:?}, pending {:?}", dir.display(), model.pending)
+        format!(
+            "{} after a {stop:?}, pending {:?}",
+            dir.display(),
+            model.pending
+        )
     })?;
     tally.checked += checked;
     tally.doubtful += doubtful;
@@ -35,7 +57,10 @@ pub(crate) fn directory(dir: &Path, model: &mut Model, stop: Stop, tally: &mut T
         File::open(dir.join(name))?.sync_all()?;
     }
     File::open(dir)?.sync_all()?;
-    model.files = found.into_iter().map(|(name, there)| (name, adopted(there))).collect();
+    model.files = found
+        .into_iter()
+        .map(|(name, there)| (name, adopted(there)))
+        .collect();
     model.ghosts.clear();
     model.pending = None;
     Ok(())
@@ -60,7 +85,9 @@ fn attribute(path: &Path, name: &str) -> String {
 
 fn lines(cairn: &Instance, args: &[&str]) -> Result<Vec<Value>> {
     let text = cairn.cairn(args)?;
-    text.lines().map(|l| serde_json::from_str(l).with_context(|| l.to_owned())).collect()
+    text.lines()
+        .map(|l| serde_json::from_str(l).with_context(|| l.to_owned()))
+        .collect()
 }
 
 /// The requests that are open.
@@ -90,6 +117,9 @@ pub(crate) fn status(cairn: &Instance) -> Result<()> {
     .with_context(|| last.to_string())?;
     ensure!(last["mount"] == mount, "status of another mount: {last}");
     ensure!(last["copies"]["lost"] == 0, "files are lost: {last}");
-    ensure!(last["copies"]["conflict"] == 0, "stubs are in conflict: {last}");
+    ensure!(
+        last["copies"]["conflict"] == 0,
+        "stubs are in conflict: {last}"
+    );
     Ok(())
 }

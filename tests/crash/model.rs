@@ -66,7 +66,11 @@ impl Model {
     pub(crate) fn check(&self, stop: Stop, found: &BTreeMap<String, Found>) -> Result<(u64, u64)> {
         let (mut checked, mut doubtful) = (0, 0);
         let open = self.open_names();
-        for (name, entry) in self.files.iter().filter(|(n, _)| !open.contains(n.as_str())) {
+        for (name, entry) in self
+            .files
+            .iter()
+            .filter(|(n, _)| !open.contains(n.as_str()))
+        {
             let strict = stop == Stop::Kill || (entry.data_synced && entry.name_synced);
             match found.get(name) {
                 Some(there) if strict => {
@@ -82,8 +86,8 @@ impl Model {
         }
         self.check_pending(stop, found)?;
         for name in found.keys().filter(|n| !self.files.contains_key(*n)) {
-            let explained = open.contains(name.as_str())
-                || (stop == Stop::Power && self.ghosts.contains(name));
+            let explained =
+                open.contains(name.as_str()) || (stop == Stop::Power && self.ghosts.contains(name));
             ensure!(explained, "{name} appeared, though it was gone");
         }
         Ok((checked, doubtful + open.len() as u64))
@@ -102,8 +106,14 @@ impl Model {
         match &self.pending {
             None => Ok(()),
             Some(Pending::Write { name }) => {
-                let stands = self.files.get(name).is_some_and(|e| stop == Stop::Kill || e.name_synced);
-                ensure!(!stands || found.contains_key(name), "{name} was written to, and is gone");
+                let stands = self
+                    .files
+                    .get(name)
+                    .is_some_and(|e| stop == Stop::Kill || e.name_synced);
+                ensure!(
+                    !stands || found.contains_key(name),
+                    "{name} was written to, and is gone"
+                );
                 Ok(())
             }
             Some(Pending::Unlink { name }) => {
@@ -113,7 +123,9 @@ impl Model {
                 }
             }
             Some(Pending::Rename { from, to }) => {
-                let Some(moved) = self.files.get(from).filter(synced) else { return Ok(()) };
+                let Some(moved) = self.files.get(from).filter(synced) else {
+                    return Ok(());
+                };
                 match (found.get(from), found.get(to)) {
                     (Some(there), other) => {
                         same(from, moved, there)?;
@@ -133,7 +145,12 @@ impl Model {
 
 fn same(name: &str, entry: &Entry, there: &Found) -> Result<()> {
     let (want, have) = (&entry.content, &there.content);
-    ensure!(want.len() == have.len(), "{name}: {} bytes, not {}", have.len(), want.len());
+    ensure!(
+        want.len() == have.len(),
+        "{name}: {} bytes, not {}",
+        have.len(),
+        want.len()
+    );
     if let Some(at) = want.iter().zip(have.iter()).position(|(a, b)| a != b) {
         let differ = want.iter().zip(have.iter()).filter(|(a, b)| a != b).count();
         let zeros = have[at..].iter().take_while(|b| **b == 0).count();
@@ -143,7 +160,11 @@ fn same(name: &str, entry: &Entry, there: &Found) -> Result<()> {
         );
     }
     if let Some(mtime) = entry.mtime {
-        ensure!(mtime == there.mtime, "{name}: mtime {:?}, not {mtime:?}", there.mtime);
+        ensure!(
+            mtime == there.mtime,
+            "{name}: mtime {:?}, not {mtime:?}",
+            there.mtime
+        );
     }
     Ok(())
 }

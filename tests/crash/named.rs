@@ -28,7 +28,10 @@ fn names_holder(output: &Output, of: &Instance) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stderr);
     let pid = of.pid().context("up")?.to_string();
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    ensure!(text.contains(host.trim()) && text.contains(&pid), "host and process are not named: {text}");
+    ensure!(
+        text.contains(host.trim()) && text.contains(&pid),
+        "host and process are not named: {text}"
+    );
     Ok(())
 }
 
@@ -75,7 +78,10 @@ fn a_newer_state_directory_is_refused_and_untouched() -> Result<()> {
     let output = refused(&cairn.state, &cairn, &cairn.backing)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.contains("newer"), "{said}");
-    ensure!((tree::picture(&cairn.state)?, tree::picture(&cairn.backing)?) == before, "touched");
+    ensure!(
+        (tree::picture(&cairn.state)?, tree::picture(&cairn.backing)?) == before,
+        "touched"
+    );
     fs::write(&identity, text)?;
     cairn.up()?;
     ensure!(fs::read(cairn.at("f"))? == tree::bytes(1, 100_000));
@@ -92,7 +98,10 @@ fn after_kill_9_the_mount_is_gone_and_up_works_again() -> Result<()> {
         // Somebody works in it.
         let open = fs::File::open(cairn.at("f0"))?;
         cairn.kill()?;
-        ensure!(fs::read_dir(&cairn.mount)?.next().is_none(), "not the empty mountpoint");
+        ensure!(
+            fs::read_dir(&cairn.mount)?.next().is_none(),
+            "not the empty mountpoint"
+        );
         drop(open);
     }
     cairn.up()?;
@@ -127,7 +136,10 @@ fn an_archive_that_kill_9_cut_short_goes_on_after_the_restart_and_ends() -> Resu
         ensure!(state.contains("released"), "{state}");
         ensure!(fs::read(cairn.at(&name))? == tree::bytes(n, 6 << 20));
     }
-    ensure!(fs::read_dir(&incoming)?.next().is_none(), "temporaries remain");
+    ensure!(
+        fs::read_dir(&incoming)?.next().is_none(),
+        "temporaries remain"
+    );
     cairn.down()
 }
 
@@ -155,11 +167,18 @@ fn p1_data_synced_under_an_old_ctime_is_not_taken_for_what_was_archived() -> Res
         site.outage()?;
         let after = fs::metadata(site.cairn.below("f"))?;
         let same = (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
-        eprintln!("{kind}: the ctime after the power loss is {}", if same { "the old one" } else { "new" });
+        eprintln!(
+            "{kind}: the ctime after the power loss is {}",
+            if same { "the old one" } else { "new" }
+        );
         site.up()?;
-        site.cairn.run(["release", "--wait", &path.to_string_lossy()])?;
+        site.cairn
+            .run(["release", "--wait", &path.to_string_lossy()])?;
         drop_caches()?;
-        ensure!(fs::read(&path)? == content, "{kind}: synced data were released by an older copy");
+        ensure!(
+            fs::read(&path)? == content,
+            "{kind}: synced data were released by an older copy"
+        );
         site.cairn.down()?;
     }
     Ok(())

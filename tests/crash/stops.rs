@@ -15,15 +15,19 @@ use crate::{check, sys};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WRITERS: u64 = 4;
 const TRAFFIC: u64 = 3;
 const DEFAULT_STOPS: u64 = 6;
 
 fn number(name: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::env::var(name) else { return Ok(None) };
-    Ok(Some(text.parse().with_context(|| format!("{name}={text}"))?))
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    Ok(Some(
+        text.parse().with_context(|| format!("{name}={text}"))?,
+    ))
 }
 
 fn stops() -> Result<u64> {
@@ -31,7 +35,11 @@ fn stops() -> Result<u64> {
 }
 
 fn seed() -> Result<u64> {
-    let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64);
+    let clock = || {
+        std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |d| d.as_nanos() as u64)
+    };
     Ok(number("CAIRN_CRASH_SEED")?.unwrap_or_else(clock))
 }
 
@@ -64,7 +72,13 @@ impl Run {
             tally: Tally::default(),
         });
         let (writers, traffic) = (writers.collect(), traffic.collect());
-        Ok(Self { random: Random::new(seed, 0), site, writers, traffic, tally: Tally::default() })
+        Ok(Self {
+            random: Random::new(seed, 0),
+            site,
+            writers,
+            traffic,
+            tally: Tally::default(),
+        })
     }
 
     /// The first start, and the directories of the users.
@@ -82,13 +96,21 @@ impl Run {
         let stop = AtomicBool::new(false);
         let lasting = Duration::from_millis(150 + self.random.below(1850));
         let staggered = self.random.chance(30);
+        // Half of the stops wait for work half done, so that these windows are struck often.
+        let aimed = self.random.chance(50);
         let (site, random) = (&mut self.site, &mut self.random);
         let (writers, traffic) = (&mut self.writers, &mut self.traffic);
         let (struck, failed) = std::thread::scope(|scope| {
-            let mut threads: Vec<_> =
-                writers.iter_mut().map(|w| scope.spawn(|| w.work(&stop))).collect();
+            let mut threads: Vec<_> = writers
+                .iter_mut()
+                .map(|w| scope.spawn(|| w.work(&stop)))
+                .collect();
             threads.extend(traffic.iter_mut().map(|t| scope.spawn(|| t.work(&stop))));
             std::thread::sleep(lasting);
+            let patience = Instant::now() + Duration::from_secs(2);
+            while aimed && Instant::now() < patience && !site.in_a_window() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             // From here on what fails is the stop's doing.
             stop.store(true, Ordering::SeqCst);
             let struck = match how {
@@ -113,9 +135,10 @@ impl Run {
 
     /// Restarts and compares.
     fn restart(&mut self, how: Stop) -> Result<()> {
-        let (released, recalling) = self.site.records()?;
-        self.tally.released += released;
-        self.tally.recalling += recalling;
+        let records = self.site.records()?;
+        self.tally.released += records.released;
+        self.tally.unpunched += records.unpunched;
+        self.tally.recalling += records.recalling;
         self.tally.half_written += self.site.half_written()?;
         self.site.up()?;
         self.tally.resumed += check::open_requests(&self.site.cairn)?;
@@ -134,6 +157,9 @@ impl Run {
             self.work_and_stop(how)
                 .and_then(|()| self.restart(how))
                 .with_context(|| format!("at stop {} of {stops}, a {how:?}", n + 1))?;
+            if (n + 1) % 20 == 0 {
+                eprintln!("{} of {stops}; so far {}", n + 1, self.tally());
+            }
         }
         Ok(())
     }
@@ -158,7 +184,9 @@ fn survives(kind: &'static str) -> Result<()> {
     done.with_context(|| format!("seed {seed}\n--- up.log\n{}", run.site.cairn.log()))?;
     ensure!(tally.checked > 0, "nothing was compared");
     run.site.cairn.archive("")?;
-    run.site.cairn.cairn(["verify", "--wait", &run.site.cairn.mount.to_string_lossy()])?;
+    run.site
+        .cairn
+        .cairn(["verify", "--wait", &run.site.cairn.mount.to_string_lossy()])?;
     run.site.cairn.down()
 }
 
@@ -184,8 +212,15 @@ fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
     // The beginning is on the disks: what gets lost is what users synced later.
     run.site.sync()?;
     match run.stops(12, Kinds::Power) {
-        Ok(()) => bail!("12 power losses without a sync were survived, seed {seed}: {}", run.tally()),
+        Ok(()) => bail!(
+            "12 power losses without a sync were survived, seed {seed}: {}",
+            run.tally()
+        ),
         Err(why) => {
+            ensure!(
+                run.tally().stops() > 0,
+                "failed before a power loss: {why:#}"
+            );
             eprintln!("without syncing, {why:#}\n{}", run.tally());
             Ok(())
         }

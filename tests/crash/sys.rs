@@ -21,7 +21,12 @@ const SYNCS: [libc::c_long; 5] = [
 ];
 
 const fn step(code: u32, yes: u8, no: u8, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: yes, jf: no, k }
+    libc::sock_filter {
+        code: code as u16,
+        jt: yes,
+        jf: no,
+        k,
+    }
 }
 
 /// `if number == a sync { return 0 without doing it }`, else the call goes on.
@@ -34,8 +39,12 @@ const FILTER: [libc::sock_filter; SYNCS.len() + 3] = {
     let mut at = 0;
     while at < many {
         let to_nothing = (many - at) as u8;
-        steps[1 + at] =
-            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_nothing, 0, SYNCS[at] as u32);
+        steps[1 + at] = step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            to_nothing,
+            0,
+            SYNCS[at] as u32,
+        );
         at += 1;
     }
     // "Fails" with error 0: success.
@@ -45,13 +54,24 @@ const FILTER: [libc::sock_filter; SYNCS.len() + 3] = {
 
 fn install() -> io::Result<()> {
     let mut filter = FILTER;
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
     // SAFETY: plain numbers, and a pointer to a program that lives until the call returns.
     let done = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) == 0
     };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Makes fsync, fdatasync, syncfs, sync and sync_file_range of this command, and of what it

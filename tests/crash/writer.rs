@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Files that a directory may have before some go.
 const MANY: usize = 14;
@@ -25,7 +25,13 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(dir: PathBuf, random: Random) -> Self {
-        Self { dir, model: Model::default(), random, names: 0, tally: Tally::default() }
+        Self {
+            dir,
+            model: Model::default(),
+            random,
+            names: 0,
+            tally: Tally::default(),
+        }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -42,7 +48,9 @@ impl Writer {
             std::thread::sleep(Duration::from_millis(self.random.below(25)));
             let done = self.step();
             if done.is_err() && !stop.load(Ordering::SeqCst) {
-                return done.with_context(|| format!("{:?} in {}", self.model.pending, self.dir.display()));
+                return done.with_context(|| {
+                    format!("{:?} in {}", self.model.pending, self.dir.display())
+                });
             }
             if done.is_err() {
                 return Ok(());
@@ -79,7 +87,11 @@ impl Writer {
     }
 
     fn pick(&mut self, among: usize) -> Result<(String, Entry)> {
-        let among = if self.random.chance(10) { self.model.files.len() } else { among };
+        let among = if self.random.chance(10) {
+            self.model.files.len()
+        } else {
+            among
+        };
         let at = self.random.below(among.max(1) as u64) as usize;
         let (name, entry) = self.model.files.iter().nth(at).context("there are files")?;
         Ok((name.clone(), entry.clone()))
@@ -125,9 +137,18 @@ impl Writer {
         }
         content[at..at + len].copy_from_slice(&piece);
         self.model.pending = Some(Pending::Write { name: name.clone() });
-        let file = File::options().read(true).write(true).open(self.dir.join(&name)).context("open")?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(self.dir.join(&name))
+            .context("open")?;
         file.write_all_at(&piece, at as u64).context("write")?;
-        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
+        entry = Entry {
+            content: Arc::new(content),
+            mtime: None,
+            data_synced: false,
+            ..entry
+        };
         self.settle(&name, entry, &file)
     }
 
@@ -143,12 +164,21 @@ impl Writer {
             (content, file)
         } else {
             let mut content = entry.content.to_vec();
-            content.resize(self.random.below(content.len() as u64 * 3 / 2 + 1) as usize, 0);
+            content.resize(
+                self.random.below(content.len() as u64 * 3 / 2 + 1) as usize,
+                0,
+            );
             let file = File::options().write(true).open(&path).context("open")?;
-            file.set_len(content.len() as u64).context("set the length")?;
+            file.set_len(content.len() as u64)
+                .context("set the length")?;
             (content, file)
         };
-        entry = Entry { content: Arc::new(content), mtime: None, data_synced: false, ..entry };
+        entry = Entry {
+            content: Arc::new(content),
+            mtime: None,
+            data_synced: false,
+            ..entry
+        };
         self.settle(&name, entry, &file)
     }
 
@@ -172,22 +202,33 @@ impl Writer {
     }
 
     fn sync_directory(&mut self) -> Result<()> {
-        File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
+        File::open(&self.dir)
+            .and_then(|d| d.sync_all())
+            .context("sync the directory")?;
         self.model.directory_synced();
         Ok(())
     }
 
     fn rename(&mut self) -> Result<()> {
         let (from, mut entry) = self.hot()?;
-        let to = if self.random.chance(50) { self.hot()?.0 } else { self.fresh() };
+        let to = if self.random.chance(50) {
+            self.hot()?.0
+        } else {
+            self.fresh()
+        };
         if from == to {
             return Ok(());
         }
-        self.model.pending = Some(Pending::Rename { from: from.clone(), to: to.clone() });
+        self.model.pending = Some(Pending::Rename {
+            from: from.clone(),
+            to: to.clone(),
+        });
         fs::rename(self.dir.join(&from), self.dir.join(&to)).context("rename")?;
         let synced = self.random.chance(80);
         if synced {
-            File::open(&self.dir).and_then(|d| d.sync_all()).context("sync the directory")?;
+            File::open(&self.dir)
+                .and_then(|d| d.sync_all())
+                .context("sync the directory")?;
         }
         self.model.pending = None;
         self.model.files.remove(&from);
@@ -207,22 +248,33 @@ impl Writer {
         self.model.pending = None;
         self.model.files.remove(&name);
         self.model.ghosts.insert(name);
-        if self.random.chance(70) { self.sync_directory() } else { Ok(()) }
+        if self.random.chance(70) {
+            self.sync_directory()
+        } else {
+            Ok(())
+        }
     }
 
     fn read(&mut self) -> Result<()> {
         let (name, entry) = self.any()?;
         let file = File::open(self.dir.join(&name)).context("open")?;
         let mut state = vec![0_u8; 256];
-        let released =
-            rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])
-                .is_ok_and(|len| String::from_utf8_lossy(&state[..len]).contains("released"));
+        let released = rustix::fs::fgetxattr(&file, "user.cairn.state", &mut state[..])
+            .is_ok_and(|len| String::from_utf8_lossy(&state[..len]).contains("released"));
         let len = entry.content.len();
         let at = self.random.below(len as u64 + 1) as usize;
-        let many = if self.random.chance(50) { len - at } else { (len - at).min(4096) };
+        let many = if self.random.chance(50) {
+            len - at
+        } else {
+            (len - at).min(4096)
+        };
         let mut piece = vec![0; many];
-        file.read_exact_at(&mut piece, at as u64).with_context(|| format!("read {name}"))?;
-        ensure!(piece == entry.content[at..at + many], "{name} read wrong at {at}, {many} bytes");
+        file.read_exact_at(&mut piece, at as u64)
+            .with_context(|| format!("read {name}"))?;
+        ensure!(
+            piece == entry.content[at..at + many],
+            "{name} read wrong at {at}, {many} bytes"
+        );
         self.tally.read += 1;
         self.tally.recalls += u64::from(released);
         Ok(())

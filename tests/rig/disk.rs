@@ -54,7 +54,9 @@ impl Disk {
     /// Mounts the image on a loop device of its own: other processes' mount namespaces may still
     /// hold the dead filesystem with its device, and `mount -o loop` would join them.
     fn mount(&self) -> Result<()> {
-        let device = run(Command::new("losetup").args(["-f", "--show"]).arg(&self.image))?;
+        let device = run(Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(&self.image))?;
         let mut mount = Command::new("mount");
         if self.kind == "xfs" {
             mount.args(["-o", "nouuid"]);
@@ -68,10 +70,8 @@ impl Disk {
 
     /// Power loss: the filesystem stops at once, nothing more reaches the image, not even its log.
     pub(crate) fn cut_power(&self) -> Result<()> {
-        run(Command::new("xfs_io")
-            .args(["-x", "-c", "shutdown"])
-            .arg(&self.path))
-        .map(drop)
+        super::sys::shut_down(&fs::File::open(&self.path)?)
+            .with_context(|| format!("shut down {}", self.path.display()))
     }
 
     /// Power comes back: unmounts what is dead and mounts the image again.

@@ -63,14 +63,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let here = life_of(dir.path(), BOOT);
         if mount_number(dir.path()).is_none() {
-            eprintln!("SKIPPED a_life_is_one_boot_and_one_mount: the kernel has no unique numbers of mounts");
+            eprintln!(
+                "SKIPPED a_life_is_one_boot_and_one_mount: the kernel has no unique numbers of mounts"
+            );
             assert_ne!(here, life_of(dir.path(), BOOT), "not known: never the same");
             return;
         }
         assert_eq!(here, life_of(dir.path(), BOOT));
         assert_ne!(here, life_of(Path::new("/proc"), BOOT), "another mount");
-        assert_ne!(here, life_of(dir.path(), "1f7d9a52-3a0e-4c53-9d7b-0a8a6f1d2c3b"), "another boot");
+        assert_ne!(
+            here,
+            life_of(dir.path(), "1f7d9a52-3a0e-4c53-9d7b-0a8a6f1d2c3b"),
+            "another boot"
+        );
         let nowhere = dir.path().join("nowhere");
-        assert_ne!(life_of(&nowhere, BOOT), life_of(&nowhere, BOOT), "not known: never the same");
+        assert_ne!(
+            life_of(&nowhere, BOOT),
+            life_of(&nowhere, BOOT),
+            "not known: never the same"
+        );
     }
 }
