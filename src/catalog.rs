@@ -47,7 +47,7 @@ pub use copy::{
 };
 pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
-pub use names::{Entry, Unlinked};
+pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Proven, Sighting, Version,
 };

@@ -14,9 +14,9 @@ pub mod lease;
 pub mod recall;
 pub mod release;
 pub mod residency;
-pub mod schedule;
-pub mod state_dir;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod schedule;
+pub mod state_dir;
 pub mod verify;
 pub mod version;

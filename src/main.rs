@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 /// mounts, and only root can do without fusermount3.
 fn early() -> Option<Result<Mounter, String>> {
     let mut args = std::env::args_os().skip(1);
-    let mounts = args.next().is_some_and(|a| a == "up") && !args.any(|a| a == "--detach" || a == "--help");
+    let mounts =
+        args.next().is_some_and(|a| a == "up") && !args.any(|a| a == "--detach" || a == "--help");
     detach::leave_session();
     (mounts && rustix::process::geteuid().is_root()).then(|| prepare().map_err(|e| e.to_string()))
 }
@@ -21,7 +22,10 @@ fn early() -> Option<Result<Mounter, String>> {
 /// Logs to stderr what `CAIRN_LOG` asks for (`info`, `cairn=debug`, ...); warnings otherwise.
 fn log() {
     let filter = EnvFilter::try_from_env("CAIRN_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .init();
 }
 
 struct Program {
@@ -34,7 +38,10 @@ impl Starter for Program {
             return detach::start(plan);
         }
         let mounter = self.mounter.borrow_mut().take().transpose();
-        serve(plan, mounter.map_err(|why| CliError::new(Failure::Internal, why))?)
+        serve(
+            plan,
+            mounter.map_err(|why| CliError::new(Failure::Internal, why))?,
+        )
     }
 }
 

@@ -9,12 +9,18 @@ use std::os::fd::BorrowedFd;
 /// path to it is not looked at: whoever asks has shown by a descriptor, or by a walk, that they
 /// get there. In a process without the right to act for others the answer is its own user's.
 #[must_use]
-pub fn may_access(fd: BorrowedFd<'_>, (uid, gid, groups): (u32, u32, &[u32]), access: Access) -> bool {
+pub fn may_access(
+    fd: BorrowedFd<'_>,
+    (uid, gid, groups): (u32, u32, &[u32]),
+    access: Access,
+) -> bool {
     let check = || accessat(fd, c"", access, AtFlags::EACCESS | AtFlags::EMPTY_PATH).is_ok();
     if !geteuid().is_root() || uid == 0 {
         return check();
     }
-    let Ok(before) = sys::thread_groups() else { return false };
+    let Ok(before) = sys::thread_groups() else {
+        return false;
+    };
     if sys::set_thread_groups(groups).is_err() {
         return false;
     }

@@ -186,7 +186,9 @@ impl Mirror {
         }
         let outer = sys::handle_of(fd).ok()?;
         // FILEID_INO64_GEN: FUSE's own node id, high word first, and generation.
-        let [a, b, c, d, e, f, g, h, ..] = outer.bytes[..] else { return None };
+        let [a, b, c, d, e, f, g, h, ..] = outer.bytes[..] else {
+            return None;
+        };
         let word = |bytes| u64::from(u32::from_ne_bytes(bytes));
         let id = (word([a, b, c, d]) << 32) | word([e, f, g, h]);
         Some(self.core.node(id).ok()?.handle.clone())

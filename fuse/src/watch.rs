@@ -26,14 +26,15 @@ enum Caller {
 /// Watches until the park is closed.
 pub(crate) fn run(park: &Park, residency: &Arc<dyn Residency>) {
     let mut buffer = Vec::with_capacity(4096);
-    while let Some(waiting) = park.waiting() {
+    while let Some(mut waiting) = park.waiting() {
+        // A thread with several readahead requests is looked at once.
+        waiting.sort_unstable_by_key(|(_, thread)| *thread);
         let begun = Instant::now();
         let mut seen: Option<(u32, bool)> = None;
         for (ticket, thread) in waiting {
             if thread == 0 {
                 continue; // of another pid namespace: bounded by the residency's own time limits
             }
-            // A thread with several readahead requests is looked at once in a row.
             let stop = match seen {
                 Some((known, stop)) if known == thread => stop,
                 _ => look(thread, &mut buffer) != Caller::Waits,
@@ -49,9 +50,16 @@ pub(crate) fn run(park: &Park, residency: &Arc<dyn Residency>) {
     }
 }
 
-/// A twentieth of the time at most goes into looking.
+/// From one look at a caller to the next, at most. Signals are to work within a second, and a
+/// buffered reader that catches one needs two rounds: when its readahead ends with EINTR, the
+/// kernel asks for the page alone once more before it looks at the signal.
+const ROUND: Duration = Duration::from_millis(400);
+
+/// A twentieth of the time at most goes into looking, as long as that keeps to [`ROUND`]: on a
+/// busy machine the look itself takes a good part of it.
 fn period(scan: Duration) -> Duration {
-    (scan * 20).clamp(Duration::from_millis(100), Duration::from_millis(900))
+    let shortest = Duration::from_millis(100);
+    (scan * 20).clamp(shortest, ROUND.saturating_sub(scan).max(shortest))
 }
 
 fn look(thread: u32, buffer: &mut Vec<u8>) -> Caller {
@@ -114,12 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn looking_takes_a_twentieth_of_the_time() {
+    fn looking_takes_a_twentieth_of_the_time_or_keeps_the_round() {
         assert_eq!(period(Duration::ZERO), Duration::from_millis(100));
         assert_eq!(
-            period(Duration::from_millis(20)),
-            Duration::from_millis(400)
+            period(Duration::from_millis(10)),
+            Duration::from_millis(200)
         );
-        assert_eq!(period(Duration::from_secs(9)), Duration::from_millis(900));
+        for scan in [20, 100, 250, 300].map(Duration::from_millis) {
+            assert_eq!(scan + period(scan), ROUND, "{scan:?}");
+        }
+        assert_eq!(period(Duration::from_secs(9)), Duration::from_millis(100));
     }
 }

@@ -1,6 +1,6 @@
 //! Names: (directory, name) to node; paths are walked up, never stored.
 
-use super::node::{Node, NodeId};
+use super::node::{Node, NodeId, Sighting};
 use super::sql::{self, NODE, all, change, first, page};
 use super::{Catalog, CatalogError, Durability, TombstoneWhy, nodes, tombs};
 use crate::id::Timestamp;
@@ -126,25 +126,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
         self.post(durability, move |connection| {
-            let Some(node) = find(connection, from.0, &from.1)? else {
-                return Ok(());
-            };
-            let replaced = find(connection, to.0, &to.1)?;
-            if replaced == Some(node) {
-                // Two names of one inode: rename(2) leaves both.
-                return Ok(());
-            }
-            if let Some(other) = replaced {
-                drop_name(connection, to.0, &to.1, other, false, now)?;
-            }
-            take(connection, from.0, &from.1)?;
-            put(
-                connection,
-                to.0,
-                &to.1,
-                node,
-                nodes::generation(connection)?,
-            )
+            moved(connection, &from, &to, now)
         })
     }
 
@@ -164,13 +146,94 @@ impl Catalog {
     ) -> Result<Option<Unlinked>, CatalogError> {
         let name = name.to_vec();
         self.write(durability, move |connection| {
-            let Some(node) = find(connection, parent, &name)? else {
-                return Ok(None);
-            };
-            let forgotten = drop_name(connection, parent, &name, node, alive, now)?;
-            Ok(Some(Unlinked { node, forgotten }))
+            unlinked(connection, (parent, &name), alive, now)
         })
     }
+
+    /// Notes changes of the namespace in their order, in one transaction: as [`Catalog::note`],
+    /// [`Catalog::rename`] and [`Catalog::unlink`] would, one after the other. Some thousands at a
+    /// time are best. Returns once readers can see them.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; nothing of the batch is noted then.
+    pub fn note_changes(
+        &self,
+        changes: Vec<NameChange>,
+        now: Timestamp,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.write(durability, move |connection| {
+            let generation = nodes::generation(connection)?;
+            for change in &changes {
+                match change {
+                    NameChange::Seen(sighting) => {
+                        nodes::sighted(connection, sighting, generation)?;
+                    }
+                    NameChange::Moved { from, to } => moved(connection, from, to, now)?,
+                    NameChange::Gone { name, alive } => {
+                        unlinked(connection, (name.0, &name.1), *alive, now)?;
+                    }
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// One change of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameChange {
+    /// A node, with a name or without.
+    Seen(Sighting),
+    /// A name moved.
+    Moved {
+        /// Directory and name before.
+        from: (NodeId, Vec<u8>),
+        /// Directory and name since.
+        to: (NodeId, Vec<u8>),
+    },
+    /// A name went.
+    Gone {
+        /// Directory and name.
+        name: (NodeId, Vec<u8>),
+        /// The inode is known to live on.
+        alive: bool,
+    },
+}
+
+fn moved(
+    connection: &Connection,
+    from: &(NodeId, Vec<u8>),
+    to: &(NodeId, Vec<u8>),
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let Some(node) = find(connection, from.0, &from.1)? else {
+        return Ok(());
+    };
+    let replaced = find(connection, to.0, &to.1)?;
+    if replaced == Some(node) {
+        // Two names of one inode: rename(2) leaves both.
+        return Ok(());
+    }
+    if let Some(other) = replaced {
+        drop_name(connection, to.0, &to.1, other, false, now)?;
+    }
+    take(connection, from.0, &from.1)?;
+    let generation = nodes::generation(connection)?;
+    put(connection, to.0, &to.1, node, generation)
+}
+
+fn unlinked(
+    connection: &Connection,
+    (parent, name): (NodeId, &[u8]),
+    alive: bool,
+    now: Timestamp,
+) -> Result<Option<Unlinked>, CatalogError> {
+    let Some(node) = find(connection, parent, name)? else {
+        return Ok(None);
+    };
+    let forgotten = drop_name(connection, parent, name, node, alive, now)?;
+    Ok(Some(Unlinked { node, forgotten }))
 }
 
 fn find(

@@ -62,12 +62,7 @@ impl Catalog {
             let generation = generation(connection)?;
             let mut ids = Vec::with_capacity(seen.len());
             for sighting in &seen {
-                let key = handle_key(&sighting.handle);
-                let id = upsert(connection, &key, &sighting.attributes, generation)?;
-                if let Some((parent, name)) = &sighting.place {
-                    names::put(connection, *parent, name, id, generation)?;
-                }
-                ids.push(id);
+                ids.push(sighted(connection, sighting, generation)?);
             }
             Ok(ids)
         })
@@ -196,6 +191,19 @@ pub(super) fn generation(connection: &Connection) -> Result<i64, CatalogError> {
         "scan",
     )?;
     Ok(generation.unwrap_or(0))
+}
+
+pub(super) fn sighted(
+    connection: &Connection,
+    seen: &Sighting,
+    generation: i64,
+) -> Result<NodeId, CatalogError> {
+    let key = handle_key(&seen.handle);
+    let id = upsert(connection, &key, &seen.attributes, generation)?;
+    if let Some((parent, name)) = &seen.place {
+        names::put(connection, *parent, name, id, generation)?;
+    }
+    Ok(id)
 }
 
 fn upsert(

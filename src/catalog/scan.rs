@@ -281,6 +281,16 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// How far the changelog is applied: the number of its last event.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn changelog_position(&self) -> Result<u64, CatalogError> {
+        self.read(|connection| changelog(connection).map(|c| c.position))
+    }
+}
+
 pub(super) fn state(connection: &Connection) -> Result<ScanState, CatalogError> {
     let state = first(
         connection,

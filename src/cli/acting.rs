@@ -2,10 +2,10 @@
 
 use super::output::Output;
 use super::subjects::Subjects;
-use crate::config::units::parse_duration;
-use crate::config::units::shown::{Bytes, files, seconds};
 use super::{CliError, Session, outcome, progress};
 use crate::client::Submittal;
+use crate::config::units::parse_duration;
+use crate::config::units::shown::{Bytes, files, seconds};
 use crate::error::Failure;
 use crate::server::wire::{Flag, Plan, SubmitOptions, Submitted, Verb};
 use clap::{Args, ValueEnum};

@@ -7,6 +7,10 @@ use clap::Args;
 use rustix::mount::UnmountFlags;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long the instance may take to finish what it had begun, before the user is told.
+const LONGEST_STOP: Duration = Duration::from_secs(60);
 
 /// Arguments of `down`.
 #[derive(Debug, Args)]
@@ -27,6 +31,7 @@ impl Down {
         match asked {
             Ok(stopped) => {
                 eprintln!("unmounted {}", stopped.mount);
+                wait_for_end(stopped.pid);
                 Ok(0)
             }
             Err(CliError::Client(ClientError::Refused {
@@ -43,6 +48,29 @@ impl Down {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The mount is gone at once; the catalog is closed a little later. Who starts the instance again
+/// behind this command must find nobody there.
+fn wait_for_end(pid: u32) {
+    let begun = Instant::now();
+    while is_instance(pid) {
+        if begun.elapsed() > LONGEST_STOP {
+            eprintln!("cairn: process {pid} still finishes what it had begun");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The process runs, and is none of another program that got its number. One that is dead and not
+/// yet waited for by its parent has let go of everything.
+fn is_instance(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.starts_with(['Z', 'X']));
+    stat.contains("(cairn)") && state == Some(false)
 }
 
 /// Without touching the mount itself: its server may be dead.

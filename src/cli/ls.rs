@@ -4,9 +4,9 @@ mod long;
 
 use super::names::Names;
 use super::output::Output;
-use crate::config::units::shown::Bytes;
 use super::{CliError, Session, outcome};
 use crate::client::Client;
+use crate::config::units::shown::Bytes;
 use crate::server::wire::{NodeState, NodeType, Problem, StateFlag, Walk};
 use clap::Args;
 use std::ffi::OsString;

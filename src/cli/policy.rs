@@ -2,9 +2,9 @@
 
 use super::acting::show_plan;
 use super::output::Output;
+use super::{CliError, Session, outcome, progress};
 use crate::config::units::parse_duration;
 use crate::config::units::shown::counted;
-use super::{CliError, Session, outcome, progress};
 use crate::server::wire::PolicyRun;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -115,7 +115,11 @@ impl Run {
                 // One time for all of them together.
                 let left = self.timeout.map(|t| t.saturating_sub(begun.elapsed()));
                 let ended = progress::wait(&mut client, &mut output, id, left, false, &[])?;
-                code = if already == 0 { ended } else { outcome::together(code, ended) };
+                code = if already == 0 {
+                    ended
+                } else {
+                    outcome::together(code, ended)
+                };
             }
         }
         output.finish()?;

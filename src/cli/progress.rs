@@ -4,8 +4,8 @@
 use super::CliError;
 use super::outcome;
 use super::output::{Output, harmless};
-use crate::config::units::shown::{Bytes, files, grouped, seconds};
 use crate::client::{Client, Waited};
+use crate::config::units::shown::{Bytes, files, grouped, seconds};
 use crate::server::wire::{Problem, RequestView};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};

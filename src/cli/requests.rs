@@ -1,9 +1,9 @@
 //! `cairn requests`, `wait`, `cancel` and `retry`.
 
 use super::output::{Output, table};
+use super::{CliError, Session, progress};
 use crate::config::units::parse_duration;
 use crate::config::units::shown::{Bytes, counted, grouped, seconds};
-use super::{CliError, Session, progress};
 use crate::server::wire::{GivenPath, RequestFilter, RequestView};
 use clap::Args;
 use std::time::Duration;

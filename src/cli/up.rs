@@ -7,8 +7,8 @@ mod serve;
 pub use plan::{TierSpec, UpPlan};
 pub use serve::serve;
 
-use crate::config::units::parse_duration;
 use super::{CliError, Starter};
+use crate::config::units::parse_duration;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! `cairn why`: what a file waits for, since when, how long still; what holds it where it is.
 
 use super::output::Output;
-use crate::config::units::shown::seconds;
 use super::{CliError, Session};
+use crate::config::units::shown::seconds;
 use crate::server::wire::{StateFlag, When};
 use clap::Args;
 use std::ffi::OsString;

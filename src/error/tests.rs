@@ -51,3 +51,49 @@ fn words_are_distinct_and_parse_back() {
     assert_eq!(Failure::ALL.len(), Failure::Internal as usize + 1);
     assert_eq!(Failure::parse("nonsense"), None);
 }
+
+#[test]
+fn the_table_in_the_document_is_this_one() {
+    let names = [
+        ("EPERM", libc::EPERM),
+        ("ENOENT", libc::ENOENT),
+        ("EINTR", libc::EINTR),
+        ("EIO", libc::EIO),
+        ("EAGAIN", libc::EAGAIN),
+        ("EBUSY", libc::EBUSY),
+        ("EINVAL", libc::EINVAL),
+        ("ENOSPC", libc::ENOSPC),
+        ("EUSERS", libc::EUSERS),
+        ("EPROTONOSUPPORT", libc::EPROTONOSUPPORT),
+        ("ENOTCONN", libc::ENOTCONN),
+        ("ETIMEDOUT", libc::ETIMEDOUT),
+        ("EHOSTDOWN", libc::EHOSTDOWN),
+        ("EDQUOT", libc::EDQUOT),
+        ("ENOMEDIUM", libc::ENOMEDIUM),
+        ("ECANCELED", libc::ECANCELED),
+    ];
+    let wanted = Failure::ALL.map(|f| {
+        let name = names.iter().find(|(_, number)| *number == f.errno());
+        let name = name.map_or("an errno without a name here", |(name, _)| *name);
+        format!(
+            "| `{f}` | {name} | {} | {} |",
+            f.exit_code(),
+            f.http_status()
+        )
+    });
+    let document = include_str!("../../docs/semantics.md");
+    let rows = document.lines().filter(|line| {
+        let word = line
+            .strip_prefix("| `")
+            .and_then(|rest| rest.split('`').next());
+        word.and_then(Failure::parse).is_some() && line.matches('|').count() == 6
+    });
+    let cut = |row: &str| {
+        row.splitn(6, '|')
+            .take(5)
+            .map(|c| c.to_owned() + "|")
+            .collect::<String>()
+    };
+    let found: Vec<String> = rows.map(cut).collect();
+    assert_eq!(found, wanted, "docs/semantics.md, \"Errors\"");
+}

@@ -21,9 +21,9 @@ pub(in crate::hsm) mod tests;
 
 pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
+pub use life::life_of;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
 pub use privileges::Privileges;
-pub use life::life_of;
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;
 pub use record::{RecordKeeping, SealKey, SetHow, belongs_to, shown_ctime};

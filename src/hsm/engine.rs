@@ -139,14 +139,20 @@ pub enum EngineError {
 
 impl EngineError {
     fn refused(code: Failure, message: impl std::fmt::Display) -> Self {
-        Self::Refused { code, message: message.to_string(), hint: None }
+        Self::Refused {
+            code,
+            message: message.to_string(),
+            hint: None,
+        }
     }
 
     fn hint(self, text: impl std::fmt::Display) -> Self {
         match self {
-            Self::Refused { code, message, .. } => {
-                Self::Refused { code, message, hint: Some(text.to_string()) }
-            }
+            Self::Refused { code, message, .. } => Self::Refused {
+                code,
+                message,
+                hint: Some(text.to_string()),
+            },
             other => other,
         }
     }
@@ -163,11 +169,17 @@ impl EngineError {
             Self::Catalog(CatalogError::Full { .. }) => Failure::NoSpace,
             Self::Catalog(CatalogError::Missing { .. }) => Failure::NotFound,
             Self::Catalog(CatalogError::Newer { .. }) => Failure::Newer,
-            Self::Backing(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Failure::NotFound,
+            Self::Backing(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => {
+                Failure::NotFound
+            }
             Self::Backing(BackingError::InUse { .. }) => Failure::AlreadyRunning,
             Self::Backing(why) if why.is_full() => Failure::NoSpace,
-            Self::Tier(TierError::Unavailable { .. } | TierError::Full { .. }) => Failure::TierUnavailable,
-            Self::Catalog(_) | Self::Backing(_) | Self::Tier(_) | Self::Io { .. } => Failure::Internal,
+            Self::Tier(TierError::Unavailable { .. } | TierError::Full { .. }) => {
+                Failure::TierUnavailable
+            }
+            Self::Catalog(_) | Self::Backing(_) | Self::Tier(_) | Self::Io { .. } => {
+                Failure::Internal
+            }
         }
     }
 }
@@ -251,15 +263,24 @@ pub struct Engine {
 /// `CLOCK_REALTIME` as the catalog keeps it.
 #[must_use]
 pub fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp { sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nsec: since.subsec_nanos() }
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp {
+        sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nsec: since.subsec_nanos(),
+    }
 }
 
 /// A moment `by` before (or after) another.
 #[must_use]
 pub fn shifted(from: Timestamp, by: Duration, later: bool) -> Timestamp {
     let by = i64::try_from(by.as_nanos()).unwrap_or(i64::MAX);
-    let nanos = if later { from.nanos().saturating_add(by) } else { from.nanos().saturating_sub(by) };
+    let nanos = if later {
+        from.nanos().saturating_add(by)
+    } else {
+        from.nanos().saturating_sub(by)
+    };
     Timestamp {
         sec: nanos.div_euclid(1_000_000_000),
         nsec: u32::try_from(nanos.rem_euclid(1_000_000_000)).unwrap_or(0),

@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 /// How much of an object's end the first read takes, bytes: most indexes are shorter.
 const TAIL: u64 = 1 << 20;
+/// Bytes of an encoded entry beside its block sums, for the bound: paths and attributes vary.
+const ENTRY_GUESS: u64 = 256;
 /// No index is longer; what says so is damaged. 4 million members of long paths.
 const MAX_INDEX: u64 = 4 << 30;
 
@@ -203,6 +205,14 @@ impl IndexCache {
         Some(Found { loaded, at })
     }
 
+    /// Keeps the index of an aggregate that was just made durable: its first recall, and the holes
+    /// of its released members, need no read of the tier.
+    pub fn made(&self, id: TierId, aggregate: AggregateId, index: &Index) {
+        let encoded = (index.entries.len() as u64).saturating_mul(ENTRY_GUESS);
+        let loaded = Arc::new(Loaded::new(index.clone(), encoded));
+        self.kept.lock().keep((id, aggregate), loaded, self.bound);
+    }
+
     /// The index of an aggregate.
     ///
     /// # Errors
@@ -383,5 +393,20 @@ mod tests {
         tier.control().truncate(two.record.copies[0].aggregate, 600);
         let why = find(&two).expect_err("evicted, and damaged by now");
         assert!(!why.is_passing(), "{why}");
+    }
+
+    #[test]
+    fn what_was_just_made_needs_no_read() {
+        let rig = Rig::new();
+        let stub = rig.dense("file", 1000);
+        let (cache, tier) = (IndexCache::new(1 << 20), rig.tier());
+        let copy = stub.record.copies[0];
+        let read = cache.load(&*tier, copy.tier, copy.aggregate);
+        let made = IndexCache::new(1 << 20);
+        made.made(copy.tier, copy.aggregate, read.expect("loaded").index());
+        let before = total(&rig);
+        let found = made.find(&*tier, &copy, stub.record.file, stub.record.version);
+        assert_eq!(found.expect("at hand").expect("there").header, copy.header);
+        assert_eq!(total(&rig), before);
     }
 }

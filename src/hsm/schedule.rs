@@ -327,6 +327,11 @@ impl Scheduler {
         }
     }
 
+    /// The request was not cancelled after all.
+    pub fn uncancel(&mut self, request: RequestId) {
+        self.cancelled.remove(&request);
+    }
+
     /// Was this request cancelled? (Of those that are remembered.)
     #[must_use]
     pub fn is_cancelled(&self, request: RequestId) -> bool {

@@ -46,7 +46,7 @@ pub enum StateError {
         found: u32,
     },
     /// `instance.json` does not parse.
-    #[error("{} is damaged: {why}; restore it from a backup, or move the directory away and rebuild", path.display())]
+    #[error("{} is damaged: {why}; restore it from a backup (docs/operations.md says what else)", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -116,6 +116,11 @@ impl StateDir {
             Some(found) => found,
             None => write_identity(path, known_fs.unwrap_or_else(FsUuid::random))?,
         };
+        // Users may pass through this directory: what holds their names must not be theirs to read.
+        // SQLite gives the log beside it the same mode.
+        for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+            keep_private(&path.join(name), name == "catalog.sqlite")?;
+        }
         let damaged = |why: String| StateError::Damaged {
             path: path.join("instance.json"),
             why,
@@ -228,6 +233,21 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), StateError> {
         .map_err(io_at("setting the mode of", path))
 }
 
+/// Mode 0600 for a file; `make`: also if it is not there yet.
+fn keep_private(path: &Path, make: bool) -> Result<(), StateError> {
+    let opened = File::options()
+        .append(true)
+        .create(make)
+        .mode(0o600)
+        .open(path);
+    match opened {
+        Err(e) if !make && e.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => opened
+            .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
+            .map_err(io_at("setting the mode of", path)),
+    }
+}
+
 fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = dir.join("lock");
     let mut file = File::options()
@@ -336,6 +356,19 @@ mod tests {
             (again.instance, again.fs, again.seal_key().unwrap()),
             (instance, fs, key)
         );
+    }
+
+    #[test]
+    fn users_cannot_read_what_holds_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("catalog.sqlite-wal");
+        fs::write(&log, "").unwrap();
+        fs::set_permissions(&log, fs::Permissions::from_mode(0o644)).unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
+        for path in [state.catalog(), log] {
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+        }
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! Each line is one `write` to a file opened with O_APPEND; when the file has been moved or
 //! removed (log rotation), the next line opens it anew.
 
-use crate::catalog::{Request, RequestState};
 use super::control::{ControlError, Peer};
 use super::wire::{GivenPath, When};
+use crate::catalog::{Request, RequestState};
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::fs::File;
@@ -72,7 +72,12 @@ impl Event {
     /// How a request ended: the asker is the request's own, not a peer of this moment.
     #[must_use]
     pub fn ended(row: &Request) -> Self {
-        let nobody = Peer { uid: row.uid, gid: row.gid, groups: Vec::new(), pid: 0 };
+        let nobody = Peer {
+            uid: row.uid,
+            gid: row.gid,
+            groups: Vec::new(),
+            pid: 0,
+        };
         let (done, failed) = (row.counts.done.files, row.counts.failed.files);
         let result = match row.state {
             RequestState::Done => "ok",

@@ -9,7 +9,7 @@ const MOST: usize = 8;
 
 /// `name (pid N)` of processes that hold the mount, as far as this process may see.
 #[must_use]
-pub fn of(mount: &Path) -> Vec<String> {
+pub(crate) fn of(mount: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -17,7 +17,9 @@ pub fn of(mount: &Path) -> Vec<String> {
             continue;
         }
         let process = entry.path();
-        let holds = ["cwd", "root", "exe"].iter().any(|what| points_into(&process.join(what), mount))
+        let holds = ["cwd", "root", "exe"]
+            .iter()
+            .any(|what| points_into(&process.join(what), mount))
             || fs::read_dir(process.join("fd"))
                 .into_iter()
                 .flatten()
@@ -25,7 +27,11 @@ pub fn of(mount: &Path) -> Vec<String> {
                 .any(|fd| points_into(&fd.path(), mount));
         if holds {
             let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
-            found.push(format!("{} (pid {})", command.trim(), name.to_string_lossy()));
+            found.push(format!(
+                "{} (pid {})",
+                command.trim(),
+                name.to_string_lossy()
+            ));
         }
     }
     found

@@ -48,7 +48,14 @@ impl Instance {
         end: Sender<bool>,
     ) -> Self {
         let mount = mirror.mountpoint().to_owned();
-        Self { engine, mirror, mount, backing, name, end }
+        Self {
+            engine,
+            mirror,
+            mount,
+            backing,
+            name,
+            end,
+        }
     }
 
     /// The node a subject stands for: by the mount's own table, or, for who can reach it, the
@@ -70,8 +77,11 @@ impl Instance {
                 .map_err(|why| ControlError::new(Failure::Internal, why));
         }
         let given = String::from_utf8_lossy(&subject.given).into_owned();
-        Err(ControlError::new(Failure::NotFound, format!("{given} is not on {}", self.mount.display()))
-            .hint("name files by their path below the mount"))
+        Err(ControlError::new(
+            Failure::NotFound,
+            format!("{given} is not on {}", self.mount.display()),
+        )
+        .hint("name files by their path below the mount"))
     }
 
     fn ask(
@@ -83,7 +93,10 @@ impl Instance {
         peer: &Peer,
     ) -> Result<Ask, ControlError> {
         let named = subjects.iter().map(|s| {
-            Ok(Named { node: self.node(s, peer)?, given: s.given.clone() })
+            Ok(Named {
+                node: self.node(s, peer)?,
+                given: s.given.clone(),
+            })
         });
         Ok(Ask {
             verb: views::verb_in(verb),
@@ -104,7 +117,10 @@ impl Instance {
         if row.uid == peer.uid || self.rules(peer) {
             return Ok(());
         }
-        Err(ControlError::new(Failure::NotPermitted, format!("request {id} is another user's")))
+        Err(ControlError::new(
+            Failure::NotPermitted,
+            format!("request {id} is another user's"),
+        ))
     }
 
     /// Root, or who runs the instance.
@@ -114,14 +130,26 @@ impl Instance {
 }
 
 fn asker(peer: &Peer) -> Asker {
-    Asker { uid: peer.uid, gid: peer.gid, groups: peer.groups.clone() }
+    Asker {
+        uid: peer.uid,
+        gid: peer.gid,
+        groups: peer.groups.clone(),
+    }
 }
 
 impl From<EngineError> for ControlError {
     fn from(why: EngineError) -> Self {
         let code = why.code();
         match why {
-            EngineError::Refused { code, message, hint } => Self { code, message, hint },
+            EngineError::Refused {
+                code,
+                message,
+                hint,
+            } => Self {
+                code,
+                message,
+                hint,
+            },
             other => Self::new(code, other),
         }
     }
@@ -155,7 +183,10 @@ impl Control for Instance {
             return Ok(Submitted::Plan(plan(verb, self.engine.forecast(&ask)?)));
         }
         let done = self.engine.submit(ask)?;
-        Ok(Submitted::Accepted(Accepted { request: done.id.0, known: done.existing }))
+        Ok(Submitted::Accepted(Accepted {
+            request: done.id.0,
+            known: done.existing,
+        }))
     }
 
     fn state(
@@ -166,7 +197,14 @@ impl Control for Instance {
         sink: NodeSink<'_>,
     ) -> Result<(), ControlError> {
         let node = self.node(&subject, peer)?;
-        nodes::walk(&self.engine, &node, &subject.given, walk, &asker(peer), sink)
+        nodes::walk(
+            &self.engine,
+            &node,
+            &subject.given,
+            walk,
+            &asker(peer),
+            sink,
+        )
     }
 
     fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError> {
@@ -174,7 +212,11 @@ impl Control for Instance {
         nodes::why(&self.engine, &node, &subject.given)
     }
 
-    fn requests(&self, filter: &RequestFilter, peer: &Peer) -> Result<Vec<RequestView>, ControlError> {
+    fn requests(
+        &self,
+        filter: &RequestFilter,
+        peer: &Peer,
+    ) -> Result<Vec<RequestView>, ControlError> {
         let rows = self.engine.requests(
             catalog::RequestFilter {
                 uid: (!filter.all).then_some(peer.uid),
@@ -187,7 +229,11 @@ impl Control for Instance {
         rows.into_iter()
             .map(|row| {
                 let report = self.engine.request(row.id, 0)?;
-                Ok(views::request(&report, self.rules(peer) || peer.uid == row.uid, &self.mount))
+                Ok(views::request(
+                    &report,
+                    self.rules(peer) || peer.uid == row.uid,
+                    &self.mount,
+                ))
             })
             .collect()
     }
@@ -207,14 +253,21 @@ impl Control for Instance {
     fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError> {
         self.own(id, peer)?;
         self.engine.retry(id)?;
-        Ok(Accepted { request: id.0, known: true })
+        Ok(Accepted {
+            request: id.0,
+            known: true,
+        })
     }
 
     fn status(&self, _peer: &Peer) -> Result<Status, ControlError> {
         status::status(self)
     }
 
-    fn policy_check(&self, text: Option<(&str, &str)>, _peer: &Peer) -> Result<PolicyReport, ControlError> {
+    fn policy_check(
+        &self,
+        text: Option<(&str, &str)>,
+        _peer: &Peer,
+    ) -> Result<PolicyReport, ControlError> {
         let (source, text) = match text {
             Some((source, text)) => (source.to_owned(), text.to_owned()),
             None => {
@@ -232,7 +285,10 @@ impl Control for Instance {
         peer: &Peer,
     ) -> Result<Vec<PolicyRun>, ControlError> {
         if !self.rules(peer) {
-            return Err(ControlError::new(Failure::NotPermitted, "only root may run policies"));
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may run policies",
+            ));
         }
         // People name rules as they are shown, too: verb/name.
         let rule = rule.map(|r| r.rsplit('/').next().unwrap_or(r).to_owned());
@@ -242,7 +298,10 @@ impl Control for Instance {
 
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
         if !self.rules(peer) {
-            return Err(ControlError::new(Failure::NotPermitted, "only root may stop this instance"));
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may stop this instance",
+            ));
         }
         match self.mirror.unmount(force) {
             Ok(()) => {}
@@ -258,7 +317,10 @@ impl Control for Instance {
         }
         // The main thread waits for the mount to go, and for this.
         let _ = self.end.try_send(force);
-        Ok(Stopped { mount: self.mount.display().to_string(), pid: std::process::id() })
+        Ok(Stopped {
+            mount: self.mount.display().to_string(),
+            pid: std::process::id(),
+        })
     }
 
     fn on_change(&self, wake: Wake) {
@@ -268,24 +330,45 @@ impl Control for Instance {
 
 /// Reads a policy and says what is in it.
 fn check_policy(source: &str, text: &str) -> PolicyReport {
-    let mut report = PolicyReport { source: source.to_owned(), rules: Vec::new(), problems: Vec::new() };
+    let mut report = PolicyReport {
+        source: source.to_owned(),
+        rules: Vec::new(),
+        problems: Vec::new(),
+    };
     match cairn_policies::Policy::parse(source, text) {
         Ok(policy) => {
-            let rule = |r: &cairn_policies::Rule| PolicyRule { name: r.to_string(), says: r.trigger.to_string() };
+            let rule = |r: &cairn_policies::Rule| PolicyRule {
+                name: r.to_string(),
+                says: r.trigger.to_string(),
+            };
             report.rules = policy.rules.iter().map(rule).collect();
-            let warning = |w: cairn_policies::Warning| problem(&w.source_name, w.line, 1, w.text, None);
+            let warning =
+                |w: cairn_policies::Warning| problem(&w.source_name, w.line, 1, w.text, None);
             report.problems = policy.warnings().into_iter().map(warning).collect();
         }
         Err(why) => {
             let name = why.source_name;
-            let one = |p: cairn_policies::Problem| problem(&name, p.line, p.column, p.message, p.hint);
+            let one =
+                |p: cairn_policies::Problem| problem(&name, p.line, p.column, p.message, p.hint);
             report.problems = why.problems.into_iter().map(one).collect();
         }
     }
     report
 }
 
-fn problem(file: &str, line: usize, column: usize, message: String, hint: Option<String>) -> PolicyProblem {
+fn problem(
+    file: &str,
+    line: usize,
+    column: usize,
+    message: String,
+    hint: Option<String>,
+) -> PolicyProblem {
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    PolicyProblem { file: file.to_owned(), line: number(line), column: number(column), message, hint }
+    PolicyProblem {
+        file: file.to_owned(),
+        line: number(line),
+        column: number(column),
+        message,
+        hint,
+    }
 }

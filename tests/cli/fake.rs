@@ -516,6 +516,25 @@ impl Control for Fake {
             skipped: vec![],
             skipped_files: 0,
         };
+        if !dry_run {
+            // Done before anybody can wait; one file was in use.
+            let problem = Problem {
+                path: Some(GivenPath::new(b"busy.dat")),
+                code: Failure::Busy.as_str().to_owned(),
+                message: "it is in use".to_owned(),
+            };
+            let view = RequestView {
+                state: RequestState::Failed,
+                files: plan.files,
+                files_done: plan.files - 1,
+                files_failed: 1,
+                bytes: plan.bytes,
+                bytes_done: plan.bytes,
+                problems: vec![problem],
+                ..empty(42, Verb::Release, peer.uid)
+            };
+            lock(&self.requests).insert(42, view);
+        }
         Ok(vec![PolicyRun {
             rule: rule.unwrap_or("make-room").to_owned(),
             because: "disk is at 91 %, above 90 %".to_owned(),

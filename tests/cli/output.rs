@@ -47,6 +47,7 @@ frozen! { policy_is_frozen:
     "policy_check" ["policy", "check"],
     "policy_run_dry" ["policy", "run", "--dry-run"],
     "policy_run" ["policy", "run", "cool"],
+    "policy_run_wait" ["policy", "run", "--wait", "cool"],
     "policy_run_json" ["policy", "run", "--dry-run", "--json"],
 }
 frozen! { down_is_frozen:
@@ -131,6 +132,12 @@ fn status_check_exits_as_monitoring_plugins_do() {
     assert_eq!(check(&rig), Some(2), "a recall hangs");
     rig.stop();
     assert_eq!(check(&rig), Some(2), "the instance is dead");
+    // Without a path the one mount of the machine is asked, if there is one.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if mounts.contains(" fuse.cairn ") || mounts.contains(" cairn ") {
+        eprintln!("SKIPPED nothing is known: another instance runs on this machine");
+        return;
+    }
     let lost = rig
         .command(&["status", "--check"])
         .env_remove("CAIRN_SOCKET")

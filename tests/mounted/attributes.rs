@@ -37,13 +37,17 @@ fn p15_attributes_tell_of_a_file_and_stage_it() -> Result<()> {
         "listed: {}",
         String::from_utf8_lossy(&names[..len])
     );
-    for private in ["trusted.cairn", "user.cairn.nothing"] {
+    for private in ["trusted.cairn.record", "user.cairn.nothing"] {
         ensure!(
             getxattr(&path, private, &mut names[..]) == Err(Errno::NODATA),
             "{private}"
         );
     }
-    for name in ["user.cairn.state", "user.cairn.copies", "trusted.cairn"] {
+    for name in [
+        "user.cairn.state",
+        "user.cairn.copies",
+        "trusted.cairn.record",
+    ] {
         let set = setxattr(&path, name, b"x", XattrFlags::empty());
         ensure!(set == Err(Errno::PERM), "setting {name}: {set:?}");
         ensure!(removexattr(&path, name).is_err(), "{name} was removed");

@@ -1,7 +1,7 @@
 //! What happens to files that users change at bad moments.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree, truncate};
+use crate::rig::{Instance, drop_caches, on_disk, tree};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -101,6 +101,7 @@ fn renamed_linked_and_unlinked_while_released() -> Result<()> {
     let mut got = Vec::new();
     open.read_to_end(&mut got)?;
     ensure!(got == data, "an unlinked but open released file read wrong");
+    drop(open);
     cairn.down()
 }
 

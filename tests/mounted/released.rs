@@ -147,6 +147,7 @@ fn p5_nonblocking_readers_get_data_and_locks_need_none() -> Result<()> {
         .open(cairn.at("f"))?;
     file.read_to_end(&mut got)?;
     ensure!(got == data);
+    drop(file);
     cairn.down()
 }
 
@@ -219,5 +220,6 @@ fn readers_go_on_while_the_file_is_archived() -> Result<()> {
         part == data[5 << 20..(5 << 20) + 4096],
         "an old descriptor sees zeros"
     );
+    drop(open);
     cairn.down()
 }

@@ -139,7 +139,10 @@ impl Mounter {
         )?;
         let mut fields = Fields(&answer[..got.bytes]);
         let code = fields.number().ok_or(Errno::PIPE)?;
-        let number = fields.take(8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        let number = fields
+            .take(8)
+            .and_then(|b| b.try_into().ok())
+            .map(u64::from_le_bytes);
         match code {
             0 => number.ok_or(Errno::PIPE),
             error => Err(Errno::from_raw_os_error(error.cast_signed())),

@@ -42,7 +42,8 @@ impl Comparison {
     fn node(&mut self, left: &Path, right: &Path, care: Care) -> io::Result<()> {
         let (l, r) = (fs::symlink_metadata(left)?, fs::symlink_metadata(right)?);
         for what in attributes(&l, &r, care) {
-            self.differences.push(format!("{}: {what}", right.display()));
+            self.differences
+                .push(format!("{}: {what}", right.display()));
         }
         if !l.is_symlink() {
             self.xattrs(left, right)?;
@@ -52,7 +53,8 @@ impl Comparison {
         }
         if l.is_symlink() {
             if fs::read_link(left)? != fs::read_link(right)? {
-                self.differences.push(format!("{}: points elsewhere", right.display()));
+                self.differences
+                    .push(format!("{}: points elsewhere", right.display()));
             }
         } else if l.is_dir() {
             self.directory(left, right, care)?;
@@ -64,17 +66,22 @@ impl Comparison {
 
     fn directory(&mut self, left: &Path, right: &Path, care: Care) -> io::Result<()> {
         let names = |at: &Path| -> io::Result<Vec<_>> {
-            let mut names: Vec<_> =
-                fs::read_dir(at)?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+            let mut names: Vec<_> = fs::read_dir(at)?
+                .map(|e| e.map(|e| e.file_name()))
+                .collect::<Result<_, _>>()?;
             names.sort();
             Ok(names)
         };
         let (l, r) = (names(left)?, names(right)?);
         for missing in l.iter().filter(|n| r.binary_search(n).is_err()) {
-            self.differences.push(format!("{}: missing", right.join(missing).display()));
+            self.differences
+                .push(format!("{}: missing", right.join(missing).display()));
         }
         for extra in r.iter().filter(|n| l.binary_search(n).is_err()) {
-            self.differences.push(format!("{}: not in the original", right.join(extra).display()));
+            self.differences.push(format!(
+                "{}: not in the original",
+                right.join(extra).display()
+            ));
         }
         for name in l.iter().filter(|n| r.binary_search(n).is_ok()) {
             self.trees(&left.join(name), &right.join(name), care);
@@ -82,12 +89,19 @@ impl Comparison {
         Ok(())
     }
 
-    fn file(&mut self, left: &Path, right: &Path, meta: (&Metadata, &Metadata), care: Care) -> io::Result<()> {
+    fn file(
+        &mut self,
+        left: &Path,
+        right: &Path,
+        meta: (&Metadata, &Metadata),
+        care: Care,
+    ) -> io::Result<()> {
         let (l, r) = meta;
         if l.nlink() > 1 || r.nlink() > 1 {
             let pair = (r.dev(), r.ino());
             if *self.links.entry((l.dev(), l.ino())).or_insert(pair) != pair && r.nlink() > 1 {
-                self.differences.push(format!("{}: hard link to another file", right.display()));
+                self.differences
+                    .push(format!("{}: hard link to another file", right.display()));
             }
         }
         if !care.contents {
@@ -99,7 +113,8 @@ impl Comparison {
         loop {
             let (n, m) = (fill(&mut a, &mut x)?, fill(&mut b, &mut y)?);
             if n != m || x[..n] != y[..m] {
-                self.differences.push(format!("{}: bytes differ after {offset}", right.display()));
+                self.differences
+                    .push(format!("{}: bytes differ after {offset}", right.display()));
                 break;
             }
             if n == 0 {
@@ -115,7 +130,8 @@ impl Comparison {
     fn xattrs(&mut self, left: &Path, right: &Path) -> io::Result<()> {
         let (l, r) = (xattrs(left)?, xattrs(right)?);
         if l != r {
-            self.differences.push(format!("{}: extended attributes differ", right.display()));
+            self.differences
+                .push(format!("{}: extended attributes differ", right.display()));
         }
         Ok(())
     }
@@ -133,10 +149,22 @@ fn attributes(l: &Metadata, r: &Metadata, care: Care) -> Vec<String> {
         found.push(format!("size {} instead of {}", r.size(), l.size()));
     }
     if (l.mtime(), l.mtime_nsec()) != (r.mtime(), r.mtime_nsec()) {
-        found.push(format!("mtime {}.{:09} instead of {}.{:09}", r.mtime(), r.mtime_nsec(), l.mtime(), l.mtime_nsec()));
+        found.push(format!(
+            "mtime {}.{:09} instead of {}.{:09}",
+            r.mtime(),
+            r.mtime_nsec(),
+            l.mtime(),
+            l.mtime_nsec()
+        ));
     }
     if care.owners && (l.uid(), l.gid()) != (r.uid(), r.gid()) {
-        found.push(format!("owner {}:{} instead of {}:{}", r.uid(), r.gid(), l.uid(), l.gid()));
+        found.push(format!(
+            "owner {}:{} instead of {}:{}",
+            r.uid(),
+            r.gid(),
+            l.uid(),
+            l.gid()
+        ));
     }
     found
 }

@@ -37,18 +37,26 @@ pub(super) fn choose(from: Option<&Path>, budget: u64) -> Sources {
 }
 
 fn usual_places() -> Vec<PathBuf> {
-    let toolchain = Command::new("rustc").args(["--print", "sysroot"]).output().ok();
+    let toolchain = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .ok();
     let toolchain = toolchain
         .filter(|o| o.status.success())
         .map(|o| PathBuf::from(String::from_utf8_lossy(&o.stdout).trim().to_owned()));
     // Many small files first, then the toolchain's large libraries.
-    ["/usr/share/zoneinfo", "/usr/share/perl", "/usr/share/doc", "/usr/include"]
-        .into_iter()
-        .map(PathBuf::from)
-        .chain(toolchain)
-        .chain(["/usr/share", "/usr/lib"].into_iter().map(PathBuf::from))
-        .filter_map(|p| p.canonicalize().ok())
-        .collect()
+    [
+        "/usr/share/zoneinfo",
+        "/usr/share/perl",
+        "/usr/share/doc",
+        "/usr/include",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .chain(toolchain)
+    .chain(["/usr/share", "/usr/lib"].into_iter().map(PathBuf::from))
+    .filter_map(|p| p.canonicalize().ok())
+    .collect()
 }
 
 /// Takes `at` whole if it fits into what is left of the budget, else what fits of its entries.
@@ -73,8 +81,9 @@ fn take(at: &Path, budget: u64, chosen: &mut Sources) {
 }
 
 fn sorted(dir: &Path) -> Vec<PathBuf> {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(dir).map(|d| d.flatten().map(|e| e.path()).collect()).unwrap_or_default();
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir)
+        .map(|d| d.flatten().map(|e| e.path()).collect())
+        .unwrap_or_default();
     entries.sort();
     entries
 }
@@ -86,7 +95,10 @@ fn measure(at: &Path, limit: u64) -> Option<Content> {
     let mut sum = Content::default();
     if meta.is_file() {
         fs::File::open(at).ok()?;
-        sum = Content { files: 1, bytes: meta.size() };
+        sum = Content {
+            files: 1,
+            bytes: meta.size(),
+        };
     } else if meta.is_dir() {
         for entry in fs::read_dir(at).ok()? {
             let below = measure(&entry.ok()?.path(), limit.checked_sub(sum.bytes)?)?;

@@ -41,13 +41,21 @@ fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> DemoError {
 
 impl Place {
     pub(super) fn make(keep: bool) -> Result<Self, DemoError> {
-        let base = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        let base =
+            std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let root = base.join(format!("cairn-demo-{}", std::process::id()));
         let make = |path: &Path, mode| {
-            fs::DirBuilder::new().mode(mode).create(path).map_err(io(format!("creating {}", path.display())))
+            fs::DirBuilder::new()
+                .mode(mode)
+                .create(path)
+                .map_err(io(format!("creating {}", path.display())))
         };
         make(&root, 0o755)?;
-        let place = Self { root, keep, up: false };
+        let place = Self {
+            root,
+            keep,
+            up: false,
+        };
         // Guarded, so that no stub can be read past the mount.
         make(&place.root.join("guarded"), 0o700)?;
         make(&place.backing(), 0o755)?;
@@ -74,7 +82,9 @@ impl Place {
         let plain = self.root.join("plain");
         // Once unmeasured, so that every measured step finds the originals in memory alike.
         copy(chosen, &plain)?;
-        fs::remove_dir_all(&plain).and_then(|()| fs::create_dir(&plain)).map_err(io("emptying plain/"))?;
+        fs::remove_dir_all(&plain)
+            .and_then(|()| fs::create_dir(&plain))
+            .map_err(io("emptying plain/"))?;
         sync();
         let copied = time(|| copy(chosen, &plain).map(|()| sync()))?;
         let tar = self.root.join("plain.tar");
@@ -88,10 +98,23 @@ impl Place {
         let read = started.elapsed();
         if let Some(first) = same.differences.first() {
             let first = format!("{first} (in a plain copy: the originals changed meanwhile?)");
-            return Err(DemoError::Differs { count: same.differences.len(), first });
+            return Err(DemoError::Differs {
+                count: same.differences.len(),
+                first,
+            });
         }
-        let row = |what, took| Step { what, files: chosen.files, bytes: chosen.bytes, took, against: None };
-        Ok(vec![row(PLAIN_COPY, copied), row(PLAIN_TAR, packed), row(PLAIN_READ, read)])
+        let row = |what, took| Step {
+            what,
+            files: chosen.files,
+            bytes: chosen.bytes,
+            took,
+            against: None,
+        };
+        Ok(vec![
+            row(PLAIN_COPY, copied),
+            row(PLAIN_TAR, packed),
+            row(PLAIN_READ, read),
+        ])
     }
 
     pub(super) fn up(&mut self) -> Result<(), DemoError> {
@@ -123,7 +146,12 @@ impl Place {
     pub(super) fn archive(&self, chosen: &Sources) -> Result<Step, DemoError> {
         println!("3. The policy archives: plain tar, fsynced, read back and compared.");
         let took = time(|| self.policy("all"))?;
-        Ok(row("archive (tar, fsync, read back)", chosen, took, Some(PLAIN_TAR)))
+        Ok(row(
+            "archive (tar, fsync, read back)",
+            chosen,
+            took,
+            Some(PLAIN_TAR),
+        ))
     }
 
     pub(super) fn release(&self, chosen: &Sources) -> Result<Step, DemoError> {
@@ -133,7 +161,8 @@ impl Place {
     }
 
     fn policy(&self, rule: &str) -> Result<(), DemoError> {
-        self.cairn(&["policy".into(), "run".into(), "--wait".into(), rule.into()]).map(drop)
+        self.cairn(&["policy".into(), "run".into(), "--wait".into(), rule.into()])
+            .map(drop)
     }
 
     pub(super) fn open_an_aggregate(&self) -> Result<(), DemoError> {
@@ -151,16 +180,22 @@ impl Place {
         for line in listing.lines().take(4) {
             println!("   {line}");
         }
-        println!("   ... {} members; {} aggregates in all\n", listing.lines().count(), found.len());
+        println!(
+            "   ... {} members; {} aggregates in all\n",
+            listing.lines().count(),
+            found.len()
+        );
         Ok(())
     }
 
     pub(super) fn stage_one_directory(&self, chosen: &Sources) -> Result<(), DemoError> {
         println!("6. A directory is staged before it is needed.");
-        let Some(first) = chosen.paths.iter().find(|p| p.is_dir()) else { return Ok(()) };
+        let Some(first) = chosen.paths.iter().find(|p| p.is_dir()) else {
+            return Ok(());
+        };
         let at = below(&self.mount(), first);
         let said = self.cairn(&["stage".into(), "--wait".into(), at.into()])?;
-        println!("   request {}\n", said.trim());
+        println!("   {}\n", said.trim());
         Ok(())
     }
 
@@ -176,13 +211,21 @@ impl Place {
             size(compared.bytes),
             compared.differences.len()
         );
-        Ok((row("recall by reading, and compare", chosen, took, Some(PLAIN_READ)), compared))
+        Ok((
+            row(
+                "recall by reading, and compare",
+                chosen,
+                took,
+                Some(PLAIN_READ),
+            ),
+            compared,
+        ))
     }
 
-    /// Blocks of the backing directory on disk, in bytes.
-    pub(super) fn disk_used(&self) -> Result<u64, DemoError> {
+    /// Blocks of the backing directory on disk.
+    pub(super) fn disk_used(&self) -> Result<OnDisk, DemoError> {
         sync();
-        let mut sum = 0;
+        let mut sum = OnDisk::default();
         blocks(&self.backing(), &mut sum).map_err(io("measuring the backing directory"))?;
         Ok(sum)
     }
@@ -205,8 +248,14 @@ impl Place {
 
     /// Runs this program, shown as a user would type it.
     fn cairn(&self, args: &[OsString]) -> Result<String, DemoError> {
-        let shown: Vec<_> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
-        println!("   $ cairn {}", shown.join(" ").replace(&*self.root.to_string_lossy(), "."));
+        let shown: Vec<_> = args
+            .iter()
+            .map(|a| a.to_string_lossy().into_owned())
+            .collect();
+        println!(
+            "   $ cairn {}",
+            shown.join(" ").replace(&*self.root.to_string_lossy(), ".")
+        );
         let program = std::env::current_exe().map_err(io("finding this program"))?;
         let mut command = Command::new(program);
         command.args(args).current_dir(&self.root);
@@ -218,7 +267,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.down().is_err() {
-            eprintln!("the mount {} is still there: `cairn down --force` takes it away", self.mount().display());
+            eprintln!(
+                "the mount {} is still there: `cairn down --force` takes it away",
+                self.mount().display()
+            );
             return;
         }
         if !self.keep {
@@ -230,8 +282,19 @@ impl Drop for Place {
     }
 }
 
-fn row(what: &'static str, chosen: &Sources, took: Duration, against: Option<&'static str>) -> Step {
-    Step { what, files: chosen.files, bytes: chosen.bytes, took, against }
+fn row(
+    what: &'static str,
+    chosen: &Sources,
+    took: Duration,
+    against: Option<&'static str>,
+) -> Step {
+    Step {
+        what,
+        files: chosen.files,
+        bytes: chosen.bytes,
+        took,
+        against,
+    }
 }
 
 /// `cp -a`, one for each directory that sources lie in: they keep their whole path below `to`.
@@ -244,7 +307,11 @@ fn copy(chosen: &Sources, to: &Path) -> Result<(), DemoError> {
     for (parent, paths) in by_parent {
         fs::create_dir_all(&parent).map_err(io(format!("creating {}", parent.display())))?;
         let mut command = Command::new("cp");
-        command.args(["-a", "-t"]).arg(&parent).arg("--").args(paths);
+        command
+            .args(["-a", "-t"])
+            .arg(&parent)
+            .arg("--")
+            .args(paths);
         run(command)?;
     }
     Ok(())
@@ -255,7 +322,10 @@ fn below(root: &Path, absolute: &Path) -> PathBuf {
 }
 
 fn compare(chosen: &Sources, copy: &Path) -> Comparison {
-    let care = Care { owners: rustix::process::geteuid().is_root(), contents: true };
+    let care = Care {
+        owners: rustix::process::geteuid().is_root(),
+        contents: true,
+    };
     let mut compared = Comparison::default();
     for path in &chosen.paths {
         compared.trees(path, &below(copy, path), care);
@@ -265,13 +335,24 @@ fn compare(chosen: &Sources, copy: &Path) -> Comparison {
 
 fn run(mut command: Command) -> Result<String, DemoError> {
     let shown = format!("{} ...", command.get_program().to_string_lossy());
-    let output = command.stdin(Stdio::null()).output().map_err(io(format!("starting {shown}")))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(io(format!("starting {shown}")))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
-    said.truncate(said.char_indices().nth(4000).map_or(said.len(), |(at, _)| at));
-    Err(DemoError::Command { command: shown, status: output.status.to_string(), output: said })
+    said.truncate(
+        said.char_indices()
+            .nth(4000)
+            .map_or(said.len(), |(at, _)| at),
+    );
+    Err(DemoError::Command {
+        command: shown,
+        status: output.status.to_string(),
+        output: said,
+    })
 }
 
 fn time(work: impl FnOnce() -> Result<(), DemoError>) -> Result<Duration, DemoError> {
@@ -302,14 +383,27 @@ fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn blocks(dir: &Path, sum: &mut u64) -> std::io::Result<()> {
+/// Space on disk, bytes: of all files, and of those of 64 KiB and more.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct OnDisk {
+    pub(super) all: u64,
+    pub(super) large: u64,
+}
+
+fn blocks(dir: &Path, sum: &mut OnDisk) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let meta = fs::symlink_metadata(entry.path())?;
         if meta.is_dir() {
             blocks(&entry.path(), sum)?;
         } else {
-            *sum += meta.blocks() * 512;
+            let bytes = meta.blocks() * 512;
+            sum.all += bytes;
+            sum.large += if meta.is_file() && meta.size() >= 64 << 10 {
+                bytes
+            } else {
+                0
+            };
         }
     }
     Ok(())
@@ -322,14 +416,23 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// Prints the measured steps, each beside the yardstick of the same run.
 pub(super) fn table(rows: &[Step]) {
-    println!("{:34} {:>8} {:>10} {:>9} {:>10}   compared with", "step", "files", "bytes", "seconds", "MB/s");
+    println!(
+        "{:34} {:>8} {:>10} {:>9} {:>10}   compared with",
+        "step", "files", "bytes", "seconds", "MB/s"
+    );
     for step in rows {
         let seconds = step.took.as_secs_f64().max(1e-9);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
         let rate = step.bytes as f64 / 1e6 / seconds;
-        let yardstick = step.against.and_then(|name| rows.iter().find(|r| r.what == name));
+        let yardstick = step
+            .against
+            .and_then(|name| rows.iter().find(|r| r.what == name));
         let ratio = yardstick.map_or(String::new(), |y| {
-            format!("{:.2} x the time of: {}", seconds / y.took.as_secs_f64().max(1e-9), y.what)
+            format!(
+                "{:.2} x the time of: {}",
+                seconds / y.took.as_secs_f64().max(1e-9),
+                y.what
+            )
         });
         println!(
             "{:34} {:>8} {:>10} {seconds:>9.2} {rate:>10.0}   {ratio}",

@@ -24,12 +24,20 @@ pub fn start(plan: &UpPlan) -> Result<u8, CliError> {
         .create(&plan.state)
         .map_err(|e| CliError::system(format!("make {}", plan.state.display()), &e))?;
     let open = |append: bool| {
-        File::options().create(true).append(append).write(true).mode(0o600).open(&log)
+        File::options()
+            .create(true)
+            .append(append)
+            .write(true)
+            .mode(0o600)
+            .open(&log)
     };
     let errors = open(true).map_err(|e| CliError::system(format!("open {}", log.display()), &e))?;
     let before = errors.metadata().map_or(0, |m| m.len());
     let program = std::env::current_exe().map_err(|e| CliError::system("find this program", &e))?;
-    let args: Vec<OsString> = std::env::args_os().skip(1).filter(|a| a != "--detach").collect();
+    let args: Vec<OsString> = std::env::args_os()
+        .skip(1)
+        .filter(|a| a != "--detach")
+        .collect();
     let mut child = Command::new(program)
         .args(args)
         .env(VARIABLE, "1")
@@ -44,13 +52,22 @@ pub fn start(plan: &UpPlan) -> Result<u8, CliError> {
     }
     if said.starts_with("ready") {
         print!("{said}");
-        eprintln!("cairn: in the background as process {}; log in {}", child.id(), log.display());
+        eprintln!(
+            "cairn: in the background as process {}; log in {}",
+            child.id(),
+            log.display()
+        );
         return Ok(0);
     }
-    let status = child.wait().map_err(|e| CliError::system("wait for the background process", &e))?;
+    let status = child
+        .wait()
+        .map_err(|e| CliError::system("wait for the background process", &e))?;
     let text = fs::read(&log).unwrap_or_default();
     let start = usize::try_from(before).unwrap_or(0).min(text.len());
-    let failed = CliError::new(Failure::Internal, String::from_utf8_lossy(&text[start..]).trim());
+    let failed = CliError::new(
+        Failure::Internal,
+        String::from_utf8_lossy(&text[start..]).trim(),
+    );
     match status.code().and_then(|c| u8::try_from(c).ok()) {
         Some(code) if code != 0 => {
             eprint!("{}", String::from_utf8_lossy(&text[start..]));

@@ -109,7 +109,10 @@ impl UpPlan {
         };
         let embedded = tiers.is_empty();
         if embedded {
-            let url = TierUrl::Dir { path: state.join("archive"), pace: Default::default() };
+            let url = TierUrl::Dir {
+                path: state.join("archive"),
+                pace: Default::default(),
+            };
             tiers.push(TierSpec {
                 name: "archive".to_owned(),
                 url,

@@ -34,13 +34,19 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     let policy = policy(plan)?;
     let opening = Opening {
         backing: plan.backing.clone(),
-        outside: mounter.as_ref().map_or_else(|| plan.backing.clone(), |m| m.outside(&plan.backing)),
+        outside: mounter
+            .as_ref()
+            .map_or_else(|| plan.backing.clone(), |m| m.outside(&plan.backing)),
         state: plan.state.clone(),
         force: false,
         ballast: plan.settings.ballast_size,
     };
     let claimed = claim(&opening).map_err(startup)?;
-    let named: Vec<_> = plan.tiers.iter().map(|t| (t.name.clone(), t.url.to_string())).collect();
+    let named: Vec<_> = plan
+        .tiers
+        .iter()
+        .map(|t| (t.name.clone(), t.url.to_string()))
+        .collect();
     let tiers = claimed.open_tiers(&named).map_err(startup)?;
     for slot in tiers.iter().filter(|t| t.same_fs) {
         eprintln!(
@@ -53,18 +59,31 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     let done = run(plan, &engine, &state, mounter);
     let stopped = engine.stop();
     done?;
-    stopped.map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
+    stopped
+        .map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
     Ok(0)
 }
 
-fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mounter>) -> Result<(), CliError> {
+fn run(
+    plan: &UpPlan,
+    engine: &Arc<Engine>,
+    state: &StateDir,
+    mounter: Option<Mounter>,
+) -> Result<(), CliError> {
     let recaller = engine
         .recaller()
         .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
     let socket = state.run().join(CONTROL);
-    let residency =
-        Arc::new(HsmResidency::new(recaller, engine.asks(), engine.changelog(), Some(socket)));
-    let config = MirrorConfig { mounter, ..MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency) };
+    let residency = Arc::new(HsmResidency::new(
+        recaller,
+        engine.asks(),
+        engine.changelog(),
+        Some(socket),
+    ));
+    let config = MirrorConfig {
+        mounter,
+        ..MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency)
+    };
     let mirror = Arc::new(Mirror::start(config).map_err(mount)?);
     engine.attach(mirror.gate());
     let audit = Audit::open(&state.audit())
@@ -72,7 +91,13 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, mounter: Option<Mo
     write_ends(engine, audit.clone())?;
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
-    let control = Instance::new(engine.clone(), mirror.clone(), plan.backing.clone(), name, end);
+    let control = Instance::new(
+        engine.clone(),
+        mirror.clone(),
+        plan.backing.clone(),
+        name,
+        end,
+    );
     let server = Server::start(Arc::new(control), &state.run(), audit)
         .map_err(|why| CliError::new(Failure::Internal, why))?;
     if let Err(why) = engine.release_allowed() {
@@ -95,8 +120,12 @@ fn write_ends(engine: &Arc<Engine>, audit: Audit) -> Result<(), CliError> {
     let work = move || {
         let mut last = None;
         for request in told {
-            let Some(engine) = engine.upgrade() else { return };
-            let Ok(report) = engine.request(request, 0) else { continue };
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
+            let Ok(report) = engine.request(request, 0) else {
+                continue;
+            };
             // A request changes no more once it has ended, but for a retry.
             let end = report.row.finished.map(|at| (request, at));
             if end.is_some() && end != last {
@@ -114,7 +143,10 @@ fn write_ends(engine: &Arc<Engine>, audit: Audit) -> Result<(), CliError> {
 
 /// The one line on stdout: what runs where.
 fn ready(plan: &UpPlan, tiers: &[Slot]) -> Result<(), CliError> {
-    let tiers: Vec<_> = tiers.iter().map(|t| format!("{}={}", t.name, t.url)).collect();
+    let tiers: Vec<_> = tiers
+        .iter()
+        .map(|t| format!("{}={}", t.name, t.url))
+        .collect();
     let mut out = std::io::stdout();
     writeln!(
         out,
@@ -153,7 +185,14 @@ fn leave(mirror: &Mirror, signals: u32) {
         Ok(()) => {}
         Err(why) => {
             let holders = crate::server::holders::of(mirror.mountpoint());
-            eprintln!("cairn: {why}{}", if holders.is_empty() { String::new() } else { format!(": {}", holders.join(", ")) });
+            eprintln!(
+                "cairn: {why}{}",
+                if holders.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", holders.join(", "))
+                }
+            );
             eprintln!("cairn: Ctrl-C again unmounts all the same");
         }
     }
@@ -175,8 +214,13 @@ fn signals() -> Result<Receiver<u32>, CliError> {
 
 async fn count(told: Sender<u32>) {
     use tokio::signal::unix::{SignalKind, signal};
-    let kinds = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = kinds else { return };
+    let kinds = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    );
+    let (Ok(mut interrupt), Ok(mut terminate)) = kinds else {
+        return;
+    };
     for many in 1.. {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -213,11 +257,17 @@ fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {
                 .map_err(|e| CliError::system(format!("read {}", path.display()), &e))?;
             (path.display().to_string(), text)
         }
-        None => ("default.policy (shipped)".to_owned(), shipped::DEFAULT.to_owned()),
+        None => (
+            "default.policy (shipped)".to_owned(),
+            shipped::DEFAULT.to_owned(),
+        ),
     };
     let policy = Policy::parse(&name, &text).map_err(CliError::usage)?;
     for warning in policy.warnings() {
-        eprintln!("cairn: {}:{}: {}", warning.source_name, warning.line, warning.text);
+        eprintln!(
+            "cairn: {}:{}: {}",
+            warning.source_name, warning.line, warning.text
+        );
     }
     Ok((name, text, policy))
 }
@@ -235,6 +285,8 @@ fn startup(why: Startup) -> CliError {
 }
 
 fn mount(why: MirrorError) -> CliError {
-    let source = std::error::Error::source(&why).map(|s| format!(": {s}")).unwrap_or_default();
+    let source = std::error::Error::source(&why)
+        .map(|s| format!(": {s}"))
+        .unwrap_or_default();
     CliError::new(Failure::Internal, format!("{why}{source}"))
 }

@@ -16,7 +16,10 @@ impl fmt::Display for Bytes {
         let (whole, rest) = (self.0 / scale, self.0 % scale);
         // In whole numbers, so that no floating point decides how a number looks.
         f.pad(&match whole {
-            0..10 => format!("{whole}.{} {unit}", u128::from(rest) * 10 / u128::from(*scale)),
+            0..10 => format!(
+                "{whole}.{} {unit}",
+                u128::from(rest) * 10 / u128::from(*scale)
+            ),
             _ => format!("{whole} {unit}"),
         })
     }
@@ -34,7 +37,11 @@ pub fn seconds(seconds: u64) -> String {
         }
     }
     parts.truncate(2);
-    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+    if parts.is_empty() {
+        "0s".to_owned()
+    } else {
+        parts.join(" ")
+    }
 }
 
 /// `1,234 files`, `1 file`.

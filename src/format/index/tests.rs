@@ -1,3 +1,5 @@
+//! Tests of the index.
+
 use super::super::arbitrary::{compose, members};
 use super::super::member::MAX_NAME;
 use super::*;

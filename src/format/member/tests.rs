@@ -1,3 +1,5 @@
+//! Tests of one member of an aggregate.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Tests of extended headers.
+
 use super::*;
 use proptest::prelude::*;
 

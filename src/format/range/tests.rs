@@ -1,3 +1,5 @@
+//! Tests of reading a range of a member.
+
 use super::super::member::{Kind, Member, MemberPath};
 use super::*;
 use crate::id::Timestamp;

@@ -1,3 +1,5 @@
+//! Tests of the record.
+
 use super::*;
 use proptest::prelude::*;
 

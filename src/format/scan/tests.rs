@@ -1,3 +1,5 @@
+//! Tests of reading aggregates that may be damaged.
+
 use super::super::aggregate::AggregateWriter;
 use super::super::arbitrary::{AGGREGATE, COMPOSED, FS, compose, members, stored};
 use super::super::member::Extent;

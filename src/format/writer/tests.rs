@@ -1,3 +1,5 @@
+//! Tests of composing aggregates.
+
 use super::super::arbitrary::{AGGREGATE, COMPOSED, FS, compose};
 use super::super::member::Extent;
 use super::*;

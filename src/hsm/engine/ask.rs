@@ -18,7 +18,11 @@ pub struct Asker {
 
 impl Asker {
     /// The engine itself: policy and recovery.
-    pub const ENGINE: Self = Self { uid: 0, gid: 0, groups: Vec::new() };
+    pub const ENGINE: Self = Self {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    };
 
     /// May it do to a file of `owner` what only the owner and root may?
     #[must_use]
@@ -105,10 +109,17 @@ impl Options {
         let mut flags = Vec::new();
         flags.extend(self.noarchive.then_some(Flag::NoArchive));
         flags.extend(self.norelease.then_some(Flag::NoRelease));
-        let named = |(kind, bytes, given)| Named { node: NodeHandle { kind, bytes }, given };
+        let named = |(kind, bytes, given)| Named {
+            node: NodeHandle { kind, bytes },
+            given,
+        };
         Ask {
             verb: request.verb,
-            asker: Asker { uid: request.uid, gid: request.gid, groups: self.groups },
+            asker: Asker {
+                uid: request.uid,
+                gid: request.gid,
+                groups: self.groups,
+            },
             origin: request.origin,
             subjects: self.subjects.into_iter().map(named).collect(),
             key: request.key.clone(),

@@ -21,12 +21,18 @@ impl Asks for Answers {
     }
 
     fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint> {
-        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        let Some(shared) = self.0.upgrade() else {
+            return Vec::new();
+        };
         match shared.catalog.copies(file, version) {
             Ok(copies) => copies
                 .iter()
                 .filter(|c| c.state != CopyState::Bad)
-                .map(|c| CopyHint { tier: c.tier, aggregate: c.aggregate, header: c.header })
+                .map(|c| CopyHint {
+                    tier: c.tier,
+                    aggregate: c.aggregate,
+                    header: c.header,
+                })
                 .collect(),
             Err(why) => {
                 tracing::warn!(%why, "the catalog could not be asked for further copies");
@@ -36,7 +42,9 @@ impl Asks for Answers {
     }
 
     fn recalled(&self, done: &Done) {
-        let Some(shared) = self.0.upgrade() else { return };
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
         if let Some(gate) = shared.late.gate.get() {
             gate.changed(&done.seen.node);
         }
@@ -71,19 +79,36 @@ impl Asks for Answers {
     }
 
     fn pins(&self, file: FileId) -> Vec<(String, Timestamp)> {
-        let Some(shared) = self.0.upgrade() else { return Vec::new() };
+        let Some(shared) = self.0.upgrade() else {
+            return Vec::new();
+        };
         let nodes = shared.catalog.nodes_by_file(file).unwrap_or_default();
-        let pins = nodes.iter().filter_map(|n| shared.catalog.pins(n.id).ok()).flatten();
+        let pins = nodes
+            .iter()
+            .filter_map(|n| shared.catalog.pins(n.id).ok())
+            .flatten();
         let now = shared.now();
-        pins.filter(|p| p.expires > now).map(|p| (p.holder, p.expires)).collect()
+        pins.filter(|p| p.expires > now)
+            .map(|p| (p.holder, p.expires))
+            .collect()
     }
 
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str) {
-        let Some(shared) = self.0.upgrade() else { return };
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
         tracing::error!(%file, version = version.0, tier = %copy.tier, aggregate = %copy.aggregate, why, "a copy is bad");
         let noted = shared.catalog.copies(file, version).and_then(|copies| {
-            for known in copies.iter().filter(|c| (c.tier, c.aggregate) == (copy.tier, copy.aggregate)) {
-                shared.catalog.set_copy_state(known, CopyState::Bad, shared.now(), Durability::Relaxed)?;
+            for known in copies
+                .iter()
+                .filter(|c| (c.tier, c.aggregate) == (copy.tier, copy.aggregate))
+            {
+                shared.catalog.set_copy_state(
+                    known,
+                    CopyState::Bad,
+                    shared.now(),
+                    Durability::Relaxed,
+                )?;
             }
             Ok(())
         });
@@ -94,13 +119,26 @@ impl Asks for Answers {
 }
 
 fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
-    let Some(node) = shared.catalog.node_by_handle(&done.seen.node)? else { return Ok(()) };
+    let Some(node) = shared.catalog.node_by_handle(&done.seen.node)? else {
+        return Ok(());
+    };
     let hint = tree::hint(shared, &node.handle)?;
-    let fd = shared.backing.open_node(&node.handle, hint.as_deref(), How::Path)?;
+    let fd = shared
+        .backing
+        .open_node(&node.handle, hint.as_deref(), How::Path)?;
     let stat = shared.backing.stat(fd.as_fd())?;
-    let proven =
-        Proven { size: done.seen.size, ctime: done.seen.ctime, boot: shared.incarnation.boot };
+    let proven = Proven {
+        size: done.seen.size,
+        ctime: done.seen.ctime,
+        boot: shared.incarnation.boot,
+    };
     let attributes = tree::attributes(&stat);
-    shared.catalog.staged(node.id, attributes, proven, shared.now(), Durability::Relaxed)?;
+    shared.catalog.staged(
+        node.id,
+        attributes,
+        proven,
+        shared.now(),
+        Durability::Relaxed,
+    )?;
     Ok(())
 }

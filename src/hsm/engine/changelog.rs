@@ -5,51 +5,55 @@
 
 use super::tree::{self, attributes};
 use super::{EngineError, Shared};
-use crate::catalog::{Durability, FileState, Node, NodeId, Rescan, Sighting, TombstoneWhy};
+use crate::catalog::{
+    Durability, FileState, NameChange, Node, NodeId, Rescan, Sighting, TombstoneWhy,
+};
 use crate::hsm::backing::{BackingError, FileStat, How};
-use crate::id::NodeHandle;
+use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Event, EventKind};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 
-/// Applies a batch. Events of one kind about one node are taken together.
-pub(super) fn apply(shared: &Shared, events: Vec<Event>) -> Result<(), EngineError> {
-    let mut reads: HashMap<NodeHandle, ()> = HashMap::new();
-    let mut looks: Vec<(NodeHandle, bool)> = Vec::new();
-    let applied = events.len() as u64;
+/// Applies a batch. Changes of names keep their order; looks at one node are taken together.
+pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError> {
+    let mut reads: HashMap<NodeHandle, Timestamp> = HashMap::new();
+    // Whether the data may have changed, too.
+    let mut looks: HashMap<NodeHandle, bool> = HashMap::new();
+    let mut names = Names {
+        shared,
+        pending: Vec::new(),
+        directories: HashMap::new(),
+    };
     for event in events {
-        let same = |l: &(NodeHandle, bool)| l.0 == event.node;
         match event.kind {
             EventKind::Read => {
-                reads.insert(event.node, ());
+                reads.insert(event.node.clone(), shared.now());
             }
             EventKind::Written | EventKind::Resized => {
-                looks.retain(|l| !same(l));
-                looks.push((event.node, true));
+                looks.insert(event.node.clone(), true);
             }
             EventKind::Attributes => {
-                if !looks.iter().any(same) {
-                    looks.push((event.node, false));
-                }
+                looks.entry(event.node.clone()).or_insert(false);
             }
             EventKind::Created | EventKind::Linked | EventKind::Unlinked | EventKind::Renamed => {
-                // Names in their order; what was merely looked at can wait for the end.
-                if let Err(why) = name(shared, &event) {
-                    misplaced(shared, &event, &why)?;
+                if let Err(why) = names.event(event) {
+                    misplaced(shared, event, &why)?;
                 }
             }
         }
     }
-    for (node, data) in looks {
-        look(shared, &node, data)?;
-    }
+    // What was merely looked at could wait for the names.
+    names.flush()?;
+    look(shared, looks)?;
     if !reads.is_empty() {
-        let now = shared.now();
-        let reads = reads.into_keys().map(|n| (n, now)).collect();
-        shared.catalog.note_access(reads, Durability::Relaxed)?;
+        shared
+            .catalog
+            .note_access(reads.into_iter().collect(), Durability::Relaxed)?;
     }
-    let position = shared.catalog.status(shared.settings.copies).map(|s| s.changelog.position)?;
-    shared.catalog.advance_changelog(position + applied, applied, 0, 0)?;
+    let (position, applied) = (shared.catalog.changelog_position()?, events.len() as u64);
+    shared
+        .catalog
+        .advance_changelog(position + applied, applied, 0, 0)?;
     Ok(())
 }
 
@@ -57,57 +61,151 @@ fn misplaced(shared: &Shared, event: &Event, why: &EngineError) -> Result<(), En
     tracing::debug!(%why, ?event, "an event could not be placed; its directory is looked at again");
     let directory = event.place.as_ref().map(|(parent, _)| parent);
     let node = match directory {
-        Some(parent) => shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id),
+        Some(parent) => shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id),
         None => NodeId::ROOT,
     };
     let since = shared.now();
-    shared.catalog.need_rescan(Rescan { node, since, why: why.to_string() })?;
+    shared.catalog.need_rescan(Rescan {
+        node,
+        since,
+        why: why.to_string(),
+    })?;
     Ok(())
 }
 
-fn name(shared: &Shared, event: &Event) -> Result<(), EngineError> {
-    let Some((parent, name)) = &event.place else { return Ok(()) };
-    if event.kind == EventKind::Unlinked {
-        return unlinked(shared, event, parent, name);
+/// Changes of names on their way to the catalog: many in one transaction.
+struct Names<'a> {
+    shared: &'a Shared,
+    pending: Vec<NameChange>,
+    /// Directories that the catalog is known to know.
+    directories: HashMap<NodeHandle, NodeId>,
+}
+
+impl Names<'_> {
+    fn event(&mut self, event: &Event) -> Result<(), EngineError> {
+        let Some((parent, name)) = &event.place else {
+            return Ok(());
+        };
+        if event.kind == EventKind::Unlinked {
+            return self.unlinked(&event.node, parent, name);
+        }
+        if let Some((from, old)) = &event.from
+            && let (Some(from), Some(to)) = (self.known(from)?, self.directory(parent)?)
+        {
+            self.pending.push(NameChange::Moved {
+                from: (from, old.clone()),
+                to: (to, name.clone()),
+            });
+        }
+        // What went again meanwhile has an event of its own behind this one.
+        let Some(stat) = stat_of(self.shared, &event.node)? else {
+            return Ok(());
+        };
+        let Some(parent) = self.directory(parent)? else {
+            return Ok(());
+        };
+        self.pending.push(NameChange::Seen(Sighting {
+            handle: event.node.clone(),
+            attributes: attributes(&stat),
+            place: Some((parent, name.clone())),
+        }));
+        Ok(())
     }
-    if let Some((from, old)) = &event.from
-        && let (Some(from), Ok(to)) =
-            (shared.catalog.node_by_handle(from)?, tree::ensure_directory(shared, parent))
-    {
-        shared.catalog.rename((from.id, old), (to, name), shared.now(), Durability::Relaxed)?;
+
+    fn unlinked(
+        &mut self,
+        node: &NodeHandle,
+        parent: &NodeHandle,
+        name: &[u8],
+    ) -> Result<(), EngineError> {
+        let Some(parent) = self.known(parent)? else {
+            return Ok(());
+        };
+        let alive = stat_of(self.shared, node)?.is_some_and(|s| s.nlink > 0);
+        self.pending.push(NameChange::Gone {
+            name: (parent, name.to_vec()),
+            alive,
+        });
+        // A directory that went is forgotten with its name.
+        self.directories.remove(node);
+        Ok(())
     }
-    // What went again meanwhile has an event of its own behind this one.
-    let Some(stat) = stat_of(shared, &event.node)? else { return Ok(()) };
-    let parent = match tree::ensure_directory(shared, parent) {
-        Ok(parent) => parent,
-        Err(tree::Unplaced::Backing(BackingError::Gone { .. })) => return Ok(()),
-        Err(why) => return Err(why.into()),
-    };
-    let seen = Sighting {
-        handle: event.node.clone(),
-        attributes: attributes(&stat),
-        place: Some((parent, name.clone())),
-    };
-    shared.catalog.note(vec![seen], Durability::Relaxed)?;
-    Ok(())
+
+    /// The number of a directory that the catalog may know.
+    fn known(&mut self, handle: &NodeHandle) -> Result<Option<NodeId>, EngineError> {
+        if let Some(id) = self.directories.get(handle) {
+            return Ok(Some(*id));
+        }
+        self.flush()?;
+        Ok(self.shared.catalog.node_by_handle(handle)?.map(|n| n.id))
+    }
+
+    /// The number of a directory, which is noted if it is not known yet; `None`: it is gone.
+    fn directory(&mut self, handle: &NodeHandle) -> Result<Option<NodeId>, EngineError> {
+        if let Some(id) = self.directories.get(handle) {
+            return Ok(Some(*id));
+        }
+        // It may be among what is pending.
+        self.flush()?;
+        match tree::ensure_directory(self.shared, handle) {
+            Ok(id) => {
+                self.directories.insert(handle.clone(), id);
+                Ok(Some(id))
+            }
+            Err(tree::Unplaced::Backing(BackingError::Gone { .. })) => Ok(None),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), EngineError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let changes = std::mem::take(&mut self.pending);
+        self.shared
+            .catalog
+            .note_changes(changes, self.shared.now(), Durability::Relaxed)?;
+        Ok(())
+    }
 }
 
-fn unlinked(shared: &Shared, event: &Event, parent: &NodeHandle, name: &[u8]) -> Result<(), EngineError> {
-    let Some(parent) = shared.catalog.node_by_handle(parent)? else { return Ok(()) };
-    let alive = stat_of(shared, &event.node)?.is_some_and(|s| s.nlink > 0);
-    shared.catalog.unlink(parent.id, name, alive, shared.now(), Durability::Relaxed)?;
-    Ok(())
-}
-
-fn look(shared: &Shared, handle: &NodeHandle, data: bool) -> Result<(), EngineError> {
-    let (Some(node), Some(stat)) = (shared.catalog.node_by_handle(handle)?, stat_of(shared, handle)?) else {
-        return Ok(());
-    };
-    let seen = Sighting { handle: handle.clone(), attributes: attributes(&stat), place: None };
-    shared.catalog.note(vec![seen], Durability::Relaxed)?;
-    if data && may_have_changed(&node, &stat) {
-        let why = if stat.size < node.attributes.size { TombstoneWhy::Truncate } else { TombstoneWhy::Overwrite };
-        shared.catalog.dirtied(node.id, why, shared.now(), Durability::Relaxed)?;
+/// Nodes to be looked at; those whose data may have changed are compared with what was proven.
+fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineError> {
+    let (mut seen, mut dirty) = (Vec::new(), Vec::new());
+    for (handle, data) in looks {
+        let Some(node) = shared.catalog.node_by_handle(&handle)? else {
+            continue;
+        };
+        let Some(stat) = stat_of(shared, &handle)? else {
+            continue;
+        };
+        seen.push(Sighting {
+            handle,
+            attributes: attributes(&stat),
+            place: None,
+        });
+        if data && may_have_changed(&node, &stat) {
+            let cut = stat.size < node.attributes.size;
+            dirty.push((
+                node.id,
+                if cut {
+                    TombstoneWhy::Truncate
+                } else {
+                    TombstoneWhy::Overwrite
+                },
+            ));
+        }
+    }
+    if !seen.is_empty() {
+        shared.catalog.note(seen, Durability::Relaxed)?;
+    }
+    for (node, why) in dirty {
+        shared
+            .catalog
+            .dirtied(node, why, shared.now(), Durability::Relaxed)?;
     }
     Ok(())
 }
@@ -116,7 +214,10 @@ fn look(shared: &Shared, handle: &NodeHandle, data: bool) -> Result<(), EngineEr
 /// next archive finds out.
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
     let archived = matches!(node.state, FileState::Archived | FileState::Released);
-    archived && node.proven.is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
+    archived
+        && node
+            .proven
+            .is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
 }
 
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {
@@ -130,17 +231,32 @@ fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, Eng
 
 /// What the mount could not tell of: its directories are looked at again.
 pub(super) fn rescan_overflows(shared: &Shared) -> Result<(), EngineError> {
-    let Some(lost) = shared.changelog.overflow() else { return Ok(()) };
+    let Some(lost) = shared.changelog.overflow() else {
+        return Ok(());
+    };
     let since = shared.now();
     let why = format!("{} events were lost", lost.events);
     for parent in &lost.scan {
-        let node = shared.catalog.node_by_handle(parent)?.map_or(NodeId::ROOT, |n| n.id);
-        shared.catalog.need_rescan(Rescan { node, since, why: why.clone() })?;
+        let node = shared
+            .catalog
+            .node_by_handle(parent)?
+            .map_or(NodeId::ROOT, |n| n.id);
+        shared.catalog.need_rescan(Rescan {
+            node,
+            since,
+            why: why.clone(),
+        })?;
     }
     if lost.everything {
-        shared.catalog.need_rescan(Rescan { node: NodeId::ROOT, since, why })?;
+        shared.catalog.need_rescan(Rescan {
+            node: NodeId::ROOT,
+            since,
+            why,
+        })?;
     }
-    let position = shared.catalog.status(shared.settings.copies)?.changelog.position;
-    shared.catalog.advance_changelog(position + lost.events, 0, lost.events, 1)?;
+    let position = shared.catalog.changelog_position()?;
+    shared
+        .catalog
+        .advance_changelog(position + lost.events, 0, lost.events, 1)?;
     Ok(())
 }

@@ -7,21 +7,22 @@ mod wanted;
 use super::ask::{Ask, Asker, Forecast, Named, Options};
 use super::tree::{self, Looked};
 use super::{EngineError, Shared};
-use crate::catalog::{
-    self, Durability, NewAction, NewRequest, NodeId, Submitted, Verb,
-};
+use crate::catalog::{self, Durability, NewAction, NewRequest, NodeId, Submitted, Verb};
 use crate::error::Failure;
-use crate::hsm::backing::{How, NodeKind};
+use crate::hsm::backing::{Access, How, NodeKind};
 use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wanted::{Facts, Wanted, wanted};
 
 /// How long the next part of a request may take to come.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Actions given to the catalog at once.
 const CHUNK: usize = 2000;
+/// Pause after an expansion that failed.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// A request waiting to be expanded.
 pub(super) struct Job {
@@ -48,7 +49,18 @@ pub(super) fn queues() -> (Expander, Jobs) {
     let (stages, stage_jobs) = unbounded();
     let (others, other_jobs) = unbounded();
     let (wishes, wished) = unbounded();
-    (Expander { stages, others, wishes }, Jobs { stages: stage_jobs, others: other_jobs, wishes: wished })
+    (
+        Expander {
+            stages,
+            others,
+            wishes,
+        },
+        Jobs {
+            stages: stage_jobs,
+            others: other_jobs,
+            wishes: wished,
+        },
+    )
 }
 
 /// A thread that expands what comes, until the engine stops.
@@ -57,15 +69,25 @@ pub(super) fn work(
     jobs: &Receiver<Job>,
     wishes: &Receiver<(crate::id::NodeHandle, u32)>,
 ) {
+    let mut again: Vec<(Instant, Job)> = Vec::new();
     while !shared.stopping() {
         for wish in wishes.try_iter() {
             if let Err(why) = shared.grant(wish) {
                 tracing::warn!(%why, "a stage asked for by attribute was not accepted");
             }
         }
-        let Ok(job) = jobs.recv_timeout(std::time::Duration::from_millis(200)) else { continue };
+        let due = again.iter().position(|(when, _)| *when <= Instant::now());
+        let job = match due {
+            Some(at) => again.swap_remove(at).1,
+            None => match jobs.recv_timeout(Duration::from_millis(200)) {
+                Ok(job) => job,
+                Err(_) => continue,
+            },
+        };
         if let Err(why) = expand(shared, job.request, &job.ask) {
-            tracing::error!(request = job.request.0, %why, "a request could not be expanded; it goes on after a restart");
+            // Accepted is accepted: a full disk or a directory that moved is not the end of it.
+            tracing::error!(request = job.request.0, %why, "a request could not be expanded; tried again in {TRY_AGAIN:?}");
+            again.push((Instant::now() + TRY_AGAIN, job));
         }
     }
 }
@@ -73,13 +95,20 @@ pub(super) fn work(
 impl Shared {
     /// Accepts a request: durable when this returns, expanded in the background.
     pub(super) fn submit(&self, ask: Ask) -> Result<Submitted, EngineError> {
-        let tier = ask.tier.as_deref().map(|name| self.slot_named(name).map(|s| s.id)).transpose()?;
+        let tier = ask
+            .tier
+            .as_deref()
+            .map(|name| self.slot_named(name).map(|s| s.id))
+            .transpose()?;
         self.may_do(&ask)?;
         if let Some(request) = ask.into {
             return self.submit_part(request, ask);
         }
         let options = serde_json::to_string(&Options::of(&ask)).map_err(|e| {
-            EngineError::refused(Failure::Internal, format!("the request cannot be kept: {e}"))
+            EngineError::refused(
+                Failure::Internal,
+                format!("the request cannot be kept: {e}"),
+            )
         })?;
         let new = NewRequest {
             verb: ask.verb,
@@ -99,7 +128,9 @@ impl Shared {
             self.hand_over(submitted.id, ask);
         } else {
             // At once: the last part seals the request, and must not overtake the first.
-            self.parts.lock().insert(submitted.id, std::time::Instant::now());
+            self.parts
+                .lock()
+                .insert(submitted.id, std::time::Instant::now());
             expand(self, submitted.id, &ask)?;
         }
         Ok(submitted)
@@ -123,14 +154,20 @@ impl Shared {
         } else {
             parts.insert(request, std::time::Instant::now());
         }
-        Ok(Submitted { id: request, existing: false })
+        Ok(Submitted {
+            id: request,
+            existing: false,
+        })
     }
 
     /// Closes requests whose next part has not come: their caller is gone.
     pub(super) fn close_abandoned(&self) -> Result<(), EngineError> {
         let late: Vec<RequestId> = {
             let mut parts = self.parts.lock();
-            let late = parts.iter().filter(|(_, at)| at.elapsed() > PATIENCE).map(|(id, _)| *id);
+            let late = parts
+                .iter()
+                .filter(|(_, at)| at.elapsed() > PATIENCE)
+                .map(|(id, _)| *id);
             let late: Vec<_> = late.collect();
             parts.retain(|id, _| !late.contains(id));
             late
@@ -153,9 +190,15 @@ impl Shared {
     fn grant(&self, (node, uid): (crate::id::NodeHandle, u32)) -> Result<(), EngineError> {
         self.submit(Ask {
             verb: Verb::Stage,
-            asker: Asker { uid, ..Asker::ENGINE },
+            asker: Asker {
+                uid,
+                ..Asker::ENGINE
+            },
             origin: catalog::Origin::User,
-            subjects: vec![Named { node, given: b"user.cairn.stage".to_vec() }],
+            subjects: vec![Named {
+                node,
+                given: b"user.cairn.stage".to_vec(),
+            }],
             key: None,
             tier: None,
             pin_for: None,
@@ -167,7 +210,11 @@ impl Shared {
     }
 
     fn hand_over(&self, request: RequestId, ask: Ask) {
-        let queue = if ask.verb == Verb::Stage { &self.expander.stages } else { &self.expander.others };
+        let queue = if ask.verb == Verb::Stage {
+            &self.expander.stages
+        } else {
+            &self.expander.others
+        };
         // The receivers live as long as the engine; a job that is lost with them is taken up again
         // at the next start.
         let _ = queue.send(Job { request, ask });
@@ -176,7 +223,10 @@ impl Shared {
     /// Requests that were accepted before the last stop but not yet expanded.
     pub(super) fn resume_expansion(&self) -> Result<(), EngineError> {
         for request in self.catalog.unsealed()? {
-            let tier = request.tier.and_then(|id| self.slot(id)).map(|s| s.name.clone());
+            let tier = request
+                .tier
+                .and_then(|id| self.slot(id))
+                .map(|s| s.name.clone());
             match serde_json::from_str::<Options>(&request.options) {
                 Ok(options) => self.hand_over(request.id, options.ask(&request, tier)),
                 Err(why) => {
@@ -191,14 +241,21 @@ impl Shared {
     /// Refuses at once what cannot work at all.
     fn may_do(&self, ask: &Ask) -> Result<(), EngineError> {
         match ask.verb {
-            Verb::Archive if self.tiers.is_empty() => {
-                Err(EngineError::refused(Failure::TierUnavailable, "no tier is configured"))
-            }
+            Verb::Archive if self.tiers.is_empty() => Err(EngineError::refused(
+                Failure::TierUnavailable,
+                "no tier is configured",
+            )),
             Verb::Archive => self.backing.capabilities().archive().map_err(|lack| {
-                EngineError::refused(Failure::Usage, format!("this backing cannot be archived from: {lack}"))
+                EngineError::refused(
+                    Failure::Usage,
+                    format!("this backing cannot be archived from: {lack}"),
+                )
             }),
             Verb::Release => self.release_allowed().map_err(|why| {
-                EngineError::refused(Failure::NotPermitted, format!("releases are disabled: {why}"))
+                EngineError::refused(
+                    Failure::NotPermitted,
+                    format!("releases are disabled: {why}"),
+                )
             }),
             _ => Ok(()),
         }
@@ -210,7 +267,11 @@ impl Shared {
         if ask.verb == Verb::Stage {
             forecast.room = Some(self.room_on_backing()?);
         }
-        let mut walk = Walk { shared: self, ask, out: Out::Forecast(&mut forecast) };
+        let mut walk = Walk {
+            shared: self,
+            ask,
+            out: Out::Forecast(&mut forecast),
+        };
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
@@ -220,7 +281,14 @@ impl Shared {
 
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
-    let mut walk = Walk { shared, ask, out: Out::Request { request, pending: Vec::new() } };
+    let mut walk = Walk {
+        shared,
+        ask,
+        out: Out::Request {
+            request,
+            pending: Vec::new(),
+        },
+    };
     for subject in &ask.subjects {
         walk.subject(subject)?;
     }
@@ -235,7 +303,10 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
 
 enum Out<'a> {
     Forecast(&'a mut Forecast),
-    Request { request: RequestId, pending: Vec<NewAction> },
+    Request {
+        request: RequestId,
+        pending: Vec<NewAction>,
+    },
 }
 
 struct Walk<'a> {
@@ -246,8 +317,20 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        let hint = tree::hint(self.shared, &named.node)?;
-        let fd = match self.shared.backing.open_node(&named.node, hint.as_deref(), How::Path) {
+        let open = || -> Result<_, EngineError> {
+            let hint = tree::hint(self.shared, &named.node)?;
+            Ok(self
+                .shared
+                .backing
+                .open_node(&named.node, hint.as_deref(), How::Path))
+        };
+        let mut opened = open()?;
+        if opened.is_err() && self.shared.backing.access() == Access::Paths {
+            // Nodes are found by name here, and this one's may be too new for the catalog.
+            self.shared.drain_changelog()?;
+            opened = open()?;
+        }
+        let fd = match opened {
             Ok(fd) => fd,
             Err(why) => {
                 tracing::debug!(%why, "a subject went before it was looked at");
@@ -255,7 +338,12 @@ impl Walk<'_> {
             }
         };
         let stat = self.shared.backing.stat(fd.as_fd())?;
-        let looked = Looked { name: named.given.clone(), handle: named.node.clone(), fd, stat };
+        let looked = Looked {
+            name: named.given.clone(),
+            handle: named.node.clone(),
+            fd,
+            stat,
+        };
         let (id, near) = self.place(&looked)?;
         self.one(&looked, id, near, true)?;
         if looked.stat.kind == NodeKind::Directory {
@@ -298,7 +386,13 @@ impl Walk<'_> {
                 return Ok(());
             }
             if !self.may_list(&dir) {
-                self.refuse(&dir, id, id, Failure::NotPermitted, "no permission to read the directory")?;
+                self.refuse(
+                    &dir,
+                    id,
+                    id,
+                    Failure::NotPermitted,
+                    "no permission to read the directory",
+                )?;
                 continue;
             }
             let names = match tree::names(&self.shared.backing, dir.fd.as_fd()) {
@@ -341,7 +435,13 @@ impl Walk<'_> {
     }
 
     /// Decides about one node.
-    fn one(&mut self, looked: &Looked, id: NodeId, near: NodeId, direct: bool) -> Result<(), EngineError> {
+    fn one(
+        &mut self,
+        looked: &Looked,
+        id: NodeId,
+        near: NodeId,
+        direct: bool,
+    ) -> Result<(), EngineError> {
         let facts = self.facts(looked, id, direct)?;
         match wanted(self.ask.verb, &facts) {
             Wanted::Nothing(why) => {
@@ -389,7 +489,9 @@ impl Walk<'_> {
             _ => false,
         };
         let copies = match node.as_ref().and_then(|n| n.version) {
-            Some(v) if self.ask.verb == Verb::Archive => shared.catalog.copies(v.file, v.version)?,
+            Some(v) if self.ask.verb == Verb::Archive => {
+                shared.catalog.copies(v.file, v.version)?
+            }
             _ => Vec::new(),
         };
         Ok(Facts {
@@ -413,7 +515,11 @@ impl Walk<'_> {
 
     fn tier_choice(&self) -> Vec<crate::id::TierId> {
         match &self.ask.tier {
-            Some(name) => self.shared.slot_named(name).map(|s| vec![s.id]).unwrap_or_default(),
+            Some(name) => self
+                .shared
+                .slot_named(name)
+                .map(|s| vec![s.id])
+                .unwrap_or_default(),
             None => self.shared.archive_tiers(),
         }
     }
@@ -429,7 +535,8 @@ impl Walk<'_> {
     }
 
     fn may_read(&self, looked: &Looked) -> bool {
-        self.ask.verb != Verb::Stage || readable(&self.ask.asker, looked, rustix::fs::Access::READ_OK)
+        self.ask.verb != Verb::Stage
+            || readable(&self.ask.asker, looked, rustix::fs::Access::READ_OK)
     }
 
     fn may_list(&self, dir: &Looked) -> bool {
@@ -448,9 +555,15 @@ impl Walk<'_> {
         let holder = format!("uid:{}", ask.asker.uid);
         match ask.verb {
             Verb::Pin => {
-                let how_long = ask.pin_for.unwrap_or(std::time::Duration::from_secs(24 * 3600));
+                let how_long = ask
+                    .pin_for
+                    .unwrap_or(std::time::Duration::from_secs(24 * 3600));
                 let expires = super::shifted(self.shared.now(), how_long, true);
-                catalog.pin(vec![catalog::Pin { node: id, holder, expires }])?;
+                catalog.pin(vec![catalog::Pin {
+                    node: id,
+                    holder,
+                    expires,
+                }])?;
             }
             Verb::Unpin => drop(catalog.unpin(vec![id], &holder)?),
             Verb::Set | Verb::Clear => {
@@ -471,7 +584,10 @@ impl Walk<'_> {
         code: Failure,
         why: &str,
     ) -> Result<(), EngineError> {
-        let failure = catalog::Failure { code: code.as_str().to_owned(), text: why.to_owned() };
+        let failure = catalog::Failure {
+            code: code.as_str().to_owned(),
+            text: why.to_owned(),
+        };
         if let Out::Forecast(forecast) = &mut self.out {
             skip(forecast, looked, why);
             return Ok(());
@@ -496,7 +612,11 @@ impl Walk<'_> {
             }
             Out::Request { pending, .. } => {
                 pending.push(action);
-                if pending.len() >= CHUNK { self.flush() } else { Ok(()) }
+                if pending.len() >= CHUNK {
+                    self.flush()
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -506,7 +626,12 @@ impl Walk<'_> {
             && !pending.is_empty()
         {
             let actions = std::mem::take(pending);
-            self.shared.catalog.add_actions(*request, actions, self.shared.now(), Durability::Full)?;
+            self.shared.catalog.add_actions(
+                *request,
+                actions,
+                self.shared.now(),
+                Durability::Full,
+            )?;
             self.shared.bell.ring();
         }
         Ok(())
@@ -535,6 +660,9 @@ fn readable(asker: &Asker, looked: &Looked, access: rustix::fs::Access) -> bool 
     if asker.uid == 0 || *asker == Asker::ENGINE {
         return true;
     }
-    cairn_fuse::may_access(looked.fd.as_fd(), (asker.uid, asker.gid, &asker.groups), access)
+    cairn_fuse::may_access(
+        looked.fd.as_fd(),
+        (asker.uid, asker.gid, &asker.groups),
+        access,
+    )
 }
-

@@ -81,6 +81,9 @@ impl Engine {
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot").field("name", &self.name).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Slot")
+            .field("name", &self.name)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }

@@ -68,13 +68,20 @@ impl Lanes {
     /// Takes a node for archive, release or settle; `None`: another thread has it.
     pub(super) fn claim(&self, node: &NodeHandle) -> Option<Claim<'_>> {
         let fresh = self.claimed.lock().insert(node.clone());
-        fresh.then(|| Claim { lanes: self, node: node.clone() })
+        fresh.then(|| Claim {
+            lanes: self,
+            node: node.clone(),
+        })
     }
 
     /// The rows of a dispatch.
     pub(super) fn actions(&self, dispatch: &Dispatch) -> Vec<Action> {
         let held = self.held.lock();
-        dispatch.items.iter().filter_map(|i| held.get(&i.action).cloned()).collect()
+        dispatch
+            .items
+            .iter()
+            .filter_map(|i| held.get(&i.action).cloned())
+            .collect()
     }
 
     /// A stage is under way under this token.
@@ -106,14 +113,31 @@ impl Lanes {
         self.scheduler.lock().paused_until(tier)
     }
 
-    /// Nothing of this request starts any more.
-    pub(super) fn cancel(&self, request: RequestId) -> Vec<Action> {
+    /// Nothing of this request starts any more. What waited, and what is under way.
+    pub(super) fn cancel(&self, request: RequestId) -> (Vec<ActionId>, Vec<Action>) {
         let dropped = self.scheduler.lock().cancel(request);
         let mut held = self.held.lock();
         for id in &dropped.waiting {
             held.remove(id);
         }
-        dropped.in_flight.iter().filter_map(|id| held.get(id).cloned()).collect()
+        let running = dropped
+            .in_flight
+            .iter()
+            .filter_map(|id| held.get(id).cloned())
+            .collect();
+        (dropped.waiting, running)
+    }
+
+    /// The cancel did not take: what waited goes back to the catalog.
+    pub(super) fn uncancel(&self, request: RequestId, waited: Vec<ActionId>) {
+        self.scheduler.lock().uncancel(request);
+        for action in waited {
+            self.end(Ended {
+                action,
+                request,
+                finish: Finish::PutBack,
+            });
+        }
     }
 
     /// Nobody wants anything of these requests any more.
@@ -129,11 +153,14 @@ impl Lanes {
     }
 }
 
+/// Starts a named thread.
+type Spawn<'a> = dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> Result<(), EngineError> + 'a;
+
 /// Starts the dispatcher, the lanes' workers and the writer of ends.
 pub(super) fn start(
     shared: &Arc<Shared>,
     ends: Ends,
-    spawn: &mut dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> Result<(), EngineError>,
+    spawn: &mut Spawn<'_>,
 ) -> Result<(), EngineError> {
     let mut doors = HashMap::new();
     let workers = [
@@ -195,16 +222,27 @@ fn refill(shared: &Shared) -> Result<(), EngineError> {
         let gone = refused.cancelled.iter().map(|id| (*id, Finish::Cancelled));
         let ended: Vec<_> = back.chain(gone).collect();
         if !ended.is_empty() {
-            shared.lanes.held.lock().retain(|id, _| !ended.iter().any(|(e, _)| e == id));
-            shared.catalog.finish_actions(ended, shared.now(), Durability::Relaxed)?;
+            shared
+                .lanes
+                .held
+                .lock()
+                .retain(|id, _| !ended.iter().any(|(e, _)| e == id));
+            shared
+                .catalog
+                .finish_actions(ended, shared.now(), Durability::Relaxed)?;
         }
     }
     Ok(())
 }
 
-fn start_ready(shared: &Shared, doors: &HashMap<Lane, Sender<Dispatch>>) -> Result<(), EngineError> {
+fn start_ready(
+    shared: &Shared,
+    doors: &HashMap<Lane, Sender<Dispatch>>,
+) -> Result<(), EngineError> {
     loop {
-        let Some(mut next) = shared.lanes.scheduler.lock().next(shared.now()) else { return Ok(()) };
+        let Some(mut next) = shared.lanes.scheduler.lock().next(shared.now()) else {
+            return Ok(());
+        };
         let ids = next.items.iter().map(|i| i.action).collect();
         let started = shared.catalog.start_actions(ids, shared.now())?;
         for id in &started.refused {
@@ -232,7 +270,11 @@ fn write_ends(shared: &Arc<Shared>, ended: &Receiver<Ended>) {
         let mut batch = vec![first];
         batch.extend(ended.try_iter().take(WRITE));
         let rows = batch.iter().map(|e| (e.action, e.finish.clone())).collect();
-        while let Err(why) = shared.catalog.finish_actions(Vec::clone(&rows), shared.now(), Durability::Relaxed) {
+        while let Err(why) =
+            shared
+                .catalog
+                .finish_actions(Vec::clone(&rows), shared.now(), Durability::Relaxed)
+        {
             tracing::error!(%why, "ends of actions could not be written; tried again");
             if shared.stopping() {
                 return;

@@ -37,7 +37,13 @@ pub(super) struct InForce {
 
 impl InForce {
     pub(super) fn new(source: String, text: String, policy: Policy) -> Self {
-        Self { policy, source, text, last_runs: BTreeMap::new(), last_requests: BTreeMap::new() }
+        Self {
+            policy,
+            source,
+            text,
+            last_runs: BTreeMap::new(),
+            last_requests: BTreeMap::new(),
+        }
     }
 }
 
@@ -77,7 +83,8 @@ pub(super) fn work(shared: &Arc<Shared>) {
             tracing::warn!(%why, "an abandoned request could not be closed");
         }
         let expired = shared.catalog.expire_pins(shared.now(), 1000);
-        if let Err(why) = expired.and_then(|_| shared.catalog.settle_cancelled(shared.now(), 5000)) {
+        if let Err(why) = expired.and_then(|_| shared.catalog.settle_cancelled(shared.now(), 5000))
+        {
             tracing::warn!(%why, "housekeeping failed");
         }
     }
@@ -132,7 +139,10 @@ impl Shared {
 
     /// May anything be released on this backing?
     pub(super) fn release_allowed(&self) -> Result<(), String> {
-        self.backing.capabilities().release().map_err(ToString::to_string)?;
+        self.backing
+            .capabilities()
+            .release()
+            .map_err(ToString::to_string)?;
         if !self.settings.unsafe_open_backing {
             match self.backing.users_can_reach() {
                 Ok(crate::hsm::backing::Reach::Guarded { .. }) => {}
@@ -145,22 +155,39 @@ impl Shared {
             }
         }
         if !self.settings.allow_same_fs && self.tiers.iter().all(|t| t.same_fs) {
-            return Err("every tier lies on the backing's own filesystem: releasing frees no space \
+            return Err(
+                "every tier lies on the backing's own filesystem: releasing frees no space \
                         and protects nothing (--allow-same-fs does it all the same)"
-                .into());
+                    .into(),
+            );
         }
         Ok(())
     }
 
     /// Tiers that a file is archived to: as many as copies are asked, in their order.
     pub(super) fn archive_tiers(&self) -> Vec<crate::id::TierId> {
-        let copies = self.policy.lock().policy.settings.copies.max(self.settings.copies);
-        self.tiers.iter().take(copies as usize).map(|t| t.id).collect()
+        let copies = self
+            .policy
+            .lock()
+            .policy
+            .settings
+            .copies
+            .max(self.settings.copies);
+        self.tiers
+            .iter()
+            .take(copies as usize)
+            .map(|t| t.id)
+            .collect()
     }
 
     /// Copies that must be proven before blocks go.
     pub(super) fn copies_asked(&self) -> u32 {
-        self.policy.lock().policy.settings.copies.max(self.settings.copies)
+        self.policy
+            .lock()
+            .policy
+            .settings
+            .copies
+            .max(self.settings.copies)
     }
 
     fn usage(&self) -> Result<Usage, EngineError> {
@@ -168,7 +195,10 @@ impl Shared {
             .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);
         let free = stat.f_bfree.saturating_mul(stat.f_frsize);
-        Ok(Usage { used: ByteCount(total.saturating_sub(free)), total: ByteCount(total) })
+        Ok(Usage {
+            used: ByteCount(total.saturating_sub(free)),
+            total: ByteCount(total),
+        })
     }
 
     /// Bytes that a stage may still take.
@@ -181,13 +211,18 @@ impl Shared {
 
     fn any_due(&self) -> bool {
         let now = moment(self.now());
-        let Ok(usage) = self.usage() else { return false };
+        let Ok(usage) = self.usage() else {
+            return false;
+        };
         let held = self.policy.lock();
         let due = |rule: &Rule| match rule.trigger {
-            Trigger::Every(span) => {
-                held.last_runs.get(&rule.name).is_none_or(|last| last.after(span) <= now)
+            Trigger::Every(span) => held
+                .last_runs
+                .get(&rule.name)
+                .is_none_or(|last| last.after(span) <= now),
+            Trigger::Watermark { high, .. } => {
+                usage.total.0 > 0 && usage.used > high.of(usage.total)
             }
-            Trigger::Watermark { high, .. } => usage.total.0 > 0 && usage.used > high.of(usage.total),
             Trigger::Manual | Trigger::Never => false,
         };
         held.policy.rules.iter().any(due)
@@ -202,7 +237,11 @@ impl Shared {
         })
     }
 
-    pub(super) fn run_policy(&self, ask: &RunAsk, dry_run: bool) -> Result<Vec<RuleRun>, EngineError> {
+    pub(super) fn run_policy(
+        &self,
+        ask: &RunAsk,
+        dry_run: bool,
+    ) -> Result<Vec<RuleRun>, EngineError> {
         let (policy, select) = {
             let held = self.policy.lock();
             let select = match ask {
@@ -224,7 +263,10 @@ impl Shared {
                 None => refused.hint("`cairn policy check` lists the rules"),
             });
         }
-        plan.rules.iter().map(|rule| self.carry_out(rule, &input, dry_run)).collect()
+        plan.rules
+            .iter()
+            .map(|rule| self.carry_out(rule, &input, dry_run))
+            .collect()
     }
 
     fn plan(&self, policy: &Policy, input: &RunInput) -> Result<Plan, EngineError> {
@@ -238,7 +280,12 @@ impl Shared {
         }
     }
 
-    fn carry_out(&self, rule: &RulePlan, input: &RunInput, dry_run: bool) -> Result<RuleRun, EngineError> {
+    fn carry_out(
+        &self,
+        rule: &RulePlan,
+        input: &RunInput,
+        dry_run: bool,
+    ) -> Result<RuleRun, EngineError> {
         let mut run = RuleRun {
             rule: format!("{}/{}", rule.verb.word(), rule.rule),
             because: rule.stop.say(input.now, input.usage),
@@ -251,15 +298,23 @@ impl Shared {
         };
         for (reason, tally) in &rule.held {
             run.forecast.skipped_files += tally.files;
-            run.forecast.skipped.push((Vec::new(), format!("{} files held: {reason}", tally.files)));
+            run.forecast
+                .skipped
+                .push((Vec::new(), format!("{} files held: {reason}", tally.files)));
         }
         if dry_run {
             return Ok(run);
         }
-        self.policy.lock().last_runs.insert(rule.rule.clone(), input.now);
+        self.policy
+            .lock()
+            .last_runs
+            .insert(rule.rule.clone(), input.now);
         let earlier = self.policy.lock().last_requests.get(&rule.rule).copied();
         if let Some(id) = earlier
-            && self.catalog.request(id)?.is_some_and(|r| r.finished.is_none())
+            && self
+                .catalog
+                .request(id)?
+                .is_some_and(|r| r.finished.is_none())
         {
             run.because = format!("request {id} of its last run is not finished");
             run.request = Some(id);
@@ -267,7 +322,10 @@ impl Shared {
         }
         if !rule.files.is_empty() {
             let id = self.request_for(rule)?;
-            self.policy.lock().last_requests.insert(rule.rule.clone(), id);
+            self.policy
+                .lock()
+                .last_requests
+                .insert(rule.rule.clone(), id);
             run.request = Some(id);
         }
         Ok(run)
@@ -275,9 +333,10 @@ impl Shared {
 
     fn request_for(&self, rule: &RulePlan) -> Result<RequestId, EngineError> {
         let (verb, tiers) = match rule.verb {
-            Verb::Archive => {
-                (catalog::Verb::Archive, self.archive_tiers().into_iter().map(Some).collect())
-            }
+            Verb::Archive => (
+                catalog::Verb::Archive,
+                self.archive_tiers().into_iter().map(Some).collect(),
+            ),
             Verb::Release => (catalog::Verb::Release, vec![None]),
         };
         let new = NewRequest {
@@ -293,7 +352,9 @@ impl Shared {
         let id = self.catalog.submit(new, Vec::new(), self.now())?.id;
         let mut pending = Vec::new();
         for file in &rule.files {
-            let Some(node) = self.catalog.node(NodeId(file.node.0.cast_signed()))? else { continue };
+            let Some(node) = self.catalog.node(NodeId(file.node.0.cast_signed()))? else {
+                continue;
+            };
             for tier in &tiers {
                 pending.push(NewAction {
                     node: node.id,
@@ -307,11 +368,13 @@ impl Shared {
             }
             if pending.len() >= PAGE {
                 let chunk = std::mem::take(&mut pending);
-                self.catalog.add_actions(id, chunk, self.now(), Durability::Relaxed)?;
+                self.catalog
+                    .add_actions(id, chunk, self.now(), Durability::Relaxed)?;
                 self.bell.ring();
             }
         }
-        self.catalog.add_actions(id, pending, self.now(), Durability::Relaxed)?;
+        self.catalog
+            .add_actions(id, pending, self.now(), Durability::Relaxed)?;
         self.catalog.seal(id, self.now())?;
         self.bell.ring();
         Ok(id)
@@ -321,7 +384,9 @@ impl Shared {
         let seen = &node.attributes;
         // What was archived and not changed since has a ctime of Cairn's own making (P2 step 6).
         let ours = node.proven.is_some_and(|p| p.ctime == seen.ctime);
-        let accessed = node.last_access.map_or(seen.atime, |noted| noted.max(seen.atime));
+        let accessed = node
+            .last_access
+            .map_or(seen.atime, |noted| noted.max(seen.atime));
         Ok(FileFacts {
             node: NodeKey(node.id.0.cast_unsigned()),
             path: self.catalog.path_of(node.id)?.unwrap_or_default(),
@@ -339,7 +404,10 @@ impl Shared {
                 FileState::Released => cairn_policies::FileState::Released,
                 FileState::Lost => cairn_policies::FileState::Lost,
             },
-            flags: Flags { noarchive: node.noarchive, norelease: node.norelease },
+            flags: Flags {
+                noarchive: node.noarchive,
+                norelease: node.norelease,
+            },
             nlink: seen.nlink,
             pinned_until: self.catalog.pinned_until(node.id, self.now())?.map(moment),
             staged_at: node.staged_at.map(moment),
@@ -396,22 +464,35 @@ impl<'a> Pages<'a> {
             .filter(|f| !f.states.is_empty())
             .collect();
         let least = |span: fn(&cairn_policies::Prefilter) -> Option<cairn_policies::Span>| {
-            let spans = filters.iter().map(|f| span(f).map_or(0, cairn_policies::Span::secs));
+            let spans = filters
+                .iter()
+                .map(|f| span(f).map_or(0, cairn_policies::Span::secs));
             Duration::from_secs(spans.min().unwrap_or(0))
         };
         let now = shared.now();
         // A second of slack: what was written in this very second still counts as unchanged for 0 s.
         let soon = |by: Duration| {
-            if by.is_zero() { shifted(now, Duration::from_secs(1), true) } else { shifted(now, by, false) }
+            if by.is_zero() {
+                shifted(now, Duration::from_secs(1), true)
+            } else {
+                shifted(now, by, false)
+            }
         };
         let changed = least(|f| f.modified_before).max(least(|f| f.changed_before));
         let keep = Duration::from_secs(policy.settings.keep_staged.secs());
         Self {
             shared,
             verb,
-            archive: ArchiveFilter { older_than: soon(changed) },
+            archive: ArchiveFilter {
+                older_than: soon(changed),
+            },
             release: ReleaseFilter {
-                min_size: filters.iter().map(|f| f.min_size.0).min().unwrap_or(0).max(shared.settings.min_release),
+                min_size: filters
+                    .iter()
+                    .map(|f| f.min_size.0)
+                    .min()
+                    .unwrap_or(0)
+                    .max(shared.settings.min_release),
                 accessed_before: soon(least(|f| f.accessed_before)),
                 staged_before: soon(keep),
                 min_copies: policy.settings.copies,

@@ -34,7 +34,9 @@ impl FileReport {
     /// Its data are only on tiers.
     #[must_use]
     pub fn is_released(&self) -> bool {
-        self.record.as_ref().is_some_and(|r| r.state != State::Resident)
+        self.record
+            .as_ref()
+            .is_some_and(|r| r.state != State::Resident)
     }
 
     /// It was archived once.
@@ -56,7 +58,9 @@ impl FileReport {
     /// No good copy is left, and no data.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.node.as_ref().is_some_and(|n| n.state == FileState::Lost)
+        self.node
+            .as_ref()
+            .is_some_and(|n| n.state == FileState::Lost)
     }
 }
 
@@ -86,7 +90,10 @@ impl Engine {
     /// [`EngineError`]; the node may be gone.
     pub fn open(&self, node: &NodeHandle) -> Result<std::os::fd::OwnedFd, EngineError> {
         let hint = tree::hint(&self.shared, node)?;
-        Ok(self.shared.backing.open_node(node, hint.as_deref(), crate::hsm::backing::How::Path)?)
+        Ok(self
+            .shared
+            .backing
+            .open_node(node, hint.as_deref(), crate::hsm::backing::How::Path)?)
     }
 
     /// The entries of a directory (`O_PATH` descriptors), by name; what goes meanwhile and other
@@ -132,24 +139,41 @@ impl Engine {
         let row = shared.catalog.request(id)?.ok_or_else(|| no_request(id))?;
         let mut failed = Vec::new();
         if problems > 0 && row.counts.failed.files > 0 {
-            for action in shared.catalog.actions(id, Some(ActionState::Failed), None, problems)? {
+            for action in shared
+                .catalog
+                .actions(id, Some(ActionState::Failed), None, problems)?
+            {
                 let path = shared.catalog.path_of(action.node)?;
                 failed.push((action, path));
             }
         }
         let mut waiting = None;
         if row.counts.waiting.files > 0 {
-            let first = shared.catalog.actions(id, Some(ActionState::Waiting), None, 1)?;
-            waiting = first.into_iter().next().and_then(|a| a.failure).map(|f| f.text);
+            let first = shared
+                .catalog
+                .actions(id, Some(ActionState::Waiting), None, 1)?;
+            waiting = first
+                .into_iter()
+                .next()
+                .and_then(|a| a.failure)
+                .map(|f| f.text);
         }
-        Ok(RequestReport { row, failed, waiting })
+        Ok(RequestReport {
+            row,
+            failed,
+            waiting,
+        })
     }
 
     /// Requests, newest first.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn requests(&self, filter: RequestFilter, limit: usize) -> Result<Vec<Request>, EngineError> {
+    pub fn requests(
+        &self,
+        filter: RequestFilter,
+        limit: usize,
+    ) -> Result<Vec<Request>, EngineError> {
         Ok(self.shared.catalog.requests(filter, limit)?)
     }
 
@@ -166,10 +190,16 @@ impl Engine {
     /// # Errors
     /// [`Failure::Busy`] while it is not finished.
     pub fn retry(&self, id: RequestId) -> Result<u64, EngineError> {
-        let row = self.shared.catalog.request(id)?.ok_or_else(|| no_request(id))?;
+        let row = self
+            .shared
+            .catalog
+            .request(id)?
+            .ok_or_else(|| no_request(id))?;
         if row.finished.is_none() {
-            return Err(EngineError::refused(Failure::Busy, format!("request {id} has not ended"))
-                .hint(format!("`cairn wait {id}` waits for it")));
+            return Err(
+                EngineError::refused(Failure::Busy, format!("request {id} has not ended"))
+                    .hint(format!("`cairn wait {id}` waits for it")),
+            );
         }
         let again = self.shared.catalog.retry_failed(id, self.shared.now())?;
         self.shared.bell.ring();
@@ -196,10 +226,11 @@ impl Shared {
             None
         };
         let node = self.catalog.node_by_handle(&handle)?;
-        let version = record
-            .as_ref()
-            .map(|r| (r.file, r.version))
-            .or_else(|| node.as_ref().and_then(|n| n.version).map(|v| (v.file, v.version)));
+        let version = record.as_ref().map(|r| (r.file, r.version)).or_else(|| {
+            node.as_ref()
+                .and_then(|n| n.version)
+                .map(|v| (v.file, v.version))
+        });
         let mut copies = match version {
             Some((file, version)) => self.catalog.copies(file, version)?,
             None => Vec::new(),
@@ -210,18 +241,37 @@ impl Shared {
             copies = self.copies_of_record(record, &stat);
         }
         let (pins, open) = match &node {
-            Some(node) => (self.catalog.pins(node.id)?, self.catalog.open_actions_of(node.id)?),
+            Some(node) => (
+                self.catalog.pins(node.id)?,
+                self.catalog.open_actions_of(node.id)?,
+            ),
             None => (Vec::new(), Vec::new()),
         };
-        Ok(FileReport { stat, handle, record, node, copies, pins, open })
+        Ok(FileReport {
+            stat,
+            handle,
+            record,
+            node,
+            copies,
+            pins,
+            open,
+        })
     }
 
     pub(super) fn cancel(&self, id: RequestId) -> Result<(), EngineError> {
         if self.catalog.request(id)?.is_none() {
             return Err(no_request(id));
         }
-        self.catalog.cancel(id, self.now())?;
-        let running = self.lanes.cancel(id);
+        // Here first: nothing starts while the change of the row waits for its turn to be written.
+        let (waited, running) = self.lanes.cancel(id);
+        match self.catalog.cancel(id, self.now()) {
+            Ok(true) => {}
+            Ok(false) => self.lanes.uncancel(id, waited),
+            Err(why) => {
+                self.lanes.uncancel(id, waited);
+                return Err(why.into());
+            }
+        }
         if let Some(recaller) = self.recaller() {
             for action in running {
                 if let Some(token) = self.lanes.stage_token(action.id) {

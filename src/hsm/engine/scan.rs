@@ -5,11 +5,11 @@
 //! Depth first, names in order; the position is the stack of directories with the last name done
 //! in each, so it is small and can be taken up again by another process.
 
-use super::tree::{self, Looked, attributes, sighting};
+use super::tree::{self, Looked, sighting};
 use super::{EngineError, Shared};
 use crate::catalog::{Durability, FileState, Known, NodeId, Version};
 use crate::format::record::State;
-use crate::hsm::backing::{How, NodeKind, belongs_to};
+use crate::hsm::backing::{BackingError, How, NodeKind, belongs_to};
 use crate::id::NodeHandle;
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +41,15 @@ struct Reading {
 
 impl Place {
     fn new(handle: NodeHandle, node: NodeId, done: Vec<u8>) -> Self {
-        Self { level: Level { kind: handle.kind, handle: handle.bytes, done }, node, reading: None }
+        Self {
+            level: Level {
+                kind: handle.kind,
+                handle: handle.bytes,
+                done,
+            },
+            node,
+            reading: None,
+        }
     }
 }
 
@@ -50,18 +58,29 @@ impl Place {
 pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
     let state = shared.catalog.scan_state()?;
     let (generation, levels) = if state.running {
-        (state.generation, serde_json::from_slice(&state.position).unwrap_or_default())
+        (
+            state.generation,
+            serde_json::from_slice(&state.position).unwrap_or_default(),
+        )
     } else {
         (shared.catalog.begin_scan(shared.now())?, Vec::new())
     };
     let mut seen = if state.running { state.seen } else { 0 };
     let mut stack = resume(shared, levels)?;
+    // What a scan did not see is taken for gone only if it could look everywhere, from its first
+    // directory on, in one go.
+    let mut whole = !state.running;
     while let Some(top) = stack.last_mut() {
         if shared.stopping() {
             return Ok(());
         }
-        let Some(found) = next_chunk(shared, top)? else {
-            while shared.catalog.finish_directory(top.node, generation, 5000)? > 0 {}
+        let Some(found) = next_chunk(shared, top, &mut whole)? else {
+            while whole
+                && shared
+                    .catalog
+                    .finish_directory(top.node, generation, 5000)?
+                    > 0
+            {}
             stack.pop();
             continue;
         };
@@ -69,29 +88,36 @@ pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
         let node = top.node;
         stack.extend(note(shared, node, &found)?.into_iter().rev());
         let levels: Vec<&Level> = stack.iter().map(|o| &o.level).collect();
-        shared.catalog.save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
+        shared
+            .catalog
+            .save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
     }
     shared.catalog.finish_scan(shared.now())?;
-    let mut after = None;
-    loop {
-        let swept = shared.catalog.sweep_vanished(generation, after, 2000, shared.now())?;
+    let (mut after, mut sweeping) = (None, whole);
+    while sweeping {
+        let swept = shared
+            .catalog
+            .sweep_vanished(generation, after, 2000, shared.now())?;
         match swept.next {
             Some(next) if !shared.stopping() => after = Some(next),
-            _ => return Ok(()),
+            _ => sweeping = false,
         }
     }
+    Ok(())
 }
 
 /// Looks at one subtree again, because changelog records about it were lost.
 pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> {
-    let Some(row) = shared.catalog.node(node)? else { return Ok(()) };
+    let Some(row) = shared.catalog.node(node)? else {
+        return Ok(());
+    };
     let mut stack = vec![Place::new(row.handle, node, Vec::new())];
     while let Some(top) = stack.last_mut() {
         if shared.stopping() {
             return Ok(());
         }
         let node = top.node;
-        match next_chunk(shared, top)? {
+        match next_chunk(shared, top, &mut true)? {
             None => drop(stack.pop()),
             Some(found) => stack.extend(note(shared, node, &found)?),
         }
@@ -102,24 +128,30 @@ pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> 
 fn resume(shared: &Shared, levels: Vec<Level>) -> Result<Vec<Place>, EngineError> {
     let mut stack = Vec::new();
     for level in levels {
-        let handle = NodeHandle { kind: level.kind, bytes: level.handle };
+        let handle = NodeHandle {
+            kind: level.kind,
+            bytes: level.handle,
+        };
         if let Some(node) = shared.catalog.node_by_handle(&handle)? {
             stack.push(Place::new(handle, node.id, level.done));
         }
     }
     if stack.is_empty() {
-        let handle = shared.backing.handle_of(shared.backing.root())?;
-        let stat = shared.backing.stat(shared.backing.root())?;
-        shared.catalog.set_root(&handle, attributes(&stat))?;
+        let handle = tree::note_root(shared)?;
         stack.push(Place::new(handle, NodeId::ROOT, Vec::new()));
     }
     Ok(stack)
 }
 
 fn read(shared: &Shared, level: &Level) -> Result<Reading, EngineError> {
-    let handle = NodeHandle { kind: level.kind, bytes: level.handle.clone() };
+    let handle = NodeHandle {
+        kind: level.kind,
+        bytes: level.handle.clone(),
+    };
     let hint = tree::hint(shared, &handle)?;
-    let fd = shared.backing.open_node(&handle, hint.as_deref(), How::Path)?;
+    let fd = shared
+        .backing
+        .open_node(&handle, hint.as_deref(), How::Path)?;
     let device = shared.backing.stat(fd.as_fd())?.dev;
     let mut left = tree::names(&shared.backing, fd.as_fd())?;
     left.retain(|name| level.done.is_empty() || *name > level.done);
@@ -128,14 +160,21 @@ fn read(shared: &Shared, level: &Level) -> Result<Reading, EngineError> {
 }
 
 /// Looks at the next entries of a directory; `None` at its end.
-fn next_chunk(shared: &Shared, place: &mut Place) -> Result<Option<Vec<Looked>>, EngineError> {
+/// What cannot be looked at makes the scan less than `whole`.
+fn next_chunk(
+    shared: &Shared,
+    place: &mut Place,
+    whole: &mut bool,
+) -> Result<Option<Vec<Looked>>, EngineError> {
     let reading = match &mut place.reading {
         Some(reading) => reading,
         None => match read(shared, &place.level) {
             Ok(reading) => place.reading.insert(reading),
+            // A directory that went meanwhile is the changelog's business.
+            Err(EngineError::Backing(BackingError::Gone { .. })) => return Ok(None),
             Err(why) => {
-                // A directory that went meanwhile is the changelog's business.
                 tracing::warn!(%why, "a directory could not be scanned");
+                *whole = false;
                 return Ok(None);
             }
         },
@@ -145,10 +184,16 @@ fn next_chunk(shared: &Shared, place: &mut Place) -> Result<Option<Vec<Looked>>,
     }
     let mut found = Vec::with_capacity(tree::CHUNK);
     while found.len() < tree::CHUNK {
-        let Some(name) = reading.left.pop() else { break };
+        let Some(name) = reading.left.pop() else {
+            break;
+        };
         match tree::look_at(&shared.backing, reading.fd.as_fd(), &name, reading.device) {
             Ok(looked) => found.extend(looked),
-            Err(why) => tracing::warn!(%why, "an entry could not be scanned"),
+            Err(BackingError::Gone { .. }) => {}
+            Err(why) => {
+                tracing::warn!(%why, "an entry could not be scanned");
+                *whole = false;
+            }
         }
         place.level.done = name;
     }
@@ -171,7 +216,9 @@ fn note(shared: &Shared, parent: NodeId, found: &[Looked]) -> Result<Vec<Place>,
         }
     }
     if !known.is_empty() {
-        shared.catalog.learn(known, shared.now(), Durability::Relaxed)?;
+        shared
+            .catalog
+            .learn(known, shared.now(), Durability::Relaxed)?;
     }
     Ok(directories)
 }
@@ -185,12 +232,17 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
             return Ok(None);
         }
     };
-    let Some(node) = shared.catalog.node(id)? else { return Ok(None) };
+    let Some(node) = shared.catalog.node(id)? else {
+        return Ok(None);
+    };
     let Some(record) = record else {
         let released = node.state == FileState::Released;
         if released && looked.stat.size > 0 && looked.stat.blocks == 0 {
-            let note = "released, but its stub is gone: the file reads as zeros on the backing".to_owned();
-            shared.catalog.set_state(id, FileState::Lost, Some(note), Durability::Full)?;
+            let note =
+                "released, but its stub is gone: the file reads as zeros on the backing".to_owned();
+            shared
+                .catalog
+                .set_state(id, FileState::Lost, Some(note), Durability::Full)?;
         }
         return Ok(None);
     };
@@ -206,10 +258,16 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
         State::Resident => FileState::Archived,
     };
     let agrees = node.version == Some(version)
-        && (node.state == state || (state == FileState::Archived && node.state == FileState::Dirty));
+        && (node.state == state
+            || (state == FileState::Archived && node.state == FileState::Dirty));
     if agrees {
         return Ok(None);
     }
     let copies = shared.copies_of_record(&record, &looked.stat);
-    Ok(Some(Known { node: id, state, version, copies }))
+    Ok(Some(Known {
+        node: id,
+        state,
+        version,
+        copies,
+    }))
 }

@@ -21,8 +21,8 @@ use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -126,7 +126,10 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     };
     // The lock first: what another instance has is not even read further.
     let guard = backing.claim(mark.clone(), started.sec, opening.force)?;
-    let identity = Identity { instance: state.instance, fs: state.fs };
+    let identity = Identity {
+        instance: state.instance,
+        fs: state.fs,
+    };
     let catalog = Catalog::open(&state.catalog(), identity)?;
     let incarnation = catalog.begin_incarnation(Start {
         boot: life_of(&opening.outside, &boot),
@@ -135,7 +138,13 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     })?;
     let mut guard = guard;
     guard.set_epoch(incarnation.epoch)?;
-    Ok(Claimed { state, backing: Arc::new(backing), catalog, incarnation, mark: guard })
+    Ok(Claimed {
+        state,
+        backing: Arc::new(backing),
+        catalog,
+        incarnation,
+        mark: guard,
+    })
 }
 
 impl Claimed {
@@ -148,15 +157,19 @@ impl Claimed {
         let device = self.backing.stat(self.backing.root())?.dev;
         let mut slots: Vec<Slot> = Vec::new();
         for (name, url) in tiers {
-            let parsed: TierUrl =
-                url.parse().map_err(|source| Startup::Url { name: name.clone(), source })?;
+            let parsed: TierUrl = url.parse().map_err(|source| Startup::Url {
+                name: name.clone(),
+                source,
+            })?;
             let row = known.iter().find(|t| t.name == *name);
             let how = match row {
                 Some(row) => OpenHow::known(self.state.instance, row.id),
                 None => OpenHow::new(self.state.instance, fresh_tier(&known)),
             };
-            let tier = open_tier(&parsed, how)
-                .map_err(|source| Startup::Tier { name: name.clone(), source })?;
+            let tier = open_tier(&parsed, how).map_err(|source| Startup::Tier {
+                name: name.clone(),
+                source,
+            })?;
             let (mark, about) = (tier.mark(), tier.describe());
             self.catalog.set_tier(catalog::TierRow {
                 id: mark.tier,
@@ -254,6 +267,7 @@ impl Engine {
         jobs: expand::Jobs,
         due: Receiver<Settle>,
     ) -> Result<(), Startup> {
+        super::tree::note_root(&self.shared)?;
         let mut threads: Vec<JoinHandle<()>> = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new()
@@ -267,7 +281,10 @@ impl Engine {
         for _ in 0..2 {
             for queue in [jobs.stages.clone(), jobs.others.clone()] {
                 let (shared, wishes) = (self.shared.clone(), jobs.wishes.clone());
-                spawn("expand", Box::new(move || expand::work(&shared, &queue, &wishes)))?;
+                spawn(
+                    "expand",
+                    Box::new(move || expand::work(&shared, &queue, &wishes)),
+                )?;
             }
         }
         let shared = self.shared.clone();
@@ -358,9 +375,12 @@ impl Shared {
                 return Ok(());
             }
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
-            let applied = changelog::apply(self, batch);
+            let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
-            applied?;
+            if let Err(why) = applied {
+                self.changelog.missed(&batch);
+                return Err(why);
+            }
         }
     }
 }
@@ -378,7 +398,10 @@ fn changelog_work(shared: &Arc<Shared>) {
 }
 
 fn scan_work(shared: &Arc<Shared>) {
-    let full = shared.catalog.scan_state().map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
+    let full = shared
+        .catalog
+        .scan_state()
+        .map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
     if full.unwrap_or(true)
         && let Err(why) = scan::whole(shared)
     {
@@ -405,16 +428,19 @@ fn scan_work(shared: &Arc<Shared>) {
 /// Checks of the ctime window, made when it is past and no other step works on the node.
 fn settle_work(shared: &Arc<Shared>, due: &Receiver<Settle>) {
     while !shared.stopping() {
-        let Ok(check) = due.recv_timeout(TICK) else { continue };
+        let Ok(check) = due.recv_timeout(TICK) else {
+            continue;
+        };
         while !check.is_due() && !shared.stopping() {
             std::thread::sleep(Duration::from_millis(2));
         }
         let recalled = shared.recaller().is_some_and(|r| r.is_running(&check.node));
-        let Some(_claim) = shared.lanes.claim(&check.node).filter(|_| !recalled) else { continue };
+        let Some(_claim) = shared.lanes.claim(&check.node).filter(|_| !recalled) else {
+            continue;
+        };
         match settle(&shared.backing, &check) {
             Ok(_) => {}
             Err(why) => tracing::debug!(%why, "a ctime could not be checked"),
         }
     }
 }
-

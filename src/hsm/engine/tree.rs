@@ -22,11 +22,12 @@ pub(super) struct Looked {
 }
 
 /// Names in a directory in the order of their bytes, without `.` and `..`.
-pub(super) fn names(backing: &Backing, directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, BackingError> {
+pub(super) fn names(
+    backing: &Backing,
+    directory: BorrowedFd<'_>,
+) -> Result<Vec<Vec<u8>>, BackingError> {
     let readable = backing.reopen(directory, How::Read)?;
-    let fail = |why: rustix::io::Errno| {
-        BackingError::of("list", || "a directory".to_owned(), why)
-    };
+    let fail = |why: rustix::io::Errno| BackingError::of("list", || "a directory".to_owned(), why);
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::new(readable).map_err(fail)? {
         let entry = entry.map_err(fail)?;
@@ -60,7 +61,12 @@ pub(super) fn look_at(
         return Ok(None);
     }
     let handle = backing.handle_of(fd.as_fd())?;
-    Ok(Some(Looked { name: name.to_vec(), fd, handle, stat }))
+    Ok(Some(Looked {
+        name: name.to_vec(),
+        fd,
+        handle,
+        stat,
+    }))
 }
 
 /// The catalog's words for what `statx` said.
@@ -95,6 +101,17 @@ pub(super) fn sighting(looked: &Looked, parent: NodeId) -> Sighting {
     }
 }
 
+/// The root of the backing, which is what every path in the catalog hangs on: before anything is
+/// asked for, and again when a scan begins.
+pub(super) fn note_root(shared: &Shared) -> Result<NodeHandle, super::EngineError> {
+    let backing = &shared.backing;
+    let handle = backing.handle_of(backing.root())?;
+    shared
+        .catalog
+        .set_root(&handle, attributes(&backing.stat(backing.root())?))?;
+    Ok(handle)
+}
+
 /// A directory that could not be followed up to the root.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unplaced {
@@ -123,7 +140,8 @@ pub(super) fn ensure_directory(shared: &Shared, handle: &NodeHandle) -> Result<N
     let mut parent = loop {
         let here = backing.handle_of(at.as_fd())?;
         if let Some(known) = shared.catalog.node_by_handle(&here)?
-            && (known.id == NodeId::ROOT || !below.is_empty() && shared.catalog.path_of(known.id)?.is_some())
+            && (known.id == NodeId::ROOT
+                || !below.is_empty() && shared.catalog.path_of(known.id)?.is_some())
         {
             break known.id;
         }
@@ -136,10 +154,17 @@ pub(super) fn ensure_directory(shared: &Shared, handle: &NodeHandle) -> Result<N
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let up = rustix::fs::openat(&at, c"..", flags, Mode::empty())
             .map_err(|why| BackingError::of("look above", || "a directory".to_owned(), why))?;
-        below.push(Looked { name, fd: std::mem::replace(&mut at, up), handle: here, stat });
+        below.push(Looked {
+            name,
+            fd: std::mem::replace(&mut at, up),
+            handle: here,
+            stat,
+        });
     };
     while let Some(looked) = below.pop() {
-        let noted = shared.catalog.note(vec![sighting(&looked, parent)], Durability::Relaxed)?;
+        let noted = shared
+            .catalog
+            .note(vec![sighting(&looked, parent)], Durability::Relaxed)?;
         parent = noted.first().copied().unwrap_or(parent);
     }
     Ok(parent)
@@ -147,7 +172,10 @@ pub(super) fn ensure_directory(shared: &Shared, handle: &NodeHandle) -> Result<N
 
 /// A path under which a node can be found where handles cannot be opened; `None` if there is none
 /// or none is needed.
-pub(super) fn hint(shared: &Shared, handle: &NodeHandle) -> Result<Option<Vec<u8>>, catalog::CatalogError> {
+pub(super) fn hint(
+    shared: &Shared,
+    handle: &NodeHandle,
+) -> Result<Option<Vec<u8>>, catalog::CatalogError> {
     if shared.backing.access() == crate::hsm::backing::Access::Handles {
         return Ok(None);
     }

@@ -31,7 +31,9 @@ pub(super) struct Ended {
 pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
     let mut actions = shared.lanes.actions(dispatch);
     // Dispatches wait for a worker too: what was cancelled meanwhile does not begin.
-    for action in actions.extract_if(.., |a| shared.lanes.are_cancelled(std::iter::once(a.request))) {
+    for action in actions.extract_if(.., |a| {
+        shared.lanes.are_cancelled(std::iter::once(a.request))
+    }) {
         end(shared, &action, Finish::PutBack);
     }
     if actions.is_empty() {
@@ -49,11 +51,18 @@ fn end(shared: &Shared, action: &Action, finish: Finish) {
     if let Finish::Failed(why) = &finish {
         tracing::info!(target: "cairn::action", request = action.request.0, verb = ?action.verb, code = %why.code, why = %why.text, "failed");
     }
-    shared.lanes.end(Ended { action: action.id, request: action.request, finish });
+    shared.lanes.end(Ended {
+        action: action.id,
+        request: action.request,
+        finish,
+    });
 }
 
 fn reason(code: Failure, text: impl Display) -> Reason {
-    Reason { code: code.as_str().to_owned(), text: text.to_string() }
+    Reason {
+        code: code.as_str().to_owned(),
+        text: text.to_string(),
+    }
 }
 
 fn failed(code: Failure, text: impl Display) -> Finish {
@@ -63,7 +72,10 @@ fn failed(code: Failure, text: impl Display) -> Finish {
 /// Tried again later, each time after a longer pause.
 fn later(shared: &Shared, action: &Action, code: Failure, text: impl Display) -> Finish {
     let pause = pause_after(action.attempts);
-    Finish::Retry { not_before: super::shifted(shared.now(), pause, true), failure: reason(code, text) }
+    Finish::Retry {
+        not_before: super::shifted(shared.now(), pause, true),
+        failure: reason(code, text),
+    }
 }
 
 /// Tried again a few times, then failed.
@@ -76,11 +88,17 @@ fn soon_or_never(shared: &Shared, action: &Action, code: Failure, text: impl Dis
 }
 
 fn pause_after(attempts: u32) -> Duration {
-    BACKOFF.0.saturating_mul(1 << attempts.min(9)).min(BACKOFF.1)
+    BACKOFF
+        .0
+        .saturating_mul(1 << attempts.min(9))
+        .min(BACKOFF.1)
 }
 
 /// The words of a verb that a lane should never see.
 fn stranger(action: &Action) -> Finish {
     let verb: Verb = action.verb;
-    failed(Failure::Internal, format!("{verb:?} is not this lane's work"))
+    failed(
+        Failure::Internal,
+        format!("{verb:?} is not this lane's work"),
+    )
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecallError {
     /// Somebody wrote into the stub behind Cairn's back (P4 step 1): an administrator decides.
-    #[error("{object} does not look as its stub says: {why}; see `cairn repair`")]
+    #[error(
+        "{object} does not look as its stub says: {why}; an administrator decides (docs/operations.md, \"conflict\")"
+    )]
     Conflict {
         /// The file.
         object: String,

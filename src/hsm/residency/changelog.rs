@@ -25,6 +25,24 @@ pub struct Overflow {
     pub everything: bool,
 }
 
+impl Overflow {
+    fn lose(&mut self, event: &Event) {
+        self.events += 1;
+        let places = [&event.place, &event.from].into_iter().flatten();
+        let mut nodes: Vec<_> = places.map(|(parent, _)| parent).collect();
+        if nodes.is_empty() {
+            nodes.push(&event.node);
+        }
+        for node in nodes {
+            if self.scan.len() < REMEMBERED {
+                self.scan.insert(node.clone());
+            } else if !self.scan.contains(node) {
+                self.everything = true;
+            }
+        }
+    }
+}
+
 /// See the module.
 pub struct ChangelogSink {
     into: Sender<Event>,
@@ -50,19 +68,14 @@ impl ChangelogSink {
             return;
         };
         let (TrySendError::Full(event) | TrySendError::Disconnected(event)) = full;
+        self.lost.lock().lose(&event);
+    }
+
+    /// Events that were taken but could not be applied: as if they had found no room.
+    pub fn missed(&self, events: &[Event]) {
         let mut lost = self.lost.lock();
-        lost.events += 1;
-        let places = [event.place, event.from].into_iter().flatten();
-        let mut nodes: Vec<_> = places.map(|(parent, _)| parent).collect();
-        if nodes.is_empty() {
-            nodes.push(event.node);
-        }
-        for node in nodes {
-            if lost.scan.len() < REMEMBERED {
-                lost.scan.insert(node);
-            } else if !lost.scan.contains(&node) {
-                lost.everything = true;
-            }
+        for event in events {
+            lost.lose(event);
         }
     }
 
@@ -127,6 +140,16 @@ mod tests {
         assert_eq!((lost.events, lost.everything), (3, false));
         assert_eq!(lost.scan, HashSet::from([node(100), node(101)]));
         assert_eq!(sink.overflow(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_applied_counts_as_lost() {
+        let sink = ChangelogSink::new(2);
+        sink.push(created(1, 100));
+        let taken = sink.drain(10, Duration::ZERO);
+        sink.missed(&taken);
+        let lost = sink.overflow().expect("one event");
+        assert_eq!((lost.events, lost.scan), (1, HashSet::from([node(100)])));
     }
 
     #[test]

@@ -55,21 +55,29 @@ pub(super) fn walk(
 }
 
 fn may(asker: &Asker, fd: &OwnedFd, access: Access) -> bool {
-    asker.uid == 0 || cairn_fuse::may_access(fd.as_fd(), (asker.uid, asker.gid, &asker.groups), access)
+    asker.uid == 0
+        || cairn_fuse::may_access(fd.as_fd(), (asker.uid, asker.gid, &asker.groups), access)
 }
 
 fn flags(report: &FileReport) -> Vec<StateFlag> {
     let node = report.node.as_ref();
     let states = [
         (StateFlag::Exists, report.was_archived()),
-        (StateFlag::Archived, report.was_archived() && !report.is_dirty()),
+        (
+            StateFlag::Archived,
+            report.was_archived() && !report.is_dirty(),
+        ),
         (StateFlag::Dirty, report.was_archived() && report.is_dirty()),
         (StateFlag::Released, report.is_released()),
         (StateFlag::NoArchive, node.is_some_and(|n| n.noarchive)),
         (StateFlag::NoRelease, node.is_some_and(|n| n.norelease)),
         (StateFlag::Lost, report.is_lost()),
     ];
-    states.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag).collect()
+    states
+        .into_iter()
+        .filter(|(_, on)| *on)
+        .map(|(flag, _)| flag)
+        .collect()
 }
 
 fn state(engine: &Engine, fd: &OwnedFd, report: &FileReport, path: GivenPath) -> NodeState {
@@ -114,7 +122,10 @@ fn state(engine: &Engine, fd: &OwnedFd, report: &FileReport, path: GivenPath) ->
         pins: report
             .pins
             .iter()
-            .map(|p| PinView { holder: p.holder.clone(), until: when(p.expires) })
+            .map(|p| PinView {
+                holder: p.holder.clone(),
+                until: when(p.expires),
+            })
             .collect(),
         request: report.open.first().map(|a| a.request.0),
     }
@@ -140,7 +151,12 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
             (_, Some(failure)) => failure.text.clone(),
             _ => "its turn".into(),
         },
-        since: when(action.started.or(action.not_before).unwrap_or_else(crate::hsm::engine::now)),
+        since: when(
+            action
+                .started
+                .or(action.not_before)
+                .unwrap_or_else(crate::hsm::engine::now),
+        ),
         eta_s: None,
         request: Some(action.request.0),
     });
@@ -154,7 +170,12 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
             request: None,
         });
     }
-    Ok(Why { path: GivenPath::new(given), flags: flags(&report), waiting, because })
+    Ok(Why {
+        path: GivenPath::new(given),
+        flags: flags(&report),
+        waiting,
+        because,
+    })
 }
 
 impl From<crate::hsm::backing::BackingError> for ControlError {

@@ -18,11 +18,17 @@ pub(super) fn status(instance: &Instance) -> Result<Status, ControlError> {
     let tiers = tiers(engine);
     let warnings = warnings(engine, &snapshot, &tiers, instance);
     let age = |t: crate::id::Timestamp| u64::try_from(now().sec - t.sec).unwrap_or(0);
-    let waiting = snapshot.backlog.iter().filter(|b| matches!(b.class, Class::Read | Class::Stage));
+    let waiting = snapshot
+        .backlog
+        .iter()
+        .filter(|b| matches!(b.class, Class::Read | Class::Stage));
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         instance: instance.name.clone(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         pid: std::process::id(),
         since: when(engine.since()),
         now: When::now(),
@@ -38,7 +44,11 @@ pub(super) fn status(instance: &Instance) -> Result<Status, ControlError> {
         failures: snapshot
             .failures
             .iter()
-            .map(|f| FailureCount { code: f.code.clone(), count: f.count, last: when(f.last_at) })
+            .map(|f| FailureCount {
+                code: f.code.clone(),
+                count: f.count,
+                last: when(f.last_at),
+            })
             .collect(),
         tiers,
         changelog: ChangelogStatus {
@@ -49,8 +59,18 @@ pub(super) fn status(instance: &Instance) -> Result<Status, ControlError> {
         },
         copies: CopiesStatus {
             fewer_than_asked: snapshot.under_copied,
-            lost: snapshot.usage.iter().filter(|u| u.state == FileState::Lost).map(|u| u.files).sum(),
-            conflict: snapshot.failures.iter().filter(|f| f.code == "conflict").map(|f| f.count).sum(),
+            lost: snapshot
+                .usage
+                .iter()
+                .filter(|u| u.state == FileState::Lost)
+                .map(|u| u.files)
+                .sum(),
+            conflict: snapshot
+                .failures
+                .iter()
+                .filter(|f| f.code == "conflict")
+                .map(|f| f.count)
+                .sum(),
         },
         scan: ScanStatus {
             running: snapshot.scan.running,
@@ -134,35 +154,83 @@ fn tiers(engine: &Engine) -> Vec<TierStatus> {
     engine.tier_facts().into_iter().map(one).collect()
 }
 
-fn warnings(engine: &Engine, snapshot: &Snapshot, tiers: &[TierStatus], instance: &Instance) -> Vec<Warning> {
+fn warnings(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    tiers: &[TierStatus],
+    instance: &Instance,
+) -> Vec<Warning> {
     let mut found = Vec::new();
     let mut warn = |code: &str, level, message: String| {
-        found.push(Warning { code: code.into(), level, message });
+        found.push(Warning {
+            code: code.into(),
+            level,
+            message,
+        });
     };
     for slot in engine.tiers().iter().filter(|t| t.same_fs) {
-        warn("same-filesystem", Level::Warning, format!("tier {} lies on the backing's filesystem: it frees no space, protects nothing", slot.name));
+        warn(
+            "same-filesystem",
+            Level::Warning,
+            format!(
+                "tier {} lies on the backing's filesystem: it frees no space, protects nothing",
+                slot.name
+            ),
+        );
     }
     if engine.settings().unsafe_open_backing {
-        warn("unsafe-open-backing", Level::Warning, "users may enter the backing directory, where released files read as zeros".into());
+        warn(
+            "unsafe-open-backing",
+            Level::Warning,
+            "users may enter the backing directory, where released files read as zeros".into(),
+        );
     }
     if let Err(why) = engine.release_allowed() {
-        warn("no-release", Level::Warning, format!("releases are disabled: {why}"));
+        warn(
+            "no-release",
+            Level::Warning,
+            format!("releases are disabled: {why}"),
+        );
     }
     if let Err(why) = &instance.mirror.facts().passthrough {
-        warn("no-passthrough", Level::Ok, format!("reads and writes go through the server: {why}"));
+        warn(
+            "no-passthrough",
+            Level::Ok,
+            format!("reads and writes go through the server: {why}"),
+        );
     }
     for lack in &engine.backing().capabilities().lacking {
         warn("backing-lacks", Level::Ok, lack.to_string());
     }
     for tier in tiers.iter().filter(|t| t.state != TierHealth::Ok) {
-        let level = if tier.state == TierHealth::Full { Level::Warning } else { Level::Critical };
-        warn("tier", level, format!("tier {} is {}", tier.name, tier.state.as_str()));
+        let level = if tier.state == TierHealth::Full {
+            Level::Warning
+        } else {
+            Level::Critical
+        };
+        warn(
+            "tier",
+            level,
+            format!("tier {} is {}", tier.name, tier.state.as_str()),
+        );
     }
-    if snapshot.usage.iter().any(|u| u.state == FileState::Lost && u.files > 0) {
-        warn("lost", Level::Critical, "files are lost: no good copy and no data".into());
+    if snapshot
+        .usage
+        .iter()
+        .any(|u| u.state == FileState::Lost && u.files > 0)
+    {
+        warn(
+            "lost",
+            Level::Critical,
+            "files are lost: no good copy and no data".into(),
+        );
     }
     if snapshot.write_errors > 0 {
-        warn("catalog", Level::Critical, format!("{} writes to the catalog failed", snapshot.write_errors));
+        warn(
+            "catalog",
+            Level::Critical,
+            format!("{} writes to the catalog failed", snapshot.write_errors),
+        );
     }
     found
 }

@@ -72,12 +72,18 @@ pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> Reques
         let (code, message) = action
             .failure
             .as_ref()
-            .map_or(("internal".into(), String::new()), |f| (f.code.clone(), f.text.clone()));
+            .map_or(("internal".into(), String::new()), |f| {
+                (f.code.clone(), f.text.clone())
+            });
         let path = path.as_ref().map(|p| {
             let mount = std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str());
             GivenPath::new(mount).join(p)
         });
-        Problem { path, code, message }
+        Problem {
+            path,
+            code,
+            message,
+        }
     });
     RequestView {
         request: row.id.0,
@@ -114,7 +120,10 @@ fn eta(row: &catalog::Request) -> Option<u64> {
     let started = row.started?;
     let counts = row.counts;
     let left = counts.queued.bytes + counts.running.bytes + counts.waiting.bytes;
-    let spent = crate::hsm::engine::now().sec.saturating_sub(started.sec).max(1);
+    let spent = crate::hsm::engine::now()
+        .sec
+        .saturating_sub(started.sec)
+        .max(1);
     if row.finished.is_some() || counts.done.bytes == 0 {
         return None;
     }
@@ -123,7 +132,11 @@ fn eta(row: &catalog::Request) -> Option<u64> {
 }
 
 pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
-    let verb = if run.rule.starts_with("release") { Verb::Release } else { Verb::Archive };
+    let verb = if run.rule.starts_with("release") {
+        Verb::Release
+    } else {
+        Verb::Archive
+    };
     let forecast = run.forecast;
     PolicyRun {
         rule: run.rule,

@@ -26,7 +26,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["src/config/", "src/config.rs"]),
     ("uuid", &["src/id.rs"]),
     ("tracing_subscriber", &["src/main.rs"]),
-    ("anyhow", &["src/main.rs", "tests/", "fuse/tests/"]),
+    (
+        "anyhow",
+        &["src/main.rs", "tests/", "fuse/tests/", "fuse/examples/"],
+    ),
     (
         "tokio",
         &[

@@ -30,6 +30,12 @@ pub(crate) fn check(sources: &[Source]) -> Vec<String> {
     complaints
 }
 
+/// A function of a trait without a body: its head ends in `;`.
+fn is_declaration(from: &[&str]) -> bool {
+    let end = from.iter().find(|l| l.ends_with('{') || l.ends_with(';'));
+    end.is_some_and(|l| l.ends_with(';'))
+}
+
 /// Functions by rustfmt's shape: from a line with `fn` to the `}` at the same indentation.
 fn functions(source: &Source) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -38,6 +44,9 @@ fn functions(source: &Source) -> Vec<String> {
         let body = line.trim_start();
         let is_fn = body.split_whitespace().take(5).any(|w| w == "fn") && !body.starts_with("//");
         if !is_fn || body.ends_with(';') || body.ends_with('}') {
+            continue;
+        }
+        if is_declaration(&lines[start..]) {
             continue;
         }
         let indent = &line[..line.len() - body.len()];

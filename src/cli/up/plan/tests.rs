@@ -29,7 +29,13 @@ fn the_embedded_archive_lies_in_the_state_directory() {
     let state = dir.path().join("state");
     let plan = plan(dir.path(), &["--state", state.to_str().unwrap()]).unwrap();
     assert!(plan.embedded && plan.state.is_absolute());
-    assert_eq!(plan.tiers[0].url, TierUrl::Dir { path: plan.state.join("archive"), pace: Default::default() });
+    assert_eq!(
+        plan.tiers[0].url,
+        TierUrl::Dir {
+            path: plan.state.join("archive"),
+            pace: Default::default()
+        }
+    );
 }
 
 #[test]
@@ -77,15 +83,18 @@ fn tiers_are_named_and_placed_once() {
             "two tiers are at dir:/x",
         ),
         (&["--tier", "dir:/x"], "write NAME=URL"),
-        (&["--tier", "a=dir:x"], "absolute path"),
-        (&["--tier", "a=ftp:/x"], "kinds are"),
+        (&["--tier", "a=dir:x"], "must be absolute"),
+        (&["--tier", "a=ftp:/x"], "known are"),
         (&["--tier", "a b=dir:/x"], "names are"),
     ] {
         let error = plan(dir.path(), tiers).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
     let s3 = plan(dir.path(), &["--tier", "c=s3://b/p?endpoint=http://h"]).unwrap_err();
-    assert!(s3.contains("s3") && s3.contains("not built into this version"), "{s3}");
+    assert!(
+        s3.contains("s3") && s3.contains("not built into this version"),
+        "{s3}"
+    );
 }
 
 #[test]
@@ -108,15 +117,30 @@ fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
     let given = given.to_str().unwrap();
     let filed = plan(dir.path(), &["--config", file]).unwrap();
     assert_eq!(filed.state, resolved(&at("filed")).unwrap());
-    assert_eq!((filed.tiers[0].name.as_str(), filed.embedded), ("cold", false));
+    assert_eq!(
+        (filed.tiers[0].name.as_str(), filed.embedded),
+        ("cold", false)
+    );
     assert!(filed.policy.is_some());
     assert_eq!(filed.settings.ballast_size, 1 << 20);
-    let flags = ["--config", file, "--state", given, "--tier", "a=dir:/a", "--recall-timeout", "2h"];
+    let flags = [
+        "--config",
+        file,
+        "--state",
+        given,
+        "--tier",
+        "a=dir:/a",
+        "--recall-timeout",
+        "2h",
+    ];
     let flagged = plan(dir.path(), &flags).unwrap();
     assert_eq!(flagged.state, resolved(Path::new(given)).unwrap());
     assert_eq!(flagged.tiers.len(), 1);
     assert_eq!(flagged.tiers[0].name, "a");
-    assert_eq!(flagged.settings.recall_timeout, Some(std::time::Duration::from_secs(7200)));
+    assert_eq!(
+        flagged.settings.recall_timeout,
+        Some(std::time::Duration::from_secs(7200))
+    );
     let args = Up::try_parse_from(["up", "--config", file]).unwrap().args;
     assert_eq!(UpPlan::new(&args).unwrap(), filed);
     std::fs::write(file, "").unwrap();
@@ -125,5 +149,8 @@ fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
     assert!(Up::try_parse_from(["up"]).is_err());
     std::fs::write(file, "tier.cold.url = \"ftp:/x\"\n").unwrap();
     let error = plan(dir.path(), &["--config", file]).unwrap_err();
-    assert!(error.contains("tier.cold.url") && error.contains("kinds are"), "{error}");
+    assert!(
+        error.contains("tier.cold.url") && error.contains("known are"),
+        "{error}"
+    );
 }

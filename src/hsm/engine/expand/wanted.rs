@@ -38,13 +38,17 @@ pub(super) enum Wanted {
 
 impl Facts {
     fn released(&self) -> bool {
-        self.record.as_ref().is_some_and(|r| r.state != State::Resident)
+        self.record
+            .as_ref()
+            .is_some_and(|r| r.state != State::Resident)
     }
 
     /// The present data are archived, as far as can be told without reading them.
     fn current(&self) -> bool {
         let Some(node) = &self.node else { return false };
-        let proven = node.proven.is_some_and(|p| (p.size, p.ctime) == (self.stat.size, self.stat.ctime));
+        let proven = node
+            .proven
+            .is_some_and(|p| (p.size, p.ctime) == (self.stat.size, self.stat.ctime));
         self.record.is_some()
             && node.state == FileState::Archived
             && proven
@@ -54,7 +58,11 @@ impl Facts {
     /// Tiers that a copy of the present data is still to be made on.
     pub(super) fn tiers_missing(&self) -> Vec<TierId> {
         let have = |tier: &TierId| self.current() && self.tiers_have.contains(tier);
-        self.tiers_wanted.iter().filter(|t| !have(t)).copied().collect()
+        self.tiers_wanted
+            .iter()
+            .filter(|t| !have(t))
+            .copied()
+            .collect()
     }
 }
 
@@ -69,13 +77,23 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
         Verb::Stage if !facts.readable => {
             Wanted::Refuse(Failure::NotPermitted, "no permission to read the file")
         }
-        Verb::Stage => Wanted::Act { bytes: facts.stat.size, place: place(facts) },
+        Verb::Stage => Wanted::Act {
+            bytes: facts.stat.size,
+            place: place(facts),
+        },
         Verb::Verify if !facts.owned => refuse_stranger(),
         Verb::Verify if facts.record.is_none() => Wanted::Nothing(Some("never archived")),
-        Verb::Verify => Wanted::Act { bytes: facts.stat.size, place: place(facts) },
+        Verb::Verify => Wanted::Act {
+            bytes: facts.stat.size,
+            place: place(facts),
+        },
         Verb::Pin | Verb::Unpin if !regular => Wanted::Nothing(None),
         Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear => {
-            if facts.owned { Wanted::Now } else { refuse_stranger() }
+            if facts.owned {
+                Wanted::Now
+            } else {
+                refuse_stranger()
+            }
         }
         Verb::Remove | Verb::Repack => {
             Wanted::Refuse(Failure::Usage, "this version cannot remove or repack")
@@ -93,7 +111,10 @@ fn archive(facts: &Facts) -> Wanted {
     }
     if facts.node.as_ref().is_some_and(|n| n.noarchive) {
         return if facts.direct {
-            Wanted::Refuse(Failure::NotPermitted, "it is set noarchive: `cairn clear noarchive` first")
+            Wanted::Refuse(
+                Failure::NotPermitted,
+                "it is set noarchive: `cairn clear noarchive` first",
+            )
         } else {
             Wanted::Nothing(Some("set noarchive"))
         };
@@ -104,13 +125,21 @@ fn archive(facts: &Facts) -> Wanted {
     if facts.stat.kind == NodeKind::Regular && facts.tiers_missing().is_empty() {
         return Wanted::Nothing(None);
     }
-    let bytes = if facts.stat.kind == NodeKind::Regular { facts.stat.size } else { 0 };
+    let bytes = if facts.stat.kind == NodeKind::Regular {
+        facts.stat.size
+    } else {
+        0
+    };
     Wanted::Act { bytes, place: None }
 }
 
 fn release(facts: &Facts) -> Wanted {
     let quietly = |code, why| {
-        if facts.direct { Wanted::Refuse(code, why) } else { Wanted::Nothing(Some(why)) }
+        if facts.direct {
+            Wanted::Refuse(code, why)
+        } else {
+            Wanted::Nothing(Some(why))
+        }
     };
     if facts.released() {
         return Wanted::Nothing(None);
@@ -121,6 +150,10 @@ fn release(facts: &Facts) -> Wanted {
     if facts.stat.size < facts.min_release {
         return quietly(Failure::Usage, "smaller than what is released");
     }
+    if facts.stat.blocks * 512 <= u64::from(facts.stat.block_size) {
+        // The record may have a block of its own; the data have none.
+        return quietly(Failure::Usage, "all holes: it has no blocks to give back");
+    }
     if facts.node.as_ref().is_some_and(|n| n.norelease) {
         return quietly(Failure::NotPermitted, "set norelease");
     }
@@ -128,12 +161,21 @@ fn release(facts: &Facts) -> Wanted {
         return quietly(Failure::Busy, "pinned");
     }
     if facts.record.is_none() {
-        return quietly(Failure::NoGoodCopy, "not archived yet: `cairn archive` first");
+        return quietly(
+            Failure::NoGoodCopy,
+            "not archived yet: `cairn archive` first",
+        );
     }
-    Wanted::Act { bytes: facts.stat.size, place: None }
+    Wanted::Act {
+        bytes: facts.stat.size,
+        place: None,
+    }
 }
 
 fn place(facts: &Facts) -> Option<Place> {
     let copy = facts.record.as_ref()?.copies.first()?;
-    Some(Place { aggregate: copy.aggregate, offset: copy.header })
+    Some(Place {
+        aggregate: copy.aggregate,
+        offset: copy.header,
+    })
 }

@@ -2,7 +2,9 @@
 
 use super::super::{Shared, Slot, tree};
 use super::{end, failed, later, pause_after, soon_or_never};
-use crate::catalog::{self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version};
+use crate::catalog::{
+    self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version,
+};
 use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::archive::{
@@ -21,7 +23,11 @@ const MOST_NAMES: usize = 1000;
 pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<Action>) {
     let Some(slot) = tier.and_then(|id| shared.slot(id)) else {
         for action in &actions {
-            end(shared, action, failed(Failure::TierUnavailable, "its tier is not configured here"));
+            end(
+                shared,
+                action,
+                failed(Failure::TierUnavailable, "its tier is not configured here"),
+            );
         }
         return;
     };
@@ -29,7 +35,11 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
     let (mut rows, mut items, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
     for action in actions {
         let Some(claim) = shared.lanes.claim(&action.handle) else {
-            end(shared, &action, later(shared, &action, Failure::Busy, "another action works on it"));
+            end(
+                shared,
+                &action,
+                later(shared, &action, Failure::Busy, "another action works on it"),
+            );
             continue;
         };
         match item(shared, &action) {
@@ -49,24 +59,50 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
 }
 
 /// What the protocol needs to know; `None`: the node is gone, or must not be archived any more.
-fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, crate::hsm::engine::EngineError> {
-    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else { return Ok(None) };
+fn item(
+    shared: &Shared,
+    action: &Action,
+) -> Result<Option<(Item, Node)>, crate::hsm::engine::EngineError> {
+    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
+        return Ok(None);
+    };
     if node.noarchive {
         return Ok(None);
     }
     let names = shared.catalog.all_names(node.id, MOST_NAMES)?;
-    let names = if names.is_empty() { tree::present_name(shared, &action.handle) } else { names };
-    let item = Item { node: action.handle.clone(), names, prior: prior(shared, &node)? };
+    let names = if names.is_empty() {
+        tree::present_name(shared, &action.handle)
+    } else {
+        names
+    };
+    let item = Item {
+        node: action.handle.clone(),
+        names,
+        prior: prior(shared, &node)?,
+    };
     Ok(Some((item, node)))
 }
 
 fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, crate::hsm::engine::EngineError> {
-    let Some(version) = node.version else { return Ok(None) };
+    let Some(version) = node.version else {
+        return Ok(None);
+    };
     let copies = shared.catalog.copies(version.file, version.version)?;
     let good = copies.iter().filter(|c| c.state == CopyState::Good);
-    let trust = if node.is_suspect(&shared.incarnation) { Trust::Suspect } else { Trust::Sound };
+    let trust = if node.is_suspect(&shared.incarnation) {
+        Trust::Suspect
+    } else {
+        Trust::Sound
+    };
     let seen = node.proven.map(|p| {
-        (Seen { node: node.handle.clone(), size: p.size, ctime: p.ctime }, trust)
+        (
+            Seen {
+                node: node.handle.clone(),
+                size: p.size,
+                ctime: p.ctime,
+            },
+            trust,
+        )
     });
     Ok(Some(Prior {
         file: version.file,
@@ -75,18 +111,32 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, crate::hsm::engi
         crc: version.crc,
         seen,
         copies: good
-            .map(|c| CopyHint { tier: c.tier, aggregate: c.aggregate, header: c.header })
+            .map(|c| CopyHint {
+                tier: c.tier,
+                aggregate: c.aggregate,
+                header: c.header,
+            })
             .collect(),
         released: node.state == FileState::Released,
     }))
 }
 
-fn compose_and_record(shared: &Arc<Shared>, slot: &Slot, rows: &[Action], items: &[Item], nodes: &[Node]) {
+fn compose_and_record(
+    shared: &Arc<Shared>,
+    slot: &Slot,
+    rows: &[Action],
+    items: &[Item],
+    nodes: &[Node],
+) {
     let aggregate = match shared.catalog.next_aggregate() {
         Ok(name) => name,
         Err(why) => {
             for action in rows {
-                end(shared, action, later(shared, action, Failure::Internal, &why));
+                end(
+                    shared,
+                    action,
+                    later(shared, action, Failure::Internal, &why),
+                );
             }
             return;
         }
@@ -103,7 +153,8 @@ fn compose_and_record(shared: &Arc<Shared>, slot: &Slot, rows: &[Action], items:
     let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
     match compose(batch, &stop, &mut commit) {
         Ok(report) => {
-            for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes)) {
+            for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes))
+            {
                 let finish = finish(shared, action, node, outcome);
                 end(shared, action, finish);
             }
@@ -133,23 +184,43 @@ fn commit(
         },
     };
     let stored = |c: &Copied| {
-        durable.index.by_identity(c.file, c.version).map_or(0, |e| e.stored_len())
+        durable
+            .index
+            .by_identity(c.file, c.version)
+            .map_or(0, |e| e.stored_len())
     };
     let files = durable.copied.iter().filter_map(|c| {
         let node = nodes.get(c.item)?;
         Some(catalog::Archived {
             node: node.id,
-            version: Version { file: c.file, version: c.version, crc: c.crc, blocks_crc: c.blocks_crc },
+            version: Version {
+                file: c.file,
+                version: c.version,
+                crc: c.crc,
+                blocks_crc: c.blocks_crc,
+            },
             proven: proven(shared, &c.seen),
             header: c.copy.header,
             stored_len: stored(c),
         })
     });
-    shared.catalog.archived(aggregate, files.collect(), shared.now()).map_err(Into::into)
+    shared
+        .catalog
+        .archived(aggregate, files.collect(), shared.now())?;
+    if let Some(recaller) = shared.recaller() {
+        recaller
+            .indexes()
+            .made(slot.id, receipt.aggregate, durable.index);
+    }
+    Ok(())
 }
 
 fn proven(shared: &Shared, seen: &Seen) -> Proven {
-    Proven { size: seen.size, ctime: seen.ctime, boot: shared.incarnation.boot }
+    Proven {
+        size: seen.size,
+        ctime: seen.ctime,
+        boot: shared.incarnation.boot,
+    }
 }
 
 fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Finish {
@@ -161,7 +232,9 @@ fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Fi
         Outcome::Entered { .. } => Finish::Done,
         Outcome::Skipped(why) => skipped(shared, action, node, &why),
         Outcome::Failed(why @ ItemError::Rotted { .. }) => failed(Failure::Conflict, why),
-        Outcome::Failed(ItemError::Backing(why)) if why.is_full() => later(shared, action, Failure::NoSpace, why),
+        Outcome::Failed(ItemError::Backing(why)) if why.is_full() => {
+            later(shared, action, Failure::NoSpace, why)
+        }
         Outcome::Failed(why) => soon_or_never(shared, action, Failure::Internal, why),
     }
 }
@@ -176,7 +249,11 @@ fn skipped(shared: &Shared, action: &Action, node: &Node, why: &Skip) -> Finish 
         Skip::Foreign => failed(Failure::Foreign, why),
         Skip::Lost => {
             let note = Some(why.to_string());
-            if let Err(why) = shared.catalog.set_state(node.id, FileState::Lost, note, Durability::Full) {
+            if let Err(why) =
+                shared
+                    .catalog
+                    .set_state(node.id, FileState::Lost, note, Durability::Full)
+            {
                 tracing::error!(%why, "a lost file could not be noted");
             }
             failed(Failure::Lost, why)
@@ -199,7 +276,11 @@ fn note_record(shared: &Shared, node: &Node, recorded: Result<Recorded, Unrecord
         Err(why @ Unrecorded::Changed) => {
             tracing::debug!(%why, "archived, and changed since");
             let why = catalog::TombstoneWhy::Overwrite;
-            if let Err(why) = shared.catalog.dirtied(node.id, why, shared.now(), Durability::Relaxed) {
+            if let Err(why) =
+                shared
+                    .catalog
+                    .dirtied(node.id, why, shared.now(), Durability::Relaxed)
+            {
                 tracing::warn!(%why, "a change could not be noted");
             }
         }
@@ -211,9 +292,9 @@ fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveErro
     let code = match why {
         ArchiveError::Tier(TierError::Full { .. }) => Failure::NoSpace,
         ArchiveError::Tier(_) => Failure::TierUnavailable,
-        ArchiveError::Compose { .. } | ArchiveError::Receipt { .. } | ArchiveError::Commit { .. } => {
-            Failure::Internal
-        }
+        ArchiveError::Compose { .. }
+        | ArchiveError::Receipt { .. }
+        | ArchiveError::Commit { .. } => Failure::Internal,
         ArchiveError::Stopped => {
             for action in rows {
                 end(shared, action, Finish::PutBack);
@@ -223,7 +304,10 @@ fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveErro
     };
     tracing::warn!(tier = %slot.name, %why, files = rows.len(), "an aggregate was given up");
     let attempts = rows.iter().map(|a| a.attempts).max().unwrap_or(0);
-    if matches!(why, ArchiveError::Tier(TierError::Full { .. } | TierError::Unavailable { .. })) {
+    if matches!(
+        why,
+        ArchiveError::Tier(TierError::Full { .. } | TierError::Unavailable { .. })
+    ) {
         let until = super::super::shifted(shared.now(), pause_after(attempts), true);
         shared.lanes.pause(slot.id, until);
     }

@@ -21,7 +21,10 @@ pub(super) fn release(shared: &Arc<Shared>, actions: &[Action]) {
         return refused(Failure::NotPermitted, &why);
     }
     let Some(gate) = shared.late.gate.get() else {
-        return refused(Failure::NoInstance, "there is no mount to shut users out of");
+        return refused(
+            Failure::NoInstance,
+            "there is no mount to shut users out of",
+        );
     };
     let permit = match Permit::of(&shared.backing, shared.settings.unsafe_open_backing) {
         Ok(permit) => permit,
@@ -59,12 +62,26 @@ fn stop_releasing(shared: &Shared, actions: &[Action], why: &str) {
     }
 }
 
-fn one(shared: &Shared, permit: Permit<'_>, gate: &dyn cairn_fuse::Gate, action: &Action) -> (Finish, u64) {
+fn one(
+    shared: &Shared,
+    permit: Permit<'_>,
+    gate: &dyn cairn_fuse::Gate,
+    action: &Action,
+) -> (Finish, u64) {
     let Some(_claim) = shared.lanes.claim(&action.handle) else {
-        return (soon_or_never(shared, action, Failure::Busy, "another action works on it"), 0);
+        return (
+            soon_or_never(shared, action, Failure::Busy, "another action works on it"),
+            0,
+        );
     };
-    if shared.recaller().is_some_and(|r| r.is_running(&action.handle)) {
-        return (soon_or_never(shared, action, Failure::Busy, "it is being recalled"), 0);
+    if shared
+        .recaller()
+        .is_some_and(|r| r.is_running(&action.handle))
+    {
+        return (
+            soon_or_never(shared, action, Failure::Busy, "it is being recalled"),
+            0,
+        );
     }
     let node = match shared.catalog.node_by_handle(&action.handle) {
         Ok(Some(node)) => node,
@@ -76,8 +93,16 @@ fn one(shared: &Shared, permit: Permit<'_>, gate: &dyn cairn_fuse::Gate, action:
         Ok(Some((code, why))) => return (failed(code, why), 0),
         Err(why) => return (later(shared, action, why.code(), why), 0),
     }
-    let trust = if node.is_suspect(&shared.incarnation) { Trust::Suspect } else { Trust::Sound };
-    let seen = node.proven.map(|p| Seen { node: node.handle.clone(), size: p.size, ctime: p.ctime });
+    let trust = if node.is_suspect(&shared.incarnation) {
+        Trust::Suspect
+    } else {
+        Trust::Sound
+    };
+    let seen = node.proven.map(|p| Seen {
+        node: node.handle.clone(),
+        size: p.size,
+        ctime: p.ctime,
+    });
     let hint = tree::hint(shared, &node.handle).ok().flatten();
     let order = Order {
         node: &node.handle,
@@ -94,11 +119,18 @@ fn one(shared: &Shared, permit: Permit<'_>, gate: &dyn cairn_fuse::Gate, action:
 }
 
 /// What may have changed since the plan was made.
-fn re_check(shared: &Shared, node: &Node) -> Result<Option<(Failure, &'static str)>, crate::hsm::engine::EngineError> {
+fn re_check(
+    shared: &Shared,
+    node: &Node,
+) -> Result<Option<(Failure, &'static str)>, crate::hsm::engine::EngineError> {
     if node.norelease {
         return Ok(Some((Failure::NotPermitted, "it is set norelease")));
     }
-    if shared.catalog.pinned_until(node.id, shared.now())?.is_some() {
+    if shared
+        .catalog
+        .pinned_until(node.id, shared.now())?
+        .is_some()
+    {
         return Ok(Some((Failure::Busy, "it is pinned")));
     }
     Ok(None)
@@ -106,14 +138,29 @@ fn re_check(shared: &Shared, node: &Node) -> Result<Option<(Failure, &'static st
 
 /// Copies of this very version that the catalog has as good, on tiers that answer now.
 fn prove(shared: &Shared, record: &Record) -> Result<Vec<CopyHint>, String> {
-    let copies = shared.catalog.copies(record.file, record.version).map_err(|e| e.to_string())?;
+    let copies = shared
+        .catalog
+        .copies(record.file, record.version)
+        .map_err(|e| e.to_string())?;
     let mut proven: Vec<CopyHint> = Vec::new();
-    for copy in copies.iter().filter(|c| c.state == CopyState::Good && c.crc == record.crc) {
-        let Some(slot) = shared.slot(copy.tier) else { continue };
-        let known = shared.catalog.aggregate(copy.tier, copy.aggregate).map_err(|e| e.to_string())?;
+    for copy in copies
+        .iter()
+        .filter(|c| c.state == CopyState::Good && c.crc == record.crc)
+    {
+        let Some(slot) = shared.slot(copy.tier) else {
+            continue;
+        };
+        let known = shared
+            .catalog
+            .aggregate(copy.tier, copy.aggregate)
+            .map_err(|e| e.to_string())?;
         let live = shared.aggregate_is_live(slot, copy.aggregate, known.map(|a| a.len));
         if live && proven.iter().all(|p| p.tier != copy.tier) {
-            proven.push(CopyHint { tier: copy.tier, aggregate: copy.aggregate, header: copy.header });
+            proven.push(CopyHint {
+                tier: copy.tier,
+                aggregate: copy.aggregate,
+                header: copy.header,
+            });
         }
     }
     Ok(proven)
@@ -122,12 +169,25 @@ fn prove(shared: &Shared, record: &Record) -> Result<Vec<CopyHint>, String> {
 fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
     let noted = shared
         .backing
-        .open_node(&node.handle, tree::hint(shared, &node.handle).ok().flatten().as_deref(), How::Path)
+        .open_node(
+            &node.handle,
+            tree::hint(shared, &node.handle).ok().flatten().as_deref(),
+            How::Path,
+        )
         .and_then(|fd| shared.backing.stat(fd.as_fd()));
     match noted {
         Ok(stat) => {
-            let proven = Proven { size: stat.size, ctime: stat.ctime, boot: shared.incarnation.boot };
-            let noted = shared.catalog.released(node.id, tree::attributes(&stat), proven, Durability::Relaxed);
+            let proven = Proven {
+                size: stat.size,
+                ctime: stat.ctime,
+                boot: shared.incarnation.boot,
+            };
+            let noted = shared.catalog.released(
+                node.id,
+                tree::attributes(&stat),
+                proven,
+                Durability::Relaxed,
+            );
             if let Err(why) = noted {
                 tracing::warn!(%why, "a release could not be noted; the next scan finds it");
             }
@@ -145,13 +205,20 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
         Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
         Refusal::AlreadyReleased | Refusal::Vanished => Finish::Done,
         Refusal::Dirty { .. } => {
-            let noted = shared.catalog.dirtied(node.id, TombstoneWhy::Overwrite, shared.now(), Durability::Relaxed);
+            let noted = shared.catalog.dirtied(
+                node.id,
+                TombstoneWhy::Overwrite,
+                shared.now(),
+                Durability::Relaxed,
+            );
             if let Err(why) = noted {
                 tracing::warn!(%why, "a change could not be noted");
             }
             failed(Failure::Changed, why)
         }
-        Refusal::NotArchived | Refusal::Copies { .. } | Refusal::Unproven(_) => failed(Failure::NoGoodCopy, why),
+        Refusal::NotArchived | Refusal::Copies { .. } | Refusal::Unproven(_) => {
+            failed(Failure::NoGoodCopy, why)
+        }
         Refusal::Foreign => failed(Failure::Foreign, why),
         Refusal::Small(_) | Refusal::FreesNothing(_) => failed(Failure::Usage, why),
         Refusal::Backing(full) if full.is_full() => later(shared, action, Failure::NoSpace, why),

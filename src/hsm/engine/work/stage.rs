@@ -35,7 +35,12 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
             };
             end(&shared, &action, finish);
         });
-        asks.push(StageAsk { node, hint, place: None, done });
+        asks.push(StageAsk {
+            node,
+            hint,
+            place: None,
+            done,
+        });
     }
     for ((action, request), token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
         shared.lanes.staging(action, token);
@@ -44,7 +49,11 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
             && let Some(token) = shared.lanes.stage_token(action)
         {
             recaller.give_up(token);
-            shared.lanes.end(Ended { action, request, finish: Finish::Cancelled });
+            shared.lanes.end(Ended {
+                action,
+                request,
+                finish: Finish::Cancelled,
+            });
         }
     }
 }
@@ -56,7 +65,10 @@ fn no_room(shared: &Shared, action: &Action) -> Option<Finish> {
     if action.bytes <= room {
         return None;
     }
-    let why = format!("{} bytes are needed on the backing filesystem, {room} are free", action.bytes);
+    let why = format!(
+        "{} bytes are needed on the backing filesystem, {room} are free",
+        action.bytes
+    );
     Some(if action.attempts < 3 {
         later(shared, action, Failure::NoSpace, why)
     } else {

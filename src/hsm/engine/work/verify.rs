@@ -10,7 +10,11 @@ use std::sync::Arc;
 
 pub(super) fn verify(shared: &Arc<Shared>, actions: &[Action]) {
     for action in actions {
-        let finish = if shared.stopping() { Finish::PutBack } else { one(shared, action) };
+        let finish = if shared.stopping() {
+            Finish::PutBack
+        } else {
+            one(shared, action)
+        };
         end(shared, action, finish);
     }
 }
@@ -21,9 +25,15 @@ fn one(shared: &Shared, action: &Action) -> Finish {
         Err(why) => return later(shared, action, why.code(), why),
     };
     let (mut looked, mut bad) = (0, Vec::new());
-    for copy in copies.iter().filter(|c| action.tier.is_none_or(|t| t == c.tier)) {
+    for copy in copies
+        .iter()
+        .filter(|c| action.tier.is_none_or(|t| t == c.tier))
+    {
         let Some(slot) = shared.slot(copy.tier) else {
-            return failed(Failure::TierUnavailable, format!("tier {} is not configured here", copy.tier));
+            return failed(
+                Failure::TierUnavailable,
+                format!("tier {} is not configured here", copy.tier),
+            );
         };
         looked += 1;
         let found = match check(shared, slot, copy) {
@@ -36,7 +46,10 @@ fn one(shared: &Shared, action: &Action) -> Finish {
             Err(VerifyError::Stopped) => return Finish::PutBack,
             Err(why) => return later(shared, action, Failure::TierUnavailable, why),
         };
-        if let Err(why) = shared.catalog.set_copy_state(copy, found, shared.now(), Durability::Full) {
+        if let Err(why) = shared
+            .catalog
+            .set_copy_state(copy, found, shared.now(), Durability::Full)
+        {
             return later(shared, action, Failure::Internal, why);
         }
     }
@@ -48,8 +61,12 @@ fn one(shared: &Shared, action: &Action) -> Finish {
 }
 
 fn copies(shared: &Shared, action: &Action) -> Result<Vec<Copy>, EngineError> {
-    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else { return Ok(Vec::new()) };
-    let Some(version) = node.version else { return Ok(Vec::new()) };
+    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
+        return Ok(Vec::new());
+    };
+    let Some(version) = node.version else {
+        return Ok(Vec::new());
+    };
     Ok(shared.catalog.copies(version.file, version.version)?)
 }
 
@@ -67,7 +84,11 @@ fn check(shared: &Shared, slot: &Slot, copy: &Copy) -> Result<Option<String>, Ve
     match verify_member(&*slot.tier, copy.aggregate, entry, &|| shared.stopping()) {
         Ok(verdict) if verdict.is_good() => Ok(None),
         Ok(verdict) => Ok(Some(match verdict.bad.first() {
-            Some(block) => format!("{} blocks have wrong checksums, the first is {}", verdict.bad.len(), block.block),
+            Some(block) => format!(
+                "{} blocks have wrong checksums, the first is {}",
+                verdict.bad.len(),
+                block.block
+            ),
             None => "its content has another checksum".into(),
         })),
         Err(VerifyError::Tier(why)) if about_the_object(&why) => Ok(Some(why.to_string())),
