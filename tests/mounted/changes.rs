@@ -1,7 +1,7 @@
 //! What happens to files that users change at bad moments.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, drop_caches, on_disk, tree, truncate};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs::{self, File};
