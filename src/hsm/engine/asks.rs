@@ -107,7 +107,7 @@ impl Asks for Answers {
                     known,
                     CopyState::Bad,
                     shared.now(),
-                    Durability::Relaxed,
+                    Durability::Full,
                 )?;
             }
             Ok(())

@@ -398,14 +398,20 @@ fn changelog_work(shared: &Arc<Shared>) {
 }
 
 fn scan_work(shared: &Arc<Shared>) {
-    let full = shared
-        .catalog
-        .scan_state()
+    let state = shared.catalog.scan_state();
+    // What a crash took from the changelog may lie in what that scan had done already.
+    let twice = state.as_ref().is_ok_and(|s| s.running) && !shared.incarnation.after_clean_stop;
+    let full = state
         .map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
-    if full.unwrap_or(true)
-        && let Err(why) = scan::whole(shared)
-    {
-        tracing::error!(%why, "the scan stopped; it goes on at the next start");
+    let scan = || match scan::whole(shared) {
+        Ok(()) => {}
+        Err(why) => tracing::error!(%why, "the scan stopped; it goes on at the next start"),
+    };
+    if full.unwrap_or(true) {
+        scan();
+    }
+    if twice && !shared.stopping() {
+        scan();
     }
     let mut heard = 0;
     while !shared.stopping() {
