@@ -111,6 +111,9 @@ pub struct Released {
     pub freed: u64,
     /// The stub.
     pub record: Record,
+    /// The file's ctime when the stub had been written, still under the lease: what it looks like
+    /// later may be a user's doing.
+    pub ctime: Timestamp,
     /// A check to be made later.
     pub settle: Option<Settle>,
 }
@@ -224,6 +227,7 @@ pub fn release(
     Ok(Released {
         freed: stat.blocks.saturating_sub(left) * 512,
         record: stamp.record,
+        ctime: stamp.ctime,
         settle: stamp.settle,
     })
 }

@@ -186,8 +186,8 @@ fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
     match noted {
         Ok(stat) => {
             let proven = Proven {
-                size: stat.size,
-                ctime: stat.ctime,
+                size: released.record.size,
+                ctime: released.ctime,
                 boot: shared.incarnation.boot,
             };
             let noted = shared.catalog.released(
