@@ -2,10 +2,10 @@
 
 use crate::random::Random;
 use crate::rig::disk::Disk;
-use crate::rig::{Instance, is_mounted, wait_for};
+use crate::rig::{Instance, is_mounted, sys, wait_for};
 use anyhow::{Context, Result};
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +13,17 @@ use std::time::Duration;
 const BACKING: u64 = 2048;
 const TIER: u64 = 24 * 1024;
 const STATE: u64 = 1024;
+
+/// What records say.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// Stubs.
+    pub(crate) released: u64,
+    /// Of these, still with their blocks.
+    pub(crate) unpunched: u64,
+    /// A recall is writing.
+    pub(crate) recalling: u64,
+}
 
 pub(crate) struct Site {
     // Dropped first: it unmounts before the disks do.
@@ -23,6 +34,7 @@ pub(crate) struct Site {
 impl Site {
     /// Backing on filesystem `kind`; tier and state on the other one and on the same.
     pub(crate) fn new(kind: &'static str) -> Result<Self> {
+        sys::own_mounts()?;
         let other = if kind == "xfs" { "ext4" } else { "xfs" };
         let disks = [
             Disk::new(kind, BACKING)?,
@@ -93,19 +105,29 @@ impl Site {
         self.cairn.up()
     }
 
-    /// Files of the backing by the state in their record, as bytes on disk have it: released, and
-    /// with a recall begun.
-    pub(crate) fn records(&self) -> Result<(u64, u64)> {
-        let (mut released, mut recalling) = (0, 0);
+    /// Files of the backing by the state in their record, as it stands on the disk.
+    pub(crate) fn records(&self) -> Result<Records> {
+        let mut found = Records::default();
         each(&self.cairn.backing, &mut |path| {
             let mut record = [0_u8; 256];
             match rustix::fs::lgetxattr(path, "trusted.cairn.record", &mut record[..]) {
-                Ok(len) if len > 5 && record[5] == 2 => released += 1,
-                Ok(len) if len > 5 && record[5] == 3 => recalling += 1,
+                Ok(len) if len > 5 && record[5] == 2 => {
+                    found.released += 1;
+                    let blocks = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
+                    found.unpunched += u64::from(blocks > 32 << 10);
+                }
+                Ok(len) if len > 5 && record[5] == 3 => found.recalling += 1,
                 _ => {}
             }
         })?;
-        Ok((released, recalling))
+        Ok(found)
+    }
+
+    /// Is an archive, a release or a recall half done just now?
+    pub(crate) fn in_a_window(&self) -> bool {
+        // A look at files that come and go: what cannot be seen is no window.
+        let records = self.records().unwrap_or_default();
+        records.recalling + records.unpunched + self.half_written().unwrap_or_default() > 0
     }
 
     /// Objects that a writer on the tier did not finish.

@@ -15,7 +15,7 @@ use crate::{check, sys};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::{self, File};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WRITERS: u64 = 4;
 const TRAFFIC: u64 = 3;
@@ -96,6 +96,8 @@ impl Run {
         let stop = AtomicBool::new(false);
         let lasting = Duration::from_millis(150 + self.random.below(1850));
         let staggered = self.random.chance(30);
+        // Half of the stops wait for work half done, so that these windows are struck often.
+        let aimed = self.random.chance(50);
         let (site, random) = (&mut self.site, &mut self.random);
         let (writers, traffic) = (&mut self.writers, &mut self.traffic);
         let (struck, failed) = std::thread::scope(|scope| {
@@ -105,6 +107,10 @@ impl Run {
                 .collect();
             threads.extend(traffic.iter_mut().map(|t| scope.spawn(|| t.work(&stop))));
             std::thread::sleep(lasting);
+            let patience = Instant::now() + Duration::from_secs(2);
+            while aimed && Instant::now() < patience && !site.in_a_window() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             // From here on what fails is the stop's doing.
             stop.store(true, Ordering::SeqCst);
             let struck = match how {
@@ -129,9 +135,10 @@ impl Run {
 
     /// Restarts and compares.
     fn restart(&mut self, how: Stop) -> Result<()> {
-        let (released, recalling) = self.site.records()?;
-        self.tally.released += released;
-        self.tally.recalling += recalling;
+        let records = self.site.records()?;
+        self.tally.released += records.released;
+        self.tally.unpunched += records.unpunched;
+        self.tally.recalling += records.recalling;
         self.tally.half_written += self.site.half_written()?;
         self.site.up()?;
         self.tally.resumed += check::open_requests(&self.site.cairn)?;
@@ -150,6 +157,9 @@ impl Run {
             self.work_and_stop(how)
                 .and_then(|()| self.restart(how))
                 .with_context(|| format!("at stop {} of {stops}, a {how:?}", n + 1))?;
+            if (n + 1) % 20 == 0 {
+                eprintln!("{} of {stops}; so far {}", n + 1, self.tally());
+            }
         }
         Ok(())
     }
@@ -207,6 +217,10 @@ fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
             run.tally()
         ),
         Err(why) => {
+            ensure!(
+                run.tally().stops() > 0,
+                "failed before a power loss: {why:#}"
+            );
             eprintln!("without syncing, {why:#}\n{}", run.tally());
             Ok(())
         }

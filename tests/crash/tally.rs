@@ -19,6 +19,8 @@ pub(crate) struct Tally {
     pub(crate) doubtful: u64,
     /// Files found released after a stop, before the restart.
     pub(crate) released: u64,
+    /// Of these, still with their blocks: the release was cut short.
+    pub(crate) unpunched: u64,
     /// Files found with a recall cut short.
     pub(crate) recalling: u64,
     /// Objects found half written on the tier.
@@ -45,6 +47,7 @@ impl Tally {
             (&mut self.checked, other.checked),
             (&mut self.doubtful, other.doubtful),
             (&mut self.released, other.released),
+            (&mut self.unpunched, other.unpunched),
             (&mut self.recalling, other.recalling),
             (&mut self.half_written, other.half_written),
             (&mut self.resumed, other.resumed),
@@ -84,8 +87,8 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             f,
-            "  found at them: {} files released, {} with a recall cut short, {} objects half written, {} requests open",
-            self.released, self.recalling, self.half_written, self.resumed
+            "  found at them: {} files released ({} before their punch), {} with a recall cut short, {} objects half written, {} requests open",
+            self.released, self.unpunched, self.recalling, self.half_written, self.resumed
         )?;
         write!(
             f,

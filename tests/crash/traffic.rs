@@ -88,7 +88,11 @@ impl Traffic {
             let Some(code) = problem["code"].as_str() else {
                 continue;
             };
-            ensure!(EXPECTED.contains(&code), "{verb}: {line}");
+            // A file that changed since it was archived has no copy of what it is now.
+            let message = problem["message"].as_str().unwrap_or_default();
+            let unarchived = (verb == "release" && message.starts_with("not archived yet"))
+                || (verb == "verify" && message == "it has no copy there");
+            ensure!(unarchived || EXPECTED.contains(&code), "{verb}: {line}");
             *self
                 .tally
                 .failures

@@ -48,7 +48,7 @@ finish() {
   if [ -n "$cairn_pid" ]; then
     cairn down --force "$mount" >/dev/null 2>&1 || kill -TERM "$cairn_pid" 2>/dev/null || true
     local tries=0
-    while kill -0 "$cairn_pid" 2>/dev/null && [ $((tries += 1)) -lt 100 ]; do sleep 0.1; done
+    while kill -0 "$cairn_pid" 2>/dev/null && [ $((tries += 1)) -lt 600 ]; do sleep 0.1; done
     kill -KILL "$cairn_pid" 2>/dev/null || true
   fi
   while mountpoint -q "$mount" && umount -l "$mount"; do :; done

@@ -23,10 +23,6 @@ fn released(cairn: &Instance, name: &str) -> Result<Vec<u8>> {
     Ok(data)
 }
 
-fn truncate(path: &std::path::Path, len: u64) -> Result<()> {
-    Ok(File::options().write(true).open(path)?.set_len(len)?)
-}
-
 #[test]
 fn writing_into_a_released_file_recalls_it_first() -> Result<()> {
     needs_mounts!();

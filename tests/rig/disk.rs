@@ -70,10 +70,8 @@ impl Disk {
 
     /// Power loss: the filesystem stops at once, nothing more reaches the image, not even its log.
     pub(crate) fn cut_power(&self) -> Result<()> {
-        run(Command::new("xfs_io")
-            .args(["-x", "-c", "shutdown"])
-            .arg(&self.path))
-        .map(drop)
+        super::sys::shut_down(&fs::File::open(&self.path)?)
+            .with_context(|| format!("shut down {}", self.path.display()))
     }
 
     /// Power comes back: unmounts what is dead and mounts the image again.

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test target uses its own part of the rig")]
 
 pub(crate) mod disk;
+pub(crate) mod sys;
 pub(crate) mod tree;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -326,7 +327,7 @@ pub(crate) fn truncate(path: &Path, size: u64) -> Result<()> {
 /// Is something mounted exactly there?
 pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
     let mut table = String::new();
-    fs::File::open("/proc/self/mounts")?.read_to_string(&mut table)?;
+    fs::File::open("/proc/thread-self/mounts")?.read_to_string(&mut table)?;
     let path = path.to_string_lossy();
     Ok(table.lines().any(|l| l.split(' ').nth(1) == Some(&*path)))
 }

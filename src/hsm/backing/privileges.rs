@@ -59,12 +59,27 @@ impl Backing {
             let mode = Mode::from_raw_mode(before.mode);
             rustix::fs::chmod(through_proc(fd), mode).map_err(fail)?;
         }
-        match &before.capability {
-            Some(value) if now.capability != before.capability => {
-                let none = XattrFlags::empty();
-                rustix::fs::setxattr(through_proc(fd), CAPABILITY, value, none).map_err(fail)
-            }
-            _ => Ok(()),
+        self.restore_capability(fd, before)
+    }
+
+    /// Gives back a file capability that was taken since, and nothing else: what users may have
+    /// changed meanwhile (the mode) stays theirs. Changes the ctime only if one was taken. Not
+    /// durable before an fsync.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn restore_capability(
+        &self,
+        fd: BorrowedFd<'_>,
+        before: &Privileges,
+    ) -> Result<(), BackingError> {
+        let Some(value) = &before.capability else {
+            return Ok(());
+        };
+        if self.privileges(fd)?.capability.as_ref() == Some(value) {
+            return Ok(());
         }
+        rustix::fs::setxattr(through_proc(fd), CAPABILITY, value, XattrFlags::empty())
+            .map_err(|why| BackingError::of("give back the capability of", || describe(fd), why))
     }
 }

@@ -273,9 +273,13 @@ fn mark_and_allocate(
     shared.reached(Step::Marked)?;
     rustix::fs::fsync(&fd).map_err(|why| RecallError::io("sync the mark of", object, why))?;
     shared.reached(Step::MarkSynced)?;
+    let privileges = backing
+        .privileges(fd.as_fd())
+        .map_err(|why| RecallError::backing("look at", object, why))?;
     let allocated = allocate(&fd, entry);
     let writer = Writer {
         fd,
+        privileges,
         mtime,
         atime: opened.before.atime,
     };

@@ -47,7 +47,14 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
         || rustix::fs::fsync(&opened.reader).map_err(|why| RecallError::io("sync", object, why));
     sync()?;
     shared.reached(Step::DataSynced)?;
+    let untouched = recall.state.lock().touched.is_none();
     let mtime = changing(recall, opened, |writer| {
+        // A user who changed attributes meanwhile may have meant to take it away.
+        if untouched {
+            backing
+                .restore_capability(writer.fd.as_fd(), &writer.privileges)
+                .map_err(|why| RecallError::backing("restore", object, why))?;
+        }
         set_times(writer, true).map_err(|why| RecallError::io("set the times of", object, why))?;
         Ok(writer.mtime)
     })?;
@@ -177,6 +184,12 @@ fn punch(
         .saturating_mul(PUNCH_TO);
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, flags, 0, len).map_err(io("punch"))?;
+    if recall.state.lock().touched.is_none() {
+        shared
+            .backing
+            .restore_capability(fd.as_fd(), &writer.privileges)
+            .map_err(|why| RecallError::backing("restore", object, why))?;
+    }
     rustix::fs::fsync(fd).map_err(io("sync"))?;
     set_times(writer, true).map_err(io("set the times of"))?;
     rustix::fs::fsync(fd).map_err(io("sync"))?;

@@ -7,7 +7,7 @@ use super::progress::{Effects, Progress, Verdict};
 use super::source::Sources;
 use super::{Done, RecallError, Staged};
 use crate::format::record::Record;
-use crate::hsm::backing::FileStat;
+use crate::hsm::backing::{FileStat, Privileges};
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{ReadDone, WaitDone};
 use cairn_mover::Checked;
@@ -85,6 +85,8 @@ pub(super) struct Writer {
     /// Put back after every write, so that users see no other, and a user's own change is noticed.
     pub(super) mtime: Timestamp,
     pub(super) atime: Timestamp,
+    /// As they were before the first byte came back: the kernel takes a capability with it.
+    pub(super) privileges: Privileges,
 }
 
 /// How an answer gets its bytes.

@@ -13,6 +13,27 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+/// The kernel takes file capabilities away with the first byte that is written.
+#[test]
+fn p4_a_capability_survives_a_recall() {
+    let rig = Rig::new();
+    let stub = rig.released("capable", 100_000, &[Extent { offset: 0, len: 100_000 }], &[TierId(1)]);
+    let value = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let fd = rig.backing.open_node(&stub.node, None, How::Read).expect("open");
+    let flags = rustix::fs::XattrFlags::empty();
+    if let Err(why) = rustix::fs::fsetxattr(&fd, "security.capability", &value, flags) {
+        eprintln!("SKIPPED p4_a_capability_survives_a_recall: {why}");
+        return;
+    }
+    drop(fd);
+    rig.stage(&stub).expect("staged").expect("something to do");
+    let fd = rig.backing.open_node(&stub.node, None, How::Read).expect("open");
+    let mut found = [0; 64];
+    let len = rustix::fs::fgetxattr(&fd, "security.capability", &mut found[..]).expect("it is gone");
+    assert_eq!(found[..len], value);
+    rig.assert_whole(&stub);
+}
+
 #[test]
 fn p4_recall_restores_bytes_holes_times_and_record() {
     let rig = Rig::new();
