@@ -212,6 +212,13 @@ impl Mirror {
         self.session.result.lock().is_some()
     }
 
+    /// Is any file still open, as far as the kernel told? After a forced unmount the answer stays
+    /// `true`: those files' users may go on writing to the backing, past the mount that was.
+    #[must_use]
+    pub fn has_open_files(&self) -> bool {
+        self.core.nodes.any_open()
+    }
+
     /// Waits until the mount is gone, whoever unmounted it.
     ///
     /// # Errors

@@ -153,6 +153,12 @@ impl Nodes {
         self.maps.read().by_id.get(&id).cloned().ok_or(Errno::STALE)
     }
 
+    /// Is any node open?
+    pub(crate) fn any_open(&self) -> bool {
+        let maps = self.maps.read();
+        maps.by_id.values().any(|n| n.state.lock().io.is_open())
+    }
+
     pub(crate) fn by_handle(&self, handle: &NodeHandle) -> Option<Arc<Node>> {
         self.maps.read().by_handle.get(handle).cloned()
     }

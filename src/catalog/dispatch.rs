@@ -115,7 +115,8 @@ impl Catalog {
         })
     }
 
-    /// Notes how attempts ended. Ending an action twice has no effect. An attempt of a cancelled
+    /// Notes how attempts ended, and waits for the commit: an end that is lost unseen would leave
+    /// its request open until the next start. Ending an action twice has no effect. An attempt of a cancelled
     /// request that would be tried again ends as cancelled.
     ///
     /// # Errors
@@ -126,7 +127,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post(durability, move |connection| {
+        self.write(durability, move |connection| {
             let mut tally = Tally::default();
             for (id, finish) in &ended {
                 if let Some(action) = find(connection, *id)? {

@@ -222,6 +222,15 @@ fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(
         aggregates::learn(connection, copy, now)?;
         aggregates::put_copy(connection, copy)?;
     }
+    // A later version was archived, and only its record could not be written onto the file: what
+    // the catalog committed stands, and no version's number is given twice.
+    let row = nodes::get(connection, known.node)?;
+    let later = row.and_then(|row| row.version).is_some_and(|have| {
+        have.file == known.version.file && have.version > known.version.version
+    });
+    if later && known.state == FileState::Archived {
+        return Ok(());
+    }
     set_version(connection, known.node, &known.version, now)?;
     set_state(connection, known.node, known.state, None)?;
     tombs::unearth(connection, known.version.file, known.version.version)?;

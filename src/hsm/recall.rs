@@ -98,6 +98,9 @@ pub struct Done {
     pub version: DataVersion,
     /// What the file looks like now.
     pub seen: Seen,
+    /// `seen` is a quiescent point (P1) at which nobody had written since the record was set. If
+    /// not, a user was quicker, and only the sum can say what the data are.
+    pub proven: bool,
     /// The check of the ctime window to make later.
     pub settle: Option<Settle>,
     /// Bytes of data that came back.

@@ -24,7 +24,7 @@ use crate::hsm::backing::{
     Backing, BackingError, FileStat, How, Lacking, Reach, SetHow, describe, shown_ctime,
 };
 use crate::hsm::version::{NotQuiet, Quiet, Seen, Settle, Stamp, Trust, quiescent_alone};
-use crate::id::{NodeHandle, Timestamp};
+use crate::id::{DataVersion, FileId, NodeHandle, Timestamp};
 use cairn_fuse::Gate;
 use cairn_mover::Crc32c;
 use rustix::fs::{FallocateFlags, Timespec, Timestamps};
@@ -73,6 +73,19 @@ impl<'a> Permit<'a> {
     }
 }
 
+/// A quiescent point from before, and what it proved.
+#[derive(Debug, Clone, Copy)]
+pub struct Proof<'a> {
+    /// The file.
+    pub file: FileId,
+    /// The version that its data were then.
+    pub version: DataVersion,
+    /// What it looked like.
+    pub seen: &'a Seen,
+    /// How far this may be trusted.
+    pub trust: Trust,
+}
+
 /// A file to release.
 pub struct Order<'a> {
     /// The inode.
@@ -83,8 +96,9 @@ pub struct Order<'a> {
     pub min_size: u64,
     /// Good copies on live places that policy asks for, at least 1.
     pub copies: usize,
-    /// What the catalog has for the version in the record, and how far it is to be trusted.
-    pub seen: Option<(&'a Seen, Trust)>,
+    /// What the file looked like when it was last proven to be a version, which version that was,
+    /// and how far this is to be trusted. It proves nothing about a record of another version.
+    pub seen: Option<Proof<'a>>,
     /// The catalog's answer, asked under the lease: the copies of exactly this file, version and
     /// sum that are proven durable on live places, the best first; or why there is no answer.
     pub prove: &'a dyn Fn(&Record) -> Result<Vec<CopyHint>, String>,
@@ -97,6 +111,9 @@ pub struct Released {
     pub freed: u64,
     /// The stub.
     pub record: Record,
+    /// The file's ctime when the stub had been written, still under the lease: what it looks like
+    /// later may be a user's doing.
+    pub ctime: Timestamp,
     /// A check to be made later.
     pub settle: Option<Settle>,
 }
@@ -210,6 +227,7 @@ pub fn release(
     Ok(Released {
         freed: stat.blocks.saturating_sub(left) * 512,
         record: stamp.record,
+        ctime: stamp.ctime,
         settle: stamp.settle,
     })
 }

@@ -12,7 +12,7 @@ pub(crate) use memory::MemoryTier;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::archive::{self, Batch, Item, Outcome, Report};
 use crate::hsm::backing::{Backing, How, SealKey};
-use crate::hsm::release::{self, Order, Permit, Refusal, Released};
+use crate::hsm::release::{self, Order, Permit, Proof, Refusal, Released};
 use crate::hsm::version::{Seen, Trust, coarse_now};
 use crate::id::{AggregateId, FsUuid, NodeHandle};
 use cairn_fuse::{Gate, Hold};
@@ -179,6 +179,24 @@ impl Rig {
         &self,
         name: &str,
         seen: Option<(&Seen, Trust)>,
+        prove: &dyn Fn(&Record) -> Result<Vec<CopyHint>, String>,
+    ) -> Result<Released, Refusal> {
+        // What is known is known of the version in the record.
+        let proof = seen
+            .zip(self.record(name))
+            .map(|((seen, trust), record)| Proof {
+                file: record.file,
+                version: record.version,
+                seen,
+                trust,
+            });
+        self.release_proven(name, proof, prove)
+    }
+
+    pub(crate) fn release_proven(
+        &self,
+        name: &str,
+        seen: Option<Proof<'_>>,
         prove: &dyn Fn(&Record) -> Result<Vec<CopyHint>, String>,
     ) -> Result<Released, Refusal> {
         let node = self.node(name);

@@ -57,19 +57,20 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
     let engine = Arc::new(engine);
     let done = run(plan, &engine, &state, mounter);
-    let stopped = engine.stop();
+    let stopped = engine.stop(matches!(done, Ok(true)));
     done?;
     stopped
         .map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
     Ok(0)
 }
 
+/// Mounts and serves; `true`: the mount went with no file open.
 fn run(
     plan: &UpPlan,
     engine: &Arc<Engine>,
     state: &StateDir,
     mounter: Option<Mounter>,
-) -> Result<(), CliError> {
+) -> Result<bool, CliError> {
     let recaller = engine
         .recaller()
         .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
@@ -86,6 +87,26 @@ fn run(
     };
     let mirror = Arc::new(Mirror::start(config).map_err(mount)?);
     engine.attach(mirror.gate());
+    let done = open_doors(plan, engine, state, &mirror);
+    if done.is_err() {
+        // Whatever failed: nothing is left mounted, and no user is at the backing when the engine
+        // stops. (The doors hold the mirror, too, so it does not go by itself.)
+        let gone = mirror.unmount(false).or_else(|_| mirror.unmount(true));
+        match gone {
+            Ok(()) => drop(mirror.wait()),
+            Err(why) => tracing::error!(%why, "still mounted"),
+        }
+    }
+    done.map(|()| !mirror.has_open_files())
+}
+
+/// Serves at the doors until the mount is gone.
+fn open_doors(
+    plan: &UpPlan,
+    engine: &Arc<Engine>,
+    state: &StateDir,
+    mirror: &Arc<Mirror>,
+) -> Result<(), CliError> {
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
     write_ends(engine, audit.clone())?;
@@ -104,7 +125,7 @@ fn run(
         eprintln!("cairn: releases are disabled: {why}");
     }
     ready(plan, engine.tiers())?;
-    wait(engine, &mirror, &ended)?;
+    wait(engine, mirror, &ended)?;
     server.stop();
     Ok(())
 }

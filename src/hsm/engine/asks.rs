@@ -107,7 +107,7 @@ impl Asks for Answers {
                     known,
                     CopyState::Bad,
                     shared.now(),
-                    Durability::Relaxed,
+                    Durability::Full,
                 )?;
             }
             Ok(())
@@ -129,7 +129,12 @@ fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
     let stat = shared.backing.stat(fd.as_fd())?;
     let proven = Proven {
         size: done.seen.size,
-        ctime: done.seen.ctime,
+        // A ctime that no file has: what was not proven is compared by its sum.
+        ctime: if done.proven {
+            done.seen.ctime
+        } else {
+            Timestamp { sec: 0, nsec: 0 }
+        },
         boot: shared.incarnation.boot,
     };
     let attributes = tree::attributes(&stat);

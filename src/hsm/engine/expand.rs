@@ -293,6 +293,10 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         walk.subject(subject)?;
     }
     walk.flush()?;
+    if shared.stopping() {
+        // The walk may have been cut short; the next start does it again, from its beginning.
+        return Ok(());
+    }
     if ask.last {
         shared.catalog.seal(request, shared.now())?;
     }
@@ -494,6 +498,7 @@ impl Walk<'_> {
             }
             _ => Vec::new(),
         };
+        let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
         Ok(Facts {
             stat: looked.stat,
             record,
@@ -507,7 +512,7 @@ impl Walk<'_> {
             tiers_wanted: self.tier_choice(),
             tiers_have: copies
                 .iter()
-                .filter(|c| c.state == catalog::CopyState::Good)
+                .filter(|c| c.state == catalog::CopyState::Good && Some(c.crc) == crc)
                 .map(|c| c.tier)
                 .collect(),
         })

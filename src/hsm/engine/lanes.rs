@@ -13,6 +13,7 @@ use cairn_fuse::WaitToken;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -186,7 +187,11 @@ pub(super) fn start(
 fn lane_work(shared: &Arc<Shared>, queue: &Receiver<Dispatch>) {
     while !shared.stopping() {
         if let Ok(dispatch) = queue.recv_timeout(PATIENCE) {
-            work::carry_out(shared, &dispatch);
+            let done = catch_unwind(AssertUnwindSafe(|| work::carry_out(shared, &dispatch)));
+            if done.is_err() {
+                tracing::error!(lane = ?dispatch.lane, "a worker panicked");
+                work::panicked(shared, &dispatch);
+            }
         }
     }
 }
@@ -222,14 +227,29 @@ fn refill(shared: &Shared) -> Result<(), EngineError> {
         let gone = refused.cancelled.iter().map(|id| (*id, Finish::Cancelled));
         let ended: Vec<_> = back.chain(gone).collect();
         if !ended.is_empty() {
-            shared
-                .lanes
-                .held
-                .lock()
-                .retain(|id, _| !ended.iter().any(|(e, _)| e == id));
-            shared
-                .catalog
-                .finish_actions(ended, shared.now(), Durability::Relaxed)?;
+            let requests: HashMap<ActionId, RequestId> = {
+                let mut held = shared.lanes.held.lock();
+                let gone = ended.iter().filter_map(|(id, _)| held.remove(id));
+                gone.map(|action| (action.id, action.request)).collect()
+            };
+            let noted = shared.catalog.finish_actions(
+                Vec::clone(&ended),
+                shared.now(),
+                Durability::Relaxed,
+            );
+            if let Err(why) = noted {
+                // The writer of ends tries until it can.
+                for (action, finish) in ended {
+                    if let Some(request) = requests.get(&action).copied() {
+                        shared.lanes.end(Ended {
+                            action,
+                            request,
+                            finish,
+                        });
+                    }
+                }
+                return Err(why.into());
+            }
         }
     }
     Ok(())
@@ -244,7 +264,20 @@ fn start_ready(
             return Ok(());
         };
         let ids = next.items.iter().map(|i| i.action).collect();
-        let started = shared.catalog.start_actions(ids, shared.now())?;
+        let started = match shared.catalog.start_actions(ids, shared.now()) {
+            Ok(started) => started,
+            Err(why) => {
+                // They have their slots already: put back, they are taken again.
+                for item in &next.items {
+                    shared.lanes.end(Ended {
+                        action: item.action,
+                        request: item.request,
+                        finish: Finish::PutBack,
+                    });
+                }
+                return Err(why.into());
+            }
+        };
         for id in &started.refused {
             shared.lanes.forget(*id);
         }
@@ -279,7 +312,7 @@ fn write_ends(shared: &Arc<Shared>, ended: &Receiver<Ended>) {
             if shared.stopping() {
                 return;
             }
-            shared.bell.wait(u64::MAX, Duration::from_secs(1));
+            std::thread::sleep(Duration::from_secs(1));
         }
         let mut requests = HashSet::new();
         for end in batch {

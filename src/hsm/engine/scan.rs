@@ -7,7 +7,7 @@
 
 use super::tree::{self, Looked, sighting};
 use super::{EngineError, Shared};
-use crate::catalog::{Durability, FileState, Known, NodeId, Version};
+use crate::catalog::{Durability, FileState, Known, NodeId, TombstoneWhy, Version};
 use crate::format::record::State;
 use crate::hsm::backing::{BackingError, How, NodeKind, belongs_to};
 use crate::id::NodeHandle;
@@ -261,6 +261,13 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
         && (node.state == state
             || (state == FileState::Archived && node.state == FileState::Dirty));
     if agrees {
+        let same = (looked.stat.size, looked.stat.mtime) == (record.size, record.mtime);
+        if record.state == State::Resident && node.state == FileState::Archived && !same {
+            // Written to, and the event was lost: no rule would ever archive it again.
+            let why = TombstoneWhy::Overwrite;
+            let now = shared.now();
+            shared.catalog.dirtied(id, why, now, Durability::Relaxed)?;
+        }
         return Ok(None);
     }
     let copies = shared.copies_of_record(&record, &looked.stat);

@@ -335,11 +335,13 @@ impl Engine {
     /// How often to call [`Engine::beat`].
     pub const BEAT: Duration = BEAT;
 
-    /// Stops all threads; what was running is queued again. After the mount is gone.
+    /// Stops all threads; what was running is queued again. After the mount is gone. `quiet`: it
+    /// went in good order and nobody can be writing to the backing any more; else the stop does not
+    /// count as a clean one, and after another boot every recorded version is suspect (P1).
     ///
     /// # Errors
     /// What the last writes met: the next start then takes every recorded version as suspect.
-    pub fn stop(&self) -> Result<(), EngineError> {
+    pub fn stop(&self, quiet: bool) -> Result<(), EngineError> {
         self.shared.drain_changelog()?;
         self.shared.stop.store(true, Ordering::Release);
         self.shared.bell.ring();
@@ -352,7 +354,15 @@ impl Engine {
         // P1: only a stop after which nothing of the backing is left unwritten is a clean one.
         rustix::fs::syncfs(self.shared.backing.root().as_fd())
             .map_err(|e| EngineError::io("syncing the backing")(e.into()))?;
-        self.shared.catalog.clean_stop(now())?;
+        // A change that nobody waited for and that did not get in is found by the scan that follows
+        // an unclean stop.
+        if quiet && self.shared.catalog.status(1)?.write_errors == 0 {
+            self.shared.catalog.clean_stop(now())?;
+        } else {
+            tracing::warn!(
+                "not a clean stop: the next start scans, and after a power loss reads again what it releases"
+            );
+        }
         self.mark.lock().take();
         Ok(())
     }
@@ -398,14 +408,20 @@ fn changelog_work(shared: &Arc<Shared>) {
 }
 
 fn scan_work(shared: &Arc<Shared>) {
-    let full = shared
-        .catalog
-        .scan_state()
+    let state = shared.catalog.scan_state();
+    // What a crash took from the changelog may lie in what that scan had done already.
+    let twice = state.as_ref().is_ok_and(|s| s.running) && !shared.incarnation.after_clean_stop;
+    let full = state
         .map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
-    if full.unwrap_or(true)
-        && let Err(why) = scan::whole(shared)
-    {
-        tracing::error!(%why, "the scan stopped; it goes on at the next start");
+    let scan = || match scan::whole(shared) {
+        Ok(()) => {}
+        Err(why) => tracing::error!(%why, "the scan stopped; it goes on at the next start"),
+    };
+    if full.unwrap_or(true) {
+        scan();
+    }
+    if twice && !shared.stopping() {
+        scan();
     }
     let mut heard = 0;
     while !shared.stopping() {

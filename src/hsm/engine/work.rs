@@ -47,6 +47,16 @@ pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
     }
 }
 
+/// Ends what a worker's panic left open: slots and requests must not wait for it. (What it ended
+/// itself for good stays ended.)
+pub(super) fn panicked(shared: &Arc<Shared>, dispatch: &Dispatch) {
+    for action in shared.lanes.actions(dispatch) {
+        let why = "the program met a mistake of its own; its log says where";
+        let finish = soon_or_never(shared, &action, Failure::Internal, why);
+        end(shared, &action, finish);
+    }
+}
+
 fn end(shared: &Shared, action: &Action, finish: Finish) {
     if let Finish::Failed(why) = &finish {
         tracing::info!(target: "cairn::action", request = action.request.0, verb = ?action.verb, code = %why.code, why = %why.text, "failed");

@@ -5,8 +5,9 @@ use super::one::{Opened, Phase, Recall, Writer};
 use super::table::{End, Shared};
 use super::{Done, RecallError, Step};
 use crate::format::record::{Record, State as Data};
-use crate::hsm::backing::SetHow;
-use crate::hsm::version::{Seen, Stamp};
+use crate::hsm::backing::{Backing, How, SetHow};
+use crate::hsm::version::{Seen, Stamp, quiescent_one};
+use crate::id::Timestamp;
 use rustix::fs::FallocateFlags;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
     // Closed before anybody is told: a file that is open for writing cannot be executed, and its
     // version cannot be proven.
     drop(recall.io.lock().take());
+    let proven = is_untouched(backing, opened, &stamp, mtime);
     let sources = recall.state.lock().sources.clone();
     Ok(Done {
         file: resident.file,
@@ -94,11 +96,28 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
         seen: Seen {
             node: recall.node.clone(),
             size: stat.size,
-            ctime: stat.ctime,
+            ctime: stamp.ctime,
         },
+        proven,
         settle: stamp.settle,
         bytes: sources.map_or(0, |s| s.entry().stored_len()),
     })
+}
+
+/// Has nobody written since the record was set? From then on users may open the file for writing,
+/// so its ctime alone proves nothing: a write in the same tick would share it. But it would not
+/// leave the modification time, which lies before the recall.
+fn is_untouched(backing: &Backing, opened: &Opened, stamp: &Stamp, mtime: Timestamp) -> bool {
+    let Ok(file) = backing.reopen(opened.reader.as_fd(), How::Read) else {
+        return false;
+    };
+    let Ok(quiet) = quiescent_one(backing, file) else {
+        return false;
+    };
+    let seen = quiet.seen();
+    (seen.size, seen.ctime) == (opened.record.size, stamp.ctime)
+        && backing.stat(quiet.fd()).is_ok_and(|now| now.mtime == mtime)
+        && quiet.still_held()
 }
 
 /// One change to the file, unless it was truncated.

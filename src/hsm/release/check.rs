@@ -55,8 +55,14 @@ pub(super) fn proven(
             wanted,
         });
     }
-    // Equal v proves it, unless power may have been lost; everything else takes reading.
-    if !matches!(order.seen, Some((known, Trust::Sound)) if known == seen) {
+    // Equal v proves it, unless power may have been lost, or v was proven for another version than
+    // the record's (one that was archived, but whose record could not be written); everything else
+    // takes reading.
+    let known = order.seen.is_some_and(|proof| {
+        let same = (proof.file, proof.version) == (record.file, record.version);
+        same && proof.trust == Trust::Sound && proof.seen == seen
+    });
+    if !known {
         let found = match checksum(backing, quiet.fd(), seen.size, || quiet.still_held()) {
             Ok(found) => found,
             Err(Interrupted::Stopped) => return Err(Refusal::InUse),

@@ -205,6 +205,31 @@ fn p3_chmod_alone_does_not_keep_a_file_from_release() {
 }
 
 #[test]
+fn p3_a_point_that_was_proven_for_another_version_proves_nothing() {
+    let rig = Rig::new();
+    archived(&rig, "f");
+    // Overwritten in its length and archived as version 2, whose record could not be written: the
+    // catalog has the present v for version 2, and the file still says version 1.
+    rig.write("f", &noise(SIZE, 2));
+    let quiet = alone(&rig.backing, &rig.node("f"), Some(b"f")).unwrap();
+    let seen = quiet.seen().clone();
+    drop(quiet);
+    let record = rig.record("f").unwrap();
+    let proof = Proof {
+        file: record.file,
+        version: crate::id::DataVersion(record.version.0 + 1),
+        seen: &seen,
+        trust: Trust::Sound,
+    };
+    let refused = rig.release_proven("f", Some(proof), &|r| Ok(r.copies.clone()));
+    assert!(matches!(
+        refused,
+        Err(Refusal::Dirty { found: Some(_), .. })
+    ));
+    assert_eq!(std::fs::read(rig.path("f")).unwrap(), noise(SIZE, 2));
+}
+
+#[test]
 fn p3_a_suspect_version_is_read_again() {
     let rig = Rig::new();
     let seen = archived(&rig, "f");

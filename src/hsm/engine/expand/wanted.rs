@@ -120,7 +120,18 @@ fn archive(facts: &Facts) -> Wanted {
         };
     }
     if facts.released() {
-        return Wanted::Nothing(None);
+        return if facts
+            .tiers_wanted
+            .iter()
+            .all(|tier| facts.tiers_have.contains(tier))
+        {
+            Wanted::Nothing(None)
+        } else {
+            Wanted::Refuse(
+                Failure::NoGoodCopy,
+                "it is released and has no copy there: `cairn stage` first",
+            )
+        };
     }
     if facts.stat.kind == NodeKind::Regular && facts.tiers_missing().is_empty() {
         return Wanted::Nothing(None);

@@ -1,6 +1,6 @@
 //! The archive lane: P2 for a batch, on one tier.
 
-use super::super::{Shared, Slot, tree};
+use super::super::{EngineError, Shared, Slot, tree};
 use super::{end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
     self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version,
@@ -50,6 +50,9 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
                 nodes.push(node);
             }
             Ok(None) => end(shared, &action, Finish::Done),
+            Err(why) if why.code() == Failure::NotPermitted => {
+                end(shared, &action, failed(Failure::NotPermitted, why));
+            }
             Err(why) => end(shared, &action, later(shared, &action, why.code(), why)),
         }
     }
@@ -58,16 +61,17 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
     }
 }
 
-/// What the protocol needs to know; `None`: the node is gone, or must not be archived any more.
-fn item(
-    shared: &Shared,
-    action: &Action,
-) -> Result<Option<(Item, Node)>, crate::hsm::engine::EngineError> {
+/// What the protocol needs to know; `None`: the node is gone. A refusal
+/// ([`Failure::NotPermitted`]): it must not be archived any more.
+fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, EngineError> {
     let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
         return Ok(None);
     };
     if node.noarchive {
-        return Ok(None);
+        return Err(EngineError::refused(
+            Failure::NotPermitted,
+            "it was set noarchive meanwhile",
+        ));
     }
     let names = shared.catalog.all_names(node.id, MOST_NAMES)?;
     let names = if names.is_empty() {
@@ -83,12 +87,14 @@ fn item(
     Ok(Some((item, node)))
 }
 
-fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, crate::hsm::engine::EngineError> {
+fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
     let Some(version) = node.version else {
         return Ok(None);
     };
     let copies = shared.catalog.copies(version.file, version.version)?;
-    let good = copies.iter().filter(|c| c.state == CopyState::Good);
+    let good = copies
+        .iter()
+        .filter(|c| c.state == CopyState::Good && c.crc == version.crc);
     let trust = if node.is_suspect(&shared.incarnation) {
         Trust::Suspect
     } else {
@@ -155,7 +161,7 @@ fn compose_and_record(
         Ok(report) => {
             for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes))
             {
-                let finish = finish(shared, action, node, outcome);
+                let finish = finish(shared, slot, action, node, outcome);
                 end(shared, action, finish);
             }
         }
@@ -223,14 +229,14 @@ fn proven(shared: &Shared, seen: &Seen) -> Proven {
     }
 }
 
-fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Finish {
+fn finish(shared: &Shared, slot: &Slot, action: &Action, node: &Node, outcome: Outcome) -> Finish {
     match outcome {
         Outcome::Archived(archived) => {
             note_record(shared, node, archived.recorded);
             Finish::Done
         }
         Outcome::Entered { .. } => Finish::Done,
-        Outcome::Skipped(why) => skipped(shared, action, node, &why),
+        Outcome::Skipped(why) => skipped(shared, slot, action, node, &why),
         Outcome::Failed(why @ ItemError::Rotted { .. }) => failed(Failure::Conflict, why),
         Outcome::Failed(ItemError::Backing(why)) if why.is_full() => {
             later(shared, action, Failure::NoSpace, why)
@@ -239,10 +245,18 @@ fn finish(shared: &Shared, action: &Action, node: &Node, outcome: Outcome) -> Fi
     }
 }
 
-fn skipped(shared: &Shared, action: &Action, node: &Node, why: &Skip) -> Finish {
+fn skipped(shared: &Shared, slot: &Slot, action: &Action, node: &Node, why: &Skip) -> Finish {
     match why {
-        Skip::Vanished | Skip::Released | Skip::Twice => Finish::Done,
-        Skip::Busy => soon_or_never(shared, action, Failure::Busy, why),
+        Skip::Vanished => Finish::Done,
+        Skip::Released => match has_copy(shared, slot, node) {
+            Ok(true) => Finish::Done,
+            Ok(false) => failed(
+                Failure::NoGoodCopy,
+                format!("{why}, and it has no copy on {}: stage it first", slot.name),
+            ),
+            Err(why) => later(shared, action, why.code(), why),
+        },
+        Skip::Busy | Skip::Twice => soon_or_never(shared, action, Failure::Busy, why),
         Skip::Changed | Skip::Renamed | Skip::StandsAlone(_) => {
             soon_or_never(shared, action, Failure::Changed, why)
         }
@@ -259,6 +273,17 @@ fn skipped(shared: &Shared, action: &Action, node: &Node, why: &Skip) -> Finish 
             failed(Failure::Lost, why)
         }
     }
+}
+
+/// A good copy of the present version is on the tier already.
+fn has_copy(shared: &Shared, slot: &Slot, node: &Node) -> Result<bool, EngineError> {
+    let Some(version) = node.version else {
+        return Ok(false);
+    };
+    let copies = shared.catalog.copies(version.file, version.version)?;
+    let there =
+        |c: &catalog::Copy| c.tier == slot.id && c.state == CopyState::Good && c.crc == version.crc;
+    Ok(copies.iter().any(there))
 }
 
 /// The copy is good whether or not the record is on the file; what is known of it is noted.

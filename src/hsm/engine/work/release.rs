@@ -6,7 +6,7 @@ use crate::catalog::{Action, CopyState, Durability, Finish, Node, Origin, Proven
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::backing::How;
-use crate::hsm::release::{Gain, Order, Permit, Refusal, Released, release as punch};
+use crate::hsm::release::{Gain, Order, Permit, Proof, Refusal, Released, release as punch};
 use crate::hsm::version::{Seen, Trust};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -109,7 +109,15 @@ fn one(
         hint: hint.as_deref(),
         min_size: shared.settings.min_release,
         copies: shared.copies_asked() as usize,
-        seen: seen.as_ref().map(|s| (s, trust)),
+        seen: seen
+            .as_ref()
+            .zip(node.version)
+            .map(|(seen, version)| Proof {
+                file: version.file,
+                version: version.version,
+                seen,
+                trust,
+            }),
         prove: &|record| prove(shared, record),
     };
     match punch(permit, gate, &order) {
@@ -178,8 +186,8 @@ fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
     match noted {
         Ok(stat) => {
             let proven = Proven {
-                size: stat.size,
-                ctime: stat.ctime,
+                size: released.record.size,
+                ctime: released.ctime,
                 boot: shared.incarnation.boot,
             };
             let noted = shared.catalog.released(

@@ -6,7 +6,9 @@ use super::{Ended, end, failed, later, soon_or_never, stranger};
 use crate::catalog::{Action, Finish, Verb};
 use crate::error::Failure;
 use crate::hsm::recall::{RecallError, StageAsk};
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
     let Some(recaller) = shared.recaller() else {
@@ -16,6 +18,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         return;
     };
     let (mut asks, mut ids) = (Vec::new(), Vec::new());
+    let (mut claims, mut claimed) = (Vec::new(), HashSet::new());
     for action in actions {
         if action.verb != Verb::Stage {
             end(shared, &action, stranger(&action));
@@ -24,6 +27,16 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         if let Some(why) = no_room(shared, &action) {
             end(shared, &action, why);
             continue;
+        }
+        // Until the recaller knows of it. A release, which looks for recalls under its own claim,
+        // and this never work on one file together, however long its punch takes.
+        if !claimed.contains(&action.handle) {
+            let Some(claim) = shared.lanes.claim(&action.handle) else {
+                end(shared, &action, in_a_moment(shared));
+                continue;
+            };
+            claimed.insert(action.handle.clone());
+            claims.push(claim);
         }
         let hint = tree::hint(shared, &action.handle).ok().flatten();
         ids.push((action.id, action.request));
@@ -42,7 +55,9 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
             done,
         });
     }
-    for ((action, request), token) in ids.into_iter().zip(recaller.stage_batch(asks)) {
+    let tokens = recaller.stage_batch(asks);
+    drop(claims);
+    for ((action, request), token) in ids.into_iter().zip(tokens) {
         shared.lanes.staging(action, token);
         // A cancel that came before the token was known could not give it up.
         if shared.lanes.are_cancelled(std::iter::once(request))
@@ -55,6 +70,14 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
                 finish: Finish::Cancelled,
             });
         }
+    }
+}
+
+/// Another action works on the file; a user's stage does not wait for it longer than it must.
+fn in_a_moment(shared: &Shared) -> Finish {
+    Finish::Retry {
+        not_before: super::super::shifted(shared.now(), Duration::from_millis(250), true),
+        failure: super::reason(Failure::Busy, "another action works on it"),
     }
 }
 
