@@ -147,7 +147,9 @@ impl Catalog {
         })
     }
 
-    /// Queues the failed actions of a request anew; gives how many. Durable.
+    /// Queues the failed actions of a request anew; gives how many. Those that were refused when they
+    /// were entered were never begun and stay as they are: what refused them (the asker's rights) is
+    /// not looked at again here. Durable.
     ///
     /// # Errors
     /// [`CatalogError::Missing`], [`CatalogError::Refused`] for a cancelled request.
@@ -454,7 +456,8 @@ fn retry_some(
     }
     let failed = all(
         connection,
-        "SELECT id, bytes FROM actions WHERE request = ? AND state = 5 ORDER BY id LIMIT ?",
+        "SELECT id, bytes FROM actions WHERE request = ? AND state = 5 AND attempts > 0
+             ORDER BY id LIMIT ?",
         params![request, page(limit)],
         |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
         "find failed actions of request",

@@ -22,7 +22,7 @@ use axum::routing::{get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tracing::Instrument;
 
 /// Largest body: [`MAX_SUBJECTS`] paths of 4 KiB, thrice (as text and as hexadecimal), and air.
@@ -80,6 +80,14 @@ impl Api {
                 ))
             }
         }
+    }
+
+    /// A place among the walks, held until it is dropped.
+    async fn walk(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.walks)
+            .acquire_owned()
+            .await
+            .map_err(|_| Refusal::new(Failure::Internal, "the instance is stopping"))
     }
 
     /// The descriptors behind the tokens. All are taken, also when one is void.

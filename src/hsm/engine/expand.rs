@@ -21,8 +21,8 @@ use wanted::{Facts, Wanted, wanted};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Actions given to the catalog at once.
 const CHUNK: usize = 2000;
-/// Pause after an expansion that failed.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a failure a request's expansion is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A request waiting to be expanded.
 pub(super) struct Job {
@@ -69,25 +69,27 @@ pub(super) fn work(
     jobs: &Receiver<Job>,
     wishes: &Receiver<(crate::id::NodeHandle, u32)>,
 ) {
-    let mut again: Vec<(Instant, Job)> = Vec::new();
+    let mut late: Vec<(std::time::Instant, Job)> = Vec::new();
     while !shared.stopping() {
         for wish in wishes.try_iter() {
             if let Err(why) = shared.grant(wish) {
                 tracing::warn!(%why, "a stage asked for by attribute was not accepted");
             }
         }
-        let due = again.iter().position(|(when, _)| *when <= Instant::now());
+        let due = late.iter().position(|(at, _)| at.elapsed() > AGAIN);
         let job = match due {
-            Some(at) => again.swap_remove(at).1,
-            None => match jobs.recv_timeout(Duration::from_millis(200)) {
+            Some(at) => late.swap_remove(at).1,
+            None => match jobs.recv_timeout(std::time::Duration::from_millis(200)) {
                 Ok(job) => job,
                 Err(_) => continue,
             },
         };
+        if shared.is_cancelled(job.request) {
+            continue;
+        }
         if let Err(why) = expand(shared, job.request, &job.ask) {
-            // Accepted is accepted: a full disk or a directory that moved is not the end of it.
-            tracing::error!(request = job.request.0, %why, "a request could not be expanded; tried again in {TRY_AGAIN:?}");
-            again.push((Instant::now() + TRY_AGAIN, job));
+            tracing::error!(request = job.request.0, %why, "a request could not be expanded; it is tried again");
+            late.push((std::time::Instant::now(), job));
         }
     }
 }
@@ -122,7 +124,7 @@ impl Shared {
         };
         let submitted = self.catalog.submit(new, Vec::new(), self.now())?;
         if submitted.existing {
-            return Ok(submitted);
+            return self.known(submitted, ask);
         }
         if ask.last {
             self.hand_over(submitted.id, ask);
@@ -134,6 +136,26 @@ impl Shared {
             expand(self, submitted.id, &ask)?;
         }
         Ok(submitted)
+    }
+
+    /// A request that its key names already. One whose caller went away between two parts is
+    /// gone on with by who comes again; actions that it has are not added twice.
+    fn known(&self, submitted: Submitted, ask: Ask) -> Result<Submitted, EngineError> {
+        let row = self.catalog.request(submitted.id)?;
+        if row.is_some_and(|row| row.verb != ask.verb) {
+            let key = ask.key.as_deref().unwrap_or_default();
+            let why = format!("the key {key:?} is request {}'s, of another kind", submitted.id);
+            return Err(EngineError::refused(Failure::Usage, why).hint("take another key"));
+        }
+        if self.parts.lock().contains_key(&submitted.id) {
+            return self.submit_part(submitted.id, ask);
+        }
+        Ok(submitted)
+    }
+
+    fn is_cancelled(&self, request: RequestId) -> bool {
+        let row = self.catalog.request(request);
+        row.is_ok_and(|row| row.is_none_or(|r| r.state == catalog::RequestState::Cancelled))
     }
 
     /// A later part of a request that is still open.
@@ -267,11 +289,7 @@ impl Shared {
         if ask.verb == Verb::Stage {
             forecast.room = Some(self.room_on_backing()?);
         }
-        let mut walk = Walk {
-            shared: self,
-            ask,
-            out: Out::Forecast(&mut forecast),
-        };
+        let mut walk = Walk { shared: self, ask, out: Out::Forecast(&mut forecast), rows: Vec::new() };
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
@@ -281,14 +299,8 @@ impl Shared {
 
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
-    let mut walk = Walk {
-        shared,
-        ask,
-        out: Out::Request {
-            request,
-            pending: Vec::new(),
-        },
-    };
+    let out = Out::Request { request, pending: Vec::new() };
+    let mut walk = Walk { shared, ask, out, rows: Vec::new() };
     for subject in &ask.subjects {
         walk.subject(subject)?;
     }
@@ -317,10 +329,13 @@ struct Walk<'a> {
     shared: &'a Shared,
     ask: &'a Ask,
     out: Out<'a>,
+    /// Nodes whose pins change, many at once: a commit each would take minutes.
+    rows: Vec<NodeId>,
 }
 
 impl Walk<'_> {
-    fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
+    /// Opens and looks; `None` if it is gone.
+    fn open(&self, named: &Named) -> Result<Option<Looked>, EngineError> {
         let open = || -> Result<_, EngineError> {
             let hint = tree::hint(self.shared, &named.node)?;
             Ok(self
@@ -337,17 +352,16 @@ impl Walk<'_> {
         let fd = match opened {
             Ok(fd) => fd,
             Err(why) => {
-                tracing::debug!(%why, "a subject went before it was looked at");
-                return Ok(());
+                tracing::debug!(%why, "it went before it was looked at");
+                return Ok(None);
             }
         };
         let stat = self.shared.backing.stat(fd.as_fd())?;
-        let looked = Looked {
-            name: named.given.clone(),
-            handle: named.node.clone(),
-            fd,
-            stat,
-        };
+        Ok(Some(Looked { name: named.given.clone(), handle: named.node.clone(), fd, stat }))
+    }
+
+    fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
+        let Some(looked) = self.open(named)? else { return Ok(()) };
         let (id, near) = self.place(&looked)?;
         self.one(&looked, id, near, true)?;
         if looked.stat.kind == NodeKind::Directory {
@@ -382,10 +396,12 @@ impl Walk<'_> {
         Ok((ids.first().copied().unwrap_or(parent), parent))
     }
 
-    /// Everything below a directory; a stack instead of recursion, because trees are deep.
+    /// Everything below a directory; a stack instead of recursion, because trees are deep. It holds
+    /// no descriptors, because trees are wide.
     fn directory(&mut self, top: Looked, id: NodeId) -> Result<(), EngineError> {
-        let mut stack = vec![(top, id)];
-        while let Some((dir, id)) = stack.pop() {
+        let mut stack = vec![(Named { node: top.handle, given: top.name }, id)];
+        while let Some((named, id)) = stack.pop() {
+            let Some(dir) = self.open(&named)? else { continue };
             if self.shared.stopping() || self.cancelled()? {
                 return Ok(());
             }
@@ -420,11 +436,18 @@ impl Walk<'_> {
         dir: &Looked,
         id: NodeId,
         names: &[Vec<u8>],
-    ) -> Result<Vec<(Looked, NodeId)>, EngineError> {
-        let backing = &self.shared.backing;
+    ) -> Result<Vec<(Named, NodeId)>, EngineError> {
+        let shared = self.shared;
         let mut found = Vec::new();
         for name in names {
-            found.extend(tree::look_at(backing, dir.fd.as_fd(), name, dir.stat.dev)?);
+            match tree::look_at(&shared.backing, dir.fd.as_fd(), name, dir.stat.dev) {
+                Ok(looked) => found.extend(looked),
+                Err(why) => {
+                    let why = EngineError::from(why);
+                    let text = format!("{}: {why}", String::from_utf8_lossy(name));
+                    self.refuse(dir, id, id, why.code(), &text)?;
+                }
+            }
         }
         let seen = found.iter().map(|l| tree::sighting(l, id)).collect();
         let ids = self.shared.catalog.note(seen, Durability::Relaxed)?;
@@ -432,7 +455,7 @@ impl Walk<'_> {
         for (looked, child) in found.into_iter().zip(ids) {
             self.one(&looked, child, id, false)?;
             if looked.stat.kind == NodeKind::Directory {
-                below.push((looked, child));
+                below.push((Named { node: looked.handle, given: looked.name }, child));
             }
         }
         Ok(below)
@@ -556,29 +579,37 @@ impl Walk<'_> {
             forecast.bytes += size;
             return Ok(());
         }
-        let (catalog, ask) = (&self.shared.catalog, self.ask);
-        let holder = format!("uid:{}", ask.asker.uid);
-        match ask.verb {
-            Verb::Pin => {
-                let how_long = ask
-                    .pin_for
-                    .unwrap_or(std::time::Duration::from_secs(24 * 3600));
-                let expires = super::shifted(self.shared.now(), how_long, true);
-                catalog.pin(vec![catalog::Pin {
-                    node: id,
-                    holder,
-                    expires,
-                }])?;
+        match self.ask.verb {
+            Verb::Pin | Verb::Unpin => {
+                self.rows.push(id);
+                if self.rows.len() >= CHUNK { self.set_pins() } else { Ok(()) }
             }
-            Verb::Unpin => drop(catalog.unpin(vec![id], &holder)?),
             Verb::Set | Verb::Clear => {
-                for flag in &ask.flags {
-                    catalog.set_flag(id, *flag, ask.verb == Verb::Set, Durability::Full)?;
+                for flag in &self.ask.flags {
+                    let on = self.ask.verb == Verb::Set;
+                    // Durable with the seal, before which nobody is told that it is done.
+                    self.shared.catalog.set_flag(id, *flag, on, Durability::Relaxed)?;
                 }
+                Ok(())
             }
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    fn set_pins(&mut self) -> Result<(), EngineError> {
+        let (catalog, ask, nodes) = (&self.shared.catalog, self.ask, std::mem::take(&mut self.rows));
+        let holder = format!("uid:{}", ask.asker.uid);
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        if ask.verb == Verb::Unpin {
+            catalog.unpin(nodes, &holder)?;
+            return Ok(());
+        }
+        let how_long = ask.pin_for.unwrap_or(std::time::Duration::from_secs(24 * 3600));
+        let expires = super::shifted(self.shared.now(), how_long, true);
+        let pin = |node| catalog::Pin { node, holder: holder.clone(), expires };
+        Ok(catalog.pin(nodes.into_iter().map(pin).collect())?)
     }
 
     fn refuse(
@@ -627,6 +658,7 @@ impl Walk<'_> {
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
+        self.set_pins()?;
         if let Out::Request { request, pending } = &mut self.out
             && !pending.is_empty()
         {

@@ -96,22 +96,27 @@ impl Engine {
             .open_node(node, hint.as_deref(), crate::hsm::backing::How::Path)?)
     }
 
-    /// The entries of a directory (`O_PATH` descriptors), by name; what goes meanwhile and other
-    /// filesystems' mount points are left out.
+    /// The names in a directory, in the order of their bytes.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn entries(
+    pub fn names(&self, dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, EngineError> {
+        Ok(tree::names(&self.shared.backing, dir)?)
+    }
+
+    /// An entry of a directory (`O_PATH` descriptor); `None` if it went meanwhile or another
+    /// filesystem is mounted there.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn entry(
         &self,
         dir: BorrowedFd<'_>,
-    ) -> Result<Vec<(Vec<u8>, std::os::fd::OwnedFd)>, EngineError> {
+        name: &[u8],
+    ) -> Result<Option<std::os::fd::OwnedFd>, EngineError> {
         let backing = &self.shared.backing;
         let device = backing.stat(dir)?.dev;
-        let mut found = Vec::new();
-        for name in tree::names(backing, dir)? {
-            found.extend(tree::look_at(backing, dir, &name, device)?.map(|l| (l.name, l.fd)));
-        }
-        Ok(found)
+        Ok(tree::look_at(backing, dir, name, device)?.map(|looked| looked.fd))
     }
 
     /// Accepts a request: durable when this returns.
@@ -202,6 +207,11 @@ impl Engine {
             );
         }
         let again = self.shared.catalog.retry_failed(id, self.shared.now())?;
+        if again == 0 && row.counts.failed.files > 0 {
+            let why = format!("what failed in request {id} was refused and never begun");
+            return Err(EngineError::refused(Failure::NotPermitted, why)
+                .hint("ask for these files anew, when nothing forbids it any more"));
+        }
         self.shared.bell.ring();
         self.shared.changed(id);
         Ok(again)

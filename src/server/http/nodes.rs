@@ -12,10 +12,7 @@ use std::sync::Arc;
 pub(super) async fn state(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
     let StateQuery { subjects, walk } = parse(&body)?;
     let subjects = api.subjects(&subjects, &who.0)?;
-    let place = Arc::clone(&api.walks)
-        .acquire_owned()
-        .await
-        .map_err(|_| Refusal::new(Failure::Internal, "the instance is stopping"))?;
+    let place = api.walk().await?;
     let (mut lines, response) = stream::answer();
     let control = Arc::clone(&api.control);
     tokio::spawn(async move {

@@ -57,6 +57,9 @@ async fn place(
     peer: Peer,
 ) -> Result<Submitted, Refusal> {
     let subjects = api.subjects(named, &peer)?;
+    // These walk before they answer: they must not take the threads of quick questions.
+    let walks = options.dry_run || !part.last || part.into.is_some();
+    let _place = if walks { Some(api.walk().await?) } else { None };
     api.ask(move |control| control.submit(verb, subjects, &options, part, &peer))
         .await
 }

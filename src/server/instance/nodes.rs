@@ -13,6 +13,7 @@ use crate::server::wire::{
 };
 use rustix::fs::Access;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 /// Hands the state of a node, its children or its tree to `sink`.
 pub(super) fn walk(
@@ -33,25 +34,44 @@ pub(super) fn walk(
             return Ok(());
         }
     }
-    let mut stack = vec![(fd, top)];
-    while let Some((dir, path)) = stack.pop() {
-        if !may(asker, &dir, Access::READ_OK | Access::EXEC_OK) {
-            continue;
-        }
-        let mut below = Vec::new();
-        for (name, child) in engine.entries(dir.as_fd())? {
-            let report = engine.report(child.as_fd())?;
-            let at = path.join(&name);
-            if !sink(state(engine, &child, &report, at.clone())) {
-                return Ok(());
+    // Directories that wait for their turn are held by name below an open one: a descriptor each
+    // would let one listing of a wide directory take all that the server may have.
+    let mut next = Some((fd, top));
+    let mut stack: Vec<(Rc<OwnedFd>, Vec<u8>, GivenPath)> = Vec::new();
+    while let Some((dir, path)) = next.take() {
+        if may(asker, &dir, Access::READ_OK | Access::EXEC_OK) {
+            let dir = Rc::new(dir);
+            let mut below = Vec::new();
+            for name in engine.names(dir.as_fd())? {
+                let Some((child, report)) = look(engine, &dir, &name) else { continue };
+                let at = path.join(&name);
+                if !sink(state(engine, &child, &report, at.clone())) {
+                    return Ok(());
+                }
+                if walk == Walk::Tree && report.stat.kind == NodeKind::Directory {
+                    below.push((Rc::clone(&dir), name, at));
+                }
             }
-            if walk == Walk::Tree && report.stat.kind == NodeKind::Directory {
-                below.push((child, at));
-            }
+            stack.extend(below.into_iter().rev());
         }
-        stack.extend(below.into_iter().rev());
+        while let (None, Some((parent, name, path))) = (&next, stack.pop()) {
+            next = look(engine, &parent, &name)
+                .filter(|(_, report)| report.stat.kind == NodeKind::Directory)
+                .map(|(fd, _)| (fd, path));
+        }
     }
     Ok(())
+}
+
+/// An entry of a directory; `None` if it is no longer there or cannot be looked at.
+fn look(engine: &Engine, dir: &OwnedFd, name: &[u8]) -> Option<(OwnedFd, FileReport)> {
+    let found = engine.entry(dir.as_fd(), name).and_then(|fd| {
+        fd.map(|fd| engine.report(fd.as_fd()).map(|report| (fd, report))).transpose()
+    });
+    found.unwrap_or_else(|why| {
+        tracing::debug!(%why, "an entry is left out of a listing");
+        None
+    })
 }
 
 fn may(asker: &Asker, fd: &OwnedFd, access: Access) -> bool {
@@ -144,6 +164,7 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
     } else {
         because.push("not yet known to policy: the background scan has not come to it".into());
     }
+    let asked = |id| engine.request(id, 0).ok().map(|r| r.row.created);
     let waiting = report.open.iter().map(|action| Waiting {
         verb: verb_out(action.verb),
         on: match (action.state, &action.failure) {
@@ -151,12 +172,7 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
             (_, Some(failure)) => failure.text.clone(),
             _ => "its turn".into(),
         },
-        since: when(
-            action
-                .started
-                .or(action.not_before)
-                .unwrap_or_else(crate::hsm::engine::now),
-        ),
+        since: when(asked(action.request).unwrap_or_else(crate::hsm::engine::now)),
         eta_s: None,
         request: Some(action.request.0),
     });
