@@ -14,7 +14,7 @@ use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wanted::{Facts, Wanted, wanted};
 
 /// How long the next part of a request may take to come.
@@ -144,7 +144,10 @@ impl Shared {
         let row = self.catalog.request(submitted.id)?;
         if row.is_some_and(|row| row.verb != ask.verb) {
             let key = ask.key.as_deref().unwrap_or_default();
-            let why = format!("the key {key:?} is request {}'s, of another kind", submitted.id);
+            let why = format!(
+                "the key {key:?} is request {}'s, of another kind",
+                submitted.id
+            );
             return Err(EngineError::refused(Failure::Usage, why).hint("take another key"));
         }
         if self.parts.lock().contains_key(&submitted.id) {
@@ -289,7 +292,12 @@ impl Shared {
         if ask.verb == Verb::Stage {
             forecast.room = Some(self.room_on_backing()?);
         }
-        let mut walk = Walk { shared: self, ask, out: Out::Forecast(&mut forecast), rows: Vec::new() };
+        let mut walk = Walk {
+            shared: self,
+            ask,
+            out: Out::Forecast(&mut forecast),
+            rows: Vec::new(),
+        };
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
@@ -299,8 +307,16 @@ impl Shared {
 
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
-    let out = Out::Request { request, pending: Vec::new() };
-    let mut walk = Walk { shared, ask, out, rows: Vec::new() };
+    let out = Out::Request {
+        request,
+        pending: Vec::new(),
+    };
+    let mut walk = Walk {
+        shared,
+        ask,
+        out,
+        rows: Vec::new(),
+    };
     for subject in &ask.subjects {
         walk.subject(subject)?;
     }
@@ -357,11 +373,18 @@ impl Walk<'_> {
             }
         };
         let stat = self.shared.backing.stat(fd.as_fd())?;
-        Ok(Some(Looked { name: named.given.clone(), handle: named.node.clone(), fd, stat }))
+        Ok(Some(Looked {
+            name: named.given.clone(),
+            handle: named.node.clone(),
+            fd,
+            stat,
+        }))
     }
 
     fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        let Some(looked) = self.open(named)? else { return Ok(()) };
+        let Some(looked) = self.open(named)? else {
+            return Ok(());
+        };
         let (id, near) = self.place(&looked)?;
         self.one(&looked, id, near, true)?;
         if looked.stat.kind == NodeKind::Directory {
@@ -399,9 +422,17 @@ impl Walk<'_> {
     /// Everything below a directory; a stack instead of recursion, because trees are deep. It holds
     /// no descriptors, because trees are wide.
     fn directory(&mut self, top: Looked, id: NodeId) -> Result<(), EngineError> {
-        let mut stack = vec![(Named { node: top.handle, given: top.name }, id)];
+        let mut stack = vec![(
+            Named {
+                node: top.handle,
+                given: top.name,
+            },
+            id,
+        )];
         while let Some((named, id)) = stack.pop() {
-            let Some(dir) = self.open(&named)? else { continue };
+            let Some(dir) = self.open(&named)? else {
+                continue;
+            };
             if self.shared.stopping() || self.cancelled()? {
                 return Ok(());
             }
@@ -455,7 +486,13 @@ impl Walk<'_> {
         for (looked, child) in found.into_iter().zip(ids) {
             self.one(&looked, child, id, false)?;
             if looked.stat.kind == NodeKind::Directory {
-                below.push((Named { node: looked.handle, given: looked.name }, child));
+                below.push((
+                    Named {
+                        node: looked.handle,
+                        given: looked.name,
+                    },
+                    child,
+                ));
             }
         }
         Ok(below)
@@ -582,13 +619,19 @@ impl Walk<'_> {
         match self.ask.verb {
             Verb::Pin | Verb::Unpin => {
                 self.rows.push(id);
-                if self.rows.len() >= CHUNK { self.set_pins() } else { Ok(()) }
+                if self.rows.len() >= CHUNK {
+                    self.set_pins()
+                } else {
+                    Ok(())
+                }
             }
             Verb::Set | Verb::Clear => {
                 for flag in &self.ask.flags {
                     let on = self.ask.verb == Verb::Set;
                     // Durable with the seal, before which nobody is told that it is done.
-                    self.shared.catalog.set_flag(id, *flag, on, Durability::Relaxed)?;
+                    self.shared
+                        .catalog
+                        .set_flag(id, *flag, on, Durability::Relaxed)?;
                 }
                 Ok(())
             }
@@ -597,7 +640,11 @@ impl Walk<'_> {
     }
 
     fn set_pins(&mut self) -> Result<(), EngineError> {
-        let (catalog, ask, nodes) = (&self.shared.catalog, self.ask, std::mem::take(&mut self.rows));
+        let (catalog, ask, nodes) = (
+            &self.shared.catalog,
+            self.ask,
+            std::mem::take(&mut self.rows),
+        );
         let holder = format!("uid:{}", ask.asker.uid);
         if nodes.is_empty() {
             return Ok(());
@@ -606,9 +653,15 @@ impl Walk<'_> {
             catalog.unpin(nodes, &holder)?;
             return Ok(());
         }
-        let how_long = ask.pin_for.unwrap_or(std::time::Duration::from_secs(24 * 3600));
+        let how_long = ask
+            .pin_for
+            .unwrap_or(std::time::Duration::from_secs(24 * 3600));
         let expires = super::shifted(self.shared.now(), how_long, true);
-        let pin = |node| catalog::Pin { node, holder: holder.clone(), expires };
+        let pin = |node| catalog::Pin {
+            node,
+            holder: holder.clone(),
+            expires,
+        };
         Ok(catalog.pin(nodes.into_iter().map(pin).collect())?)
     }
 

@@ -6,6 +6,7 @@
 //! in each, so it is small and can be taken up again by another process.
 
 use super::tree::{self, Looked, sighting};
+use super::work::release;
 use super::{EngineError, Shared};
 use crate::catalog::{Durability, FileState, Known, NodeId, TombstoneWhy, Version};
 use crate::format::record::State;
@@ -225,8 +226,20 @@ fn note(shared: &Shared, parent: NodeId, found: &[Looked]) -> Result<Vec<Place>,
 
 /// What the record says that the catalog does not know.
 fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>, EngineError> {
-    let record = match shared.backing.record(looked.fd.as_fd()) {
-        Ok(record) => record.filter(|r| belongs_to(r, shared.backing.fs(), &looked.handle)),
+    let own = || {
+        let found = shared.backing.record(looked.fd.as_fd());
+        found.map(|r| r.filter(|r| belongs_to(r, shared.backing.fs(), &looked.handle)))
+    };
+    let mut record = own();
+    if matches!(&record, Ok(Some(r)) if r.state == State::Recalling)
+        && let Some(claim) = shared.lanes.claim(&looked.handle)
+    {
+        release::recover(shared, &looked.handle);
+        drop(claim);
+        record = own();
+    }
+    let record = match record {
+        Ok(record) => record,
         Err(why) => {
             tracing::warn!(%why, "a record cannot be read");
             return Ok(None);

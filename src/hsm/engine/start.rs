@@ -417,6 +417,13 @@ fn scan_work(shared: &Arc<Shared>) {
         Ok(()) => {}
         Err(why) => tracing::error!(%why, "the scan stopped; it goes on at the next start"),
     };
+    // What a crash left half-way can only be set in order with users shut out.
+    for _ in 0..100 {
+        if shared.late.gate.get().is_some() || shared.stopping() {
+            break;
+        }
+        std::thread::sleep(TICK);
+    }
     if full.unwrap_or(true) {
         scan();
     }

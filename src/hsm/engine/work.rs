@@ -1,7 +1,7 @@
 //! The work of the lanes: one dispatch at a time, each action's end told to the lanes.
 
 mod archive;
-mod release;
+pub(super) mod release;
 mod stage;
 mod verify;
 

@@ -43,7 +43,9 @@ pub(super) fn walk(
             let dir = Rc::new(dir);
             let mut below = Vec::new();
             for name in engine.names(dir.as_fd())? {
-                let Some((child, report)) = look(engine, &dir, &name) else { continue };
+                let Some((child, report)) = look(engine, &dir, &name) else {
+                    continue;
+                };
                 let at = path.join(&name);
                 if !sink(state(engine, &child, &report, at.clone())) {
                     return Ok(());
@@ -66,7 +68,8 @@ pub(super) fn walk(
 /// An entry of a directory; `None` if it is no longer there or cannot be looked at.
 fn look(engine: &Engine, dir: &OwnedFd, name: &[u8]) -> Option<(OwnedFd, FileReport)> {
     let found = engine.entry(dir.as_fd(), name).and_then(|fd| {
-        fd.map(|fd| engine.report(fd.as_fd()).map(|report| (fd, report))).transpose()
+        fd.map(|fd| engine.report(fd.as_fd()).map(|report| (fd, report)))
+            .transpose()
     });
     found.unwrap_or_else(|why| {
         tracing::debug!(%why, "an entry is left out of a listing");

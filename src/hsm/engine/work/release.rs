@@ -6,7 +6,10 @@ use crate::catalog::{Action, CopyState, Durability, Finish, Node, Origin, Proven
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::backing::How;
-use crate::hsm::release::{Gain, Order, Permit, Proof, Refusal, Released, release as punch};
+use crate::hsm::release::{
+    Gain, Order, Permit, Proof, Recovered, Refusal, Released, recover as set_in_order,
+    release as punch,
+};
 use crate::hsm::version::{Seen, Trust};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -126,6 +129,34 @@ fn one(
     }
 }
 
+/// Brings a file into order whose release or recall was cut short: whole again, or released. The
+/// caller holds no claim on it, or is the release that found it so.
+pub(in crate::hsm::engine) fn recover(shared: &Shared, node: &crate::id::NodeHandle) {
+    let Some(gate) = shared.late.gate.get() else {
+        return;
+    };
+    if shared.recaller().is_some_and(|r| r.is_running(node)) {
+        return;
+    }
+    let hint = tree::hint(shared, node).ok().flatten();
+    match set_in_order(&shared.backing, &**gate, node, hint.as_deref()) {
+        Ok(Recovered::Resident(stamp) | Recovered::Released(stamp)) => {
+            tracing::info!(
+                ?node,
+                "a release or recall that was cut short is in order again"
+            );
+            if let Some(settle) = stamp.settle {
+                let _ = shared.settles.send(settle);
+            }
+        }
+        Ok(Recovered::Nothing | Recovered::Truncated) => {}
+        Ok(Recovered::Conflict) => {
+            tracing::error!(?node, "somebody wrote into a stub: reads give EIO")
+        }
+        Err(why) => tracing::debug!(?node, %why, "could not be brought into order now"),
+    }
+}
+
 /// What may have changed since the plan was made.
 fn re_check(
     shared: &Shared,
@@ -211,7 +242,12 @@ fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
 fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
     match why {
         Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
-        Refusal::AlreadyReleased | Refusal::Vanished => Finish::Done,
+        // Perhaps half-way, by a process that was stopped in the middle of it.
+        Refusal::AlreadyReleased => {
+            recover(shared, &node.handle);
+            Finish::Done
+        }
+        Refusal::Vanished => Finish::Done,
         Refusal::Dirty { .. } => {
             let noted = shared.catalog.dirtied(
                 node.id,

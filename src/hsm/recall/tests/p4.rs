@@ -17,9 +17,20 @@ use std::sync::Arc;
 #[test]
 fn p4_a_capability_survives_a_recall() {
     let rig = Rig::new();
-    let stub = rig.released("capable", 100_000, &[Extent { offset: 0, len: 100_000 }], &[TierId(1)]);
+    let stub = rig.released(
+        "capable",
+        100_000,
+        &[Extent {
+            offset: 0,
+            len: 100_000,
+        }],
+        &[TierId(1)],
+    );
     let value = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let fd = rig.backing.open_node(&stub.node, None, How::Read).expect("open");
+    let fd = rig
+        .backing
+        .open_node(&stub.node, None, How::Read)
+        .expect("open");
     let flags = rustix::fs::XattrFlags::empty();
     if let Err(why) = rustix::fs::fsetxattr(&fd, "security.capability", &value, flags) {
         eprintln!("SKIPPED p4_a_capability_survives_a_recall: {why}");
@@ -27,9 +38,13 @@ fn p4_a_capability_survives_a_recall() {
     }
     drop(fd);
     rig.stage(&stub).expect("staged").expect("something to do");
-    let fd = rig.backing.open_node(&stub.node, None, How::Read).expect("open");
+    let fd = rig
+        .backing
+        .open_node(&stub.node, None, How::Read)
+        .expect("open");
     let mut found = [0; 64];
-    let len = rustix::fs::fgetxattr(&fd, "security.capability", &mut found[..]).expect("it is gone");
+    let len =
+        rustix::fs::fgetxattr(&fd, "security.capability", &mut found[..]).expect("it is gone");
     assert_eq!(found[..len], value);
     rig.assert_whole(&stub);
 }
