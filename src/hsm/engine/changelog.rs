@@ -76,13 +76,13 @@ fn name(shared: &Shared, event: &Event) -> Result<(), EngineError> {
     {
         shared.catalog.rename((from.id, old), (to, name), shared.now(), Durability::Relaxed)?;
     }
-    // What went again meanwhile has an event of its own behind this one.
-    let Some(stat) = stat_of(shared, &event.node)? else { return Ok(()) };
     let parent = match tree::ensure_directory(shared, parent) {
         Ok(parent) => parent,
         Err(tree::Unplaced::Backing(BackingError::Gone { .. })) => return Ok(()),
         Err(why) => return Err(why.into()),
     };
+    // What went again meanwhile has an event of its own behind this one.
+    let Some(stat) = stat_named(shared, &event.node, parent, name)? else { return Ok(()) };
     let seen = Sighting {
         handle: event.node.clone(),
         attributes: attributes(&stat),
@@ -117,6 +117,28 @@ fn look(shared: &Shared, handle: &NodeHandle, data: bool) -> Result<(), EngineEr
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
     let archived = matches!(node.state, FileState::Archived | FileState::Released);
     archived && node.proven.is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
+}
+
+/// As [`stat_of`]; where nodes are found by name, by this name: the catalog may know none yet.
+fn stat_named(
+    shared: &Shared,
+    handle: &NodeHandle,
+    parent: NodeId,
+    name: &[u8],
+) -> Result<Option<FileStat>, EngineError> {
+    if let Some(stat) = stat_of(shared, handle)? {
+        return Ok(Some(stat));
+    }
+    let Some(mut hint) = shared.catalog.path_of(parent)? else { return Ok(None) };
+    if !hint.is_empty() {
+        hint.push(b'/');
+    }
+    hint.extend_from_slice(name);
+    match shared.backing.open_node(handle, Some(&hint), How::Path) {
+        Ok(fd) => Ok(Some(shared.backing.stat(fd.as_fd())?)),
+        Err(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Ok(None),
+        Err(why) => Err(why.into()),
+    }
 }
 
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {
