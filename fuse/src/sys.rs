@@ -118,6 +118,23 @@ pub(crate) fn set_thread_groups(groups: &[u32]) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
 }
 
+/// `faccessat2(2)` on an open inode (`O_PATH` suffices) with the thread's effective credentials.
+/// Not rustix's `accessat`: that one refuses `AT_EMPTY_PATH` without asking the kernel.
+pub(crate) fn accessible(fd: BorrowedFd<'_>, access: u32) -> Result<(), Errno> {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the empty name ends in NUL; nothing is written to memory.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            access,
+            flags,
+        )
+    })
+    .map(drop)
+}
+
 /// The calling thread's supplementary groups.
 pub(crate) fn thread_groups() -> Result<Vec<u32>, Errno> {
     // SAFETY: size 0 only asks for the count.

@@ -265,6 +265,11 @@ impl Model {
             return;
         };
         let request = self.requests.get_mut(&id).unwrap();
+        // Only what was begun: refusals stay.
+        let failed = rig
+            .actions(id, Some(ActionState::Failed), None, 10_000)
+            .unwrap();
+        let begun = |id: &ActionId| failed.iter().any(|a| a.id == *id && a.attempts > 0);
         let retried = rig.retry_failed(id, now);
         if request.cancelled {
             assert!(retried.is_err());
@@ -272,12 +277,12 @@ impl Model {
         }
         assert_eq!(
             retried.unwrap(),
-            request.in_state(RowState::Failed).count() as u64
+            failed.iter().filter(|a| begun(&a.id)).count() as u64
         );
-        for action in request
+        for (_, action) in request
             .actions
-            .values_mut()
-            .filter(|a| a.0 == RowState::Failed)
+            .iter_mut()
+            .filter(|(id, a)| a.0 == RowState::Failed && begun(id))
         {
             action.0 = RowState::Pending;
         }

@@ -221,6 +221,23 @@ fn failures_are_listed_counted_and_retried() {
 }
 
 #[test]
+fn p15_what_was_refused_is_not_revived_by_a_retry() {
+    let rig = Rig::new();
+    let refused = NewAction {
+        refused: Some(failure("not-permitted")),
+        ..action(NodeId(2), 5)
+    };
+    let id = rig
+        .submit(request(Verb::Release, 1, None), vec![refused], at(1))
+        .unwrap()
+        .id;
+    assert_eq!(rig.retry_failed(id, at(2)).unwrap(), 0);
+    let row = rig.request(id).unwrap().unwrap();
+    assert_eq!(row.counts.failed.files, 1);
+    assert_eq!(row.counts.queued.files, 0);
+}
+
+#[test]
 fn old_requests_are_forgotten_with_their_keys() {
     let rig = Rig::new();
     let id = rig

@@ -100,11 +100,11 @@ impl Names<'_> {
                 to: (to, name.clone()),
             });
         }
-        // What went again meanwhile has an event of its own behind this one.
-        let Some(stat) = stat_of(self.shared, &event.node)? else {
+        let Some(parent) = self.directory(parent)? else {
             return Ok(());
         };
-        let Some(parent) = self.directory(parent)? else {
+        // What went again meanwhile has an event of its own behind this one.
+        let Some(stat) = stat_named(self.shared, &event.node, parent, name)? else {
             return Ok(());
         };
         self.pending.push(NameChange::Seen(Sighting {
@@ -218,6 +218,30 @@ fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
         && node
             .proven
             .is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
+}
+
+/// As [`stat_of`]; where nodes are found by name, by this name: the catalog may know none yet.
+fn stat_named(
+    shared: &Shared,
+    handle: &NodeHandle,
+    parent: NodeId,
+    name: &[u8],
+) -> Result<Option<FileStat>, EngineError> {
+    if let Some(stat) = stat_of(shared, handle)? {
+        return Ok(Some(stat));
+    }
+    let Some(mut hint) = shared.catalog.path_of(parent)? else {
+        return Ok(None);
+    };
+    if !hint.is_empty() {
+        hint.push(b'/');
+    }
+    hint.extend_from_slice(name);
+    match shared.backing.open_node(handle, Some(&hint), How::Path) {
+        Ok(fd) => Ok(Some(shared.backing.stat(fd.as_fd())?)),
+        Err(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Ok(None),
+        Err(why) => Err(why.into()),
+    }
 }
 
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {

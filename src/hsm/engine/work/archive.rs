@@ -31,24 +31,16 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         }
         return;
     };
-    let mut claims = Vec::new();
-    let (mut rows, mut items, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ready = Vec::new();
     for action in actions {
         let Some(claim) = shared.lanes.claim(&action.handle) else {
-            end(
-                shared,
-                &action,
-                later(shared, &action, Failure::Busy, "another action works on it"),
-            );
+            let why = "another action works on it";
+            let finish = later(shared, &action, Failure::Busy, why);
+            end(shared, &action, finish);
             continue;
         };
         match item(shared, &action) {
-            Ok(Some((item, node))) => {
-                claims.push(claim);
-                rows.push(action);
-                items.push(item);
-                nodes.push(node);
-            }
+            Ok(Some((item, node))) => ready.push((item, action, node, claim)),
             Ok(None) => end(shared, &action, Finish::Done),
             Err(why) if why.code() == Failure::NotPermitted => {
                 end(shared, &action, failed(Failure::NotPermitted, why));
@@ -56,9 +48,25 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
             Err(why) => end(shared, &action, later(shared, &action, why.code(), why)),
         }
     }
+    // In the order of a walk, each directory before what lies in it: tar sets a directory's times
+    // when it leaves it, so what it comes back to would change them.
+    ready.sort_by(|a, b| walk_order(&a.0).cmp(walk_order(&b.0)));
+    let (mut rows, mut items, mut nodes, mut claims) = (vec![], vec![], vec![], vec![]);
+    for (item, action, node, claim) in ready {
+        items.push(item);
+        rows.push(action);
+        nodes.push(node);
+        claims.push(claim);
+    }
     if !items.is_empty() {
         compose_and_record(shared, slot, &rows, &items, &nodes);
     }
+}
+
+/// The components of an item's first name: compared one by one.
+fn walk_order(item: &Item) -> impl Iterator<Item = &[u8]> {
+    let name = item.names.first().map_or(&[][..], Vec::as_slice);
+    name.split(|b| *b == b'/')
 }
 
 /// What the protocol needs to know; `None`: the node is gone. A refusal
