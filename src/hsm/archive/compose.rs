@@ -122,12 +122,14 @@ impl<'a> Composer<'a> {
         outcomes: &mut [Option<Outcome>],
     ) -> Result<(), ArchiveError> {
         let (mut files, mut candidates) = (Vec::new(), Vec::new());
+        let mut without_data = Vec::new();
         for &at in items {
             let looked = Candidate::of(&self.batch, at)
                 .map_err(Fault::Item)
                 .and_then(|c| {
                     if c.stat.kind != NodeKind::Regular {
-                        return self.enter(&c).map(Some);
+                        without_data.push(c);
+                        return Ok(None);
                     }
                     let open = self.batch.backing.reopen(c.node.as_fd(), How::Read);
                     files.push(open?);
@@ -154,10 +156,18 @@ impl<'a> Composer<'a> {
                 Err(outcome) => outcomes[at] = Some(outcome),
             }
         }
+        // In the caller's order, so that what lies in a directory follows it.
+        let mut without_data = without_data.into_iter().peekable();
         for (file, bytes) in read {
             let at = file.candidate.item;
+            while let Some(node) = without_data.next_if(|c| c.item < at) {
+                outcomes[node.item] = settle_for(self.enter(&node).map(Some))?;
+            }
             let added = self.small(&file, &bytes).map(|()| None);
             outcomes[at] = settle_for(added)?;
+        }
+        for node in without_data {
+            outcomes[node.item] = settle_for(self.enter(&node).map(Some))?;
         }
         Ok(())
     }
