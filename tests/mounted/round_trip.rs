@@ -127,11 +127,15 @@ fn plain_tar_restores_without_cairn() -> Result<()> {
         );
         let restored = tree::picture(&to)?;
         for (path, facts) in &before {
+            let found = restored.get(path);
+            let same = found.is_some_and(|found| match tar {
+                "bsdtar" => facts.is_but_for_directory_time(found),
+                _ => facts == found,
+            });
             ensure!(
-                restored.get(path) == Some(facts),
-                "{tar}: {}: {facts:?} became {:?}",
-                path.display(),
-                restored.get(path)
+                same,
+                "{tar}: {}: {facts:?} became {found:?}",
+                path.display()
             );
         }
     }

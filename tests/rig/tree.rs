@@ -87,6 +87,25 @@ pub(crate) struct Facts {
     content: Option<u64>,
 }
 
+impl Facts {
+    /// The same, but for the time of a directory (bsdtar leaves that of one that was there before:
+    /// docs/format.md).
+    pub(crate) fn is_but_for_directory_time(&self, other: &Self) -> bool {
+        let directory = self.mode & 0o170_000 == 0o040_000;
+        let time = if directory { other.mtime } else { self.mtime };
+        (self.mode, self.owner, self.size, time, self.links)
+            == (
+                other.mode,
+                other.owner,
+                other.size,
+                other.mtime,
+                other.links,
+            )
+            && (&self.target, &self.xattrs, self.content)
+                == (&other.target, &other.xattrs, other.content)
+    }
+}
+
 /// A picture of a whole tree, by relative path.
 pub(crate) fn picture(root: &Path) -> Result<BTreeMap<PathBuf, Facts>> {
     let mut found = BTreeMap::new();
