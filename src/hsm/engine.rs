@@ -258,6 +258,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
     mark: Mutex<Option<MarkGuard>>,
+    abandoned: AtomicBool,
 }
 
 /// `CLOCK_REALTIME` as the catalog keeps it.

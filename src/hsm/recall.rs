@@ -338,6 +338,26 @@ impl Recaller {
         rustix::fs::fsync(&file).map_err(of("sync"))
     }
 
+    /// Nothing begins any more; `true` once nothing runs, within `patience`. A tier that takes its
+    /// time is not waited for longer: what it gives then is not written, because the process ends.
+    #[must_use]
+    pub fn halt(&self, patience: Duration) -> bool {
+        let lanes = self.shared.lanes();
+        for lane in &lanes {
+            lane.halt();
+        }
+        let until = Instant::now() + patience;
+        loop {
+            if lanes.iter().all(|lane| lane.is_over()) {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Looks at the time now instead of at the next beat.
     pub fn tick(&self, now: Instant) {
         self.shared.tick(now);

@@ -58,6 +58,10 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     let engine = Arc::new(engine);
     let done = run(plan, &engine, &state, mounter);
     let stopped = engine.stop(matches!(done, Ok(true)));
+    if engine.has_left_threads() {
+        // Kept for ever, so that no drop waits for a tier; the process ends now.
+        std::mem::forget(engine);
+    }
     done?;
     stopped
         .map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;

@@ -32,6 +32,8 @@ const INDEX_MEMORY: usize = 256 << 20;
 const CHANGELOG: usize = 1 << 16;
 /// Heartbeat of the mark on the backing.
 const BEAT: Duration = Duration::from_secs(30);
+/// How long a stop waits for tiers that read for a recall.
+const RECALL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the changelog and due settle checks are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -243,6 +245,7 @@ impl Claimed {
             shared,
             threads: Mutex::new(Vec::new()),
             mark: Mutex::new(Some(self.mark)),
+            abandoned: AtomicBool::new(false),
         };
         engine.start_threads(ends, jobs, due)?;
         engine.shared.resume_expansion()?;
@@ -342,6 +345,16 @@ impl Engine {
     /// # Errors
     /// What the last writes met: the next start then takes every recorded version as suspect.
     pub fn stop(&self, quiet: bool) -> Result<(), EngineError> {
+        // Recalls write into the backing: they end before it is synced, or the stop is no clean one.
+        let idle = self
+            .shared
+            .recaller()
+            .is_none_or(|r| r.halt(RECALL_PATIENCE));
+        if !idle {
+            tracing::warn!("a tier still reads for a recall; the process ends without it");
+            self.abandoned.store(true, Ordering::Release);
+        }
+        let quiet = quiet && idle;
         self.shared.drain_changelog()?;
         self.shared.stop.store(true, Ordering::Release);
         self.shared.bell.ring();
@@ -365,6 +378,15 @@ impl Engine {
         }
         self.mark.lock().take();
         Ok(())
+    }
+}
+
+impl Engine {
+    /// After [`Engine::stop`]: threads are left behind that wait for a tier; only the end of the
+    /// process ends them, and dropping what they use would wait for them.
+    #[must_use]
+    pub fn has_left_threads(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
     }
 }
 

@@ -95,6 +95,29 @@ impl Lane {
         }
     }
 
+    /// Drops what is queued; nothing begins any more.
+    pub(super) fn halt(&self) {
+        let dropped = {
+            let mut queue = self.queue.lock();
+            queue.stopped = true;
+            (
+                std::mem::take(&mut queue.urgent),
+                std::mem::take(&mut queue.background),
+            )
+        };
+        self.work.notify_all();
+        drop(dropped);
+    }
+
+    /// Every thread has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.queue
+            .lock()
+            .threads
+            .iter()
+            .all(JoinHandle::is_finished)
+    }
+
     /// Drops what is queued and waits for what runs.
     pub(super) fn stop(&self) {
         let (threads, dropped) = {
