@@ -1,0 +1,436 @@
+//! The walk below what was named, on the asker's behalf, and what it hands to the catalog.
+
+use super::super::ask::{Ask, Asker, Forecast, Named};
+use super::super::tree::{self, Looked};
+use super::super::{EngineError, Shared, shifted};
+use super::CHUNK;
+use super::wanted::{Facts, Wanted, wanted};
+use crate::catalog::{self, Durability, NewAction, NodeId, Verb};
+use crate::error::Failure;
+use crate::hsm::backing::{Access, How, NodeKind};
+use crate::id::RequestId;
+use std::os::fd::AsFd;
+
+pub(super) enum Out<'a> {
+    Forecast(&'a mut Forecast),
+    Request {
+        request: RequestId,
+        pending: Vec<NewAction>,
+    },
+}
+
+pub(super) struct Walk<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) ask: &'a Ask,
+    pub(super) out: Out<'a>,
+    /// Nodes whose pins change, many at once: a commit each would take minutes.
+    pub(super) rows: Vec<NodeId>,
+}
+
+impl Walk<'_> {
+    /// Opens and looks; `None` if it is gone.
+    fn open(&self, named: &Named) -> Result<Option<Looked>, EngineError> {
+        let open = || -> Result<_, EngineError> {
+            let hint = tree::hint(self.shared, &named.node)?;
+            Ok(self
+                .shared
+                .backing
+                .open_node(&named.node, hint.as_deref(), How::Path))
+        };
+        let mut opened = open()?;
+        if opened.is_err() && self.shared.backing.access() == Access::Paths {
+            // Nodes are found by name here, and this one's may be too new for the catalog.
+            self.shared.drain_changelog()?;
+            opened = open()?;
+        }
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(why) => {
+                tracing::debug!(%why, "it went before it was looked at");
+                return Ok(None);
+            }
+        };
+        let stat = self.shared.backing.stat(fd.as_fd())?;
+        Ok(Some(Looked {
+            name: named.given.clone(),
+            handle: named.node.clone(),
+            fd,
+            stat,
+        }))
+    }
+
+    pub(super) fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
+        let Some(looked) = self.open(named)? else {
+            return Ok(());
+        };
+        let (id, near) = self.place(&looked)?;
+        self.one(&looked, id, near, true)?;
+        if looked.stat.kind == NodeKind::Directory {
+            self.directory(looked, id)?;
+        }
+        Ok(())
+    }
+
+    /// The catalog's number of a subject, and of the directory it lies in.
+    fn place(&self, looked: &Looked) -> Result<(NodeId, NodeId), EngineError> {
+        let shared = self.shared;
+        if looked.stat.kind == NodeKind::Directory {
+            let id = tree::ensure_directory(shared, &looked.handle)?;
+            return Ok((id, id));
+        }
+        if let Some(node) = shared.catalog.node_by_handle(&looked.handle)? {
+            return Ok((node.id, node.id));
+        }
+        let path = shared.backing.path_of(looked.fd.as_fd())?;
+        let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&path[..0], &path[..]),
+        };
+        let dir = shared.backing.open_beneath(dir)?;
+        let parent = tree::ensure_directory(shared, &shared.backing.handle_of(dir.as_fd())?)?;
+        let seen = catalog::Sighting {
+            handle: looked.handle.clone(),
+            attributes: tree::attributes(&looked.stat),
+            place: Some((parent, name.to_vec())),
+        };
+        let ids = shared.catalog.note(vec![seen], Durability::Relaxed)?;
+        Ok((ids.first().copied().unwrap_or(parent), parent))
+    }
+
+    /// Everything below a directory; a stack instead of recursion, because trees are deep. It holds
+    /// no descriptors, because trees are wide.
+    fn directory(&mut self, top: Looked, id: NodeId) -> Result<(), EngineError> {
+        let mut stack = vec![(
+            Named {
+                node: top.handle,
+                given: top.name,
+            },
+            id,
+        )];
+        while let Some((named, id)) = stack.pop() {
+            let Some(dir) = self.open(&named)? else {
+                continue;
+            };
+            if self.shared.stopping() || self.cancelled()? {
+                return Ok(());
+            }
+            if !self.may_list(&dir) {
+                self.refuse(
+                    &dir,
+                    id,
+                    id,
+                    Failure::NotPermitted,
+                    "no permission to read the directory",
+                )?;
+                continue;
+            }
+            let names = match tree::names(&self.shared.backing, dir.fd.as_fd()) {
+                Ok(names) => names,
+                Err(why) => {
+                    self.refuse(&dir, id, id, Failure::NotFound, &why.to_string())?;
+                    continue;
+                }
+            };
+            let mut below = Vec::new();
+            for chunk in names.chunks(tree::CHUNK) {
+                below.extend(self.entries(&dir, id, chunk)?);
+            }
+            stack.extend(below.into_iter().rev());
+        }
+        Ok(())
+    }
+
+    fn entries(
+        &mut self,
+        dir: &Looked,
+        id: NodeId,
+        names: &[Vec<u8>],
+    ) -> Result<Vec<(Named, NodeId)>, EngineError> {
+        let shared = self.shared;
+        let mut found = Vec::new();
+        for name in names {
+            match tree::look_at(&shared.backing, dir.fd.as_fd(), name, dir.stat.dev) {
+                Ok(looked) => found.extend(looked),
+                Err(why) => {
+                    let why = EngineError::from(why);
+                    let text = format!("{}: {why}", String::from_utf8_lossy(name));
+                    self.refuse(dir, id, id, why.code(), &text)?;
+                }
+            }
+        }
+        let seen = found.iter().map(|l| tree::sighting(l, id)).collect();
+        let ids = self.shared.catalog.note(seen, Durability::Relaxed)?;
+        let mut below = Vec::new();
+        for (looked, child) in found.into_iter().zip(ids) {
+            self.one(&looked, child, id, false)?;
+            if looked.stat.kind == NodeKind::Directory {
+                below.push((
+                    Named {
+                        node: looked.handle,
+                        given: looked.name,
+                    },
+                    child,
+                ));
+            }
+        }
+        Ok(below)
+    }
+
+    /// Decides about one node.
+    fn one(
+        &mut self,
+        looked: &Looked,
+        id: NodeId,
+        near: NodeId,
+        direct: bool,
+    ) -> Result<(), EngineError> {
+        let facts = self.facts(looked, id, direct)?;
+        match wanted(self.ask.verb, &facts) {
+            Wanted::Nothing(why) => {
+                if let Out::Forecast(forecast) = &mut self.out
+                    && let Some(why) = why
+                {
+                    skip(forecast, looked, why);
+                }
+                Ok(())
+            }
+            Wanted::Refuse(code, why) => self.refuse(looked, id, near, code, why),
+            Wanted::Now => self.now(id, looked.stat.size),
+            Wanted::Act { bytes, place } => {
+                for tier in self.tiers_for(&facts) {
+                    self.act(NewAction {
+                        node: id,
+                        handle: looked.handle.clone(),
+                        tier,
+                        bytes,
+                        place,
+                        near,
+                        refused: None,
+                    })?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn facts(&self, looked: &Looked, id: NodeId, direct: bool) -> Result<Facts, EngineError> {
+        let shared = self.shared;
+        let record = if looked.stat.kind == NodeKind::Regular {
+            match shared.backing.record(looked.fd.as_fd()) {
+                Ok(found) => found.filter(|r| {
+                    crate::hsm::backing::belongs_to(r, shared.backing.fs(), &looked.handle)
+                }),
+                Err(_) => None,
+            }
+        } else {
+            None
+        };
+        let node = shared.catalog.node(id)?;
+        let pinned = match self.ask.verb {
+            Verb::Release => shared.catalog.pinned_until(id, shared.now())?.is_some(),
+            _ => false,
+        };
+        let copies = match node.as_ref().and_then(|n| n.version) {
+            Some(v) if self.ask.verb == Verb::Archive => {
+                shared.catalog.copies(v.file, v.version)?
+            }
+            _ => Vec::new(),
+        };
+        let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
+        Ok(Facts {
+            stat: looked.stat,
+            record,
+            node,
+            pinned,
+            direct,
+            owned: self.ask.asker.owns(looked.stat.uid),
+            readable: self.may_read(looked),
+            min_release: shared.settings.min_release,
+            trusted_from: shared.incarnation,
+            tiers_wanted: self.tier_choice(),
+            tiers_have: copies
+                .iter()
+                .filter(|c| c.state == catalog::CopyState::Good && Some(c.crc) == crc)
+                .map(|c| c.tier)
+                .collect(),
+        })
+    }
+
+    fn tier_choice(&self) -> Vec<crate::id::TierId> {
+        match &self.ask.tier {
+            Some(name) => self
+                .shared
+                .slot_named(name)
+                .map(|s| vec![s.id])
+                .unwrap_or_default(),
+            None => self.shared.archive_tiers(),
+        }
+    }
+
+    fn tiers_for(&self, facts: &Facts) -> Vec<Option<crate::id::TierId>> {
+        if self.ask.verb == Verb::Archive {
+            facts.tiers_missing().into_iter().map(Some).collect()
+        } else if self.ask.tier.is_some() {
+            self.tier_choice().into_iter().map(Some).collect()
+        } else {
+            vec![None]
+        }
+    }
+
+    fn may_read(&self, looked: &Looked) -> bool {
+        self.ask.verb != Verb::Stage
+            || readable(&self.ask.asker, looked, rustix::fs::Access::READ_OK)
+    }
+
+    fn may_list(&self, dir: &Looked) -> bool {
+        let both = rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK;
+        readable(&self.ask.asker, dir, both)
+    }
+
+    /// Pins and flags are set while walking: they are rows, not work.
+    fn now(&mut self, id: NodeId, size: u64) -> Result<(), EngineError> {
+        if let Out::Forecast(forecast) = &mut self.out {
+            forecast.files += 1;
+            forecast.bytes += size;
+            return Ok(());
+        }
+        match self.ask.verb {
+            Verb::Pin | Verb::Unpin => {
+                self.rows.push(id);
+                if self.rows.len() >= CHUNK {
+                    self.set_pins()
+                } else {
+                    Ok(())
+                }
+            }
+            Verb::Set | Verb::Clear => {
+                for flag in &self.ask.flags {
+                    let on = self.ask.verb == Verb::Set;
+                    // Durable with the seal, before which nobody is told that it is done.
+                    self.shared
+                        .catalog
+                        .set_flag(id, *flag, on, Durability::Relaxed)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn set_pins(&mut self) -> Result<(), EngineError> {
+        let (catalog, ask, nodes) = (
+            &self.shared.catalog,
+            self.ask,
+            std::mem::take(&mut self.rows),
+        );
+        let holder = format!("uid:{}", ask.asker.uid);
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        if ask.verb == Verb::Unpin {
+            catalog.unpin(nodes, &holder)?;
+            return Ok(());
+        }
+        let how_long = ask
+            .pin_for
+            .unwrap_or(std::time::Duration::from_secs(24 * 3600));
+        let expires = shifted(self.shared.now(), how_long, true);
+        let pin = |node| catalog::Pin {
+            node,
+            holder: holder.clone(),
+            expires,
+        };
+        Ok(catalog.pin(nodes.into_iter().map(pin).collect())?)
+    }
+
+    fn refuse(
+        &mut self,
+        looked: &Looked,
+        id: NodeId,
+        near: NodeId,
+        code: Failure,
+        why: &str,
+    ) -> Result<(), EngineError> {
+        let failure = catalog::Failure {
+            code: code.as_str().to_owned(),
+            text: why.to_owned(),
+        };
+        if let Out::Forecast(forecast) = &mut self.out {
+            skip(forecast, looked, why);
+            return Ok(());
+        }
+        self.act(NewAction {
+            node: id,
+            handle: looked.handle.clone(),
+            tier: None,
+            bytes: 0,
+            place: None,
+            near,
+            refused: Some(failure),
+        })
+    }
+
+    fn act(&mut self, action: NewAction) -> Result<(), EngineError> {
+        match &mut self.out {
+            Out::Forecast(forecast) => {
+                forecast.files += 1;
+                forecast.bytes += action.bytes;
+                Ok(())
+            }
+            Out::Request { pending, .. } => {
+                pending.push(action);
+                if pending.len() >= CHUNK {
+                    self.flush()
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), EngineError> {
+        self.set_pins()?;
+        if let Out::Request { request, pending } = &mut self.out
+            && !pending.is_empty()
+        {
+            let actions = std::mem::take(pending);
+            self.shared.catalog.add_actions(
+                *request,
+                actions,
+                self.shared.now(),
+                Durability::Full,
+            )?;
+            self.shared.bell.ring();
+        }
+        Ok(())
+    }
+
+    fn cancelled(&self) -> Result<bool, EngineError> {
+        match &self.out {
+            Out::Forecast(_) => Ok(false),
+            Out::Request { request, .. } => {
+                let row = self.shared.catalog.request(*request)?;
+                Ok(row.is_none_or(|r| r.state == catalog::RequestState::Cancelled))
+            }
+        }
+    }
+}
+
+fn skip(forecast: &mut Forecast, looked: &Looked, why: &str) {
+    forecast.skipped_files += 1;
+    if forecast.skipped.len() < 1000 {
+        forecast.skipped.push((looked.name.clone(), why.to_owned()));
+    }
+}
+
+/// Asks the kernel, under the asker's own credentials, so that modes, groups and ACLs count.
+fn readable(asker: &Asker, looked: &Looked, access: rustix::fs::Access) -> bool {
+    if asker.uid == 0 || *asker == Asker::ENGINE {
+        return true;
+    }
+    cairn_fuse::may_access(
+        looked.fd.as_fd(),
+        (asker.uid, asker.gid, &asker.groups),
+        access,
+    )
+}
