@@ -181,10 +181,15 @@ impl Residency for Fake {
     fn fetch(
         &self,
         file: FileRef<'_>,
-        _keep: Option<u64>,
+        keep: Option<u64>,
         _caller: Caller,
         done: WaitDone,
     ) -> WaitToken {
+        if keep == Some(0) {
+            // A hold before a cut: this fake has no recall that could write behind it.
+            done(Ok(()));
+            return WaitToken(0);
+        }
         self.wait(Waiting::Fetch(file.handle.clone(), done))
     }
     fn give_up(&self, token: WaitToken) {
