@@ -5,12 +5,15 @@
 mod walk;
 mod wanted;
 
+pub(super) use wanted::is_current;
+
 use super::ask::{Ask, Asker, Forecast, Named, Options};
 use super::{EngineError, Shared};
 use crate::catalog::{self, NewRequest, Submitted, Verb};
 use crate::error::Failure;
 use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use walk::{Out, Walk};
@@ -85,7 +88,13 @@ pub(super) fn work(
         if shared.is_cancelled(job.request) {
             continue;
         }
-        if let Err(why) = expand(shared, job.request, &job.ask) {
+        let done = catch_unwind(AssertUnwindSafe(|| expand(shared, job.request, &job.ask)));
+        let failed = match done {
+            Ok(done) => done.err(),
+            // Tried again it would panic again: whoever waits for it is told.
+            Err(_) => shared.fail_whole(job.request, &job.ask).err(),
+        };
+        if let Some(why) = failed {
             tracing::error!(request = job.request.0, %why, "a request could not be expanded; it is tried again");
             late.push((std::time::Instant::now(), job));
         }
@@ -152,6 +161,36 @@ impl Shared {
             return self.submit_part(submitted.id, ask);
         }
         Ok(submitted)
+    }
+
+    /// Ends a request that the program cannot expand, because of a mistake of its own.
+    fn fail_whole(&self, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+        tracing::error!(
+            request = request.0,
+            "expanding a request panicked; it has failed"
+        );
+        let failed = |subject: &Named| catalog::NewAction {
+            node: walk::nobody(&subject.node),
+            handle: subject.node.clone(),
+            tier: None,
+            bytes: 0,
+            place: None,
+            near: catalog::NodeId::ROOT,
+            refused: Some(catalog::Failure {
+                code: Failure::Internal.as_str().to_owned(),
+                text: format!(
+                    "{}: the program met a mistake of its own; its log says where",
+                    String::from_utf8_lossy(&subject.given)
+                ),
+            }),
+        };
+        let failed = ask.subjects.iter().map(failed).collect();
+        let full = catalog::Durability::Full;
+        self.catalog
+            .add_actions(request, failed, self.now(), full)?;
+        self.catalog.seal(request, self.now())?;
+        self.changed(request);
+        Ok(())
     }
 
     fn is_cancelled(&self, request: RequestId) -> bool {

@@ -45,14 +45,9 @@ impl Facts {
 
     /// The present data are archived, as far as can be told without reading them.
     fn current(&self) -> bool {
-        let Some(node) = &self.node else { return false };
-        let proven = node
-            .proven
-            .is_some_and(|p| (p.size, p.ctime) == (self.stat.size, self.stat.ctime));
+        let known = self.node.as_ref();
         self.record.is_some()
-            && node.state == FileState::Archived
-            && proven
-            && !node.is_suspect(&self.trusted_from)
+            && known.is_some_and(|node| is_current(node, &self.stat, &self.trusted_from))
     }
 
     /// Tiers that a copy of the present data is still to be made on.
@@ -64,6 +59,19 @@ impl Facts {
             .copied()
             .collect()
     }
+}
+
+/// A file that carries its record is what was last archived, as far as can be told without reading
+/// it.
+pub(in crate::hsm::engine) fn is_current(
+    node: &Node,
+    stat: &FileStat,
+    trusted_from: &Incarnation,
+) -> bool {
+    let proven = node
+        .proven
+        .is_some_and(|p| (p.size, p.ctime) == (stat.size, stat.ctime));
+    node.state == FileState::Archived && proven && !node.is_suspect(trusted_from)
 }
 
 /// The decision.
@@ -82,6 +90,9 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
             place: place(facts),
         },
         Verb::Verify if !facts.owned => refuse_stranger(),
+        Verb::Verify if facts.record.is_none() && facts.direct => {
+            Wanted::Refuse(Failure::NoGoodCopy, "never archived")
+        }
         Verb::Verify if facts.record.is_none() => Wanted::Nothing(Some("never archived")),
         Verb::Verify => Wanted::Act {
             bytes: facts.stat.size,
