@@ -11,6 +11,7 @@
 //!   request's actions are refused by the catalog at their start.
 //! - Locks: `late` cells are set once; no lock is held across a call into catalog or tiers.
 
+mod admission;
 pub mod ask;
 mod asks;
 mod changelog;
@@ -26,6 +27,7 @@ mod start;
 mod tree;
 mod work;
 
+pub use admission::{Admission, Need};
 pub use facts::{Counts, TierFacts};
 pub use policy::{RuleRun, RunAsk};
 pub use report::{FileReport, RequestReport};

@@ -228,6 +228,9 @@ impl Walk<'_> {
             }
             Wanted::Now => self.now(id, looked.stat.size),
             Wanted::Act { bytes, place } => {
+                if let (Out::Forecast(forecast), Verb::Stage) = (&mut self.out, self.ask.verb) {
+                    forecast.need.add(looked.stat.uid, looked.stat.gid, bytes);
+                }
                 for tier in self.tiers_for(&facts) {
                     self.act(NewAction {
                         node: id,
@@ -262,7 +265,7 @@ impl Walk<'_> {
             _ => false,
         };
         let copies = match node.as_ref().and_then(|n| n.version) {
-            Some(v) if self.ask.verb == Verb::Archive => {
+            Some(v) if matches!(self.ask.verb, Verb::Archive | Verb::Stage) => {
                 shared.catalog.copies(v.file, v.version)?
             }
             _ => Vec::new(),
@@ -278,6 +281,7 @@ impl Walk<'_> {
             readable: self.may_read(looked),
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,
+            stored: copies.iter().map(|c| c.stored_len).max(),
             tiers_wanted: self.tier_choice(),
             tiers_have: copies
                 .iter()

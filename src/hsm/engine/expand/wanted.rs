@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) readable: bool,
     pub(super) min_release: u64,
     pub(super) trusted_from: Incarnation,
+    /// Bytes of its data without holes, where copies of them are known.
+    pub(super) stored: Option<u64>,
     pub(super) tiers_wanted: Vec<TierId>,
     pub(super) tiers_have: Vec<TierId>,
 }
@@ -86,7 +88,9 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
             Wanted::Refuse(Failure::NotPermitted, "no permission to read the file")
         }
         Verb::Stage => Wanted::Act {
-            bytes: facts.stat.size,
+            bytes: facts
+                .stored
+                .map_or(facts.stat.size, |stored| stored.min(facts.stat.size)),
             place: place(facts),
         },
         Verb::Verify if !facts.owned => refuse_stranger(),
