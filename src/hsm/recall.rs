@@ -36,6 +36,7 @@ mod table;
 pub(in crate::hsm) mod tests;
 
 pub use error::RecallError;
+pub use quota::{Owner, quota_left};
 
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How};

@@ -1,7 +1,7 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
 use super::{Shared, tree};
-use crate::catalog::{CopyState, Durability, Proven};
+use crate::catalog::{CopyState, Durability, Proven, Recalled};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
 use crate::hsm::recall::{Asks, Done, RecallError};
@@ -137,13 +137,15 @@ fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
         },
         boot: shared.incarnation.boot,
     };
-    let attributes = tree::attributes(&stat);
-    shared.catalog.staged(
-        node.id,
-        attributes,
+    let back = Recalled {
+        version: (done.file, done.version),
+        attributes: tree::attributes(&stat),
         proven,
-        shared.now(),
-        Durability::Relaxed,
-    )?;
+        ctime: done.seen.ctime,
+    };
+    let now = shared.now();
+    shared
+        .catalog
+        .staged(node.id, back, now, Durability::Relaxed)?;
     Ok(())
 }
