@@ -22,6 +22,7 @@ mod report;
 mod scan;
 mod start;
 mod tree;
+mod vouch;
 mod work;
 
 pub use facts::{Counts, TierFacts};
@@ -219,6 +220,8 @@ impl Bell {
 
 /// Called with a request's number when something about it changed.
 type Wake = Box<dyn Fn(crate::id::RequestId) + Send + Sync>;
+/// Called with the path of a file that was found lost.
+type LostEar = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What all threads of the engine share.
 pub(super) struct Shared {
@@ -243,6 +246,8 @@ pub(super) struct Shared {
     /// Requests whose last part has not come, and when the latest did.
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
+    believed: crate::hsm::vouch::Believed,
+    lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }
 
@@ -373,5 +378,10 @@ impl Engine {
     /// Registers who wants to know that a request changed; must not block.
     pub fn on_change(&self, wake: Wake) {
         self.shared.wakes.lock().push(wake);
+    }
+
+    /// Registers who wants to know of files that are found lost, each told once; must not block.
+    pub fn on_lost(&self, ear: LostEar) {
+        self.shared.lost_ears.lock().push(ear);
     }
 }

@@ -147,6 +147,22 @@ pub trait Asks: Send + Sync + 'static {
         hint: Option<Vec<u8>>,
         uid: u32,
     ) -> Result<(), RecallError>;
+    /// May a file without a record be one whose stub is gone? Must be quick, and wrong only in
+    /// saying yes.
+    fn may_be_lost(&self, node: &NodeHandle) -> bool;
+    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
+    /// call it.
+    ///
+    /// # Errors
+    /// [`RecallError::Lost`] if it is; another if that cannot be told now.
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        object: &str,
+    ) -> Result<(), RecallError>;
+    /// Does a file without a record look lost, to one who only shows it? Must be quick.
+    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

@@ -6,6 +6,7 @@ mod rig;
 mod attributes;
 mod changes;
 mod full;
+mod lost;
 mod released;
 mod round_trip;
 mod tier_away;

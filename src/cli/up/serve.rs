@@ -114,6 +114,8 @@ fn open_doors(
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
     write_ends(engine, audit.clone())?;
+    let lost = audit.clone();
+    engine.on_lost(Box::new(move |path| lost.record(&Event::lost(path))));
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(

@@ -106,6 +106,7 @@ mod tests {
             seen: at,
             copies: Vec::new(),
             released: false,
+            remembered: None,
         }
     }
 

@@ -233,6 +233,8 @@ impl Claimed {
             lanes,
             parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
+            believed: crate::hsm::vouch::Believed::default(),
+            lost_ears: Mutex::default(),
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
@@ -294,6 +296,8 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan_work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("sieve", Box::new(move || sieve_work(&shared)))?;
         let shared = self.shared.clone();
         spawn("changelog", Box::new(move || changelog_work(&shared)))?;
         let shared = self.shared.clone();
@@ -425,6 +429,21 @@ fn changelog_work(shared: &Arc<Shared>) {
         }
         if let Err(why) = changelog::rescan_overflows(shared) {
             tracing::warn!(%why, "an overflow could not be noted");
+        }
+    }
+}
+
+/// What the catalog's opening did not read. Until it is read, opens of files without a record ask
+/// the catalog.
+fn sieve_work(shared: &Arc<Shared>) {
+    while !shared.stopping() {
+        match shared.catalog.fill_sieve(Some(100_000)) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(why) => {
+                tracing::warn!(%why, "archived nodes could not be read; tried again");
+                std::thread::sleep(Duration::from_secs(1));
+            }
         }
     }
 }

@@ -69,6 +69,10 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
     let object = backing
         .path_of(reader.as_fd())
         .map_or(object.clone(), |p| String::from_utf8_lossy(&p).into_owned());
+    if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node) {
+        let vouched = shared.asks.vouch(&recall.node, reader.as_fd(), &object);
+        vouched?;
+    }
     let Some(record) = record.filter(|r| r.state != Data::Resident) else {
         return Ok(Some(Found::Resident(reader)));
     };

@@ -25,6 +25,14 @@ pub enum RecallError {
         /// The file.
         object: String,
     },
+    /// It has no record, and what is on disk is not what was archived (P6).
+    #[error(
+        "{object} is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
+    )]
+    Lost {
+        /// The file.
+        object: String,
+    },
     /// The record cannot be read.
     #[error("{object}: {why}")]
     Record {
@@ -144,6 +152,7 @@ impl RecallError {
             | Self::Cancelled => true,
             Self::Conflict { .. }
             | Self::Foreign { .. }
+            | Self::Lost { .. }
             | Self::Record { .. }
             | Self::NoGoodCopy { .. }
             | Self::Truncated
@@ -159,6 +168,7 @@ impl RecallError {
         match self {
             Self::Conflict { .. } => Failure::Conflict,
             Self::Foreign { .. } => Failure::Foreign,
+            Self::Lost { .. } => Failure::Lost,
             Self::Record { failure, .. } => *failure,
             Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
             Self::Unavailable { .. } => Failure::TierUnavailable,

@@ -93,6 +93,8 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) failed: Mutex<Vec<(CopyHint, String)>>,
     pub(in crate::hsm) settles: Mutex<Vec<Settle>>,
     pub(in crate::hsm) stages: Mutex<Vec<NodeHandle>>,
+    /// Nodes without a record that are to be asked about, and whether they are lost.
+    pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
 }
 
 impl Asks for Above {
@@ -120,6 +122,26 @@ impl Asks for Above {
     ) -> Result<(), RecallError> {
         self.stages.lock().push(node.clone());
         Ok(())
+    }
+    fn may_be_lost(&self, node: &NodeHandle) -> bool {
+        self.doubted.lock().contains_key(node)
+    }
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        _: std::os::fd::BorrowedFd<'_>,
+        object: &str,
+    ) -> Result<(), RecallError> {
+        let mut doubted = self.doubted.lock();
+        if doubted.get(node) == Some(&true) {
+            let object = object.to_owned();
+            return Err(RecallError::Lost { object });
+        }
+        doubted.remove(node);
+        Ok(())
+    }
+    fn looks_lost(&self, node: &NodeHandle, _: u64, _: u64) -> bool {
+        self.doubted.lock().get(node) == Some(&true)
     }
     fn eta(&self, _: FileId) -> Option<Duration> {
         Some(Duration::from_secs(42))
