@@ -10,6 +10,7 @@ pub mod archive;
 pub mod backing;
 pub mod engine;
 pub mod index_cache;
+pub mod index_store;
 pub mod lease;
 pub mod recall;
 pub mod release;

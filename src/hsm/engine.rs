@@ -67,6 +67,8 @@ pub struct Settings {
     pub allow_same_fs: bool,
     /// Allow releases although users can reach the backing (P7).
     pub unsafe_open_backing: bool,
+    /// Indexes kept in the state directory, bytes.
+    pub index_bytes: u64,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -86,6 +88,7 @@ impl Default for Settings {
             verify_workers: 1,
             allow_same_fs: false,
             unsafe_open_backing: false,
+            index_bytes: 1 << 30,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }

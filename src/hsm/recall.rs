@@ -19,6 +19,7 @@
 //! a writer that came and went. What proves that nobody interferes is P7 (users cannot reach the
 //! backing) and the mirror's own rule that opens for writing wait for [`Recaller::fetch`].
 
+mod adoption;
 mod begin;
 mod error;
 mod fetch;
@@ -35,6 +36,7 @@ mod table;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
+pub use adoption::Adopted;
 pub use error::RecallError;
 
 use crate::format::record::CopyHint;
@@ -161,6 +163,10 @@ pub trait Asks: Send + Sync + 'static {
         file: BorrowedFd<'_>,
         object: &str,
     ) -> Result<(), RecallError>;
+    /// A copied stub was adopted under a new file id; its record is durable.
+    fn adopted(&self, adopted: &Adopted);
+    /// A stub was found foreign, because of this.
+    fn foreign(&self, node: &NodeHandle, why: &str);
     /// Does a file without a record look lost, to one who only shows it? Must be quick.
     fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.

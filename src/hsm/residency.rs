@@ -114,10 +114,18 @@ impl Residency for HsmResidency {
         match self.stub(file) {
             Ok(None) => Presence::Resident,
             Ok(Some(Elsewhere::Unvouched)) => Presence::Doubtful,
+            // It may be adopted (P6): the recaller finds out when somebody reads. Once it is known for
+            // foreign, nobody opens it but to cut it to nothing.
             Ok(Some(Elsewhere::Stub(stub)))
                 if !belongs_to(&stub, self.backing().fs(), file.handle) =>
             {
-                refused(&"its stub is another file's: copied or restored")
+                match self.backing().stat(file.fd) {
+                    Ok(stat) if self.recaller.is_foreign(file.handle, stat.ctime) => {
+                        Presence::Doubtful
+                    }
+                    Ok(_) => Presence::Released,
+                    Err(why) => refused(&why),
+                }
             }
             Ok(Some(Elsewhere::Stub(stub))) => match self.backing().stat(file.fd) {
                 Ok(stat) if stat.size != stub.size => refused(&"its size is not the stub's"),
@@ -220,7 +228,7 @@ impl Residency for HsmResidency {
         }
         let found = stub.copies.iter().find_map(|copy| {
             let indexes = self.recaller.indexes();
-            indexes.at_hand(copy, stub.file, stub.version)
+            indexes.at_hand(copy, &stub)
         });
         match found {
             Some(entry) => seek_in(entry.member.kind.runs(), stub.size, offset, data),

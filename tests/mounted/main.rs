@@ -3,9 +3,11 @@
 #[path = "../rig/rig.rs"]
 mod rig;
 
+mod adoption;
 mod attributes;
 mod changes;
 mod full;
+mod indexes;
 mod lost;
 mod released;
 mod round_trip;

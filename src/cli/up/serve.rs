@@ -265,6 +265,7 @@ fn settings(plan: &UpPlan) -> Settings {
         min_release: config.release_min_size,
         keep_staged: config.min_residency,
         aggregate_bytes: config.aggregate_size,
+        index_bytes: config.index_cache_size,
         archive_workers: config.workers.archive.get() as usize,
         release_workers: config.workers.release.get() as usize * 2,
         verify_workers: config.workers.verify.get() as usize,

@@ -4,7 +4,7 @@ use super::{Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::recall::{Adopted, Asks, Done, RecallError};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
@@ -92,6 +92,26 @@ impl Asks for Answers {
                 why: format!("the catalog cannot say whether it is whole: {why}"),
                 object,
             }),
+        }
+    }
+
+    fn adopted(&self, adopted: &Adopted) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        // From here on a missing record is a missing stub.
+        shared.believed.forget(&adopted.node);
+        if let Err(why) = super::vouch::note_adopted(&shared, adopted) {
+            tracing::warn!(%why, "an adopted stub could not be noted; the next scan finds it");
+        }
+    }
+
+    fn foreign(&self, node: &NodeHandle, why: &str) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        if let Err(why) = super::vouch::note_foreign(&shared, node, why) {
+            tracing::warn!(%why, "a foreign stub could not be noted");
         }
     }
 

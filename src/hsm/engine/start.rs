@@ -9,6 +9,7 @@ use super::{
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::index_store::IndexStore;
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::hsm::schedule::Limits;
@@ -238,7 +239,11 @@ impl Claimed {
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
-        let indexes = Arc::new(IndexCache::new(INDEX_MEMORY));
+        let store = IndexStore::open(&self.state.indexes(), shared.settings.index_bytes).map_err(
+            EngineError::io("opening the indexes in the state directory"),
+        )?;
+        let indexes = IndexCache::with_store(INDEX_MEMORY, Some(Arc::new(store)));
+        let indexes = Arc::new(indexes);
         let recall = shared.settings.recall.clone();
         let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
             .map_err(Startup::Thread)?;

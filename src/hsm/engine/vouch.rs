@@ -1,10 +1,11 @@
 //! A file without a record, asked about: what the catalog has of it decides whether its bytes may
 //! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
 
-use super::{EngineError, Shared};
-use crate::catalog::{Durability, FileState, Node, TombstoneWhy};
+use super::{EngineError, Shared, tree};
+use crate::catalog::{Durability, FileState, Node, Sighting, TombstoneWhy, Version};
 use crate::format::member::Extent;
 use crate::hsm::backing::{Backing, BackingError, How};
+use crate::hsm::recall::Adopted;
 use crate::hsm::vouch::{Remembered, is_lost};
 use crate::id::NodeHandle;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -77,7 +78,7 @@ impl Shared {
 
     /// As [`Self::is_lost`], for a node that is not open; one that is gone is not lost.
     pub(super) fn look_again(&self, node: &NodeHandle) -> Result<bool, EngineError> {
-        let hint = super::tree::hint(self, node)?;
+        let hint = tree::hint(self, node)?;
         match self.backing.open_node(node, hint.as_deref(), How::Path) {
             Ok(fd) => self.is_lost(node, fd.as_fd()),
             Err(BackingError::Gone { .. }) => Ok(false),
@@ -111,6 +112,44 @@ impl Shared {
             FileState::None | FileState::Archived | FileState::Dirty => false,
         })
     }
+}
+
+/// An adopted stub: its node and its copies, which it shares with the file it was copied from, in
+/// one durable transaction.
+pub(super) fn note_adopted(shared: &Shared, adopted: &Adopted) -> Result<(), EngineError> {
+    let record = &adopted.record;
+    let mut copies = shared.copies_of_record(record, &adopted.stat);
+    for copy in &mut copies {
+        copy.stored_len = adopted.stored_len;
+    }
+    let version = Version {
+        file: record.file,
+        version: record.version,
+        crc: record.crc,
+        blocks_crc: record.blocks_crc,
+    };
+    let seen = Sighting {
+        handle: adopted.node.clone(),
+        attributes: tree::attributes(&adopted.stat),
+        place: None,
+    };
+    Ok(shared.catalog.adopt(seen, version, copies, shared.now())?)
+}
+
+/// A foreign stub: its state stays what it was, the words say why it is foreign.
+pub(super) fn note_foreign(
+    shared: &Shared,
+    node: &NodeHandle,
+    why: &str,
+) -> Result<(), EngineError> {
+    let Some(row) = shared.catalog.node_by_handle(node)? else {
+        return Ok(());
+    };
+    let note = format!("foreign: it carries the stub of another file, and {why}");
+    let (state, durability) = (row.state, Durability::Relaxed);
+    Ok(shared
+        .catalog
+        .set_state(row.id, state, Some(note), durability)?)
 }
 
 /// Size and bytes of data of a file without a record. `None`: it has one by now, or does not hold

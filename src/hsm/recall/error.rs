@@ -20,10 +20,12 @@ pub enum RecallError {
         why: &'static str,
     },
     /// The stub was written for another inode or filesystem (P6).
-    #[error("{object} carries the stub of another file: it was copied or restored")]
+    #[error("{object} carries the stub of another file: it was copied or restored, and {why}")]
     Foreign {
         /// The file.
         object: String,
+        /// Why it is not adopted.
+        why: &'static str,
     },
     /// It has no record, and what is on disk is not what was archived (P6).
     #[error(

@@ -14,6 +14,7 @@ const HOMES: &[(&str, &[&str])] = &[
         &[
             "fuse/",
             "src/hsm/index_cache.rs",
+            "src/hsm/index_store.rs",
             "src/hsm/vouch.rs",
             "src/hsm/recall/adoption.rs",
             "src/tier/dir",

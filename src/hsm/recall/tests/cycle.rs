@@ -54,6 +54,8 @@ impl Asks for Plain {
     ) -> Result<(), RecallError> {
         Ok(())
     }
+    fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
+    fn foreign(&self, _: &NodeHandle, _: &str) {}
     fn looks_lost(&self, _: &NodeHandle, _: u64, _: u64) -> bool {
         false
     }

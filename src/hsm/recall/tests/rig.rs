@@ -94,6 +94,8 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) settles: Mutex<Vec<Settle>>,
     pub(in crate::hsm) stages: Mutex<Vec<NodeHandle>>,
     /// Nodes without a record that are to be asked about, and whether they are lost.
+    pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
+    pub(in crate::hsm) foreign: Mutex<Vec<(NodeHandle, String)>>,
     pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
 }
 
@@ -139,6 +141,12 @@ impl Asks for Above {
         }
         doubted.remove(node);
         Ok(())
+    }
+    fn adopted(&self, adopted: &crate::hsm::recall::Adopted) {
+        self.adopted.lock().push(adopted.clone());
+    }
+    fn foreign(&self, node: &NodeHandle, why: &str) {
+        self.foreign.lock().push((node.clone(), why.to_owned()));
     }
     fn looks_lost(&self, node: &NodeHandle, _: u64, _: u64) -> bool {
         self.doubted.lock().get(node) == Some(&true)
@@ -414,8 +422,8 @@ fn member(
             extents: runs.to_vec(),
         },
         mode: 0o640,
-        uid: 0,
-        gid: 0,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
         mtime: OLD,
         atime: OLD,
         ctime: OLD,
