@@ -34,6 +34,7 @@ mod requests;
 mod rows;
 mod scan;
 mod schema;
+mod sieve;
 mod sql;
 mod status;
 mod tally;
@@ -86,6 +87,7 @@ pub struct Catalog {
 struct Inner {
     writer: writer::Writer,
     readers: readers::Readers,
+    sieve: Arc<sieve::Sieve>,
     incarnation: incarnation::Current,
     identity: Identity,
     /// The user served last by [`Catalog::take_actions`], per class.
@@ -101,19 +103,22 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn open(path: &Path, fresh: Identity) -> Result<Self, CatalogError> {
         let identity = schema::prepare(path, fresh)?;
-        let writer = writer::Writer::start(path)?;
+        let (writer, sieve) = writer::Writer::start(path)?;
         let readers = readers::Readers::open(path)?;
         let incarnation = incarnation::Current::default();
         let inner = Inner {
             writer,
             readers,
+            sieve,
             incarnation,
             identity,
             turns: parking_lot::Mutex::new([-1; 6]),
         };
-        Ok(Self {
+        let catalog = Self {
             inner: Arc::new(inner),
-        })
+        };
+        catalog.fill_sieve_at_first()?;
+        Ok(catalog)
     }
 
     /// Whose catalog it is.

@@ -41,6 +41,9 @@ pub enum Presence {
     Resident,
     /// Some or all data are elsewhere: reads must come through [`Residency::read`].
     Released,
+    /// As [`Self::Released`], but whether the data are anywhere must be found out: no open, not even
+    /// for reading, is answered before [`Residency::fetch`], but one that cuts the file to nothing.
+    Doubtful,
     /// The file must not be opened (a foreign stub, a conflict, a lost file): the error to give.
     Refused(Errno),
 }

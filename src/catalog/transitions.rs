@@ -9,7 +9,7 @@
 //!   began before it was changed.
 
 use super::copy::{Archived, NewAggregate, Rebound, Recalled, TombstoneWhy};
-use super::node::{Attributes, FileState, Known, Node, NodeId, Planned, Proven};
+use super::node::{Attributes, FileState, Known, Node, NodeId, Planned, Proven, Sighting};
 use super::sql::{Code, change, int};
 use super::{
     Catalog, CatalogError, Copy, CopyState, Durability, Version, aggregates, names, nodes, tombs,
@@ -233,6 +233,30 @@ impl Catalog {
             known
                 .iter()
                 .try_for_each(|file| learn_one(connection, file, now))
+        })
+    }
+
+    /// P6: a copied stub was adopted under a new file id (`version`). Its node, released, and its
+    /// copies, which lie where another file's do, in one durable transaction.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn adopt(
+        &self,
+        seen: Sighting,
+        version: Version,
+        copies: Vec<Copy>,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            let generation = nodes::generation(connection)?;
+            let known = Known {
+                node: nodes::sighted(connection, &seen, generation)?,
+                state: FileState::Released,
+                version,
+                copies,
+            };
+            learn_one(connection, &known, now)
         })
     }
 

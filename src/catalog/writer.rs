@@ -5,6 +5,7 @@
 //! [`Durability::Full`], the group is committed with `synchronous=FULL`.
 
 use super::error::At;
+use super::sieve::Sieve;
 use super::{CatalogError, Durability, schema};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -43,8 +44,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(path: &Path) -> Result<Self, CatalogError> {
+    pub(super) fn start(path: &Path) -> Result<(Self, Arc<Sieve>), CatalogError> {
         let connection = schema::connect(path)?;
+        let sieve = Sieve::on(&connection)?;
         let (queue, submissions) = bounded(QUEUE);
         let groups = Arc::new(AtomicU64::new(0));
         let thread = std::thread::Builder::new()
@@ -54,13 +56,14 @@ impl Writer {
                 move || serve(&connection, &submissions, &groups)
             })
             .map_err(|e| CatalogError::io(path, "start the writer thread", e))?;
-        Ok(Self {
+        let writer = Self {
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
             errors: Arc::default(),
             groups,
             path: path.to_owned(),
-        })
+        };
+        Ok((writer, sieve))
     }
 
     /// Submits and waits for the commit.

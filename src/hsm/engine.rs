@@ -25,6 +25,7 @@ mod scan;
 mod slot;
 mod start;
 mod tree;
+mod vouch;
 mod work;
 
 pub use admission::{Admission, Need};
@@ -71,6 +72,8 @@ pub struct Settings {
     pub allow_same_fs: bool,
     /// Allow releases although users can reach the backing (P7).
     pub unsafe_open_backing: bool,
+    /// Indexes kept in the state directory, bytes.
+    pub index_bytes: u64,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -90,6 +93,7 @@ impl Default for Settings {
             verify_workers: 1,
             allow_same_fs: false,
             unsafe_open_backing: false,
+            index_bytes: 1 << 30,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }
@@ -210,6 +214,8 @@ impl Bell {
 
 /// Called with a request's number when something about it changed.
 type Wake = Box<dyn Fn(crate::id::RequestId) + Send + Sync>;
+/// Called with the path of a file that was found lost.
+type LostEar = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What all threads of the engine share.
 pub(super) struct Shared {
@@ -234,6 +240,8 @@ pub(super) struct Shared {
     /// Requests whose last part has not come, and when the latest did.
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
+    believed: crate::hsm::vouch::Believed,
+    lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }
 
@@ -364,6 +372,11 @@ impl Engine {
     /// Registers who wants to know that a request changed; must not block.
     pub fn on_change(&self, wake: Wake) {
         self.shared.wakes.lock().push(wake);
+    }
+
+    /// Registers who wants to know of files that are found lost, each told once; must not block.
+    pub fn on_lost(&self, ear: LostEar) {
+        self.shared.lost_ears.lock().push(ear);
     }
 }
 

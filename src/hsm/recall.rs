@@ -19,6 +19,7 @@
 //! a writer that came and went. What proves that nobody interferes is P7 (users cannot reach the
 //! backing) and the mirror's own rule that opens for writing wait for [`Recaller::fetch`].
 
+mod adoption;
 mod begin;
 mod error;
 mod fetch;
@@ -35,6 +36,7 @@ mod table;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
+pub use adoption::Adopted;
 pub use error::RecallError;
 pub use quota::{Owner, quota_left};
 
@@ -148,6 +150,26 @@ pub trait Asks: Send + Sync + 'static {
         hint: Option<Vec<u8>>,
         uid: u32,
     ) -> Result<(), RecallError>;
+    /// May a file without a record be one whose stub is gone? Must be quick, and wrong only in
+    /// saying yes.
+    fn may_be_lost(&self, node: &NodeHandle) -> bool;
+    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
+    /// call it.
+    ///
+    /// # Errors
+    /// [`RecallError::Lost`] if it is; another if that cannot be told now.
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        object: &str,
+    ) -> Result<(), RecallError>;
+    /// A copied stub was adopted under a new file id; its record is durable.
+    fn adopted(&self, adopted: &Adopted);
+    /// A stub was found foreign, because of this.
+    fn foreign(&self, node: &NodeHandle, why: &str);
+    /// Does a file without a record look lost, to one who only shows it? Must be quick.
+    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

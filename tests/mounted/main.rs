@@ -3,9 +3,12 @@
 #[path = "../rig/rig.rs"]
 mod rig;
 
+mod adoption;
 mod attributes;
 mod changes;
 mod full;
+mod indexes;
+mod lost;
 mod released;
 mod round_trip;
 mod tier_away;

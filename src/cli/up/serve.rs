@@ -113,6 +113,8 @@ fn open_doors(
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
     write_ends(engine, audit.clone())?;
+    let lost = audit.clone();
+    engine.on_lost(Box::new(move |path| lost.record(&Event::lost(path))));
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(
@@ -262,6 +264,7 @@ fn settings(plan: &UpPlan) -> Settings {
         min_release: config.release_min_size,
         keep_staged: config.min_residency,
         aggregate_bytes: config.aggregate_size,
+        index_bytes: config.index_cache_size,
         archive_workers: config.workers.archive.get() as usize,
         release_workers: config.workers.release.get() as usize * 2,
         verify_workers: config.workers.verify.get() as usize,

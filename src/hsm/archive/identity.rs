@@ -108,6 +108,7 @@ mod tests {
             seen: at,
             copies: Vec::new(),
             released: false,
+            remembered: None,
         }
     }
 

@@ -4,11 +4,11 @@ use super::{Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven, Recalled};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::recall::{Adopted, Asks, Done, RecallError};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -71,6 +71,53 @@ impl Asks for Answers {
         let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
         shared.wish(node.clone(), uid);
         Ok(())
+    }
+
+    fn may_be_lost(&self, node: &NodeHandle) -> bool {
+        self.0.upgrade().is_none_or(|s| s.may_be_lost(node))
+    }
+
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        object: &str,
+    ) -> Result<(), RecallError> {
+        let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
+        let object = object.to_owned();
+        match shared.is_lost(node, file) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(RecallError::Lost { object }),
+            Err(why) => Err(RecallError::Unavailable {
+                why: format!("the catalog cannot say whether it is whole: {why}"),
+                object,
+            }),
+        }
+    }
+
+    fn adopted(&self, adopted: &Adopted) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        // From here on a missing record is a missing stub.
+        shared.believed.forget(&adopted.node);
+        if let Err(why) = super::vouch::note_adopted(&shared, adopted) {
+            tracing::warn!(%why, "an adopted stub could not be noted; the next scan finds it");
+        }
+    }
+
+    fn foreign(&self, node: &NodeHandle, why: &str) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        if let Err(why) = super::vouch::note_foreign(&shared, node, why) {
+            tracing::warn!(%why, "a foreign stub could not be noted");
+        }
+    }
+
+    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool {
+        let shared = self.0.upgrade();
+        shared.is_some_and(|s| s.looks_lost(node, size, blocks))
     }
 
     fn eta(&self, _file: FileId) -> Option<Duration> {

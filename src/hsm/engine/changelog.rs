@@ -214,7 +214,8 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
 /// Equal ctime and size prove that nothing changed (P1); anything else makes it dirty, and the
 /// next archive finds out.
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
-    let archived = matches!(node.state, FileState::Archived | FileState::Released);
+    use FileState::{Archived, Lost, Released};
+    let archived = matches!(node.state, Archived | Released | Lost);
     archived
         && node
             .proven

@@ -9,6 +9,7 @@ use super::{
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::index_store::IndexStore;
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::hsm::schedule::Limits;
@@ -226,10 +227,16 @@ impl Claimed {
             lanes,
             parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
+            believed: crate::hsm::vouch::Believed::default(),
+            lost_ears: Mutex::default(),
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
-        let indexes = Arc::new(IndexCache::new(INDEX_MEMORY));
+        let store = IndexStore::open(&self.state.indexes(), shared.settings.index_bytes).map_err(
+            EngineError::io("opening the indexes in the state directory"),
+        )?;
+        let indexes = IndexCache::with_store(INDEX_MEMORY, Some(Arc::new(store)));
+        let indexes = Arc::new(indexes);
         let recall = shared.settings.recall.clone();
         let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
             .map_err(Startup::Thread)?;
@@ -287,6 +294,8 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan_work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("sieve", Box::new(move || sieve_work(&shared)))?;
         let shared = self.shared.clone();
         spawn("changelog", Box::new(move || changelog_work(&shared)))?;
         let shared = self.shared.clone();
@@ -418,6 +427,21 @@ fn changelog_work(shared: &Arc<Shared>) {
         }
         if let Err(why) = changelog::rescan_overflows(shared) {
             tracing::warn!(%why, "an overflow could not be noted");
+        }
+    }
+}
+
+/// What the catalog's opening did not read. Until it is read, opens of files without a record ask
+/// the catalog.
+fn sieve_work(shared: &Arc<Shared>) {
+    while !shared.stopping() {
+        match shared.catalog.fill_sieve(Some(100_000)) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(why) => {
+                tracing::warn!(%why, "archived nodes could not be read; tried again");
+                std::thread::sleep(Duration::from_secs(1));
+            }
         }
     }
 }

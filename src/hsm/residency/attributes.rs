@@ -2,7 +2,7 @@
 //!
 //! | name | value |
 //! |---|---|
-//! | `state` | `resident`, `archived`, `dirty`, `released`, `recalling`, `foreign` |
+//! | `state` | `resident`, `archived`, `dirty`, `released`, `recalling`, `foreign`, `lost` |
 //! | `copies` | one `tier aggregate` a line |
 //! | `eta` | seconds until the data are here, `0` if they are, `unknown` |
 //! | `id`, `version` | identity of the file and number of its data |
@@ -54,7 +54,10 @@ impl HsmResidency {
     /// For people: whether the data really changed since they were archived only P1 can prove.
     fn state(&self, file: FileRef<'_>, record: Option<&Record>, stat: &FileStat) -> &'static str {
         let Some(record) = record else {
-            return "resident";
+            let node = file.handle;
+            let lost =
+                self.asks.may_be_lost(node) && self.asks.looks_lost(node, stat.size, stat.blocks);
+            return if lost { "lost" } else { "resident" };
         };
         match record.state {
             _ if !belongs_to(record, self.backing().fs(), file.handle) => "foreign",

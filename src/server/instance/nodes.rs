@@ -95,6 +95,7 @@ fn flags(report: &FileReport) -> Vec<StateFlag> {
         (StateFlag::NoArchive, node.is_some_and(|n| n.noarchive)),
         (StateFlag::NoRelease, node.is_some_and(|n| n.norelease)),
         (StateFlag::Lost, report.is_lost()),
+        (StateFlag::Foreign, report.foreign),
     ];
     states
         .into_iter()

@@ -169,7 +169,8 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
                 header: c.header,
             })
             .collect(),
-        released: node.state == FileState::Released,
+        released: matches!(node.state, FileState::Released | FileState::Lost),
+        remembered: super::super::vouch::remembered(shared, node)?,
     }))
 }
 
@@ -305,13 +306,12 @@ fn skipped(shared: &Shared, slot: &Slot, action: &Action, node: &Node, why: &Ski
             soon_or_never(shared, action, Failure::Changed, why)
         }
         Skip::Foreign => failed(Failure::Foreign, why),
-        Skip::Lost => {
-            let planned = node.planned();
-            if let Err(why) = shared.catalog.lost(node.id, planned, why.to_string()) {
-                tracing::error!(%why, "a lost file could not be noted");
-            }
-            failed(Failure::Lost, why)
-        }
+        // As far as the catalog knew: what the mount did a moment ago may not have been applied.
+        Skip::Lost => match shared.look_again(&node.handle) {
+            Ok(true) => failed(Failure::Lost, why),
+            Ok(false) => soon_or_never(shared, action, Failure::Changed, why),
+            Err(why) => later(shared, action, why.code(), why),
+        },
     }
 }
 

@@ -87,6 +87,8 @@ fn one(
             0,
         );
     }
+    // From here on a missing record is a missing stub.
+    shared.believed.forget(&action.handle);
     let node = match shared.catalog.node_by_handle(&action.handle) {
         Ok(Some(node)) => node,
         Ok(None) => return (Finish::Done, 0),

@@ -43,6 +43,22 @@ impl Asks for Plain {
     ) -> Result<(), RecallError> {
         Ok(())
     }
+    fn may_be_lost(&self, _: &NodeHandle) -> bool {
+        false
+    }
+    fn vouch(
+        &self,
+        _: &NodeHandle,
+        _: std::os::fd::BorrowedFd<'_>,
+        _: &str,
+    ) -> Result<(), RecallError> {
+        Ok(())
+    }
+    fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
+    fn foreign(&self, _: &NodeHandle, _: &str) {}
+    fn looks_lost(&self, _: &NodeHandle, _: u64, _: u64) -> bool {
+        false
+    }
     fn eta(&self, _: FileId) -> Option<Duration> {
         None
     }
