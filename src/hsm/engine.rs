@@ -29,7 +29,7 @@ mod vouch;
 mod work;
 
 pub use admission::{Admission, Need};
-pub use facts::{Counts, TierFacts};
+pub use facts::Counts;
 pub use policy::{RuleRun, RunAsk};
 pub use report::{FileReport, RequestReport};
 pub use slot::{Slot, Weakness};

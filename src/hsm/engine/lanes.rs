@@ -109,11 +109,6 @@ impl Lanes {
         self.scheduler.lock().pause_tier(tier, until);
     }
 
-    /// Until when a tier is left alone.
-    pub(super) fn paused_until(&self, tier: TierId) -> Option<Timestamp> {
-        self.scheduler.lock().paused_until(tier)
-    }
-
     /// Nothing of this request starts any more. What waited, and what is under way.
     pub(super) fn cancel(&self, request: RequestId) -> (Vec<ActionId>, Vec<Action>) {
         let dropped = self.scheduler.lock().cancel(request);
