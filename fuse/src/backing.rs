@@ -9,7 +9,9 @@ use crate::{NodeHandle, sys};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// The root of what is mirrored, and how inodes under it are named.
 pub(crate) struct Backing {
@@ -21,11 +23,15 @@ pub(crate) struct Backing {
     pub(crate) detached: bool,
     /// Whether inodes can be opened by handle, else why not.
     pub(crate) handles: Result<(), String>,
+    /// Do names change through this mount alone? Then none can change between two system calls
+    /// of one lookup: the kernel holds the directory's lock meanwhile.
+    steady_names: bool,
 }
 
 /// What one look at an inode tells.
 pub(crate) struct Seen {
-    pub(crate) fd: OwnedFd,
+    /// An `O_PATH` descriptor, where one was needed to look.
+    pub(crate) fd: Option<Arc<OwnedFd>>,
     pub(crate) handle: NodeHandle,
     pub(crate) stat: Statx,
 }
@@ -58,6 +64,7 @@ impl Backing {
             root,
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             detached,
+            steady_names: !shared && handles.is_ok(),
             handles,
         })
     }
@@ -66,7 +73,29 @@ impl Backing {
         self.root.as_fd()
     }
 
-    /// Looks at `name` in `dir` without following a symbolic link.
+    /// Looks at `name` in `dir` without following a symbolic link, and without a descriptor where
+    /// it can be told that handle and attributes are of one inode: opening and closing cost more
+    /// than looking.
+    pub(crate) fn glance(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
+        if !self.steady_names {
+            return self.look(dir, name);
+        }
+        let handle = sys::handle_of_name(dir, name)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
+        // Somebody may work on the backing directly all the same.
+        if handle.inode_number() != Some(stat.stx_ino) {
+            return self.look(dir, name);
+        }
+        self.same_device(&stat)?;
+        Ok(Seen {
+            fd: None,
+            handle,
+            stat,
+        })
+    }
+
+    /// Looks at `name` in `dir` without following a symbolic link, and keeps a descriptor of it.
     pub(crate) fn look<P: rustix::path::Arg>(
         &self,
         dir: BorrowedFd<'_>,
@@ -75,11 +104,21 @@ impl Backing {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(dir, name, flags, Mode::empty())?;
         let stat = stat_of(fd.as_fd())?;
-        if !self.detached && (stat.stx_dev_major, stat.stx_dev_minor) != self.device {
+        self.same_device(&stat)?;
+        let handle = self.handle_of(fd.as_fd(), &stat)?;
+        Ok(Seen {
+            fd: Some(Arc::new(fd)),
+            handle,
+            stat,
+        })
+    }
+
+    fn same_device(&self, stat: &Statx) -> Result<(), Errno> {
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        if !self.detached && device != self.device {
             return Err(Errno::XDEV);
         }
-        let handle = self.handle_of(fd.as_fd(), &stat)?;
-        Ok(Seen { fd, handle, stat })
+        Ok(())
     }
 
     /// The handle of an inode, or a stand-in where the filesystem has none. A stand-in is as

@@ -93,7 +93,7 @@ impl Core {
     }
 
     fn shown(&self, node: &Node, stat: &Statx) -> Shown {
-        if !node.is_file() {
+        if !node.is_file() || self.residency.shows_as_is(stat) {
             return Shown::default();
         }
         self.fd(node).map_or_else(
@@ -102,10 +102,10 @@ impl Core {
         )
     }
 
-    /// How long attributes may be believed. A file that is open for reading and writing may
-    /// change through a mapping, of which the kernel's FUSE side learns nothing.
+    /// How long attributes may be believed. A file that is open for writing may change through a
+    /// mapping, and its blocks by the close itself: of neither the kernel's FUSE side learns.
     fn ttl_of(&self, node: &Node) -> Duration {
-        if node.is_file() && node.state.lock().mappers > 0 {
+        if node.is_file() && node.state.lock().writers > 0 {
             Duration::ZERO
         } else {
             self.ttl

@@ -34,6 +34,26 @@ impl NodeHandle {
     }
 }
 
+impl NodeHandle {
+    /// The inode number that the handle holds, where the filesystem's format is known.
+    pub(crate) fn inode_number(&self) -> Option<u64> {
+        /// ext2/3/4 and others: number and generation of 32 bits each (`FILEID_INO32_GEN`).
+        const INO32: i32 = 1;
+        /// XFS: a number of 64 bits, then the generation.
+        const XFS: i32 = 0x81;
+        /// btrfs: the object's id of 64 bits, then subvolume and generation.
+        const BTRFS: i32 = 0x4d;
+        match (self.kind, self.bytes.len()) {
+            (INO32, 8) => {
+                let number = self.bytes.first_chunk()?;
+                Some(u32::from_ne_bytes(*number).into())
+            }
+            (XFS, 12) | (BTRFS, 20) => Some(u64::from_ne_bytes(*self.bytes.first_chunk()?)),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Debug for NodeHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "NodeHandle({:x}:", self.kind)?;

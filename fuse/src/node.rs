@@ -18,7 +18,9 @@ use fuser::BackingId;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,8 +49,8 @@ pub(crate) struct Node {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) io: IoMode,
-    /// Live opens through which the file may be changed by a shared mapping (O_RDWR).
-    pub(crate) mappers: u32,
+    /// Live opens for writing.
+    pub(crate) writers: u32,
     /// The one backing id that all passthrough opens share; set while any is alive.
     pub(crate) backing: Option<Arc<BackingId>>,
     /// Descriptors that serve cached opens; set while any is alive.
@@ -115,8 +117,31 @@ impl Drop for InUse {
 #[derive(Default)]
 struct Maps {
     by_id: HashMap<u64, Arc<Node>>,
-    by_handle: HashMap<NodeHandle, Arc<Node>>,
+    by_handle: HashSet<ByHandle>,
 }
+
+/// A node that is found by its handle.
+struct ByHandle(Arc<Node>);
+
+impl Borrow<NodeHandle> for ByHandle {
+    fn borrow(&self) -> &NodeHandle {
+        &self.0.handle
+    }
+}
+
+impl Hash for ByHandle {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.handle.hash(state);
+    }
+}
+
+impl PartialEq for ByHandle {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.handle == other.0.handle
+    }
+}
+
+impl Eq for ByHandle {}
 
 /// The table of nodes, and the bounded cache of their descriptors.
 pub(crate) struct Nodes {
@@ -135,11 +160,11 @@ impl Nodes {
             handle: root.handle,
             kind: libc::S_IFDIR,
             lookups: AtomicU64::new(1),
-            pinned: Mutex::new(Some(Arc::new(root.fd))),
+            pinned: Mutex::new(root.fd),
             state: Mutex::default(),
         });
         let mut maps = Maps::default();
-        maps.by_handle.insert(root.handle.clone(), root.clone());
+        maps.by_handle.insert(ByHandle(root.clone()));
         maps.by_id.insert(ROOT, root);
         Self {
             maps: RwLock::new(maps),
@@ -160,16 +185,18 @@ impl Nodes {
     }
 
     pub(crate) fn by_handle(&self, handle: &NodeHandle) -> Option<Arc<Node>> {
-        self.maps.read().by_handle.get(handle).cloned()
+        let maps = self.maps.read();
+        maps.by_handle.get(handle).map(|known| known.0.clone())
     }
 
     /// The node of what was just seen, counted as one more lookup.
     pub(crate) fn intern(&self, seen: Seen) -> Arc<Node> {
-        let fd = Arc::new(seen.fd);
         let node = self
             .known(&seen.handle)
-            .unwrap_or_else(|| self.add(seen.handle, &seen.stat, &fd));
-        if self.by_handle {
+            .unwrap_or_else(|| self.add(seen.handle, &seen.stat, seen.fd.as_ref()));
+        if self.by_handle
+            && let Some(fd) = seen.fd
+        {
             self.cache(node.id, fd);
         }
         node
@@ -177,15 +204,20 @@ impl Nodes {
 
     fn known(&self, handle: &NodeHandle) -> Option<Arc<Node>> {
         let maps = self.maps.read();
-        let node = maps.by_handle.get(handle)?;
+        let ByHandle(node) = maps.by_handle.get(handle)?;
         // Under the table's lock, so that a concurrent forget sees it.
         node.lookups.fetch_add(1, Ordering::Relaxed);
         Some(node.clone())
     }
 
-    fn add(&self, handle: NodeHandle, stat: &rustix::fs::Statx, fd: &Arc<OwnedFd>) -> Arc<Node> {
+    fn add(
+        &self,
+        handle: NodeHandle,
+        stat: &rustix::fs::Statx,
+        fd: Option<&Arc<OwnedFd>>,
+    ) -> Arc<Node> {
         let mut maps = self.maps.write();
-        if let Some(node) = maps.by_handle.get(&handle) {
+        if let Some(ByHandle(node)) = maps.by_handle.get(&handle) {
             node.lookups.fetch_add(1, Ordering::Relaxed);
             return node.clone();
         }
@@ -202,10 +234,10 @@ impl Nodes {
             handle,
             kind: u32::from(stat.stx_mode) & libc::S_IFMT,
             lookups: AtomicU64::new(1),
-            pinned: Mutex::new((!self.by_handle).then(|| fd.clone())),
+            pinned: Mutex::new(fd.filter(|_| !self.by_handle).cloned()),
             state: Mutex::default(),
         });
-        maps.by_handle.insert(node.handle.clone(), node.clone());
+        maps.by_handle.insert(ByHandle(node.clone()));
         maps.by_id.insert(id, node.clone());
         node
     }

@@ -124,6 +124,11 @@ pub trait Residency: Send + Sync + 'static {
     /// Corrections to `stat`. Asked at lookup and getattr of regular files, with what `statx`
     /// said; must be quick.
     fn shown(&self, file: FileRef<'_>, stat: &rustix::fs::Statx) -> Shown;
+    /// Is what `statx` said just what users see, whatever file has these attributes? Then
+    /// [`Residency::shown`] is not asked, and the file not opened for it. No I/O.
+    fn shows_as_is(&self, _stat: &rustix::fs::Statx) -> bool {
+        false
+    }
     /// Bytes `offset..offset+len` of a file that was released when it was opened (it may be
     /// resident by now: then they come from the disk).
     fn read(
@@ -201,6 +206,9 @@ impl Residency for AlwaysResident {
     fn shown(&self, _file: FileRef<'_>, _stat: &rustix::fs::Statx) -> Shown {
         Shown::default()
     }
+    fn shows_as_is(&self, _stat: &rustix::fs::Statx) -> bool {
+        true
+    }
     fn read(&self, _: FileRef<'_>, _: u64, _: u32, _: Caller, done: ReadDone) -> WaitToken {
         done(Err(Errno(libc::EIO)));
         WaitToken(0)
@@ -238,6 +246,9 @@ impl<T: Residency + ?Sized> Residency for Arc<T> {
     }
     fn shown(&self, file: FileRef<'_>, stat: &rustix::fs::Statx) -> Shown {
         (**self).shown(file, stat)
+    }
+    fn shows_as_is(&self, stat: &rustix::fs::Statx) -> bool {
+        (**self).shows_as_is(stat)
     }
     fn read(
         &self,

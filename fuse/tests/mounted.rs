@@ -14,6 +14,10 @@ mod dirs;
 mod model;
 #[path = "mounted/names.rs"]
 mod names;
+#[path = "mounted/places.rs"]
+mod places;
+#[path = "mounted/posix.rs"]
+mod posix;
 #[path = "mounted/rig.rs"]
 mod rig;
 #[path = "mounted/stubs.rs"]

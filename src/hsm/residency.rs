@@ -136,15 +136,16 @@ impl Residency for HsmResidency {
         }
     }
 
+    /// Writing a record changes ctime alone. Where it is still the time of the last write, there
+    /// is no record, or it does not count; a stub without blocks is looked at anyway.
+    fn shows_as_is(&self, stat: &Statx) -> bool {
+        FileStat::from_statx(stat).is_none_or(|stat| stat.ctime == stat.mtime && stat.blocks > 0)
+    }
+
     fn shown(&self, file: FileRef<'_>, stat: &Statx) -> Shown {
-        let Some(stat) = FileStat::from_statx(stat) else {
+        let Some(stat) = FileStat::from_statx(stat).filter(|_| !self.shows_as_is(stat)) else {
             return Shown::default();
         };
-        // Writing a record changes ctime alone. Where it is still the time of the last write,
-        // there is no record, or it does not count; a stub without blocks is looked at anyway.
-        if stat.ctime == stat.mtime && stat.blocks > 0 {
-            return Shown::default();
-        }
         let Ok(Some(record)) = self.backing().record(file.fd) else {
             // Without its record it is not known for a hole.
             let hole = stat.blocks == 0 && stat.size > 0;

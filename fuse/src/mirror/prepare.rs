@@ -160,7 +160,11 @@ fn look_at_root(backing: &Backing) -> Result<Seen, Errno> {
     let fd = openat(backing.root(), ".", flags, Mode::empty())?;
     let stat = stat_of(fd.as_fd())?;
     let handle = backing.handle_of(fd.as_fd(), &stat)?;
-    Ok(Seen { fd, handle, stat })
+    Ok(Seen {
+        fd: Some(Arc::new(fd)),
+        handle,
+        stat,
+    })
 }
 
 fn mount_flags(backing: &Backing) -> Result<u32, Errno> {

@@ -25,6 +25,18 @@ pub(crate) struct Change {
     pub(crate) mtime: Option<TimeOrNow>,
 }
 
+impl Change {
+    /// `chown(-1, -1)`: nothing new, but a change of status (ctime, set-id bits) all the same.
+    fn is_empty(&self) -> bool {
+        self.mode.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.size.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
+    }
+}
+
 impl Core {
     pub(crate) fn getattr(&self, id: u64) -> Result<(FileAttr, Duration), Errno> {
         let node = self.node(id)?;
@@ -75,7 +87,7 @@ impl Core {
     /// Everything but the size. Owner before mode: a change of owner clears set-id bits.
     fn apply(&self, node: &Node, change: Change) -> Result<(), Errno> {
         let fd = self.fd(node)?;
-        if change.uid.is_some() || change.gid.is_some() {
+        if change.uid.is_some() || change.gid.is_some() || change.is_empty() {
             let uid = change.uid.map(Uid::from_raw);
             let gid = change.gid.map(Gid::from_raw);
             chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;

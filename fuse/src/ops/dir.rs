@@ -82,7 +82,7 @@ impl Core {
         // A name that went meanwhile is left out.
         let Ok((node, entry)) = self
             .backing
-            .look(dir, name)
+            .glance(dir, name)
             .and_then(|seen| self.entry(seen))
         else {
             return false;

@@ -5,8 +5,9 @@ use crate::core::Core;
 use crate::node::Node;
 use rustix::fs::{StatVfs, fstatvfs, readlinkat};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 impl Core {
@@ -16,7 +17,8 @@ impl Core {
             return Err(Errno::NOENT); // the kernel never asks; nobody shall leave the backing
         }
         let (_, dir) = self.dir(parent)?;
-        self.entry(self.backing.look(dir.as_fd(), name)?)
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+        self.entry(self.backing.glance(dir.as_fd(), &name)?)
     }
 
     /// The kernel drops lookups of an inode.

@@ -81,7 +81,7 @@ impl Core {
         // Counted as a user until the descriptors are closed: a lease would find them.
         let in_use = InUse::new(node);
         let mut state = in_use.state.lock();
-        state.mappers = state.mappers.saturating_sub(u32::from(fh & FH_MAPS != 0));
+        state.writers = state.writers.saturating_sub(u32::from(writes));
         let last = state.io.release(fh & FH_CACHED != 0);
         let (backing, data) = if last {
             (state.backing.take(), std::mem::take(&mut state.data))
@@ -92,7 +92,10 @@ impl Core {
         drop(state);
         if writes {
             self.note(EventKind::Written, &in_use.handle);
-            // Times may have changed through a mapping, and blocks by the close itself.
+        }
+        if fh & FH_MAPS != 0 {
+            // Times may have changed through a mapping. (What else a writer changes was asked for
+            // anew all the time, or told to the kernel by the write.)
             self.notices.attributes(id);
         }
         if (orphan && last) || data.read.is_some() || data.write.is_some() {
@@ -267,11 +270,11 @@ impl Opening {
         }
         if self.writes() {
             fh |= FH_WRITES;
+            node.state.lock().writers += 1;
         }
         let maps = self.flags & libc::O_ACCMODE == libc::O_RDWR;
         if maps {
             fh |= FH_MAPS;
-            node.state.lock().mappers += 1;
         }
         reply.opened(fh, flags, id);
         if maps {

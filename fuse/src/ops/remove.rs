@@ -18,7 +18,7 @@ const LARGE: u64 = 2048;
 /// An inode one of whose names is about to go.
 struct Victim {
     handle: NodeHandle,
-    fd: Arc<OwnedFd>,
+    fd: Option<Arc<OwnedFd>>,
     node: Option<Arc<Node>>,
     last_name: bool,
     large: bool,
@@ -50,13 +50,11 @@ impl Core {
     /// Holds on to an inode before a name of it goes.
     fn victim(&self, seen: Seen, dir: bool) -> Victim {
         let last_name = dir || seen.stat.stx_nlink <= 1;
-        let fd = Arc::new(seen.fd);
+        let known = seen.fd.as_ref().filter(|_| last_name);
         Victim {
-            node: last_name
-                .then(|| self.nodes.pin(&seen.handle, &fd))
-                .flatten(),
+            node: known.and_then(|fd| self.nodes.pin(&seen.handle, fd)),
             handle: seen.handle,
-            fd,
+            fd: seen.fd,
             last_name,
             large: seen.stat.stx_blocks > LARGE,
         }
