@@ -2,7 +2,7 @@
 //! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{Durability, FileState, Node, Sighting, TombstoneWhy, Version};
+use crate::catalog::{self, Durability, FileState, Node, Sighting, TombstoneWhy, Version};
 use crate::format::member::Extent;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::recall::Adopted;
@@ -15,21 +15,18 @@ const NOTE: &str = "its data were released and its stub is gone: only holes are 
 
 /// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
 /// would speak against them.
-pub(super) fn remembered(shared: &Shared, node: &Node) -> Result<Option<Remembered>, EngineError> {
+pub(super) fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
     let released = match node.state {
         FileState::Released | FileState::Lost => true,
         FileState::Archived => false,
-        FileState::None | FileState::Dirty => return Ok(None),
+        FileState::None | FileState::Dirty => return None,
     };
-    let Some(version) = node.version else {
-        return Ok(None);
-    };
-    let copies = shared.catalog.copies(version.file, version.version)?;
-    Ok(Some(Remembered {
+    node.version?;
+    Some(Remembered {
         released,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
         stored: copies.iter().map(|c| c.stored_len).max(),
-    }))
+    })
 }
 
 impl Shared {
@@ -52,7 +49,11 @@ impl Shared {
             self.believed.add(node);
             return Ok(false);
         };
-        let Some(known) = remembered(self, &row)? else {
+        let copies = match row.version {
+            Some(version) => self.catalog.copies(version.file, version.version)?,
+            None => Vec::new(),
+        };
+        let Some(known) = remembered(&row, &copies) else {
             self.believed.add(node);
             return Ok(false);
         };
