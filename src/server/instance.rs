@@ -262,8 +262,8 @@ impl Control for Instance {
         })
     }
 
-    fn status(&self, _peer: &Peer) -> Result<Status, ControlError> {
-        status::status(self)
+    fn status(&self, peer: &Peer) -> Result<Status, ControlError> {
+        status::status(self, peer.uid == 0)
     }
 
     fn policy_check(

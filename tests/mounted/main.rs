@@ -11,6 +11,7 @@ mod indexes;
 mod lost;
 mod released;
 mod round_trip;
+mod scans;
 mod tier_away;
 mod truncated;
 mod waiting;
