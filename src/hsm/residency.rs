@@ -18,6 +18,7 @@ use crate::format::record::{Record, State};
 use crate::hsm::backing::{
     Backing, BackingError, FileStat, Filesystem, How, belongs_to, is_private, shown_ctime,
 };
+use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
 use cairn_fuse::{
     Caller, Errno, Event, EventKind, FileRef, Presence, ReadDone, Residency, Shown, WaitDone,
@@ -44,6 +45,7 @@ pub struct HsmResidency {
     asks: Arc<dyn Asks>,
     changelog: Arc<ChangelogSink>,
     socket: Option<PathBuf>,
+    room: Option<Arc<Room>>,
 }
 
 impl HsmResidency {
@@ -61,7 +63,15 @@ impl HsmResidency {
             asks,
             changelog,
             socket,
+            room: None,
         }
+    }
+
+    /// Opens for writing wait there when the backing is nearly full (P13).
+    #[must_use]
+    pub fn with_room(mut self, room: Arc<Room>) -> Self {
+        self.room = Some(room);
+        self
     }
 
     /// The recaller it works with.
@@ -202,8 +212,24 @@ impl Residency for HsmResidency {
         self.recaller.fetch(file.handle, hint, caller.uid, done)
     }
 
+    fn may_write(&self) -> bool {
+        self.room.as_ref().is_none_or(|room| room.is_open())
+    }
+
+    fn await_room(&self, _caller: Caller, done: WaitDone) -> WaitToken {
+        match &self.room {
+            Some(room) => room.wait(done),
+            None => {
+                done(Ok(()));
+                WaitToken(0)
+            }
+        }
+    }
+
     fn give_up(&self, token: WaitToken) {
-        self.recaller.give_up(token);
+        if !self.room.as_ref().is_some_and(|room| room.give_up(token)) {
+            self.recaller.give_up(token);
+        }
     }
 
     fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {

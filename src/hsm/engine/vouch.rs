@@ -2,7 +2,7 @@
 //! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{self, Durability, FileState, Node, Sighting, TombstoneWhy, Version};
+use crate::catalog::{self, Durability, FileState, Node, Sighting, TombstoneWhy, Trouble, Version};
 use crate::format::member::Extent;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::recall::Adopted;
@@ -134,7 +134,12 @@ pub(super) fn note_adopted(shared: &Shared, adopted: &Adopted) -> Result<(), Eng
         attributes: tree::attributes(&adopted.stat),
         place: None,
     };
-    Ok(shared.catalog.adopt(seen, version, copies, shared.now())?)
+    shared.catalog.adopt(seen, version, copies, shared.now())?;
+    if let Some(node) = shared.catalog.node_by_handle(&adopted.node)? {
+        let trouble = vec![(node.id, None)];
+        shared.catalog.set_trouble(trouble, Durability::Relaxed)?;
+    }
+    Ok(())
 }
 
 /// A foreign stub: its state stays what it was, the words say why it is foreign.
@@ -148,6 +153,8 @@ pub(super) fn note_foreign(
     };
     let note = format!("foreign: it carries the stub of another file, and {why}");
     let (state, durability) = (row.state, Durability::Relaxed);
+    let trouble = vec![(row.id, Some(Trouble::Foreign))];
+    shared.catalog.set_trouble(trouble, durability)?;
     Ok(shared
         .catalog
         .set_state(row.id, state, Some(note), durability)?)
