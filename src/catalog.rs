@@ -44,13 +44,14 @@ mod writer;
 
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, ReleaseFilter};
 pub use copy::{
-    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Tombstone, TombstoneWhy,
+    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
+    Tombstone, TombstoneWhy,
 };
 pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
-    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Proven, Sighting, Version,
+    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Version,
 };
 pub use pins::Pin;
 pub use request::{

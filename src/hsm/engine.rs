@@ -11,23 +11,28 @@
 //!   request's actions are refused by the catalog at their start.
 //! - Locks: `late` cells are set once; no lock is held across a call into catalog or tiers.
 
+mod admission;
 pub mod ask;
 mod asks;
 mod changelog;
+mod copies;
 mod expand;
 mod facts;
 mod lanes;
 mod policy;
 mod report;
 mod scan;
+mod slot;
 mod start;
 mod tree;
 mod vouch;
 mod work;
 
+pub use admission::{Admission, Need};
 pub use facts::{Counts, TierFacts};
 pub use policy::{RuleRun, RunAsk};
 pub use report::{FileReport, RequestReport};
+pub use slot::{Slot, Weakness};
 pub use start::{Claimed, Opening, Startup, claim};
 
 use crate::catalog::{self, Catalog, CatalogError, Incarnation};
@@ -37,7 +42,7 @@ use crate::hsm::backing::{Backing, BackingError, FileStat, MarkGuard};
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::id::{TierId, Timestamp};
-use crate::tier::{Tier, TierError};
+use crate::tier::TierError;
 use cairn_fuse::Gate;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -63,7 +68,7 @@ pub struct Settings {
     pub release_workers: usize,
     /// Threads that verify.
     pub verify_workers: usize,
-    /// Allow releases although a tier shares the backing's filesystem.
+    /// Let copies count for releases that lie on the backing's own filesystem or disk, or in memory.
     pub allow_same_fs: bool,
     /// Allow releases although users can reach the backing (P7).
     pub unsafe_open_backing: bool,
@@ -93,20 +98,6 @@ impl Default for Settings {
             recall: crate::hsm::recall::Settings::default(),
         }
     }
-}
-
-/// A configured tier.
-pub struct Slot {
-    /// Its name in configuration.
-    pub name: String,
-    /// Its number.
-    pub id: TierId,
-    /// Where it is, without secrets.
-    pub url: String,
-    /// It lies on the backing's own filesystem: it frees no space and protects nothing.
-    pub same_fs: bool,
-    /// The tier, with its wrappers.
-    pub tier: Arc<dyn Tier>,
 }
 
 /// An error of the engine, as its doors see it.
@@ -388,3 +379,6 @@ impl Engine {
         self.shared.lost_ears.lock().push(ear);
     }
 }
+
+#[cfg(test)]
+mod tests;

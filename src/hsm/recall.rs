@@ -38,6 +38,7 @@ pub(in crate::hsm) mod tests;
 
 pub use adoption::Adopted;
 pub use error::RecallError;
+pub use quota::{Owner, quota_left};
 
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How};
@@ -149,9 +150,9 @@ pub trait Asks: Send + Sync + 'static {
         hint: Option<Vec<u8>>,
         uid: u32,
     ) -> Result<(), RecallError>;
-    /// May a file without a record be one whose stub is gone? Must be quick, and wrong only in
-    /// saying yes.
-    fn may_be_lost(&self, node: &NodeHandle) -> bool;
+    /// May a file without a record be one whose stub is gone? `bare`: it holds nothing. Must be quick,
+    /// and wrong only in saying yes.
+    fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool;
     /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
     /// call it.
     ///

@@ -16,6 +16,7 @@ use super::wire::{
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
+use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
 use crate::hsm::engine::{Engine, EngineError, RunAsk};
 use crate::id::{NodeHandle, RequestId};
@@ -156,7 +157,9 @@ impl From<EngineError> for ControlError {
 }
 
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
-    let fits = forecast.room.is_none_or(|room| forecast.bytes <= room);
+    let fits = forecast
+        .admission
+        .is_none_or(|admission| admission == Admission::Fits);
     Plan {
         verb,
         files: forecast.files,

@@ -664,6 +664,7 @@ fn tiers() -> Vec<TierStatus> {
             state: TierHealth::Ok,
             free: Some(20 << 40),
             total: Some(40 << 40),
+            weakness: None,
             message: None,
         },
         TierStatus {
@@ -672,6 +673,7 @@ fn tiers() -> Vec<TierStatus> {
             state: TierHealth::Unavailable,
             free: None,
             total: None,
+            weakness: None,
             message: Some("connection refused".to_owned()),
         },
     ]

@@ -48,11 +48,10 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         .map(|t| (t.name.clone(), t.url.to_string()))
         .collect();
     let tiers = claimed.open_tiers(&named).map_err(startup)?;
-    for slot in tiers.iter().filter(|t| t.same_fs) {
-        eprintln!(
-            "cairn: tier {} lies on the backing's own filesystem: it frees no space, protects nothing",
-            slot.name
-        );
+    for slot in &tiers {
+        if let Some(weak) = slot.weakness(&claimed.backing) {
+            eprintln!("cairn: tier {} {weak}", slot.name);
+        }
     }
     let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
     let engine = Arc::new(engine);

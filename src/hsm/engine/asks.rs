@@ -1,7 +1,7 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
 use super::{Shared, tree};
-use crate::catalog::{CopyState, Durability, Proven};
+use crate::catalog::{CopyState, Durability, Proven, Recalled};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
 use crate::hsm::recall::{Adopted, Asks, Done, RecallError};
@@ -73,8 +73,8 @@ impl Asks for Answers {
         Ok(())
     }
 
-    fn may_be_lost(&self, node: &NodeHandle) -> bool {
-        self.0.upgrade().is_none_or(|s| s.may_be_lost(node))
+    fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool {
+        self.0.upgrade().is_none_or(|s| s.may_be_lost(node, bare))
     }
 
     fn vouch(
@@ -184,13 +184,15 @@ fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
         },
         boot: shared.incarnation.boot,
     };
-    let attributes = tree::attributes(&stat);
-    shared.catalog.staged(
-        node.id,
-        attributes,
+    let back = Recalled {
+        version: (done.file, done.version),
+        attributes: tree::attributes(&stat),
         proven,
-        shared.now(),
-        Durability::Relaxed,
-    )?;
+        ctime: done.seen.ctime,
+    };
+    let now = shared.now();
+    shared
+        .catalog
+        .staged(node.id, back, now, Durability::Relaxed)?;
     Ok(())
 }

@@ -190,7 +190,7 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
         if data && may_have_changed(&node, &stat) {
             let cut = stat.size < node.attributes.size;
             dirty.push((
-                node.id,
+                (node.id, node.proven),
                 if cut {
                     TombstoneWhy::Truncate
                 } else {
@@ -202,10 +202,11 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
     if !seen.is_empty() {
         shared.catalog.note(seen, Durability::Relaxed)?;
     }
-    for (node, why) in dirty {
+    for ((node, with), why) in dirty {
+        let now = shared.now();
         shared
             .catalog
-            .dirtied(node, why, shared.now(), Durability::Relaxed)?;
+            .differs(node, with, why, now, Durability::Relaxed)?;
     }
     Ok(())
 }

@@ -5,12 +5,15 @@
 mod walk;
 mod wanted;
 
+pub(super) use wanted::is_current;
+
 use super::ask::{Ask, Asker, Forecast, Named, Options};
-use super::{EngineError, Shared};
+use super::{Admission, EngineError, Shared};
 use crate::catalog::{self, NewRequest, Submitted, Verb};
 use crate::error::Failure;
 use crate::id::RequestId;
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use walk::{Out, Walk};
@@ -85,7 +88,13 @@ pub(super) fn work(
         if shared.is_cancelled(job.request) {
             continue;
         }
-        if let Err(why) = expand(shared, job.request, &job.ask) {
+        let done = catch_unwind(AssertUnwindSafe(|| expand(shared, job.request, &job.ask)));
+        let failed = match done {
+            Ok(done) => done.err(),
+            // Tried again it would panic again: whoever waits for it is told.
+            Err(_) => shared.fail_whole(job.request, &job.ask).err(),
+        };
+        if let Some(why) = failed {
             tracing::error!(request = job.request.0, %why, "a request could not be expanded; it is tried again");
             late.push((std::time::Instant::now(), job));
         }
@@ -152,6 +161,56 @@ impl Shared {
             return self.submit_part(submitted.id, ask);
         }
         Ok(submitted)
+    }
+
+    /// Ends a request that the program cannot expand, because of a mistake of its own.
+    fn fail_whole(&self, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+        tracing::error!(
+            request = request.0,
+            "expanding a request panicked; it has failed"
+        );
+        let why = "the program met a mistake of its own; its log says where";
+        self.refuse_whole(request, ask, Failure::Internal, why)
+    }
+
+    /// Nothing of this (part of a) request is done: each of its subjects has failed.
+    fn refuse_whole(
+        &self,
+        request: RequestId,
+        ask: &Ask,
+        code: Failure,
+        why: &str,
+    ) -> Result<(), EngineError> {
+        let mut failed = Vec::new();
+        for subject in &ask.subjects {
+            let known = self.catalog.node_by_handle(&subject.node)?;
+            failed.push(catalog::NewAction {
+                node: known.map_or_else(|| walk::nobody(&subject.node), |node| node.id),
+                handle: subject.node.clone(),
+                tier: None,
+                bytes: 0,
+                place: None,
+                near: catalog::NodeId::ROOT,
+                refused: Some(catalog::Failure {
+                    code: code.as_str().to_owned(),
+                    text: why.to_owned(),
+                }),
+            });
+        }
+        let full = catalog::Durability::Full;
+        self.catalog
+            .add_actions(request, failed, self.now(), full)?;
+        if ask.last {
+            self.catalog.seal(request, self.now())?;
+        }
+        self.changed(request);
+        Ok(())
+    }
+
+    /// Some of its actions are entered.
+    fn has_begun(&self, request: RequestId) -> Result<bool, EngineError> {
+        let counts = self.catalog.request(request)?.map(|row| row.counts);
+        Ok(counts.is_some_and(|counts| counts != catalog::Counts::default()))
     }
 
     fn is_cancelled(&self, request: RequestId) -> bool {
@@ -287,9 +346,6 @@ impl Shared {
     /// What a request would do, without doing it.
     pub(super) fn forecast(&self, ask: &Ask) -> Result<Forecast, EngineError> {
         let mut forecast = Forecast::default();
-        if ask.verb == Verb::Stage {
-            forecast.room = Some(self.room_on_backing()?);
-        }
         let mut walk = Walk {
             shared: self,
             ask,
@@ -299,12 +355,24 @@ impl Shared {
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
+        if ask.verb == Verb::Stage {
+            forecast.eta_s = self.stage_eta(forecast.bytes)?;
+            forecast.admitted(ask, self.admit(&forecast.need)?);
+        }
         Ok(forecast)
     }
 }
 
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+    // What was let in before a restart is in.
+    let resumed = ask.into.is_none() && shared.has_begun(request)?;
+    if ask.verb == Verb::Stage
+        && !resumed
+        && let Some(Admission::Refused(code, why)) = shared.forecast(ask)?.admission
+    {
+        return shared.refuse_whole(request, ask, code, &why);
+    }
     let out = Out::Request {
         request,
         pending: Vec::new(),

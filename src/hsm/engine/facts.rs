@@ -1,6 +1,6 @@
 //! Facts about the whole instance, for status.
 
-use super::{Engine, EngineError, Slot};
+use super::{Engine, EngineError, Slot, Weakness};
 use crate::catalog::Snapshot;
 use crate::id::Timestamp;
 use crate::tier::{ErrorKind, Space};
@@ -14,6 +14,8 @@ pub struct TierFacts<'a> {
     pub space: Result<Space, (ErrorKind, String)>,
     /// Left alone until then, after a failure.
     pub paused_until: Option<Timestamp>,
+    /// Why its copies protect nothing, if they do not.
+    pub weakness: Option<Weakness>,
 }
 
 /// What only the running process knows.
@@ -44,6 +46,7 @@ impl Engine {
                 slot,
                 space: slot.tier.space().map_err(|e| (e.kind(), e.to_string())),
                 paused_until: shared.lanes.paused_until(slot.id),
+                weakness: slot.weakness(&shared.backing),
             }
         };
         shared.tiers.iter().map(facts).collect()
@@ -76,14 +79,5 @@ impl Engine {
     /// In words for the administrator.
     pub fn release_allowed(&self) -> Result<(), String> {
         self.shared.release_allowed()
-    }
-}
-
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot")
-            .field("name", &self.name)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
     }
 }

@@ -203,17 +203,31 @@ fn next_chunk(
 
 /// Tells the catalog what was seen, and gives the directories among it.
 fn note(shared: &Shared, parent: NodeId, found: &[Looked]) -> Result<Vec<Place>, EngineError> {
+    // Before their names are theirs in the catalog, too.
+    let mut restored = Vec::new();
+    for (at, l) in found.iter().enumerate() {
+        if l.stat.kind == NodeKind::Regular
+            && let Some(old) = shared.replaced(parent, &l.name, &l.handle, l.fd.as_fd(), &l.stat)?
+        {
+            restored.push((at, old));
+        }
+    }
     let seen = found.iter().map(|l| sighting(l, parent)).collect();
     let ids = shared.catalog.note(seen, Durability::Relaxed)?;
     let mut directories = Vec::new();
     let mut known = Vec::new();
-    for (looked, id) in found.iter().zip(ids) {
+    for (looked, &id) in found.iter().zip(&ids) {
         match looked.stat.kind {
             NodeKind::Directory => {
                 directories.push(Place::new(looked.handle.clone(), id, Vec::new()));
             }
             NodeKind::Regular => known.extend(compare(shared, looked, id)?),
             _ => {}
+        }
+    }
+    for (at, old) in restored {
+        if let Some(id) = ids.get(at) {
+            shared.found_restored(*id, &old)?;
         }
     }
     if !known.is_empty() {

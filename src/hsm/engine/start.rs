@@ -157,7 +157,6 @@ impl Claimed {
     /// [`Startup::Url`], [`Startup::Tier`].
     pub fn open_tiers(&self, tiers: &[(String, String)]) -> Result<Vec<Slot>, Startup> {
         let known = self.catalog.tiers()?;
-        let device = self.backing.stat(self.backing.root())?.dev;
         let mut slots: Vec<Slot> = Vec::new();
         for (name, url) in tiers {
             let parsed: TierUrl = url.parse().map_err(|source| Startup::Url {
@@ -181,14 +180,8 @@ impl Claimed {
                 kind: about.kind.as_str().into(),
                 owner: mark.owner,
             })?;
-            let same_fs = about.root.and_then(|r| r.dev) == Some(device);
-            slots.push(Slot {
-                name: name.clone(),
-                id: mark.tier,
-                url: about.url,
-                same_fs,
-                tier: Arc::new(Retry::new(tier, Attempts::default())),
-            });
+            let tier = Arc::new(Retry::new(tier, Attempts::default()));
+            slots.push(Slot::new(name.clone(), mark.tier, about.url, tier));
         }
         Ok(slots)
     }

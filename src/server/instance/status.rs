@@ -148,6 +148,7 @@ fn tiers(engine: &Engine) -> Vec<TierStatus> {
             state,
             free: space.free,
             total: space.total,
+            weakness: facts.weakness.map(|w| w.as_str().to_owned()),
             message,
         }
     };
@@ -168,15 +169,11 @@ fn warnings(
             message,
         });
     };
-    for slot in engine.tiers().iter().filter(|t| t.same_fs) {
-        warn(
-            "same-filesystem",
-            Level::Warning,
-            format!(
-                "tier {} lies on the backing's filesystem: it frees no space, protects nothing",
-                slot.name
-            ),
-        );
+    for slot in engine.tiers() {
+        if let Some(weak) = slot.weakness(engine.backing()) {
+            let message = format!("tier {} {weak}", slot.name);
+            warn(weak.as_str(), Level::Warning, message);
+        }
     }
     if engine.settings().unsafe_open_backing {
         warn(

@@ -8,7 +8,7 @@ use super::wanted::{Facts, Wanted, wanted};
 use crate::catalog::{self, Durability, NewAction, NodeId, Verb};
 use crate::error::Failure;
 use crate::hsm::backing::{Access, How, NodeKind};
-use crate::id::RequestId;
+use crate::id::{NodeHandle, RequestId};
 use std::os::fd::AsFd;
 
 pub(super) enum Out<'a> {
@@ -28,8 +28,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Opens and looks; `None` if it is gone.
-    fn open(&self, named: &Named) -> Result<Option<Looked>, EngineError> {
+    /// Opens and looks.
+    fn open(&self, named: &Named) -> Result<Looked, EngineError> {
         let open = || -> Result<_, EngineError> {
             let hint = tree::hint(self.shared, &named.node)?;
             Ok(self
@@ -43,32 +43,47 @@ impl Walk<'_> {
             self.shared.drain_changelog()?;
             opened = open()?;
         }
-        let fd = match opened {
-            Ok(fd) => fd,
-            Err(why) => {
-                tracing::debug!(%why, "it went before it was looked at");
-                return Ok(None);
-            }
-        };
+        let fd = opened?;
         let stat = self.shared.backing.stat(fd.as_fd())?;
-        Ok(Some(Looked {
+        Ok(Looked {
             name: named.given.clone(),
             handle: named.node.clone(),
             fd,
             stat,
-        }))
+        })
     }
 
+    /// A thing that was named. Whatever stands in its way becomes its result; only the catalog's
+    /// errors are the request's, which is then tried again.
     pub(super) fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        let Some(looked) = self.open(named)? else {
-            return Ok(());
-        };
+        match self.named(named) {
+            Err(why) if !matches!(why, EngineError::Catalog(_)) => self.unreachable(named, &why),
+            done => done,
+        }
+    }
+
+    fn named(&mut self, named: &Named) -> Result<(), EngineError> {
+        let looked = self.open(named)?;
         let (id, near) = self.place(&looked)?;
         self.one(&looked, id, near, true)?;
         if looked.stat.kind == NodeKind::Directory {
             self.directory(looked, id)?;
         }
         Ok(())
+    }
+
+    /// What was named cannot be looked at (or not to its end): it failed, and says why.
+    fn unreachable(&mut self, named: &Named, why: &EngineError) -> Result<(), EngineError> {
+        let known = self.shared.catalog.node_by_handle(&named.node)?;
+        let id = known.map_or_else(|| nobody(&named.node), |node| node.id);
+        let text = if why.code() == Failure::NotFound {
+            "it no longer exists".to_owned()
+        } else {
+            why.to_string()
+        };
+        let text = format!("{}: {text}", String::from_utf8_lossy(&named.given));
+        let at = (&named.node, &named.given[..]);
+        self.refuse(at, id, id, why.code(), &text)
     }
 
     /// The catalog's number of a subject, and of the directory it lies in.
@@ -108,15 +123,23 @@ impl Walk<'_> {
             id,
         )];
         while let Some((named, id)) = stack.pop() {
-            let Some(dir) = self.open(&named)? else {
-                continue;
+            let dir = match self.open(&named) {
+                Ok(dir) => dir,
+                Err(why @ EngineError::Catalog(_)) => return Err(why),
+                // It went since it was listed.
+                Err(why) if why.code() == Failure::NotFound => continue,
+                Err(why) => {
+                    let at = (&named.node, &named.given[..]);
+                    self.refuse(at, id, id, why.code(), &why.to_string())?;
+                    continue;
+                }
             };
             if self.shared.stopping() || self.cancelled()? {
                 return Ok(());
             }
             if !self.may_list(&dir) {
                 self.refuse(
-                    &dir,
+                    (&dir.handle, &dir.name),
                     id,
                     id,
                     Failure::NotPermitted,
@@ -127,7 +150,13 @@ impl Walk<'_> {
             let names = match tree::names(&self.shared.backing, dir.fd.as_fd()) {
                 Ok(names) => names,
                 Err(why) => {
-                    self.refuse(&dir, id, id, Failure::NotFound, &why.to_string())?;
+                    self.refuse(
+                        (&dir.handle, &dir.name),
+                        id,
+                        id,
+                        Failure::NotFound,
+                        &why.to_string(),
+                    )?;
                     continue;
                 }
             };
@@ -154,7 +183,7 @@ impl Walk<'_> {
                 Err(why) => {
                     let why = EngineError::from(why);
                     let text = format!("{}: {why}", String::from_utf8_lossy(name));
-                    self.refuse(dir, id, id, why.code(), &text)?;
+                    self.refuse((&dir.handle, &dir.name), id, id, why.code(), &text)?;
                 }
             }
         }
@@ -190,13 +219,18 @@ impl Walk<'_> {
                 if let Out::Forecast(forecast) = &mut self.out
                     && let Some(why) = why
                 {
-                    skip(forecast, looked, why);
+                    skip(forecast, &looked.name, why);
                 }
                 Ok(())
             }
-            Wanted::Refuse(code, why) => self.refuse(looked, id, near, code, why),
+            Wanted::Refuse(code, why) => {
+                self.refuse((&looked.handle, &looked.name), id, near, code, why)
+            }
             Wanted::Now => self.now(id, looked.stat.size),
             Wanted::Act { bytes, place } => {
+                if let (Out::Forecast(forecast), Verb::Stage) = (&mut self.out, self.ask.verb) {
+                    forecast.need.add(looked.stat.uid, looked.stat.gid, bytes);
+                }
                 for tier in self.tiers_for(&facts) {
                     self.act(NewAction {
                         node: id,
@@ -231,7 +265,7 @@ impl Walk<'_> {
             _ => false,
         };
         let copies = match node.as_ref().and_then(|n| n.version) {
-            Some(v) if self.ask.verb == Verb::Archive => {
+            Some(v) if matches!(self.ask.verb, Verb::Archive | Verb::Stage) => {
                 shared.catalog.copies(v.file, v.version)?
             }
             _ => Vec::new(),
@@ -247,6 +281,7 @@ impl Walk<'_> {
             readable: self.may_read(looked),
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,
+            stored: copies.iter().map(|c| c.stored_len).max(),
             tiers_wanted: self.tier_choice(),
             tiers_have: copies
                 .iter()
@@ -345,7 +380,7 @@ impl Walk<'_> {
 
     fn refuse(
         &mut self,
-        looked: &Looked,
+        (handle, name): (&NodeHandle, &[u8]),
         id: NodeId,
         near: NodeId,
         code: Failure,
@@ -356,12 +391,12 @@ impl Walk<'_> {
             text: why.to_owned(),
         };
         if let Out::Forecast(forecast) = &mut self.out {
-            skip(forecast, looked, why);
+            skip(forecast, name, why);
             return Ok(());
         }
         self.act(NewAction {
             node: id,
-            handle: looked.handle.clone(),
+            handle: handle.clone(),
             tier: None,
             bytes: 0,
             place: None,
@@ -416,10 +451,22 @@ impl Walk<'_> {
     }
 }
 
-fn skip(forecast: &mut Forecast, looked: &Looked, why: &str) {
+/// Stands in an action for the number of a node that the catalog does not know: below all numbers
+/// that it gives, and another one for every inode that is named.
+pub(super) fn nobody(handle: &NodeHandle) -> NodeId {
+    let bytes = handle.kind.to_le_bytes().into_iter();
+    let hash = bytes
+        .chain(handle.bytes.iter().copied())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+    NodeId(-1 - (hash >> 2).cast_signed())
+}
+
+fn skip(forecast: &mut Forecast, name: &[u8], why: &str) {
     forecast.skipped_files += 1;
     if forecast.skipped.len() < 1000 {
-        forecast.skipped.push((looked.name.clone(), why.to_owned()));
+        forecast.skipped.push((name.to_vec(), why.to_owned()));
     }
 }
 

@@ -1,20 +1,23 @@
 //! The archive lane: P2 for a batch, on one tier.
 
+use super::super::expand::is_current;
 use super::super::{EngineError, Shared, Slot, tree};
 use super::{end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
     self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version,
 };
 use crate::error::Failure;
-use crate::format::record::CopyHint;
+use crate::format::record::{CopyHint, State};
 use crate::hsm::archive::{
-    ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Recorded,
-    Skip, Unrecorded, archive as compose,
+    ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Skip,
+    Unrecorded, archive as compose,
 };
+use crate::hsm::backing::{How, belongs_to};
 use crate::hsm::version::{Seen, Trust};
 use crate::id::TierId;
 use crate::tier::{Proof, TierError};
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Names of one inode that go into its aggregate; more are rarer than they are worth.
@@ -39,7 +42,7 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
             end(shared, &action, finish);
             continue;
         };
-        match item(shared, &action) {
+        match item(shared, slot, &action) {
             Ok(Some((item, node))) => ready.push((item, action, node, claim)),
             Ok(None) => end(shared, &action, Finish::Done),
             Err(why) if why.code() == Failure::NotPermitted => {
@@ -69,9 +72,14 @@ fn walk_order(item: &Item) -> impl Iterator<Item = &[u8]> {
     name.split(|b| *b == b'/')
 }
 
-/// What the protocol needs to know; `None`: the node is gone. A refusal
-/// ([`Failure::NotPermitted`]): it must not be archived any more.
-fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, EngineError> {
+/// What the protocol needs to know; `None`: the node is gone, or another action has archived it
+/// since this one was planned. A refusal ([`Failure::NotPermitted`]): it must not be archived any
+/// more. The caller has the claim.
+fn item(
+    shared: &Shared,
+    slot: &Slot,
+    action: &Action,
+) -> Result<Option<(Item, Node)>, EngineError> {
     let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
         return Ok(None);
     };
@@ -92,7 +100,37 @@ fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, Engine
         names,
         prior: prior(shared, &node)?,
     };
+    let there = |prior: &Prior| prior.copies.iter().any(|c| c.tier == slot.id);
+    if item.prior.as_ref().is_some_and(there) && is_unchanged(shared, &item, &node) {
+        return Ok(None);
+    }
     Ok(Some((item, node)))
+}
+
+/// What lies there is the version whose copies are known.
+fn is_unchanged(shared: &Shared, item: &Item, node: &Node) -> bool {
+    let hint = item.names.first().map(Vec::as_slice);
+    let looked = shared
+        .backing
+        .open_node(&item.node, hint, How::Path)
+        .and_then(|fd| {
+            Ok((
+                shared.backing.stat(fd.as_fd())?,
+                shared.backing.record(fd.as_fd())?,
+            ))
+        });
+    let (stat, record) = match looked {
+        Ok(looked) => looked,
+        // What is wrong with it, its archive finds out.
+        Err(_) => return false,
+    };
+    let record = record.filter(|r| belongs_to(r, shared.backing.fs(), &item.node));
+    let version = record
+        .filter(|r| r.state == State::Resident)
+        .map(|r| (r.file, r.version));
+    version.is_some()
+        && version == node.planned().version
+        && is_current(node, &stat, &shared.incarnation)
 }
 
 fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
@@ -168,6 +206,7 @@ fn compose_and_record(
     let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
     match compose(batch, &stop, &mut commit) {
         Ok(report) => {
+            note_records(shared, nodes, &report.outcomes);
             for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes))
             {
                 let finish = finish(shared, slot, action, node, outcome);
@@ -208,6 +247,7 @@ fn commit(
         let node = nodes.get(c.item)?;
         Some(catalog::Archived {
             node: node.id,
+            planned: node.planned(),
             version: Version {
                 file: c.file,
                 version: c.version,
@@ -240,11 +280,7 @@ fn proven(shared: &Shared, seen: &Seen) -> Proven {
 
 fn finish(shared: &Shared, slot: &Slot, action: &Action, node: &Node, outcome: Outcome) -> Finish {
     match outcome {
-        Outcome::Archived(archived) => {
-            note_record(shared, node, archived.recorded);
-            Finish::Done
-        }
-        Outcome::Entered { .. } => Finish::Done,
+        Outcome::Archived(_) | Outcome::Entered { .. } => Finish::Done,
         Outcome::Skipped(why) => skipped(shared, slot, action, node, &why),
         Outcome::Failed(why @ ItemError::Rotted { .. }) => failed(Failure::Conflict, why),
         Outcome::Failed(ItemError::Backing(why)) if why.is_full() => {
@@ -290,30 +326,44 @@ fn has_copy(shared: &Shared, slot: &Slot, node: &Node) -> Result<bool, EngineErr
     Ok(copies.iter().any(there))
 }
 
-/// The copy is good whether or not the record is on the file; what is known of it is noted.
-fn note_record(shared: &Shared, node: &Node, recorded: Result<Recorded, Unrecorded>) {
-    match recorded {
-        Ok(recorded) => {
-            let proven = proven(shared, &recorded.seen);
-            if let Err(why) = shared.catalog.rebound(node.id, proven, Durability::Relaxed) {
-                tracing::warn!(%why, "a quiescent point could not be noted; the next look compares sums");
+/// The copies are good whether or not the records are on the files; what is known of those is
+/// noted, all at once, before the first action ends.
+fn note_records(shared: &Shared, nodes: &[Node], outcomes: &[Outcome]) {
+    let mut points = Vec::new();
+    for (node, outcome) in nodes.iter().zip(outcomes) {
+        let Outcome::Archived(archived) = outcome else {
+            continue;
+        };
+        let copied = &archived.copied;
+        match &archived.recorded {
+            Ok(recorded) => {
+                points.push(catalog::Rebound {
+                    node: node.id,
+                    version: (copied.file, copied.version),
+                    proven: proven(shared, &recorded.seen),
+                });
+                if let Some(settle) = &recorded.settle {
+                    let _ = shared.settles.send(settle.clone());
+                }
             }
-            if let Some(settle) = recorded.settle {
-                let _ = shared.settles.send(settle);
+            Err(why @ Unrecorded::Changed) => {
+                tracing::debug!(%why, "archived, and changed since");
+                let (with, why) = (
+                    Some(proven(shared, &copied.seen)),
+                    catalog::TombstoneWhy::Overwrite,
+                );
+                let (now, soon) = (shared.now(), Durability::Relaxed);
+                if let Err(why) = shared.catalog.differs(node.id, with, why, now, soon) {
+                    tracing::warn!(%why, "a change could not be noted");
+                }
             }
+            Err(why) => tracing::debug!(%why, "archived, without a record on the file"),
         }
-        Err(why @ Unrecorded::Changed) => {
-            tracing::debug!(%why, "archived, and changed since");
-            let why = catalog::TombstoneWhy::Overwrite;
-            if let Err(why) =
-                shared
-                    .catalog
-                    .dirtied(node.id, why, shared.now(), Durability::Relaxed)
-            {
-                tracing::warn!(%why, "a change could not be noted");
-            }
-        }
-        Err(why) => tracing::debug!(%why, "archived, without a record on the file"),
+    }
+    if !points.is_empty()
+        && let Err(why) = shared.catalog.rebound(points, Durability::Relaxed)
+    {
+        tracing::warn!(%why, "quiescent points could not be noted; the next look compares sums");
     }
 }
 

@@ -43,7 +43,7 @@ impl Asks for Plain {
     ) -> Result<(), RecallError> {
         Ok(())
     }
-    fn may_be_lost(&self, _: &NodeHandle) -> bool {
+    fn may_be_lost(&self, _: &NodeHandle, _: bool) -> bool {
         false
     }
     fn vouch(
