@@ -20,6 +20,7 @@ use crate::hsm::backing::{
 };
 use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
+use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
     Caller, Errno, Event, EventKind, FileRef, Presence, ReadDone, Residency, Shown, WaitDone,
     WaitToken,
@@ -96,9 +97,10 @@ impl HsmResidency {
     /// short.
     fn stub(&self, file: FileRef<'_>) -> Result<Option<Elsewhere>, BackingError> {
         let Some(record) = self.backing().record(file.fd)? else {
+            let stat = self.backing().stat(file.fd)?;
+            let bare = is_bare(stat.size, stat.blocks, stat.block_size);
             // An empty file has lost nothing.
-            let unvouched =
-                self.asks.may_be_lost(file.handle) && self.backing().stat(file.fd)?.size > 0;
+            let unvouched = stat.size > 0 && self.asks.may_be_lost(file.handle, bare);
             return Ok(unvouched.then_some(Elsewhere::Unvouched));
         };
         if record.state == State::Resident {
@@ -160,7 +162,7 @@ impl Residency for HsmResidency {
             // Without its record it is not known for a hole.
             let hole = stat.blocks == 0 && stat.size > 0;
             return Shown {
-                at_least_one_block: hole && self.asks.may_be_lost(file.handle),
+                at_least_one_block: hole && self.asks.may_be_lost(file.handle, false),
                 ..Shown::default()
             };
         };

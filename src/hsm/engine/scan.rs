@@ -312,11 +312,20 @@ fn note(
     manner: Manner,
     whole: &mut bool,
 ) -> Result<Vec<Place>, EngineError> {
+    // Before their names are theirs in the catalog, too.
+    let mut restored = Vec::new();
+    for (at, l) in found.iter().enumerate() {
+        if l.stat.kind == NodeKind::Regular
+            && let Some(old) = shared.replaced(parent, &l.name, &l.handle, l.fd.as_fd(), &l.stat)?
+        {
+            restored.push((at, old));
+        }
+    }
     let seen = found.iter().map(|l| sighting(l, parent)).collect();
     let ids = shared.catalog.note(seen, Durability::Relaxed)?;
     let mut directories = Vec::new();
     let mut comparison = Comparison::new(shared, manner.doubt);
-    for (looked, id) in found.iter().zip(ids) {
+    for (looked, &id) in found.iter().zip(&ids) {
         match looked.stat.kind {
             NodeKind::Directory => {
                 directories.push(Place::new(looked.handle.clone(), id, Vec::new()));
@@ -326,5 +335,10 @@ fn note(
         }
     }
     *whole &= comparison.finish()?;
+    for (at, old) in restored {
+        if let Some(id) = ids.get(at) {
+            shared.found_restored(*id, &old)?;
+        }
+    }
     Ok(directories)
 }
