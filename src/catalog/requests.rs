@@ -232,6 +232,22 @@ impl Catalog {
         })
     }
 
+    /// Has the user at least so many (at least 1) requests that are not final?
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_open_requests(&self, uid: u32, many: usize) -> Result<bool, CatalogError> {
+        let last = many.saturating_sub(1);
+        let sql = "SELECT id FROM requests WHERE uid = ? AND finished IS NULL
+                   ORDER BY id LIMIT 1 OFFSET ?";
+        self.read(|connection| {
+            let values = [i64::from(uid), int(last as u64)];
+            let row = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let found = first(connection, sql, values, row, "count requests of", uid)?;
+            Ok(found.is_some())
+        })
+    }
+
     /// Requests that were accepted but not sealed when the last incarnation ended: to be expanded
     /// again from their options (actions they have already are left out), or cancelled.
     ///

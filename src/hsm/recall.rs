@@ -38,6 +38,7 @@ pub(in crate::hsm) mod tests;
 pub use error::RecallError;
 pub use quota::{Owner, quota_left};
 
+use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::index_cache::IndexCache;
@@ -124,6 +125,17 @@ pub struct StageAsk {
     pub done: Staged,
 }
 
+/// A user with the rights they had when they asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
 /// What recall needs of those above it. Called from worker threads, never under a lock of the
 /// recaller; may read a database, must not wait for a recall.
 pub trait Asks: Send + Sync + 'static {
@@ -137,8 +149,9 @@ pub trait Asks: Send + Sync + 'static {
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
     /// A check of a ctime window to make later, on a file whose stub was written (see [`Settle`]).
     fn settle(&self, check: Settle);
-    /// A user set `user.cairn.stage` on a file (the kernel saw to it that they may write it). Must
-    /// only note the wish: this is asked on the request path.
+    /// A user set `user.cairn.stage` on a file or directory (the kernel saw to it that they may
+    /// write it). It is done with exactly that user's rights (P15). Must only note the wish: this
+    /// is asked on the request path.
     ///
     /// # Errors
     /// Why it cannot be accepted.
@@ -146,8 +159,8 @@ pub trait Asks: Send + Sync + 'static {
         &self,
         node: &NodeHandle,
         hint: Option<Vec<u8>>,
-        uid: u32,
-    ) -> Result<(), RecallError>;
+        user: User,
+    ) -> Result<(), Failure>;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

@@ -5,9 +5,12 @@ mod rig;
 
 mod attributes;
 mod changes;
+mod elsewhere;
 mod full;
 mod released;
 mod round_trip;
+mod stops;
 mod tier_away;
 mod truncated;
+mod unprivileged;
 mod waiting;

@@ -46,6 +46,7 @@ fn call_everything(rig: &Rig) {
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();
     rig.newest_aggregate().unwrap();
+    assert!(!rig.has_open_requests(1000, 3).unwrap());
     rig.tombstones(None, 5).unwrap();
     rig.node_by_handle(&handle(2)).unwrap();
     rig.nodes_by_file(file_id(f)).unwrap();

@@ -2,9 +2,10 @@
 
 use super::{Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven, Recalled};
+use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::recall::{Asks, Done, User};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
@@ -66,11 +67,10 @@ impl Asks for Answers {
         &self,
         node: &NodeHandle,
         _hint: Option<Vec<u8>>,
-        uid: u32,
-    ) -> Result<(), RecallError> {
-        let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
-        shared.wish(node.clone(), uid);
-        Ok(())
+        user: User,
+    ) -> Result<(), Failure> {
+        let shared = self.0.upgrade().ok_or(Failure::NoInstance)?;
+        shared.wish(node.clone(), user)
     }
 
     fn eta(&self, _file: FileId) -> Option<Duration> {

@@ -13,6 +13,7 @@
 use super::{FileRef, HsmResidency};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{FileStat, NodeKind, belongs_to};
+use crate::hsm::recall::User;
 use cairn_fuse::{Caller, Errno};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -99,10 +100,15 @@ impl HsmResidency {
         if !matches!(value, b"" | b"1") {
             return Err(Errno(libc::EINVAL));
         }
+        let user = User {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: caller.groups(),
+        };
         let asked = self
             .asks
-            .stage_requested(file.handle, self.hint(file), caller.uid);
-        asked.map_err(|why| why.errno())
+            .stage_requested(file.handle, self.hint(file), user);
+        asked.map_err(|why| Errno(why.errno()))
     }
 }
 

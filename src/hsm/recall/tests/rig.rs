@@ -1,11 +1,12 @@
 //! A backing directory, tiers in memory that tell what was read, and files released into them.
 
+use crate::error::Failure;
 use crate::format::aggregate::{AggregateWriter, BLOCK, Index};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
-use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings};
+use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User};
 use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
@@ -116,8 +117,8 @@ impl Asks for Above {
         &self,
         node: &NodeHandle,
         _: Option<Vec<u8>>,
-        _: u32,
-    ) -> Result<(), RecallError> {
+        _: User,
+    ) -> Result<(), Failure> {
         self.stages.lock().push(node.clone());
         Ok(())
     }
