@@ -10,6 +10,7 @@ mod full;
 mod released;
 mod round_trip;
 mod stops;
+mod strangers;
 mod tier_away;
 mod truncated;
 mod unprivileged;
