@@ -17,6 +17,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use writer::Size;
 
 mod aggregates;
 mod candidates;
@@ -34,6 +35,7 @@ mod requests;
 mod rows;
 mod scan;
 mod schema;
+mod sieve;
 mod sql;
 mod status;
 mod tally;
@@ -41,15 +43,16 @@ mod tombs;
 mod transitions;
 mod writer;
 
-pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, ReleaseFilter};
+pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
-    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Tombstone, TombstoneWhy,
+    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
+    Tombstone, TombstoneWhy,
 };
 pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
-    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Proven, Sighting, Version,
+    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Version,
 };
 pub use pins::Pin;
 pub use request::{
@@ -85,6 +88,7 @@ pub struct Catalog {
 struct Inner {
     writer: writer::Writer,
     readers: readers::Readers,
+    sieve: Arc<sieve::Sieve>,
     incarnation: incarnation::Current,
     identity: Identity,
     /// The user served last by [`Catalog::take_actions`], per class.
@@ -100,19 +104,22 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn open(path: &Path, fresh: Identity) -> Result<Self, CatalogError> {
         let identity = schema::prepare(path, fresh)?;
-        let writer = writer::Writer::start(path)?;
+        let (writer, sieve) = writer::Writer::start(path)?;
         let readers = readers::Readers::open(path)?;
         let incarnation = incarnation::Current::default();
         let inner = Inner {
             writer,
             readers,
+            sieve,
             incarnation,
             identity,
             turns: parking_lot::Mutex::new([-1; 6]),
         };
-        Ok(Self {
+        let catalog = Self {
             inner: Arc::new(inner),
-        })
+        };
+        catalog.fill_sieve_at_first()?;
+        Ok(catalog)
     }
 
     /// Whose catalog it is.
@@ -126,7 +133,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Sql`] if the commit failed.
     pub fn settle(&self, durability: Durability) -> Result<(), CatalogError> {
-        self.inner.writer.run(durability, |_| Ok(()))
+        self.inner.writer.run(durability, Size::Small, |_| Ok(()))
     }
 
     fn read<T>(
@@ -141,7 +148,28 @@ impl Catalog {
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.inner.writer.run(durability, change)
+        self.inner.writer.run(durability, Size::Small, change)
+    }
+
+    /// A change of many rows.
+    fn write_many<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        self.inner.writer.run(durability, Size::Batch, change)
+    }
+
+    /// A change of many rows that gives nothing back.
+    fn post_many(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
+    ) -> Result<(), CatalogError> {
+        match durability {
+            Durability::Full => self.inner.writer.run(durability, Size::Batch, change),
+            Durability::Relaxed => self.inner.writer.post(Size::Batch, change),
+        }
     }
 
     fn post(
@@ -150,8 +178,8 @@ impl Catalog {
         change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         match durability {
-            Durability::Full => self.inner.writer.run(durability, change),
-            Durability::Relaxed => self.inner.writer.post(change),
+            Durability::Full => self.inner.writer.run(durability, Size::Small, change),
+            Durability::Relaxed => self.inner.writer.post(Size::Small, change),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod acting;
 pub mod adopt;
+mod codes;
 pub mod demo;
 mod down;
 mod error;
@@ -27,7 +28,7 @@ pub use error::CliError;
 
 use crate::client::{Client, Place};
 use crate::server::wire::Verb;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -146,7 +147,7 @@ enum Command {
     #[command(after_help = "Example: cairn completions bash > /etc/bash_completion.d/cairn")]
     Completions(shell::Completions),
     /// Print manual pages
-    #[command(hide = true)]
+    #[command(after_help = "Example: cairn man /usr/local/share/man/man1")]
     Man(shell::Man),
 }
 
@@ -173,9 +174,17 @@ impl Session {
     }
 }
 
+/// The whole command line, as help, completions and manual pages show it.
+fn command() -> clap::Command {
+    codes::told_by(Cli::command())
+}
+
 /// Runs the command line and returns what to exit with. Everything has been said.
 pub fn run(args: impl IntoIterator<Item = OsString>, starter: &dyn Starter) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command()
+        .try_get_matches_from(args)
+        .and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // To stdout for help, to stderr for mistakes; if that fails nobody listens.

@@ -41,6 +41,8 @@ pub struct Config {
     pub release_min_size: u64,
     /// Aggregates of small files are closed at about this size. In bytes.
     pub aggregate_size: u64,
+    /// Indexes of aggregates kept in the state directory, bytes; 0 keeps none.
+    pub index_cache_size: u64,
     /// How long bytes outlive the name they had (P8). Not in effect yet: nothing is deleted.
     pub keep_deleted: Duration,
     /// Above it, opens for writing wait while releases make room (P13). Not in effect yet.

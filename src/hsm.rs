@@ -3,13 +3,14 @@
 //! The lower half knows one file, or one batch of files, and the order of steps that keeps their
 //! data safe (the protocols P1 to P6): [`backing`] is the directory with the data, [`lease`] shuts
 //! writers out, [`version`] proves that a file has not changed, [`archive`], [`release`],
-//! [`recall`] and [`verify`] act on it. The upper half carries out what was asked for:
+//! [`recall`] and [`verify`] act on it, [`vouch`] says which files without a record are believed. The upper half carries out what was asked for:
 //! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount.
 
 pub mod archive;
 pub mod backing;
 pub mod engine;
 pub mod index_cache;
+pub mod index_store;
 pub mod lease;
 pub mod recall;
 pub mod release;
@@ -20,3 +21,4 @@ pub mod schedule;
 pub mod state_dir;
 pub mod verify;
 pub mod version;
+pub mod vouch;

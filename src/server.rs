@@ -5,8 +5,9 @@
 //!
 //! # Invariants
 //! - No path that a caller sends is ever opened: files come as descriptors only.
-//! - What one user can make the server hold (connections, descriptors, walks) is bounded, so that
-//!   no user can shut the others out.
+//! - What one user can make the server hold (connections, descriptors, bodies, calls, walks, waits)
+//!   is bounded, and has a time limit where it depends on the user to go on: no user can shut the
+//!   others out. A wait is a parked task, never a thread.
 
 pub mod audit;
 pub mod control;
@@ -17,6 +18,7 @@ mod http;
 pub mod instance;
 mod listen;
 pub(crate) mod peer;
+mod share;
 pub mod socket;
 mod stream;
 mod sys;
@@ -34,8 +36,8 @@ use std::time::Duration;
 /// Most subjects in one call; more are handed over in parts (`wire::Part`).
 pub const MAX_SUBJECTS: usize = 512;
 
-/// Threads on which [`Control`] is called.
-const CONTROL_THREADS: usize = 64;
+/// Threads on which [`Control`] is called: at most, and for all shares of [`http`] together.
+const CONTROL_THREADS: usize = 192;
 
 /// How long [`Server::stop`] lets answers that are under way finish.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);

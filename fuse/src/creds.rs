@@ -87,7 +87,7 @@ pub(crate) fn act_as(creator: Creator, with_groups: bool) -> Acting {
     acting.switched = true;
     if with_groups && creator.uid != 0 {
         acting.groups = sys::thread_groups().ok();
-        let _ = sys::set_thread_groups(&groups_of(creator.pid));
+        let _ = sys::set_thread_groups(&groups_of(creator.uid, creator.pid));
     }
     sys::set_thread_fsgid(creator.gid);
     if creator.uid != 0 {
@@ -112,7 +112,7 @@ pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {
         return (acting, WithoutFsetid(None));
     }
     acting.groups = sys::thread_groups().ok();
-    let _ = sys::set_thread_groups(&groups_of(creator.pid));
+    let _ = sys::set_thread_groups(&groups_of(creator.uid, creator.pid));
     sys::set_thread_fsgid(creator.gid);
     acting.switched = true;
     (acting, without_fsetid())
@@ -173,25 +173,28 @@ fn own_umask() {
     });
 }
 
-/// Supplementary groups of a thread; none if it is gone or in another pid namespace.
-fn groups_of(pid: u32) -> Vec<u32> {
+/// Supplementary groups of a thread that acts as `uid`; none if it is gone (another user's may
+/// have got its number) or in another pid namespace.
+pub(crate) fn groups_of(uid: u32, pid: u32) -> Vec<u32> {
     if pid == 0 {
         return Vec::new();
     }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    parse_groups(&status)
+    parse_groups(&status, uid)
 }
 
-fn parse_groups(status: &str) -> Vec<u32> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Groups:"))
-        .map(|list| {
-            list.split_whitespace()
-                .filter_map(|g| g.parse().ok())
-                .collect()
-        })
-        .unwrap_or_default()
+fn parse_groups(status: &str, uid: u32) -> Vec<u32> {
+    let numbers = |key: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let words = line.unwrap_or_default().split_whitespace();
+        words.filter_map(|word| word.parse().ok()).collect()
+    };
+    // Real, effective, saved, and the one that counts for files.
+    if numbers("Uid:").get(3) == Some(&uid) {
+        numbers("Groups:")
+    } else {
+        Vec::new()
+    }
 }
 
 #[cfg(test)]
@@ -200,11 +203,13 @@ mod tests {
 
     #[test]
     fn groups_come_from_the_status_file() {
-        assert_eq!(
-            parse_groups("Name:\tx\nGroups:\t4 24 1000 \nNgid:\t0\n"),
-            [4, 24, 1000]
+        let status = "Name:\tx\nUid:\t7\t7\t7\t1000\nGroups:\t4 24 1000 \nNgid:\t0\n";
+        assert_eq!(parse_groups(status, 1000), [4, 24, 1000]);
+        assert!(
+            parse_groups(status, 7).is_empty(),
+            "another's thread by now"
         );
-        assert!(parse_groups("Groups:\t\n").is_empty());
-        assert!(parse_groups("").is_empty());
+        assert!(parse_groups("Uid:\t7\t7\t7\t7\nGroups:\t\n", 7).is_empty());
+        assert!(parse_groups("", 0).is_empty());
     }
 }

@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Whether the kernel may pass reads and writes of resident files straight to the backing files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,6 +103,10 @@ pub struct Facts {
     pub kernel_abi: (u32, u32),
 }
 
+/// How long after its unmount a session may go on before nobody waits for it any more: another
+/// mount namespace may hold a copy of the mount, for ever.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// A mounted mirror. Dropping it unmounts, by force if it is busy.
 pub struct Mirror {
     core: Arc<Core>,
@@ -111,6 +116,10 @@ pub struct Mirror {
     /// The mount's device number, by which its files are told from others'.
     device: Option<u64>,
     session: Arc<Ended>,
+    /// When this process unmounted it.
+    unmounted: Mutex<Option<Instant>>,
+    /// It was busy when it was unmounted.
+    forced: AtomicBool,
 }
 
 /// How a session ended, once it has.
@@ -167,6 +176,8 @@ impl Mirror {
             mounted: Mutex::new(Some(mounted)),
             device,
             session: ended,
+            unmounted: Mutex::new(None),
+            forced: AtomicBool::new(false),
         })
     }
 
@@ -212,11 +223,32 @@ impl Mirror {
         self.session.result.lock().is_some()
     }
 
-    /// Is any file still open, as far as the kernel told? After a forced unmount the answer stays
-    /// `true`: those files' users may go on writing to the backing, past the mount that was.
+    /// This process has unmounted it a while ago, and still it has not gone: another mount
+    /// namespace has a copy, or somebody an open file. It ends with this process.
     #[must_use]
-    pub fn has_open_files(&self) -> bool {
-        self.core.nodes.any_open()
+    pub fn lingers(&self) -> bool {
+        let since = *self.unmounted.lock();
+        !self.is_over() && since.is_some_and(|at| at.elapsed() >= LINGER)
+    }
+
+    /// Has the mount gone with nobody left who could write to the backing through it? Not after
+    /// an unmount that needed force (files that were open or mapped may be written still, past the
+    /// mount that was), and not while it lingers.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.is_over() && !self.forced.load(Ordering::Acquire) && !self.core.nodes.any_open()
+    }
+
+    /// After an unmount: waits for the mount to go, but not for one that lingers. `true`: it went.
+    pub fn settle(&self) -> bool {
+        let end = self.unmounted.lock().unwrap_or_else(Instant::now) + LINGER;
+        let mut result = self.session.result.lock();
+        while result.is_none() {
+            if self.session.over.wait_until(&mut result, end).timed_out() {
+                break;
+            }
+        }
+        result.is_some()
     }
 
     /// Waits until the mount is gone, whoever unmounted it.
@@ -252,9 +284,17 @@ impl Mirror {
             return Ok(());
         };
         let path = self.mountpoint.clone();
-        match way.unmount(&path, force) {
+        let gone = match way.unmount(&path, false) {
+            Err(Errno::BUSY) if force => {
+                self.forced.store(true, Ordering::Release);
+                way.unmount(&path, true)
+            }
+            other => other,
+        };
+        match gone {
             Ok(()) => {
                 mounted.take();
+                *self.unmounted.lock() = Some(Instant::now());
                 Ok(())
             }
             Err(Errno::BUSY) => Err(MirrorError::Busy { path }),
@@ -274,7 +314,7 @@ impl Drop for Mirror {
             tracing::error!(mountpoint = ?self.mountpoint, %error, "still mounted");
             return;
         }
-        let _ = self.wait();
+        self.settle();
     }
 }
 

@@ -25,6 +25,16 @@ pub struct Caller {
     pub pid: u32,
 }
 
+impl Caller {
+    /// Its supplementary groups. To be asked while its request is unanswered: until then it can
+    /// change nothing. None if it lives in another pid namespace, where they cannot be seen, or is
+    /// gone: it is never taken for more than it is.
+    #[must_use]
+    pub fn groups(&self) -> Vec<u32> {
+        crate::creds::groups_of(self.uid, self.pid)
+    }
+}
+
 /// A regular file of the backing directory, as the mirror holds it for the length of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct FileRef<'a> {
@@ -41,6 +51,9 @@ pub enum Presence {
     Resident,
     /// Some or all data are elsewhere: reads must come through [`Residency::read`].
     Released,
+    /// As [`Self::Released`], but whether the data are anywhere must be found out: no open, not even
+    /// for reading, is answered before [`Residency::fetch`], but one that cuts the file to nothing.
+    Doubtful,
     /// The file must not be opened (a foreign stub, a conflict, a lost file): the error to give.
     Refused(Errno),
 }

@@ -114,12 +114,10 @@ pub(crate) enum Decision {
 }
 
 /// States in which a verb may have something to do.
-pub(crate) fn states_for(verb: Verb, settings: &Settings) -> StateSet {
+pub(crate) fn states_for(verb: Verb) -> StateSet {
     match verb {
-        Verb::Archive if settings.copies > 1 => {
-            StateSet::of(&[FileState::New, FileState::Dirty, FileState::Archived])
-        }
-        Verb::Archive => StateSet::of(&[FileState::New, FileState::Dirty]),
+        // Archived ones too: a copy may have gone bad, or more copies be asked for than once.
+        Verb::Archive => StateSet::of(&[FileState::New, FileState::Dirty, FileState::Archived]),
         Verb::Release => StateSet::of(&[FileState::Archived]),
     }
 }
@@ -129,7 +127,7 @@ pub(crate) fn applies(verb: Verb, settings: &Settings, file: &FileFacts) -> bool
     let topped_up = verb == Verb::Archive
         && file.state == FileState::Archived
         && file.copies >= settings.copies;
-    states_for(verb, settings).contains(file.state) && !topped_up
+    states_for(verb).contains(file.state) && !topped_up
 }
 
 /// What holds the file back from this rule.

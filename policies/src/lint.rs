@@ -83,13 +83,13 @@ impl Policy {
                 "rule {rule} never decides: rule {other} above it takes all of its files"
             ));
         }
-        if rule.trigger != Trigger::Never && rule.prefilter(&self.settings).states.is_empty() {
+        if rule.trigger != Trigger::Never && rule.prefilter().states.is_empty() {
             doubts.push(format!(
                 "rule {rule} can take no file: no state satisfies it"
             ));
         }
         if let (Verb::Release, Trigger::Every(span)) = (rule.verb, rule.trigger) {
-            let prefilter = rule.prefilter(&self.settings);
+            let prefilter = rule.prefilter();
             let age = prefilter.accessed_before.or(prefilter.modified_before);
             if age.or(prefilter.changed_before).is_none() {
                 doubts.push(format!(

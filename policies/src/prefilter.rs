@@ -5,7 +5,7 @@
 use crate::condition::{Compare, Condition, TimeOf};
 use crate::decide::states_for;
 use crate::facts::{FileFacts, StateSet};
-use crate::policy::{Rule, Settings, Trigger};
+use crate::policy::{Rule, Trigger};
 use crate::quantity::{ByteCount, Moment, Span};
 
 /// Necessary conditions of a rule.
@@ -85,14 +85,14 @@ impl Prefilter {
 }
 
 impl Rule {
-    /// What every file satisfies that this rule takes under these settings.
+    /// What every file satisfies that this rule takes, under whatever settings.
     #[must_use]
-    pub fn prefilter(&self, settings: &Settings) -> Prefilter {
+    pub fn prefilter(&self) -> Prefilter {
         if self.trigger == Trigger::Never {
             return Prefilter::CLOSED;
         }
         let verb = Prefilter {
-            states: states_for(self.verb, settings),
+            states: states_for(self.verb),
             ..Prefilter::OPEN
         };
         verb.both(implied(&self.condition, true)).closed_if_empty()

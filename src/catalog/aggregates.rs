@@ -13,16 +13,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn copies(&self, file: FileId, version: DataVersion) -> Result<Vec<Copy>, CatalogError> {
-        self.read(|connection| {
-            all(
-                connection,
-                &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
-                params![file.0, int(version.0)],
-                copy_row,
-                "find copies",
-                file,
-            )
-        })
+        self.read(|connection| copies(connection, file, version))
     }
 
     /// Notes what reading (or missing) a copy showed. A good read counts as verified.
@@ -220,6 +211,22 @@ impl Catalog {
 const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 
+/// The copies of one version, good ones first.
+pub(super) fn copies(
+    connection: &Connection,
+    file: FileId,
+    version: DataVersion,
+) -> Result<Vec<Copy>, CatalogError> {
+    all(
+        connection,
+        &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
+        params![file.0, int(version.0)],
+        copy_row,
+        "find copies",
+        file,
+    )
+}
+
 fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
     Ok(AggregateId {
         epoch: row.get("epoch")?,
@@ -319,7 +326,49 @@ pub(super) fn learn(
 
 /// Adds a copy, live, and counts it in its aggregate. One that is there keeps what is known of it.
 pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), CatalogError> {
-    let (epoch, seq) = (copy.aggregate.epoch, int(copy.aggregate.seq));
+    if !add_copy(connection, copy)? {
+        return Ok(());
+    }
+    count(connection, copy.tier, copy.aggregate, 1, copy.stored_len)
+}
+
+/// Counts copies that were just added to an aggregate, all at once.
+pub(super) fn count_members(
+    connection: &Connection,
+    aggregate: &NewAggregate,
+    members: u64,
+    bytes: u64,
+) -> Result<(), CatalogError> {
+    count(connection, aggregate.tier, aggregate.id, members, bytes)
+}
+
+fn count(
+    connection: &Connection,
+    tier: TierId,
+    aggregate: AggregateId,
+    members: u64,
+    bytes: u64,
+) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "UPDATE aggregates SET members = members + ?1, bytes = bytes + ?2,
+             live_members = live_members + ?1, live_bytes = live_bytes + ?2
+         WHERE tier = ?3 AND epoch = ?4 AND seq = ?5",
+        params![
+            int(members),
+            int(bytes),
+            tier.0,
+            aggregate.epoch,
+            int(aggregate.seq)
+        ],
+        "count members",
+        aggregate,
+    )
+    .map(drop)
+}
+
+/// Adds a copy, live, that is still to be counted in its aggregate; `false`: it is there already.
+pub(super) fn add_copy(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
     let added = change(
         connection,
         "INSERT OR IGNORE INTO copies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)",
@@ -327,8 +376,8 @@ pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), Catal
             copy.file.0,
             int(copy.version.0),
             copy.tier.0,
-            epoch,
-            seq,
+            copy.aggregate.epoch,
+            int(copy.aggregate.seq),
             int(copy.header),
             int(copy.stored_len),
             copy.crc.0,
@@ -339,17 +388,5 @@ pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), Catal
         "note a copy",
         copy.file,
     )?;
-    if added == 0 {
-        return Ok(());
-    }
-    change(
-        connection,
-        "UPDATE aggregates SET members = members + 1, bytes = bytes + ?1,
-             live_members = live_members + 1, live_bytes = live_bytes + ?1
-         WHERE tier = ?2 AND epoch = ?3 AND seq = ?4",
-        params![int(copy.stored_len), copy.tier.0, epoch, seq],
-        "count a member",
-        copy.aggregate,
-    )
-    .map(drop)
+    Ok(added > 0)
 }

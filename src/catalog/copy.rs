@@ -1,6 +1,6 @@
 //! Vocabulary of copies: aggregates, what lies in them, and what was deleted.
 
-use super::node::{NodeId, Proven, Version};
+use super::node::{Attributes, NodeId, Planned, Proven, Version};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
 use cairn_mover::Crc32c;
 
@@ -100,6 +100,8 @@ pub struct Aggregate {
 pub struct Archived {
     /// The file's node.
     pub node: NodeId,
+    /// What was known of it when the archive began.
+    pub planned: Planned,
     /// Identity and sums of what was archived.
     pub version: Version,
     /// The second quiescent point.
@@ -108,6 +110,30 @@ pub struct Archived {
     pub header: u64,
     /// Bytes of the member's data as stored.
     pub stored_len: u64,
+}
+
+/// A version's quiescent point that takes the place of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rebound {
+    /// The file's node.
+    pub node: NodeId,
+    /// The version that was proven.
+    pub version: (FileId, DataVersion),
+    /// When it was.
+    pub proven: Proven,
+}
+
+/// A file whose data are back on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recalled {
+    /// The version that came back.
+    pub version: (FileId, DataVersion),
+    /// Its attributes, seen at the recall's end or later.
+    pub attributes: Attributes,
+    /// What is kept as its quiescent point.
+    pub proven: Proven,
+    /// Its ctime at the recall's end: a change with a later one came after it.
+    pub ctime: Timestamp,
 }
 
 /// A member of an aggregate, for repack and verify.

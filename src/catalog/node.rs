@@ -163,7 +163,25 @@ pub struct Node {
     pub seen_scan: u64,
 }
 
+/// What a step took for granted about a file when it was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// Where the data were.
+    pub state: FileState,
+    /// The last archived version, if there was one.
+    pub version: Option<(FileId, DataVersion)>,
+}
+
 impl Node {
+    /// What a step that begins now is planned under.
+    #[must_use]
+    pub fn planned(&self) -> Planned {
+        Planned {
+            state: self.state,
+            version: self.version.map(|v| (v.file, v.version)),
+        }
+    }
+
     /// Whether the recorded version must be proven again by reading the file (P1): it was never
     /// proven under this catalog, or a boot that did not end with a clean stop lies between.
     #[must_use]

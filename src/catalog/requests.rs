@@ -30,7 +30,7 @@ impl Catalog {
         actions: Vec<NewAction>,
         now: Timestamp,
     ) -> Result<Submitted, CatalogError> {
-        self.write(Durability::Full, move |connection| {
+        self.write_many(Durability::Full, move |connection| {
             if let Some(key) = &request.key
                 && let Some(there) = by_key(connection, request.uid, key)?
             {
@@ -63,7 +63,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<u64, CatalogError> {
         let id = int(request.0);
-        self.write(durability, move |connection| {
+        self.write_many(durability, move |connection| {
             let mut tally = Tally::default();
             let head = tally.head(connection, id)?;
             match head.ok_or_else(|| missing("add actions", request))? {
@@ -119,7 +119,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn settle_cancelled(&self, now: Timestamp, limit: usize) -> Result<u64, CatalogError> {
-        self.write(Durability::Relaxed, move |connection| {
+        self.write_many(Durability::Relaxed, move |connection| {
             let unsettled = first(
                 connection,
                 "SELECT id FROM requests WHERE unsettled = 1 ORDER BY id LIMIT 1",
@@ -232,6 +232,22 @@ impl Catalog {
         })
     }
 
+    /// Has the user at least so many (at least 1) requests that are not final?
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_open_requests(&self, uid: u32, many: usize) -> Result<bool, CatalogError> {
+        let last = many.saturating_sub(1);
+        let sql = "SELECT id FROM requests WHERE uid = ? AND finished IS NULL
+                   ORDER BY id LIMIT 1 OFFSET ?";
+        self.read(|connection| {
+            let values = [i64::from(uid), int(last as u64)];
+            let row = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+            let found = first(connection, sql, values, row, "count requests of", uid)?;
+            Ok(found.is_some())
+        })
+    }
+
     /// Requests that were accepted but not sealed when the last incarnation ended: to be expanded
     /// again from their options (actions they have already are left out), or cancelled.
     ///
@@ -316,7 +332,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn forget_requests(&self, before: Timestamp, limit: usize) -> Result<u64, CatalogError> {
-        self.write(Durability::Relaxed, move |connection| {
+        self.write_many(Durability::Relaxed, move |connection| {
             let oldest = first(
                 connection,
                 "SELECT id FROM requests WHERE finished IS NOT NULL AND finished < ?

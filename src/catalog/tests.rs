@@ -88,6 +88,32 @@ impl Rig {
 
     /// Archives version `version` of a node in an aggregate of its own.
     fn archive(&self, node: NodeId, version: u64, tier: TierId) -> NewAggregate {
+        self.archive_begun(self.plan(node), node, version, tier)
+    }
+
+    /// What an archive of the node that begins now is planned under.
+    fn plan(&self, node: NodeId) -> Planned {
+        let nothing = Planned {
+            state: FileState::None,
+            version: None,
+        };
+        self.node(node).unwrap().map_or(nothing, |n| n.planned())
+    }
+
+    /// The end of an archive that began earlier, at which nothing had changed yet.
+    fn archive_begun(
+        &self,
+        planned: Planned,
+        node: NodeId,
+        version: u64,
+        tier: TierId,
+    ) -> NewAggregate {
+        let seen = self.node(node).unwrap().map(|n| n.attributes.ctime);
+        let seen = seen.filter(|_| planned == self.plan(node));
+        let point = Proven {
+            ctime: seen.map_or(at(9), |ctime| ctime.max(at(9))),
+            ..proven(1)
+        };
         let aggregate = NewAggregate {
             tier,
             id: self.next_aggregate().unwrap(),
@@ -97,8 +123,9 @@ impl Rig {
         };
         let archived = Archived {
             node,
+            planned,
             version: version_of(node, version),
-            proven: proven(1),
+            proven: point,
             header: 512,
             stored_len: 100,
         };

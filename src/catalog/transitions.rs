@@ -1,10 +1,15 @@
 //! What archive, release, stage and change do to a file's row, its copies and tombstones.
 //!
-//! Invariant: a version that stops being the present one leaves a tombstone in the same
-//! transaction, and its copies stop counting as live in their aggregates.
+//! Invariants:
+//! - A version that stops being the present one leaves a tombstone in the same transaction, and its
+//!   copies stop counting as live in their aggregates.
+//! - Steps take time and end late. Each says under which row it was planned ([`Planned`]) or
+//!   which version it is about, and is compared with the row in the transaction: news that was
+//!   noted meanwhile stands. A dirty file never becomes archived by the end of an archive that
+//!   began before it was changed.
 
-use super::copy::{Archived, NewAggregate, TombstoneWhy};
-use super::node::{Attributes, FileState, Known, NodeId, Proven};
+use super::copy::{Archived, NewAggregate, Rebound, Recalled, TombstoneWhy};
+use super::node::{Attributes, FileState, Known, Node, NodeId, Planned, Proven, Sighting};
 use super::sql::{Code, change, int};
 use super::{
     Catalog, CatalogError, Copy, CopyState, Durability, Version, aggregates, names, nodes, tombs,
@@ -24,27 +29,50 @@ impl Catalog {
         files: Vec<Archived>,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        self.write(Durability::Full, move |connection| {
+        self.write_many(Durability::Full, move |connection| {
             aggregates::insert(connection, &aggregate, now)?;
+            let (mut members, mut bytes) = (0, 0);
             for file in &files {
-                archive_one(connection, &aggregate, file, now)?;
+                if archive_one(connection, &aggregate, file, now)? {
+                    members += 1;
+                    bytes += file.stored_len;
+                }
             }
-            Ok(())
+            aggregates::count_members(connection, &aggregate, members, bytes)
         })
     }
 
-    /// P1: the ctime is new but the bytes were compared and are the same.
+    /// P1: the ctime is new but the bytes were compared, or never touched, and are this version's.
+    /// Nodes that are gone, or have another version by now, are passed over.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub fn rebound(
         &self,
-        node: NodeId,
-        proven: Proven,
+        points: Vec<Rebound>,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post(durability, move |connection| {
-            prove(connection, node, &proven)
+        self.post_many(durability, move |connection| {
+            for point in &points {
+                let (file, version) = point.version;
+                let Proven { size, ctime, boot } = point.proven;
+                change(
+                    connection,
+                    "UPDATE nodes SET proven_size = ?, proven_ctime = ?, proven_boot = ?
+                     WHERE id = ? AND file = ? AND version = ?",
+                    params![
+                        int(size),
+                        ctime.nanos(),
+                        boot.0,
+                        point.node.0,
+                        file.0,
+                        int(version.0)
+                    ],
+                    "note a quiescent point",
+                    point.node,
+                )?;
+            }
+            Ok(())
         })
     }
 
@@ -64,58 +92,86 @@ impl Catalog {
             let Some(row) = nodes::get(connection, node)? else {
                 return nodes::known(0, "note a change", node);
             };
-            let (FileState::Archived | FileState::Released | FileState::Lost, Some(version)) =
-                (row.state, &row.version)
-            else {
-                return Ok(());
-            };
-            let path = names::path(connection, node)?.unwrap_or_default();
-            set_state(connection, node, FileState::Dirty, None)?;
-            tombs::bury(
-                connection,
-                node,
-                version,
-                why,
-                &path,
-                row.attributes.uid,
-                now,
-            )
+            dirty(connection, &row, why, now)
         })
     }
 
-    /// P3 step 7: blocks were given back. `attributes` and `proven` as seen after the punch.
+    /// As [`Catalog::dirtied`], where a comparison with the quiescent point `with` showed the
+    /// change: if the file was proven anew since, that comparison says nothing.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn differs(
+        &self,
+        node: NodeId,
+        with: Option<Proven>,
+        why: TombstoneWhy,
+        now: Timestamp,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.post(durability, move |connection| {
+            match nodes::get(connection, node)? {
+                Some(row) if row.proven == with => dirty(connection, &row, why, now),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// P3 step 7: blocks were given back. `attributes` and `proven` as seen after the punch. No
+    /// effect if the row is not what the release was planned under: somebody wrote since.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub fn released(
         &self,
         node: NodeId,
+        planned: Planned,
         attributes: Attributes,
         proven: Proven,
         durability: Durability,
     ) -> Result<(), CatalogError> {
         self.post(durability, move |connection| {
+            let Some(row) = nodes::get(connection, node)? else {
+                return nodes::known(0, "note a release", node);
+            };
+            if row.planned() != planned {
+                return Ok(());
+            }
             nodes::set_attributes(connection, node, &attributes)?;
             prove(connection, node, &proven)?;
             set_state(connection, node, FileState::Released, None)
         })
     }
 
-    /// P4 step 8: the data are back. `attributes` and `proven` as seen at the end.
+    /// P4 step 8: the data are back. No effect if the row has another version by now, or if a
+    /// change was noted that came after the recall's end.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub fn staged(
         &self,
         node: NodeId,
-        attributes: Attributes,
-        proven: Proven,
+        back: Recalled,
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
         self.post(durability, move |connection| {
-            nodes::set_attributes(connection, node, &attributes)?;
-            prove(connection, node, &proven)?;
+            let Some(row) = nodes::get(connection, node)? else {
+                return nodes::known(0, "note a stage", node);
+            };
+            let other = row.planned().version != Some(back.version);
+            let newer = row.attributes.ctime > back.ctime;
+            if other || (row.state == FileState::Dirty && newer) {
+                return Ok(());
+            }
+            if let (FileState::Dirty, Some(version)) = (row.state, &row.version) {
+                // Taken for a change was what the recall itself did.
+                tombs::unearth(connection, version.file, version.version)?;
+            }
+            if back.attributes.ctime >= row.attributes.ctime {
+                nodes::set_attributes(connection, node, &back.attributes)?;
+            }
+            prove(connection, node, &back.proven)?;
             set_state(connection, node, FileState::Archived, None)?;
             change(
                 connection,
@@ -125,6 +181,22 @@ impl Catalog {
                 node,
             )
             .map(drop)
+        })
+    }
+
+    /// A released file's stub is missing: it is lost (P6). No effect if the row is not what that
+    /// was seen under.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn lost(&self, node: NodeId, planned: Planned, note: String) -> Result<(), CatalogError> {
+        self.post(Durability::Full, move |connection| {
+            match nodes::get(connection, node)? {
+                Some(row) if row.planned() == planned => {
+                    set_state(connection, node, FileState::Lost, Some(&note))
+                }
+                _ => Ok(()),
+            }
         })
     }
 
@@ -157,10 +229,34 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post(durability, move |connection| {
+        self.post_many(durability, move |connection| {
             known
                 .iter()
                 .try_for_each(|file| learn_one(connection, file, now))
+        })
+    }
+
+    /// P6: a copied stub was adopted under a new file id (`version`). Its node, released, and its
+    /// copies, which lie where another file's do, in one durable transaction.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn adopt(
+        &self,
+        seen: Sighting,
+        version: Version,
+        copies: Vec<Copy>,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            let generation = nodes::generation(connection)?;
+            let known = Known {
+                node: nodes::sighted(connection, &seen, generation)?,
+                state: FileState::Released,
+                version,
+                copies,
+            };
+            learn_one(connection, &known, now)
         })
     }
 
@@ -182,12 +278,13 @@ impl Catalog {
     }
 }
 
+/// `true`: its copy is one more in the aggregate.
 fn archive_one(
     connection: &Connection,
     aggregate: &NewAggregate,
     file: &Archived,
     now: Timestamp,
-) -> Result<(), CatalogError> {
+) -> Result<bool, CatalogError> {
     let copy = Copy {
         file: file.version.file,
         version: file.version.version,
@@ -200,21 +297,68 @@ fn archive_one(
         proven_at: now,
         last_verified: None,
     };
-    aggregates::put_copy(connection, &copy)?;
+    let added = aggregates::add_copy(connection, &copy)?;
+    let ours = &file.version;
     // A node that went meanwhile leaves a copy that nobody needs: its tombstone says so.
     let Some(row) = nodes::get(connection, file.node)? else {
-        let (version, why) = (&file.version, TombstoneWhy::Unlink);
-        return tombs::bury(connection, file.node, version, why, &[], 0, now);
+        let why = TombstoneWhy::Unlink;
+        tombs::bury(connection, file.node, ours, why, &[], 0, now)?;
+        return Ok(added);
     };
-    let same = row.version.map(|v| (v.file, v.version)) == Some((copy.file, copy.version));
+    let same = row.planned().version == Some((copy.file, copy.version));
     if same && row.state == FileState::Released {
         // One more copy, made from another tier: the file stays as it is.
-        return tombs::recount(connection, file.node);
+        tombs::recount(connection, file.node)?;
+        return Ok(added);
     }
-    set_version(connection, file.node, &file.version, now)?;
-    prove(connection, file.node, &file.proven)?;
-    set_state(connection, file.node, FileState::Archived, None)?;
-    tombs::recount(connection, file.node)
+    let later = |v: Version| v.file == ours.file && v.version > ours.version;
+    if row.version.is_some_and(later) {
+        // The row has a later one already.
+        let path = names::path(connection, file.node)?.unwrap_or_default();
+        let (why, uid) = (TombstoneWhy::Overwrite, row.attributes.uid);
+        tombs::bury(connection, file.node, ours, why, &path, uid, now)?;
+        return Ok(added);
+    }
+    replace_version(connection, &row, ours, now)?;
+    let changed = changed_since(&row, file);
+    let state = if changed {
+        FileState::Dirty
+    } else {
+        FileState::Archived
+    };
+    change(
+        connection,
+        "UPDATE nodes SET file = ?1, version = ?2, crc = ?3, blocks_crc = ?4, proven_size = ?5,
+             proven_ctime = ?6, proven_boot = ?7, state = ?8, note = NULL,
+             copies = (SELECT count(DISTINCT tier) FROM copies
+                 WHERE copies.file = ?1 AND copies.version = ?2 AND copies.state = 0)
+         WHERE id = ?9",
+        params![
+            ours.file.0,
+            int(ours.version.0),
+            ours.crc.0,
+            ours.blocks_crc.0,
+            int(file.proven.size),
+            file.proven.ctime.nanos(),
+            file.proven.boot.0,
+            state.code(),
+            file.node.0
+        ],
+        "note an archived file",
+        file.node,
+    )?;
+    if changed {
+        let path = names::path(connection, file.node)?.unwrap_or_default();
+        let (why, uid) = (TombstoneWhy::Overwrite, row.attributes.uid);
+        tombs::bury(connection, file.node, ours, why, &path, uid, now)?;
+    }
+    Ok(added)
+}
+
+/// Was a change noted after the archive had begun? (Its own record is written only after this.)
+fn changed_since(row: &Node, file: &Archived) -> bool {
+    let noted = row.state == FileState::Dirty && file.planned.state != FileState::Dirty;
+    noted || row.attributes.ctime > file.proven.ctime
 }
 
 fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(), CatalogError> {
@@ -247,24 +391,7 @@ fn set_version(
     let Some(row) = nodes::get(connection, node)? else {
         return nodes::known(0, "set the version", node);
     };
-    if let Some(before) = &row.version {
-        if (before.file, before.version) != (version.file, version.version) {
-            let (path, uid) = (names::path(connection, node)?, row.attributes.uid);
-            let path = path.unwrap_or_default();
-            tombs::bury(
-                connection,
-                node,
-                before,
-                TombstoneWhy::Overwrite,
-                &path,
-                uid,
-                now,
-            )?;
-        } else if row.state == FileState::Dirty {
-            // Archived, changed, and now the record says it is what it was.
-            tombs::unearth(connection, version.file, version.version)?;
-        }
-    }
+    replace_version(connection, &row, version, now)?;
     change(
         connection,
         "UPDATE nodes SET file = ?, version = ?, crc = ?, blocks_crc = ?, proven_size = NULL,
@@ -280,6 +407,46 @@ fn set_version(
         node,
     )
     .map(drop)
+}
+
+/// The version before, if it is another, leaves a tombstone.
+fn replace_version(
+    connection: &Connection,
+    row: &Node,
+    version: &Version,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let Some(before) = &row.version else {
+        return Ok(());
+    };
+    if (before.file, before.version) != (version.file, version.version) {
+        let (path, uid) = (names::path(connection, row.id)?, row.attributes.uid);
+        let path = path.unwrap_or_default();
+        let why = TombstoneWhy::Overwrite;
+        tombs::bury(connection, row.id, before, why, &path, uid, now)?;
+    } else if row.state == FileState::Dirty {
+        // Archived, changed, and now the record says it is what it was.
+        tombs::unearth(connection, version.file, version.version)?;
+    }
+    Ok(())
+}
+
+/// An archived, released or lost file is dirty now.
+fn dirty(
+    connection: &Connection,
+    row: &Node,
+    why: TombstoneWhy,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let (FileState::Archived | FileState::Released | FileState::Lost, Some(version)) =
+        (row.state, &row.version)
+    else {
+        return Ok(());
+    };
+    let (path, uid) = (names::path(connection, row.id)?, row.attributes.uid);
+    let path = path.unwrap_or_default();
+    set_state(connection, row.id, FileState::Dirty, None)?;
+    tombs::bury(connection, row.id, version, why, &path, uid, now)
 }
 
 fn prove(connection: &Connection, node: NodeId, proven: &Proven) -> Result<(), CatalogError> {

@@ -204,6 +204,7 @@ fn word(node: &NodeState) -> &'static str {
     }
     let order = [
         StateFlag::Lost,
+        StateFlag::Foreign,
         StateFlag::Released,
         StateFlag::Dirty,
         StateFlag::Archived,

@@ -1,7 +1,7 @@
 //! `cairn completions` and `cairn man`.
 
-use super::{Cli, CliError};
-use clap::{Args, CommandFactory};
+use super::CliError;
+use clap::Args;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub(crate) struct Man {
 impl Completions {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "cairn", &mut script);
+        clap_complete::generate(self.shell, &mut super::command(), "cairn", &mut script);
         io::stdout().write_all(&script)?;
         Ok(0)
     }
@@ -31,9 +31,9 @@ impl Completions {
 impl Man {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
         match &self.dir {
-            Some(dir) => clap_mangen::generate_to(Cli::command(), dir)
+            Some(dir) => clap_mangen::generate_to(super::command(), dir)
                 .map_err(|e| CliError::system(format!("write to {}", dir.display()), &e))?,
-            None => clap_mangen::Man::new(Cli::command()).render(&mut io::stdout())?,
+            None => clap_mangen::Man::new(super::command()).render(&mut io::stdout())?,
         }
         Ok(0)
     }

@@ -1,6 +1,7 @@
 //! `cairn up`: its arguments, checked and made absolute. Starting is the starter's.
 
 pub mod detach;
+mod leave;
 mod plan;
 mod serve;
 

@@ -14,14 +14,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Longest answer, or line of one, that is taken, bytes.
 const MAX_ANSWER: usize = 64 << 20;
+/// A connection that lay idle so long is made anew: the instance closes idle ones after a while,
+/// and who reads a long list of files from a slow pipe is idle between two calls.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// The connection.
 #[derive(Debug)]
@@ -30,6 +33,10 @@ pub(super) struct Http {
     /// Remembers a Ctrl-C that comes between two calls.
     interrupts: Signal,
     sender: SendRequest<Full<Bytes>>,
+    socket: PathBuf,
+    trusted: bool,
+    /// When the last call ended.
+    idle_since: Instant,
 }
 
 impl Http {
@@ -48,33 +55,14 @@ impl Http {
             let _inside = runtime.enter();
             signal(SignalKind::interrupt()).map_err(local)?
         };
-        let dead = |source| ClientError::Dead {
-            socket: socket.to_owned(),
-            source,
-        };
-        let way = Reachable::new(socket).map_err(dead)?;
-        let stream = runtime
-            .block_on(UnixStream::connect(way.path()))
-            .map_err(dead)?;
-        let uid = listener_uid(stream.as_fd()).map_err(dead)?;
-        if !trusted && uid != 0 && uid != rustix::process::geteuid().as_raw() {
-            return Err(ClientError::Untrusted {
-                socket: socket.to_owned(),
-                uid,
-            });
-        }
-        let (sender, connection) = runtime
-            .block_on(handshake(TokioIo::new(stream)))
-            .map_err(ClientError::broken)?;
-        runtime.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "control connection ended");
-            }
-        });
+        let sender = dial(&runtime, socket, trusted)?;
         Ok(Self {
             runtime,
             interrupts,
             sender,
+            socket: socket.to_owned(),
+            trusted,
+            idle_since: Instant::now(),
         })
     }
 
@@ -87,7 +75,9 @@ impl Http {
     ) -> Result<T, ClientError> {
         let mut lines = self.lines(method, route, body)?;
         let whole = lines.whole()?;
-        Line(whole).parse()
+        let answer = Line(whole).parse();
+        self.idle_since = Instant::now();
+        answer
     }
 
     /// One question, many lines of answer.
@@ -109,6 +99,10 @@ impl Http {
             .header("content-type", "application/json")
             .body(Full::new(Bytes::from(bytes)))
             .map_err(ClientError::not_understood)?;
+        if self.idle_since.elapsed() > IDLE {
+            self.sender = dial(&self.runtime, &self.socket, self.trusted)?;
+        }
+        self.idle_since = Instant::now();
         let sender = &mut self.sender;
         let response: Response<Incoming> = self
             .runtime
@@ -132,6 +126,38 @@ impl Http {
             .map_err(|_| ClientError::not_understood(String::from_utf8_lossy(&whole)))?;
         Err(error.body.into())
     }
+}
+
+/// Connects to a socket whose listener may have our descriptors.
+fn dial(
+    runtime: &Runtime,
+    socket: &Path,
+    trusted: bool,
+) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    let dead = |source| ClientError::Dead {
+        socket: socket.to_owned(),
+        source,
+    };
+    let way = Reachable::new(socket).map_err(dead)?;
+    let stream = runtime
+        .block_on(UnixStream::connect(way.path()))
+        .map_err(dead)?;
+    let uid = listener_uid(stream.as_fd()).map_err(dead)?;
+    if !trusted && uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Err(ClientError::Untrusted {
+            socket: socket.to_owned(),
+            uid,
+        });
+    }
+    let (sender, connection) = runtime
+        .block_on(handshake(TokioIo::new(stream)))
+        .map_err(ClientError::broken)?;
+    runtime.spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "control connection ended");
+        }
+    });
+    Ok(sender)
 }
 
 /// An answer that is being read.

@@ -54,6 +54,7 @@ impl Default for Config {
             keep_deleted: Duration::from_secs(30 * 86_400),
             emergency_mark: EMERGENCY_MARK,
             ballast_size: 64 << 20,
+            index_cache_size: 1 << 30,
             workers: Workers {
                 archive: workers(2),
                 release: workers(2),
@@ -142,6 +143,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "room kept back in the state directory for full disks",
         set: |c, text| size(text).map(|v| c.ballast_size = v),
         get: |c| Some(format_size(c.ballast_size)),
+    },
+    Setting {
+        key: "index-cache-size",
+        meaning: "indexes of aggregates kept in the state directory",
+        set: |c, text| size(text).map(|v| c.index_cache_size = v),
+        get: |c| Some(format_size(c.index_cache_size)),
     },
     Setting {
         key: "workers.archive",

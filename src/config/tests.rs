@@ -23,6 +23,7 @@ fn every_default_printed_parses_back() {
             min_residency: Duration::from_secs(1),
             release_min_size: 1,
             aggregate_size: 1,
+            index_cache_size: 2,
             ..Config::default()
         };
         (setting.set)(&mut config, &text).expect(setting.key);

@@ -16,7 +16,7 @@ use crate::id::{AggregateId, DataVersion, FileId, FsUuid, Timestamp};
 use cairn_mover::Crc32c;
 use std::io;
 
-pub use super::index::{decode_index, find_index};
+pub use super::index::{decode_index, encode as encode_index, find_index};
 pub use super::range::{BlockPlace, BlockRange, DataMap, Piece};
 pub use super::trailer::decode_trailer;
 pub use super::writer::{Added, AggregateWriter, WHOLE};
@@ -84,6 +84,15 @@ impl Index {
     pub fn by_path(&self, path: &MemberPath) -> Option<&IndexEntry> {
         let at = self.entries.binary_search_by(|e| e.member.path.cmp(path));
         at.ok().and_then(|at| self.entries.get(at))
+    }
+    /// Position of the entry whose header lies at `header`, if its data have this sum: copies that
+    /// an adopted stub shares with the file it was copied from. Looks at every entry.
+    #[must_use]
+    pub fn position_by_place(&self, header: u64, crc: Crc32c) -> Option<usize> {
+        self.entries.iter().position(|entry| {
+            let sum = entry.member.identity.and_then(|i| i.crc);
+            entry.header == header && sum == Some(crc)
+        })
     }
     /// The entry of a file's data. Looks at every entry.
     #[must_use]

@@ -29,7 +29,8 @@ const HAS_XATTRS: u8 = 2;
 const HAS_CRC: u8 = 4;
 
 /// Encodes an index whose entries are sorted.
-pub(super) fn encode(index: &Index) -> Vec<u8> {
+#[must_use]
+pub fn encode(index: &Index) -> Vec<u8> {
     let mut body = Vec::new();
     let mut one = Vec::new();
     for entry in &index.entries {

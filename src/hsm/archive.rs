@@ -24,6 +24,7 @@ use crate::format::member::BadPath;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How, NodeKind};
 use crate::hsm::version::{NotQuiet, Seen, Trust};
+use crate::hsm::vouch::Remembered;
 use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, Timestamp};
 use crate::tier::{Receipt, Tier, TierError};
 use cairn_mover::Crc32c;
@@ -55,6 +56,8 @@ pub struct Prior {
     pub copies: Vec<CopyHint>,
     /// Its data are only on tiers.
     pub released: bool,
+    /// What the catalog has of it against which a file without a record is held.
+    pub remembered: Option<Remembered>,
 }
 
 /// A node to archive.
@@ -139,7 +142,7 @@ pub enum Skip {
     /// It carries the stub of another file.
     #[error("it carries the stub of another file (copied or restored from a backup)")]
     Foreign,
-    /// All holes, no stub, and the catalog has its data released: not zeros, lost (P6).
+    /// No stub, and the catalog has its data released: not zeros, lost (P6).
     #[error("its stub is missing: it is lost until it is repaired")]
     Lost,
     /// More than [`SMALL`] stored bytes among others.

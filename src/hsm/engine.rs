@@ -11,22 +11,28 @@
 //!   request's actions are refused by the catalog at their start.
 //! - Locks: `late` cells are set once; no lock is held across a call into catalog or tiers.
 
+mod admission;
 pub mod ask;
 mod asks;
 mod changelog;
+mod copies;
 mod expand;
 mod facts;
 mod lanes;
 mod policy;
 mod report;
 mod scan;
+mod slot;
 mod start;
 mod tree;
+mod vouch;
 mod work;
 
-pub use facts::{Counts, TierFacts};
+pub use admission::{Admission, Need};
+pub use facts::Counts;
 pub use policy::{RuleRun, RunAsk};
 pub use report::{FileReport, RequestReport};
+pub use slot::{Slot, Weakness};
 pub use start::{Claimed, Opening, Startup, claim};
 
 use crate::catalog::{self, Catalog, CatalogError, Incarnation};
@@ -36,7 +42,7 @@ use crate::hsm::backing::{Backing, BackingError, FileStat, MarkGuard};
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::id::{TierId, Timestamp};
-use crate::tier::{Tier, TierError};
+use crate::tier::TierError;
 use cairn_fuse::Gate;
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,10 +68,12 @@ pub struct Settings {
     pub release_workers: usize,
     /// Threads that verify.
     pub verify_workers: usize,
-    /// Allow releases although a tier shares the backing's filesystem.
+    /// Let copies count for releases that lie on the backing's own filesystem or disk, or in memory.
     pub allow_same_fs: bool,
     /// Allow releases although users can reach the backing (P7).
     pub unsafe_open_backing: bool,
+    /// Indexes kept in the state directory, bytes.
+    pub index_bytes: u64,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -85,24 +93,11 @@ impl Default for Settings {
             verify_workers: 1,
             allow_same_fs: false,
             unsafe_open_backing: false,
+            index_bytes: 1 << 30,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }
     }
-}
-
-/// A configured tier.
-pub struct Slot {
-    /// Its name in configuration.
-    pub name: String,
-    /// Its number.
-    pub id: TierId,
-    /// Where it is, without secrets.
-    pub url: String,
-    /// It lies on the backing's own filesystem: it frees no space and protects nothing.
-    pub same_fs: bool,
-    /// The tier, with its wrappers.
-    pub tier: Arc<dyn Tier>,
 }
 
 /// An error of the engine, as its doors see it.
@@ -219,6 +214,8 @@ impl Bell {
 
 /// Called with a request's number when something about it changed.
 type Wake = Box<dyn Fn(crate::id::RequestId) + Send + Sync>;
+/// Called with the path of a file that was found lost.
+type LostEar = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What all threads of the engine share.
 pub(super) struct Shared {
@@ -243,6 +240,8 @@ pub(super) struct Shared {
     /// Requests whose last part has not come, and when the latest did.
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
+    believed: crate::hsm::vouch::Believed,
+    lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }
 
@@ -374,4 +373,12 @@ impl Engine {
     pub fn on_change(&self, wake: Wake) {
         self.shared.wakes.lock().push(wake);
     }
+
+    /// Registers who wants to know of files that are found lost, each told once; must not block.
+    pub fn on_lost(&self, ear: LostEar) {
+        self.shared.lost_ears.lock().push(ear);
+    }
 }
+
+#[cfg(test)]
+mod tests;

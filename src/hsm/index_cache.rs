@@ -1,7 +1,8 @@
 //! Decoded indexes of aggregates, kept in memory within a bound and loaded once however many ask.
 //!
 //! An aggregate never changes (P9), so a loaded index is good for as long as it is kept. Loading
-//! takes one ranged read of the object's end, and a second one if the index is longer. A failure
+//! takes one ranged read of the object's end, and a second one if the index is longer; or none, if
+//! it is in the state directory ([`crate::hsm::index_store`]). A failure
 //! is told to all who wait for that load and is not remembered.
 //!
 //! Invariants: at most one load of one index at a time; indexes kept sum to at most the bound, or
@@ -10,8 +11,9 @@
 use crate::format::aggregate::{
     AggregateError, Index, IndexEntry, TRAILER_LEN, Trailer, decode_index, decode_trailer,
 };
-use crate::format::record::CopyHint;
-use crate::id::{AggregateId, DataVersion, FileId, TierId};
+use crate::format::record::{CopyHint, Record};
+use crate::hsm::index_store::IndexStore;
+use crate::id::{AggregateId, TierId};
 use crate::tier::{Tier, TierError};
 use bytes::Bytes;
 use lru::LruCache;
@@ -113,7 +115,9 @@ impl Loaded {
         &self.index
     }
 
-    fn position(&self, header: u64, file: FileId, version: DataVersion) -> Option<usize> {
+    /// Where the data of `record` are, whose copy is said to lie at `header`.
+    fn position(&self, header: u64, record: &Record) -> Option<usize> {
+        let (file, version) = (record.file, record.version);
         let fits = |at: &usize| {
             let identity = self.index.entries[*at].member.identity;
             identity.is_some_and(|i| i.file == file && i.version == version)
@@ -127,8 +131,12 @@ impl Loaded {
             .map(|&at| at as usize)
             .take_while(|&at| entries[at].header == header)
             .find(fits);
-        // The place is a hint; identity decides.
-        at_header.or_else(|| (0..entries.len()).find(fits))
+        // The place is a hint; identity decides. But an adopted stub has an identity of its own, and
+        // shares the copies of the one it was made from: there place and sums do.
+        at_header
+            .or_else(|| (0..entries.len()).find(fits))
+            .or_else(|| self.index.position_by_place(header, record.crc))
+            .filter(|at| entries[*at].blocks_crc() == record.blocks_crc || fits(at))
     }
 }
 
@@ -163,14 +171,22 @@ struct Kept {
 pub struct IndexCache {
     bound: usize,
     kept: Mutex<Kept>,
+    store: Option<Arc<IndexStore>>,
 }
 
 impl IndexCache {
-    /// Keeps indexes up to about `bound` bytes.
+    /// Keeps indexes up to about `bound` bytes in memory.
     #[must_use]
     pub fn new(bound: usize) -> Self {
+        Self::with_store(bound, None)
+    }
+
+    /// And in `store`, from which they come back without their tier.
+    #[must_use]
+    pub fn with_store(bound: usize, store: Option<Arc<IndexStore>>) -> Self {
         Self {
             bound,
+            store,
             kept: Mutex::new(Kept {
                 loaded: LruCache::unbounded(),
                 weight: 0,
@@ -179,7 +195,7 @@ impl IndexCache {
         }
     }
 
-    /// The member that `copy` points at, if the aggregate holds the data (`file`, `version`).
+    /// The member that `copy` points at, if the aggregate holds the data of `record`.
     /// Blocks on the tier unless the index is at hand.
     ///
     /// # Errors
@@ -188,20 +204,20 @@ impl IndexCache {
         &self,
         tier: &dyn Tier,
         copy: &CopyHint,
-        file: FileId,
-        version: DataVersion,
+        record: &Record,
     ) -> Result<Option<Found>, Arc<IndexError>> {
         let loaded = self.load(tier, copy.tier, copy.aggregate)?;
-        let at = loaded.position(copy.header, file, version);
+        let at = loaded.position(copy.header, record);
         Ok(at.map(|at| Found { loaded, at }))
     }
 
-    /// The same, if the index is in memory; never blocks.
+    /// The same, if the index is in memory or in the store: reads the disk, never a tier.
     #[must_use]
-    pub fn at_hand(&self, copy: &CopyHint, file: FileId, version: DataVersion) -> Option<Found> {
+    pub fn at_hand(&self, copy: &CopyHint, record: &Record) -> Option<Found> {
         let key = (copy.tier, copy.aggregate);
-        let loaded = self.kept.lock().loaded.get(&key).cloned()?;
-        let at = loaded.position(copy.header, file, version)?;
+        let at_hand = self.kept.lock().loaded.get(&key).cloned();
+        let loaded = at_hand.or_else(|| self.stored(key))?;
+        let at = loaded.position(copy.header, record)?;
         Some(Found { loaded, at })
     }
 
@@ -210,7 +226,17 @@ impl IndexCache {
     pub fn made(&self, id: TierId, aggregate: AggregateId, index: &Index) {
         let encoded = (index.entries.len() as u64).saturating_mul(ENTRY_GUESS);
         let loaded = Arc::new(Loaded::new(index.clone(), encoded));
+        if let Some(store) = &self.store {
+            store.put(id, index);
+        }
         self.kept.lock().keep((id, aggregate), loaded, self.bound);
+    }
+
+    fn stored(&self, key: Key) -> Option<Arc<Loaded>> {
+        let (index, len) = self.store.as_ref()?.get(key.0, key.1)?;
+        let loaded = Arc::new(Loaded::new(index, len));
+        self.kept.lock().keep(key, Arc::clone(&loaded), self.bound);
+        Some(loaded)
     }
 
     /// The index of an aggregate.
@@ -242,7 +268,17 @@ impl IndexCache {
                 loading.over.wait(&mut outcome);
             }
         }
-        let outcome = read(tier, id, aggregate).map(Arc::new).map_err(Arc::new);
+        let stored = self.store.as_ref().and_then(|s| s.get(id, aggregate));
+        let outcome = match stored {
+            Some((index, len)) => Ok(Arc::new(Loaded::new(index, len))),
+            None => {
+                let outcome = read(tier, id, aggregate);
+                if let (Ok(loaded), Some(store)) = (&outcome, &self.store) {
+                    store.put(id, &loaded.index);
+                }
+                outcome.map(Arc::new).map_err(Arc::new)
+            }
+        };
         {
             let mut kept = self.kept.lock();
             kept.loading.remove(&key);
@@ -329,6 +365,16 @@ fn index_bytes(
 }
 
 #[cfg(test)]
+impl IndexCache {
+    /// As if all of it had been thrown out.
+    pub(in crate::hsm) fn forget_all(&self) {
+        let mut kept = self.kept.lock();
+        kept.loaded.clear();
+        kept.weight = 0;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::hsm::recall::tests::rig::Rig;
@@ -344,28 +390,25 @@ mod tests {
         let stub = rig.dense("file", 1000);
         let (cache, tier) = (IndexCache::new(1 << 20), rig.tier());
         let copy = stub.record.copies[0];
-        assert!(
-            cache
-                .at_hand(&copy, stub.record.file, stub.record.version)
-                .is_none()
-        );
+        assert!(cache.at_hand(&copy, &stub.record).is_none());
         std::thread::scope(|scope| {
             for _ in 0..16 {
                 scope.spawn(|| {
-                    let found = cache.find(&*tier, &copy, stub.record.file, stub.record.version);
+                    let found = cache.find(&*tier, &copy, &stub.record);
                     assert_eq!(found.expect("loaded").expect("there").header, copy.header);
                 });
             }
         });
         assert_eq!(total(&rig), 1);
-        let stranger = crate::id::FileId::random();
-        let none = cache.find(&*tier, &copy, stranger, stub.record.version);
+        let mut stranger = stub.record.clone();
+        stranger.file = crate::id::FileId::random();
+        // By its place and its sums the data are found under another identity, too.
+        let found = cache.find(&*tier, &copy, &stranger);
+        assert_eq!(found.expect("at hand").expect("there").header, copy.header);
+        stranger.crc.0 ^= 1;
+        let none = cache.find(&*tier, &copy, &stranger);
         assert!(none.expect("at hand").is_none());
-        assert!(
-            cache
-                .at_hand(&copy, stub.record.file, stub.record.version)
-                .is_some()
-        );
+        assert!(cache.at_hand(&copy, &stub.record).is_some());
     }
 
     #[test]
@@ -375,11 +418,11 @@ mod tests {
         let (cache, tier) = (IndexCache::new(1), rig.tier());
         let find = |stub: &crate::hsm::recall::tests::rig::Stub| {
             let (record, tier) = (&stub.record, &*tier);
-            cache.find(tier, &record.copies[0], record.file, record.version)
+            cache.find(tier, &record.copies[0], record)
         };
         let at_hand = |stub: &crate::hsm::recall::tests::rig::Stub| {
             let record = &stub.record;
-            let found = cache.at_hand(&record.copies[0], record.file, record.version);
+            let found = cache.at_hand(&record.copies[0], record);
             found.is_some()
         };
         find(&one).expect("loaded");
@@ -405,7 +448,7 @@ mod tests {
         let made = IndexCache::new(1 << 20);
         made.made(copy.tier, copy.aggregate, read.expect("loaded").index());
         let before = total(&rig);
-        let found = made.find(&*tier, &copy, stub.record.file, stub.record.version);
+        let found = made.find(&*tier, &copy, &stub.record);
         assert_eq!(found.expect("at hand").expect("there").header, copy.header);
         assert_eq!(total(&rig), before);
     }

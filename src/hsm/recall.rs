@@ -19,6 +19,7 @@
 //! a writer that came and went. What proves that nobody interferes is P7 (users cannot reach the
 //! backing) and the mirror's own rule that opens for writing wait for [`Recaller::fetch`].
 
+mod adoption;
 mod begin;
 mod error;
 mod fetch;
@@ -35,8 +36,11 @@ mod table;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
+pub use adoption::Adopted;
 pub use error::RecallError;
+pub use quota::{Owner, quota_left};
 
+use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::index_cache::IndexCache;
@@ -123,6 +127,17 @@ pub struct StageAsk {
     pub done: Staged,
 }
 
+/// A user with the rights they had when they asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
 /// What recall needs of those above it. Called from worker threads, never under a lock of the
 /// recaller; may read a database, must not wait for a recall.
 pub trait Asks: Send + Sync + 'static {
@@ -136,8 +151,9 @@ pub trait Asks: Send + Sync + 'static {
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
     /// A check of a ctime window to make later, on a file whose stub was written (see [`Settle`]).
     fn settle(&self, check: Settle);
-    /// A user set `user.cairn.stage` on a file (the kernel saw to it that they may write it). Must
-    /// only note the wish: this is asked on the request path.
+    /// A user set `user.cairn.stage` on a file or directory (the kernel saw to it that they may
+    /// write it). It is done with exactly that user's rights (P15). Must only note the wish: this
+    /// is asked on the request path.
     ///
     /// # Errors
     /// Why it cannot be accepted.
@@ -145,8 +161,28 @@ pub trait Asks: Send + Sync + 'static {
         &self,
         node: &NodeHandle,
         hint: Option<Vec<u8>>,
-        uid: u32,
+        user: User,
+    ) -> Result<(), Failure>;
+    /// May a file without a record be one whose stub is gone? Must be quick, and wrong only in
+    /// saying yes.
+    fn may_be_lost(&self, node: &NodeHandle) -> bool;
+    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
+    /// call it.
+    ///
+    /// # Errors
+    /// [`RecallError::Lost`] if it is; another if that cannot be told now.
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        object: &str,
     ) -> Result<(), RecallError>;
+    /// A copied stub was adopted under a new file id; its record is durable.
+    fn adopted(&self, adopted: &Adopted);
+    /// A stub was found foreign, because of this.
+    fn foreign(&self, node: &NodeHandle, why: &str);
+    /// Does a file without a record look lost, to one who only shows it? Must be quick.
+    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

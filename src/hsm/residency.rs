@@ -3,6 +3,7 @@
 //!
 //! Invariants:
 //! - A stub is never called resident: what cannot be read, or belongs to another inode, is refused.
+//!   Nor is a file that may have lost its stub, until the catalog was asked ([`crate::hsm::vouch`]).
 //! - Nothing here waits for a tier or a database; whatever has to wait goes to the recaller.
 //! - A stub shows at least one block, and no holes but those the file had (P5).
 
@@ -28,6 +29,14 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// A file whose bytes the backing must not be asked for.
+enum Elsewhere {
+    /// Its data are on tiers.
+    Stub(Record),
+    /// It has no record, and may have lost one: the recaller finds out, with the catalog's help.
+    Unvouched,
+}
 
 /// See the module.
 pub struct HsmResidency {
@@ -73,12 +82,18 @@ impl HsmResidency {
         }
     }
 
-    /// The record, if the file's data are elsewhere. Finishes a truncation that a crash cut short.
-    fn stub(&self, file: FileRef<'_>) -> Result<Option<Record>, BackingError> {
-        let record = self.backing().record(file.fd)?;
-        let Some(record) = record.filter(|r| r.state != State::Resident) else {
-            return Ok(None);
+    /// Where the file's data are, if they are not here. Finishes a truncation that a crash cut
+    /// short.
+    fn stub(&self, file: FileRef<'_>) -> Result<Option<Elsewhere>, BackingError> {
+        let Some(record) = self.backing().record(file.fd)? else {
+            // An empty file has lost nothing.
+            let unvouched =
+                self.asks.may_be_lost(file.handle) && self.backing().stat(file.fd)?.size > 0;
+            return Ok(unvouched.then_some(Elsewhere::Unvouched));
         };
+        if record.state == State::Resident {
+            return Ok(None);
+        }
         if record.size > 0 && self.backing().stat(file.fd)?.size == 0 {
             // P5: ftruncate came first; what is left to do is to drop the stub.
             if !self.recaller.is_running(file.handle) {
@@ -86,7 +101,7 @@ impl HsmResidency {
             }
             return Ok(None);
         }
-        Ok(Some(record))
+        Ok(Some(Elsewhere::Stub(record)))
     }
 }
 
@@ -98,10 +113,21 @@ impl Residency for HsmResidency {
         };
         match self.stub(file) {
             Ok(None) => Presence::Resident,
-            Ok(Some(stub)) if !belongs_to(&stub, self.backing().fs(), file.handle) => {
-                refused(&"its stub is another file's: copied or restored")
+            Ok(Some(Elsewhere::Unvouched)) => Presence::Doubtful,
+            // It may be adopted (P6): the recaller finds out when somebody reads. Once it is known for
+            // foreign, nobody opens it but to cut it to nothing.
+            Ok(Some(Elsewhere::Stub(stub)))
+                if !belongs_to(&stub, self.backing().fs(), file.handle) =>
+            {
+                match self.backing().stat(file.fd) {
+                    Ok(stat) if self.recaller.is_foreign(file.handle, stat.ctime) => {
+                        Presence::Doubtful
+                    }
+                    Ok(_) => Presence::Released,
+                    Err(why) => refused(&why),
+                }
             }
-            Ok(Some(stub)) => match self.backing().stat(file.fd) {
+            Ok(Some(Elsewhere::Stub(stub))) => match self.backing().stat(file.fd) {
                 Ok(stat) if stat.size != stub.size => refused(&"its size is not the stub's"),
                 Ok(_) => Presence::Released,
                 Err(why) => refused(&why),
@@ -121,7 +147,12 @@ impl Residency for HsmResidency {
             return Shown::default();
         };
         let Ok(Some(record)) = self.backing().record(file.fd) else {
-            return Shown::default();
+            // Without its record it is not known for a hole.
+            let hole = stat.blocks == 0 && stat.size > 0;
+            return Shown {
+                at_least_one_block: hole && self.asks.may_be_lost(file.handle),
+                ..Shown::default()
+            };
         };
         let mut ctime = shown_ctime(Some(&record), stat.ctime);
         if record.state == State::Recalling {
@@ -180,15 +211,25 @@ impl Residency for HsmResidency {
             tracing::warn!(%why, "seek");
             Errno(libc::EIO)
         };
-        let Some(stub) = self.stub(file).map_err(eio)? else {
-            return self.seek_on_disk(file, offset, data);
+        let stub = match self.stub(file).map_err(eio)? {
+            None => return self.seek_on_disk(file, offset, data),
+            // As if all were data: who then reads learns what they are.
+            Some(Elsewhere::Unvouched) => {
+                let size = self.backing().stat(file.fd).map_err(eio)?.size;
+                return match (offset < size, data) {
+                    (false, _) => Err(Errno(libc::ENXIO)),
+                    (true, true) => Ok(offset),
+                    (true, false) => Ok(size),
+                };
+            }
+            Some(Elsewhere::Stub(stub)) => stub,
         };
         if offset >= stub.size {
             return Err(Errno(libc::ENXIO));
         }
         let found = stub.copies.iter().find_map(|copy| {
             let indexes = self.recaller.indexes();
-            indexes.at_hand(copy, stub.file, stub.version)
+            indexes.at_hand(copy, &stub)
         });
         match found {
             Some(entry) => seek_in(entry.member.kind.runs(), stub.size, offset, data),

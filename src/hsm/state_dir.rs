@@ -151,6 +151,11 @@ impl StateDir {
     pub fn archive(&self) -> PathBuf {
         self.path.join("archive")
     }
+    /// Indexes of aggregates.
+    #[must_use]
+    pub fn indexes(&self) -> PathBuf {
+        self.path.join("indexes")
+    }
     /// Where the sockets lie.
     #[must_use]
     pub fn run(&self) -> PathBuf {

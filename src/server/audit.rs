@@ -7,6 +7,7 @@
 use super::control::{ControlError, Peer};
 use super::wire::{GivenPath, When};
 use crate::catalog::{Request, RequestState};
+use crate::error::Failure;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::fs::File;
@@ -90,6 +91,23 @@ impl Event {
             result: result.to_owned(),
             message: Some(format!("{done} files done, {failed} failed")),
             ..Self::new(&nobody, format!("{verb} ended")).request(row.id.0)
+        }
+    }
+    /// A file was found lost: nobody asked for it.
+    #[must_use]
+    pub fn lost(path: &str) -> Self {
+        let nobody = Peer {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            pid: 0,
+        };
+        Self {
+            result: Failure::Lost.as_str().to_owned(),
+            message: Some(format!(
+                "{path}: its data were released and its stub is gone"
+            )),
+            ..Self::new(&nobody, "lost")
         }
     }
     /// It failed or was refused.

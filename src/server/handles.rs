@@ -67,10 +67,19 @@ impl Tokens {
         connection: u64,
     ) -> Result<Vec<[u8; TOKEN_LEN]>, &'static str> {
         let names = random_tokens(fds.len()).map_err(|_| "no random numbers")?;
+        const TOO_MANY: &str = "too many files handed over and not yet used; try again in a minute";
         let mut kept = self.kept.lock();
         let theirs = kept.values().filter(|k| k.uid == peer.uid).count();
-        if kept.len() + fds.len() > IN_ALL || theirs + fds.len() > PER_USER {
-            return Err("too many files handed over and not yet used; try again in a minute");
+        if theirs + fds.len() > PER_USER {
+            return Err(TOO_MANY);
+        }
+        let mut dropped = Vec::new();
+        while kept.len() + fds.len() > IN_ALL {
+            // Who has least is served; who has most hands theirs in again.
+            let Some(most) = greatest(&kept).filter(|(_, many)| *many > theirs + fds.len()) else {
+                return Err(TOO_MANY);
+            };
+            dropped.extend(kept.extract_if(|_, k| k.uid == most.0).take(fds.len()));
         }
         let until = Instant::now() + LIFETIME;
         for (name, fd) in names.iter().zip(fds) {
@@ -85,6 +94,9 @@ impl Tokens {
                 },
             );
         }
+        drop(kept);
+        // Not under the lock, as in `forget`.
+        drop(dropped);
         Ok(names)
     }
 
@@ -98,6 +110,15 @@ impl Tokens {
         // Closing an O_PATH descriptor may send FORGET to our own mount: not under the lock.
         drop(dropped);
     }
+}
+
+/// The user of whom most is kept, and how much.
+fn greatest(kept: &HashMap<[u8; TOKEN_LEN], Kept>) -> Option<(u32, usize)> {
+    let mut by_user: HashMap<u32, usize> = HashMap::new();
+    for one in kept.values() {
+        *by_user.entry(one.uid).or_default() += 1;
+    }
+    by_user.into_iter().max_by_key(|(_, many)| *many)
 }
 
 fn random_tokens(count: usize) -> io::Result<Vec<[u8; TOKEN_LEN]>> {
@@ -290,5 +311,20 @@ mod tests {
         }
         assert_eq!(kept, PER_USER);
         assert!(tokens.keep(some_fds(1), &peer(2, 10), 1).is_ok());
+    }
+
+    #[test]
+    fn several_users_who_fill_the_store_make_room_for_one_with_less() {
+        let tokens = Tokens::default();
+        let fill = |uid| while tokens.keep(some_fds(64), &peer(uid, 10), 1).is_ok() {};
+        (1..=4).for_each(fill);
+        assert_eq!(tokens.kept.lock().len(), IN_ALL);
+        let mine = tokens.keep(some_fds(64), &peer(9, 10), 1);
+        assert!(tokens.take(&mine.unwrap()[0], &peer(9, 10)).is_some());
+        assert!(tokens.kept.lock().len() <= IN_ALL);
+        fill(9);
+        let theirs = |uid| tokens.kept.lock().values().filter(|k| k.uid == uid).count();
+        assert!(theirs(9) < PER_USER, "nobody gets ahead of the others");
+        assert!((1..=4).all(|uid| theirs(uid) > IN_ALL / 8));
     }
 }

@@ -8,27 +8,36 @@ mod requests;
 use super::audit::{Audit, Event};
 use super::control::{Control, ControlError, Peer, Subject};
 use super::handles::Tokens;
-use super::listen::{Caller, Listener};
+use super::listen::{Caller, Connection, Listener};
+use super::share::{Share, Shares};
 use super::socket::parse_token;
 use super::waits::Waits;
 use super::wire::{ErrorBody, Schema, SubjectRef, Tagged};
 use super::{MAX_SUBJECTS, stream};
 use crate::error::Failure;
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 
 /// Largest body: [`MAX_SUBJECTS`] paths of 4 KiB, thrice (as text and as hexadecimal), and air.
-const MAX_BODY: usize = 16 << 20;
-/// Walks at once: fewer than the threads there are, so that quick questions find one.
-const MAX_WALKS: usize = 24;
+const MAX_BODY: usize = 8 << 20;
+/// A body of at most so much is no burden, bytes.
+const SMALL_BODY: u64 = 64 << 10;
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request's head may take to arrive; and how long a connection may lie idle.
+const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the handlers share.
 pub(super) struct Api {
@@ -36,7 +45,13 @@ pub(super) struct Api {
     tokens: Arc<Tokens>,
     waits: Arc<Waits>,
     audit: Audit,
-    walks: Arc<Semaphore>,
+    /// Threads for questions: each user's, all users', root's. Together with the walks' they are
+    /// fewer than there are threads.
+    calls: Shares,
+    /// Threads for walks, so that quick questions need not wait for one.
+    walks: Shares,
+    /// Large bodies in memory, which are each user's own.
+    bodies: Shares,
     stopped: watch::Receiver<bool>,
 }
 
@@ -57,20 +72,28 @@ impl Api {
             tokens,
             waits,
             audit,
-            walks: Arc::new(Semaphore::new(MAX_WALKS)),
+            calls: Shares::new(8, 64, 32),
+            walks: Shares::new(4, 64, 16),
+            bodies: Shares::new(4, Semaphore::MAX_PERMITS, 16),
             stopped,
         }
     }
 
-    /// Asks the engine, on a thread that may block.
-    async fn ask<T, F>(&self, question: F) -> Result<T, Refusal>
+    /// Asks the engine on the caller's behalf, on a thread that may block.
+    async fn ask<T, F>(&self, peer: Peer, question: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
-        F: FnOnce(&dyn Control) -> Result<T, ControlError> + Send + 'static,
+        F: FnOnce(&dyn Control, &Peer) -> Result<T, ControlError> + Send + 'static,
     {
+        let share = self.calls.enter(&peer).await.ok_or_else(ending)?;
         let control = Arc::clone(&self.control);
         let span = tracing::Span::current();
-        match tokio::task::spawn_blocking(move || span.in_scope(|| question(&*control))).await {
+        let call = move || {
+            // The thread is the caller's also when they went away meanwhile.
+            let _share = share;
+            span.in_scope(|| question(&*control, &peer))
+        };
+        match tokio::task::spawn_blocking(call).await {
             Ok(answer) => Ok(answer?),
             Err(error) => {
                 tracing::error!(%error, "a control call did not return");
@@ -83,11 +106,8 @@ impl Api {
     }
 
     /// A place among the walks, held until it is dropped.
-    async fn walk(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.walks)
-            .acquire_owned()
-            .await
-            .map_err(|_| Refusal::new(Failure::Internal, "the instance is stopping"))
+    async fn walk(&self, peer: &Peer) -> Result<Share, Refusal> {
+        self.walks.enter(peer).await.ok_or_else(ending)
     }
 
     /// The descriptors behind the tokens. All are taken, also when one is void.
@@ -177,6 +197,45 @@ async fn no_such_route() -> Refusal {
         .hint("client and instance are of different versions")
 }
 
+fn ending() -> Refusal {
+    Refusal::new(Failure::Internal, "the instance is stopping")
+}
+
+/// Takes the body in: what a caller may have in memory is bounded, and the time they may take.
+async fn bounded(
+    State(api): Shared,
+    ConnectInfo(who): Who,
+    call: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Answer {
+    let (head, body) = call.into_parts();
+    let size = hyper::body::Body::size_hint(&body);
+    if size.lower() > MAX_BODY as u64 {
+        let message = format!("a body of {} bytes, at most {MAX_BODY}", size.lower());
+        return Err(Refusal::new(Failure::Usage, message).hint("hand files over in several calls"));
+    }
+    let most = size.upper();
+    let _share = if most.is_none_or(|most| most > SMALL_BODY) {
+        Some(api.bodies.enter(&who.0).await.ok_or_else(ending)?)
+    } else {
+        None
+    };
+    let all = axum::body::to_bytes(body, MAX_BODY);
+    let bytes = match tokio::time::timeout(BODY_PATIENCE, all).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => {
+            let message = format!("the body was cut off, or is larger than 8 MiB: {error}");
+            return Err(Refusal::new(Failure::Usage, message));
+        }
+        Err(_) => {
+            let message = "the body did not arrive in time";
+            return Err(Refusal::new(Failure::TimedOut, message));
+        }
+    };
+    let call = axum::extract::Request::from_parts(head, axum::body::Body::from(bytes));
+    Ok(next.run(call).await)
+}
+
 /// All that is logged on behalf of a call says whose it is; the route names the request.
 async fn traced(
     ConnectInfo(who): Who,
@@ -189,7 +248,7 @@ async fn traced(
     next.run(call).instrument(span).await
 }
 
-fn router(api: Api) -> Router {
+fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/requests", post(requests::submit).get(requests::list))
         .route("/v1/requests/{id}", get(requests::show))
@@ -205,8 +264,9 @@ fn router(api: Api) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), bounded))
         .layer(axum::middleware::from_fn(traced))
-        .with_state(Arc::new(api))
+        .with_state(api)
 }
 
 /// Returns when the server stops.
@@ -217,12 +277,43 @@ async fn stop(stopped: &mut watch::Receiver<bool>) {
 
 /// Serves until `stopped` turns true; then lets answers under way finish.
 pub(super) async fn serve(doors: Listener, api: Api, mut stopped: watch::Receiver<bool>) {
-    let service = router(api).into_make_service_with_connect_info::<Caller>();
-    let stop = async move { stop(&mut stopped).await };
-    if let Err(error) = axum::serve(doors, service)
-        .with_graceful_shutdown(stop)
-        .await
-    {
-        tracing::error!(%error, "the control server ended");
+    let router = router(Arc::new(api));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop(&mut stopped) => break,
+            Some(_) = connections.join_next() => {}
+            connection = doors.accept() => {
+                connections.spawn(converse(connection, router.clone(), stopped.clone()));
+            }
+        }
+    }
+    drop(doors);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers on one connection until it ends, or lies idle too long.
+async fn converse(connection: Connection, router: Router, mut stopped: watch::Receiver<bool>) {
+    let caller = Caller(connection.peer().clone());
+    let routes = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |mut call: hyper::Request<Incoming>| {
+        call.extensions_mut().insert(ConnectInfo(caller.clone()));
+        hyper::service::Service::call(&routes, call)
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(connection), service);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop(&mut stopped) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a control connection ended");
     }
 }

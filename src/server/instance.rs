@@ -4,7 +4,10 @@
 //! a subject is mapped from its descriptor to a node, never by its path.
 
 mod nodes;
+mod sight;
+mod space;
 mod status;
+mod told;
 mod views;
 
 pub(super) use views::verb_out;
@@ -16,8 +19,9 @@ use super::wire::{
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
+use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
-use crate::hsm::engine::{Engine, EngineError, RunAsk};
+use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
 use crossbeam_channel::Sender;
@@ -33,6 +37,8 @@ pub struct Instance {
     mount: PathBuf,
     backing: PathBuf,
     name: String,
+    /// Tiers that are asked how much room they have.
+    questions: space::Questions,
     /// Told once, when somebody asked for the end: with force or without.
     end: Sender<bool>,
 }
@@ -54,6 +60,7 @@ impl Instance {
             mount,
             backing,
             name,
+            questions: space::Questions::default(),
             end,
         }
     }
@@ -74,7 +81,7 @@ impl Instance {
         {
             return backing
                 .handle_of(subject.fd.as_fd())
-                .map_err(|why| ControlError::new(Failure::Internal, why));
+                .map_err(|why| told::error(why.into(), true));
         }
         let given = String::from_utf8_lossy(&subject.given).into_owned();
         Err(ControlError::new(
@@ -113,7 +120,7 @@ impl Instance {
     }
 
     fn own(&self, id: RequestId, peer: &Peer) -> Result<(), ControlError> {
-        let row = self.engine.request(id, 0)?.row;
+        let row = self.engine.request(id, 0).map_err(self.tells(peer))?.row;
         if row.uid == peer.uid || self.rules(peer) {
             return Ok(());
         }
@@ -121,6 +128,23 @@ impl Instance {
             Failure::NotPermitted,
             format!("request {id} is another user's"),
         ))
+    }
+
+    /// What the peer is told of an error.
+    fn tells(&self, peer: &Peer) -> impl Fn(EngineError) -> ControlError + use<> {
+        let rules = self.rules(peer);
+        move |why| told::error(why, rules)
+    }
+
+    fn view(&self, report: &RequestReport, peer: &Peer) -> RequestView {
+        let own = report.row.uid == peer.uid;
+        if self.rules(peer) {
+            return views::request(report, Some(&mut |_| true), true, &self.mount);
+        }
+        let mut sight = sight::Sight::new(&self.engine, asker(peer));
+        let mut sees = |path: &[u8]| sight.reaches(path);
+        let sees: Option<views::Sees<'_>> = if own { Some(&mut sees) } else { None };
+        views::request(report, sees, false, &self.mount)
     }
 
     /// Root, or who runs the instance.
@@ -137,26 +161,10 @@ fn asker(peer: &Peer) -> Asker {
     }
 }
 
-impl From<EngineError> for ControlError {
-    fn from(why: EngineError) -> Self {
-        let code = why.code();
-        match why {
-            EngineError::Refused {
-                code,
-                message,
-                hint,
-            } => Self {
-                code,
-                message,
-                hint,
-            },
-            other => Self::new(code, other),
-        }
-    }
-}
-
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
-    let fits = forecast.room.is_none_or(|room| forecast.bytes <= room);
+    let fits = forecast
+        .admission
+        .is_none_or(|admission| admission == Admission::Fits);
     Plan {
         verb,
         files: forecast.files,
@@ -180,9 +188,10 @@ impl Control for Instance {
     ) -> Result<Submitted, ControlError> {
         let ask = self.ask(verb, &subjects, options, part, peer)?;
         if options.dry_run {
-            return Ok(Submitted::Plan(plan(verb, self.engine.forecast(&ask)?)));
+            let forecast = self.engine.forecast(&ask).map_err(self.tells(peer))?;
+            return Ok(Submitted::Plan(plan(verb, forecast)));
         }
-        let done = self.engine.submit(ask)?;
+        let done = self.engine.submit(ask).map_err(self.tells(peer))?;
         Ok(Submitted::Accepted(Accepted {
             request: done.id.0,
             known: done.existing,
@@ -197,19 +206,15 @@ impl Control for Instance {
         sink: NodeSink<'_>,
     ) -> Result<(), ControlError> {
         let node = self.node(&subject, peer)?;
-        nodes::walk(
-            &self.engine,
-            &node,
-            &subject.given,
-            walk,
-            &asker(peer),
-            sink,
-        )
+        let for_whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
+        nodes::walk(&self.engine, &node, &subject.given, walk, &for_whom, sink)
+            .map_err(self.tells(peer))
     }
 
     fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError> {
         let node = self.node(&subject, peer)?;
-        nodes::why(&self.engine, &node, &subject.given)
+        let for_whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
+        nodes::why(&self.engine, &node, &subject.given, &for_whom).map_err(self.tells(peer))
     }
 
     fn requests(
@@ -217,62 +222,69 @@ impl Control for Instance {
         filter: &RequestFilter,
         peer: &Peer,
     ) -> Result<Vec<RequestView>, ControlError> {
-        let rows = self.engine.requests(
-            catalog::RequestFilter {
-                uid: (!filter.all).then_some(peer.uid),
-                active: !filter.all && !filter.failed,
-                failed: filter.failed,
-                before: filter.before.map(RequestId),
-            },
-            filter.limit,
-        )?;
+        let filtered = catalog::RequestFilter {
+            uid: (!filter.all).then_some(peer.uid),
+            active: !filter.all && !filter.failed,
+            failed: filter.failed,
+            before: filter.before.map(RequestId),
+        };
+        let tells = self.tells(peer);
+        let rows = self
+            .engine
+            .requests(filtered, filter.limit)
+            .map_err(&tells)?;
         rows.into_iter()
             .map(|row| {
-                let report = self.engine.request(row.id, 0)?;
-                Ok(views::request(
-                    &report,
-                    self.rules(peer) || peer.uid == row.uid,
-                    &self.mount,
-                ))
+                let report = self.engine.request(row.id, 0).map_err(&tells)?;
+                Ok(self.view(&report, peer))
             })
             .collect()
     }
 
     fn request(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
-        let report = self.engine.request(id, RequestView::MAX_PROBLEMS)?;
-        let own = self.rules(peer) || report.row.uid == peer.uid;
-        Ok(views::request(&report, own, &self.mount))
+        let report = self
+            .engine
+            .request(id, RequestView::MAX_PROBLEMS)
+            .map_err(self.tells(peer))?;
+        Ok(self.view(&report, peer))
     }
 
     fn cancel(&self, id: RequestId, peer: &Peer) -> Result<RequestView, ControlError> {
         self.own(id, peer)?;
-        self.engine.cancel(id)?;
+        self.engine.cancel(id).map_err(self.tells(peer))?;
         self.request(id, peer)
     }
 
     fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError> {
         self.own(id, peer)?;
-        self.engine.retry(id)?;
+        self.engine.retry(id).map_err(self.tells(peer))?;
         Ok(Accepted {
             request: id.0,
             known: true,
         })
     }
 
-    fn status(&self, _peer: &Peer) -> Result<Status, ControlError> {
-        status::status(self)
+    fn status(&self, peer: &Peer) -> Result<Status, ControlError> {
+        let status = status::status(self).map_err(self.tells(peer))?;
+        Ok(if self.rules(peer) {
+            status
+        } else {
+            status::for_users(status)
+        })
     }
 
     fn policy_check(
         &self,
         text: Option<(&str, &str)>,
-        _peer: &Peer,
+        peer: &Peer,
     ) -> Result<PolicyReport, ControlError> {
         let (source, text) = match text {
             Some((source, text)) => (source.to_owned(), text.to_owned()),
             None => {
                 let (source, text, _) = self.engine.policy();
-                (source, text)
+                // Where the administrator keeps it is nobody else's.
+                let name = source.rsplit('/').next().unwrap_or(&source).to_owned();
+                (if self.rules(peer) { source } else { name }, text)
             }
         };
         Ok(check_policy(&source, &text))
@@ -292,7 +304,10 @@ impl Control for Instance {
         }
         // People name rules as they are shown, too: verb/name.
         let rule = rule.map(|r| r.rsplit('/').next().unwrap_or(r).to_owned());
-        let runs = self.engine.run_policy(&RunAsk::Now(rule), dry_run)?;
+        let runs = self
+            .engine
+            .run_policy(&RunAsk::Now(rule), dry_run)
+            .map_err(self.tells(peer))?;
         Ok(runs.into_iter().map(views::policy_run).collect())
     }
 

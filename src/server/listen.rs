@@ -4,8 +4,7 @@
 use super::control::Peer;
 use super::crowd::{Crowd, Place};
 use super::{ServerError, peer, socket};
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -15,7 +14,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Sleep;
 
+/// How long the other end may read nothing before it counts as gone.
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -104,11 +106,9 @@ impl Listener {
     }
 }
 
-impl axum::serve::Listener for Listener {
-    type Io = Connection;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Connection, ()) {
+impl Listener {
+    /// The next connection of somebody who may have one more.
+    pub(super) async fn accept(&self) -> Connection {
         loop {
             let stream = match self.inner.accept().await {
                 Ok((stream, _)) => stream,
@@ -121,24 +121,18 @@ impl axum::serve::Listener for Listener {
             match peer::of(stream.as_fd()) {
                 Ok(peer) => match self.crowd.enter(peer.uid) {
                     Some(place) => {
-                        return (
-                            Connection {
-                                stream,
-                                peer,
-                                _place: place,
-                            },
-                            (),
-                        );
+                        return Connection {
+                            stream,
+                            peer,
+                            stalled: None,
+                            _place: place,
+                        };
                     }
                     None => tracing::warn!(uid = peer.uid, "too many control connections"),
                 },
                 Err(error) => tracing::warn!(%error, "a control connection without identity"),
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -147,18 +141,40 @@ impl axum::serve::Listener for Listener {
 pub(super) struct Connection {
     stream: UnixStream,
     peer: Peer,
+    /// Runs while the other end reads nothing of what is to be written.
+    stalled: Option<Pin<Box<Sleep>>>,
     _place: Place,
+}
+
+impl Connection {
+    /// Who is at the other end.
+    pub(super) const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// A write that went on, or one that has to wait: for so long at most.
+    fn patient<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        stalled
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// The caller of one HTTP request.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Peer);
-
-impl Connected<IncomingStream<'_, Listener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        Self(stream.io().peer.clone())
-    }
-}
 
 impl AsyncRead for Connection {
     fn poll_read(
@@ -176,10 +192,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.patient(cx, written)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.patient(cx, flushed)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)

@@ -1,6 +1,7 @@
 //! Answers of many lines (NDJSON): one tagged object a line, the last one `cairn.end.v1`, so that
 //! a reader knows a whole answer from one that was cut off.
 
+use super::listen::STALL;
 use super::wire::{End, ErrorBody, Schema, Tagged};
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -11,13 +12,10 @@ use serde::Serialize;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Lines that may wait for a slow reader.
 const QUEUE: usize = 256;
-/// How long a reader may leave its lines unread before it counts as gone.
-const STALL: Duration = Duration::from_secs(30);
 
 /// The writing end of an answer.
 #[derive(Debug)]

@@ -211,3 +211,76 @@ fn a_second_server_on_the_same_sockets_is_refused_and_a_dead_ones_are_taken_over
     );
     second.stop();
 }
+
+/// The command ends within a minute.
+fn ends(mut command: std::process::Command) -> std::process::Output {
+    use std::process::Stdio;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for _ in 0..6000 {
+        if child.try_wait().unwrap().is_some() {
+            return child.wait_with_output().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    panic!("{command:?} found the doors shut");
+}
+
+/// A hundred calls of one user that do not return, and as many connections that say nothing,
+/// stall neither the administrator nor another user.
+#[test]
+fn one_user_stalls_nobody_else() {
+    use std::os::unix::process::CommandExt;
+    let rig = Rig::new();
+    let Some(other) = rig.command_of(OTHER + 1, &["requests", "--json"]) else {
+        return;
+    };
+    *rig.fake.held.lock().unwrap() = Some(OTHER);
+    let script = "import socket,sys,time\n\
+        def dial():\n s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); return s\n\
+        calls=[dial() for n in range(100)]\n\
+        for s in calls: s.sendall(b'GET /v1/status HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n')\n\
+        mute=[dial() for n in range(100)]\n\
+        for s in mute: s.sendall(b'POST /v1/requests HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 1000000\\r\\n\\r\\n')\n\
+        print('sent', flush=True)\n\
+        time.sleep(3600)\n";
+    let mut busy = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(rig.path("doors/control.sock"))
+        .uid(OTHER)
+        .gid(OTHER)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut sent = [0; 5];
+    busy.stdout.take().unwrap().read_exact(&mut sent).unwrap();
+    crate::rig::until("the calls hang", || {
+        rig.fake.holding.load(std::sync::atomic::Ordering::SeqCst) >= 4
+    });
+    let shown = ends(other);
+    let mine = ends(rig.command(&["status"]));
+    *rig.fake.held.lock().unwrap() = None;
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    assert!(shown.status.success(), "{}", text(&shown));
+    assert!(mine.status.success(), "{}", text(&mine));
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_before_it_comes() {
+    let rig = Rig::new();
+    let mut stream = UnixStream::connect(rig.path("doors/control.sock")).unwrap();
+    let patience = std::time::Duration::from_secs(60);
+    stream.set_read_timeout(Some(patience)).unwrap();
+    let head = "POST /v1/requests HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                content-length: 9000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 400");
+}

@@ -54,6 +54,10 @@ pub struct Fake {
     wake: Mutex<Option<Wake>>,
     /// How often a request was looked at.
     pub looks: AtomicUsize,
+    /// While set, this user's `status` does not return.
+    pub held: Mutex<Option<u32>>,
+    /// How many of them are waiting now.
+    pub holding: AtomicUsize,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -68,6 +72,8 @@ impl Default for Fake {
             status: Mutex::new(status()),
             wake: Mutex::default(),
             looks: AtomicUsize::new(0),
+            held: Mutex::new(None),
+            holding: AtomicUsize::new(0),
         }
     }
 }
@@ -458,6 +464,11 @@ impl Control for Fake {
     }
 
     fn status(&self, peer: &Peer) -> Result<Status, ControlError> {
+        self.holding.fetch_add(1, Ordering::SeqCst);
+        while *lock(&self.held) == Some(peer.uid) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        self.holding.fetch_sub(1, Ordering::SeqCst);
         let mut status = lock(&self.status).clone();
         if !peer.is_root() {
             status.backing = None;
@@ -664,6 +675,7 @@ fn tiers() -> Vec<TierStatus> {
             state: TierHealth::Ok,
             free: Some(20 << 40),
             total: Some(40 << 40),
+            weakness: None,
             message: None,
         },
         TierStatus {
@@ -672,6 +684,7 @@ fn tiers() -> Vec<TierStatus> {
             state: TierHealth::Unavailable,
             free: None,
             total: None,
+            weakness: None,
             message: Some("connection refused".to_owned()),
         },
     ]

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "up",
     "adopt",
     "down",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 23] = [
     "policy run",
     "demo",
     "completions",
+    "man",
 ];
 
 fn help(command: &str) -> String {
@@ -69,6 +70,10 @@ fn help_of_every_command() {
             text.contains("Example: "),
             "cairn {command} --help has no example"
         );
+        assert!(
+            text.contains("Exit codes: 0 "),
+            "cairn {command} --help does not say what it exits with"
+        );
         assert!(text.ends_with("--- exit 0\n"));
         insta::assert_snapshot!(format!("help_{}", command.replace(' ', "_")), text);
     }
@@ -92,7 +97,13 @@ fn completions_and_manual_pages_are_made() {
             .status
             .success()
     );
-    assert!(pages.join("cairn-stage.1").exists());
+    for command in COMMANDS {
+        let page = pages.join(format!("cairn-{}.1", command.replace(' ', "-")));
+        let text = std::fs::read_to_string(&page).unwrap();
+        for part in ["Example: ", "Exit codes: "] {
+            assert!(text.contains(part), "{}: no {part}", page.display());
+        }
+    }
     assert!(String::from_utf8_lossy(&rig.run(&["man"]).stdout).starts_with(".ie"));
 }
 

@@ -1,6 +1,6 @@
 //! What commands print, for people and as JSON.
 
-use crate::rig::{Rig, as_root, json_lines};
+use crate::rig::{Rig, as_root, json_lines, text};
 use cairn::server::wire::TierHealth;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -59,6 +59,55 @@ frozen! { refusals_are_frozen:
     "refused_request" ["requests", "99"],
     "adopt_nothing" ["adopt", "absent"],
     "up_over_itself" ["up", ".", "."],
+}
+
+/// Whatever prints JSON prints one object a line, each with the name of its schema.
+#[test]
+fn every_line_of_json_says_its_schema() {
+    let rig = Rig::new();
+    rig.run(&["stage", "sub/cold"]);
+    for args in [
+        &["archive", "--json", "new"][..],
+        &[
+            "archive",
+            "--dry-run",
+            "--json",
+            "new",
+            "absent",
+            "forbidden",
+        ],
+        &["stage", "--dry-run", "--json", "sub"],
+        &["release", "-n", "--json", "."],
+        &["stage", "--wait", "--json", "sub/cold", "forbidden"],
+        &["state", "-r", "--json", ".", "absent"],
+        &["ls", "--json"],
+        &["why", "--json", "new"],
+        &["requests", "--all", "--json"],
+        &["requests", "1", "--json"],
+        &["wait", "1", "--json"],
+        &["cancel", "1", "--json"],
+        &["retry", "2", "--json"],
+        &["status", "--json"],
+        &["status", "--check", "--json"],
+        &["policy", "check", "--json"],
+        &["policy", "run", "--dry-run", "--json"],
+        &["policy", "run", "--wait", "--json"],
+    ] {
+        let shown = rig.run(args);
+        let lines = json_lines(&shown.stdout);
+        assert!(
+            !lines.is_empty() || shown.status.code() == Some(1),
+            "{args:?}: {}",
+            text(&shown)
+        );
+        for line in lines {
+            let schema = line["schema"].as_str().unwrap_or_default();
+            assert!(
+                cairn::server::wire::SCHEMAS.contains(&schema),
+                "{args:?}: {line}"
+            );
+        }
+    }
 }
 
 #[test]

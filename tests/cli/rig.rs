@@ -96,6 +96,16 @@ impl Rig {
     /// The program run by [`OTHER`], from a place where that user may read it. `None` where this
     /// process cannot become another user.
     pub fn as_other(&self, args: &[&str]) -> Option<Output> {
+        self.as_user(OTHER, args)
+    }
+
+    /// As [`Rig::as_other`], by any user.
+    pub fn as_user(&self, user: u32, args: &[&str]) -> Option<Output> {
+        Some(self.command_of(user, args)?.output().unwrap())
+    }
+
+    /// The command of [`Rig::as_user`].
+    pub fn command_of(&self, user: u32, args: &[&str]) -> Option<Command> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED as_other: only root can become another user");
             return None;
@@ -116,10 +126,10 @@ impl Rig {
             .args(args)
             .current_dir(self.path("tree"))
             .env("CAIRN_SOCKET", self.path("doors/control.sock"))
-            .uid(OTHER)
-            .gid(OTHER)
+            .uid(user)
+            .gid(user)
             .stdin(Stdio::null());
-        Some(command.output().unwrap())
+        Some(command)
     }
 
     /// Stops the instance; its sockets are gone.

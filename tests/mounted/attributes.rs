@@ -78,3 +78,54 @@ fn p15_attributes_tell_of_a_file_and_stage_it() -> Result<()> {
     ensure!(fs::read(&path)? == data);
     cairn.down()
 }
+
+/// Sets `user.cairn.stage` as a user with these groups.
+fn wish(user: u32, groups: &str, path: &std::path::Path) -> Result<bool> {
+    let id = user.to_string();
+    let done = Command::new("setpriv")
+        .args(["--reuid", &id, "--regid", &id, "--groups", groups])
+        .args(["setfattr", "-n", "user.cairn.stage", "-v", "1"])
+        .arg(path)
+        .status()?;
+    Ok(done.success())
+}
+
+/// What is asked for by the attribute is done with the rights of who set it: their own group and
+/// supplementary groups, not root's group and none.
+#[test]
+fn p15_a_stage_by_attribute_has_exactly_its_callers_rights() -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let (user, group) = (54_321, 54_400);
+    let mode =
+        |name: &str, mode| fs::set_permissions(cairn.at(name), fs::Permissions::from_mode(mode));
+    for name in ["open", "open/roots", "open/groups"] {
+        fs::create_dir(cairn.at(name))?;
+    }
+    let data = tree::bytes(1, 200_000);
+    for name in ["open/roots/f", "open/groups/f", "open/f"] {
+        cairn.released(name, &data)?;
+    }
+    mode("open", 0o777)?;
+    mode("open/roots", 0o750)?;
+    mode("open/groups", 0o750)?;
+    chown(cairn.at("open/groups"), Some(0), Some(group))?;
+    ensure!(wish(user, &group.to_string(), &cairn.at("open"))?);
+    wait_for("the stage", || {
+        Ok(cairn.shown_state("open/f")? == "archived")
+    })?;
+    wait_for("the stage in the group's directory", || {
+        Ok(cairn.shown_state("open/groups/f")? == "archived")
+    })?;
+    // Its request has ended, so nothing more will come.
+    wait_for("the request to end", || {
+        Ok(cairn.cairn(["requests"])?.trim().is_empty())
+    })?;
+    ensure!(
+        cairn.shown_state("open/roots/f")? == "released",
+        "a user staged what only root's group may reach"
+    );
+    cairn.down()
+}

@@ -3,11 +3,18 @@
 #[path = "../rig/rig.rs"]
 mod rig;
 
+mod adoption;
 mod attributes;
 mod changes;
+mod elsewhere;
 mod full;
+mod indexes;
+mod lost;
 mod released;
 mod round_trip;
+mod stops;
+mod strangers;
 mod tier_away;
 mod truncated;
+mod unprivileged;
 mod waiting;

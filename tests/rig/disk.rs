@@ -53,7 +53,7 @@ impl Disk {
 
     /// Mounts the image on a loop device of its own: other processes' mount namespaces may still
     /// hold the dead filesystem with its device, and `mount -o loop` would join them.
-    fn mount(&self) -> Result<()> {
+    pub(crate) fn mount(&self) -> Result<()> {
         let device = run(Command::new("losetup")
             .args(["-f", "--show"])
             .arg(&self.image))?;
@@ -66,6 +66,17 @@ impl Disk {
         run(Command::new("losetup").args(["-d", &device]))?;
         *self.device.lock() = device;
         mounted.map(drop)
+    }
+
+    /// Unmounts it, as an administrator would.
+    pub(crate) fn unmount(&self) -> Result<()> {
+        run(Command::new("umount").arg(&self.path)).map(drop)
+    }
+
+    /// Does any loop device still hold the image?
+    pub(crate) fn is_held(&self) -> Result<bool> {
+        let held = run(Command::new("losetup").arg("-j").arg(&self.image))?;
+        Ok(!held.is_empty())
     }
 
     /// Power loss: the filesystem stops at once, nothing more reaches the image, not even its log.

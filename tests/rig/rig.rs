@@ -163,6 +163,11 @@ impl Instance {
             "down: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+        self.ends()
+    }
+
+    /// Waits, a minute at most, until the process has ended well.
+    pub(crate) fn ends(&mut self) -> Result<()> {
         let mut child = self.child.take().context("not up")?;
         let end = Instant::now() + Duration::from_secs(60);
         while Instant::now() < end {
@@ -189,6 +194,21 @@ impl Instance {
         child.kill()?;
         child.wait()?;
         wait_for("the mount to go", || Ok(!is_mounted(&self.mount)?))
+    }
+
+    /// kill -9, of the process that mounts and unmounts first: what is left is a dead mount.
+    pub(crate) fn kill_with_mounter(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("not up")?;
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        for pid in fs::read_to_string(children)?.split_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
+            ensure!(name.trim() == "cairn-mounter", "a child {name}");
+            let killed = Command::new("kill").args(["-KILL", pid]).status()?;
+            ensure!(killed.success(), "kill {pid}");
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(())
     }
 
     /// Runs `cairn` with these arguments.

@@ -29,6 +29,22 @@ pub(crate) fn shut_down(dir: &File) -> io::Result<()> {
     }
 }
 
+/// In this thread's own mount namespace ([`own_mounts`]): `/dev/fuse` as most systems have it, open
+/// to all users.
+///
+/// # Errors
+/// A step that failed.
+pub(crate) fn open_dev_fuse() -> anyhow::Result<()> {
+    let script = "set -e; d=$(mktemp -d); mount -t tmpfs none $d; mknod -m 666 $d/fuse c 10 229; \
+                  mount --bind $d/fuse /dev/fuse; umount -l $d; rmdir $d";
+    let done = std::process::Command::new("sh")
+        .args(["-c", script])
+        .output()?;
+    let why = String::from_utf8_lossy(&done.stderr).into_owned();
+    anyhow::ensure!(done.status.success(), "/dev/fuse for all: {why}");
+    Ok(())
+}
+
 /// Gives this thread, and what it starts from now on, a mount namespace of its own. Its mounts end
 /// with its last user, also when the test is killed.
 ///

@@ -79,6 +79,7 @@ pub(super) fn connect(
     let (mounted, number) = match config.mounter {
         Some(mounter) => {
             let number = mounter.mount(&spec, device.as_fd()).map_err(failed)?;
+            Mounter::forget_own(&spec.target, number);
             (Mounted::Mounter(mounter), number)
         }
         None => {
@@ -134,12 +135,11 @@ fn fusermount(target: &Path, force: bool) -> Result<(), Errno> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if said.contains("busy") {
+        return Err(Errno::BUSY);
+    }
     tracing::warn!(?target, said, "fusermount3 could not unmount");
-    Err(if said.contains("busy") {
-        Errno::BUSY
-    } else {
-        Errno::PERM
-    })
+    Err(Errno::PERM)
 }
 
 /// Does passthrough work on this very backing? Tried with an unnamed file of it.

@@ -1,6 +1,7 @@
 //! The mounter: a tiny process in the users' mount namespace (P11).
 //!
-//! The server lives in a namespace of its own, in which its mount does not exist. The mounter
+//! The server lives in a namespace of its own, in which its mount does not exist and which follows
+//! the users' otherwise. The mounter
 //! mounts for it with a descriptor that it closes at once, and unmounts when it is told to, or
 //! when the server's end of the socket closes: so a killed server leaves no dead mount.
 //!
@@ -12,7 +13,7 @@ use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -37,7 +38,9 @@ pub struct Mounter {
 /// Splits the mounter off and moves this process into a mount namespace of its own. Must be the
 /// first thing a program's `main` does that will mount: no thread may exist yet.
 ///
-/// After it, mounts made elsewhere are not seen by this process any more, its own among them.
+/// Mounts that are made or ended elsewhere are made or ended here too, where the users' namespace
+/// shares them: this process keeps no filesystem alive that an administrator unmounts. Its own
+/// mount it takes away from here at once (`forget_own`).
 ///
 /// # Errors
 /// [`MirrorError::Mounter`]: without the right to (`EPERM`), or with other threads (`EBUSY`).
@@ -70,12 +73,19 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
         pid,
     };
     sys::unshare_mounts().map_err(step("unshare"))?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).map_err(step("make mounts private"))?;
+    let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", follow).map_err(step("make mounts follow"))?;
     Ok(mounter)
 }
 
 impl Mounter {
+    /// Leaves this process's own mount namespace with the mounts on the way to the `needed`
+    /// places, with the system's, and with those that follow the users' namespace. To be called
+    /// once, before anything is opened that lies elsewhere. (Absolute paths free of links.)
+    pub fn keep_only(&self, needed: &[&Path]) {
+        super::keep::keep_only(needed);
+    }
+
     /// A way to what an absolute path names in the users' mount namespace: mounts made or ended
     /// after [`prepare`] show there alone. Follows symbolic links; good while the mounter lives.
     #[must_use]
@@ -113,6 +123,18 @@ impl Mounter {
         field(&mut message, spec.target.as_os_str().as_bytes());
         let number = self.ask(&message, Some(device))?;
         Ok(Some(number).filter(|n| *n != 0))
+    }
+
+    /// Takes the mount of that device number away from this process's own namespace, into which
+    /// it was propagated: the server must not be able to walk into it, nor keep it alive.
+    pub(crate) fn forget_own(target: &Path, number: Option<u64>) {
+        if number.is_none() || device_of(target) != number {
+            return;
+        }
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        if let Err(error) = unmount(target, flags) {
+            tracing::warn!(?target, %error, "the server sees its own mount");
+        }
     }
 
     pub(crate) fn unmount(&self, force: bool) -> Result<(), Errno> {

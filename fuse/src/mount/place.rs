@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use std::io;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// Is `path` the directory `dir`, or does it lie inside it? A `path` that does not exist yet is
 /// judged by its nearest existing ancestor. Symbolic links are followed, and bind mounts of the
@@ -56,16 +57,23 @@ pub(crate) fn check_places(mountpoint: &Path, backing: &Path) -> Result<(), Mirr
     }
 }
 
+/// Does a mount lie there whose server is dead ("Transport endpoint is not connected")?
+#[must_use]
+pub fn is_dead(mountpoint: &Path) -> bool {
+    // `stat` could be answered from the kernel's cache.
+    matches!(statfs(mountpoint), Err(Errno::NOTCONN))
+}
+
 /// Takes away a mount whose server is dead ("Transport endpoint is not connected"), in the
 /// calling thread's mount namespace. `true` if there was one.
 pub(crate) fn clean_stale(mountpoint: &Path) -> bool {
     let mut cleaned = false;
-    // Several may lie on top of each other. `stat` could be answered from the kernel's cache.
+    // Several may lie on top of each other.
     for _ in 0..16 {
-        if !matches!(statfs(mountpoint), Err(Errno::NOTCONN)) {
+        if !is_dead(mountpoint) {
             break;
         }
-        match unmount(mountpoint, UnmountFlags::DETACH) {
+        match detach(mountpoint) {
             Ok(()) => cleaned = true,
             Err(error) => {
                 tracing::warn!(?mountpoint, %error, "a dead mount is in the way");
@@ -77,6 +85,22 @@ pub(crate) fn clean_stale(mountpoint: &Path) -> bool {
         tracing::info!(?mountpoint, "took away a dead mount");
     }
     cleaned
+}
+
+fn detach(mountpoint: &Path) -> Result<(), Errno> {
+    match unmount(mountpoint, UnmountFlags::DETACH) {
+        // A user's own mount is fusermount3's to take away.
+        Err(Errno::PERM) => {
+            let done = Command::new("fusermount3")
+                .args(["-u", "-z", "-q", "--"])
+                .arg(mountpoint)
+                .stdin(Stdio::null())
+                .status()
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOENT))?;
+            done.success().then_some(()).ok_or(Errno::PERM)
+        }
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -130,14 +130,14 @@ impl Resize {
                 let cut = core.cut(&in_use, self.size);
                 self.resized(core, in_use, reply, cut);
             }
-            Ok(Presence::Released) if self.size == 0 => {
+            Ok(Presence::Released | Presence::Doubtful) if self.size == 0 => {
                 let next = Box::new(move |core: &Arc<Core>, in_use, reply, cut| {
                     self.resized(core, in_use, reply, cut);
                 });
                 core.cut_stub(in_use, self.caller, reply, next);
             }
-            Ok(Presence::Released) if self.fetched => reply.error(Errno::IO),
-            Ok(Presence::Released) => {
+            Ok(Presence::Released | Presence::Doubtful) if self.fetched => reply.error(Errno::IO),
+            Ok(Presence::Released | Presence::Doubtful) => {
                 let again = Self {
                     fetched: true,
                     ..self

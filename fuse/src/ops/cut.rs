@@ -79,7 +79,7 @@ impl Core {
         match self.presence(node)? {
             Presence::Refused(error) => Err(own(error)),
             Presence::Resident => self.cut(node, 0),
-            Presence::Released => {
+            Presence::Released | Presence::Doubtful => {
                 let fd = self.fd(node)?;
                 self.cut(node, 0)?;
                 self.residency.truncated(file_ref(node, fd.as_fd()));

@@ -142,7 +142,7 @@ impl Opening {
         match core.presence(&in_use) {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),
-            Ok(Presence::Released) if self.truncates() => {
+            Ok(Presence::Released | Presence::Doubtful) if self.truncates() => {
                 // The data go before the stub does (P5).
                 let next = Box::new(move |core: &Arc<Core>, in_use, reply, cut| {
                     self.truncated(core, in_use, reply, cut);
@@ -155,6 +155,7 @@ impl Opening {
                     .workers
                     .slow(move || self.truncate(&core, in_use, reply));
             }
+            Ok(Presence::Doubtful) => self.fetch(core, in_use, reply),
             Ok(Presence::Released) if self.needs_data() => self.fetch(core, in_use, reply),
             Ok(Presence::Released) => self.answer(core, in_use, reply, Data::Released),
             Ok(Presence::Resident) => self.answer(core, in_use, reply, Data::Resident),

@@ -46,8 +46,8 @@ impl Core {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),
             Ok(Presence::Resident) => work(self, in_use, reply),
-            Ok(Presence::Released) if !may_fetch => reply.error(Errno::IO),
-            Ok(Presence::Released) => {
+            Ok(Presence::Released | Presence::Doubtful) if !may_fetch => reply.error(Errno::IO),
+            Ok(Presence::Released | Presence::Doubtful) => {
                 let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
                     core.fetch_then(in_use, caller, reply, work, false);
                 });

@@ -101,6 +101,22 @@ impl Step {
     }
 }
 
+/// Where two results part, and what each has there: few enough words for a test's message.
+fn difference(seen: &[u8], wanted: &[u8]) -> String {
+    let apart = |&i: &usize| seen.get(i) != wanted.get(i);
+    let length = seen.len().max(wanted.len());
+    let Some(first) = (0..length).find(apart) else {
+        return format!("{} bytes", seen.len());
+    };
+    let last = (0..length).rev().find(apart).unwrap_or(first);
+    format!(
+        "{} bytes, differing within {first}..={last}: {:?} for {:?}",
+        seen.len(),
+        seen.get(first),
+        wanted.get(first)
+    )
+}
+
 /// One run; says how often a file was released.
 fn run(seed: u64, passthrough: bool) -> anyhow::Result<u64> {
     let rig = Rig::with(|c| {
@@ -135,8 +151,10 @@ fn run(seed: u64, passthrough: bool) -> anyhow::Result<u64> {
                 step.kind,
                 step.name,
                 step.other,
-                mirror.map(|seen| seen.len()),
-                plain.map(|seen| seen.len()),
+                mirror
+                    .as_deref()
+                    .map(|seen| difference(seen, plain.as_deref().unwrap_or_default())),
+                plain.as_deref().map(<[u8]>::len),
             );
             Ok(())
         });

@@ -9,6 +9,7 @@ use rustix::fs::FallocateFlags;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,7 @@ pub(crate) use need_mount;
 
 /// Waits for a condition, with a bound that only a hang reaches.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(Instant::now() < until, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -68,13 +69,19 @@ pub(crate) struct Fake {
 impl Fake {
     /// Takes a file's data away, as a release does: same size, no blocks.
     pub(crate) fn release(&self, backing_path: &Path) -> anyhow::Result<NodeHandle> {
-        let data = std::fs::read(backing_path)?;
-        let file = File::options().write(true).open(backing_path)?;
-        let handle = NodeHandle::of(&file)?;
+        self.release_file(&File::options().read(true).write(true).open(backing_path)?)
+    }
+
+    /// The same of an open file: who held it by its handle must not meet another file that was
+    /// renamed to its path meanwhile.
+    fn release_file(&self, mut file: &File) -> anyhow::Result<NodeHandle> {
+        let mut data = Vec::new();
+        file.read_to_end(&mut data)?;
+        let handle = NodeHandle::of(file)?;
         let blocks = (data.len() as u64).next_multiple_of(4096).max(4096);
         self.released.lock().unwrap().insert(handle.clone(), data);
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(&file, how, 0, blocks)?;
+        rustix::fs::fallocate(file, how, 0, blocks)?;
         Ok(handle)
     }
 
@@ -163,6 +170,10 @@ impl Residency for Fake {
             at_least_one_block: self.is_released(file.handle),
             ..Shown::default()
         }
+    }
+    fn shows_as_is(&self, stat: &rustix::fs::Statx) -> bool {
+        // As the real one: a stub has no blocks, but so has an empty file.
+        stat.stx_blocks > 0 || stat.stx_size == 0
     }
     fn read(
         &self,
@@ -276,17 +287,17 @@ impl Rig {
     }
     /// Releases a file unless somebody uses it.
     pub(crate) fn try_release(&self, name: &str) -> anyhow::Result<bool> {
-        let Ok(file) = File::open(self.b(name)) else {
+        let Ok(file) = File::options().read(true).write(true).open(self.b(name)) else {
             return Ok(false);
         };
-        let handle = NodeHandle::of(file)?;
+        let handle = NodeHandle::of(&file)?;
         if self.fake.is_released(&handle) {
             return Ok(false);
         }
         let Some(_hold) = self.mirror().gate().hold(&handle) else {
             return Ok(false);
         };
-        self.fake.release(&self.b(name))?;
+        self.fake.release_file(&file)?;
         self.mirror().gate().changed(&handle);
         Ok(true)
     }

@@ -152,6 +152,13 @@ fn archive_takes_new_and_dirty_files_and_tops_up_copies() {
     files[4].state = FileState::New;
     files[4].flags.noarchive = true;
     let one = policy("rule archive a manual");
+    let mut bad = files[5].clone();
+    bad.copies = 0;
+    assert_eq!(
+        nodes(&plan(&one, &named(&["a"], 50), [bad]), "a"),
+        [5],
+        "its only copy went bad"
+    );
     assert_eq!(
         nodes(&plan(&one, &named(&["a"], 50), files.clone()), "a"),
         [1, 0]
@@ -310,7 +317,7 @@ proptest! {
     ) {
         let passes = |file: &FileFacts| {
             let mut rules = policy.rules.iter();
-            rules.any(|rule| rule.prefilter(&policy.settings).accepts(file, NOW))
+            rules.any(|rule| rule.prefilter().accepts(file, NOW))
         };
         let names: Vec<&str> = policy.rules.iter().map(|rule| rule.name.as_str()).collect();
         let input = named(&names, used);

@@ -13,7 +13,13 @@ fn archiving_records_version_copies_and_aggregate() {
     assert_eq!((row.state, row.copies), (FileState::Archived, 1));
     assert_eq!(
         (row.version, row.proven),
-        (Some(version_of(node, 1)), Some(proven(1)))
+        (
+            Some(version_of(node, 1)),
+            Some(Proven {
+                ctime: at(10),
+                ..proven(1)
+            })
+        )
     );
     let copies = rig.copies(file_id(node), DataVersion(1)).unwrap();
     assert_eq!(
@@ -84,7 +90,7 @@ fn release_stage_and_a_copy_made_while_released() {
     rig.archive(node, 1, TIER);
     let mut stub = attributes(FileKind::Regular, 10);
     stub.blocks = 0;
-    rig.released(node, stub, proven(1), Durability::Full)
+    rig.released(node, rig.plan(node), stub, proven(1), Durability::Full)
         .unwrap();
     rig.archive(node, 1, OTHER);
     let row = rig.row(node);
@@ -93,19 +99,24 @@ fn release_stage_and_a_copy_made_while_released() {
         (FileState::Released, 2, 0)
     );
     let back = attributes(FileKind::Regular, 10);
-    rig.staged(node, back, proven(1), at(70), Durability::Full)
+    rig.staged(node, recalled(node, 1, back), at(70), Durability::Full)
         .unwrap();
     let row = rig.row(node);
     assert_eq!(
         (row.state, row.staged_at),
         (FileState::Archived, Some(at(70)))
     );
-    rig.rebound(
+    let six = Proven {
+        size: 6,
+        ..proven(1)
+    };
+    let point = |node, version| Rebound {
         node,
-        Proven {
-            size: 6,
-            ..proven(1)
-        },
+        version: (file_id(node), DataVersion(version)),
+        proven: six,
+    };
+    rig.rebound(
+        vec![point(NodeId(999), 1), point(node, 1)],
         Durability::Full,
     )
     .unwrap();
@@ -113,9 +124,6 @@ fn release_stage_and_a_copy_made_while_released() {
     rig.set_state(node, FileState::Lost, Some("gone".into()), Durability::Full)
         .unwrap();
     assert_eq!(rig.row(node).note.as_deref(), Some("gone"));
-    let nobody = NodeId(999);
-    let missing = rig.rebound(nobody, proven(1), Durability::Full);
-    assert!(matches!(missing, Err(CatalogError::Missing { .. })));
 }
 
 #[test]
@@ -263,7 +271,8 @@ fn candidates_to_release_respect_flags_pins_sizes_and_access() {
     rig.note_access(vec![(handle(13), at(65))], Durability::Full)
         .unwrap();
     let back = attributes(FileKind::Regular, 50);
-    rig.staged(files[4], back, proven(1), at(90), Durability::Full)
+    let back = recalled(files[4], 1, back);
+    rig.staged(files[4], back, at(90), Durability::Full)
         .unwrap();
     let mut filter = ReleaseFilter {
         min_size: 20,
@@ -287,4 +296,144 @@ fn candidates_to_release_respect_flags_pins_sizes_and_access() {
     );
     filter.min_copies = 2;
     assert_eq!(ids(filter), []);
+}
+
+fn recalled(node: NodeId, version: u64, attributes: Attributes) -> Recalled {
+    Recalled {
+        version: (file_id(node), DataVersion(version)),
+        attributes,
+        proven: proven(1),
+        ctime: attributes.ctime,
+    }
+}
+
+/// A later write as the changelog notes it: attributes first.
+fn changed(rig: &Rig, node: NodeId, number: u64, ctime: i64) {
+    let row = rig.row(node);
+    let seen = Sighting {
+        handle: handle(number),
+        attributes: Attributes {
+            ctime: at(ctime),
+            ..row.attributes
+        },
+        place: None,
+    };
+    rig.note(vec![seen], Durability::Full).unwrap();
+    rig.differs(
+        node,
+        row.proven,
+        TombstoneWhy::Overwrite,
+        at(ctime),
+        Durability::Full,
+    )
+    .unwrap();
+}
+
+#[test]
+fn an_archive_that_ends_late_does_not_undo_a_change_that_was_noted_meanwhile() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    // A second copy is being made of what is archived ...
+    let planned = rig.plan(node);
+    changed(&rig, node, 2, 30);
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    let aggregate = rig.archive_begun(planned, node, 1, OTHER);
+    let row = rig.row(node);
+    assert_eq!((row.state, row.copies), (FileState::Dirty, 2));
+    assert_eq!(rig.tombstones(None, 10).unwrap().len(), 1);
+    let live = |aggregate: NewAggregate| {
+        let found = rig.aggregate(aggregate.tier, aggregate.id);
+        found.unwrap().unwrap().live_members
+    };
+    assert_eq!(live(aggregate), 0, "nobody needs the copy");
+    // ... and a version of what was dirty already and is written to once more, or was new.
+    let planned = rig.plan(node);
+    changed(&rig, node, 2, 40);
+    let (dirty, new) = (rig.plan(node), rig.file(3, 20));
+    assert_eq!(planned, dirty, "the state alone does not tell");
+    let at_thirty = |node, version| Archived {
+        node,
+        planned: rig.plan(node),
+        version: version_of(node, version),
+        proven: Proven {
+            ctime: at(30),
+            ..proven(1)
+        },
+        header: 512,
+        stored_len: 100,
+    };
+    changed(&rig, new, 3, 40);
+    let name = NewAggregate {
+        id: rig.next_aggregate().unwrap(),
+        ..aggregate
+    };
+    let both = vec![at_thirty(node, 2), at_thirty(new, 1)];
+    rig.archived(name, both, at(50)).unwrap();
+    for node in [node, new] {
+        assert_eq!(rig.row(node).state, FileState::Dirty, "{node}");
+    }
+    assert_eq!(live(name), 0);
+    // What comes after the change ends it.
+    rig.archive(node, 3, OTHER);
+    assert_eq!(rig.row(node).state, FileState::Archived);
+}
+
+#[test]
+fn an_older_version_that_ends_last_replaces_nothing() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    let planned = rig.plan(node);
+    rig.archive(node, 2, TIER);
+    let late = rig.archive_begun(planned, node, 1, OTHER);
+    let row = rig.row(node);
+    assert_eq!(row.version.unwrap().version, DataVersion(2));
+    assert_eq!((row.state, row.copies), (FileState::Archived, 1));
+    let found = rig.aggregate(OTHER, late.id).unwrap().unwrap();
+    assert_eq!((found.members, found.live_members), (1, 0));
+}
+
+#[test]
+fn late_news_of_releases_recalls_and_losses_change_nothing_that_changed_since() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    let archived = rig.plan(node);
+    let same = rig.row(node).attributes;
+    changed(&rig, node, 2, 30);
+    rig.released(node, archived, same, proven(1), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    rig.lost(node, archived, "gone".into()).unwrap();
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    // A recall that had ended before the change, and one of another version.
+    let mut back = recalled(node, 1, same);
+    rig.staged(node, back, at(70), Durability::Full).unwrap();
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    back = recalled(node, 7, rig.row(node).attributes);
+    rig.staged(node, back, at(70), Durability::Full).unwrap();
+    assert_eq!(rig.row(node).state, FileState::Dirty);
+    // What was taken for a change was the recall itself.
+    back = recalled(node, 1, rig.row(node).attributes);
+    rig.staged(node, back, at(70), Durability::Full).unwrap();
+    assert_eq!(rig.row(node).state, FileState::Archived);
+    assert_eq!(rig.tombstones(None, 10).unwrap(), []);
+    // A comparison with a point that is not the last one.
+    let row = rig.row(node);
+    let other = Proven {
+        ctime: at(8),
+        ..proven(1)
+    };
+    let why = TombstoneWhy::Overwrite;
+    rig.differs(node, Some(other), why, at(80), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.row(node), row);
+    // A point of another version.
+    let point = Rebound {
+        node,
+        version: (file_id(node), DataVersion(9)),
+        proven: other,
+    };
+    rig.rebound(vec![point], Durability::Full).unwrap();
+    assert_eq!(rig.row(node), row);
 }

@@ -141,15 +141,15 @@ fn versions_are_suspect_after_a_boot_without_a_clean_stop() {
     rig.clean_stop(at(6)).unwrap();
     let later = rig.begin_incarnation(start(4)).unwrap();
     assert!(row.is_suspect(&later));
-    rig.rebound(
+    let point = Rebound {
         node,
-        Proven {
+        version: (file_id(node), DataVersion(1)),
+        proven: Proven {
             boot: later.boot,
             ..proven(1)
         },
-        Durability::Full,
-    )
-    .unwrap();
+    };
+    rig.rebound(vec![point], Durability::Full).unwrap();
     assert!(!rig.row(node).is_suspect(&later));
 }
 

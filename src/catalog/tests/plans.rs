@@ -6,6 +6,30 @@ use crate::catalog::sql::SEEN;
 /// Tables of a handful of rows, listed whole.
 const SMALL: [&str; 1] = ["tiers"];
 
+/// How steps end that were planned earlier.
+fn late_news(rig: &Rig, f: NodeId) {
+    let d = Durability::Full;
+    let version = (file_id(f), DataVersion(1));
+    let point = Rebound {
+        node: f,
+        version,
+        proven: proven(1),
+    };
+    rig.rebound(vec![point], d).unwrap();
+    let same = attributes(FileKind::Regular, 10);
+    rig.released(f, rig.plan(f), same, proven(1), d).unwrap();
+    rig.lost(f, rig.plan(f), "gone".into()).unwrap();
+    let back = Recalled {
+        version,
+        attributes: same,
+        proven: proven(1),
+        ctime: same.ctime,
+    };
+    rig.staged(f, back, at(3), d).unwrap();
+    let why = TombstoneWhy::Overwrite;
+    rig.differs(f, None, why, at(3), d).unwrap();
+}
+
 /// Calls everything once, so that every statement was prepared.
 fn call_everything(rig: &Rig) {
     let d = Durability::Full;
@@ -22,6 +46,7 @@ fn call_everything(rig: &Rig) {
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();
     rig.newest_aggregate().unwrap();
+    assert!(!rig.has_open_requests(1000, 3).unwrap());
     rig.tombstones(None, 5).unwrap();
     rig.node_by_handle(&handle(2)).unwrap();
     rig.nodes_by_file(file_id(f)).unwrap();
@@ -35,11 +60,7 @@ fn call_everything(rig: &Rig) {
     rig.link(dir, b"l", f, d).unwrap();
     rig.rename((dir, b"l"), (dir, b"m"), at(2), d).unwrap();
     rig.unlink(dir, b"m", false, at(2), d).unwrap();
-    rig.rebound(f, proven(1), d).unwrap();
-    rig.released(f, attributes(FileKind::Regular, 10), proven(1), d)
-        .unwrap();
-    rig.staged(f, attributes(FileKind::Regular, 10), proven(1), at(3), d)
-        .unwrap();
+    late_news(rig, f);
     rig.dirtied(f, TombstoneWhy::Overwrite, at(3), d).unwrap();
     let known = Known {
         node: g,

@@ -185,10 +185,16 @@ fn check_tiers(tiers: &mut [TierSpec], backing: &Path, mount: &Path) -> Result<(
 }
 
 fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
-    let whole = path
-        .canonicalize()
-        .map_err(|error| CliError::usage(format!("{what} {}: {error}", path.display())))?;
-    if whole.is_dir() {
+    // A dead mount is no obstacle: whoever mounts there takes it away first. Its path may still be
+    // in the kernel's cache.
+    let dead = |error: &std::io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+    let whole = match path.canonicalize() {
+        Err(error) if dead(&error) => return resolved(path),
+        other => {
+            other.map_err(|error| CliError::usage(format!("{what} {}: {error}", path.display())))?
+        }
+    };
+    if whole.is_dir() || whole.metadata().is_err_and(|error| dead(&error)) {
         Ok(whole)
     } else {
         Err(CliError::usage(format!(

@@ -2,6 +2,7 @@
 //! and closed from the top down.
 
 use super::UpPlan;
+use super::leave::{Leaving, Signal, signals};
 use crate::cli::CliError;
 use crate::error::Failure;
 use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
@@ -11,10 +12,11 @@ use crate::server::Server;
 use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
-use cairn_fuse::mount::Mounter;
+use crate::tier::TierUrl;
+use cairn_fuse::mount::{Mounter, is_dead};
 use cairn_fuse::{Mirror, MirrorConfig, MirrorError};
 use cairn_policies::{Policy, shipped};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,7 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         eprintln!("cairn: the setting {key} has no effect in this version");
     }
     let policy = policy(plan)?;
+    stand_clear(plan, mounter.as_ref());
     let opening = Opening {
         backing: plan.backing.clone(),
         outside: mounter
@@ -48,11 +51,10 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         .map(|t| (t.name.clone(), t.url.to_string()))
         .collect();
     let tiers = claimed.open_tiers(&named).map_err(startup)?;
-    for slot in tiers.iter().filter(|t| t.same_fs) {
-        eprintln!(
-            "cairn: tier {} lies on the backing's own filesystem: it frees no space, protects nothing",
-            slot.name
-        );
+    for slot in &tiers {
+        if let Some(weak) = slot.weakness(&claimed.backing) {
+            eprintln!("cairn: tier {} {weak}", slot.name);
+        }
     }
     let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
     let engine = Arc::new(engine);
@@ -68,7 +70,7 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Mounts and serves; `true`: the mount went with no file open.
+/// Mounts and serves; `true`: the mount went and nobody can still write.
 fn run(
     plan: &UpPlan,
     engine: &Arc<Engine>,
@@ -97,11 +99,35 @@ fn run(
         // stops. (The doors hold the mirror, too, so it does not go by itself.)
         let gone = mirror.unmount(false).or_else(|_| mirror.unmount(true));
         match gone {
-            Ok(()) => drop(mirror.wait()),
+            Ok(()) => drop(mirror.settle()),
             Err(why) => tracing::error!(%why, "still mounted"),
         }
     }
-    done.map(|()| !mirror.has_open_files())
+    done.map(|()| mirror.is_quiet())
+}
+
+/// Of the machine's filesystems this process keeps none alive but those it works on, and a dead
+/// mount is said to be in the way before it is taken away.
+fn stand_clear(plan: &UpPlan, mounter: Option<&Mounter>) {
+    if is_dead(&plan.mount) {
+        eprintln!(
+            "cairn: a dead mount lies on {}: its instance died; it is taken away",
+            plan.mount.display()
+        );
+    }
+    // Every path of the plan is absolute by now.
+    if let Err(error) = std::env::set_current_dir("/") {
+        tracing::warn!(%error, "the working directory stays in use");
+    }
+    if let Some(mounter) = mounter {
+        let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
+        needed.extend(plan.mount.parent());
+        needed.extend(plan.tiers.iter().map(|tier| {
+            let TierUrl::Dir { path, .. } = &tier.url;
+            path.as_path()
+        }));
+        mounter.keep_only(&needed);
+    }
 }
 
 /// Serves at the doors until the mount is gone.
@@ -114,6 +140,8 @@ fn open_doors(
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
     write_ends(engine, audit.clone())?;
+    let lost = audit.clone();
+    engine.on_lost(Box::new(move |path| lost.record(&Event::lost(path))));
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(
@@ -188,71 +216,26 @@ fn ready(plan: &UpPlan, tiers: &[Slot]) -> Result<(), CliError> {
 fn wait(engine: &Engine, mirror: &Mirror, ended: &Receiver<bool>) -> Result<(), CliError> {
     let signals = signals()?;
     let mut beat = Instant::now();
+    let mut leaving = Leaving::default();
     loop {
         crossbeam_channel::select! {
             recv(ended) -> _ => {}
-            recv(signals) -> many => leave(mirror, many.unwrap_or(1)),
-            default(LOOK) => {}
+            recv(signals) -> signal => leaving.told(mirror, signal.unwrap_or(Signal::Terminate)),
+            default(LOOK) => leaving.again(mirror),
         }
         if mirror.is_over() {
             return mirror.wait().map_err(mount);
         }
+        if mirror.lingers() {
+            eprintln!(
+                "cairn: unmounted, but another mount namespace or an open file keeps the filesystem; \
+                 it ends with this process"
+            );
+            return Ok(());
+        }
         if beat.elapsed() >= Engine::BEAT {
             engine.beat();
             beat = Instant::now();
-        }
-    }
-}
-
-/// Ctrl-C: a busy mount is named; the second time it goes all the same.
-fn leave(mirror: &Mirror, signals: u32) {
-    match mirror.unmount(signals > 1) {
-        Ok(()) => {}
-        Err(why) => {
-            let holders = crate::server::holders::of(mirror.mountpoint());
-            eprintln!(
-                "cairn: {why}{}",
-                if holders.is_empty() {
-                    String::new()
-                } else {
-                    format!(": {}", holders.join(", "))
-                }
-            );
-            eprintln!("cairn: Ctrl-C again unmounts all the same");
-        }
-    }
-}
-
-/// Counts SIGINT and SIGTERM.
-fn signals() -> Result<Receiver<u32>, CliError> {
-    let (told, heard) = bounded(16);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| CliError::system("prepare for signals", &e))?;
-    std::thread::Builder::new()
-        .name("cairn-signals".into())
-        .spawn(move || runtime.block_on(count(told)))
-        .map_err(|e| CliError::system("start a thread", &e))?;
-    Ok(heard)
-}
-
-async fn count(told: Sender<u32>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let kinds = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    let (Ok(mut interrupt), Ok(mut terminate)) = kinds else {
-        return;
-    };
-    for many in 1.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        if let Err(crossbeam_channel::TrySendError::Disconnected(_)) = told.try_send(many) {
-            return;
         }
     }
 }
@@ -263,6 +246,7 @@ fn settings(plan: &UpPlan) -> Settings {
         min_release: config.release_min_size,
         keep_staged: config.min_residency,
         aggregate_bytes: config.aggregate_size,
+        index_bytes: config.index_cache_size,
         archive_workers: config.workers.archive.get() as usize,
         release_workers: config.workers.release.get() as usize * 2,
         verify_workers: config.workers.verify.get() as usize,

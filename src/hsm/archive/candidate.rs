@@ -1,10 +1,12 @@
 //! An item looked at before any of its bytes is read: is it there, what is it, what does its record
 //! say?
 
+use super::source::stored;
 use super::{Batch, Item, Outcome, Skip};
 use crate::format::member::{BadPath, Extent, MemberPath};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Access, Backing, BackingError, FileStat, How, belongs_to, shown_ctime};
+use crate::hsm::vouch::is_lost;
 use crate::id::Timestamp;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -69,13 +71,10 @@ impl Candidate {
         })
     }
 
-    /// A file of holes alone, without a stub, whose data the catalog has on tiers only (P6).
+    /// A file without a stub whose data the catalog has on tiers only (P6).
     pub(super) fn is_lost(&self, item: &Item, size: u64, runs: &[Extent]) -> bool {
-        let released = item
-            .prior
-            .as_ref()
-            .is_some_and(|p| p.released && p.size > 0);
-        released && self.record.is_none() && size > 0 && runs.is_empty()
+        let remembered = item.prior.as_ref().and_then(|p| p.remembered.as_ref());
+        self.record.is_none() && remembered.is_some_and(|r| is_lost(r, size, stored(runs)))
     }
 
     /// The ctime that users see, given the backing's.

@@ -62,7 +62,9 @@ pub(super) fn identify(
             return Err(ItemError::Rotted { expected, found });
         }
         if same {
-            let copies = copies.clone();
+            // Which of them are good still, the catalog knows better than the record.
+            let known = prior.filter(|p| p.version == version);
+            let copies = known.map_or(copies, |p| &p.copies).clone();
             return Ok(Identity {
                 file,
                 version,
@@ -106,6 +108,7 @@ mod tests {
             seen: at,
             copies: Vec::new(),
             released: false,
+            remembered: None,
         }
     }
 

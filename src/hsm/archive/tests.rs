@@ -429,6 +429,11 @@ fn p6_a_hole_whose_stub_is_missing_is_lost_not_zeros() {
         seen: None,
         copies: record.copies,
         released: true,
+        remembered: Some(Remembered {
+            released: true,
+            size: record.size,
+            stored: Some(100_000),
+        }),
     };
     let items = [Item {
         prior: Some(prior),

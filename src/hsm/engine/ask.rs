@@ -72,8 +72,12 @@ pub struct Forecast {
     pub files: u64,
     /// Bytes to be moved.
     pub bytes: u64,
+    /// What a stage needs, by owner.
+    pub need: super::Need,
     /// Room for them, bytes, where that matters.
     pub room: Option<u64>,
+    /// Whether they are let in; `None` where nothing is asked.
+    pub admission: Option<super::Admission>,
     /// Files left out, and why; at most a thousand are kept.
     pub skipped: Vec<(Vec<u8>, String)>,
     /// Files left out, all of them.

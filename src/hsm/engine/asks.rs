@@ -1,14 +1,15 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
 use super::{Shared, tree};
-use crate::catalog::{CopyState, Durability, Proven};
+use crate::catalog::{CopyState, Durability, Proven, Recalled};
+use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{Asks, Done, RecallError};
+use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -66,11 +67,57 @@ impl Asks for Answers {
         &self,
         node: &NodeHandle,
         _hint: Option<Vec<u8>>,
-        uid: u32,
+        user: User,
+    ) -> Result<(), Failure> {
+        let shared = self.0.upgrade().ok_or(Failure::NoInstance)?;
+        shared.wish(node.clone(), user)
+    }
+
+    fn may_be_lost(&self, node: &NodeHandle) -> bool {
+        self.0.upgrade().is_none_or(|s| s.may_be_lost(node))
+    }
+
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        object: &str,
     ) -> Result<(), RecallError> {
         let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
-        shared.wish(node.clone(), uid);
-        Ok(())
+        let object = object.to_owned();
+        match shared.is_lost(node, file) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(RecallError::Lost { object }),
+            Err(why) => Err(RecallError::Unavailable {
+                why: format!("the catalog cannot say whether it is whole: {why}"),
+                object,
+            }),
+        }
+    }
+
+    fn adopted(&self, adopted: &Adopted) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        // From here on a missing record is a missing stub.
+        shared.believed.forget(&adopted.node);
+        if let Err(why) = super::vouch::note_adopted(&shared, adopted) {
+            tracing::warn!(%why, "an adopted stub could not be noted; the next scan finds it");
+        }
+    }
+
+    fn foreign(&self, node: &NodeHandle, why: &str) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        if let Err(why) = super::vouch::note_foreign(&shared, node, why) {
+            tracing::warn!(%why, "a foreign stub could not be noted");
+        }
+    }
+
+    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool {
+        let shared = self.0.upgrade();
+        shared.is_some_and(|s| s.looks_lost(node, size, blocks))
     }
 
     fn eta(&self, _file: FileId) -> Option<Duration> {
@@ -137,13 +184,15 @@ fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
         },
         boot: shared.incarnation.boot,
     };
-    let attributes = tree::attributes(&stat);
-    shared.catalog.staged(
-        node.id,
-        attributes,
+    let back = Recalled {
+        version: (done.file, done.version),
+        attributes: tree::attributes(&stat),
         proven,
-        shared.now(),
-        Durability::Relaxed,
-    )?;
+        ctime: done.seen.ctime,
+    };
+    let now = shared.now();
+    shared
+        .catalog
+        .staged(node.id, back, now, Durability::Relaxed)?;
     Ok(())
 }

@@ -190,7 +190,7 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
         if data && may_have_changed(&node, &stat) {
             let cut = stat.size < node.attributes.size;
             dirty.push((
-                node.id,
+                (node.id, node.proven),
                 if cut {
                     TombstoneWhy::Truncate
                 } else {
@@ -202,10 +202,11 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
     if !seen.is_empty() {
         shared.catalog.note(seen, Durability::Relaxed)?;
     }
-    for (node, why) in dirty {
+    for ((node, with), why) in dirty {
+        let now = shared.now();
         shared
             .catalog
-            .dirtied(node, why, shared.now(), Durability::Relaxed)?;
+            .differs(node, with, why, now, Durability::Relaxed)?;
     }
     Ok(())
 }
@@ -213,7 +214,8 @@ fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineE
 /// Equal ctime and size prove that nothing changed (P1); anything else makes it dirty, and the
 /// next archive finds out.
 fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
-    let archived = matches!(node.state, FileState::Archived | FileState::Released);
+    use FileState::{Archived, Lost, Released};
+    let archived = matches!(node.state, Archived | Released | Lost);
     archived
         && node
             .proven

@@ -2,17 +2,22 @@
 //! filesystems are not entered. The walk runs on the asker's behalf: what they may not read or do
 //! not own becomes a failed action with the reason, never a silent omission.
 
+mod turns;
 mod walk;
 mod wanted;
 
+pub(super) use wanted::is_current;
+
 use super::ask::{Ask, Asker, Forecast, Named, Options};
-use super::{EngineError, Shared};
+use super::{Admission, EngineError, Shared};
 use crate::catalog::{self, NewRequest, Submitted, Verb};
 use crate::error::Failure;
-use crate::id::RequestId;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crate::hsm::recall::User;
+use crate::id::{NodeHandle, RequestId};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
+use turns::Turns;
 use walk::{Out, Walk};
 
 /// How long the next part of a request may take to come.
@@ -21,6 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CHUNK: usize = 2000;
 /// How long after a failure a request's expansion is tried again.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
+/// Threads that expand stages, and threads that expand the rest.
+pub(super) const THREADS: usize = 4;
+/// Stages asked for by an attribute that may wait for one user.
+const MAX_WISHES: usize = 1000;
+/// Requests that one user may have which are not done.
+const MAX_OPEN: usize = 10_000;
 
 /// A request waiting to be expanded.
 pub(super) struct Job {
@@ -28,66 +39,85 @@ pub(super) struct Job {
     ask: Ask,
 }
 
-/// Queues of requests to be expanded; stages have threads of their own, so that a user's stage
-/// does not wait for the walk of somebody's archive.
+/// Requests to be expanded, users in turn; stages have threads of their own, so that a user's
+/// stage does not wait for the walk of somebody's archive.
 pub(super) struct Expander {
-    stages: Sender<Job>,
-    others: Sender<Job>,
-    wishes: Sender<(crate::id::NodeHandle, u32)>,
+    stages: Turns<Job>,
+    others: Turns<Job>,
+    wishes: Turns<Wish>,
 }
 
-/// The far ends, for the threads that expand.
-pub(super) struct Jobs {
-    pub(super) stages: Receiver<Job>,
-    pub(super) others: Receiver<Job>,
-    pub(super) wishes: Receiver<(crate::id::NodeHandle, u32)>,
+/// A stage asked for by an attribute.
+struct Wish {
+    node: NodeHandle,
+    user: User,
 }
 
-pub(super) fn queues() -> (Expander, Jobs) {
-    let (stages, stage_jobs) = unbounded();
-    let (others, other_jobs) = unbounded();
-    let (wishes, wished) = unbounded();
-    (
-        Expander {
-            stages,
-            others,
-            wishes,
-        },
-        Jobs {
-            stages: stage_jobs,
-            others: other_jobs,
-            wishes: wished,
-        },
-    )
+/// Which requests a thread expands.
+#[derive(Clone, Copy)]
+pub(super) enum Queue {
+    Stages,
+    Others,
+}
+
+impl Expander {
+    pub(super) fn new() -> Self {
+        Self {
+            stages: Turns::new(THREADS),
+            others: Turns::new(THREADS),
+            wishes: Turns::new(1),
+        }
+    }
+
+    fn queue(&self, queue: Queue) -> &Turns<Job> {
+        match queue {
+            Queue::Stages => &self.stages,
+            Queue::Others => &self.others,
+        }
+    }
 }
 
 /// A thread that expands what comes, until the engine stops.
-pub(super) fn work(
-    shared: &Arc<Shared>,
-    jobs: &Receiver<Job>,
-    wishes: &Receiver<(crate::id::NodeHandle, u32)>,
-) {
+pub(super) fn work(shared: &Arc<Shared>, queue: Queue) {
+    let jobs = shared.expander.queue(queue);
     let mut late: Vec<(std::time::Instant, Job)> = Vec::new();
     while !shared.stopping() {
-        for wish in wishes.try_iter() {
-            if let Err(why) = shared.grant(wish) {
-                tracing::warn!(%why, "a stage asked for by attribute was not accepted");
-            }
+        if let Some(at) = late.iter().position(|(at, _)| at.elapsed() > AGAIN) {
+            let (_, job) = late.swap_remove(at);
+            jobs.push(job.ask.asker.uid, job);
         }
-        let due = late.iter().position(|(at, _)| at.elapsed() > AGAIN);
-        let job = match due {
-            Some(at) => late.swap_remove(at).1,
-            None => match jobs.recv_timeout(std::time::Duration::from_millis(200)) {
-                Ok(job) => job,
-                Err(_) => continue,
-            },
+        let Some(turn) = jobs.next(std::time::Duration::from_millis(200)) else {
+            continue;
         };
-        if shared.is_cancelled(job.request) {
+        if shared.is_cancelled(turn.job.request) {
             continue;
         }
-        if let Err(why) = expand(shared, job.request, &job.ask) {
-            tracing::error!(request = job.request.0, %why, "a request could not be expanded; it is tried again");
-            late.push((std::time::Instant::now(), job));
+        let (request, ask) = (turn.job.request, &turn.job.ask);
+        let done = catch_unwind(AssertUnwindSafe(|| expand(shared, request, ask)));
+        let failed = match done {
+            Ok(done) => done.err(),
+            // Tried again it would panic again: whoever waits for it is told.
+            Err(_) => shared.fail_whole(request, ask).err(),
+        };
+        if let Some(why) = failed {
+            tracing::error!(request = request.0, %why, "a request could not be expanded; it is tried again");
+            late.push((std::time::Instant::now(), turn.end()));
+        }
+    }
+}
+
+/// The thread that turns wishes into requests, until the engine stops.
+pub(super) fn grant_wishes(shared: &Arc<Shared>) {
+    while !shared.stopping() {
+        let Some(turn) = shared
+            .expander
+            .wishes
+            .next(std::time::Duration::from_millis(200))
+        else {
+            continue;
+        };
+        if let Err(why) = shared.grant(turn.end()) {
+            tracing::warn!(%why, "a stage asked for by attribute was not accepted");
         }
     }
 }
@@ -104,6 +134,7 @@ impl Shared {
         if let Some(request) = ask.into {
             return self.submit_part(request, ask);
         }
+        self.may_have_more(ask.asker.uid)?;
         let options = serde_json::to_string(&Options::of(&ask)).map_err(|e| {
             EngineError::refused(
                 Failure::Internal,
@@ -136,6 +167,16 @@ impl Shared {
         Ok(submitted)
     }
 
+    /// Refuses a user who has very many requests that are not done; root never.
+    fn may_have_more(&self, uid: u32) -> Result<(), EngineError> {
+        if uid == 0 || !self.catalog.has_open_requests(uid, MAX_OPEN)? {
+            return Ok(());
+        }
+        let why = format!("you have {MAX_OPEN} requests that are not done");
+        Err(EngineError::refused(Failure::OverBudget, why)
+            .hint("name many files in one request (--files-from), or wait for some to end"))
+    }
+
     /// A request that its key names already. One whose caller went away between two parts is
     /// gone on with by who comes again; actions that it has are not added twice.
     fn known(&self, submitted: Submitted, ask: Ask) -> Result<Submitted, EngineError> {
@@ -152,6 +193,56 @@ impl Shared {
             return self.submit_part(submitted.id, ask);
         }
         Ok(submitted)
+    }
+
+    /// Ends a request that the program cannot expand, because of a mistake of its own.
+    fn fail_whole(&self, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+        tracing::error!(
+            request = request.0,
+            "expanding a request panicked; it has failed"
+        );
+        let why = "the program met a mistake of its own; its log says where";
+        self.refuse_whole(request, ask, Failure::Internal, why)
+    }
+
+    /// Nothing of this (part of a) request is done: each of its subjects has failed.
+    fn refuse_whole(
+        &self,
+        request: RequestId,
+        ask: &Ask,
+        code: Failure,
+        why: &str,
+    ) -> Result<(), EngineError> {
+        let mut failed = Vec::new();
+        for subject in &ask.subjects {
+            let known = self.catalog.node_by_handle(&subject.node)?;
+            failed.push(catalog::NewAction {
+                node: known.map_or_else(|| walk::nobody(&subject.node), |node| node.id),
+                handle: subject.node.clone(),
+                tier: None,
+                bytes: 0,
+                place: None,
+                near: catalog::NodeId::ROOT,
+                refused: Some(catalog::Failure {
+                    code: code.as_str().to_owned(),
+                    text: why.to_owned(),
+                }),
+            });
+        }
+        let full = catalog::Durability::Full;
+        self.catalog
+            .add_actions(request, failed, self.now(), full)?;
+        if ask.last {
+            self.catalog.seal(request, self.now())?;
+        }
+        self.changed(request);
+        Ok(())
+    }
+
+    /// Some of its actions are entered.
+    fn has_begun(&self, request: RequestId) -> Result<bool, EngineError> {
+        let counts = self.catalog.request(request)?.map(|row| row.counts);
+        Ok(counts.is_some_and(|counts| counts != catalog::Counts::default()))
     }
 
     fn is_cancelled(&self, request: RequestId) -> bool {
@@ -204,18 +295,27 @@ impl Shared {
 
     /// Accepts a stage that was asked for by an attribute, off the asker's path. The kernel has
     /// seen to it that the asker may write the file.
-    pub(super) fn wish(&self, node: crate::id::NodeHandle, uid: u32) {
+    ///
+    /// # Errors
+    /// [`Failure::OverBudget`]: very many of the user's wait already.
+    pub(super) fn wish(&self, node: NodeHandle, user: User) -> Result<(), Failure> {
         // Not yet durable: an attribute's setter is told no more than that it was heard.
-        let _ = self.expander.wishes.send((node, uid));
+        let uid = user.uid;
+        let heard = self
+            .expander
+            .wishes
+            .push_up_to(uid, Wish { node, user }, MAX_WISHES);
+        heard.then_some(()).ok_or(Failure::OverBudget)
     }
 
-    /// Turns wishes into requests.
-    fn grant(&self, (node, uid): (crate::id::NodeHandle, u32)) -> Result<(), EngineError> {
+    /// Turns a wish into a request.
+    fn grant(&self, Wish { node, user }: Wish) -> Result<(), EngineError> {
         self.submit(Ask {
             verb: Verb::Stage,
             asker: Asker {
-                uid,
-                ..Asker::ENGINE
+                uid: user.uid,
+                gid: user.gid,
+                groups: user.groups,
             },
             origin: catalog::Origin::User,
             subjects: vec![Named {
@@ -234,13 +334,13 @@ impl Shared {
 
     fn hand_over(&self, request: RequestId, ask: Ask) {
         let queue = if ask.verb == Verb::Stage {
-            &self.expander.stages
+            Queue::Stages
         } else {
-            &self.expander.others
+            Queue::Others
         };
-        // The receivers live as long as the engine; a job that is lost with them is taken up again
-        // at the next start.
-        let _ = queue.send(Job { request, ask });
+        // What is not taken before a stop is taken up again at the next start.
+        let queue = self.expander.queue(queue);
+        queue.push(ask.asker.uid, Job { request, ask });
     }
 
     /// Requests that were accepted before the last stop but not yet expanded.
@@ -287,9 +387,6 @@ impl Shared {
     /// What a request would do, without doing it.
     pub(super) fn forecast(&self, ask: &Ask) -> Result<Forecast, EngineError> {
         let mut forecast = Forecast::default();
-        if ask.verb == Verb::Stage {
-            forecast.room = Some(self.room_on_backing()?);
-        }
         let mut walk = Walk {
             shared: self,
             ask,
@@ -299,12 +396,24 @@ impl Shared {
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
+        if ask.verb == Verb::Stage {
+            forecast.eta_s = self.stage_eta(forecast.bytes)?;
+            forecast.admitted(ask, self.admit(&forecast.need)?);
+        }
         Ok(forecast)
     }
 }
 
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+    // What was let in before a restart is in.
+    let resumed = ask.into.is_none() && shared.has_begun(request)?;
+    if ask.verb == Verb::Stage
+        && !resumed
+        && let Some(Admission::Refused(code, why)) = shared.forecast(ask)?.admission
+    {
+        return shared.refuse_whole(request, ask, code, &why);
+    }
     let out = Out::Request {
         request,
         pending: Vec::new(),

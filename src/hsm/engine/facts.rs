@@ -1,20 +1,7 @@
 //! Facts about the whole instance, for status.
 
-use super::{Engine, EngineError, Slot};
+use super::{Engine, EngineError};
 use crate::catalog::Snapshot;
-use crate::id::Timestamp;
-use crate::tier::{ErrorKind, Space};
-
-/// A tier's condition.
-#[derive(Debug)]
-pub struct TierFacts<'a> {
-    /// Which.
-    pub slot: &'a Slot,
-    /// Its room, or why it does not say.
-    pub space: Result<Space, (ErrorKind, String)>,
-    /// Left alone until then, after a failure.
-    pub paused_until: Option<Timestamp>,
-}
 
 /// What only the running process knows.
 #[derive(Debug, Clone, Copy)]
@@ -32,21 +19,6 @@ impl Engine {
     /// [`EngineError`].
     pub fn snapshot(&self) -> Result<Snapshot, EngineError> {
         Ok(self.shared.catalog.status(self.shared.copies_asked())?)
-    }
-
-    /// The tiers' condition, asked now.
-    #[must_use]
-    pub fn tier_facts(&self) -> Vec<TierFacts<'_>> {
-        let shared = &self.shared;
-        let facts = |slot| -> TierFacts<'_> {
-            let slot: &Slot = slot;
-            TierFacts {
-                slot,
-                space: slot.tier.space().map_err(|e| (e.kind(), e.to_string())),
-                paused_until: shared.lanes.paused_until(slot.id),
-            }
-        };
-        shared.tiers.iter().map(facts).collect()
     }
 
     /// What is in flight.
@@ -76,14 +48,5 @@ impl Engine {
     /// In words for the administrator.
     pub fn release_allowed(&self) -> Result<(), String> {
         self.shared.release_allowed()
-    }
-}
-
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot")
-            .field("name", &self.name)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
     }
 }

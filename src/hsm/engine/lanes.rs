@@ -109,11 +109,6 @@ impl Lanes {
         self.scheduler.lock().pause_tier(tier, until);
     }
 
-    /// Until when a tier is left alone.
-    pub(super) fn paused_until(&self, tier: TierId) -> Option<Timestamp> {
-        self.scheduler.lock().paused_until(tier)
-    }
-
     /// Nothing of this request starts any more. What waited, and what is under way.
     pub(super) fn cancel(&self, request: RequestId) -> (Vec<ActionId>, Vec<Action>) {
         let dropped = self.scheduler.lock().cancel(request);
@@ -199,8 +194,11 @@ fn lane_work(shared: &Arc<Shared>, queue: &Receiver<Dispatch>) {
 fn dispatch(shared: &Arc<Shared>, doors: &HashMap<Lane, Sender<Dispatch>>) {
     let mut heard = 0;
     while !shared.stopping() {
-        if let Err(why) = refill(shared).and_then(|()| start_ready(shared, doors)) {
-            tracing::error!(%why, "dispatch failed; it is tried again");
+        let step = || refill(shared).and_then(|()| start_ready(shared, doors));
+        match catch_unwind(AssertUnwindSafe(step)) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::error!(%why, "dispatch failed; it is tried again"),
+            Err(_) => tracing::error!("the dispatcher panicked; it goes on"),
         }
         heard = shared.bell.wait(heard, PATIENCE);
     }
@@ -260,33 +258,59 @@ fn start_ready(
     doors: &HashMap<Lane, Sender<Dispatch>>,
 ) -> Result<(), EngineError> {
     loop {
-        let Some(mut next) = shared.lanes.scheduler.lock().next(shared.now()) else {
+        let Some(next) = shared.lanes.scheduler.lock().next(shared.now()) else {
             return Ok(());
         };
-        let ids = next.items.iter().map(|i| i.action).collect();
-        let started = match shared.catalog.start_actions(ids, shared.now()) {
-            Ok(started) => started,
-            Err(why) => {
-                // They have their slots already: put back, they are taken again.
-                for item in &next.items {
-                    shared.lanes.end(Ended {
-                        action: item.action,
-                        request: item.request,
-                        finish: Finish::PutBack,
-                    });
-                }
-                return Err(why.into());
-            }
+        // From here on they have their slots: whatever comes, they reach a worker or are put back.
+        let mut next = Departing {
+            lanes: &shared.lanes,
+            dispatch: Some(next),
         };
+        let Some(dispatch) = next.dispatch.as_mut() else {
+            continue;
+        };
+        let ids = dispatch.items.iter().map(|i| i.action).collect();
+        let started = shared.catalog.start_actions(ids, shared.now())?;
         for id in &started.refused {
             shared.lanes.forget(*id);
         }
-        next.items.retain(|i| started.started.contains(&i.action));
-        if !next.items.is_empty()
-            && let Some(door) = doors.get(&next.lane)
-        {
-            // The lane's threads hold the far end until the engine stops.
-            let _ = door.send(next);
+        dispatch
+            .items
+            .retain(|i| started.started.contains(&i.action));
+        next.go(doors);
+    }
+}
+
+/// A dispatch on its way to a worker. Dropped before, it is put back, and taken again.
+struct Departing<'a> {
+    lanes: &'a Lanes,
+    dispatch: Option<Dispatch>,
+}
+
+impl Departing<'_> {
+    fn go(mut self, doors: &HashMap<Lane, Sender<Dispatch>>) {
+        let Some(dispatch) = self.dispatch.take() else {
+            return;
+        };
+        if dispatch.items.is_empty() {
+            return;
+        }
+        // The lane's threads hold the far end until the engine stops.
+        self.dispatch = match doors.get(&dispatch.lane) {
+            Some(door) => door.send(dispatch).err().map(|unsent| unsent.0),
+            None => Some(dispatch),
+        };
+    }
+}
+
+impl Drop for Departing<'_> {
+    fn drop(&mut self) {
+        for item in self.dispatch.iter().flat_map(|d| &d.items) {
+            self.lanes.end(Ended {
+                action: item.action,
+                request: item.request,
+                finish: Finish::PutBack,
+            });
         }
     }
 }

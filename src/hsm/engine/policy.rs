@@ -18,6 +18,7 @@ use cairn_policies::{
 };
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,10 +74,14 @@ pub struct RuleRun {
 pub(super) fn work(shared: &Arc<Shared>) {
     let mut heard = 0;
     while !shared.stopping() {
-        if shared.any_due()
-            && let Err(why) = shared.run_policy(&RunAsk::Due, false)
-        {
-            tracing::error!(%why, "policy could not be run");
+        let due = || match shared.any_due() {
+            true => shared.run_policy(&RunAsk::Due, false).map(drop),
+            false => Ok(()),
+        };
+        match catch_unwind(AssertUnwindSafe(due)) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::error!(%why, "policy could not be run"),
+            Err(_) => tracing::error!("running the policy panicked; it is tried again"),
         }
         heard = shared.bell.wait(heard, TICK);
         if let Err(why) = shared.close_abandoned() {
@@ -114,6 +119,7 @@ impl Engine {
     pub fn explain(&self, node: &Node) -> Result<String, EngineError> {
         let shared = &self.shared;
         let policy = shared.policy.lock().policy.clone();
+        let policy = shared.in_full(policy);
         let input = shared.input(Select::Due(BTreeMap::new()))?;
         let facts = shared.file_facts(node)?;
         Ok(cairn_policies::explain(&policy, &input, &facts).to_string())
@@ -121,75 +127,6 @@ impl Engine {
 }
 
 impl Shared {
-    /// The tier answers, and the aggregate is there at its full length.
-    pub(super) fn aggregate_is_live(
-        &self,
-        slot: &super::Slot,
-        aggregate: crate::id::AggregateId,
-        known: Option<u64>,
-    ) -> bool {
-        match slot.tier.stat(aggregate) {
-            Ok(len) => known == Some(len),
-            Err(why) => {
-                tracing::warn!(tier = %slot.name, %why, "a copy cannot be proven now");
-                false
-            }
-        }
-    }
-
-    /// May anything be released on this backing?
-    pub(super) fn release_allowed(&self) -> Result<(), String> {
-        self.backing
-            .capabilities()
-            .release()
-            .map_err(ToString::to_string)?;
-        if !self.settings.unsafe_open_backing {
-            match self.backing.users_can_reach() {
-                Ok(crate::hsm::backing::Reach::Guarded { .. }) => {}
-                Ok(crate::hsm::backing::Reach::Open) => {
-                    return Err("users can reach the backing directory, where a released file reads as zeros; \
-                                put it below a directory of mode 0700 (`cairn adopt` does that)"
-                        .into());
-                }
-                Err(why) => return Err(why.to_string()),
-            }
-        }
-        if !self.settings.allow_same_fs && self.tiers.iter().all(|t| t.same_fs) {
-            return Err(
-                "every tier lies on the backing's own filesystem: releasing frees no space \
-                        and protects nothing (--allow-same-fs does it all the same)"
-                    .into(),
-            );
-        }
-        Ok(())
-    }
-
-    /// Tiers that a file is archived to: as many as copies are asked, in their order.
-    pub(super) fn archive_tiers(&self) -> Vec<crate::id::TierId> {
-        let copies = self
-            .policy
-            .lock()
-            .policy
-            .settings
-            .copies
-            .max(self.settings.copies);
-        self.tiers
-            .iter()
-            .take(copies as usize)
-            .map(|t| t.id)
-            .collect()
-    }
-
-    /// Copies that must be proven before blocks go.
-    pub(super) fn copies_asked(&self) -> u32 {
-        self.policy
-            .lock()
-            .policy
-            .settings
-            .copies
-            .max(self.settings.copies)
-    }
-
     fn usage(&self) -> Result<Usage, EngineError> {
         let stat = rustix::fs::fstatvfs(self.backing.root())
             .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;
@@ -253,6 +190,7 @@ impl Shared {
             };
             (held.policy.clone(), select)
         };
+        let policy = self.in_full(policy);
         let input = self.input(select)?;
         let plan = self.plan(&policy, &input)?;
         if let Some(unknown) = plan.unknown.first() {
@@ -269,11 +207,18 @@ impl Shared {
             .collect()
     }
 
+    /// As many copies as the instance's settings ask for, where that is more.
+    fn in_full(&self, mut policy: Policy) -> Policy {
+        policy.settings.copies = policy.settings.copies.max(self.settings.copies);
+        policy
+    }
+
     fn plan(&self, policy: &Policy, input: &RunInput) -> Result<Plan, EngineError> {
         let failed = RefCell::new(None);
-        let archive = Pages::new(self, policy, input, Verb::Archive, &failed);
-        let release = Pages::new(self, policy, input, Verb::Release, &failed);
-        let plan = cairn_policies::plan(policy, input, archive.chain(release));
+        let new = Pages::new(self, policy, input, Question::Archive, &failed);
+        let fewer = Pages::new(self, policy, input, Question::Copies, &failed);
+        let release = Pages::new(self, policy, input, Question::Release, &failed);
+        let plan = cairn_policies::plan(policy, input, new.chain(fewer).chain(release));
         match failed.into_inner() {
             Some(why) => Err(why),
             None => Ok(plan),
@@ -332,12 +277,9 @@ impl Shared {
     }
 
     fn request_for(&self, rule: &RulePlan) -> Result<RequestId, EngineError> {
-        let (verb, tiers) = match rule.verb {
-            Verb::Archive => (
-                catalog::Verb::Archive,
-                self.archive_tiers().into_iter().map(Some).collect(),
-            ),
-            Verb::Release => (catalog::Verb::Release, vec![None]),
+        let verb = match rule.verb {
+            Verb::Archive => catalog::Verb::Archive,
+            Verb::Release => catalog::Verb::Release,
         };
         let new = NewRequest {
             verb,
@@ -355,11 +297,15 @@ impl Shared {
             let Some(node) = self.catalog.node(NodeId(file.node.0.cast_signed()))? else {
                 continue;
             };
-            for tier in &tiers {
+            let tiers = match rule.verb {
+                Verb::Archive => self.lacking(&node)?.into_iter().map(Some).collect(),
+                Verb::Release => vec![None],
+            };
+            for tier in tiers {
                 pending.push(NewAction {
                     node: node.id,
                     handle: node.handle.clone(),
-                    tier: *tier,
+                    tier,
                     bytes: node.attributes.size,
                     place: None,
                     near: nearness(&file.path.0),
@@ -411,7 +357,7 @@ impl Shared {
             nlink: seen.nlink,
             pinned_until: self.catalog.pinned_until(node.id, self.now())?.map(moment),
             staged_at: node.staged_at.map(moment),
-            copies: node.copies,
+            copies: self.copies_that_count(node)?,
         })
     }
 }
@@ -429,12 +375,24 @@ fn nearness(path: &[u8]) -> NodeId {
     NodeId((hash >> 1).cast_signed())
 }
 
-/// Candidates of one verb, asked of the catalog page by page.
+/// What the catalog is asked for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// New and changed files.
+    Archive,
+    /// Archived files with fewer copies than asked for.
+    Copies,
+    /// Archived files that take space.
+    Release,
+}
+
+/// Candidates, asked of the catalog page by page.
 struct Pages<'a> {
     shared: &'a Shared,
-    verb: Verb,
+    question: Question,
     archive: ArchiveFilter,
     release: ReleaseFilter,
+    copies: u32,
     cursor: Option<CandidateCursor>,
     page: std::vec::IntoIter<Node>,
     ended: bool,
@@ -446,9 +404,13 @@ impl<'a> Pages<'a> {
         shared: &'a Shared,
         policy: &Policy,
         input: &RunInput,
-        verb: Verb,
+        question: Question,
         failed: &'a RefCell<Option<EngineError>>,
     ) -> Self {
+        let verb = match question {
+            Question::Archive | Question::Copies => Verb::Archive,
+            Question::Release => Verb::Release,
+        };
         let asked = |rule: &&Rule| {
             rule.verb == verb
                 && match &input.select {
@@ -460,8 +422,13 @@ impl<'a> Pages<'a> {
             .rules
             .iter()
             .filter(asked)
-            .map(|rule| rule.prefilter(&policy.settings))
-            .filter(|f| !f.states.is_empty())
+            .map(|rule| rule.prefilter())
+            .filter(|f| match question {
+                Question::Archive => !f.states.is_empty(),
+                Question::Copies | Question::Release => {
+                    f.states.contains(cairn_policies::FileState::Archived)
+                }
+            })
             .collect();
         let least = |span: fn(&cairn_policies::Prefilter) -> Option<cairn_policies::Span>| {
             let spans = filters
@@ -482,7 +449,7 @@ impl<'a> Pages<'a> {
         let keep = Duration::from_secs(policy.settings.keep_staged.secs());
         Self {
             shared,
-            verb,
+            question,
             archive: ArchiveFilter {
                 older_than: soon(changed),
             },
@@ -498,6 +465,7 @@ impl<'a> Pages<'a> {
                 min_copies: policy.settings.copies,
                 now,
             },
+            copies: policy.settings.copies,
             cursor: None,
             page: Vec::new().into_iter(),
             ended: filters.is_empty(),
@@ -507,9 +475,16 @@ impl<'a> Pages<'a> {
 
     fn ask(&self) -> Result<Candidates, EngineError> {
         let catalog = &self.shared.catalog;
-        Ok(match self.verb {
-            Verb::Archive => catalog.to_archive(self.archive, self.cursor, PAGE)?,
-            Verb::Release => catalog.to_release(self.release, self.cursor, PAGE)?,
+        Ok(match self.question {
+            Question::Archive => catalog.to_archive(self.archive, self.cursor, PAGE)?,
+            Question::Copies => {
+                // The catalog counts what lies on any tier; which of that counts is looked at then.
+                let fewer = self.copies.saturating_add(self.shared.useless_tiers()?);
+                let mut found = catalog.under_copied(fewer, self.cursor, PAGE)?;
+                found.nodes.retain(|n| n.state == FileState::Archived);
+                found
+            }
+            Question::Release => catalog.to_release(self.release, self.cursor, PAGE)?,
         })
     }
 }

@@ -20,6 +20,8 @@ pub struct FileReport {
     pub handle: NodeHandle,
     /// Its own record, if it has one.
     pub record: Option<Record>,
+    /// It carries another file's stub.
+    pub foreign: bool,
     /// What the catalog knows, if it knows it.
     pub node: Option<Node>,
     /// Copies of the present version.
@@ -226,12 +228,17 @@ fn no_request(id: RequestId) -> EngineError {
 impl Shared {
     fn report(&self, fd: BorrowedFd<'_>) -> Result<FileReport, EngineError> {
         let (stat, handle) = (self.backing.stat(fd)?, self.backing.handle_of(fd)?);
+        let mut foreign = false;
         let record = if stat.kind == NodeKind::Regular {
             let found = self.backing.record(fd).unwrap_or_else(|why| {
                 tracing::warn!(%why, "a record cannot be read");
                 None
             });
-            found.filter(|r| belongs_to(r, self.backing.fs(), &handle))
+            let own = found
+                .as_ref()
+                .is_some_and(|r| belongs_to(r, self.backing.fs(), &handle));
+            foreign = !own && found.as_ref().is_some_and(|r| r.state != State::Resident);
+            found.filter(|_| own)
         } else {
             None
         };
@@ -261,6 +268,7 @@ impl Shared {
             stat,
             handle,
             record,
+            foreign,
             node,
             copies,
             pins,

@@ -249,13 +249,8 @@ fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>
         return Ok(None);
     };
     let Some(record) = record else {
-        let released = node.state == FileState::Released;
-        if released && looked.stat.size > 0 && looked.stat.blocks == 0 {
-            let note =
-                "released, but its stub is gone: the file reads as zeros on the backing".to_owned();
-            shared
-                .catalog
-                .set_state(id, FileState::Lost, Some(note), Durability::Full)?;
+        if node.version.is_some() && node.state != FileState::Dirty {
+            shared.is_lost(&looked.handle, looked.fd.as_fd())?;
         }
         return Ok(None);
     };

@@ -9,6 +9,7 @@ use super::{
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::index_store::IndexStore;
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::hsm::schedule::Limits;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Memory for decoded indexes, bytes.
 const INDEX_MEMORY: usize = 256 << 20;
@@ -34,6 +35,8 @@ const CHANGELOG: usize = 1 << 16;
 const BEAT: Duration = Duration::from_secs(30);
 /// How long a stop waits for tiers that read for a recall.
 const RECALL_PATIENCE: Duration = Duration::from_secs(5);
+/// And for the engine's own threads, which may be inside a tier that does not answer.
+const THREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the changelog and due settle checks are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -156,7 +159,6 @@ impl Claimed {
     /// [`Startup::Url`], [`Startup::Tier`].
     pub fn open_tiers(&self, tiers: &[(String, String)]) -> Result<Vec<Slot>, Startup> {
         let known = self.catalog.tiers()?;
-        let device = self.backing.stat(self.backing.root())?.dev;
         let mut slots: Vec<Slot> = Vec::new();
         for (name, url) in tiers {
             let parsed: TierUrl = url.parse().map_err(|source| Startup::Url {
@@ -180,14 +182,8 @@ impl Claimed {
                 kind: about.kind.as_str().into(),
                 owner: mark.owner,
             })?;
-            let same_fs = about.root.and_then(|r| r.dev) == Some(device);
-            slots.push(Slot {
-                name: name.clone(),
-                id: mark.tier,
-                url: about.url,
-                same_fs,
-                tier: Arc::new(Retry::new(tier, Attempts::default())),
-            });
+            let tier = Arc::new(Retry::new(tier, Attempts::default()));
+            slots.push(Slot::new(name.clone(), mark.tier, about.url, tier));
         }
         Ok(slots)
     }
@@ -204,7 +200,6 @@ impl Claimed {
         policy: (String, String, cairn_policies::Policy),
     ) -> Result<(Engine, StateDir), Startup> {
         let (settles, due) = crossbeam_channel::unbounded();
-        let (expander, jobs) = expand::queues();
         let limits = Limits {
             archive_slots: settings.archive_workers.max(1),
             release_slots: settings.release_workers.max(1),
@@ -227,16 +222,22 @@ impl Claimed {
             bell: Bell::default(),
             stop: AtomicBool::new(false),
             settles,
-            expander,
+            expander: expand::Expander::new(),
             applying: AtomicU64::new(0),
             drain: Mutex::new(()),
             lanes,
             parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
+            believed: crate::hsm::vouch::Believed::default(),
+            lost_ears: Mutex::default(),
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
-        let indexes = Arc::new(IndexCache::new(INDEX_MEMORY));
+        let store = IndexStore::open(&self.state.indexes(), shared.settings.index_bytes).map_err(
+            EngineError::io("opening the indexes in the state directory"),
+        )?;
+        let indexes = IndexCache::with_store(INDEX_MEMORY, Some(Arc::new(store)));
+        let indexes = Arc::new(indexes);
         let recall = shared.settings.recall.clone();
         let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
             .map_err(Startup::Thread)?;
@@ -247,7 +248,7 @@ impl Claimed {
             mark: Mutex::new(Some(self.mark)),
             abandoned: AtomicBool::new(false),
         };
-        engine.start_threads(ends, jobs, due)?;
+        engine.start_threads(ends, due)?;
         engine.shared.resume_expansion()?;
         Ok((engine, self.state))
     }
@@ -264,12 +265,7 @@ fn fresh_tier(known: &[catalog::TierRow]) -> TierId {
 }
 
 impl Engine {
-    fn start_threads(
-        &self,
-        ends: lanes::Ends,
-        jobs: expand::Jobs,
-        due: Receiver<Settle>,
-    ) -> Result<(), Startup> {
+    fn start_threads(&self, ends: lanes::Ends, due: Receiver<Settle>) -> Result<(), Startup> {
         super::tree::note_root(&self.shared)?;
         let mut threads: Vec<JoinHandle<()>> = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -281,19 +277,20 @@ impl Engine {
             Ok(())
         };
         lanes::start(&self.shared, ends, &mut spawn)?;
-        for _ in 0..2 {
-            for queue in [jobs.stages.clone(), jobs.others.clone()] {
-                let (shared, wishes) = (self.shared.clone(), jobs.wishes.clone());
-                spawn(
-                    "expand",
-                    Box::new(move || expand::work(&shared, &queue, &wishes)),
-                )?;
+        for _ in 0..expand::THREADS {
+            for queue in [expand::Queue::Stages, expand::Queue::Others] {
+                let shared = self.shared.clone();
+                spawn("expand", Box::new(move || expand::work(&shared, queue)))?;
             }
         }
+        let shared = self.shared.clone();
+        spawn("wishes", Box::new(move || expand::grant_wishes(&shared)))?;
         let shared = self.shared.clone();
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan_work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("sieve", Box::new(move || sieve_work(&shared)))?;
         let shared = self.shared.clone();
         spawn("changelog", Box::new(move || changelog_work(&shared)))?;
         let shared = self.shared.clone();
@@ -354,16 +351,19 @@ impl Engine {
             tracing::warn!("a tier still reads for a recall; the process ends without it");
             self.abandoned.store(true, Ordering::Release);
         }
-        let quiet = quiet && idle;
         self.shared.drain_changelog()?;
         self.shared.stop.store(true, Ordering::Release);
         self.shared.bell.ring();
         let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the engine panicked");
-            }
+        let left = join_within(threads, THREAD_PATIENCE);
+        if !left.is_empty() {
+            tracing::warn!(
+                ?left,
+                "threads do not come back from a tier; the process ends without them"
+            );
+            self.abandoned.store(true, Ordering::Release);
         }
+        let quiet = quiet && idle && left.is_empty();
         // P1: only a stop after which nothing of the backing is left unwritten is a clean one.
         rustix::fs::syncfs(self.shared.backing.root().as_fd())
             .map_err(|e| EngineError::io("syncing the backing")(e.into()))?;
@@ -376,9 +376,29 @@ impl Engine {
                 "not a clean stop: the next start scans, and after a power loss reads again what it releases"
             );
         }
-        self.mark.lock().take();
+        // While a thread is left that may write a record, the backing stays this process's.
+        if !self.has_left_threads() {
+            self.mark.lock().take();
+        }
         Ok(())
     }
+}
+
+/// Waits for threads to end; the names of those that do not in that time.
+fn join_within(threads: Vec<JoinHandle<()>>, patience: Duration) -> Vec<String> {
+    let end = Instant::now() + patience;
+    let mut left = Vec::new();
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if !thread.is_finished() {
+            left.push(thread.thread().name().unwrap_or_default().to_owned());
+        } else if thread.join().is_err() {
+            tracing::error!("a thread of the engine panicked");
+        }
+    }
+    left
 }
 
 impl Engine {
@@ -425,6 +445,21 @@ fn changelog_work(shared: &Arc<Shared>) {
         }
         if let Err(why) = changelog::rescan_overflows(shared) {
             tracing::warn!(%why, "an overflow could not be noted");
+        }
+    }
+}
+
+/// What the catalog's opening did not read. Until it is read, opens of files without a record ask
+/// the catalog.
+fn sieve_work(shared: &Arc<Shared>) {
+    while !shared.stopping() {
+        match shared.catalog.fill_sieve(Some(100_000)) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(why) => {
+                tracing::warn!(%why, "archived nodes could not be read; tried again");
+                std::thread::sleep(Duration::from_secs(1));
+            }
         }
     }
 }

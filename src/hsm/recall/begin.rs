@@ -6,7 +6,7 @@ use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
 use super::source::Sources;
 use super::table::{End, Shared, urgency};
-use super::{RecallError, Step, quota};
+use super::{RecallError, Step, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
 use crate::format::record::{Record, State as Data};
@@ -26,6 +26,8 @@ pub(super) enum Found {
     Resident(OwnedFd),
     /// A stub that passed its checks.
     Stub(Arc<Opened>),
+    /// Another inode's stub.
+    Foreign(Arc<Opened>),
 }
 
 /// Opens the file and looks at it. Runs on the disk lane.
@@ -38,6 +40,7 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
             recall.state.lock().reader = Some(Arc::new(reader));
             shared.end(recall, End::Resident(None));
         }
+        Ok(Some(Found::Foreign(opened))) => adoption::begin(shared, recall, opened),
         Ok(Some(Found::Stub(opened))) => prepare_next(shared, recall, opened),
         Ok(None) => {
             let (again, same) = (Arc::clone(shared), Arc::clone(recall));
@@ -69,6 +72,10 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
     let object = backing
         .path_of(reader.as_fd())
         .map_or(object.clone(), |p| String::from_utf8_lossy(&p).into_owned());
+    if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node) {
+        let vouched = shared.asks.vouch(&recall.node, reader.as_fd(), &object);
+        vouched?;
+    }
     let Some(record) = record.filter(|r| r.state != Data::Resident) else {
         return Ok(Some(Found::Resident(reader)));
     };
@@ -76,7 +83,15 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
         finish_truncation(shared, reader.as_fd()).map_err(fail("finish the truncation"))?;
         return Ok(Some(Found::Resident(reader)));
     }
-    check(shared, recall, &object, reader.as_fd(), &before, &record)?;
+    if !belongs_to(&record, shared.backing.fs(), &recall.node) {
+        return Ok(Some(Found::Foreign(Arc::new(Opened {
+            object,
+            reader: Arc::new(reader),
+            record,
+            before,
+        }))));
+    }
+    check(shared, &object, reader.as_fd(), &before, &record)?;
     let user_ctime = match record.state {
         // Its ctime is that of the interrupted recall's writes.
         Data::Recalling => record.user_ctime,
@@ -104,7 +119,6 @@ pub(super) fn finish_truncation(shared: &Shared, fd: BorrowedFd<'_>) -> Result<(
 /// because that recall's writes may have changed it.
 fn check(
     shared: &Shared,
-    recall: &Recall,
     object: &str,
     fd: BorrowedFd<'_>,
     stat: &FileStat,
@@ -114,10 +128,6 @@ fn check(
         let object = object.to_owned();
         Err(RecallError::Conflict { object, why })
     };
-    if !belongs_to(record, shared.backing.fs(), &recall.node) {
-        let object = object.to_owned();
-        return Err(RecallError::Foreign { object });
-    }
     if stat.size != record.size {
         return conflict("its size differs");
     }

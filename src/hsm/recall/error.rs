@@ -20,8 +20,18 @@ pub enum RecallError {
         why: &'static str,
     },
     /// The stub was written for another inode or filesystem (P6).
-    #[error("{object} carries the stub of another file: it was copied or restored")]
+    #[error("{object} carries the stub of another file: it was copied or restored, and {why}")]
     Foreign {
+        /// The file.
+        object: String,
+        /// Why it is not adopted.
+        why: &'static str,
+    },
+    /// It has no record, and what is on disk is not what was archived (P6).
+    #[error(
+        "{object} is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
+    )]
+    Lost {
         /// The file.
         object: String,
     },
@@ -144,6 +154,7 @@ impl RecallError {
             | Self::Cancelled => true,
             Self::Conflict { .. }
             | Self::Foreign { .. }
+            | Self::Lost { .. }
             | Self::Record { .. }
             | Self::NoGoodCopy { .. }
             | Self::Truncated
@@ -159,6 +170,7 @@ impl RecallError {
         match self {
             Self::Conflict { .. } => Failure::Conflict,
             Self::Foreign { .. } => Failure::Foreign,
+            Self::Lost { .. } => Failure::Lost,
             Self::Record { failure, .. } => *failure,
             Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
             Self::Unavailable { .. } => Failure::TierUnavailable,

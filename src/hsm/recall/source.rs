@@ -326,7 +326,7 @@ impl Source {
                 self.copy.tier
             )));
         };
-        let why = match indexes.find(&*tier, &self.copy, record.file, record.version) {
+        let why = match indexes.find(&*tier, &self.copy, record) {
             Ok(Some(entry)) => match mismatch(&entry, record) {
                 None => {
                     *known = Known::Entry(Arc::clone(&tier), entry.clone());
@@ -346,7 +346,7 @@ impl Source {
 }
 
 /// What keeps an index entry from being the data that the record names.
-fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
+pub(super) fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
     let Kind::Regular { size, .. } = &entry.member.kind else {
         return Some("the member is no regular file");
     };

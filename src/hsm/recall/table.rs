@@ -27,6 +27,7 @@ pub(super) struct Shared {
     pub(super) sync: Arc<Lane>,
     tiers: Mutex<HashMap<TierId, Arc<Lane>>>,
     tokens: AtomicU64,
+    pub(super) refused: super::adoption::Refused,
     #[cfg(test)]
     pub(super) halt_after: Mutex<Option<super::Step>>,
 }
@@ -144,6 +145,7 @@ impl Shared {
             table: Mutex::default(),
             tiers: Mutex::default(),
             tokens: AtomicU64::new(1),
+            refused: super::adoption::Refused::default(),
             #[cfg(test)]
             halt_after: Mutex::new(None),
         }

@@ -1,5 +1,6 @@
 //! Tests of recall by the numbers of its protocols, without a mount.
 
+mod adoption;
 mod crashes;
 mod cycle;
 mod p4;

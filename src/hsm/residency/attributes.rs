@@ -2,7 +2,7 @@
 //!
 //! | name | value |
 //! |---|---|
-//! | `state` | `resident`, `archived`, `dirty`, `released`, `recalling`, `foreign` |
+//! | `state` | `resident`, `archived`, `dirty`, `released`, `recalling`, `foreign`, `lost` |
 //! | `copies` | one `tier aggregate` a line |
 //! | `eta` | seconds until the data are here, `0` if they are, `unknown` |
 //! | `id`, `version` | identity of the file and number of its data |
@@ -13,6 +13,7 @@
 use super::{FileRef, HsmResidency};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{FileStat, NodeKind, belongs_to};
+use crate::hsm::recall::User;
 use cairn_fuse::{Caller, Errno};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -54,7 +55,10 @@ impl HsmResidency {
     /// For people: whether the data really changed since they were archived only P1 can prove.
     fn state(&self, file: FileRef<'_>, record: Option<&Record>, stat: &FileStat) -> &'static str {
         let Some(record) = record else {
-            return "resident";
+            let node = file.handle;
+            let lost =
+                self.asks.may_be_lost(node) && self.asks.looks_lost(node, stat.size, stat.blocks);
+            return if lost { "lost" } else { "resident" };
         };
         match record.state {
             _ if !belongs_to(record, self.backing().fs(), file.handle) => "foreign",
@@ -99,10 +103,15 @@ impl HsmResidency {
         if !matches!(value, b"" | b"1") {
             return Err(Errno(libc::EINVAL));
         }
+        let user = User {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: caller.groups(),
+        };
         let asked = self
             .asks
-            .stage_requested(file.handle, self.hint(file), caller.uid);
-        asked.map_err(|why| why.errno())
+            .stage_requested(file.handle, self.hint(file), user);
+        asked.map_err(|why| Errno(why.errno()))
     }
 }
 

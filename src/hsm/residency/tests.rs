@@ -103,13 +103,16 @@ fn p5_a_released_file_is_fetched_and_then_resident() {
 fn p6_foreign_damaged_and_cut_stubs_are_refused() {
     let mirror = Mirror::new();
     let eio = Presence::Refused(Errno(libc::EIO));
-    let (one, two) = (mirror.rig.dense("one", 1000), mirror.rig.dense("two", 1000));
+    let (one, two) = (mirror.rig.dense("one", 1000), mirror.rig.dense("two", 2000));
     let fd = mirror.open(&two);
     let backing = &mirror.rig.backing;
     backing
         .set_record(fd.as_fd(), &one.record, SetHow::Replace)
         .expect("copied");
-    assert_eq!(mirror.presence(&two), eio);
+    // It might be adopted: nobody has asked yet.
+    assert_eq!(mirror.presence(&two), Presence::Released);
+    assert_eq!(mirror.fetch(&two, None), Err(Errno(libc::EIO)));
+    assert_eq!(mirror.presence(&two), Presence::Doubtful, "found foreign");
     assert_eq!(
         mirror.get(&two, "user.cairn.state").expect("a state"),
         "foreign"
@@ -132,6 +135,60 @@ fn p6_foreign_damaged_and_cut_stubs_are_refused() {
         .remove_record(mirror.open(&plain).as_fd())
         .expect("removed");
     assert_eq!(mirror.presence(&plain), Presence::Resident);
+}
+
+#[test]
+fn p6_a_file_that_may_have_lost_its_stub_is_asked_about() {
+    let mirror = Mirror::new();
+    let doubt = |stub: &Stub, lost| {
+        let fd = mirror.open(stub);
+        mirror
+            .rig
+            .backing
+            .remove_record(fd.as_fd())
+            .expect("removed");
+        let node = stub.node.clone();
+        mirror.rig.above.doubted.lock().insert(node, lost);
+    };
+    let read = |stub: &Stub| {
+        let (tell, told) = bounded(1);
+        let done = Box::new(move |got| tell.send(got).expect("told"));
+        mirror.with(stub, |r, file| r.read(file, 0, 10, ME, done));
+        told.recv_timeout(PATIENCE).expect("answered")
+    };
+    let lost = mirror.rig.dense("lost", 3 * BLOCK);
+    doubt(&lost, true);
+    assert_eq!(
+        mirror.presence(&lost),
+        Presence::Doubtful,
+        "not passed through"
+    );
+    assert_eq!(read(&lost), Err(Errno(libc::EIO)));
+    assert_eq!(mirror.fetch(&lost, None), Err(Errno(libc::EIO)));
+    assert_eq!(mirror.fetch(&lost, Some(10)), Err(Errno(libc::EIO)));
+    assert!(
+        mirror.shown(&lost).0.at_least_one_block,
+        "no hole to tar -S"
+    );
+    let seek = |data| mirror.with(&lost, |r, file| r.seek(file, 5, data));
+    assert_eq!(
+        (seek(true), seek(false)),
+        (Ok(5), Ok(3 * BLOCK)),
+        "no hole to cp"
+    );
+    assert_eq!(mirror.get(&lost, "user.cairn.state"), Ok("lost".into()));
+    let whole = mirror.rig.dense("whole", 3 * BLOCK);
+    doubt(&whole, false);
+    assert_eq!(mirror.presence(&whole), Presence::Doubtful);
+    assert_eq!(read(&whole), Ok(vec![0; 10]), "its owner's holes");
+    assert_eq!(mirror.presence(&whole), Presence::Resident);
+    assert!(!mirror.shown(&whole).0.at_least_one_block);
+    // Cutting it to nothing makes a new file of it.
+    mirror.fetch(&lost, Some(0)).expect("announced");
+    let file = std::fs::OpenOptions::new().write(true).open(&lost.path);
+    file.expect("open").set_len(0).expect("cut");
+    mirror.with(&lost, |r, file| r.truncated(file));
+    assert_eq!(mirror.presence(&lost), Presence::Resident);
 }
 
 #[test]

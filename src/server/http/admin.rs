@@ -7,15 +7,15 @@ use bytes::Bytes;
 
 pub(super) async fn status(State(api): Shared, ConnectInfo(who): Who) -> Answer {
     Ok(tagged(
-        api.ask(move |control| control.status(&who.0)).await?,
+        api.ask(who.0, |control, peer| control.status(peer)).await?,
     ))
 }
 
 pub(super) async fn policy_check(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
     let PolicyCheckQuery { name, text } = parse(&body)?;
-    let report = api.ask(move |control| {
+    let report = api.ask(who.0, move |control, peer| {
         let name = name.as_deref().unwrap_or("policy");
-        control.policy_check(text.as_deref().map(|text| (name, text)), &who.0)
+        control.policy_check(text.as_deref().map(|text| (name, text)), peer)
     });
     Ok(tagged(report.await?))
 }
@@ -24,7 +24,9 @@ pub(super) async fn policy_run(State(api): Shared, ConnectInfo(who): Who, body: 
     let PolicyRunQuery { rule, dry_run } = parse(&body)?;
     let event = Event::new(&who.0, "policy-run");
     let result = api
-        .ask(move |control| control.policy_run(rule.as_deref(), dry_run, &who.0))
+        .ask(who.0, move |control, peer| {
+            control.policy_run(rule.as_deref(), dry_run, peer)
+        })
         .await;
     if !dry_run {
         api.note(event, &result);
@@ -46,7 +48,7 @@ pub(super) async fn shutdown(State(api): Shared, ConnectInfo(who): Who, body: By
     let ShutdownQuery { force } = parse(&body)?;
     let event = Event::new(&who.0, "shutdown");
     let result = api
-        .ask(move |control| control.shutdown(force, &who.0))
+        .ask(who.0, move |control, peer| control.shutdown(force, peer))
         .await;
     api.note(event, &result);
     Ok(tagged(result?))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) async fn state(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
     let StateQuery { subjects, walk } = parse(&body)?;
     let subjects = api.subjects(&subjects, &who.0)?;
-    let place = api.walk().await?;
+    let place = api.walk(&who.0).await?;
     let (mut lines, response) = stream::answer();
     let control = Arc::clone(&api.control);
     tokio::spawn(async move {
@@ -69,6 +69,7 @@ pub(super) async fn why(State(api): Shared, ConnectInfo(who): Who, body: Bytes) 
         .pop()
         .ok_or_else(|| Refusal::new(Failure::Internal, "a subject was lost"))?;
     Ok(tagged(
-        api.ask(move |control| control.why(subject, &who.0)).await?,
+        api.ask(who.0, move |control, peer| control.why(subject, peer))
+            .await?,
     ))
 }

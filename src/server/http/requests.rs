@@ -59,9 +59,16 @@ async fn place(
     let subjects = api.subjects(named, &peer)?;
     // These walk before they answer: they must not take the threads of quick questions.
     let walks = options.dry_run || !part.last || part.into.is_some();
-    let _place = if walks { Some(api.walk().await?) } else { None };
-    api.ask(move |control| control.submit(verb, subjects, &options, part, &peer))
-        .await
+    let place = if walks {
+        Some(api.walk(&peer).await?)
+    } else {
+        None
+    };
+    api.ask(peer, move |control, peer| {
+        let _place = place;
+        control.submit(verb, subjects, &options, part, peer)
+    })
+    .await
 }
 
 pub(super) async fn list(
@@ -73,7 +80,7 @@ pub(super) async fn list(
         filter.map_err(|error| Refusal::new(Failure::Usage, error.body_text()))?;
     filter.limit = filter.limit.clamp(1, MAX_LIST);
     let requests = api
-        .ask(move |control| control.requests(&filter, &who.0))
+        .ask(who.0, move |control, peer| control.requests(&filter, peer))
         .await?;
     Ok(tagged(RequestList { requests }))
 }
@@ -85,8 +92,8 @@ fn number(text: &str) -> Result<RequestId, Refusal> {
 }
 
 async fn look(api: &Api, id: RequestId, peer: &Peer) -> Result<RequestView, Refusal> {
-    let peer = peer.clone();
-    api.ask(move |control| control.request(id, &peer)).await
+    api.ask(peer.clone(), move |control, peer| control.request(id, peer))
+        .await
 }
 
 pub(super) async fn show(
@@ -104,7 +111,9 @@ pub(super) async fn cancel(
 ) -> Answer {
     let id = number(&id)?;
     let event = Event::new(&who.0, "cancel").request(id.0);
-    let result = api.ask(move |control| control.cancel(id, &who.0)).await;
+    let result = api
+        .ask(who.0, move |control, peer| control.cancel(id, peer))
+        .await;
     api.note(event, &result);
     api.waits.wake(id);
     Ok(tagged(result?))
@@ -117,7 +126,9 @@ pub(super) async fn retry(
 ) -> Answer {
     let id = number(&id)?;
     let event = Event::new(&who.0, "retry").request(id.0);
-    let result = api.ask(move |control| control.retry(id, &who.0)).await;
+    let result = api
+        .ask(who.0, move |control, peer| control.retry(id, peer))
+        .await;
     api.note(event, &result);
     Ok((StatusCode::ACCEPTED, tagged(result?)).into_response())
 }
@@ -129,7 +140,7 @@ pub(super) async fn wait(
     Path(id): Path<String>,
 ) -> Answer {
     let id = number(&id)?;
-    let wait = api.waits.begin(id).ok_or_else(|| {
+    let wait = api.waits.begin(id, who.0.uid).ok_or_else(|| {
         Refusal::new(Failure::Busy, "too many callers wait for requests")
             .hint("ask from time to time instead: cairn requests ID")
     })?;

@@ -1,13 +1,14 @@
 //! The state of files for `cairn state`, `ls` and `why`: seen on the asker's behalf.
 
+use super::told;
 use super::views::{verb_out, when};
-use crate::catalog::ActionState;
+use crate::catalog::{Action, ActionState};
 use crate::error::Failure;
 use crate::hsm::backing::NodeKind;
 use crate::hsm::engine::ask::Asker;
-use crate::hsm::engine::{Engine, FileReport};
+use crate::hsm::engine::{Engine, EngineError, FileReport};
 use crate::id::NodeHandle;
-use crate::server::control::{ControlError, NodeSink};
+use crate::server::control::NodeSink;
 use crate::server::wire::{
     CopyView, GivenPath, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why,
 };
@@ -15,21 +16,44 @@ use rustix::fs::Access;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+/// Who asks about nodes.
+pub(super) struct ForWhom {
+    asker: Asker,
+    /// They rule the instance.
+    rules: bool,
+}
+
+impl ForWhom {
+    pub(super) const fn new(asker: Asker, rules: bool) -> Self {
+        Self { asker, rules }
+    }
+
+    /// The number of a request, if the caller may know that it works on the file.
+    fn request(&self, engine: &Engine, action: &Action) -> Option<u64> {
+        let id = action.request;
+        let theirs = || {
+            let report = engine.request(id, 0);
+            report.is_ok_and(|report| report.row.uid == self.asker.uid)
+        };
+        (self.rules || theirs()).then_some(id.0)
+    }
+}
+
 /// Hands the state of a node, its children or its tree to `sink`.
 pub(super) fn walk(
     engine: &Engine,
     node: &NodeHandle,
     given: &[u8],
     walk: Walk,
-    asker: &Asker,
+    whom: &ForWhom,
     sink: NodeSink<'_>,
-) -> Result<(), ControlError> {
+) -> Result<(), EngineError> {
     let fd = engine.open(node)?;
     let top = GivenPath::new(given);
     let report = engine.report(fd.as_fd())?;
     let directory = report.stat.kind == NodeKind::Directory;
     if walk != Walk::Children || !directory {
-        let going_on = sink(state(engine, &fd, &report, top.clone()));
+        let going_on = sink(state(engine, &fd, &report, top.clone(), whom));
         if !going_on || walk == Walk::Itself || !directory {
             return Ok(());
         }
@@ -39,7 +63,7 @@ pub(super) fn walk(
     let mut next = Some((fd, top));
     let mut stack: Vec<(Rc<OwnedFd>, Vec<u8>, GivenPath)> = Vec::new();
     while let Some((dir, path)) = next.take() {
-        if may(asker, &dir, Access::READ_OK | Access::EXEC_OK) {
+        if may(&whom.asker, &dir, Access::READ_OK | Access::EXEC_OK) {
             let dir = Rc::new(dir);
             let mut below = Vec::new();
             for name in engine.names(dir.as_fd())? {
@@ -47,7 +71,7 @@ pub(super) fn walk(
                     continue;
                 };
                 let at = path.join(&name);
-                if !sink(state(engine, &child, &report, at.clone())) {
+                if !sink(state(engine, &child, &report, at.clone(), whom)) {
                     return Ok(());
                 }
                 if walk == Walk::Tree && report.stat.kind == NodeKind::Directory {
@@ -77,7 +101,8 @@ fn look(engine: &Engine, dir: &OwnedFd, name: &[u8]) -> Option<(OwnedFd, FileRep
     })
 }
 
-fn may(asker: &Asker, fd: &OwnedFd, access: Access) -> bool {
+/// May they do that to what the descriptor stands for?
+pub(super) fn may(asker: &Asker, fd: &OwnedFd, access: Access) -> bool {
     asker.uid == 0
         || cairn_fuse::may_access(fd.as_fd(), (asker.uid, asker.gid, &asker.groups), access)
 }
@@ -95,6 +120,7 @@ fn flags(report: &FileReport) -> Vec<StateFlag> {
         (StateFlag::NoArchive, node.is_some_and(|n| n.noarchive)),
         (StateFlag::NoRelease, node.is_some_and(|n| n.norelease)),
         (StateFlag::Lost, report.is_lost()),
+        (StateFlag::Foreign, report.foreign),
     ];
     states
         .into_iter()
@@ -103,7 +129,13 @@ fn flags(report: &FileReport) -> Vec<StateFlag> {
         .collect()
 }
 
-fn state(engine: &Engine, fd: &OwnedFd, report: &FileReport, path: GivenPath) -> NodeState {
+fn state(
+    engine: &Engine,
+    fd: &OwnedFd,
+    report: &FileReport,
+    path: GivenPath,
+    whom: &ForWhom,
+) -> NodeState {
     let stat = &report.stat;
     let copy = |c: &crate::catalog::Copy| CopyView {
         tier: engine
@@ -150,19 +182,31 @@ fn state(engine: &Engine, fd: &OwnedFd, report: &FileReport, path: GivenPath) ->
                 until: when(p.expires),
             })
             .collect(),
-        request: report.open.first().map(|a| a.request.0),
+        request: report
+            .open
+            .iter()
+            .find_map(|action| whom.request(engine, action)),
     }
 }
 
 /// What a file waits for, and which rule holds it where it is.
-pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Why, ControlError> {
+pub(super) fn why(
+    engine: &Engine,
+    node: &NodeHandle,
+    given: &[u8],
+    whom: &ForWhom,
+) -> Result<Why, EngineError> {
     let fd = engine.open(node)?;
     let report = engine.report(fd.as_fd())?;
     let mut because = Vec::new();
     if let Some(node) = &report.node {
-        because.extend(node.note.clone());
+        let note = node.note.clone();
+        because.extend(note.map(|text| told::reason(Failure::Internal, text, whom.rules)));
         if report.stat.kind == NodeKind::Regular {
-            because.extend(engine.explain(node)?.lines().map(str::to_owned));
+            let text = engine.explain(node)?;
+            // The first line is the file's present path, which may be where nobody else can look.
+            let lines = text.lines().skip(usize::from(!whom.rules));
+            because.extend(lines.map(str::to_owned));
         }
     } else {
         because.push("not yet known to policy: the background scan has not come to it".into());
@@ -172,12 +216,12 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
         verb: verb_out(action.verb),
         on: match (action.state, &action.failure) {
             (ActionState::Running, _) => "it is being worked on".into(),
-            (_, Some(failure)) => failure.text.clone(),
+            (_, Some(failure)) => told::written(&failure.code, &failure.text, whom.rules),
             _ => "its turn".into(),
         },
         since: when(asked(action.request).unwrap_or_else(crate::hsm::engine::now)),
         eta_s: None,
-        request: Some(action.request.0),
+        request: whom.request(engine, action),
     });
     let mut waiting: Vec<Waiting> = waiting.collect();
     if engine.recaller().is_some_and(|r| r.is_running(node)) && waiting.is_empty() {
@@ -195,10 +239,4 @@ pub(super) fn why(engine: &Engine, node: &NodeHandle, given: &[u8]) -> Result<Wh
         waiting,
         because,
     })
-}
-
-impl From<crate::hsm::backing::BackingError> for ControlError {
-    fn from(why: crate::hsm::backing::BackingError) -> Self {
-        Self::new(Failure::Internal, why)
-    }
 }

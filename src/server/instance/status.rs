@@ -3,8 +3,7 @@
 use super::Instance;
 use super::views::when;
 use crate::catalog::{Class, FileState, Snapshot};
-use crate::hsm::engine::{Engine, now};
-use crate::server::control::ControlError;
+use crate::hsm::engine::{Engine, EngineError, Slot, now};
 use crate::server::wire::{
     Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
     ScanStatus, Status, TierHealth, TierStatus, Warning, When,
@@ -12,10 +11,10 @@ use crate::server::wire::{
 use crate::tier::ErrorKind;
 use std::collections::BTreeMap;
 
-pub(super) fn status(instance: &Instance) -> Result<Status, ControlError> {
+pub(super) fn status(instance: &Instance) -> Result<Status, EngineError> {
     let engine = &instance.engine;
     let (snapshot, counts, (free, total)) = (engine.snapshot()?, engine.counts(), engine.room()?);
-    let tiers = tiers(engine);
+    let tiers = tiers(instance);
     let warnings = warnings(engine, &snapshot, &tiers, instance);
     let age = |t: crate::id::Timestamp| u64::try_from(now().sec - t.sec).unwrap_or(0);
     let waiting = snapshot
@@ -134,24 +133,49 @@ fn backlog(of: &crate::catalog::Backlog) -> (String, Backlog) {
     (name.to_owned(), Backlog { files, bytes })
 }
 
-fn tiers(engine: &Engine) -> Vec<TierStatus> {
-    let one = |facts: crate::hsm::engine::TierFacts<'_>| {
-        let (state, message) = match &facts.space {
+/// Of the whole instance what a user may know who does not rule it: no place of the
+/// administrator's, and no text that may name one, or a file.
+pub(super) fn for_users(mut status: Status) -> Status {
+    status.backing = None;
+    for tier in &mut status.tiers {
+        tier.message = None;
+    }
+    for warning in &mut status.warnings {
+        // What it is is in the code; a reason follows the colon.
+        if warning.message.contains('/') {
+            let said = warning.message.split(':').next().unwrap_or_default();
+            warning.message = if said.contains('/') {
+                warning.code.replace('-', " ")
+            } else {
+                said.to_owned()
+            };
+        }
+    }
+    status
+}
+
+fn tiers(instance: &Instance) -> Vec<TierStatus> {
+    let one = |slot: &Slot| {
+        let said = instance.questions.space(slot.id, &slot.tier);
+        let (state, message) = match &said {
             Ok(_) => (TierHealth::Ok, None),
             Err((ErrorKind::Full, why)) => (TierHealth::Full, Some(why.clone())),
             Err((_, why)) => (TierHealth::Unavailable, Some(why.clone())),
         };
-        let space = facts.space.unwrap_or_default();
+        let space = said.unwrap_or_default();
         TierStatus {
-            name: facts.slot.name.clone(),
-            url: facts.slot.url.clone(),
+            name: slot.name.clone(),
+            url: slot.url.clone(),
             state,
             free: space.free,
             total: space.total,
+            weakness: slot
+                .weakness(instance.engine.backing())
+                .map(|w| w.as_str().to_owned()),
             message,
         }
     };
-    engine.tier_facts().into_iter().map(one).collect()
+    instance.engine.tiers().iter().map(one).collect()
 }
 
 fn warnings(
@@ -168,15 +192,11 @@ fn warnings(
             message,
         });
     };
-    for slot in engine.tiers().iter().filter(|t| t.same_fs) {
-        warn(
-            "same-filesystem",
-            Level::Warning,
-            format!(
-                "tier {} lies on the backing's filesystem: it frees no space, protects nothing",
-                slot.name
-            ),
-        );
+    for slot in engine.tiers() {
+        if let Some(weak) = slot.weakness(engine.backing()) {
+            let message = format!("tier {} {weak}", slot.name);
+            warn(weak.as_str(), Level::Warning, message);
+        }
     }
     if engine.settings().unsafe_open_backing {
         warn(

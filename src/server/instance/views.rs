@@ -1,6 +1,8 @@
 //! From the engine's values to the wire's.
 
+use super::told;
 use crate::catalog;
+use crate::error::Failure;
 use crate::hsm::engine::{RequestReport, RuleRun};
 use crate::id::Timestamp;
 use crate::server::wire::{
@@ -57,8 +59,18 @@ pub(super) fn skipped((path, why): (Vec<u8>, String)) -> Problem {
     }
 }
 
-/// `own`: paths, keys and reasons are the asker's to see.
-pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> RequestView {
+/// Whether the asker may know a path below the mount.
+pub(super) type Sees<'a> = &'a mut dyn FnMut(&[u8]) -> bool;
+
+/// `sees`: keys and reasons are the asker's to see, and paths as far as it says; `None` for a
+/// request of somebody else's. `rules`: reasons are told as they were written down.
+pub(super) fn request(
+    report: &RequestReport,
+    mut sees: Option<Sees<'_>>,
+    rules: bool,
+    mount: &Path,
+) -> RequestView {
+    let own = sees.is_some();
     let (row, counts) = (&report.row, report.row.counts);
     let all = [
         counts.queued,
@@ -68,14 +80,14 @@ pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> Reques
         counts.failed,
         counts.cancelled,
     ];
-    let problems = report.failed.iter().map(|(action, path)| {
+    let problem = |(action, path): &(catalog::Action, Option<Vec<u8>>), sees: &mut Sees<'_>| {
         let (code, message) = action
             .failure
             .as_ref()
             .map_or(("internal".into(), String::new()), |f| {
-                (f.code.clone(), f.text.clone())
+                (f.code.clone(), told::written(&f.code, &f.text, rules))
             });
-        let path = path.as_ref().map(|p| {
+        let path = path.as_ref().filter(|p| sees(p)).map(|p| {
             let mount = std::os::unix::ffi::OsStrExt::as_bytes(mount.as_os_str());
             GivenPath::new(mount).join(p)
         });
@@ -84,7 +96,13 @@ pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> Reques
             code,
             message,
         }
-    });
+    };
+    let problems = match &mut sees {
+        Some(sees) => report.failed.iter().map(|one| problem(one, sees)).collect(),
+        None => Vec::new(),
+    };
+    let waiting = report.waiting.as_ref().filter(|_| own);
+    let waiting = waiting.map(|text| told::reason(Failure::Busy, text.clone(), rules));
     RequestView {
         request: row.id.0,
         verb: verb_out(row.verb),
@@ -109,9 +127,9 @@ pub(super) fn request(report: &RequestReport, own: bool, mount: &Path) -> Reques
         bytes: all.iter().map(|c| c.bytes).sum(),
         bytes_done: counts.done.bytes,
         eta_s: eta(row),
-        waiting: report.waiting.clone().filter(|_| own),
+        waiting,
         paths: Vec::new(),
-        problems: if own { problems.collect() } else { Vec::new() },
+        problems,
     }
 }
 

@@ -21,6 +21,8 @@ pub enum StateFlag {
     NoRelease,
     /// No good copy left.
     Lost,
+    /// It carries another file's stub: copied or restored, and not adopted.
+    Foreign,
 }
 
 impl StateFlag {
@@ -35,6 +37,7 @@ impl StateFlag {
             Self::NoArchive => "noarchive",
             Self::NoRelease => "norelease",
             Self::Lost => "lost",
+            Self::Foreign => "foreign",
         }
     }
 }

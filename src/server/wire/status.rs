@@ -116,6 +116,10 @@ pub struct TierStatus {
     pub free: Option<u64>,
     /// Bytes in all, where that can be known.
     pub total: Option<u64>,
+    /// Why its copies protect nothing and count for no release: `same-filesystem`, `same-disk` or
+    /// `volatile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weakness: Option<String>,
     /// What was last seen when it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

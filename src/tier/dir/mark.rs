@@ -111,9 +111,22 @@ pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, 
         ),
         _ => away("opening", error.to_string()),
     })?;
+    settle(&dir, root, wanted, away, || ())
+}
+
+/// Reads the mark, or writes it into a directory that is empty. Others may be at the same thing:
+/// the mark that is there in the end counts. `meanwhile`: what happens after the mark was not
+/// found and before anything is made of that.
+fn settle(
+    dir: &OwnedFd,
+    root: &Path,
+    wanted: Mark,
+    away: impl Fn(&'static str, String) -> TierError,
+    mut meanwhile: impl FnMut(),
+) -> Result<Mark, TierError> {
     let mut tries = 0;
     loop {
-        match read(&dir) {
+        match read(dir) {
             Ok(mark) => {
                 check_owner(root, mark, wanted.owner)?;
                 return Ok(mark);
@@ -122,10 +135,18 @@ pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, 
             Err(MarkError::Io(error)) => return Err(away("reading the mark", error.to_string())),
             Err(error) => return Err(refused(root, &error.to_string())),
         }
-        check_empty(&dir, root)
-            .map_err(|error| away("reading the directory", error.to_string()))??;
-        // Whoever else makes it a tier at this moment: the mark that is there in the end counts.
-        write(&dir, wanted).map_err(|error| away("writing the mark", error.to_string()))?;
+        meanwhile();
+        let empty = check_empty(dir, root)
+            .map_err(|error| away("reading the directory", error.to_string()))?;
+        match empty {
+            Ok(()) => {
+                write(dir, wanted).map_err(|error| away("writing the mark", error.to_string()))?;
+            }
+            // A tier gets its mark before anything else. If there is one now, what was found came
+            // after it, from an opener that was quicker.
+            Err(_) if !matches!(read(dir), Err(error) if error.is_absent()) => {}
+            Err(refusal) => return Err(refusal),
+        }
     }
 }
 
@@ -214,6 +235,37 @@ fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quicker_opener_between_two_looks_is_no_stranger() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        let owner = InstanceId([7; 16]);
+        let mark = |tier| Mark {
+            tier: TierId(tier),
+            owner,
+        };
+        let away = |step: &'static str, why| TierError::Unavailable {
+            tier: "t".into(),
+            step,
+            why,
+        };
+        let dir = open_or_make(place.path()).expect("directory");
+        let mut quicker = Some(());
+        let found = settle(&dir, place.path(), mark(2), away, || {
+            if quicker.take().is_some() {
+                write(&dir, mark(1)).expect("the other's mark");
+                layout::make_dir(&dir, layout::INCOMING).expect("the other's directory");
+            }
+        });
+        assert_eq!(found.expect("opens").tier, TierId(1));
+        // Without a mark it is still somebody's directory.
+        std::fs::remove_file(place.path().join(MARK)).expect("removed");
+        let refused = settle(&dir, place.path(), mark(2), away, || ());
+        assert!(
+            matches!(refused, Err(TierError::Refused { .. })),
+            "{refused:?}"
+        );
+    }
 
     #[test]
     fn marks_that_are_none_are_refused_with_a_reason() {

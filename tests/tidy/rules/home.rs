@@ -9,7 +9,17 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["src/catalog/", "src/catalog.rs"]),
     ("aws_sdk_s3", &["src/tier/s3"]),
     ("crc32c", &["mover/src/checksum.rs"]),
-    ("lru", &["fuse/", "src/hsm/index_cache.rs", "src/tier/dir"]),
+    (
+        "lru",
+        &[
+            "fuse/",
+            "src/hsm/index_cache.rs",
+            "src/hsm/index_store.rs",
+            "src/hsm/vouch.rs",
+            "src/hsm/recall/adoption.rs",
+            "src/tier/dir",
+        ],
+    ),
     ("axum", &["src/server/", "src/server.rs"]),
     ("hyper", &["src/client/", "src/client.rs", "src/server/"]),
     (

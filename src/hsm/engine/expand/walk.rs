@@ -5,10 +5,10 @@ use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared, shifted};
 use super::CHUNK;
 use super::wanted::{Facts, Wanted, wanted};
-use crate::catalog::{self, Durability, NewAction, NodeId, Verb};
+use crate::catalog::{self, Durability, Met, NewAction, NodeId, Verb};
 use crate::error::Failure;
 use crate::hsm::backing::{Access, How, NodeKind};
-use crate::id::RequestId;
+use crate::id::{NodeHandle, RequestId};
 use std::os::fd::AsFd;
 
 pub(super) enum Out<'a> {
@@ -28,8 +28,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Opens and looks; `None` if it is gone.
-    fn open(&self, named: &Named) -> Result<Option<Looked>, EngineError> {
+    /// Opens and looks.
+    fn open(&self, named: &Named) -> Result<Looked, EngineError> {
         let open = || -> Result<_, EngineError> {
             let hint = tree::hint(self.shared, &named.node)?;
             Ok(self
@@ -43,32 +43,48 @@ impl Walk<'_> {
             self.shared.drain_changelog()?;
             opened = open()?;
         }
-        let fd = match opened {
-            Ok(fd) => fd,
-            Err(why) => {
-                tracing::debug!(%why, "it went before it was looked at");
-                return Ok(None);
-            }
-        };
+        let fd = opened?;
         let stat = self.shared.backing.stat(fd.as_fd())?;
-        Ok(Some(Looked {
+        Ok(Looked {
             name: named.given.clone(),
             handle: named.node.clone(),
             fd,
             stat,
-        }))
+        })
     }
 
+    /// A thing that was named. Whatever stands in its way becomes its result; only the catalog's
+    /// errors are the request's, which is then tried again.
     pub(super) fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        let Some(looked) = self.open(named)? else {
-            return Ok(());
-        };
+        match self.named(named) {
+            Err(why) if !matches!(why, EngineError::Catalog(_)) => self.unreachable(named, &why),
+            done => done,
+        }
+    }
+
+    fn named(&mut self, named: &Named) -> Result<(), EngineError> {
+        let looked = self.open(named)?;
         let (id, near) = self.place(&looked)?;
-        self.one(&looked, id, near, true)?;
+        let met = self.meet(&[id])?.pop().flatten();
+        self.one(&looked, (id, met), near, true)?;
         if looked.stat.kind == NodeKind::Directory {
             self.directory(looked, id)?;
         }
         Ok(())
+    }
+
+    /// What was named cannot be looked at (or not to its end): it failed, and says why.
+    fn unreachable(&mut self, named: &Named, why: &EngineError) -> Result<(), EngineError> {
+        let known = self.shared.catalog.node_by_handle(&named.node)?;
+        let id = known.map_or_else(|| nobody(&named.node), |node| node.id);
+        let text = if why.code() == Failure::NotFound {
+            "it no longer exists".to_owned()
+        } else {
+            why.to_string()
+        };
+        let text = format!("{}: {text}", String::from_utf8_lossy(&named.given));
+        let at = (&named.node, &named.given[..]);
+        self.refuse(at, id, id, why.code(), &text)
     }
 
     /// The catalog's number of a subject, and of the directory it lies in.
@@ -108,15 +124,23 @@ impl Walk<'_> {
             id,
         )];
         while let Some((named, id)) = stack.pop() {
-            let Some(dir) = self.open(&named)? else {
-                continue;
+            let dir = match self.open(&named) {
+                Ok(dir) => dir,
+                Err(why @ EngineError::Catalog(_)) => return Err(why),
+                // It went since it was listed.
+                Err(why) if why.code() == Failure::NotFound => continue,
+                Err(why) => {
+                    let at = (&named.node, &named.given[..]);
+                    self.refuse(at, id, id, why.code(), &why.to_string())?;
+                    continue;
+                }
             };
             if self.shared.stopping() || self.cancelled()? {
                 return Ok(());
             }
             if !self.may_list(&dir) {
                 self.refuse(
-                    &dir,
+                    (&dir.handle, &dir.name),
                     id,
                     id,
                     Failure::NotPermitted,
@@ -127,7 +151,13 @@ impl Walk<'_> {
             let names = match tree::names(&self.shared.backing, dir.fd.as_fd()) {
                 Ok(names) => names,
                 Err(why) => {
-                    self.refuse(&dir, id, id, Failure::NotFound, &why.to_string())?;
+                    self.refuse(
+                        (&dir.handle, &dir.name),
+                        id,
+                        id,
+                        Failure::NotFound,
+                        &why.to_string(),
+                    )?;
                     continue;
                 }
             };
@@ -154,15 +184,16 @@ impl Walk<'_> {
                 Err(why) => {
                     let why = EngineError::from(why);
                     let text = format!("{}: {why}", String::from_utf8_lossy(name));
-                    self.refuse(dir, id, id, why.code(), &text)?;
+                    self.refuse((&dir.handle, &dir.name), id, id, why.code(), &text)?;
                 }
             }
         }
         let seen = found.iter().map(|l| tree::sighting(l, id)).collect();
         let ids = self.shared.catalog.note(seen, Durability::Relaxed)?;
         let mut below = Vec::new();
-        for (looked, child) in found.into_iter().zip(ids) {
-            self.one(&looked, child, id, false)?;
+        let met = self.meet(&ids)?;
+        for ((looked, child), met) in found.into_iter().zip(ids).zip(met) {
+            self.one(&looked, (child, met), id, false)?;
             if looked.stat.kind == NodeKind::Directory {
                 below.push((
                     Named {
@@ -180,23 +211,28 @@ impl Walk<'_> {
     fn one(
         &mut self,
         looked: &Looked,
-        id: NodeId,
+        (id, met): (NodeId, Option<Met>),
         near: NodeId,
         direct: bool,
     ) -> Result<(), EngineError> {
-        let facts = self.facts(looked, id, direct)?;
+        let facts = self.facts(looked, (id, met), direct)?;
         match wanted(self.ask.verb, &facts) {
             Wanted::Nothing(why) => {
                 if let Out::Forecast(forecast) = &mut self.out
                     && let Some(why) = why
                 {
-                    skip(forecast, looked, why);
+                    skip(forecast, &looked.name, why);
                 }
                 Ok(())
             }
-            Wanted::Refuse(code, why) => self.refuse(looked, id, near, code, why),
+            Wanted::Refuse(code, why) => {
+                self.refuse((&looked.handle, &looked.name), id, near, code, why)
+            }
             Wanted::Now => self.now(id, looked.stat.size),
             Wanted::Act { bytes, place } => {
+                if let (Out::Forecast(forecast), Verb::Stage) = (&mut self.out, self.ask.verb) {
+                    forecast.need.add(looked.stat.uid, looked.stat.gid, bytes);
+                }
                 for tier in self.tiers_for(&facts) {
                     self.act(NewAction {
                         node: id,
@@ -213,7 +249,18 @@ impl Walk<'_> {
         }
     }
 
-    fn facts(&self, looked: &Looked, id: NodeId, direct: bool) -> Result<Facts, EngineError> {
+    /// Rows of nodes, and their copies where the verb asks for them.
+    fn meet(&self, ids: &[NodeId]) -> Result<Vec<Option<Met>>, EngineError> {
+        let copies = matches!(self.ask.verb, Verb::Archive | Verb::Stage);
+        Ok(self.shared.catalog.meet_by_number(ids, copies)?)
+    }
+
+    fn facts(
+        &self,
+        looked: &Looked,
+        (id, met): (NodeId, Option<Met>),
+        direct: bool,
+    ) -> Result<Facts, EngineError> {
         let shared = self.shared;
         let record = if looked.stat.kind == NodeKind::Regular {
             match shared.backing.record(looked.fd.as_fd()) {
@@ -225,17 +272,11 @@ impl Walk<'_> {
         } else {
             None
         };
-        let node = shared.catalog.node(id)?;
         let pinned = match self.ask.verb {
             Verb::Release => shared.catalog.pinned_until(id, shared.now())?.is_some(),
             _ => false,
         };
-        let copies = match node.as_ref().and_then(|n| n.version) {
-            Some(v) if self.ask.verb == Verb::Archive => {
-                shared.catalog.copies(v.file, v.version)?
-            }
-            _ => Vec::new(),
-        };
+        let (node, copies) = met.map_or((None, Vec::new()), |met| (Some(met.node), met.copies));
         let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
         Ok(Facts {
             stat: looked.stat,
@@ -247,6 +288,7 @@ impl Walk<'_> {
             readable: self.may_read(looked),
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,
+            stored: copies.iter().map(|c| c.stored_len).max(),
             tiers_wanted: self.tier_choice(),
             tiers_have: copies
                 .iter()
@@ -345,7 +387,7 @@ impl Walk<'_> {
 
     fn refuse(
         &mut self,
-        looked: &Looked,
+        (handle, name): (&NodeHandle, &[u8]),
         id: NodeId,
         near: NodeId,
         code: Failure,
@@ -356,12 +398,12 @@ impl Walk<'_> {
             text: why.to_owned(),
         };
         if let Out::Forecast(forecast) = &mut self.out {
-            skip(forecast, looked, why);
+            skip(forecast, name, why);
             return Ok(());
         }
         self.act(NewAction {
             node: id,
-            handle: looked.handle.clone(),
+            handle: handle.clone(),
             tier: None,
             bytes: 0,
             place: None,
@@ -416,10 +458,22 @@ impl Walk<'_> {
     }
 }
 
-fn skip(forecast: &mut Forecast, looked: &Looked, why: &str) {
+/// Stands in an action for the number of a node that the catalog does not know: below all numbers
+/// that it gives, and another one for every inode that is named.
+pub(super) fn nobody(handle: &NodeHandle) -> NodeId {
+    let bytes = handle.kind.to_le_bytes().into_iter();
+    let hash = bytes
+        .chain(handle.bytes.iter().copied())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+    NodeId(-1 - (hash >> 2).cast_signed())
+}
+
+fn skip(forecast: &mut Forecast, name: &[u8], why: &str) {
     forecast.skipped_files += 1;
     if forecast.skipped.len() < 1000 {
-        forecast.skipped.push((looked.name.clone(), why.to_owned()));
+        forecast.skipped.push((name.to_vec(), why.to_owned()));
     }
 }
 

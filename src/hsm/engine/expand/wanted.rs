@@ -19,6 +19,8 @@ pub(super) struct Facts {
     pub(super) readable: bool,
     pub(super) min_release: u64,
     pub(super) trusted_from: Incarnation,
+    /// Bytes of its data without holes, where copies of them are known.
+    pub(super) stored: Option<u64>,
     pub(super) tiers_wanted: Vec<TierId>,
     pub(super) tiers_have: Vec<TierId>,
 }
@@ -45,14 +47,9 @@ impl Facts {
 
     /// The present data are archived, as far as can be told without reading them.
     fn current(&self) -> bool {
-        let Some(node) = &self.node else { return false };
-        let proven = node
-            .proven
-            .is_some_and(|p| (p.size, p.ctime) == (self.stat.size, self.stat.ctime));
+        let known = self.node.as_ref();
         self.record.is_some()
-            && node.state == FileState::Archived
-            && proven
-            && !node.is_suspect(&self.trusted_from)
+            && known.is_some_and(|node| is_current(node, &self.stat, &self.trusted_from))
     }
 
     /// Tiers that a copy of the present data is still to be made on.
@@ -64,6 +61,19 @@ impl Facts {
             .copied()
             .collect()
     }
+}
+
+/// A file that carries its record is what was last archived, as far as can be told without reading
+/// it.
+pub(in crate::hsm::engine) fn is_current(
+    node: &Node,
+    stat: &FileStat,
+    trusted_from: &Incarnation,
+) -> bool {
+    let proven = node
+        .proven
+        .is_some_and(|p| (p.size, p.ctime) == (stat.size, stat.ctime));
+    node.state == FileState::Archived && proven && !node.is_suspect(trusted_from)
 }
 
 /// The decision.
@@ -78,10 +88,15 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
             Wanted::Refuse(Failure::NotPermitted, "no permission to read the file")
         }
         Verb::Stage => Wanted::Act {
-            bytes: facts.stat.size,
+            bytes: facts
+                .stored
+                .map_or(facts.stat.size, |stored| stored.min(facts.stat.size)),
             place: place(facts),
         },
         Verb::Verify if !facts.owned => refuse_stranger(),
+        Verb::Verify if facts.record.is_none() && facts.direct => {
+            Wanted::Refuse(Failure::NoGoodCopy, "never archived")
+        }
         Verb::Verify if facts.record.is_none() => Wanted::Nothing(Some("never archived")),
         Verb::Verify => Wanted::Act {
             bytes: facts.stat.size,

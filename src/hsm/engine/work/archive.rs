@@ -1,20 +1,24 @@
 //! The archive lane: P2 for a batch, on one tier.
 
+use super::super::expand::is_current;
+use super::super::lanes::Claim;
 use super::super::{EngineError, Shared, Slot, tree};
 use super::{end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
-    self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version,
+    self, Action, CopyState, Durability, FileState, Finish, Met, Node, Proven, Version,
 };
 use crate::error::Failure;
-use crate::format::record::CopyHint;
+use crate::format::record::{CopyHint, State};
 use crate::hsm::archive::{
-    ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Recorded,
-    Skip, Unrecorded, archive as compose,
+    ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Skip,
+    Unrecorded, archive as compose,
 };
+use crate::hsm::backing::{How, belongs_to};
 use crate::hsm::version::{Seen, Trust};
 use crate::id::TierId;
 use crate::tier::{Proof, TierError};
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Names of one inode that go into its aggregate; more are rarer than they are worth.
@@ -31,23 +35,7 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         }
         return;
     };
-    let mut ready = Vec::new();
-    for action in actions {
-        let Some(claim) = shared.lanes.claim(&action.handle) else {
-            let why = "another action works on it";
-            let finish = later(shared, &action, Failure::Busy, why);
-            end(shared, &action, finish);
-            continue;
-        };
-        match item(shared, &action) {
-            Ok(Some((item, node))) => ready.push((item, action, node, claim)),
-            Ok(None) => end(shared, &action, Finish::Done),
-            Err(why) if why.code() == Failure::NotPermitted => {
-                end(shared, &action, failed(Failure::NotPermitted, why));
-            }
-            Err(why) => end(shared, &action, later(shared, &action, why.code(), why)),
-        }
-    }
+    let mut ready = ready(shared, slot, actions);
     // In the order of a walk, each directory before what lies in it: tar sets a directory's times
     // when it leaves it, so what it comes back to would change them.
     ready.sort_by(|a, b| walk_order(&a.0).cmp(walk_order(&b.0)));
@@ -63,43 +51,109 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
     }
 }
 
+/// Claims the nodes, looks all of them up at once, and ends what is not to be composed.
+fn ready<'a>(
+    shared: &'a Shared,
+    slot: &Slot,
+    actions: Vec<Action>,
+) -> Vec<(Item, Action, Node, Claim<'a>)> {
+    let mut claimed = Vec::new();
+    for action in actions {
+        match shared.lanes.claim(&action.handle) {
+            Some(claim) => claimed.push((action, claim)),
+            None => {
+                let why = "another action works on it";
+                let finish = later(shared, &action, Failure::Busy, why);
+                end(shared, &action, finish);
+            }
+        }
+    }
+    let handles: Vec<_> = claimed.iter().map(|(action, _)| &action.handle).collect();
+    let met = match shared.catalog.meet(&handles, MOST_NAMES) {
+        Ok(met) => met,
+        Err(why) => {
+            for (action, _) in &claimed {
+                let finish = later(shared, action, Failure::Internal, &why);
+                end(shared, action, finish);
+            }
+            return Vec::new();
+        }
+    };
+    let mut ready = Vec::new();
+    for ((action, claim), met) in claimed.into_iter().zip(met) {
+        match met.map(|met| item(shared, slot, &action, met)) {
+            Some(Ok(Some((item, node)))) => ready.push((item, action, node, claim)),
+            None | Some(Ok(None)) => end(shared, &action, Finish::Done),
+            Some(Err(finish)) => end(shared, &action, finish),
+        }
+    }
+    ready
+}
+
 /// The components of an item's first name: compared one by one.
 fn walk_order(item: &Item) -> impl Iterator<Item = &[u8]> {
     let name = item.names.first().map_or(&[][..], Vec::as_slice);
     name.split(|b| *b == b'/')
 }
 
-/// What the protocol needs to know; `None`: the node is gone. A refusal
-/// ([`Failure::NotPermitted`]): it must not be archived any more.
-fn item(shared: &Shared, action: &Action) -> Result<Option<(Item, Node)>, EngineError> {
-    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
-        return Ok(None);
-    };
+/// What the protocol needs to know; `None`: another action has archived it since this one was
+/// planned. The caller has the claim.
+fn item(
+    shared: &Shared,
+    slot: &Slot,
+    action: &Action,
+    met: Met,
+) -> Result<Option<(Item, Node)>, Finish> {
+    let node = met.node;
     if node.noarchive {
-        return Err(EngineError::refused(
-            Failure::NotPermitted,
-            "it was set noarchive meanwhile",
-        ));
+        let why = "it was set noarchive meanwhile";
+        return Err(failed(Failure::NotPermitted, why));
     }
-    let names = shared.catalog.all_names(node.id, MOST_NAMES)?;
-    let names = if names.is_empty() {
+    let names = if met.names.is_empty() {
         tree::present_name(shared, &action.handle)
     } else {
-        names
+        met.names
     };
     let item = Item {
         node: action.handle.clone(),
         names,
-        prior: prior(shared, &node)?,
+        prior: prior(shared, &node, &met.copies),
     };
+    let there = |prior: &Prior| prior.copies.iter().any(|c| c.tier == slot.id);
+    if item.prior.as_ref().is_some_and(there) && is_unchanged(shared, &item, &node) {
+        return Ok(None);
+    }
     Ok(Some((item, node)))
 }
 
-fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
-    let Some(version) = node.version else {
-        return Ok(None);
+/// What lies there is the version whose copies are known.
+fn is_unchanged(shared: &Shared, item: &Item, node: &Node) -> bool {
+    let hint = item.names.first().map(Vec::as_slice);
+    let looked = shared
+        .backing
+        .open_node(&item.node, hint, How::Path)
+        .and_then(|fd| {
+            Ok((
+                shared.backing.stat(fd.as_fd())?,
+                shared.backing.record(fd.as_fd())?,
+            ))
+        });
+    let (stat, record) = match looked {
+        Ok(looked) => looked,
+        // What is wrong with it, its archive finds out.
+        Err(_) => return false,
     };
-    let copies = shared.catalog.copies(version.file, version.version)?;
+    let record = record.filter(|r| belongs_to(r, shared.backing.fs(), &item.node));
+    let version = record
+        .filter(|r| r.state == State::Resident)
+        .map(|r| (r.file, r.version));
+    version.is_some()
+        && version == node.planned().version
+        && is_current(node, &stat, &shared.incarnation)
+}
+
+fn prior(shared: &Shared, node: &Node, copies: &[catalog::Copy]) -> Option<Prior> {
+    let version = node.version?;
     let good = copies
         .iter()
         .filter(|c| c.state == CopyState::Good && c.crc == version.crc);
@@ -118,7 +172,7 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
             trust,
         )
     });
-    Ok(Some(Prior {
+    Some(Prior {
         file: version.file,
         version: version.version,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
@@ -131,8 +185,9 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
                 header: c.header,
             })
             .collect(),
-        released: node.state == FileState::Released,
-    }))
+        released: matches!(node.state, FileState::Released | FileState::Lost),
+        remembered: super::super::vouch::remembered(node, copies),
+    })
 }
 
 fn compose_and_record(
@@ -167,6 +222,7 @@ fn compose_and_record(
     let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
     match compose(batch, &stop, &mut commit) {
         Ok(report) => {
+            note_records(shared, nodes, &report.outcomes);
             for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes))
             {
                 let finish = finish(shared, slot, action, node, outcome);
@@ -207,6 +263,7 @@ fn commit(
         let node = nodes.get(c.item)?;
         Some(catalog::Archived {
             node: node.id,
+            planned: node.planned(),
             version: Version {
                 file: c.file,
                 version: c.version,
@@ -239,11 +296,7 @@ fn proven(shared: &Shared, seen: &Seen) -> Proven {
 
 fn finish(shared: &Shared, slot: &Slot, action: &Action, node: &Node, outcome: Outcome) -> Finish {
     match outcome {
-        Outcome::Archived(archived) => {
-            note_record(shared, node, archived.recorded);
-            Finish::Done
-        }
-        Outcome::Entered { .. } => Finish::Done,
+        Outcome::Archived(_) | Outcome::Entered { .. } => Finish::Done,
         Outcome::Skipped(why) => skipped(shared, slot, action, node, &why),
         Outcome::Failed(why @ ItemError::Rotted { .. }) => failed(Failure::Conflict, why),
         Outcome::Failed(ItemError::Backing(why)) if why.is_full() => {
@@ -269,17 +322,12 @@ fn skipped(shared: &Shared, slot: &Slot, action: &Action, node: &Node, why: &Ski
             soon_or_never(shared, action, Failure::Changed, why)
         }
         Skip::Foreign => failed(Failure::Foreign, why),
-        Skip::Lost => {
-            let note = Some(why.to_string());
-            if let Err(why) =
-                shared
-                    .catalog
-                    .set_state(node.id, FileState::Lost, note, Durability::Full)
-            {
-                tracing::error!(%why, "a lost file could not be noted");
-            }
-            failed(Failure::Lost, why)
-        }
+        // As far as the catalog knew: what the mount did a moment ago may not have been applied.
+        Skip::Lost => match shared.look_again(&node.handle) {
+            Ok(true) => failed(Failure::Lost, why),
+            Ok(false) => soon_or_never(shared, action, Failure::Changed, why),
+            Err(why) => later(shared, action, why.code(), why),
+        },
     }
 }
 
@@ -294,30 +342,44 @@ fn has_copy(shared: &Shared, slot: &Slot, node: &Node) -> Result<bool, EngineErr
     Ok(copies.iter().any(there))
 }
 
-/// The copy is good whether or not the record is on the file; what is known of it is noted.
-fn note_record(shared: &Shared, node: &Node, recorded: Result<Recorded, Unrecorded>) {
-    match recorded {
-        Ok(recorded) => {
-            let proven = proven(shared, &recorded.seen);
-            if let Err(why) = shared.catalog.rebound(node.id, proven, Durability::Relaxed) {
-                tracing::warn!(%why, "a quiescent point could not be noted; the next look compares sums");
+/// The copies are good whether or not the records are on the files; what is known of those is
+/// noted, all at once, before the first action ends.
+fn note_records(shared: &Shared, nodes: &[Node], outcomes: &[Outcome]) {
+    let mut points = Vec::new();
+    for (node, outcome) in nodes.iter().zip(outcomes) {
+        let Outcome::Archived(archived) = outcome else {
+            continue;
+        };
+        let copied = &archived.copied;
+        match &archived.recorded {
+            Ok(recorded) => {
+                points.push(catalog::Rebound {
+                    node: node.id,
+                    version: (copied.file, copied.version),
+                    proven: proven(shared, &recorded.seen),
+                });
+                if let Some(settle) = &recorded.settle {
+                    let _ = shared.settles.send(settle.clone());
+                }
             }
-            if let Some(settle) = recorded.settle {
-                let _ = shared.settles.send(settle);
+            Err(why @ Unrecorded::Changed) => {
+                tracing::debug!(%why, "archived, and changed since");
+                let (with, why) = (
+                    Some(proven(shared, &copied.seen)),
+                    catalog::TombstoneWhy::Overwrite,
+                );
+                let (now, soon) = (shared.now(), Durability::Relaxed);
+                if let Err(why) = shared.catalog.differs(node.id, with, why, now, soon) {
+                    tracing::warn!(%why, "a change could not be noted");
+                }
             }
+            Err(why) => tracing::debug!(%why, "archived, without a record on the file"),
         }
-        Err(why @ Unrecorded::Changed) => {
-            tracing::debug!(%why, "archived, and changed since");
-            let why = catalog::TombstoneWhy::Overwrite;
-            if let Err(why) =
-                shared
-                    .catalog
-                    .dirtied(node.id, why, shared.now(), Durability::Relaxed)
-            {
-                tracing::warn!(%why, "a change could not be noted");
-            }
-        }
-        Err(why) => tracing::debug!(%why, "archived, without a record on the file"),
+    }
+    if !points.is_empty()
+        && let Err(why) = shared.catalog.rebound(points, Durability::Relaxed)
+    {
+        tracing::warn!(%why, "quiescent points could not be noted; the next look compares sums");
     }
 }
 

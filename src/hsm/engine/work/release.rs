@@ -2,10 +2,11 @@
 
 use super::super::{Shared, tree};
 use super::{end, failed, later, soon_or_never};
-use crate::catalog::{Action, CopyState, Durability, Finish, Node, Origin, Proven, TombstoneWhy};
+use crate::catalog::{
+    self, Action, Durability, FileState, Finish, Node, Origin, Proven, TombstoneWhy, Version,
+};
 use crate::error::Failure;
-use crate::format::record::{CopyHint, Record};
-use crate::hsm::backing::How;
+use crate::hsm::backing::{FileStat, How};
 use crate::hsm::release::{
     Gain, Order, Permit, Proof, Recovered, Refusal, Released, recover as set_in_order,
     release as punch,
@@ -86,6 +87,8 @@ fn one(
             0,
         );
     }
+    // From here on a missing record is a missing stub.
+    shared.believed.forget(&action.handle);
     let node = match shared.catalog.node_by_handle(&action.handle) {
         Ok(Some(node)) => node,
         Ok(None) => return (Finish::Done, 0),
@@ -121,7 +124,7 @@ fn one(
                 seen,
                 trust,
             }),
-        prove: &|record| prove(shared, record),
+        prove: &|record| shared.prove(record),
     };
     match punch(permit, gate, &order) {
         Ok(released) => (note(shared, &node, &released), released.freed),
@@ -175,36 +178,6 @@ fn re_check(
     Ok(None)
 }
 
-/// Copies of this very version that the catalog has as good, on tiers that answer now.
-fn prove(shared: &Shared, record: &Record) -> Result<Vec<CopyHint>, String> {
-    let copies = shared
-        .catalog
-        .copies(record.file, record.version)
-        .map_err(|e| e.to_string())?;
-    let mut proven: Vec<CopyHint> = Vec::new();
-    for copy in copies
-        .iter()
-        .filter(|c| c.state == CopyState::Good && c.crc == record.crc)
-    {
-        let Some(slot) = shared.slot(copy.tier) else {
-            continue;
-        };
-        let known = shared
-            .catalog
-            .aggregate(copy.tier, copy.aggregate)
-            .map_err(|e| e.to_string())?;
-        let live = shared.aggregate_is_live(slot, copy.aggregate, known.map(|a| a.len));
-        if live && proven.iter().all(|p| p.tier != copy.tier) {
-            proven.push(CopyHint {
-                tier: copy.tier,
-                aggregate: copy.aggregate,
-                header: copy.header,
-            });
-        }
-    }
-    Ok(proven)
-}
-
 fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
     let noted = shared
         .backing
@@ -221,12 +194,7 @@ fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
                 ctime: released.ctime,
                 boot: shared.incarnation.boot,
             };
-            let noted = shared.catalog.released(
-                node.id,
-                tree::attributes(&stat),
-                proven,
-                Durability::Relaxed,
-            );
+            let noted = note_stub(shared, node, released, &stat, proven);
             if let Err(why) = noted {
                 tracing::warn!(%why, "a release could not be noted; the next scan finds it");
             }
@@ -239,6 +207,38 @@ fn note(shared: &Shared, node: &Node, released: &Released) -> Finish {
     Finish::Done
 }
 
+/// The row follows the stub, which is the truth.
+fn note_stub(
+    shared: &Shared,
+    node: &Node,
+    released: &Released,
+    stat: &FileStat,
+    proven: Proven,
+) -> Result<(), catalog::CatalogError> {
+    let record = &released.record;
+    if node.planned().version == Some((record.file, record.version)) {
+        let (planned, seen) = (node.planned(), tree::attributes(stat));
+        return shared
+            .catalog
+            .released(node.id, planned, seen, proven, Durability::Relaxed);
+    }
+    // A later version was archived whose record could not be written; what was released is this.
+    let known = catalog::Known {
+        node: node.id,
+        state: FileState::Released,
+        version: Version {
+            file: record.file,
+            version: record.version,
+            crc: record.crc,
+            blocks_crc: record.blocks_crc,
+        },
+        copies: shared.copies_of_record(record, stat),
+    };
+    shared
+        .catalog
+        .learn(vec![known], shared.now(), Durability::Relaxed)
+}
+
 fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
     match why {
         Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
@@ -249,8 +249,9 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
         }
         Refusal::Vanished => Finish::Done,
         Refusal::Dirty { .. } => {
-            let noted = shared.catalog.dirtied(
+            let noted = shared.catalog.differs(
                 node.id,
+                node.proven,
                 TombstoneWhy::Overwrite,
                 shared.now(),
                 Durability::Relaxed,

@@ -81,8 +81,8 @@ fn in_a_moment(shared: &Shared) -> Finish {
     }
 }
 
-/// Admission: what cannot fit is refused with the numbers before a byte moves; what fits in part
-/// goes on as room is made.
+/// The request was admitted as a whole (or in parts); has somebody else taken the room meanwhile,
+/// or is it still to be made?
 fn no_room(shared: &Shared, action: &Action) -> Option<Finish> {
     let room = shared.room_on_backing().ok()?;
     if action.bytes <= room {
@@ -92,7 +92,9 @@ fn no_room(shared: &Shared, action: &Action) -> Option<Finish> {
         "{} bytes are needed on the backing filesystem, {room} are free",
         action.bytes
     );
-    Some(if action.attempts < 3 {
+    // What policy makes room for is waited for: half an hour, about.
+    let tries = if shared.releases_by_itself() { 12 } else { 3 };
+    Some(if action.attempts < tries {
         later(shared, action, Failure::NoSpace, why)
     } else {
         failed(Failure::NoSpace, why)
@@ -117,6 +119,7 @@ pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
     match why {
         RecallError::Conflict { .. } | RecallError::Record { .. } => Failure::Conflict,
         RecallError::Foreign { .. } => Failure::Foreign,
+        RecallError::Lost { .. } => Failure::Lost,
         RecallError::NoGoodCopy { .. } => Failure::NoGoodCopy,
         RecallError::Unavailable { .. } => Failure::TierUnavailable,
         RecallError::NoSpace { .. } => Failure::NoSpace,

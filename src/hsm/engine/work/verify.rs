@@ -78,7 +78,13 @@ fn check(shared: &Shared, slot: &Slot, copy: &Copy) -> Result<Option<String>, Ve
         Err(VerifyError::Stopped) => return Err(VerifyError::Stopped),
         Err(why) => return Ok(Some(why.to_string())),
     };
-    let Some(entry) = loaded.by_identity(copy.file, copy.version) else {
+    // An adopted stub shares the copies of the one it was made from.
+    let shared_entry = || {
+        let at = loaded.position_by_place(copy.header, copy.crc)?;
+        loaded.entries.get(at)
+    };
+    let named = loaded.by_identity(copy.file, copy.version);
+    let Some(entry) = named.or_else(shared_entry) else {
         return Ok(Some("its index does not name this version".into()));
     };
     match verify_member(&*slot.tier, copy.aggregate, entry, &|| shared.stopping()) {

@@ -1,10 +1,11 @@
 //! Archive, release, recall, and all over again, with the real protocols on real filesystems.
 
 use super::rig::PATIENCE;
+use crate::error::Failure;
 use crate::format::record::{CopyHint, State};
 use crate::hsm::backing::{Backing, How, SealKey};
 use crate::hsm::index_cache::IndexCache;
-use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, StageAsk};
+use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, StageAsk, User};
 use crate::hsm::rig::{Image, MemoryTier, Rig, noise};
 use crate::hsm::version::{Settle, Trust};
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -35,13 +36,24 @@ impl Asks for Plain {
         panic!("every copy is good: {why}");
     }
     fn settle(&self, _: Settle) {}
-    fn stage_requested(
+    fn stage_requested(&self, _: &NodeHandle, _: Option<Vec<u8>>, _: User) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn may_be_lost(&self, _: &NodeHandle) -> bool {
+        false
+    }
+    fn vouch(
         &self,
         _: &NodeHandle,
-        _: Option<Vec<u8>>,
-        _: u32,
+        _: std::os::fd::BorrowedFd<'_>,
+        _: &str,
     ) -> Result<(), RecallError> {
         Ok(())
+    }
+    fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
+    fn foreign(&self, _: &NodeHandle, _: &str) {}
+    fn looks_lost(&self, _: &NodeHandle, _: u64, _: u64) -> bool {
+        false
     }
     fn eta(&self, _: FileId) -> Option<Duration> {
         None

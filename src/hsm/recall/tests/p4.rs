@@ -308,7 +308,7 @@ fn p4_a_stub_that_somebody_wrote_into_is_a_conflict() {
 fn p6_a_stub_of_another_inode_is_foreign() {
     let rig = Rig::new();
     let stub = rig.dense("file", 2 * BLOCK);
-    let other = rig.dense("other", 2 * BLOCK);
+    let other = rig.dense("other", BLOCK);
     let fd = rig
         .backing
         .open_node(&other.node, None, How::Path)

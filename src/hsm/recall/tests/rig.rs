@@ -1,11 +1,12 @@
 //! A backing directory, tiers in memory that tell what was read, and files released into them.
 
+use crate::error::Failure;
 use crate::format::aggregate::{AggregateWriter, BLOCK, Index};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
-use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings};
+use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User};
 use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
@@ -93,6 +94,10 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) failed: Mutex<Vec<(CopyHint, String)>>,
     pub(in crate::hsm) settles: Mutex<Vec<Settle>>,
     pub(in crate::hsm) stages: Mutex<Vec<NodeHandle>>,
+    /// Nodes without a record that are to be asked about, and whether they are lost.
+    pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
+    pub(in crate::hsm) foreign: Mutex<Vec<(NodeHandle, String)>>,
+    pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
 }
 
 impl Asks for Above {
@@ -116,10 +121,36 @@ impl Asks for Above {
         &self,
         node: &NodeHandle,
         _: Option<Vec<u8>>,
-        _: u32,
-    ) -> Result<(), RecallError> {
+        _: User,
+    ) -> Result<(), Failure> {
         self.stages.lock().push(node.clone());
         Ok(())
+    }
+    fn may_be_lost(&self, node: &NodeHandle) -> bool {
+        self.doubted.lock().contains_key(node)
+    }
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        _: std::os::fd::BorrowedFd<'_>,
+        object: &str,
+    ) -> Result<(), RecallError> {
+        let mut doubted = self.doubted.lock();
+        if doubted.get(node) == Some(&true) {
+            let object = object.to_owned();
+            return Err(RecallError::Lost { object });
+        }
+        doubted.remove(node);
+        Ok(())
+    }
+    fn adopted(&self, adopted: &crate::hsm::recall::Adopted) {
+        self.adopted.lock().push(adopted.clone());
+    }
+    fn foreign(&self, node: &NodeHandle, why: &str) {
+        self.foreign.lock().push((node.clone(), why.to_owned()));
+    }
+    fn looks_lost(&self, node: &NodeHandle, _: u64, _: u64) -> bool {
+        self.doubted.lock().get(node) == Some(&true)
     }
     fn eta(&self, _: FileId) -> Option<Duration> {
         Some(Duration::from_secs(42))
@@ -392,8 +423,8 @@ fn member(
             extents: runs.to_vec(),
         },
         mode: 0o640,
-        uid: 0,
-        gid: 0,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
         mtime: OLD,
         atime: OLD,
         ctime: OLD,

@@ -1,0 +1,64 @@
+//! The exit codes that each command's help ends with. The whole table stands in `cairn --help`;
+//! a command's own help names those that it can end with.
+
+use clap::Command;
+
+/// What a command can end with, and what that means for it.
+fn of(command: &str) -> &'static str {
+    match command {
+        "archive" | "release" | "stage" | "verify" | "pin" | "unpin" | "set" | "clear" => {
+            "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
+             4 still running, 5 not permitted, 6 a tier is unavailable"
+        }
+        "wait" => {
+            "0 done, 1 some files failed, 2 wrong usage, 3 no running instance, 4 still running, \
+             5 not permitted, 6 a tier is unavailable"
+        }
+        "up" => {
+            "0 stopped, 1 not started, or no clean stop, 2 wrong usage, 5 not permitted, \
+             6 a tier is unavailable"
+        }
+        "down" => "0 stopped, 1 in use, 2 wrong usage, 3 no running instance, 5 not permitted",
+        "adopt" => "0 done, 1 refused or failed, 2 wrong usage, 5 not permitted",
+        "state" | "ls" => {
+            "0 done, 1 some files could not be shown, 2 wrong usage, 3 no running instance, \
+             5 not permitted"
+        }
+        "why" | "requests" | "cancel" | "retry" => {
+            "0 done, 1 not found or failed, 2 wrong usage, 3 no running instance, 5 not permitted"
+        }
+        "status" => {
+            "0 done, 3 no running instance; with --check 0 ok, 1 warning, 2 critical, 3 unknown"
+        }
+        "check" => "0 good, 1 mistakes were found, 2 wrong usage, 3 no running instance",
+        "run" => {
+            "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
+             4 still running, 5 not permitted, 6 a tier is unavailable"
+        }
+        "demo" => "0 all came back as it was, 1 it failed",
+        _ => "0 done, 1 failed, 2 wrong usage",
+    }
+}
+
+/// Adds them to the help of every command that does something.
+pub(super) fn told_by(command: Command) -> Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|below| below.get_name().to_owned())
+        .collect();
+    let mut command = command;
+    for name in names {
+        command = command.mut_subcommand(name, |below| {
+            if below.has_subcommands() {
+                return told_by(below);
+            }
+            let example = below
+                .get_after_help()
+                .map(|text| format!("{text}\n\n"))
+                .unwrap_or_default();
+            let codes = of(below.get_name());
+            below.after_help(format!("{example}Exit codes: {codes}"))
+        });
+    }
+    command
+}

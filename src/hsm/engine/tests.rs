@@ -1,0 +1,283 @@
+//! The engine as a whole, without a mount: an instance over a temporary directory whose tiers can
+//! be watched, hidden and made to fail.
+
+mod admission;
+mod copies;
+mod lanes;
+mod subjects;
+
+use super::ask::{Ask, Asker, Named};
+use super::{Engine, Opening, RequestReport, RunAsk, Settings, Slot, claim};
+use crate::catalog::{FileState, Node, Origin, RequestState, Verb};
+use crate::hsm::rig::TestGate;
+use crate::id::{AggregateId, NodeHandle, RequestId};
+use crate::tier::{Description, Kind, Mark, Put, Space, Tier, TierError};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Where a tier of a test lies.
+#[derive(Debug, Clone)]
+enum Place {
+    /// Beside the backing, and it shows.
+    Beside,
+    /// Taken for another machine's.
+    Elsewhere,
+    /// At this path.
+    At(PathBuf),
+}
+
+type Hook = Box<dyn FnMut() + Send>;
+
+/// A tier that does not say where it lies, and that may be watched.
+struct Veiled {
+    tier: Arc<dyn Tier>,
+    on_put: Arc<Mutex<Option<Hook>>>,
+}
+
+impl Tier for Veiled {
+    fn mark(&self) -> Mark {
+        self.tier.mark()
+    }
+    fn describe(&self) -> Description {
+        Description {
+            kind: Kind::Dir,
+            url: "veiled:".into(),
+            root: None,
+        }
+    }
+    fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
+        // Taken out while it runs: it may panic, and others put meanwhile.
+        let hook = self.on_put.lock().take();
+        if let Some(mut hook) = hook {
+            let again = Again(self.on_put.clone(), None);
+            hook();
+            let mut again = again;
+            again.1 = Some(hook);
+        }
+        self.tier.put(name, size_hint)
+    }
+    fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        self.tier.read(name, offset, len)
+    }
+    fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
+        self.tier.stat(name)
+    }
+    fn delete(&self, name: AggregateId) -> Result<(), TierError> {
+        self.tier.delete(name)
+    }
+    fn list(
+        &self,
+        after: Option<AggregateId>,
+        limit: usize,
+    ) -> Result<Vec<AggregateId>, TierError> {
+        self.tier.list(after, limit)
+    }
+    fn space(&self) -> Result<Space, TierError> {
+        self.tier.space()
+    }
+}
+
+/// Puts a hook back where it was; one that panicked is gone.
+struct Again(Arc<Mutex<Option<Hook>>>, Option<Hook>);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if let Some(hook) = self.1.take() {
+            self.0.lock().get_or_insert(hook);
+        }
+    }
+}
+
+/// An instance.
+struct Bench {
+    engine: Option<Engine>,
+    root: PathBuf,
+    hooks: Vec<Arc<Mutex<Option<Hook>>>>,
+    _state: crate::hsm::state_dir::StateDir,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            let _ = engine.stop(true);
+        }
+    }
+}
+
+impl Bench {
+    /// On the filesystem of the temporary directory; tiers are named `t0`, `t1`, ...
+    fn new(places: &[Place], settings: Settings, policy: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("backing");
+        std::fs::create_dir(&root).unwrap();
+        Self::on(dir, root, places, settings, policy)
+    }
+
+    fn on(
+        dir: tempfile::TempDir,
+        root: PathBuf,
+        places: &[Place],
+        settings: Settings,
+        policy: &str,
+    ) -> Self {
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let opening = Opening {
+            backing: root.clone(),
+            outside: root.clone(),
+            state: dir.path().join("state"),
+            force: false,
+            ballast: 0,
+        };
+        let claimed = claim(&opening).unwrap();
+        let url = |(n, place): (usize, &Place)| {
+            let path = match place {
+                Place::At(path) => path.clone(),
+                Place::Beside | Place::Elsewhere => dir.path().join(format!("tier{n}")),
+            };
+            (format!("t{n}"), format!("dir:{}", path.display()))
+        };
+        let urls: Vec<_> = places.iter().enumerate().map(url).collect();
+        let mut slots = claimed.open_tiers(&urls).unwrap();
+        let mut hooks = Vec::new();
+        for (slot, place) in slots.iter_mut().zip(places) {
+            let on_put = Arc::new(Mutex::new(None));
+            hooks.push(on_put.clone());
+            if matches!(place, Place::Elsewhere) {
+                let tier = slot.tier.clone();
+                let veiled = Arc::new(Veiled { tier, on_put });
+                *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
+            }
+        }
+        let parsed = cairn_policies::Policy::parse("test", policy).unwrap();
+        let policy = ("test".to_owned(), policy.to_owned(), parsed);
+        let (engine, state) = claimed.start(slots, settings, policy).unwrap();
+        engine.attach(Arc::new(TestGate::default()));
+        Self {
+            engine: Some(engine),
+            root,
+            hooks,
+            _state: state,
+            _dir: dir,
+        }
+    }
+
+    fn engine(&self) -> &Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.root.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn handle(&self, name: &str) -> NodeHandle {
+        let backing = self.engine().backing();
+        let fd = backing.open_beneath(name.as_bytes()).unwrap();
+        backing.handle_of(std::os::fd::AsFd::as_fd(&fd)).unwrap()
+    }
+
+    fn node(&self, name: &str) -> Node {
+        let found = self.engine().catalog().node_by_handle(&self.handle(name));
+        found.unwrap().unwrap()
+    }
+
+    fn named(&self, name: &str) -> Named {
+        Named {
+            node: self.handle(name),
+            given: name.as_bytes().to_vec(),
+        }
+    }
+
+    fn ask(&self, verb: Verb, subjects: Vec<Named>) -> Ask {
+        Ask {
+            verb,
+            asker: Asker::ENGINE,
+            origin: Origin::User,
+            subjects,
+            key: None,
+            tier: None,
+            pin_for: None,
+            flags: Vec::new(),
+            into: None,
+            last: true,
+        }
+    }
+
+    fn submit(&self, verb: Verb, names: &[&str]) -> RequestId {
+        let subjects = names.iter().map(|name| self.named(name)).collect();
+        self.engine().submit(self.ask(verb, subjects)).unwrap().id
+    }
+
+    /// The request when it has ended.
+    fn ended(&self, id: RequestId) -> RequestReport {
+        wait_for(&format!("request {id} to end"), || {
+            let report = self.engine().request(id, 100).unwrap();
+            report.row.finished.is_some().then_some(report)
+        })
+    }
+
+    fn done(&self, id: RequestId) -> RequestReport {
+        let report = self.ended(id);
+        assert_eq!(report.row.state, RequestState::Done, "{report:?}");
+        report
+    }
+
+    fn archive(&self, names: &[&str]) -> RequestReport {
+        self.done(self.submit(Verb::Archive, names))
+    }
+
+    /// Runs all rules; waits for the requests that come of it, and gives the numbers of files.
+    fn run_policy(&self) -> Vec<u64> {
+        let runs = self.engine().run_policy(&RunAsk::Now(None), false).unwrap();
+        let mut files = Vec::new();
+        for run in runs {
+            files.push(run.forecast.files);
+            run.request.into_iter().for_each(|id| drop(self.ended(id)));
+        }
+        files
+    }
+
+    /// Objects on a tier.
+    fn objects(&self, tier: usize) -> usize {
+        let slot = &self.engine().tiers()[tier];
+        slot.tier.list(None, 10_000).unwrap().len()
+    }
+}
+
+/// Looks until there is an answer. The bound is for a machine that does many other things.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(180);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Refusals of a request, `code: text` each.
+fn failures(report: &RequestReport) -> Vec<String> {
+    let failed = report.failed.iter().filter_map(|(a, _)| a.failure.as_ref());
+    failed.map(|f| format!("{}: {}", f.code, f.text)).collect()
+}
+
+fn small() -> Settings {
+    Settings {
+        archive_workers: 1,
+        release_workers: 1,
+        ..Settings::default()
+    }
+}
+
+const NOTHING: &str = "rule archive none\n  never\n";
+
+fn state_of(bench: &Bench, name: &str) -> FileState {
+    bench.node(name).state
+}

@@ -1,0 +1,86 @@
+//! Overlapping requests, and workers that panic.
+
+use super::*;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+#[test]
+fn two_requests_for_one_file_write_it_once() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("f", b"once");
+    // The first is held where it writes, until the second is there.
+    let (go, gate) = crossbeam_channel::bounded::<()>(1);
+    *bench.hooks[0].lock() = Some(Box::new(move || {
+        let _ = gate.recv_timeout(Duration::from_secs(120));
+    }));
+    let first = bench.submit(Verb::Archive, &["f"]);
+    wait_for("the first to run", || {
+        let row = bench.engine().request(first, 0).unwrap().row;
+        (row.counts.running.files == 1).then_some(())
+    });
+    let second = bench.submit(Verb::Archive, &["f"]);
+    wait_for("the second to be accepted", || {
+        let row = bench.engine().request(second, 0).unwrap().row;
+        row.sealed.then_some(())
+    });
+    drop(go);
+    let (first, second) = (bench.done(first), bench.done(second));
+    assert_eq!(first.row.counts.done.files, 1);
+    assert_eq!(second.row.counts.done.files, 1, "it shares the work");
+    assert_eq!(bench.objects(0), 1);
+}
+
+#[test]
+fn one_batch_with_the_same_file_twice_writes_it_once() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("other", b"other");
+    bench.write("f", b"once");
+    let (go, gate) = crossbeam_channel::bounded::<()>(1);
+    *bench.hooks[0].lock() = Some(Box::new(move || {
+        let _ = gate.recv_timeout(Duration::from_secs(120));
+    }));
+    // The one worker is kept busy, so that both requests wait together.
+    let busy = bench.submit(Verb::Archive, &["other"]);
+    wait_for("the worker to be busy", || {
+        let row = bench.engine().request(busy, 0).unwrap().row;
+        (row.counts.running.files == 1).then_some(())
+    });
+    let both = [(); 2].map(|()| bench.submit(Verb::Archive, &["f"]));
+    for id in both {
+        wait_for("it to be expanded", || {
+            let row = bench.engine().request(id, 0).unwrap().row;
+            (row.sealed && row.counts.queued.files == 1).then_some(())
+        });
+    }
+    drop(go);
+    bench.done(busy);
+    for id in both {
+        bench.done(id);
+    }
+    let version = bench.node("f").version.unwrap();
+    let copies = bench.engine().catalog();
+    let copies = copies.copies(version.file, version.version).unwrap();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+}
+
+#[test]
+fn slots_and_waiters_outlive_a_worker_that_panics() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("bad", b"bad");
+    bench.write("good", b"good");
+    let panics = Arc::new(AtomicU32::new(0));
+    let count = panics.clone();
+    *bench.hooks[0].lock() = Some(Box::new(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        panic!("a test's panic");
+    }));
+    let bad = bench.submit(Verb::Archive, &["bad"]);
+    wait_for("the panic to be noted", || {
+        let waiting = bench.engine().request(bad, 0).unwrap().waiting?;
+        assert!(waiting.contains("mistake of its own"), "{waiting}");
+        Some(())
+    });
+    assert_eq!(panics.load(Ordering::SeqCst), 1);
+    // The only slot of the lane is free, and what failed in passing is tried again.
+    bench.archive(&["good"]);
+    bench.done(bad);
+}

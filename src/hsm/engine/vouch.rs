@@ -1,0 +1,178 @@
+//! A file without a record, asked about: what the catalog has of it decides whether its bytes may
+//! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
+
+use super::{EngineError, Shared, tree};
+use crate::catalog::{self, Durability, FileState, Node, Sighting, TombstoneWhy, Version};
+use crate::format::member::Extent;
+use crate::hsm::backing::{Backing, BackingError, How};
+use crate::hsm::recall::Adopted;
+use crate::hsm::vouch::{Remembered, is_lost};
+use crate::id::NodeHandle;
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// What is told of a lost file, in the catalog and to who asks why.
+const NOTE: &str = "its data were released and its stub is gone: only holes are left on disk";
+
+/// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
+/// would speak against them.
+pub(super) fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
+    let released = match node.state {
+        FileState::Released | FileState::Lost => true,
+        FileState::Archived => false,
+        FileState::None | FileState::Dirty => return None,
+    };
+    node.version?;
+    Some(Remembered {
+        released,
+        size: node.proven.map_or(node.attributes.size, |p| p.size),
+        stored: copies.iter().map(|c| c.stored_len).max(),
+    })
+}
+
+impl Shared {
+    /// May the catalog know better than the file, which has no record? Quick.
+    pub(super) fn may_be_lost(&self, node: &NodeHandle) -> bool {
+        self.catalog.may_be_archived(node) && !self.believed.holds(node)
+    }
+
+    /// Is a file without a record lost? Of a lost one the catalog and the log are told, once. The
+    /// caller sees to it that nobody releases it meanwhile. `file`: any descriptor.
+    pub(super) fn is_lost(
+        &self,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+    ) -> Result<bool, EngineError> {
+        // Who cut or wrote it through the mount may be ahead of the catalog.
+        self.drain_changelog()?;
+        self.catalog.settle(Durability::Relaxed)?;
+        let Some(row) = self.catalog.node_by_handle(node)? else {
+            self.believed.add(node);
+            return Ok(false);
+        };
+        let copies = match row.version {
+            Some(version) => self.catalog.copies(version.file, version.version)?,
+            None => Vec::new(),
+        };
+        let Some(known) = remembered(&row, &copies) else {
+            self.believed.add(node);
+            return Ok(false);
+        };
+        let open = self.backing.reopen(file, How::Read)?;
+        let Some((size, data)) = measure(&self.backing, open.as_fd())? else {
+            return Ok(false);
+        };
+        if !is_lost(&known, size, data) {
+            self.believed.add(node);
+            if known.released && size > 0 {
+                // It was written anew, and a crash took the event.
+                let (why, now) = (TombstoneWhy::Overwrite, self.now());
+                self.catalog
+                    .dirtied(row.id, why, now, Durability::Relaxed)?;
+            }
+            return Ok(false);
+        }
+        if row.state != FileState::Lost {
+            self.found_lost(&row, size, data)?;
+        }
+        Ok(true)
+    }
+
+    /// As [`Self::is_lost`], for a node that is not open; one that is gone is not lost.
+    pub(super) fn look_again(&self, node: &NodeHandle) -> Result<bool, EngineError> {
+        let hint = tree::hint(self, node)?;
+        match self.backing.open_node(node, hint.as_deref(), How::Path) {
+            Ok(fd) => self.is_lost(node, fd.as_fd()),
+            Err(BackingError::Gone { .. }) => Ok(false),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    fn found_lost(&self, row: &Node, size: u64, data: u64) -> Result<(), EngineError> {
+        let path = self.catalog.path_of(row.id)?.unwrap_or_default();
+        let path = String::from_utf8_lossy(&path).into_owned();
+        tracing::error!(target: "cairn::lost", path, node = ?row.handle, size, data, "{NOTE}");
+        let note = Some(NOTE.to_owned());
+        self.catalog
+            .set_state(row.id, FileState::Lost, note, Durability::Full)?;
+        if let Some(gate) = self.late.gate.get() {
+            gate.changed(&row.handle);
+        }
+        for tell in self.lost_ears.lock().iter() {
+            tell(&path);
+        }
+        Ok(())
+    }
+
+    /// Does a file without a record look lost? For those who only show it: nothing is noted, and
+    /// what the mount did a moment ago may not be known yet.
+    pub(super) fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool {
+        let row = self.catalog.node_by_handle(node).ok().flatten();
+        row.is_some_and(|row| match row.state {
+            FileState::Lost => size > 0,
+            FileState::Released => size > 0 && blocks == 0,
+            FileState::None | FileState::Archived | FileState::Dirty => false,
+        })
+    }
+}
+
+/// An adopted stub: its node and its copies, which it shares with the file it was copied from, in
+/// one durable transaction.
+pub(super) fn note_adopted(shared: &Shared, adopted: &Adopted) -> Result<(), EngineError> {
+    let record = &adopted.record;
+    let mut copies = shared.copies_of_record(record, &adopted.stat);
+    for copy in &mut copies {
+        copy.stored_len = adopted.stored_len;
+    }
+    let version = Version {
+        file: record.file,
+        version: record.version,
+        crc: record.crc,
+        blocks_crc: record.blocks_crc,
+    };
+    let seen = Sighting {
+        handle: adopted.node.clone(),
+        attributes: tree::attributes(&adopted.stat),
+        place: None,
+    };
+    Ok(shared.catalog.adopt(seen, version, copies, shared.now())?)
+}
+
+/// A foreign stub: its state stays what it was, the words say why it is foreign.
+pub(super) fn note_foreign(
+    shared: &Shared,
+    node: &NodeHandle,
+    why: &str,
+) -> Result<(), EngineError> {
+    let Some(row) = shared.catalog.node_by_handle(node)? else {
+        return Ok(());
+    };
+    let note = format!("foreign: it carries the stub of another file, and {why}");
+    let (state, durability) = (row.state, Durability::Relaxed);
+    Ok(shared
+        .catalog
+        .set_state(row.id, state, Some(note), durability)?)
+}
+
+/// Size and bytes of data of a file without a record. `None`: it has one by now, or does not hold
+/// still; who opens it next asks again.
+fn measure(backing: &Backing, fd: BorrowedFd<'_>) -> Result<Option<(u64, u64)>, BackingError> {
+    for _ in 0..5 {
+        let before = backing.stat(fd)?;
+        let data = data_within(&backing.extents(fd)?, before.size);
+        if backing.record(fd)?.is_some() {
+            return Ok(None);
+        }
+        // It may have had a stub while it was measured.
+        let after = backing.stat(fd)?;
+        if (after.size, after.ctime) == (before.size, before.ctime) {
+            return Ok(Some((before.size, data)));
+        }
+    }
+    Ok(None)
+}
+
+/// Bytes of the runs that lie before `size`.
+fn data_within(runs: &[Extent], size: u64) -> u64 {
+    let within = |run: &Extent| (run.offset + run.len).min(size).saturating_sub(run.offset);
+    runs.iter().map(within).sum()
+}

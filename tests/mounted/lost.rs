@@ -1,0 +1,182 @@
+//! P6: a released file whose stub is gone is lost. It is never read, copied or archived as zeros.
+
+use crate::needs_mounts;
+use crate::rig::{Instance, drop_caches, on_disk, tree, truncate, wait_for};
+use anyhow::{Context, Result, ensure};
+use rustix::fs::FallocateFlags;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
+
+const RECORD: &str = "trusted.cairn.record";
+
+/// Takes the stub away around the mount.
+fn strip(cairn: &Instance, name: &str) -> Result<()> {
+    rustix::fs::removexattr(cairn.below(name), RECORD)?;
+    drop_caches()
+}
+
+/// The error number of an attempt.
+fn errno<T>(attempt: std::io::Result<T>) -> Option<i32> {
+    attempt.err().and_then(|e| e.raw_os_error())
+}
+
+/// Nothing of the file can be had through the mount, and nothing makes zeros of it.
+fn assert_lost(cairn: &Instance, name: &str) -> Result<()> {
+    let path = cairn.at(name);
+    let eio = Some(libc::EIO);
+    let read = errno(fs::read(&path));
+    ensure!(
+        read == eio,
+        "{name}: reading gave {read:?}\n{}",
+        cairn.log()
+    );
+    let open = errno(File::options().write(true).open(&path));
+    ensure!(open == eio, "{name}: opening for writing gave {open:?}");
+    ensure!(
+        truncate(&path, 1000).is_err(),
+        "{name} was cut to 1000 bytes"
+    );
+    ensure!(
+        fs::metadata(&path)?.blocks() > 0,
+        "{name} looks like a hole"
+    );
+    let copy = cairn.dir.path().join("copy");
+    for command in [
+        Command::new("cp")
+            .arg("--sparse=always")
+            .arg(&path)
+            .arg(&copy),
+        Command::new("tar").arg("-Scf").arg(&copy).arg(&path),
+    ] {
+        let done = command.output().context("copies")?;
+        ensure!(!done.status.success(), "{name}: {command:?} succeeded");
+    }
+    let state = cairn.shown_state(name)?;
+    ensure!(state == "lost", "{name}: its state is {state}");
+    let archive = cairn.run([
+        OsStr::new("archive"),
+        OsStr::new("--wait"),
+        path.as_os_str(),
+    ])?;
+    let output = String::from_utf8_lossy(&archive.stdout).into_owned();
+    let state = cairn.shown_state(name)?;
+    ensure!(state == "lost", "{name}: archived, it is {state}: {output}");
+    Ok(())
+}
+
+/// Lost files by the catalog's count.
+fn counted(cairn: &Instance) -> Result<u64> {
+    let status: serde_json::Value = serde_json::from_str(&cairn.cairn(["status", "--json"])?)?;
+    status["copies"]["lost"].as_u64().context("copies.lost")
+}
+
+#[test]
+fn p6_a_file_whose_stub_is_gone_is_lost_and_not_zeros() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let data = tree::bytes(1, 300_000);
+    for name in ["holes", "unwritten", "half"] {
+        cairn.released(name, &data)?;
+        strip(&cairn, name)?;
+    }
+    // As a recall leaves them that was cut short: allocated and not written, or not all of it.
+    let allocate = |name: &str| -> Result<File> {
+        let file = File::options().write(true).open(cairn.below(name))?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, data.len() as u64)?;
+        Ok(file)
+    };
+    allocate("unwritten")?.sync_all()?;
+    let half = allocate("half")?;
+    half.write_all_at(&data[..100_000], 0)?;
+    half.sync_all()?;
+    drop(half);
+    drop_caches()?;
+    for name in ["holes", "unwritten", "half"] {
+        assert_lost(&cairn, name)?;
+    }
+    ensure!(counted(&cairn)? == 3, "status counts {}", counted(&cairn)?);
+    let audit = fs::read_to_string(cairn.state.join("audit.jsonl"))?;
+    for name in ["holes", "unwritten", "half"] {
+        let told = |line: &&str| line.contains("\"lost\"") && line.contains(name);
+        ensure!(audit.lines().filter(told).count() == 1, "{name}:\n{audit}");
+    }
+    // It stays so.
+    cairn.down()?;
+    cairn.up()?;
+    for name in ["holes", "unwritten", "half"] {
+        assert_lost(&cairn, name)?;
+    }
+    // Cut to nothing it is a new file.
+    fs::write(cairn.at("holes"), &data)?;
+    truncate(&cairn.at("half"), 0)?;
+    File::options()
+        .append(true)
+        .open(cairn.at("half"))?
+        .write_all(b"new")?;
+    ensure!(fs::read(cairn.at("holes"))? == data);
+    ensure!(fs::read(cairn.at("half"))? == b"new");
+    wait_for("the catalog to hear of it", || Ok(counted(&cairn)? == 1))?;
+    cairn.archive("holes")?;
+    cairn.release("holes")?;
+    ensure!(on_disk(&cairn.below("holes"))? <= 8192, "{}", cairn.log());
+    ensure!(fs::read(cairn.at("holes"))? == data, "the next cycle");
+    cairn.down()
+}
+
+#[test]
+fn p6_the_scan_finds_lost_files_that_nobody_opens() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    for name in ["holes", "unwritten"] {
+        cairn.released(name, &tree::bytes(2, 200_000))?;
+    }
+    cairn.kill()?;
+    for name in ["holes", "unwritten"] {
+        strip(&cairn, name)?;
+    }
+    let file = File::options().write(true).open(cairn.below("unwritten"))?;
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 200_000)?;
+    file.sync_all()?;
+    drop(file);
+    // After an unclean stop everything is looked at.
+    cairn.up()?;
+    wait_for("the scan", || Ok(counted(&cairn)? == 2))?;
+    cairn.down()
+}
+
+#[test]
+fn what_a_user_left_empty_is_no_loss() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let size = 1 << 20;
+    // Never archived; and a released file that is cut and grown again, of the size that it had.
+    File::create(cairn.at("new"))?.set_len(size)?;
+    ensure!(
+        fs::metadata(cairn.at("new"))?.blocks() == 0,
+        "holes are shown as such"
+    );
+    cairn.released("cut", &tree::bytes(3, usize::try_from(size)?))?;
+    let file = File::options()
+        .write(true)
+        .truncate(true)
+        .open(cairn.at("cut"))?;
+    file.set_len(size)?;
+    let mut got = Vec::new();
+    File::open(cairn.at("cut"))?.read_to_end(&mut got)?;
+    ensure!(got.len() as u64 == size && got.iter().all(|b| *b == 0));
+    drop(file);
+    for name in ["new", "cut"] {
+        ensure!(fs::read(cairn.at(name))?.iter().all(|b| *b == 0), "{name}");
+        cairn.archive(name)?;
+        let state = cairn.shown_state(name)?;
+        ensure!(state == "archived", "{name}: {state}\n{}", cairn.log());
+    }
+    ensure!(counted(&cairn)? == 0);
+    cairn.down()
+}
