@@ -80,7 +80,11 @@ impl Backing {
         if !self.steady_names {
             return self.look(dir, name);
         }
-        let handle = sys::handle_of_name(dir, name)?;
+        let handle = match sys::handle_of_name(dir, name) {
+            // Of another filesystem that is mounted there: the longer way says so.
+            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => return self.look(dir, name),
+            other => other?,
+        };
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
         // Somebody may work on the backing directly all the same.

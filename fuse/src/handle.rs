@@ -61,3 +61,34 @@ impl fmt::Debug for NodeHandle {
         f.write_str(")")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_known_handle_holds_the_inode_number() {
+        let made = |kind, bytes: &[u8]| NodeHandle {
+            kind,
+            bytes: bytes.to_vec(),
+        };
+        let ext4 = [7_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat();
+        assert_eq!(made(1, &ext4).inode_number(), Some(7));
+        let mut xfs = (5_u64 << 32).to_ne_bytes().to_vec();
+        xfs.extend(3_u32.to_ne_bytes());
+        assert_eq!(made(0x81, &xfs).inode_number(), Some(5 << 32));
+        // tmpfs has the same type with another content, and a stand-in is no handle at all.
+        assert_eq!(made(1, &xfs).inode_number(), None);
+        assert_eq!(made(-1, &xfs).inode_number(), None);
+        // What this machine's filesystems really give.
+        for dir in [std::env::temp_dir(), "/dev/shm".into()] {
+            let Ok(file) = std::fs::File::open(&dir) else {
+                continue;
+            };
+            if let Some(number) = NodeHandle::of(&file).ok().and_then(|h| h.inode_number()) {
+                assert_eq!(number, file.metadata().unwrap().ino(), "{dir:?}");
+            }
+        }
+    }
+}

@@ -87,6 +87,6 @@ min-residency = "0s"
 CONFIG
 up --config "$work/config.toml"
 FSX_CLOSED="$work/closed.sh" step "fsx, released at every close" "$operations" 0 run_fsx "$mount/moving"
-down
 sort "$work/states" | uniq -c
 grep -q released "$work/states" || fail "the file was never released"
+down

@@ -61,12 +61,14 @@ measure() {
     sleep 0.1
   done
   local before=$(awk '/VmRSS/ { print $2 }' "/proc/$server/status")
-  seen=$(find "$work/mount" -mindepth 2 -printf '%i\n' | wc -l)
+  # With attributes: names alone would make the server know nothing.
+  seen=$(find "$work/mount" -mindepth 2 -printf '%i %s\n' | wc -l)
   [ "$seen" = "$inodes" ] || fail "$name: $seen inodes of $inodes"
   descriptors=$(find "/proc/$server/fd" -mindepth 1 | wc -l)
   memory=$(awk '/VmHWM/ { print $2 }' "/proc/$server/status")
   printf '%-12s %9d inodes  %5d descriptors  %7.1f MiB at most  %4d bytes an inode\n' "$name" "$inodes" "$descriptors" \
     "$((memory / 1024))" "$(((memory - before) * 1024 / inodes))"
+  [ "$memory" -gt $((before + inodes * 50 / 1024)) ] || fail "$name: the kernel has forgotten inodes already; too little memory here?"
   [ "$descriptors" -le 4096 ] || fail "$name: too many descriptors"
   [ "$memory" -lt $((1 << 20)) ] || fail "$name: 1 GiB or more"
   umount "$work/mount"

@@ -48,6 +48,40 @@ fn a_large_directory_is_listed_whole_while_it_changes() -> TestResult {
     Ok(())
 }
 
+/// Descriptors of this process, which is the server too, of files with such names.
+fn descriptors_of(prefix: &str) -> anyhow::Result<usize> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+    Ok(links
+        .filter(|link| link.to_string_lossy().contains(prefix))
+        .count())
+}
+
+#[test]
+fn what_is_only_looked_at_takes_no_descriptor() -> TestResult {
+    need_mount!("what_is_only_looked_at_takes_no_descriptor");
+    let rig = Rig::new()?;
+    let known = cairn_fuse::NodeHandle::of(fs::File::open(rig.b(""))?)?.kind;
+    // Where the filesystem's handles are not known inside out, a descriptor is the way to be sure.
+    if !matches!(known, 1 | 0x81 | 0x4d) {
+        eprintln!("SKIPPED what_is_only_looked_at_takes_no_descriptor: handles of type {known}");
+        return Ok(());
+    }
+    fs::create_dir(rig.b("d"))?;
+    for i in 0..500 {
+        fs::write(rig.b(&format!("d/only-looked-at-{i}")), b"")?;
+    }
+    for i in 0..250 {
+        fs::metadata(rig.m(&format!("d/only-looked-at-{i}")))?;
+    }
+    for entry in fs::read_dir(rig.m("d"))? {
+        assert!(entry?.metadata()?.is_file());
+    }
+    assert_eq!(descriptors_of("only-looked-at-")?, 0);
+    assert_eq!(fs::read(rig.m("d/only-looked-at-7"))?, b"");
+    Ok(())
+}
+
 #[test]
 fn names_are_remembered_and_forgotten_rightly() -> TestResult {
     need_mount!("names_are_remembered_and_forgotten_rightly");

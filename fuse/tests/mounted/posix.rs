@@ -372,7 +372,7 @@ fn data_and_holes_are_found_where_they_are() -> TestResult {
 fn statfs_is_the_disks() -> TestResult {
     need_mount!("statfs_is_the_disks");
     let rig = Rig::new()?;
-    let (mount, backing) = (statvfs(&rig.m(""))?, statvfs(&rig.b(""))?);
+    let (mount, backing) = (statvfs(rig.m(""))?, statvfs(rig.b(""))?);
     assert_eq!(
         (
             mount.f_blocks,
