@@ -17,6 +17,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use writer::Size;
 
 mod aggregates;
 mod candidates;
@@ -42,7 +43,7 @@ mod tombs;
 mod transitions;
 mod writer;
 
-pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, ReleaseFilter};
+pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
     Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
     Tombstone, TombstoneWhy,
@@ -132,7 +133,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Sql`] if the commit failed.
     pub fn settle(&self, durability: Durability) -> Result<(), CatalogError> {
-        self.inner.writer.run(durability, |_| Ok(()))
+        self.inner.writer.run(durability, Size::Small, |_| Ok(()))
     }
 
     fn read<T>(
@@ -147,7 +148,28 @@ impl Catalog {
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.inner.writer.run(durability, change)
+        self.inner.writer.run(durability, Size::Small, change)
+    }
+
+    /// A change of many rows.
+    fn write_many<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        self.inner.writer.run(durability, Size::Batch, change)
+    }
+
+    /// A change of many rows that gives nothing back.
+    fn post_many(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
+    ) -> Result<(), CatalogError> {
+        match durability {
+            Durability::Full => self.inner.writer.run(durability, Size::Batch, change),
+            Durability::Relaxed => self.inner.writer.post(Size::Batch, change),
+        }
     }
 
     fn post(
@@ -156,8 +178,8 @@ impl Catalog {
         change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         match durability {
-            Durability::Full => self.inner.writer.run(durability, change),
-            Durability::Relaxed => self.inner.writer.post(change),
+            Durability::Full => self.inner.writer.run(durability, Size::Small, change),
+            Durability::Relaxed => self.inner.writer.post(Size::Small, change),
         }
     }
 }

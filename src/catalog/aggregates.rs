@@ -13,16 +13,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn copies(&self, file: FileId, version: DataVersion) -> Result<Vec<Copy>, CatalogError> {
-        self.read(|connection| {
-            all(
-                connection,
-                &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
-                params![file.0, int(version.0)],
-                copy_row,
-                "find copies",
-                file,
-            )
-        })
+        self.read(|connection| copies(connection, file, version))
     }
 
     /// Notes what reading (or missing) a copy showed. A good read counts as verified.
@@ -219,6 +210,22 @@ impl Catalog {
 
 const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
+
+/// The copies of one version, good ones first.
+pub(super) fn copies(
+    connection: &Connection,
+    file: FileId,
+    version: DataVersion,
+) -> Result<Vec<Copy>, CatalogError> {
+    all(
+        connection,
+        &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
+        params![file.0, int(version.0)],
+        copy_row,
+        "find copies",
+        file,
+    )
+}
 
 fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
     Ok(AggregateId {

@@ -4,11 +4,12 @@
 //! page may be short, or empty, although more follow: only a missing cursor ends the list.
 
 use super::error::At;
-use super::node::Node;
+use super::node::{Node, NodeId};
 use super::sql::{self, NODE, int};
-use super::{Catalog, CatalogError};
-use crate::id::Timestamp;
+use super::{Catalog, CatalogError, Copy, aggregates, names, nodes};
+use crate::id::{NodeHandle, Timestamp};
 use rusqlite::{Connection, Params, params};
+use std::collections::HashMap;
 
 /// Rows that one page looks at, at most.
 const EXAMINED: i64 = 4096;
@@ -59,7 +60,87 @@ pub struct Candidates {
     pub next: Option<CandidateCursor>,
 }
 
+/// A node as an archive or a walk meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// Its row.
+    pub node: Node,
+    /// All known paths, where they were asked for.
+    pub names: Vec<Vec<u8>>,
+    /// Copies of its present version, where they were asked for, good ones first.
+    pub copies: Vec<Copy>,
+}
+
+/// Nodes looked up in one read transaction, which is to be short.
+const AT_ONCE: usize = 256;
+
 impl Catalog {
+    /// Rows, names (at most `names` of each) and copies of many nodes at the price of few reads; in
+    /// the same order, `None` for what is not known.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn meet(
+        &self,
+        handles: &[&NodeHandle],
+        names: usize,
+    ) -> Result<Vec<Option<Met>>, CatalogError> {
+        let mut met = Vec::with_capacity(handles.len());
+        for some in handles.chunks(AT_ONCE) {
+            met.extend(self.read(|connection| {
+                let mut directories = HashMap::new();
+                let mut one = |handle: &&NodeHandle| {
+                    let Some(node) = nodes::by_handle(connection, handle)? else {
+                        return Ok(None);
+                    };
+                    let names = names::names(connection, node.id, names, &mut directories)?;
+                    let copies = copies_of(connection, &node)?;
+                    Ok(Some(Met {
+                        node,
+                        names,
+                        copies,
+                    }))
+                };
+                some.iter().map(&mut one).collect::<Result<Vec<_>, _>>()
+            })?);
+        }
+        Ok(met)
+    }
+
+    /// Rows of many nodes, and copies of them if `copies` says so, without names; in the same
+    /// order, `None` for what is not known.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn meet_by_number(
+        &self,
+        numbers: &[NodeId],
+        copies: bool,
+    ) -> Result<Vec<Option<Met>>, CatalogError> {
+        let mut met = Vec::with_capacity(numbers.len());
+        for some in numbers.chunks(AT_ONCE) {
+            met.extend(self.read(|connection| {
+                let one = |number: &NodeId| {
+                    let Some(node) = nodes::get(connection, *number)? else {
+                        return Ok(None);
+                    };
+                    let copies = if copies {
+                        copies_of(connection, &node)?
+                    } else {
+                        Vec::new()
+                    };
+                    Ok(Some(Met {
+                        node,
+                        names: Vec::new(),
+                        copies,
+                    }))
+                };
+                some.iter().map(one).collect::<Result<Vec<_>, _>>()
+            })?);
+        }
+        Ok(met)
+    }
+
     /// Regular files without `noarchive`, never archived or dirty, unchanged since a time; oldest
     /// change first.
     ///
@@ -152,6 +233,13 @@ impl Catalog {
                 limit,
             )
         })
+    }
+}
+
+fn copies_of(connection: &Connection, node: &Node) -> Result<Vec<Copy>, CatalogError> {
+    match node.version {
+        Some(v) => aggregates::copies(connection, v.file, v.version),
+        None => Ok(Vec::new()),
     }
 }
 

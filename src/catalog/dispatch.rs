@@ -26,7 +26,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn recover_actions(&self, now: Timestamp) -> Result<u64, CatalogError> {
-        self.write(Durability::Full, move |connection| {
+        self.write_many(Durability::Full, move |connection| {
             let in_hand = all(
                 connection,
                 "SELECT id, request, state, bytes FROM actions WHERE state IN (1, 2)",
@@ -62,7 +62,7 @@ impl Catalog {
     ) -> Result<Vec<Action>, CatalogError> {
         let turn = self.inner.turns.lock()[class as usize];
         let limit = usize::try_from(page(limit)).unwrap_or(1);
-        let (taken, last) = self.write(Durability::Relaxed, move |connection| {
+        let (taken, last) = self.write_many(Durability::Relaxed, move |connection| {
             let mut tally = Tally::default();
             wake(connection, &mut tally, now)?;
             tally.apply(connection, now)?;
@@ -82,7 +82,7 @@ impl Catalog {
         actions: Vec<ActionId>,
         now: Timestamp,
     ) -> Result<Started, CatalogError> {
-        self.write(Durability::Relaxed, move |connection| {
+        self.write_many(Durability::Relaxed, move |connection| {
             let (mut tally, mut answer) = (Tally::default(), Started::default());
             for id in &actions {
                 let found = find(connection, *id)?;
@@ -100,11 +100,12 @@ impl Catalog {
                     answer.refused.push(*id);
                     continue;
                 }
-                set(connection, &mut tally, &action, RowState::Running)?;
+                count(connection, &mut tally, &action, RowState::Running)?;
                 change(
                     connection,
-                    "UPDATE actions SET attempts = attempts + 1, started = ? WHERE id = ?",
-                    params![now.nanos(), id.0],
+                    "UPDATE actions SET state = ?, attempts = attempts + 1, started = ?
+                     WHERE id = ?",
+                    params![RowState::Running.code(), now.nanos(), id.0],
                     "start",
                     id,
                 )?;
@@ -127,7 +128,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.write(durability, move |connection| {
+        self.write_many(durability, move |connection| {
             let mut tally = Tally::default();
             for (id, finish) in &ended {
                 if let Some(action) = find(connection, *id)? {
@@ -187,6 +188,16 @@ fn set(
     to: RowState,
 ) -> Result<(), CatalogError> {
     set_row(connection, action.id, to)?;
+    count(connection, tally, action, to)
+}
+
+/// Counts a change of a row's state that is made beside this.
+fn count(
+    connection: &Connection,
+    tally: &mut Tally,
+    action: &ActionRow,
+    to: RowState,
+) -> Result<(), CatalogError> {
     let cancelled = tally
         .head(connection, action.request)?
         .is_none_or(|h| h.cancelled);
@@ -359,11 +370,11 @@ fn end(
         } => (RowState::Waiting, Some(failure), Some(not_before.nanos())),
         Finish::PutBack => (RowState::Pending, None, None),
     };
-    set(connection, tally, action, to)?;
+    count(connection, tally, action, to)?;
     let put_back = to == RowState::Pending && !unstarted;
     change(
         connection,
-        "UPDATE actions SET not_before = ?2, code = ?3, text = ?4,
+        "UPDATE actions SET state = ?8, not_before = ?2, code = ?3, text = ?4,
              finished = CASE WHEN ?5 THEN ?6 END, attempts = attempts - ?7 WHERE id = ?1",
         params![
             action.id,
@@ -372,7 +383,8 @@ fn end(
             failure.map(|f| &f.text),
             over.contains(&to),
             now.nanos(),
-            put_back
+            put_back,
+            to.code()
         ],
         "end",
         ActionId(action.id),

@@ -5,6 +5,8 @@ use super::sql::{self, NODE, all, change, first, page};
 use super::{Catalog, CatalogError, Durability, TombstoneWhy, nodes, tombs};
 use crate::id::Timestamp;
 use rusqlite::{Connection, params};
+use std::collections::HashMap;
+use std::collections::hash_map;
 
 /// Directories above one another that are believed; deeper is a circle of links.
 const DEPTH: usize = 100_000;
@@ -50,16 +52,7 @@ impl Catalog {
     /// # Errors
     /// As [`Catalog::path_of`].
     pub fn all_names(&self, node: NodeId, limit: usize) -> Result<Vec<Vec<u8>>, CatalogError> {
-        self.read(|connection| {
-            let places = places(connection, node, page(limit))?;
-            let mut paths = Vec::with_capacity(places.len());
-            for (parent, name) in places {
-                if let Some(directory) = path(connection, parent)? {
-                    paths.push(join(directory, &name));
-                }
-            }
-            Ok(paths)
-        })
+        self.read(|connection| names(connection, node, limit, &mut HashMap::new()))
     }
 
     /// The entries of a directory in the order of their bytes, from after `after`.
@@ -162,7 +155,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.write(durability, move |connection| {
+        self.write_many(durability, move |connection| {
             let generation = nodes::generation(connection)?;
             for change in &changes {
                 match change {
@@ -316,6 +309,27 @@ pub(super) fn path(connection: &Connection, node: NodeId) -> Result<Option<Vec<u
     }
     names.reverse();
     Ok(Some(names.join(&b'/')))
+}
+
+/// All known paths of a node, at most `limit`. `directories`: paths of directories that were found before
+/// in the same transaction.
+pub(super) fn names(
+    connection: &Connection,
+    node: NodeId,
+    limit: usize,
+    directories: &mut HashMap<NodeId, Option<Vec<u8>>>,
+) -> Result<Vec<Vec<u8>>, CatalogError> {
+    let places = places(connection, node, page(limit))?;
+    let mut paths = Vec::with_capacity(places.len());
+    for (parent, name) in places {
+        if let hash_map::Entry::Vacant(new) = directories.entry(parent) {
+            new.insert(path(connection, parent)?);
+        }
+        if let Some(Some(directory)) = directories.get(&parent) {
+            paths.push(join(directory.clone(), &name));
+        }
+    }
+    Ok(paths)
 }
 
 fn join(mut directory: Vec<u8>, name: &[u8]) -> Vec<u8> {

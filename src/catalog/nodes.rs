@@ -58,7 +58,7 @@ impl Catalog {
         seen: Vec<Sighting>,
         durability: Durability,
     ) -> Result<Vec<NodeId>, CatalogError> {
-        self.write(durability, move |connection| {
+        self.write_many(durability, move |connection| {
             let generation = generation(connection)?;
             let mut ids = Vec::with_capacity(seen.len());
             for sighting in &seen {
@@ -81,17 +81,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn node_by_handle(&self, handle: &NodeHandle) -> Result<Option<Node>, CatalogError> {
-        let key = handle_key(handle);
-        self.read(|connection| {
-            first(
-                connection,
-                &format!("SELECT {NODE} FROM nodes WHERE handle = ?"),
-                [key],
-                sql::node,
-                "find by handle",
-                format_args!("{handle:?}"),
-            )
-        })
+        self.read(|connection| by_handle(connection, handle))
     }
 
     /// The nodes that carry a file id (more than one after a stub was copied), at most 100.
@@ -166,6 +156,21 @@ pub(super) fn known(rows: usize, step: &'static str, node: NodeId) -> Result<(),
         step,
         object: node.to_string(),
     })
+}
+
+/// A node by its inode; it may be unknown.
+pub(super) fn by_handle(
+    connection: &Connection,
+    handle: &NodeHandle,
+) -> Result<Option<Node>, CatalogError> {
+    first(
+        connection,
+        &format!("SELECT {NODE} FROM nodes WHERE handle = ?"),
+        [handle_key(handle)],
+        sql::node,
+        "find by handle",
+        format_args!("{handle:?}"),
+    )
 }
 
 /// A node that may be unknown.

@@ -176,7 +176,7 @@ impl Catalog {
         now: Timestamp,
     ) -> Result<Swept, CatalogError> {
         let after = after.unwrap_or(NodeId::ROOT);
-        self.write(Durability::Relaxed, move |connection| {
+        self.write_many(Durability::Relaxed, move |connection| {
             let looked_at = all(
                 connection,
                 "SELECT id, seen FROM nodes WHERE id > ? ORDER BY id LIMIT ?",

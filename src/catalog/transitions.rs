@@ -29,7 +29,7 @@ impl Catalog {
         files: Vec<Archived>,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        self.write(Durability::Full, move |connection| {
+        self.write_many(Durability::Full, move |connection| {
             aggregates::insert(connection, &aggregate, now)?;
             let (mut members, mut bytes) = (0, 0);
             for file in &files {
@@ -52,7 +52,7 @@ impl Catalog {
         points: Vec<Rebound>,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post(durability, move |connection| {
+        self.post_many(durability, move |connection| {
             for point in &points {
                 let (file, version) = point.version;
                 let Proven { size, ctime, boot } = point.proven;
@@ -184,22 +184,6 @@ impl Catalog {
         })
     }
 
-    /// A released file's stub is missing: it is lost (P6). No effect if the row is not what that
-    /// was seen under.
-    ///
-    /// # Errors
-    /// [`CatalogError`].
-    pub fn lost(&self, node: NodeId, planned: Planned, note: String) -> Result<(), CatalogError> {
-        self.post(Durability::Full, move |connection| {
-            match nodes::get(connection, node)? {
-                Some(row) if row.planned() == planned => {
-                    set_state(connection, node, FileState::Lost, Some(&note))
-                }
-                _ => Ok(()),
-            }
-        })
-    }
-
     /// Sets a state with the words that explain it (lost, conflict, foreign, repaired).
     ///
     /// # Errors
@@ -229,7 +213,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post(durability, move |connection| {
+        self.post_many(durability, move |connection| {
             known
                 .iter()
                 .try_for_each(|file| learn_one(connection, file, now))

@@ -3,6 +3,11 @@
 //! A group is what has gathered while the last one was committed. Each submission is a savepoint
 //! of its own: one that fails leaves the others alone. If any submission of a group asks for
 //! [`Durability::Full`], the group is committed with `synchronous=FULL`.
+//!
+//! A submission that is alone in its group needs no savepoint: its transaction is its own. Those of
+//! many rows ([`Size::Batch`]) are always alone, because under a savepoint SQLite keeps the former content
+//! of every page that any statement changes until the savepoint ends: thousands of statements then
+//! write tens of megabytes to a temporary file, which takes several times as long as the changes.
 
 use super::error::At;
 use super::sieve::Sieve;
@@ -10,6 +15,7 @@ use super::{CatalogError, Durability, schema};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use rusqlite::Connection;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,8 +35,18 @@ type Answer = Box<dyn FnOnce(Result<(), CatalogError>) + Send>;
 /// to be rolled back.
 type Change = Box<dyn FnOnce(Result<&Connection, CatalogError>) -> (bool, Answer) + Send>;
 
+/// How much a submission changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// A few rows: it shares a transaction with others.
+    Small,
+    /// Many rows: it has one of its own.
+    Batch,
+}
+
 struct Submission {
     durability: Durability,
+    size: Size,
     change: Change,
 }
 
@@ -70,11 +86,13 @@ impl Writer {
     pub(super) fn run<T: Send + 'static>(
         &self,
         durability: Durability,
+        size: Size,
         change: impl FnOnce(&Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let (answer, answered) = bounded(1);
         self.submit(
             durability,
+            size,
             Box::new(move |connection| {
                 let result = connection.and_then(change);
                 let good = result.is_ok();
@@ -93,11 +111,13 @@ impl Writer {
     /// Submits and returns.
     pub(super) fn post(
         &self,
+        size: Size,
         change: impl FnOnce(&Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         let errors = Arc::clone(&self.errors);
         self.submit(
             Durability::Relaxed,
+            size,
             Box::new(move |connection| {
                 let result = connection.and_then(change);
                 let good = result.is_ok();
@@ -137,12 +157,21 @@ impl Writer {
         self.queue.lock().as_ref().map_or(0, Sender::len)
     }
 
-    fn submit(&self, durability: Durability, change: Change) -> Result<(), CatalogError> {
+    fn submit(
+        &self,
+        durability: Durability,
+        size: Size,
+        change: Change,
+    ) -> Result<(), CatalogError> {
         let queue = self.queue.lock().clone();
         let closed = CatalogError::Closed { step: "submit" };
         queue
             .ok_or_else(|| closed.clone())?
-            .send(Submission { durability, change })
+            .send(Submission {
+                durability,
+                size,
+                change,
+            })
             .map_err(|_| closed)
     }
 }
@@ -158,7 +187,7 @@ impl Drop for Writer {
 }
 
 fn serve(connection: &Connection, submissions: &Receiver<Submission>, groups: &AtomicU64) {
-    let mut held: std::collections::VecDeque<Submission> = std::collections::VecDeque::new();
+    let mut held: VecDeque<Submission> = VecDeque::new();
     let mut synchronous = Durability::Full;
     loop {
         if held.is_empty() {
@@ -173,7 +202,8 @@ fn serve(connection: &Connection, submissions: &Receiver<Submission>, groups: &A
                 Err(_) => break,
             }
         }
-        let full = held.iter().any(|s| s.durability == Durability::Full);
+        let mut group = next_group(&mut held);
+        let full = group.iter().any(|s| s.durability == Durability::Full);
         let wanted = if full {
             Durability::Full
         } else {
@@ -185,15 +215,50 @@ fn serve(connection: &Connection, submissions: &Receiver<Submission>, groups: &A
                 .at("begin", "group")
         });
         if let Err(error) = ready {
-            for submission in held.drain(..) {
+            for submission in group.drain(..) {
                 let (_, answer) = (submission.change)(Err(error.clone()));
                 answer(Ok(()));
             }
             continue;
         }
-        commit_group(connection, &mut held);
+        if group.len() == 1 {
+            group
+                .into_iter()
+                .for_each(|alone| commit_alone(connection, alone));
+        } else {
+            commit_group(connection, &mut group);
+            // What the group's time did not suffice for comes first in the next one.
+            while let Some(left) = group.pop_back() {
+                held.push_front(left);
+            }
+        }
         groups.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// The submissions at the front that go together, in their order.
+fn next_group(held: &mut VecDeque<Submission>) -> VecDeque<Submission> {
+    let small = held.iter().take_while(|s| s.size == Size::Small).count();
+    held.drain(..small.max(1)).collect()
+}
+
+/// Runs the only submission of a transaction, and commits it if it went well.
+fn commit_alone(connection: &Connection, submission: Submission) {
+    let (good, answer) = (submission.change)(Ok(connection));
+    let ended = match (good, connection.is_autocommit()) {
+        (true, false) => connection.execute_batch("COMMIT").at("commit", "group"),
+        (true, true) => Err(CatalogError::Refused {
+            step: "commit",
+            object: "change".to_owned(),
+            why: "the transaction was rolled back",
+        }),
+        // What went wrong, the submission tells itself.
+        (false, _) => Ok(()),
+    };
+    if !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    answer(ended);
 }
 
 fn set_synchronous(
@@ -216,7 +281,7 @@ fn set_synchronous(
 }
 
 /// Runs held submissions until none is left or the time is over, then commits and answers.
-fn commit_group(connection: &Connection, held: &mut std::collections::VecDeque<Submission>) {
+fn commit_group(connection: &Connection, held: &mut VecDeque<Submission>) {
     let begun = Instant::now();
     let mut answers: Vec<Answer> = Vec::new();
     let mut broken = None;

@@ -18,7 +18,6 @@ fn late_news(rig: &Rig, f: NodeId) {
     rig.rebound(vec![point], d).unwrap();
     let same = attributes(FileKind::Regular, 10);
     rig.released(f, rig.plan(f), same, proven(1), d).unwrap();
-    rig.lost(f, rig.plan(f), "gone".into()).unwrap();
     let back = Recalled {
         version,
         attributes: same,

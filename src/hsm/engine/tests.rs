@@ -2,7 +2,6 @@
 //! be watched, hidden and made to fail.
 
 mod admission;
-mod again;
 mod copies;
 mod lanes;
 mod subjects;

@@ -2,7 +2,7 @@
 //! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{Durability, FileState, Node, Sighting, TombstoneWhy, Version};
+use crate::catalog::{Copy, Durability, FileState, Node, Sighting, TombstoneWhy, Version};
 use crate::format::member::Extent;
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::recall::Adopted;
@@ -16,20 +16,26 @@ const NOTE: &str = "its data were released and its stub is gone: only holes are 
 /// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
 /// would speak against them.
 pub(super) fn remembered(shared: &Shared, node: &Node) -> Result<Option<Remembered>, EngineError> {
-    let released = match node.state {
-        FileState::Released | FileState::Lost => true,
-        FileState::Archived => false,
-        FileState::None | FileState::Dirty => return Ok(None),
-    };
     let Some(version) = node.version else {
         return Ok(None);
     };
     let copies = shared.catalog.copies(version.file, version.version)?;
-    Ok(Some(Remembered {
+    Ok(remembered_with(node, &copies))
+}
+
+/// The same where the copies of its version are at hand.
+pub(super) fn remembered_with(node: &Node, copies: &[Copy]) -> Option<Remembered> {
+    node.version?;
+    let released = match node.state {
+        FileState::Released | FileState::Lost => true,
+        FileState::Archived => false,
+        FileState::None | FileState::Dirty => return None,
+    };
+    Some(Remembered {
         released,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
         stored: copies.iter().map(|c| c.stored_len).max(),
-    }))
+    })
 }
 
 impl Shared {

@@ -5,7 +5,7 @@ use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared, shifted};
 use super::CHUNK;
 use super::wanted::{Facts, Wanted, wanted};
-use crate::catalog::{self, Durability, NewAction, NodeId, Verb};
+use crate::catalog::{self, Durability, Met, NewAction, NodeId, Verb};
 use crate::error::Failure;
 use crate::hsm::backing::{Access, How, NodeKind};
 use crate::id::{NodeHandle, RequestId};
@@ -65,7 +65,8 @@ impl Walk<'_> {
     fn named(&mut self, named: &Named) -> Result<(), EngineError> {
         let looked = self.open(named)?;
         let (id, near) = self.place(&looked)?;
-        self.one(&looked, id, near, true)?;
+        let met = self.meet(&[id])?.pop().flatten();
+        self.one(&looked, (id, met), near, true)?;
         if looked.stat.kind == NodeKind::Directory {
             self.directory(looked, id)?;
         }
@@ -190,8 +191,9 @@ impl Walk<'_> {
         let seen = found.iter().map(|l| tree::sighting(l, id)).collect();
         let ids = self.shared.catalog.note(seen, Durability::Relaxed)?;
         let mut below = Vec::new();
-        for (looked, child) in found.into_iter().zip(ids) {
-            self.one(&looked, child, id, false)?;
+        let met = self.meet(&ids)?;
+        for ((looked, child), met) in found.into_iter().zip(ids).zip(met) {
+            self.one(&looked, (child, met), id, false)?;
             if looked.stat.kind == NodeKind::Directory {
                 below.push((
                     Named {
@@ -209,11 +211,11 @@ impl Walk<'_> {
     fn one(
         &mut self,
         looked: &Looked,
-        id: NodeId,
+        (id, met): (NodeId, Option<Met>),
         near: NodeId,
         direct: bool,
     ) -> Result<(), EngineError> {
-        let facts = self.facts(looked, id, direct)?;
+        let facts = self.facts(looked, (id, met), direct)?;
         match wanted(self.ask.verb, &facts) {
             Wanted::Nothing(why) => {
                 if let Out::Forecast(forecast) = &mut self.out
@@ -247,7 +249,18 @@ impl Walk<'_> {
         }
     }
 
-    fn facts(&self, looked: &Looked, id: NodeId, direct: bool) -> Result<Facts, EngineError> {
+    /// Rows of nodes, and their copies where the verb asks for them.
+    fn meet(&self, ids: &[NodeId]) -> Result<Vec<Option<Met>>, EngineError> {
+        let copies = matches!(self.ask.verb, Verb::Archive | Verb::Stage);
+        Ok(self.shared.catalog.meet_by_number(ids, copies)?)
+    }
+
+    fn facts(
+        &self,
+        looked: &Looked,
+        (id, met): (NodeId, Option<Met>),
+        direct: bool,
+    ) -> Result<Facts, EngineError> {
         let shared = self.shared;
         let record = if looked.stat.kind == NodeKind::Regular {
             match shared.backing.record(looked.fd.as_fd()) {
@@ -259,17 +272,11 @@ impl Walk<'_> {
         } else {
             None
         };
-        let node = shared.catalog.node(id)?;
         let pinned = match self.ask.verb {
             Verb::Release => shared.catalog.pinned_until(id, shared.now())?.is_some(),
             _ => false,
         };
-        let copies = match node.as_ref().and_then(|n| n.version) {
-            Some(v) if matches!(self.ask.verb, Verb::Archive | Verb::Stage) => {
-                shared.catalog.copies(v.file, v.version)?
-            }
-            _ => Vec::new(),
-        };
+        let (node, copies) = met.map_or((None, Vec::new()), |met| (Some(met.node), met.copies));
         let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
         Ok(Facts {
             stat: looked.stat,

@@ -1,10 +1,11 @@
 //! The archive lane: P2 for a batch, on one tier.
 
 use super::super::expand::is_current;
+use super::super::lanes::Claim;
 use super::super::{EngineError, Shared, Slot, tree};
 use super::{end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
-    self, Action, CopyState, Durability, FileState, Finish, Node, Proven, Version,
+    self, Action, CopyState, Durability, FileState, Finish, Met, Node, Proven, Version,
 };
 use crate::error::Failure;
 use crate::format::record::{CopyHint, State};
@@ -34,23 +35,7 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         }
         return;
     };
-    let mut ready = Vec::new();
-    for action in actions {
-        let Some(claim) = shared.lanes.claim(&action.handle) else {
-            let why = "another action works on it";
-            let finish = later(shared, &action, Failure::Busy, why);
-            end(shared, &action, finish);
-            continue;
-        };
-        match item(shared, slot, &action) {
-            Ok(Some((item, node))) => ready.push((item, action, node, claim)),
-            Ok(None) => end(shared, &action, Finish::Done),
-            Err(why) if why.code() == Failure::NotPermitted => {
-                end(shared, &action, failed(Failure::NotPermitted, why));
-            }
-            Err(why) => end(shared, &action, later(shared, &action, why.code(), why)),
-        }
-    }
+    let mut ready = ready(shared, slot, actions);
     // In the order of a walk, each directory before what lies in it: tar sets a directory's times
     // when it leaves it, so what it comes back to would change them.
     ready.sort_by(|a, b| walk_order(&a.0).cmp(walk_order(&b.0)));
@@ -66,39 +51,73 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
     }
 }
 
+/// Claims the nodes, looks all of them up at once, and ends what is not to be composed.
+fn ready<'a>(
+    shared: &'a Shared,
+    slot: &Slot,
+    actions: Vec<Action>,
+) -> Vec<(Item, Action, Node, Claim<'a>)> {
+    let mut claimed = Vec::new();
+    for action in actions {
+        match shared.lanes.claim(&action.handle) {
+            Some(claim) => claimed.push((action, claim)),
+            None => {
+                let why = "another action works on it";
+                let finish = later(shared, &action, Failure::Busy, why);
+                end(shared, &action, finish);
+            }
+        }
+    }
+    let handles: Vec<_> = claimed.iter().map(|(action, _)| &action.handle).collect();
+    let met = match shared.catalog.meet(&handles, MOST_NAMES) {
+        Ok(met) => met,
+        Err(why) => {
+            for (action, _) in &claimed {
+                let finish = later(shared, action, Failure::Internal, &why);
+                end(shared, action, finish);
+            }
+            return Vec::new();
+        }
+    };
+    let mut ready = Vec::new();
+    for ((action, claim), met) in claimed.into_iter().zip(met) {
+        match met.map(|met| item(shared, slot, &action, met)) {
+            Some(Ok(Some((item, node)))) => ready.push((item, action, node, claim)),
+            None | Some(Ok(None)) => end(shared, &action, Finish::Done),
+            Some(Err(finish)) => end(shared, &action, finish),
+        }
+    }
+    ready
+}
+
 /// The components of an item's first name: compared one by one.
 fn walk_order(item: &Item) -> impl Iterator<Item = &[u8]> {
     let name = item.names.first().map_or(&[][..], Vec::as_slice);
     name.split(|b| *b == b'/')
 }
 
-/// What the protocol needs to know; `None`: the node is gone, or another action has archived it
-/// since this one was planned. A refusal ([`Failure::NotPermitted`]): it must not be archived any
-/// more. The caller has the claim.
+/// What the protocol needs to know; `None`: another action has archived it since this one was
+/// planned. The caller has the claim.
 fn item(
     shared: &Shared,
     slot: &Slot,
     action: &Action,
-) -> Result<Option<(Item, Node)>, EngineError> {
-    let Some(node) = shared.catalog.node_by_handle(&action.handle)? else {
-        return Ok(None);
-    };
+    met: Met,
+) -> Result<Option<(Item, Node)>, Finish> {
+    let node = met.node;
     if node.noarchive {
-        return Err(EngineError::refused(
-            Failure::NotPermitted,
-            "it was set noarchive meanwhile",
-        ));
+        let why = "it was set noarchive meanwhile";
+        return Err(failed(Failure::NotPermitted, why));
     }
-    let names = shared.catalog.all_names(node.id, MOST_NAMES)?;
-    let names = if names.is_empty() {
+    let names = if met.names.is_empty() {
         tree::present_name(shared, &action.handle)
     } else {
-        names
+        met.names
     };
     let item = Item {
         node: action.handle.clone(),
         names,
-        prior: prior(shared, &node)?,
+        prior: prior(shared, &node, &met.copies),
     };
     let there = |prior: &Prior| prior.copies.iter().any(|c| c.tier == slot.id);
     if item.prior.as_ref().is_some_and(there) && is_unchanged(shared, &item, &node) {
@@ -133,11 +152,8 @@ fn is_unchanged(shared: &Shared, item: &Item, node: &Node) -> bool {
         && is_current(node, &stat, &shared.incarnation)
 }
 
-fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
-    let Some(version) = node.version else {
-        return Ok(None);
-    };
-    let copies = shared.catalog.copies(version.file, version.version)?;
+fn prior(shared: &Shared, node: &Node, copies: &[catalog::Copy]) -> Option<Prior> {
+    let version = node.version?;
     let good = copies
         .iter()
         .filter(|c| c.state == CopyState::Good && c.crc == version.crc);
@@ -156,7 +172,7 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
             trust,
         )
     });
-    Ok(Some(Prior {
+    Some(Prior {
         file: version.file,
         version: version.version,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
@@ -170,8 +186,8 @@ fn prior(shared: &Shared, node: &Node) -> Result<Option<Prior>, EngineError> {
             })
             .collect(),
         released: matches!(node.state, FileState::Released | FileState::Lost),
-        remembered: super::super::vouch::remembered(shared, node)?,
-    }))
+        remembered: super::super::vouch::remembered_with(node, copies),
+    })
 }
 
 fn compose_and_record(
