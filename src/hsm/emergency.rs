@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an emergency holds opens back when nothing is seen to be released.
-const HOPE: Duration = Duration::from_secs(10);
+const HOPE: Duration = Duration::from_secs(30);
 /// Set in the tokens of this room, so that they are none of the recaller's.
 const OURS: u64 = 1 << 63;
 
