@@ -69,6 +69,6 @@ pub use error::MirrorError;
 pub use handle::NodeHandle;
 pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};
 pub use residency::{
-    AlwaysResident, Caller, Errno, Event, EventKind, FileRef, Gate, Hold, Presence, ReadDone,
-    Residency, Shown, WaitDone, WaitToken,
+    AlwaysResident, AttributeChange, Caller, Changed, Errno, Event, EventKind, FileRef, Gate, Hold,
+    Presence, ReadDone, Residency, Shown, WaitDone, WaitToken,
 };

@@ -73,6 +73,29 @@ pub struct Shown {
     pub hidden_blocks: u64,
 }
 
+/// What a user does to an extended attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeChange<'a> {
+    /// Sets it.
+    Set {
+        /// To this.
+        value: &'a [u8],
+        /// `XATTR_CREATE`, `XATTR_REPLACE` or neither.
+        flags: i32,
+    },
+    /// Takes it away.
+    Remove,
+}
+
+/// What a user changed of a file other than its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// Owner or group: the kernel took set-id bits and file capabilities with it.
+    Owner,
+    /// Anything else.
+    Other,
+}
+
 /// Names a wait so that it can be given up. Never reused within a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WaitToken(pub u64);
@@ -187,6 +210,32 @@ pub trait Residency: Send + Sync + 'static {
         value: &[u8],
         caller: Caller,
     ) -> Option<Result<(), Errno>>;
+    /// A private attribute that is on a file may stand for another one, which is listed in its
+    /// place unless it is there itself. Must be quick.
+    fn listed_as(&self, _file: FileRef<'_>, _private: &OsStr) -> Option<&'static OsStr> {
+        None
+    }
+    /// A user sets or removes an attribute of a regular file that is neither private nor one of
+    /// those above; `None` leaves it to the backing. Must be quick.
+    fn change_attribute(
+        &self,
+        _file: FileRef<'_>,
+        _name: &OsStr,
+        _change: AttributeChange<'_>,
+    ) -> Option<Result<(), Errno>> {
+        None
+    }
+    /// A user sets the times of a regular file; `None` leaves it to the backing. Must be quick.
+    fn set_times(
+        &self,
+        _file: FileRef<'_>,
+        _times: &rustix::fs::Timestamps,
+    ) -> Option<Result<(), Errno>> {
+        None
+    }
+    /// A user changed a regular file's status, and the backing has it already; told before the
+    /// user's call is answered. Must be quick and must not fail.
+    fn changed(&self, _file: FileRef<'_>, _what: Changed) {}
     /// The changelog. Must not block and must not fail; an implementation that cannot keep up
     /// records that it lost events.
     fn note(&self, event: Event);
@@ -314,6 +363,27 @@ impl<T: Residency + ?Sized> Residency for Arc<T> {
         caller: Caller,
     ) -> Option<Result<(), Errno>> {
         (**self).set_attribute(file, name, value, caller)
+    }
+    fn listed_as(&self, file: FileRef<'_>, private: &OsStr) -> Option<&'static OsStr> {
+        (**self).listed_as(file, private)
+    }
+    fn change_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        change: AttributeChange<'_>,
+    ) -> Option<Result<(), Errno>> {
+        (**self).change_attribute(file, name, change)
+    }
+    fn set_times(
+        &self,
+        file: FileRef<'_>,
+        times: &rustix::fs::Timestamps,
+    ) -> Option<Result<(), Errno>> {
+        (**self).set_times(file, times)
+    }
+    fn changed(&self, file: FileRef<'_>, what: Changed) {
+        (**self).changed(file, what);
     }
     fn note(&self, event: Event) {
         (**self).note(event);

@@ -18,16 +18,18 @@ mod stat;
 pub(in crate::hsm) mod sys;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
+mod turns;
 
 pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
 pub use life::life_of;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
-pub use privileges::Privileges;
+pub(in crate::hsm) use privileges::{CAPABILITY, KEPT};
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;
 pub use record::{RecordKeeping, SealKey, SetHow, belongs_to, shown_ctime};
 pub use stat::{FileStat, NodeKind};
+pub use turns::Turn;
 
 use crate::format::member::Extent;
 use crate::id::{FsUuid, NodeHandle};
@@ -82,6 +84,7 @@ pub struct Backing {
     access: Access,
     keeping: RecordKeeping,
     capabilities: Capabilities,
+    turns: turns::Turns,
 }
 
 /// What to call an inode in a message when no path is at hand.
@@ -118,6 +121,7 @@ impl Backing {
             access: found.access,
             keeping,
             capabilities: found.capabilities,
+            turns: turns::Turns::default(),
         })
     }
 

@@ -166,17 +166,11 @@ pub trait Asks: Send + Sync + 'static {
     /// May a file without a record be one whose stub is gone? `bare`: it holds nothing. Must be quick,
     /// and wrong only in saying yes.
     fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool;
-    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
-    /// call it.
+    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost?
     ///
     /// # Errors
     /// [`RecallError::Lost`] if it is; another if that cannot be told now.
-    fn vouch(
-        &self,
-        node: &NodeHandle,
-        file: BorrowedFd<'_>,
-        object: &str,
-    ) -> Result<(), RecallError>;
+    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<(), RecallError>;
     /// A copied stub was adopted under a new file id; its record is durable.
     fn adopted(&self, adopted: &Adopted);
     /// A stub was found foreign, because of this.
@@ -189,7 +183,7 @@ pub trait Asks: Send + Sync + 'static {
     fn pins(&self, file: FileId) -> Vec<(String, Timestamp)>;
 }
 
-/// The steps of P4 after which tests stop as a crash would.
+/// The steps of P4 after which tests stop as a crash would, or fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// (2) The mark is set.
@@ -348,7 +342,7 @@ impl Recaller {
     /// The stub could not be dropped; a later open finishes it (size 0 with a stub of more).
     pub fn truncated(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
         self.shared.hold(node, None);
-        let dropped = self.drop_stub(fd);
+        let dropped = self.drop_stub(node, fd);
         for _ in 0..self.shared.forget_hold_tokens(node) {
             self.shared.unhold(node);
         }
@@ -356,7 +350,7 @@ impl Recaller {
         dropped
     }
 
-    fn drop_stub(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+    fn drop_stub(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
         let backing = &self.shared.backing;
         let of = |step| {
             move |why: rustix::io::Errno| BackingError::of(step, || "a truncated file".into(), why)
@@ -370,12 +364,16 @@ impl Recaller {
         if backing.stat(file.as_fd())?.size != 0 {
             rustix::fs::ftruncate(&file, 0).map_err(of("truncate"))?;
         }
+        let turn = backing.turn(node);
         backing.remove_record(file.as_fd())?;
+        drop(turn);
         rustix::fs::fsync(&file).map_err(of("sync"))
     }
 
     /// Nothing begins any more; `true` once nothing runs, within `patience`. A tier that takes its
     /// time is not waited for longer: what it gives then is not written, because the process ends.
+    /// Files that are half back are released again: after a clean stop nobody would look for their
+    /// room before they are read.
     #[must_use]
     pub fn halt(&self, patience: Duration) -> bool {
         let lanes = self.shared.lanes();
@@ -385,13 +383,22 @@ impl Recaller {
         let until = Instant::now() + patience;
         loop {
             if lanes.iter().all(|lane| lane.is_over()) {
-                return true;
+                break;
             }
             if Instant::now() >= until {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        let half_back: Vec<_> = self.shared.table.lock().recalls.values().cloned().collect();
+        for recall in half_back {
+            if Instant::now() >= until {
+                tracing::warn!("no time to give back the room of all recalls that were cut short");
+                break;
+            }
+            finish::give_room_back(&self.shared, &recall);
+        }
+        true
     }
 
     /// Looks at the time now instead of at the next beat.
@@ -426,9 +433,12 @@ impl Shared {
         Some(Instant::now() + self.settings.timeout?)
     }
 
-    /// Tests stop here as a crash would; otherwise nothing.
+    /// Tests stop here as a crash would, or meet an error; otherwise nothing.
     #[cfg(test)]
     fn reached(&self, step: Step) -> Result<(), RecallError> {
+        if *self.fail_after.lock() == Some(step) {
+            return Err(RecallError::io("a step", rustix::io::Errno::IO));
+        }
         if *self.halt_after.lock() == Some(step) {
             Err(RecallError::Cancelled)
         } else {

@@ -27,7 +27,7 @@ use crate::hsm::version::{NotQuiet, Quiet, Seen, Settle, Stamp, Trust, quiescent
 use crate::id::{DataVersion, FileId, NodeHandle, Timestamp};
 use cairn_fuse::Gate;
 use cairn_mover::Crc32c;
-use rustix::fs::{FallocateFlags, Timespec, Timestamps};
+use rustix::fs::{FallocateFlags, Timespec, Timestamps, UTIME_OMIT};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Below this many bytes a file is not worth a stub (P3): the default.
@@ -210,15 +210,7 @@ pub fn release(
     let stat = backing.stat(quiet.fd())?;
     check::frees(backing, quiet.fd(), &stat)?;
     // (4) to (6)
-    let stub = Record {
-        state: State::Recalling,
-        size: stat.size,
-        mtime: stat.mtime,
-        user_ctime: shown_ctime(Some(&record), stat.ctime),
-        ctime_floor: None,
-        ..record
-    };
-    let stamp = empty(backing, &quiet, order.hint, &stub, &stat)?;
+    let stamp = empty(backing, &quiet, order, &record, &stat)?;
     let left = backing.stat(quiet.fd())?.blocks;
     // (7)
     gate.changed(order.node);
@@ -232,17 +224,19 @@ pub fn release(
     })
 }
 
-/// Steps 4 to 6: stub, punch, times (and what else a punch takes from a file). On an error before the punch the record is resident again.
+/// Steps 4 to 6: stub, punch, times (and what else a punch takes from a file). On an error before
+/// the punch the record is resident again. What users set meanwhile (no lease keeps them from
+/// setting times, say) is in the stub, and stays.
 fn empty(
     backing: &Backing,
     quiet: &Quiet,
-    hint: Option<&[u8]>,
-    stub: &Record,
+    order: &Order<'_>,
+    record: &Record,
     stat: &FileStat,
 ) -> Result<Stamp, Refusal> {
     let fd = quiet.fd();
-    let marked = backing
-        .set_record(fd, stub, SetHow::Replace)
+    let of = (order.node, order.hint);
+    let marked = mark(backing, fd, order.node, record)
         .and_then(|()| sync(fd))
         .map_err(Refusal::from)
         // Making it durable may have taken long; who asked for the file meanwhile waits for the
@@ -255,26 +249,67 @@ fn empty(
             }
         });
     if let Err(why) = marked {
-        let before = Record {
-            state: State::Resident,
-            ..stub.clone()
-        };
-        Stamp::set(backing, fd, hint, &before, SetHow::Replace).and_then(|_| sync(fd))?;
+        if backing
+            .record(fd)?
+            .is_some_and(|r| r.state != State::Resident)
+        {
+            settle_stub(backing, fd, of, record, State::Resident)?;
+            sync(fd)?;
+        }
         return Err(why);
     }
-    let privileges = backing.privileges(fd)?;
     punch(fd, stat)?;
-    backing.restore_privileges(fd, &privileges)?;
-    set_times(fd, stat.atime, stat.mtime)?;
-    let released = Record {
-        state: State::Released,
-        ..stub.clone()
-    };
-    let stamp = Stamp::set(backing, fd, hint, &released, SetHow::Replace)?;
+    backing.restore_set_id(fd, stat.mode)?;
+    let stamp = settle_stub(backing, fd, of, record, State::Released)?;
     // One fsync for the punch and what came after it: the filesystem's journal keeps their order,
     // and a record that says Released over data that are all still there is finished by `recover`.
     sync(fd)?;
     Ok(stamp)
+}
+
+/// The stub's mark, with times as they are now, and the capability kept; not yet durable. After an
+/// error the mark may stand.
+fn mark(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    node: &NodeHandle,
+    record: &Record,
+) -> Result<(), BackingError> {
+    let _turn = backing.turn(node);
+    let stat = backing.stat(fd)?;
+    let stub = Record {
+        state: State::Recalling,
+        size: stat.size,
+        mtime: stat.mtime,
+        user_ctime: shown_ctime(Some(record), stat.ctime),
+        ctime_floor: None,
+        ..record.clone()
+    };
+    backing.set_record(fd, &stub, SetHow::Replace)?;
+    backing.keep_capability(fd).map(drop)
+}
+
+/// A stub becomes what `state` says: its time and capability back, the record last, in one turn
+/// with what users may have set up to now. Not durable before a sync.
+fn settle_stub(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    (node, hint): (&NodeHandle, Option<&[u8]>),
+    known: &Record,
+    state: State,
+) -> Result<Stamp, Refusal> {
+    let _turn = backing.turn(node);
+    let same = |r: &Record| (r.file, r.version) == (known.file, known.version);
+    let record = backing.record(fd)?.filter(same).ok_or(Refusal::InUse)?;
+    backing.settle_capability(fd)?;
+    set_mtime(fd, record.mtime)?;
+    let record = Record {
+        state,
+        // As the filesystem keeps it, which may be coarser than what was asked for.
+        mtime: backing.stat(fd)?.mtime,
+        ..record
+    };
+    Ok(Stamp::set(backing, fd, hint, &record, SetHow::Replace)?)
 }
 
 /// Gives back all blocks, those behind the end too.
@@ -295,14 +330,17 @@ fn sync(fd: BorrowedFd<'_>) -> Result<(), BackingError> {
     rustix::fs::fsync(fd).map_err(|why| BackingError::of("fsync", || describe(fd), why))
 }
 
-fn set_times(fd: BorrowedFd<'_>, atime: Timestamp, mtime: Timestamp) -> Result<(), BackingError> {
-    let spec = |t: Timestamp| Timespec {
-        tv_sec: t.sec,
-        tv_nsec: t.nsec.into(),
-    };
+/// Sets mtime alone: nothing here reads the file in a way that would change its atime.
+fn set_mtime(fd: BorrowedFd<'_>, mtime: Timestamp) -> Result<(), BackingError> {
     let times = Timestamps {
-        last_access: spec(atime),
-        last_modification: spec(mtime),
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: mtime.sec,
+            tv_nsec: mtime.nsec.into(),
+        },
     };
     rustix::fs::futimens(fd, &times)
         .map_err(|why| BackingError::of("set the times of", || describe(fd), why))

@@ -8,6 +8,7 @@
 //! - A stub shows at least one block, and no holes but those the file had (P5).
 
 mod attributes;
+mod capability;
 mod changelog;
 #[cfg(test)]
 mod tests;
@@ -16,16 +17,17 @@ pub use changelog::{ChangelogSink, Overflow};
 
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{
-    Backing, BackingError, FileStat, Filesystem, How, belongs_to, is_private, shown_ctime,
+    Backing, BackingError, CAPABILITY, FileStat, Filesystem, How, belongs_to, is_private,
+    shown_ctime,
 };
 use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
 use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
-    Caller, Errno, Event, EventKind, FileRef, Presence, ReadDone, Residency, Shown, WaitDone,
-    WaitToken,
+    AttributeChange, Caller, Changed, Errno, Event, FileRef, Presence, ReadDone, Residency, Shown,
+    WaitDone, WaitToken,
 };
-use rustix::fs::{SeekFrom, Statx};
+use rustix::fs::{SeekFrom, Statx, Timestamps};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -109,6 +111,7 @@ impl HsmResidency {
         if record.size > 0 && self.backing().stat(file.fd)?.size == 0 {
             // P5: ftruncate came first; what is left to do is to drop the stub.
             if !self.recaller.is_running(file.handle) {
+                let _turn = self.backing().turn(file.handle);
                 self.backing().remove_record(file.fd)?;
             }
             return Ok(None);
@@ -166,20 +169,17 @@ impl Residency for HsmResidency {
                 ..Shown::default()
             };
         };
-        let mut ctime = shown_ctime(Some(&record), stat.ctime);
-        if record.state == State::Recalling {
-            // The recall's own writes move the backing's; a user's change it tells us of.
-            ctime = self
-                .recaller
-                .touched(file.handle)
-                .unwrap_or(record.user_ctime);
-        }
+        // A recall's own writes move the backing's times. What users set meanwhile is in the record.
+        let (ctime, mtime) = match record.state {
+            State::Recalling => (record.user_ctime, record.mtime),
+            _ => (shown_ctime(Some(&record), stat.ctime), stat.mtime),
+        };
         let released = record.state != State::Resident;
         Shown {
             ctime: (ctime != stat.ctime).then_some((ctime.sec, ctime.nsec)),
+            mtime: (mtime != stat.mtime).then_some((mtime.sec, mtime.nsec)),
             at_least_one_block: released,
             hidden_blocks: self.record_blocks(&stat, record.state),
-            ..Shown::default()
         }
     }
 
@@ -276,12 +276,19 @@ impl Residency for HsmResidency {
         is_private(name.as_bytes())
     }
 
+    fn listed_as(&self, file: FileRef<'_>, private: &OsStr) -> Option<&'static OsStr> {
+        self.listed_for(file, private)
+    }
+
     fn attribute(
         &self,
         file: FileRef<'_>,
         name: &OsStr,
         _caller: Caller,
     ) -> Option<Result<Vec<u8>, Errno>> {
+        if name == CAPABILITY {
+            return self.capability(file);
+        }
         let name = name.as_bytes().strip_prefix(attributes::PREFIX)?;
         Some(self.answer(file, name))
     }
@@ -297,10 +304,26 @@ impl Residency for HsmResidency {
         Some(self.set(file, name, value, caller))
     }
 
+    fn change_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        change: AttributeChange<'_>,
+    ) -> Option<Result<(), Errno>> {
+        (name == CAPABILITY)
+            .then(|| self.change_capability(file, change))
+            .flatten()
+    }
+
+    fn set_times(&self, file: FileRef<'_>, times: &Timestamps) -> Option<Result<(), Errno>> {
+        self.recaller.set_times(file.handle, file.fd, times)
+    }
+
+    fn changed(&self, file: FileRef<'_>, what: Changed) {
+        self.recaller.changed(file.handle, file.fd, what);
+    }
+
     fn note(&self, event: Event) {
-        if event.kind == EventKind::Attributes {
-            self.recaller.attributes_changed(&event.node);
-        }
         self.changelog.push(event);
     }
 }

@@ -5,6 +5,7 @@ mod rig;
 
 mod adoption;
 mod attributes;
+mod capability;
 mod changes;
 mod elsewhere;
 mod full;
@@ -16,6 +17,7 @@ mod scans;
 mod stops;
 mod strangers;
 mod tier_away;
+mod touched;
 mod truncated;
 mod unprivileged;
 mod waiting;

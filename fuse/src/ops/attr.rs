@@ -2,15 +2,15 @@
 
 use crate::attr::asked_time;
 use crate::backing::proc_path;
-use crate::core::{Core, own};
+use crate::core::{Core, file_ref, own};
 use crate::node::{InUse, Node};
 use crate::park::Reply;
-use crate::{Caller, EventKind, Presence};
+use crate::{Caller, Changed, EventKind, Presence};
 use fuser::{FileAttr, TimeOrNow};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::fs::{UTIME_NOW, UTIME_OMIT, chmod, chownat, utimensat};
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,24 +91,44 @@ impl Core {
             let uid = change.uid.map(Uid::from_raw);
             let gid = change.gid.map(Gid::from_raw);
             chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+            self.changed(node, fd.as_fd(), Changed::Owner);
         }
         if let Some(mode) = change.mode {
             chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(mode & 0o7777))?;
+            self.changed(node, fd.as_fd(), Changed::Other);
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let times = Timestamps {
                 last_access: timespec(change.atime),
                 last_modification: timespec(change.mtime),
             };
-            match utimensat(&fd, "", &times, AtFlags::EMPTY_PATH) {
-                // Kernels before 5.8 know no empty path here.
-                Err(Errno::INVAL | Errno::NOENT) => {
-                    utimensat(CWD, proc_path(fd.as_fd()), &times, AtFlags::empty())?;
-                }
-                other => other?,
-            }
+            self.set_times(node, fd.as_fd(), &times)?;
         }
         Ok(())
+    }
+
+    fn set_times(&self, node: &Node, fd: BorrowedFd<'_>, times: &Timestamps) -> Result<(), Errno> {
+        if node.is_file()
+            && let Some(answer) = self.residency.set_times(file_ref(node, fd), times)
+        {
+            return answer.map_err(own);
+        }
+        match utimensat(fd, "", times, AtFlags::EMPTY_PATH) {
+            // Kernels before 5.8 know no empty path here.
+            Err(Errno::INVAL | Errno::NOENT) => {
+                utimensat(CWD, proc_path(fd), times, AtFlags::empty())?;
+            }
+            other => other?,
+        }
+        self.changed(node, fd, Changed::Other);
+        Ok(())
+    }
+
+    /// Tells the residency, whose own the file's status may be as well.
+    pub(crate) fn changed(&self, node: &Node, fd: BorrowedFd<'_>, what: Changed) {
+        if node.is_file() {
+            self.residency.changed(file_ref(node, fd), what);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::backing::proc_path;
 use crate::core::{Core, file_ref, own};
 use crate::creds::{Creator, act_for_group};
-use crate::{Caller, EventKind};
+use crate::node::Node;
+use crate::{AttributeChange, Caller, Changed, EventKind, FileRef};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
 use std::ffi::OsStr;
@@ -46,6 +47,10 @@ impl Core {
         if self.residency.is_private(name) {
             return Err(Errno::PERM);
         }
+        let change = AttributeChange::Set { value, flags };
+        if let Some(answer) = self.change_elsewhere(&node, file, name, change) {
+            return answer;
+        }
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let path = proc_path(fd.as_fd());
         if name.as_bytes() == ACCESS_ACL {
@@ -59,6 +64,7 @@ impl Core {
         } else {
             setxattr(path, name, value, flags)?;
         }
+        self.changed(&node, fd.as_fd(), Changed::Other);
         self.note(EventKind::Attributes, &node.handle);
         Ok(())
     }
@@ -68,13 +74,22 @@ impl Core {
         let node = self.node(id)?;
         let fd = self.fd(&node)?;
         let all = grow(|buffer| listxattr(proc_path(fd.as_fd()), buffer))?;
+        let file = file_ref(&node, fd.as_fd());
+        let names = || all.split(|byte| *byte == 0).filter(|name| !name.is_empty());
         let mut seen = Vec::with_capacity(all.len());
-        for name in all.split_inclusive(|byte| *byte == 0) {
-            let bare = name.strip_suffix(&[0]).unwrap_or(name);
+        for mut name in names() {
+            if self.residency.is_private(OsStr::from_bytes(name)) {
+                match self.residency.listed_as(file, OsStr::from_bytes(name)) {
+                    Some(other) if names().all(|there| there != other.as_bytes()) => {
+                        name = other.as_bytes();
+                    }
+                    _ => continue,
+                }
+            }
             // The server is root and sees `trusted.*`; the kernel shows it to nobody else.
-            let trusted = caller.uid != 0 && bare.starts_with(b"trusted.");
-            if !trusted && !self.residency.is_private(OsStr::from_bytes(bare)) {
+            if caller.uid == 0 || !name.starts_with(b"trusted.") {
                 seen.extend_from_slice(name);
+                seen.push(0);
             }
         }
         Ok(seen)
@@ -86,9 +101,32 @@ impl Core {
         if self.residency.is_private(name) {
             return Err(Errno::PERM);
         }
+        let file = file_ref(&node, fd.as_fd());
+        if let Some(answer) = self.change_elsewhere(&node, file, name, AttributeChange::Remove) {
+            return answer;
+        }
         removexattr(proc_path(fd.as_fd()), name)?;
+        self.changed(&node, fd.as_fd(), Changed::Other);
         self.note(EventKind::Attributes, &node.handle);
         Ok(())
+    }
+
+    /// A change that the residency makes itself; `None`: the backing is to make it.
+    fn change_elsewhere(
+        &self,
+        node: &Node,
+        file: FileRef<'_>,
+        name: &OsStr,
+        change: AttributeChange<'_>,
+    ) -> Option<Result<(), Errno>> {
+        if !node.is_file() {
+            return None;
+        }
+        let answer = self.residency.change_attribute(file, name, change)?;
+        Some(answer.map_err(own).inspect(|()| {
+            self.residency.changed(file, Changed::Other);
+            self.note(EventKind::Attributes, &node.handle);
+        }))
     }
 }
 

@@ -118,7 +118,7 @@ impl Adoption {
                     .with_hint("move what lies there away first"));
             }
             if !force {
-                released::check(&self.backing)?;
+                released::check(&self.backing, &self.dir)?;
             }
             if dir.is_none() {
                 make_placeholder(&self.dir)?;

@@ -1,5 +1,6 @@
 //! A node's extended attributes, as they go into its member: all but Cairn's own.
 
+use super::privileges::{CAPABILITY, KEPT};
 use super::{Backing, BackingError, describe, record::through_proc};
 use crate::format::member::Xattr;
 use std::os::fd::BorrowedFd;
@@ -21,7 +22,8 @@ pub type Attributes = Vec<Xattr>;
 
 impl Backing {
     /// All extended attributes of an inode (any descriptor) but Cairn's own, in the order of
-    /// `listxattr`, ACLs in the kernel's binary form. One that goes while being read is left out.
+    /// `listxattr`, ACLs in the kernel's binary form, a kept capability as the capability that it
+    /// is. One that goes while being read is left out.
     ///
     /// # Errors
     /// What the filesystem says.
@@ -39,10 +41,17 @@ impl Backing {
         }
         let mut value = vec![0_u8; SIZE_MAX];
         let mut found = Vec::new();
-        for name in list[..len]
-            .split(|b| *b == 0)
-            .filter(|n| !n.is_empty() && !is_private(n))
+        let names = || list[..len].split(|b| *b == 0).filter(|n| !n.is_empty());
+        if names().any(|n| n == KEPT.as_bytes())
+            && let Some(value) = self.capability(fd).map_err(fail)?
         {
+            found.push((CAPABILITY.as_bytes().to_vec(), value));
+        }
+        let kept = !found.is_empty();
+        for name in names().filter(|n| !is_private(n)) {
+            if kept && name == CAPABILITY.as_bytes() {
+                continue;
+            }
             match rustix::fs::getxattr(&path, name, &mut value[..]) {
                 Ok(len) => found.push((name.to_vec(), value[..len].to_vec())),
                 Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}

@@ -96,6 +96,20 @@ impl BackingError {
         }
     }
 
+    /// Why, without saying on what: for texts that are kept and shown beside a name of their own.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Gone { .. } => "it is gone from the backing".to_owned(),
+            Self::Busy { .. } => "it is in use in a way that would make an open wait".to_owned(),
+            Self::Unnamed { .. } => "it has no known name below the backing's root".to_owned(),
+            Self::BadSeal { .. } => "its record carries no valid seal of this instance".to_owned(),
+            Self::Record { source, .. } => source.to_string(),
+            Self::Io { step, source, .. } => format!("{step} it: {source}"),
+            Self::NoSealKey | Self::InUse { .. } | Self::Mark { .. } => self.to_string(),
+        }
+    }
+
     /// No room on the backing (ENOSPC or EDQUOT).
     #[must_use]
     pub fn is_full(&self) -> bool {

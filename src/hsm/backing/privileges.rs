@@ -2,84 +2,204 @@
 //! bits (unless the writer has CAP_FSETID) and file capabilities (always).
 //!
 //! Right for a user's write; a release or a recall changes no data as the user sees them, and gives
-//! back what was taken.
+//! back what was taken. From before its first write until the file is settled again the capability
+//! is therefore *kept* in an attribute of Cairn's own.
+//!
+//! Invariants:
+//! - The kept copy is durable before the first write that takes the capability, and goes only once
+//!   the capability itself is back: a crash in between loses nothing.
+//! - It counts only beside a record that says Released or Recalling. No resident file has one, since
+//!   a user's write must take the capability for good.
+//! - What users see is `security.capability` while it is there, else the kept copy. What they set
+//!   or remove, they set or remove in both.
+//! - All that writes either of the two runs in the node's turn ([`Backing::turn`]).
+//!
+//! Without `trusted.*` (an unprivileged mount) nothing is kept: there nobody may set a capability.
 
-use super::{Backing, BackingError, describe, record::through_proc};
-use rustix::fs::{Mode, XattrFlags};
+use super::{Backing, BackingError, RecordKeeping, describe, record::through_proc};
+use crate::format::record::State;
+use rustix::fs::{Mode, XattrFlags, getxattr, removexattr, setxattr};
+use rustix::io::Errno;
 use std::os::fd::BorrowedFd;
 
-const CAPABILITY: &str = "security.capability";
+/// The attribute that holds a file capability.
+pub(in crate::hsm) const CAPABILITY: &str = "security.capability";
+/// Where it is kept.
+pub(in crate::hsm) const KEPT: &str = "trusted.cairn.capability";
 /// `XATTR_CAPS_SZ_3` is 24; anything longer is none that the kernel made.
 const LONGEST: usize = 64;
+/// Set-user-id and set-group-id.
+const SET_ID: u32 = 0o6000;
 
-/// The privileges of a file before its blocks are touched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Privileges {
-    mode: u32,
-    capability: Option<Vec<u8>>,
+fn read(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> {
+    let mut value = [0_u8; LONGEST];
+    match getxattr(through_proc(fd), name, &mut value[..]) {
+        Ok(len) => Ok(Some(value[..len].to_vec())),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+fn remove(fd: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    match removexattr(through_proc(fd), name) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        done => done,
+    }
 }
 
 impl Backing {
-    /// Notes a file's privileges. Any descriptor will do.
+    fn keeps(&self) -> bool {
+        matches!(self.keeping(), RecordKeeping::Trusted)
+    }
+
+    fn kept(&self, fd: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Errno> {
+        if self.keeps() {
+            read(fd, KEPT)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Does its record say that the data are elsewhere?
+    fn is_stub(&self, fd: BorrowedFd<'_>) -> bool {
+        let record = self.record(fd);
+        record.is_ok_and(|r| r.is_some_and(|r| r.state != State::Resident))
+    }
+
+    /// Keeps the capability of a stub whose blocks are about to be written or punched; `true` if
+    /// there is one. In the node's turn. To be followed by a sync before the first write.
+    ///
+    /// # Errors
+    /// What the filesystem says; no room ([`BackingError::is_full`]), for one.
+    pub fn keep_capability(&self, fd: BorrowedFd<'_>) -> Result<bool, BackingError> {
+        let keep = || {
+            if self.kept(fd)?.is_some() {
+                // An earlier step was cut short: what is on the file may be gone already.
+                return Ok(true);
+            }
+            let Some(value) = read(fd, CAPABILITY)?.filter(|_| self.keeps()) else {
+                return Ok(false);
+            };
+            setxattr(through_proc(fd), KEPT, &value, XattrFlags::empty()).map(|()| true)
+        };
+        keep()
+            .map_err(|why: Errno| BackingError::of("keep the capability of", || describe(fd), why))
+    }
+
+    /// Gives a kept capability back; it stays kept. In the node's turn. Not durable before a sync.
     ///
     /// # Errors
     /// What the filesystem says.
-    pub fn privileges(&self, fd: BorrowedFd<'_>) -> Result<Privileges, BackingError> {
-        let mut value = [0_u8; LONGEST];
-        let capability = match rustix::fs::getxattr(through_proc(fd), CAPABILITY, &mut value[..]) {
-            Ok(len) => Some(value[..len].to_vec()),
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => None,
-            Err(why) => {
-                return Err(BackingError::of(
-                    "read the privileges of",
-                    || describe(fd),
-                    why,
-                ));
+    pub fn give_back_capability(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        let give = || match self.kept(fd)? {
+            Some(value) if read(fd, CAPABILITY)?.as_ref() != Some(&value) => {
+                setxattr(through_proc(fd), CAPABILITY, &value, XattrFlags::empty())
             }
+            _ => Ok(()),
         };
-        Ok(Privileges {
-            mode: self.stat(fd)?.mode,
-            capability,
+        give().map_err(|why: Errno| {
+            BackingError::of("give back the capability of", || describe(fd), why)
         })
     }
 
-    /// Gives back what was taken since. Changes the ctime only if something was. Not durable before
-    /// an fsync.
+    /// Gives a kept capability back and forgets the kept copy: before the record says Resident, or
+    /// Released again. In the node's turn. Not durable before a sync; the filesystem's journal keeps
+    /// the order.
     ///
     /// # Errors
     /// What the filesystem says.
-    pub fn restore_privileges(
-        &self,
-        fd: BorrowedFd<'_>,
-        before: &Privileges,
-    ) -> Result<(), BackingError> {
-        let now = self.privileges(fd)?;
-        let fail = |why| BackingError::of("give back the privileges of", || describe(fd), why);
-        if now.mode != before.mode {
-            let mode = Mode::from_raw_mode(before.mode);
-            rustix::fs::chmod(through_proc(fd), mode).map_err(fail)?;
-        }
-        self.restore_capability(fd, before)
+    pub fn settle_capability(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        self.give_back_capability(fd)?;
+        self.forget_capability(fd)
     }
 
-    /// Gives back a file capability that was taken since, and nothing else: what users may have
-    /// changed meanwhile (the mode) stays theirs. Changes the ctime only if one was taken. Not
-    /// durable before an fsync.
+    /// Drops the kept copy alone: the data are the users' own, and so is what the file has.
     ///
     /// # Errors
     /// What the filesystem says.
-    pub fn restore_capability(
-        &self,
-        fd: BorrowedFd<'_>,
-        before: &Privileges,
-    ) -> Result<(), BackingError> {
-        let Some(value) = &before.capability else {
-            return Ok(());
-        };
-        if self.privileges(fd)?.capability.as_ref() == Some(value) {
+    pub(super) fn forget_capability(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        if !self.keeps() {
             return Ok(());
         }
-        rustix::fs::setxattr(through_proc(fd), CAPABILITY, value, XattrFlags::empty())
-            .map_err(|why| BackingError::of("give back the capability of", || describe(fd), why))
+        remove(fd, KEPT)
+            .map_err(|why| BackingError::of("drop the kept capability of", || describe(fd), why))
+    }
+
+    /// The capability as users see it.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn capability(&self, fd: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Errno> {
+        if let Some(value) = read(fd, CAPABILITY)? {
+            return Ok(Some(value));
+        }
+        match self.kept(fd)? {
+            Some(value) if self.is_stub(fd) => Ok(Some(value)),
+            // It may have been given back between the two looks.
+            _ => read(fd, CAPABILITY),
+        }
+    }
+
+    /// A user sets the capability. In the node's turn.
+    ///
+    /// # Errors
+    /// As `setxattr(2)`.
+    pub fn set_capability(
+        &self,
+        fd: BorrowedFd<'_>,
+        value: &[u8],
+        flags: XattrFlags,
+    ) -> Result<(), Errno> {
+        if !(self.keeps() && self.is_stub(fd)) {
+            return setxattr(through_proc(fd), CAPABILITY, value, flags);
+        }
+        let there = self.capability(fd)?.is_some();
+        if there && flags.contains(XattrFlags::CREATE) {
+            return Err(Errno::EXIST);
+        }
+        if !there && flags.contains(XattrFlags::REPLACE) {
+            return Err(Errno::NODATA);
+        }
+        // The file's own first: the kernel looks at the value.
+        setxattr(through_proc(fd), CAPABILITY, value, XattrFlags::empty())?;
+        setxattr(through_proc(fd), KEPT, value, XattrFlags::empty())
+    }
+
+    /// A user takes the capability away. In the node's turn.
+    ///
+    /// # Errors
+    /// As `removexattr(2)`.
+    pub fn remove_capability(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        if self.capability(fd)?.is_none() {
+            return Err(Errno::NODATA);
+        }
+        self.lose_capability(fd)
+    }
+
+    /// The file has no capability any more: the kernel took it because its owner changed. In the
+    /// node's turn.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn lose_capability(&self, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        remove(fd, CAPABILITY)?;
+        if self.keeps() {
+            remove(fd, KEPT)?;
+        }
+        Ok(())
+    }
+
+    /// Gives back set-id bits that were taken since the mode was `before`; a mode that a user set
+    /// meanwhile stays. Not durable before a sync.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn restore_set_id(&self, fd: BorrowedFd<'_>, before: u32) -> Result<(), BackingError> {
+        let now = self.stat(fd)?.mode;
+        if now == before || now | (before & SET_ID) != before {
+            return Ok(());
+        }
+        rustix::fs::chmod(through_proc(fd), Mode::from_raw_mode(before))
+            .map_err(|why| BackingError::of("give back the mode of", || describe(fd), why))
     }
 }

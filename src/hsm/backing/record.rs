@@ -143,11 +143,13 @@ impl Backing {
             .map_err(|why| BackingError::of("write the record of", || describe(fd), why))
     }
 
-    /// Takes the record away. Succeeds if there is none. Not durable before an fsync.
+    /// Takes the record away, and a kept capability with it. Succeeds if there is none. Not
+    /// durable before an fsync.
     ///
     /// # Errors
     /// What the filesystem says.
     pub fn remove_record(&self, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+        self.forget_capability(fd)?;
         match rustix::fs::removexattr(through_proc(fd), self.keeping.attribute()) {
             Ok(()) | Err(rustix::io::Errno::NODATA) => Ok(()),
             Err(why) => Err(BackingError::of(

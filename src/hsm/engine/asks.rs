@@ -77,20 +77,13 @@ impl Asks for Answers {
         self.0.upgrade().is_none_or(|s| s.may_be_lost(node, bare))
     }
 
-    fn vouch(
-        &self,
-        node: &NodeHandle,
-        file: BorrowedFd<'_>,
-        object: &str,
-    ) -> Result<(), RecallError> {
+    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<(), RecallError> {
         let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
-        let object = object.to_owned();
         match shared.is_lost(node, file) {
             Ok(false) => Ok(()),
-            Ok(true) => Err(RecallError::Lost { object }),
+            Ok(true) => Err(RecallError::Lost),
             Err(why) => Err(RecallError::Unavailable {
                 why: format!("the catalog cannot say whether it is whole: {why}"),
-                object,
             }),
         }
     }

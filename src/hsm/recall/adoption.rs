@@ -87,17 +87,12 @@ pub(super) fn begin(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Open
     };
     let (Some(tier), None) = (tier, refusal) else {
         let why = refusal.unwrap_or_default();
-        return shared.end(recall, End::Failed(foreign(&opened, why)));
+        return shared.end(recall, End::Failed(RecallError::Foreign { why }));
     };
     let urgency = urgency(&recall.state.lock());
     let lane = shared.tier_lane(tier);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
     lane.push(urgency, Box::new(move || adopt(&shared, &recall, &opened)));
-}
-
-fn foreign(opened: &Opened, why: &'static str) -> RecallError {
-    let object = opened.object.clone();
-    RecallError::Foreign { object, why }
 }
 
 /// Runs on a tier's lane.
@@ -118,7 +113,7 @@ fn adopt(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) {
             let node = recall.node.clone();
             shared.refused.0.lock().put(node, known);
             shared.asks.foreign(&recall.node, why);
-            shared.end(recall, End::Failed(foreign(opened, why)));
+            shared.end(recall, End::Failed(RecallError::Foreign { why }));
         }
         Err(No::Failed(RecallError::Truncated)) => shared.end(recall, End::Again),
         Err(No::Failed(why)) => shared.end(recall, End::Failed(why)),
@@ -129,7 +124,7 @@ fn adopt(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) {
 fn judge(shared: &Shared, opened: &Opened) -> Result<u64, No> {
     let (record, stat) = (&opened.record, &opened.before);
     let holds = shared.backing.has_data(opened.reader.as_fd());
-    if holds.map_err(|why| failed("look for data", opened, why))? {
+    if holds.map_err(|why| failed("look for data", why))? {
         return Err(No::Foreign("it holds data"));
     }
     if stat.size != record.size {
@@ -151,10 +146,9 @@ fn judge(shared: &Shared, opened: &Opened) -> Result<u64, No> {
             Err(why) => passing = Some(why),
         }
     }
-    let object = opened.object.clone();
     match (differs, passing) {
         (Some(why), _) => Err(No::Foreign(why)),
-        (None, Some(why)) => Err(No::Failed(RecallError::Unavailable { object, why })),
+        (None, Some(why)) => Err(No::Failed(RecallError::Unavailable { why })),
         (None, None) => Err(No::Foreign("no aggregate that it names holds these data")),
     }
 }
@@ -187,8 +181,8 @@ fn disagrees(entry: &IndexEntry, record: &Record, stat: &FileStat) -> Option<&'s
         .or_else(|| (!owner).then_some("the data were archived for another owner"))
 }
 
-fn failed(step: &'static str, opened: &Opened, why: crate::hsm::backing::BackingError) -> No {
-    No::Failed(RecallError::backing(step, &opened.object, why))
+fn failed(step: &'static str, why: crate::hsm::backing::BackingError) -> No {
+    No::Failed(RecallError::backing(step, why))
 }
 
 /// The record becomes this inode's own. A truncation waits for it, or prevents it.
@@ -203,13 +197,13 @@ fn write(
     if recall.is_stopped() {
         return Err(No::Failed(RecallError::Truncated));
     }
+    // A user may be setting the file's times.
+    let turn = backing.turn(&recall.node);
     // Nothing has changed since it was looked at.
-    let now = backing
-        .stat(fd)
-        .map_err(|why| failed("stat", opened, why))?;
+    let now = backing.stat(fd).map_err(|why| failed("stat", why))?;
     let found = backing
         .record(fd)
-        .map_err(|why| failed("read the record", opened, why))?;
+        .map_err(|why| failed("read the record", why))?;
     if now.ctime != opened.before.ctime || found.as_ref() != Some(&opened.record) {
         return Err(No::Failed(RecallError::Truncated));
     }
@@ -223,12 +217,10 @@ fn write(
     };
     let hint = recall.hint.as_deref();
     let stamp = Stamp::set(backing, fd, hint, &record, SetHow::Replace)
-        .map_err(|why| failed("write the record", opened, why))?;
-    rustix::fs::fsync(fd)
-        .map_err(|why| No::Failed(RecallError::io("sync", &opened.object, why)))?;
-    let stat = backing
-        .stat(fd)
-        .map_err(|why| failed("stat", opened, why))?;
+        .map_err(|why| failed("write the record", why))?;
+    drop(turn);
+    rustix::fs::fsync(fd).map_err(|why| No::Failed(RecallError::io("sync", why)))?;
+    let stat = backing.stat(fd).map_err(|why| failed("stat", why))?;
     if let Some(settle) = stamp.settle {
         shared.asks.settle(settle);
     }

@@ -1,7 +1,7 @@
 //! P4 (1) to (3): the stub's own checks, the mark *recalling*, room for the data.
 
-use super::fetch::set_times;
 use super::finish::{self, GiveBack};
+use super::meanwhile::{own_record, put_time_back};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
 use super::source::Sources;
@@ -58,31 +58,31 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
 fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> {
     let backing = &shared.backing;
     let object = format!("{:?}", recall.node);
-    let fail = |step| {
-        let object = object.clone();
-        move |why| RecallError::backing(step, &object, why)
-    };
+    let fail = |step| move |why| RecallError::backing(step, why);
     let reader = match backing.open_node(&recall.node, recall.hint.as_deref(), How::Read) {
         Err(BackingError::Busy { .. }) => return Ok(None),
         opened => opened.map_err(fail("open"))?,
     };
+    // In one turn: a user may be setting the file's times.
+    let turn = backing.turn(&recall.node);
     let before = backing.stat(reader.as_fd()).map_err(fail("stat"))?;
     let record = backing
         .record(reader.as_fd())
         .map_err(fail("read the record"))?;
+    drop(turn);
+    // For the log alone.
     let object = backing
         .path_of(reader.as_fd())
-        .map_or(object.clone(), |p| String::from_utf8_lossy(&p).into_owned());
+        .map_or(object, |p| String::from_utf8_lossy(&p).into_owned());
     let bare = is_bare(before.size, before.blocks, before.block_size);
     if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node, bare) {
-        let vouched = shared.asks.vouch(&recall.node, reader.as_fd(), &object);
-        vouched?;
+        shared.asks.vouch(&recall.node, reader.as_fd())?;
     }
     let Some(record) = record.filter(|r| r.state != Data::Resident) else {
         return Ok(Some(Found::Resident(reader)));
     };
     if before.size == 0 && record.size > 0 {
-        finish_truncation(shared, reader.as_fd()).map_err(fail("finish the truncation"))?;
+        finish_truncation(shared, recall, reader.as_fd()).map_err(fail("finish the truncation"))?;
         return Ok(Some(Found::Resident(reader)));
     }
     if !belongs_to(&record, shared.backing.fs(), &recall.node) {
@@ -93,16 +93,7 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
             before,
         }))));
     }
-    check(shared, &object, reader.as_fd(), &before, &record)?;
-    let user_ctime = match record.state {
-        // Its ctime is that of the interrupted recall's writes.
-        Data::Recalling => record.user_ctime,
-        Data::Released | Data::Resident => shown_ctime(Some(&record), before.ctime),
-    };
-    let record = Record {
-        user_ctime,
-        ..record
-    };
+    check(shared, reader.as_fd(), &before, &record)?;
     Ok(Some(Found::Stub(Arc::new(Opened {
         object,
         reader: Arc::new(reader),
@@ -112,8 +103,14 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
 }
 
 /// P5: the file was cut to nothing, and the stub outlived it.
-pub(super) fn finish_truncation(shared: &Shared, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
+fn finish_truncation(
+    shared: &Shared,
+    recall: &Recall,
+    fd: BorrowedFd<'_>,
+) -> Result<(), BackingError> {
+    let turn = shared.backing.turn(&recall.node);
     shared.backing.remove_record(fd)?;
+    drop(turn);
     rustix::fs::fsync(fd).map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))
 }
 
@@ -121,21 +118,17 @@ pub(super) fn finish_truncation(shared: &Shared, fd: BorrowedFd<'_>) -> Result<(
 /// because that recall's writes may have changed it.
 fn check(
     shared: &Shared,
-    object: &str,
     fd: BorrowedFd<'_>,
     stat: &FileStat,
     record: &Record,
 ) -> Result<(), RecallError> {
-    let conflict = |why| {
-        let object = object.to_owned();
-        Err(RecallError::Conflict { object, why })
-    };
+    let conflict = |why| Err(RecallError::Conflict { why });
     if stat.size != record.size {
         return conflict("its size differs");
     }
     if record.state == Data::Released {
         let holds = shared.backing.has_data(fd);
-        if holds.map_err(|why| RecallError::backing("look for data", object, why))? {
+        if holds.map_err(|why| RecallError::backing("look for data", why))? {
             return conflict("it holds data");
         }
         if stat.mtime != record.mtime {
@@ -149,8 +142,7 @@ fn check(
 fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let tier = super::source::first_tier(&opened.record, &*shared.asks);
     let Some(tier) = tier else {
-        let object = opened.object.clone();
-        let why = RecallError::NoGoodCopy { object, tried: 0 };
+        let why = RecallError::NoGoodCopy { tried: 0 };
         return shared.end(recall, End::Failed(why));
     };
     let (urgency, wanted) = {
@@ -246,71 +238,74 @@ fn mark_and_allocate(
     opened: &Opened,
     entry: &IndexEntry,
 ) -> Result<(), RecallError> {
-    let (backing, object) = (&shared.backing, &opened.object);
+    let backing = &shared.backing;
     let bytes = entry.stored_len();
     // Root's writes are charged to the owner but not refused (CAP_SYS_RESOURCE): so ask first.
     if !quota::has_room(opened.reader.as_fd(), &opened.before, bytes) {
-        let object = object.clone();
-        return Err(RecallError::Quota { object, bytes });
+        return Err(RecallError::Quota { bytes });
     }
     let fd = backing
         .reopen(opened.reader.as_fd(), How::ReadWrite)
-        .map_err(|why| RecallError::backing("open for writing", object, why))?;
+        .map_err(|why| RecallError::backing("open for writing", why))?;
     let mut io = recall.io.lock();
     if recall.is_stopped() {
         return Err(RecallError::Truncated);
     }
-    let mtime = match opened.record.state {
-        // A user may have set it since the checks.
-        Data::Released => {
-            let stat = backing.stat(fd.as_fd());
-            stat.map_err(|why| RecallError::backing("stat", object, why))?
-                .mtime
+    let kept = mark(shared, recall, opened, fd.as_fd())?;
+    let fd = io.insert(Writer { fd }).fd.as_fd();
+    shared.reached(Step::Marked)?;
+    let full = |why| match why {
+        rustix::io::Errno::NOSPC => RecallError::NoSpace { bytes },
+        rustix::io::Errno::DQUOT => RecallError::Quota { bytes },
+        why => RecallError::io("make room", why),
+    };
+    rustix::fs::fsync(fd).map_err(|why| RecallError::io("sync the mark", why))?;
+    shared.reached(Step::MarkSynced)?;
+    kept.map_err(|why| match why {
+        full if full.is_full() => RecallError::NoSpace { bytes },
+        why => RecallError::backing("keep the capability", why),
+    })?;
+    let allocated = allocate(fd, entry);
+    // Allocating sets mtime on some filesystems; so did the writes of an interrupted recall.
+    put_time_back(backing, recall, opened, fd)?;
+    drop(io);
+    shared.reached(Step::Allocated)?;
+    allocated.map_err(full)
+}
+
+/// P4 (2), but for the sync. How the capability was kept is said apart: without it nothing may be
+/// written, but the mark stands.
+fn mark(
+    shared: &Shared,
+    recall: &Recall,
+    opened: &Opened,
+    fd: BorrowedFd<'_>,
+) -> Result<Result<(), BackingError>, RecallError> {
+    let backing = &shared.backing;
+    let _turn = backing.turn(&recall.node);
+    let record = own_record(backing, opened, fd)?;
+    let user_ctime = match record.state {
+        // Its ctime is that of the interrupted recall's writes.
+        Data::Recalling => record.user_ctime,
+        Data::Released | Data::Resident => {
+            let stat = backing.stat(fd);
+            let stat = stat.map_err(|why| RecallError::backing("stat", why))?;
+            shown_ctime(Some(&record), stat.ctime)
         }
-        Data::Recalling | Data::Resident => opened.record.mtime,
     };
     let marked = Record {
         state: Data::Recalling,
-        mtime,
-        ..opened.record.clone()
+        user_ctime,
+        ..record
     };
-    Stamp::set(
-        backing,
-        fd.as_fd(),
-        recall.hint.as_deref(),
-        &marked,
-        SetHow::Replace,
-    )
-    .map_err(|why| RecallError::backing("mark as recalling", object, why))?;
-    shared.reached(Step::Marked)?;
-    rustix::fs::fsync(&fd).map_err(|why| RecallError::io("sync the mark of", object, why))?;
-    shared.reached(Step::MarkSynced)?;
-    let privileges = backing
-        .privileges(fd.as_fd())
-        .map_err(|why| RecallError::backing("look at", object, why))?;
-    let allocated = allocate(&fd, entry);
-    let writer = Writer {
-        fd,
-        privileges,
-        mtime,
-        atime: opened.before.atime,
-    };
-    // Allocating sets mtime on some filesystems; so did the writes of an interrupted recall.
-    set_times(&writer, false).map_err(|why| RecallError::io("set the times of", object, why))?;
-    *io = Some(writer);
-    drop(io);
-    shared.reached(Step::Allocated)?;
-    let object = object.clone();
-    match allocated {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::NOSPC) => Err(RecallError::NoSpace { object, bytes }),
-        Err(rustix::io::Errno::DQUOT) => Err(RecallError::Quota { object, bytes }),
-        Err(why) => Err(RecallError::io("allocate room for", &object, why)),
-    }
+    let hint = recall.hint.as_deref();
+    Stamp::set(backing, fd, hint, &marked, SetHow::Replace)
+        .map_err(|why| RecallError::backing("mark as recalling", why))?;
+    Ok(backing.keep_capability(fd).map(drop))
 }
 
 /// Room for the data runs alone: holes stay holes.
-fn allocate(fd: &OwnedFd, entry: &IndexEntry) -> Result<(), rustix::io::Errno> {
+fn allocate(fd: BorrowedFd<'_>, entry: &IndexEntry) -> Result<(), rustix::io::Errno> {
     let Kind::Regular { extents, .. } = &entry.member.kind else {
         return Ok(());
     };

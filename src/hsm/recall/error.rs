@@ -1,4 +1,7 @@
 //! Why bytes do not come back, and the word for it that every door knows.
+//!
+//! The reasons name no file: they are kept and shown later, when it may have another name. Whoever
+//! shows one says which file was asked for.
 
 use crate::error::Failure;
 use crate::format::record::RecordError;
@@ -11,69 +14,52 @@ use std::sync::Arc;
 pub enum RecallError {
     /// Somebody wrote into the stub behind Cairn's back (P4 step 1): an administrator decides.
     #[error(
-        "{object} does not look as its stub says: {why}; an administrator decides (docs/operations.md, \"conflict\")"
+        "it does not look as its stub says: {why}; an administrator decides (docs/operations.md, \"conflict\")"
     )]
     Conflict {
-        /// The file.
-        object: String,
         /// What differs.
         why: &'static str,
     },
     /// The stub was written for another inode or filesystem (P6).
-    #[error("{object} carries the stub of another file: it was copied or restored, and {why}")]
+    #[error("it carries the stub of another file: it was copied or restored, and {why}")]
     Foreign {
-        /// The file.
-        object: String,
         /// Why it is not adopted.
         why: &'static str,
     },
     /// It has no record, and what is on disk is not what was archived (P6).
     #[error(
-        "{object} is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
+        "it is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
     )]
-    Lost {
-        /// The file.
-        object: String,
-    },
+    Lost,
     /// The record cannot be read.
-    #[error("{object}: {why}")]
+    #[error("its record cannot be read: {why}")]
     Record {
-        /// The file.
-        object: String,
         /// Damaged, sealed by somebody else, or from a newer Cairn.
         why: String,
         /// What that means for who asked.
         failure: Failure,
     },
     /// No copy holds these bytes with the right checksum.
-    #[error("{object} has no good copy of these bytes ({tried} tried)")]
+    #[error("there is no good copy of these bytes ({tried} tried)")]
     NoGoodCopy {
-        /// The file.
-        object: String,
         /// Copies that were tried.
         tried: usize,
     },
     /// Copies may be good, but no tier that has one answers now. Trying later helps.
-    #[error("no tier with a copy of {object} answers: {why}")]
+    #[error("no tier with a copy answers: {why}")]
     Unavailable {
-        /// The file.
-        object: String,
         /// What the last one said.
         why: String,
     },
     /// The backing filesystem is full.
-    #[error("no room on the backing filesystem for {object} ({bytes} bytes)")]
+    #[error("no room on the backing filesystem for {bytes} bytes")]
     NoSpace {
-        /// The file.
-        object: String,
         /// Bytes of data to bring back.
         bytes: u64,
     },
     /// The owner's quota would be exceeded.
-    #[error("the quota of {object}'s owner has no room for {bytes} bytes")]
+    #[error("the owner's quota has no room for {bytes} bytes")]
     Quota {
-        /// The file.
-        object: String,
         /// Bytes of data to bring back.
         bytes: u64,
     },
@@ -90,7 +76,7 @@ pub enum RecallError {
     #[error("the file is gone")]
     Gone,
     /// A step on the backing failed.
-    #[error("{step}: {source}")]
+    #[error("{step}: {}", .source.cause())]
     Backing {
         /// The step of P4.
         step: &'static str,
@@ -98,12 +84,10 @@ pub enum RecallError {
         source: Arc<BackingError>,
     },
     /// A system call on the file itself failed.
-    #[error("{step} {object}: {source}")]
+    #[error("{step}: {source}")]
     Io {
         /// The step of P4.
         step: &'static str,
-        /// The file.
-        object: String,
         /// Why it failed.
         source: Arc<std::io::Error>,
     },
@@ -111,11 +95,10 @@ pub enum RecallError {
 
 impl RecallError {
     /// Sorts a failure of the backing.
-    pub(crate) fn backing(step: &'static str, object: &str, why: BackingError) -> Self {
+    pub(crate) fn backing(step: &'static str, why: BackingError) -> Self {
         match why {
             BackingError::Gone { .. } => Self::Gone,
             BackingError::Record { source, .. } => Self::Record {
-                object: object.to_owned(),
                 why: source.to_string(),
                 failure: match source {
                     RecordError::Newer(_) => Failure::Newer,
@@ -123,7 +106,6 @@ impl RecallError {
                 },
             },
             BackingError::BadSeal { .. } => Self::Record {
-                object: object.to_owned(),
                 why: "its seal is not of this instance".to_owned(),
                 failure: Failure::Foreign,
             },
@@ -135,10 +117,9 @@ impl RecallError {
     }
 
     /// A failed system call.
-    pub(crate) fn io(step: &'static str, object: &str, why: impl Into<std::io::Error>) -> Self {
+    pub(crate) fn io(step: &'static str, why: impl Into<std::io::Error>) -> Self {
         Self::Io {
             step,
-            object: object.to_owned(),
             source: Arc::new(why.into()),
         }
     }
@@ -154,7 +135,7 @@ impl RecallError {
             | Self::Cancelled => true,
             Self::Conflict { .. }
             | Self::Foreign { .. }
-            | Self::Lost { .. }
+            | Self::Lost
             | Self::Record { .. }
             | Self::NoGoodCopy { .. }
             | Self::Truncated
@@ -170,7 +151,7 @@ impl RecallError {
         match self {
             Self::Conflict { .. } => Failure::Conflict,
             Self::Foreign { .. } => Failure::Foreign,
-            Self::Lost { .. } => Failure::Lost,
+            Self::Lost => Failure::Lost,
             Self::Record { failure, .. } => *failure,
             Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
             Self::Unavailable { .. } => Failure::TierUnavailable,

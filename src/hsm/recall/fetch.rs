@@ -1,14 +1,14 @@
 //! P4 (4): blocks are fetched, verified, and written in place, or kept in memory while streaming.
 
 use super::finish::{self, GiveBack};
-use super::one::{Opened, Phase, Recall, Writer};
+use super::meanwhile::put_time_back;
+use super::one::{Opened, Phase, Recall};
 use super::progress::{Progress, Run};
 use super::source::{Miss, Sources};
 use super::table::{End, Shared};
 use super::{RecallError, Step};
 use crate::format::aggregate::IndexEntry;
 use cairn_mover::Checked;
-use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -86,7 +86,7 @@ fn fetch(
     let mut give = |block: u32, got: Result<Checked, Miss>| {
         let stored = match got {
             _ if trouble.is_some() => Ok(false),
-            Ok(checked) => match store(recall, block, &checked, opened, sources.entry()) {
+            Ok(checked) => match store(shared, recall, block, &checked, opened, sources.entry()) {
                 Ok(()) => {
                     arrived(shared, recall, block, checked);
                     Ok(true)
@@ -102,10 +102,7 @@ fn fetch(
                 bad(shared, recall, block);
                 Ok(true)
             }
-            Err(Miss::Passing(why)) => Err(RecallError::Unavailable {
-                object: opened.object.clone(),
-                why,
-            }),
+            Err(Miss::Passing(why)) => Err(RecallError::Unavailable { why }),
         };
         let stored = stored.and_then(|done| shared.reached(Step::BlockWritten).map(|()| done));
         match stored {
@@ -176,6 +173,7 @@ fn stream(shared: &Arc<Shared>, recall: &Arc<Recall>, why: RecallError) {
 
 /// Writes a block where it belongs. While streaming there is no writer, and nothing to do.
 fn store(
+    shared: &Shared,
     recall: &Recall,
     block: u32,
     checked: &Checked,
@@ -189,31 +187,29 @@ fn store(
     let Some(writer) = &mut *io else {
         return Ok(());
     };
-    let fail = |step, why: Errno| {
-        let (object, bytes) = (opened.object.clone(), entry.stored_len());
-        match why {
-            Errno::NOSPC => RecallError::NoSpace { object, bytes },
-            Errno::DQUOT => RecallError::Quota { object, bytes },
-            why => RecallError::io(step, &object, why),
-        }
+    let bytes = entry.stored_len();
+    let fail = |step, why: Errno| match why {
+        Errno::NOSPC => RecallError::NoSpace { bytes },
+        Errno::DQUOT => RecallError::Quota { bytes },
+        why => RecallError::io(step, why),
     };
-    let size = writer.look().map_err(|why| fail("stat", why))?;
     let fd = writer.fd.as_fd();
+    let stat = rustix::fs::fstat(fd).map_err(|why| fail("stat", why))?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
     if size == 0 {
         return Err(RecallError::Truncated);
     }
     if size != opened.record.size {
         // Cut or grown through another way than the mirror's.
-        let object = opened.object.clone();
         let why = "its size changed during the recall";
-        return Err(RecallError::Conflict { object, why });
+        return Err(RecallError::Conflict { why });
     }
     for piece in entry.pieces(u64::from(block)) {
         let (from, len) = (piece.within_block as usize, piece.len as usize);
         let bytes = checked.as_slice().get(from..from + len).unwrap_or_default();
         write_at(fd, bytes, piece.logical).map_err(|why| fail("write", why))?;
     }
-    set_times(writer, false).map_err(|why| fail("set the times of", why))
+    put_time_back(&shared.backing, recall, opened, fd)
 }
 
 fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {
@@ -229,34 +225,4 @@ fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Err
         }
     }
     Ok(())
-}
-
-impl Writer {
-    /// The file's size. Every change that a recall makes puts the modification time back, so
-    /// another one than that was set by a user meanwhile, and is the one to keep.
-    pub(super) fn look(&mut self) -> Result<u64, Errno> {
-        let stat = rustix::fs::fstat(&self.fd)?;
-        self.mtime = crate::id::Timestamp {
-            sec: stat.st_mtime,
-            nsec: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        };
-        Ok(u64::try_from(stat.st_size).unwrap_or(0))
-    }
-}
-
-/// Puts mtime back, and with `atime` that as well.
-pub(super) fn set_times(writer: &Writer, atime: bool) -> Result<(), Errno> {
-    let spec = |t: crate::id::Timestamp| Timespec {
-        tv_sec: t.sec,
-        tv_nsec: i64::from(t.nsec),
-    };
-    let omit = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_OMIT,
-    };
-    let times = Timestamps {
-        last_access: if atime { spec(writer.atime) } else { omit },
-        last_modification: spec(writer.mtime),
-    };
-    rustix::fs::futimens(&writer.fd, &times)
 }

@@ -1,15 +1,14 @@
 //! P4 (5) to (8): the file becomes resident. Or it is given back: released as it was.
 
-use super::fetch::set_times;
+use super::meanwhile::{own_record, put_time_back, set_mtime};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::table::{End, Shared};
 use super::{Done, RecallError, Step};
 use crate::format::record::{Record, State as Data};
 use crate::hsm::backing::{Backing, How, SetHow};
 use crate::hsm::version::{Seen, Stamp, quiescent_one};
-use crate::id::Timestamp;
 use rustix::fs::FallocateFlags;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// Holes are punched to whole blocks; no filesystem's is larger.
@@ -34,68 +33,48 @@ pub(super) fn finish(shared: &Arc<Shared>, recall: &Arc<Recall>) {
             shared.end(recall, End::Resident(Some(done)));
         }
         Err(RecallError::Truncated) => shared.end(recall, End::Again),
+        // Halted by a test: the file is left as a crash would leave it.
+        Err(why @ RecallError::Cancelled) => shared.end(recall, End::Failed(why)),
         Err(why) => {
             tracing::error!(object = %opened.object, %why, "recall cannot be finished");
-            shared.end(recall, End::Failed(why));
+            give_back(shared, recall, GiveBack::AndEnd(End::Failed(why)));
         }
     }
 }
 
 fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done, RecallError> {
-    let (backing, object) = (&shared.backing, &opened.object);
-    let sync =
-        || rustix::fs::fsync(&opened.reader).map_err(|why| RecallError::io("sync", object, why));
+    let backing = &shared.backing;
+    let sync = || rustix::fs::fsync(&opened.reader).map_err(|why| RecallError::io("sync", why));
     sync()?;
     shared.reached(Step::DataSynced)?;
-    let untouched = recall.state.lock().touched.is_none();
-    let mtime = changing(recall, opened, |writer| {
-        // A user who changed attributes meanwhile may have meant to take it away.
-        if untouched {
-            backing
-                .restore_capability(writer.fd.as_fd(), &writer.privileges)
-                .map_err(|why| RecallError::backing("restore", object, why))?;
-        }
-        set_times(writer, true).map_err(|why| RecallError::io("set the times of", object, why))?;
-        Ok(writer.mtime)
+    changing(recall, opened, |fd| {
+        let _turn = backing.turn(&recall.node);
+        let record = own_record(backing, opened, fd)?;
+        backing
+            .give_back_capability(fd)
+            .map_err(|why| RecallError::backing("give back the capability", why))?;
+        set_mtime(fd, record.mtime).map_err(|why| RecallError::io("set the times", why))
     })?;
     shared.reached(Step::TimesSet)?;
     sync()?;
     shared.reached(Step::TimesSynced)?;
-    let touched = recall.state.lock().touched;
-    let resident = Record {
-        state: Data::Resident,
-        mtime,
-        user_ctime: touched.unwrap_or(opened.record.user_ctime),
-        ..opened.record.clone()
-    };
-    let stamp = changing(recall, opened, |writer| {
-        let fd = writer.fd.as_fd();
-        Stamp::set(
-            backing,
-            fd,
-            recall.hint.as_deref(),
-            &resident,
-            SetHow::Replace,
-        )
-        .map_err(|why| RecallError::backing("write the record", object, why))
+    let stamp = changing(recall, opened, |fd| {
+        turn_to(shared, recall, opened, fd, Data::Resident)
     })?;
     shared.reached(Step::RecordSet)?;
     sync()?;
     shared.reached(Step::RecordSynced)?;
-    let stat = backing
-        .stat(opened.reader.as_fd())
-        .map_err(|why| RecallError::backing("stat", object, why))?;
     // Closed before anybody is told: a file that is open for writing cannot be executed, and its
     // version cannot be proven.
     drop(recall.io.lock().take());
-    let proven = is_untouched(backing, opened, &stamp, mtime);
+    let proven = is_untouched(backing, opened, &stamp);
     let sources = recall.state.lock().sources.clone();
     Ok(Done {
-        file: resident.file,
-        version: resident.version,
+        file: stamp.record.file,
+        version: stamp.record.version,
         seen: Seen {
             node: recall.node.clone(),
-            size: stat.size,
+            size: stamp.record.size,
             ctime: stamp.ctime,
         },
         proven,
@@ -104,10 +83,39 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
     })
 }
 
+/// P4 (7), or back to a stub: the capability back for good, then the record. In one turn with what
+/// users may have set up to now.
+fn turn_to(
+    shared: &Shared,
+    recall: &Recall,
+    opened: &Opened,
+    fd: BorrowedFd<'_>,
+    state: Data,
+) -> Result<Stamp, RecallError> {
+    let backing = &shared.backing;
+    let _turn = backing.turn(&recall.node);
+    let record = own_record(backing, opened, fd)?;
+    backing
+        .settle_capability(fd)
+        .map_err(|why| RecallError::backing("give back the capability", why))?;
+    // As the filesystem keeps it, which may be coarser than what was asked for.
+    let stat = backing
+        .stat(fd)
+        .map_err(|why| RecallError::backing("stat", why))?;
+    let record = Record {
+        state,
+        mtime: stat.mtime,
+        ..record
+    };
+    let hint = recall.hint.as_deref();
+    Stamp::set(backing, fd, hint, &record, SetHow::Replace)
+        .map_err(|why| RecallError::backing("write the record", why))
+}
+
 /// Has nobody written since the record was set? From then on users may open the file for writing,
 /// so its ctime alone proves nothing: a write in the same tick would share it. But it would not
 /// leave the modification time, which lies before the recall.
-fn is_untouched(backing: &Backing, opened: &Opened, stamp: &Stamp, mtime: Timestamp) -> bool {
+fn is_untouched(backing: &Backing, opened: &Opened, stamp: &Stamp) -> bool {
     let Ok(file) = backing.reopen(opened.reader.as_fd(), How::Read) else {
         return false;
     };
@@ -116,7 +124,9 @@ fn is_untouched(backing: &Backing, opened: &Opened, stamp: &Stamp, mtime: Timest
     };
     let seen = quiet.seen();
     (seen.size, seen.ctime) == (opened.record.size, stamp.ctime)
-        && backing.stat(quiet.fd()).is_ok_and(|now| now.mtime == mtime)
+        && backing
+            .stat(quiet.fd())
+            .is_ok_and(|now| now.mtime == stamp.record.mtime)
         && quiet.still_held()
 }
 
@@ -124,36 +134,30 @@ fn is_untouched(backing: &Backing, opened: &Opened, stamp: &Stamp, mtime: Timest
 fn changing<T>(
     recall: &Recall,
     opened: &Opened,
-    change: impl FnOnce(&mut Writer) -> Result<T, RecallError>,
+    change: impl FnOnce(BorrowedFd<'_>) -> Result<T, RecallError>,
 ) -> Result<T, RecallError> {
-    let mut io = recall.io.lock();
-    match &mut *io {
+    let io = recall.io.lock();
+    match &*io {
         Some(writer) if !recall.is_stopped() => {
-            let size = writer.look();
-            if size.map_err(|why| RecallError::io("stat", &opened.object, why))?
-                != opened.record.size
-            {
-                return Err(RecallError::Truncated);
-            }
-            change(writer)
+            check_size(writer, opened)?;
+            change(writer.fd.as_fd())
         }
         _ => Err(RecallError::Truncated),
     }
 }
 
-/// Punches what was brought back and makes the file released again, as it was. Whatever fails
-/// here leaves a file marked Recalling, which is just as good.
-pub(super) fn give_back(shared: &Arc<Shared>, recall: &Arc<Recall>, how: GiveBack) {
-    recall.stop_serving();
-    let opened = recall.state.lock().opened.clone();
-    if let Some(opened) = &opened {
-        let mut io = recall.io.lock();
-        if let Some(mut writer) = io.take().filter(|_| !recall.is_stopped())
-            && let Err(why) = punch(shared, recall, opened, &mut writer)
-        {
-            tracing::warn!(object = %opened.object, %why, "room taken for a recall is not given back");
-        }
+fn check_size(writer: &Writer, opened: &Opened) -> Result<(), RecallError> {
+    let stat = rustix::fs::fstat(&writer.fd).map_err(|why| RecallError::io("stat", why))?;
+    if u64::try_from(stat.st_size) == Ok(opened.record.size) {
+        Ok(())
+    } else {
+        Err(RecallError::Truncated)
     }
+}
+
+/// Gives the room back, then does what follows.
+pub(super) fn give_back(shared: &Arc<Shared>, recall: &Arc<Recall>, how: GiveBack) {
+    give_room_back(shared, recall);
     match how {
         GiveBack::AndStream => {
             let mut state = recall.state.lock();
@@ -165,18 +169,37 @@ pub(super) fn give_back(shared: &Arc<Shared>, recall: &Arc<Recall>, how: GiveBac
     }
 }
 
+/// Punches what was brought back and makes the file released again, as it was. From here on no
+/// reader is served from the disk; those that were are waited for. Whatever fails leaves a file
+/// marked Recalling, which is just as good.
+pub(super) fn give_room_back(shared: &Shared, recall: &Recall) {
+    recall.stop_serving();
+    let opened = recall.state.lock().opened.clone();
+    let Some(opened) = opened else { return };
+    let mut io = recall.io.lock();
+    if let Some(writer) = io.take().filter(|_| !recall.is_stopped())
+        && let Err(why) = punch(shared, recall, &opened, &writer)
+    {
+        tracing::warn!(object = %opened.object, %why, "room taken for a recall is not given back");
+    }
+}
+
 fn punch(
     shared: &Shared,
     recall: &Recall,
     opened: &Opened,
-    writer: &mut Writer,
+    writer: &Writer,
 ) -> Result<(), RecallError> {
-    let object = &opened.object;
-    let io = |step| move |why: rustix::io::Errno| RecallError::io(step, object, why);
-    if writer.look().map_err(io("stat"))? != opened.record.size {
-        return Err(RecallError::Truncated);
+    let backing = &shared.backing;
+    let io = |step| move |why: rustix::io::Errno| RecallError::io(step, why);
+    check_size(writer, opened)?;
+    let fd = writer.fd.as_fd();
+    // Not if it became resident, and its last sync alone failed. Only this recall could do that,
+    // so no turn need be held on.
+    {
+        let _turn = backing.turn(&recall.node);
+        own_record(backing, opened, fd)?;
     }
-    let fd = &writer.fd;
     let len = opened
         .record
         .size
@@ -184,31 +207,9 @@ fn punch(
         .saturating_mul(PUNCH_TO);
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, flags, 0, len).map_err(io("punch"))?;
-    if recall.state.lock().touched.is_none() {
-        shared
-            .backing
-            .restore_capability(fd.as_fd(), &writer.privileges)
-            .map_err(|why| RecallError::backing("restore", object, why))?;
-    }
     rustix::fs::fsync(fd).map_err(io("sync"))?;
-    set_times(writer, true).map_err(io("set the times of"))?;
-    rustix::fs::fsync(fd).map_err(io("sync"))?;
-    let touched = recall.state.lock().touched;
-    let released = Record {
-        state: Data::Released,
-        mtime: writer.mtime,
-        user_ctime: touched.unwrap_or(opened.record.user_ctime),
-        ..opened.record.clone()
-    };
-    let hint = recall.hint.as_deref();
-    let stamp = Stamp::set(
-        &shared.backing,
-        fd.as_fd(),
-        hint,
-        &released,
-        SetHow::Replace,
-    )
-    .map_err(|why| RecallError::backing("write the record", object, why))?;
+    put_time_back(backing, recall, opened, fd)?;
+    let stamp = turn_to(shared, recall, opened, fd, Data::Released)?;
     rustix::fs::fsync(fd).map_err(io("sync"))?;
     if let Some(settle) = stamp.settle {
         shared.asks.settle(settle);

@@ -7,8 +7,8 @@ use super::progress::{Effects, Progress, Verdict};
 use super::source::Sources;
 use super::{Done, RecallError, Staged};
 use crate::format::record::Record;
-use crate::hsm::backing::{FileStat, Privileges};
-use crate::id::{NodeHandle, Timestamp};
+use crate::hsm::backing::FileStat;
+use crate::id::NodeHandle;
 use cairn_fuse::{ReadDone, WaitDone};
 use cairn_mover::Checked;
 use parking_lot::{Mutex, RwLock};
@@ -73,7 +73,8 @@ pub(super) struct Opened {
     pub(super) object: String,
     /// For reading: serves readers and is what gets synced.
     pub(super) reader: Arc<OwnedFd>,
-    /// As marked Recalling, with the user's ctime.
+    /// The stub when it was looked at. What users may change of it (times) is read again where it
+    /// is needed; see `meanwhile`.
     pub(super) record: Record,
     /// Before anything was done.
     pub(super) before: FileStat,
@@ -82,11 +83,6 @@ pub(super) struct Opened {
 /// The writing side of the file. Gone once the file is whole, given back, or truncated.
 pub(super) struct Writer {
     pub(super) fd: OwnedFd,
-    /// Put back after every write, so that users see no other, and a user's own change is noticed.
-    pub(super) mtime: Timestamp,
-    pub(super) atime: Timestamp,
-    /// As they were before the first byte came back: the kernel takes a capability with it.
-    pub(super) privileges: Privileges,
 }
 
 /// How an answer gets its bytes.
@@ -167,8 +163,6 @@ pub(super) struct State {
     pub(super) no_room: Option<RecallError>,
     /// Tickets queued or running: for waiting readers, and in the background.
     pub(super) tickets: [u32; 2],
-    /// A user changed the file's status at this time: the ctime to show afterwards.
-    pub(super) touched: Option<Timestamp>,
     /// When somebody last wanted anything.
     pub(super) used: Instant,
 }
@@ -208,7 +202,6 @@ impl Recall {
                 memory: HashMap::new(),
                 no_room: None,
                 tickets: [0; 2],
-                touched: None,
                 used: now,
             }),
             io: Mutex::new(None),

@@ -125,14 +125,8 @@ impl Sources {
             at += 1;
         }
         Err(match passing {
-            Some(why) => RecallError::Unavailable {
-                object: object.to_owned(),
-                why,
-            },
-            None => RecallError::NoGoodCopy {
-                object: object.to_owned(),
-                tried: list.len(),
-            },
+            Some(why) => RecallError::Unavailable { why },
+            None => RecallError::NoGoodCopy { tried: list.len() },
         })
     }
 
@@ -153,7 +147,6 @@ impl Sources {
     /// The error for bytes that no copy holds.
     pub(super) fn no_good_copy(&self) -> RecallError {
         RecallError::NoGoodCopy {
-            object: self.object.clone(),
             tried: self.list.len() + self.more.get().map_or(0, Vec::len),
         }
     }

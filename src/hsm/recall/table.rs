@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) refused: super::adoption::Refused,
     #[cfg(test)]
     pub(super) halt_after: Mutex<Option<super::Step>>,
+    #[cfg(test)]
+    pub(super) fail_after: Mutex<Option<super::Step>>,
 }
 
 /// Who is recalled and who waits for a turn.
@@ -148,6 +150,8 @@ impl Shared {
             refused: super::adoption::Refused::default(),
             #[cfg(test)]
             halt_after: Mutex::new(None),
+            #[cfg(test)]
+            fail_after: Mutex::new(None),
         }
     }
 

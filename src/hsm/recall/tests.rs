@@ -3,6 +3,8 @@
 mod adoption;
 mod crashes;
 mod cycle;
+mod failures;
+mod meanwhile;
 mod p4;
 pub(in crate::hsm) mod rig;
 mod room;

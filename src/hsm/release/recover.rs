@@ -11,9 +11,9 @@
 //!  Released     anything else                 conflict: somebody wrote into the stub
 //! ```
 
-use super::{Refusal, alone, punch, set_times, sync};
+use super::{Refusal, alone, punch, settle_stub, sync};
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{Backing, SetHow, belongs_to};
+use crate::hsm::backing::{Backing, FileStat, belongs_to};
 use crate::hsm::version::{Interrupted, Quiet, Stamp, checksum};
 use crate::id::NodeHandle;
 use cairn_fuse::Gate;
@@ -46,7 +46,17 @@ pub fn recover(
 ) -> Result<Recovered, Refusal> {
     let hold = gate.hold(node).ok_or(Refusal::InUse)?;
     let quiet = alone(backing, node, hint)?;
-    let Some(record) = backing.record(quiet.fd())? else {
+    let file = Found {
+        backing,
+        quiet: &quiet,
+        node,
+        hint,
+    };
+    // In one turn: a user may be setting the file's times.
+    let turn = backing.turn(node);
+    let (record, stat) = (backing.record(quiet.fd())?, backing.stat(quiet.fd())?);
+    drop(turn);
+    let Some(record) = record else {
         return Ok(Recovered::Nothing);
     };
     if !belongs_to(&record, backing.fs(), node) {
@@ -54,9 +64,12 @@ pub fn recover(
     }
     let done = match record.state {
         State::Resident => Recovered::Nothing,
-        _ if quiet.seen().size == 0 && record.size > 0 => Recovered::Truncated,
-        State::Recalling => half_way(backing, &quiet, hint, &record)?,
-        State::Released => stub(backing, &quiet, hint, &record)?,
+        _ if stat.size == 0 && record.size > 0 => Recovered::Truncated,
+        // Neither a release nor a recall changes the size.
+        _ if stat.size != record.size => Recovered::Conflict,
+        State::Recalling => half_way(&file, &record, &stat)?,
+        State::Released if stat.mtime != record.mtime => Recovered::Conflict,
+        State::Released => stub(&file, &record, &stat)?,
     };
     if done != Recovered::Nothing {
         gate.changed(node);
@@ -65,69 +78,54 @@ pub fn recover(
     Ok(done)
 }
 
+/// The file, alone and quiet.
+struct Found<'a> {
+    backing: &'a Backing,
+    quiet: &'a Quiet,
+    node: &'a NodeHandle,
+    hint: Option<&'a [u8]>,
+}
+
 /// A release or a recall was under way: extents mean nothing unless they are the whole content.
-fn half_way(
-    backing: &Backing,
-    quiet: &Quiet,
-    hint: Option<&[u8]>,
-    record: &Record,
-) -> Result<Recovered, Refusal> {
-    let fd = quiet.fd();
-    let data = backing.has_data(fd)?;
-    let stat = backing.stat(fd)?;
-    if stat.size != record.size {
-        // Neither a release nor a recall changes the size.
-        return Ok(Recovered::Conflict);
-    }
-    let whole = data && has_content(backing, quiet, record)?;
-    if whole {
+fn half_way(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recovered, Refusal> {
+    let fd = file.quiet.fd();
+    let data = file.backing.has_data(fd)?;
+    if data && has_content(file, record)? {
         sync(fd)?;
-    } else {
-        let privileges = backing.privileges(fd)?;
-        punch(fd, &stat)?;
-        backing.restore_privileges(fd, &privileges)?;
+        return finish(file, record, State::Resident).map(Recovered::Resident);
     }
-    set_times(fd, stat.atime, record.mtime)?;
-    let state = if whole {
-        State::Resident
-    } else {
-        State::Released
-    };
-    let stamp = finish(backing, quiet, hint, record, state)?;
-    Ok(if whole {
-        Recovered::Resident(stamp)
-    } else {
-        Recovered::Released(stamp)
-    })
+    empty(file, stat)?;
+    finish(file, record, State::Released).map(Recovered::Released)
 }
 
 /// A stub by its record: data extents belong there only if the punch before it was lost.
-fn stub(
-    backing: &Backing,
-    quiet: &Quiet,
-    hint: Option<&[u8]>,
-    record: &Record,
-) -> Result<Recovered, Refusal> {
-    let fd = quiet.fd();
-    let stat = backing.stat(fd)?;
-    let fits = stat.size == record.size && stat.mtime == record.mtime;
-    match (fits, backing.has_data(fd)?) {
-        (true, false) => return Ok(Recovered::Nothing),
-        (false, _) => return Ok(Recovered::Conflict),
-        (true, true) => {}
+fn stub(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recovered, Refusal> {
+    if !file.backing.has_data(file.quiet.fd())? {
+        return Ok(Recovered::Nothing);
     }
-    if !has_content(backing, quiet, record)? {
+    if !has_content(file, record)? {
         return Ok(Recovered::Conflict);
     }
-    let privileges = backing.privileges(fd)?;
-    punch(fd, &stat)?;
-    backing.restore_privileges(fd, &privileges)?;
-    set_times(fd, stat.atime, record.mtime)?;
-    finish(backing, quiet, hint, record, State::Released).map(Recovered::Released)
+    empty(file, stat)?;
+    finish(file, record, State::Released).map(Recovered::Released)
 }
 
-fn has_content(backing: &Backing, quiet: &Quiet, record: &Record) -> Result<bool, Refusal> {
-    match checksum(backing, quiet.fd(), record.size, || quiet.still_held()) {
+/// Punches, without losing what the kernel takes with it.
+fn empty(file: &Found<'_>, stat: &FileStat) -> Result<(), Refusal> {
+    let (backing, fd) = (file.backing, file.quiet.fd());
+    let turn = backing.turn(file.node);
+    let kept = backing.keep_capability(fd)?;
+    drop(turn);
+    if kept {
+        sync(fd)?;
+    }
+    punch(fd, stat)?;
+    Ok(backing.restore_set_id(fd, stat.mode)?)
+}
+
+fn has_content(file: &Found<'_>, record: &Record) -> Result<bool, Refusal> {
+    let quiet = file.quiet;
+    match checksum(file.backing, quiet.fd(), record.size, || quiet.still_held()) {
         Ok(found) if !quiet.still_held() => {
             let _ = found;
             Err(Refusal::InUse)
@@ -138,18 +136,15 @@ fn has_content(backing: &Backing, quiet: &Quiet, record: &Record) -> Result<bool
     }
 }
 
-fn finish(
-    backing: &Backing,
-    quiet: &Quiet,
-    hint: Option<&[u8]>,
-    record: &Record,
-    state: State,
-) -> Result<Stamp, Refusal> {
-    let record = Record {
+/// The times and the capability back, and the record last, with what users set up to now.
+fn finish(file: &Found<'_>, record: &Record, state: State) -> Result<Stamp, Refusal> {
+    let stamp = settle_stub(
+        file.backing,
+        file.quiet.fd(),
+        (file.node, file.hint),
+        record,
         state,
-        ..record.clone()
-    };
-    let stamp = Stamp::set(backing, quiet.fd(), hint, &record, SetHow::Replace)?;
-    sync(quiet.fd())?;
+    )?;
+    sync(file.quiet.fd())?;
     Ok(stamp)
 }

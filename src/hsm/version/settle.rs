@@ -112,6 +112,8 @@ pub fn settle(backing: &Backing, check: &Settle) -> Result<Settled, BackingError
         Err(BackingError::Gone { .. }) => return Ok(Settled::Moot),
         opened => opened?,
     };
+    // A user may be setting the times of a stub, which changes its record.
+    let _turn = backing.turn(&check.node);
     let Some(mut record) = backing.record(fd.as_fd())? else {
         return Ok(Settled::Moot);
     };

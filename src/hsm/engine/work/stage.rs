@@ -119,7 +119,7 @@ pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
     match why {
         RecallError::Conflict { .. } | RecallError::Record { .. } => Failure::Conflict,
         RecallError::Foreign { .. } => Failure::Foreign,
-        RecallError::Lost { .. } => Failure::Lost,
+        RecallError::Lost => Failure::Lost,
         RecallError::NoGoodCopy { .. } => Failure::NoGoodCopy,
         RecallError::Unavailable { .. } => Failure::TierUnavailable,
         RecallError::NoSpace { .. } => Failure::NoSpace,

@@ -143,37 +143,3 @@ fn p5_a_truncation_that_a_crash_cut_short_is_finished() {
     assert_eq!(rig.read(&stub, 0, 100).wait(), Ok(Vec::new()));
     assert_eq!(rig.record(&stub), None);
 }
-
-#[test]
-fn a_time_that_a_user_sets_survives_the_recall() {
-    let rig = Rig::new();
-    let stub = rig.dense("file", 3 * BLOCK);
-    let running = rig.dense("running", 3 * BLOCK);
-    let fd = |stub: &Stub| {
-        rig.backing
-            .open_node(&stub.node, None, How::Read)
-            .expect("open")
-    };
-    let new = crate::id::Timestamp {
-        sec: 1_600_000_000,
-        nsec: 5,
-    };
-    set_mtime(&fd(&stub), new);
-    rig.recaller.attributes_changed(&stub.node);
-    rig.stage(&stub).expect("no conflict");
-    let tier = rig.tier();
-    tier.gate(true);
-    let reading = rig.read(&running, 0, 1);
-    rig.until("it runs", |_| tier.reads.lock().iter().count() > 2);
-    set_mtime(&fd(&running), new);
-    rig.recaller.attributes_changed(&running.node);
-    tier.gate(false);
-    reading.wait().expect("read");
-    rig.until("both are done", |rig| rig.above.done.lock().len() == 2);
-    for stub in [&stub, &running] {
-        assert_eq!(rig.backing.stat(fd(stub).as_fd()).expect("stat").mtime, new);
-        assert!(std::fs::read(&stub.path).expect("bytes") == stub.content);
-    }
-    let record = rig.record(&running).expect("record");
-    assert!(record.user_ctime > OLD, "the chmod-time of the user shows");
-}

@@ -42,12 +42,7 @@ impl Asks for Plain {
     fn may_be_lost(&self, _: &NodeHandle, _: bool) -> bool {
         false
     }
-    fn vouch(
-        &self,
-        _: &NodeHandle,
-        _: std::os::fd::BorrowedFd<'_>,
-        _: &str,
-    ) -> Result<(), RecallError> {
+    fn vouch(&self, _: &NodeHandle, _: std::os::fd::BorrowedFd<'_>) -> Result<(), RecallError> {
         Ok(())
     }
     fn adopted(&self, _: &crate::hsm::recall::Adopted) {}

@@ -4,7 +4,7 @@ use crate::error::Failure;
 use crate::format::aggregate::{AggregateWriter, BLOCK, Index};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::{CopyHint, Record, State};
-use crate::hsm::backing::{Backing, How, SealKey, SetHow};
+use crate::hsm::backing::{Backing, FileStat, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User};
 use crate::hsm::version::{Settle, Stamp};
@@ -33,6 +33,8 @@ pub(in crate::hsm) struct Watched {
     /// Offsets and lengths of reads, without those of the index.
     pub(in crate::hsm) reads: Mutex<Vec<(u64, u64)>>,
     index_from: AtomicU64,
+    /// A read from here on finds the tier away, and so do all that follow.
+    pub(in crate::hsm) away_from: AtomicU64,
     shut: Mutex<bool>,
     opened: Condvar,
 }
@@ -59,6 +61,9 @@ impl Tier for Watched {
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         let total = self.inner.stat(name)?;
+        if offset >= self.away_from.load(Ordering::Relaxed) {
+            self.control().set_unavailable(true);
+        }
         if offset + len < total {
             self.reads.lock().push((offset, len));
             let mut shut = self.shut.lock();
@@ -129,16 +134,10 @@ impl Asks for Above {
     fn may_be_lost(&self, node: &NodeHandle, _: bool) -> bool {
         self.doubted.lock().contains_key(node)
     }
-    fn vouch(
-        &self,
-        node: &NodeHandle,
-        _: std::os::fd::BorrowedFd<'_>,
-        object: &str,
-    ) -> Result<(), RecallError> {
+    fn vouch(&self, node: &NodeHandle, _: std::os::fd::BorrowedFd<'_>) -> Result<(), RecallError> {
         let mut doubted = self.doubted.lock();
         if doubted.get(node) == Some(&true) {
-            let object = object.to_owned();
-            return Err(RecallError::Lost { object });
+            return Err(RecallError::Lost);
         }
         doubted.remove(node);
         Ok(())
@@ -249,6 +248,7 @@ impl Rig {
             inner: faults::Faults::new(Arc::new(mem::MemTier::new(mark))),
             reads: Mutex::default(),
             index_from: AtomicU64::new(0),
+            away_from: AtomicU64::new(u64::MAX),
             shut: Mutex::new(false),
             opened: Condvar::new(),
         });
@@ -381,6 +381,18 @@ impl Rig {
         told.recv_timeout(PATIENCE).expect("the stage ends")
     }
 
+    /// `touch`: now.
+    pub(in crate::hsm) fn now(&self) -> rustix::fs::Timestamps {
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        }
+    }
+
     pub(in crate::hsm) fn record(&self, stub: &Stub) -> Option<Record> {
         let fd = self.backing.open_node(&stub.node, None, How::Path);
         let fd = fd.expect("the file");
@@ -403,9 +415,30 @@ impl Rig {
         assert_eq!(record.file, stub.record.file);
         assert_eq!(record.copies, stub.record.copies);
         assert!(std::fs::read(&stub.path).expect("readable") == stub.content);
+        assert_eq!(self.stat(stub).mtime, OLD);
+    }
+
+    pub(in crate::hsm) fn stat(&self, stub: &Stub) -> FileStat {
+        let fd = self.backing.open_node(&stub.node, None, How::Path);
+        self.backing.stat(fd.expect("open").as_fd()).expect("stat")
+    }
+
+    /// The file is a stub without blocks of data.
+    pub(in crate::hsm) fn assert_released(&self, stub: &Stub) {
+        assert_eq!(self.record(stub).expect("a stub").state, State::Released);
         let fd = self.backing.open_node(&stub.node, None, How::Read);
-        let stat = self.backing.stat(fd.expect("open").as_fd()).expect("stat");
-        assert_eq!(stat.mtime, OLD);
+        let holds = self.backing.has_data(fd.expect("open").as_fd());
+        assert!(!holds.expect("looked"), "it holds data");
+        assert!(self.stat(stub).blocks <= 8, "it holds room");
+    }
+}
+
+impl Drop for Rig {
+    /// A test that fails with a gate shut must not wait for it for ever.
+    fn drop(&mut self) {
+        for tier in self.above.tiers.lock().values() {
+            tier.gate(false);
+        }
     }
 }
 

@@ -51,7 +51,15 @@ fn user(rig: &Rig, stubs: &[Stub], cut: &[AtomicBool], seed: u64) {
                 rig.recaller.give_up(token);
             }
             4 => rig.tier().control().set_unavailable(roll(2) == 0),
-            5 => rig.recaller.attributes_changed(&stub.node),
+            5 => {
+                let fd = rig.backing.open_node(&stub.node, None, How::Path);
+                let fd = fd.expect("open");
+                let now = rig.now();
+                let set = rig.recaller.set_times(&stub.node, fd.as_fd(), &now);
+                assert!(matches!(set, None | Some(Ok(()))), "{set:?}");
+                let other = cairn_fuse::Changed::Other;
+                rig.recaller.changed(&stub.node, fd.as_fd(), other);
+            }
             _ => {
                 let got = rig.read(stub, offset, len).wait();
                 let from = offset as usize;
