@@ -52,14 +52,15 @@ pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
-    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Version,
+    Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
+    Version,
 };
 pub use pins::Pin;
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
 };
-pub use scan::{ChangelogState, Rescan, ScanState, Swept};
+pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 
 /// Rows that one page of any listing holds at most, whatever its caller asked for.

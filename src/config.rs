@@ -45,9 +45,14 @@ pub struct Config {
     pub index_cache_size: u64,
     /// How long bytes outlive the name they had (P8). Not in effect yet: nothing is deleted.
     pub keep_deleted: Duration,
-    /// Above it, opens for writing wait while releases make room (P13). Not in effect yet.
+    /// How long after the end of a scan of the whole tree the next one follows; zero: never.
+    pub scan_every: Duration,
+    /// Above it, opens for writing wait while releases make room (P13).
     pub emergency_mark: Percent,
-    /// Room kept in the state directory for the day the disk is full (P13). In bytes.
+    /// How long such an open waits at most; zero: not at all.
+    pub emergency_wait: Duration,
+    /// Room kept in the state directory, and on the backing, for the day the disk is full (P13).
+    /// In bytes.
     pub ballast_size: u64,
     /// Workers of each class.
     pub workers: Workers,
@@ -155,7 +160,7 @@ impl Config {
     /// Keys of settings that were changed and that this version does not act on.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
-        const LATER: [&str; 3] = ["keep-deleted", "emergency-mark", "workers.stage"];
+        const LATER: [&str; 2] = ["keep-deleted", "workers.stage"];
         SETTINGS
             .iter()
             .filter(|s| LATER.contains(&s.key) && (s.get)(self) != s.default_text())

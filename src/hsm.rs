@@ -4,10 +4,13 @@
 //! data safe (the protocols P1 to P6): [`backing`] is the directory with the data, [`lease`] shuts
 //! writers out, [`version`] proves that a file has not changed, [`archive`], [`release`],
 //! [`recall`] and [`verify`] act on it, [`vouch`] says which files without a record are believed. The upper half carries out what was asked for:
-//! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount.
+//! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount;
+//! [`emergency`] and [`ballast`] see them through full disks.
 
 pub mod archive;
 pub mod backing;
+pub mod ballast;
+pub mod emergency;
 pub mod engine;
 pub mod index_cache;
 pub mod index_store;

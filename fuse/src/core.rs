@@ -159,6 +159,39 @@ impl Core {
         }
     }
 
+    /// Goes on with `next` when the residency says that there is room to write. The node is not
+    /// counted as used meanwhile: making room may be about this very file.
+    pub(crate) fn await_room(
+        self: &Arc<Self>,
+        in_use: InUse,
+        caller: Caller,
+        reply: Reply,
+        next: Next,
+    ) {
+        let node = in_use.node().clone();
+        drop(in_use);
+        let ticket = self.park.park(caller.pid, reply, None, true);
+        let core = self.clone();
+        let done = Box::new(move |result: Result<(), crate::Errno>| {
+            let Some((reply, _)) = core.park.take(ticket) else {
+                return;
+            };
+            match result {
+                Err(error) => reply.error(own(error)),
+                Ok(()) => {
+                    let again = core.clone();
+                    core.workers.slow(move || {
+                        again.enter(InUse::new(node), caller.pid, reply, next);
+                    });
+                }
+            }
+        });
+        let token = self.residency.await_room(caller, done);
+        if !self.park.set_token(ticket, token) {
+            self.residency.give_up(token);
+        }
+    }
+
     /// Tries again a little later, for whom a lease stood in the way.
     pub(crate) fn retry(self: &Arc<Self>, in_use: InUse, caller: u32, reply: Reply, next: Next) {
         let ticket = self.park.park(caller, reply, Some(in_use), false);

@@ -149,6 +149,17 @@ pub trait Residency: Send + Sync + 'static {
         caller: Caller,
         done: WaitDone,
     ) -> WaitToken;
+    /// May files be opened for writing at once? Asked at each such open (never at a creation, which
+    /// holds its directory's lock); must be quick. `false`: the open waits in
+    /// [`Residency::await_room`] first, once.
+    fn may_write(&self) -> bool {
+        true
+    }
+    /// Calls `done` when an open for writing may go on; with an error it fails.
+    fn await_room(&self, _caller: Caller, done: WaitDone) -> WaitToken {
+        done(Ok(()));
+        WaitToken(0)
+    }
     /// The one who waited is gone or was interrupted: its `done` need not be called any more
     /// (calling it is harmless). The recall itself may go on.
     fn give_up(&self, token: WaitToken);
@@ -268,6 +279,12 @@ impl<T: Residency + ?Sized> Residency for Arc<T> {
         done: WaitDone,
     ) -> WaitToken {
         (**self).fetch(file, keep, caller, done)
+    }
+    fn may_write(&self) -> bool {
+        (**self).may_write()
+    }
+    fn await_room(&self, caller: Caller, done: WaitDone) -> WaitToken {
+        (**self).await_room(caller, done)
     }
     fn give_up(&self, token: WaitToken) {
         (**self).give_up(token);

@@ -2,7 +2,8 @@
 //!
 //! Invariants: an epoch is used by one incarnation; it is durable before the first aggregate is
 //! named with it, so a name is never given twice (P9). A boot that ended without a clean stop
-//! makes every version proven in it, or before it, suspect (P1).
+//! makes every version proven in it, or before it, suspect (P1). So does an epoch above this
+//! catalog's: it is an older one that was put back.
 
 use super::sql::{all, change, first};
 use super::{Catalog, CatalogError, Durability};
@@ -48,7 +49,7 @@ pub struct Incarnation {
     pub boot: BootSeq,
     /// Versions proven in this boot or later are good; earlier ones are suspect (P1).
     pub trusted_from: BootSeq,
-    /// The last incarnation ended with a clean stop.
+    /// The last incarnation ended with a clean stop, and this is the catalog that it left.
     pub after_clean_stop: bool,
 }
 
@@ -207,6 +208,9 @@ fn begin(connection: &Connection, start: Start) -> Result<Incarnation, CatalogEr
         "instance",
     )?
     .ok_or_else(missing)?;
+    // Somebody wrote under a later epoch: this is an older catalog, put back. What it says of
+    // clean stops and boots is about another time; nothing that it has proven counts.
+    let behind = start.epoch_above > last_epoch;
     let same = first(
         connection,
         "SELECT boot FROM boots WHERE seq = ?",
@@ -214,7 +218,9 @@ fn begin(connection: &Connection, start: Start) -> Result<Incarnation, CatalogEr
         |row| row.get::<_, [u8; 16]>(0),
         step,
         "boots",
-    )? == Some(start.boot.0);
+    )? == Some(start.boot.0)
+        && !behind;
+    let clean = clean && !behind;
     let boot = if same { last_boot } else { last_boot + 1 };
     // Within one boot nothing was lost with memory. Across boots, only a clean stop promises that
     // what was recorded is what is on the disk (P1).

@@ -290,6 +290,14 @@ fn places(
     )
 }
 
+/// A directory in which the node has a name.
+pub(super) fn a_parent(
+    connection: &Connection,
+    node: NodeId,
+) -> Result<Option<NodeId>, CatalogError> {
+    Ok(places(connection, node, 1)?.pop().map(|(parent, _)| parent))
+}
+
 /// One path of a node, walked up.
 pub(super) fn path(connection: &Connection, node: NodeId) -> Result<Option<Vec<u8>>, CatalogError> {
     let mut names: Vec<Vec<u8>> = Vec::new();

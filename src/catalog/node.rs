@@ -49,6 +49,16 @@ pub enum FileState {
     Lost,
 }
 
+/// What is wrong with a stub, so that reads of the file give EIO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trouble {
+    /// It was copied or restored from another inode's (P6).
+    Foreign,
+    /// The file is not as its stub says: somebody wrote into it behind our back (P4).
+    Conflict,
+}
+
 /// What an administrator or owner forbids for a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flag {
@@ -159,8 +169,10 @@ pub struct Node {
     pub staged_at: Option<Timestamp>,
     /// Good copies of the present version, on different tiers.
     pub copies: u32,
-    /// Generation of the scan that saw it last.
+    /// Generation of the scan that saw it last; 0 if that is not known.
     pub seen_scan: u64,
+    /// What is wrong with its stub, as the last look found.
+    pub trouble: Option<Trouble>,
 }
 
 /// What a step took for granted about a file when it was planned.

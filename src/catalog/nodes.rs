@@ -1,6 +1,6 @@
 //! Nodes: found by number, handle or file id; noted in bulk as scans and the changelog see them.
 
-use super::node::{Attributes, Flag, Node, NodeId, Sighting};
+use super::node::{Attributes, Flag, Node, NodeId, Sighting, Trouble};
 use super::sql::{self, Code, NODE, all, change, first, handle_key, int};
 use super::{Catalog, CatalogError, Durability, names};
 use crate::id::{FileId, NodeHandle, Timestamp};
@@ -125,6 +125,78 @@ impl Catalog {
         })
     }
 
+    /// Notes what is wrong with stubs, or that nothing is. Nodes that are not known are passed over.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn set_trouble(
+        &self,
+        found: Vec<(NodeId, Option<Trouble>)>,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.post(durability, move |connection| {
+            for (node, trouble) in &found {
+                change(
+                    connection,
+                    "UPDATE nodes SET trouble = ?2 WHERE id = ?1 AND trouble <> ?2",
+                    params![node.0, trouble.map_or(0, Trouble::code)],
+                    "note the trouble with",
+                    node,
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Files with a trouble, in the order of their numbers, from after `after`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn troubled(
+        &self,
+        trouble: Trouble,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<Node>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {NODE} FROM nodes WHERE trouble = ? AND trouble > 0 AND id > ?
+                     ORDER BY id LIMIT ?"
+                ),
+                params![trouble.code(), after.map_or(0, |n| n.0), sql::page(limit)],
+                sql::node,
+                "list files in trouble after",
+                after.unwrap_or(NodeId::ROOT),
+            )
+        })
+    }
+
+    /// Lost files, in the order of their numbers, from after `after`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn lost_files(
+        &self,
+        after: Option<NodeId>,
+        limit: usize,
+    ) -> Result<Vec<Node>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {NODE} FROM nodes WHERE kind = 0 AND state = 4 AND id > ?
+                     ORDER BY id LIMIT ?"
+                ),
+                params![after.map_or(0, |n| n.0), sql::page(limit)],
+                sql::node,
+                "list lost files after",
+                after.unwrap_or(NodeId::ROOT),
+            )
+        })
+    }
+
     /// Sets or clears a flag.
     ///
     /// # Errors
@@ -183,6 +255,20 @@ pub(super) fn get(connection: &Connection, id: NodeId) -> Result<Option<Node>, C
         "find",
         id,
     )
+}
+
+/// The generation that saw the node last; below 0: the first that missed it, where a miss counts;
+/// the lowest number for a node that is not known.
+pub(super) fn seen(connection: &Connection, id: NodeId) -> Result<i64, CatalogError> {
+    let seen = first(
+        connection,
+        "SELECT seen FROM nodes WHERE id = ?",
+        [id.0],
+        |row| row.get(0),
+        "find",
+        id,
+    )?;
+    Ok(seen.unwrap_or(i64::MIN))
 }
 
 /// The generation that whatever is seen now carries.

@@ -1,12 +1,18 @@
 //! The background scan's position, subtrees that need another look, and the changelog's.
 //!
 //! A scan has a generation. Whatever is noted while it runs carries it, so that afterwards what
-//! does not is known to be gone.
+//! does not carry it is what the scan did not see. That alone is no proof that it is gone: a
+//! directory that was renamed from a place still to be read into one that was read already is seen
+//! nowhere. The scanner proves it ([`Catalog::unseen`], [`Catalog::settle_unseen`]).
+//!
+//! Invariant: a mark for another look goes only with a look that began after it was set, whatever
+//! the clock does: a scan's beginning makes all marks older than itself, and a mark is never set
+//! older than the last scan's beginning, or than the mark that it takes the place of.
 
 use super::node::NodeId;
-use super::sql::{all, change, first, int, maybe_time, page, some_time, uint};
-use super::{Catalog, CatalogError, Durability, TombstoneWhy, incarnation, names, tombs};
-use crate::id::Timestamp;
+use super::sql::{all, change, first, handle, int, maybe_time, page, some_time, uint};
+use super::{Catalog, CatalogError, Durability, TombstoneWhy, incarnation, names, nodes, tombs};
+use crate::id::{NodeHandle, Timestamp};
 use rusqlite::{Connection, params};
 
 /// Where the background scan stands.
@@ -26,7 +32,8 @@ pub struct ScanState {
     pub seen: u64,
     /// Generation of the last scan that finished; 0: none did.
     pub finished_generation: u64,
-    /// When that one began: P8 asks for a scan begun after a tombstone.
+    /// When the last one began that could look everywhere: P8 asks for a scan begun after a
+    /// tombstone.
     pub finished_begun_at: Option<Timestamp>,
     /// Epoch under which it began.
     pub finished_epoch: u32,
@@ -58,13 +65,39 @@ pub struct ChangelogState {
     pub overflows: u64,
 }
 
-/// Answer to [`Catalog::sweep_vanished`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Swept {
-    /// Nodes forgotten by this call.
-    pub forgotten: u64,
+/// A node that a scan did not see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// Its number.
+    pub node: NodeId,
+    /// The inode.
+    pub handle: NodeHandle,
+    /// An earlier scan missed it, too ([`Settled::missed`]).
+    pub missed_before: bool,
+    /// A directory in which it has a name, if it has one.
+    pub parent: Option<NodeId>,
+    /// The scan, or an event since it began, saw that directory.
+    pub parent_seen: bool,
+}
+
+/// One page of nodes that a scan did not see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnseenPage {
+    /// They.
+    pub nodes: Vec<Unseen>,
     /// Where to go on; `None`: all were looked at.
     pub next: Option<NodeId>,
+}
+
+/// What became of nodes that a scan did not see.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settled {
+    /// Proven gone: the filesystem knows their handles no more.
+    pub gone: Vec<NodeId>,
+    /// Seen by no scan twice, where handles prove nothing: forgotten unless they were seen since.
+    pub missed_twice: Vec<NodeId>,
+    /// Missed for the first time, where handles prove nothing.
+    pub missed: Vec<NodeId>,
 }
 
 impl Catalog {
@@ -76,6 +109,13 @@ impl Catalog {
     pub fn begin_scan(&self, now: Timestamp) -> Result<u64, CatalogError> {
         self.write(Durability::Full, move |connection| {
             let epoch = incarnation::epoch(connection)?;
+            change(
+                connection,
+                "UPDATE rescans SET since = ?1 - 1 WHERE since >= ?1",
+                [now.nanos()],
+                "begin",
+                "scan",
+            )?;
             let generation = first(
                 connection,
                 "UPDATE scan SET generation = generation + 1, begun_at = ?, epoch = ?,
@@ -110,22 +150,54 @@ impl Catalog {
         })
     }
 
-    /// The running scan has seen everything. Durable. Call [`Catalog::sweep_vanished`] after it.
+    /// Begins a look at a part of the tree: gives the generation that what is noted from now on
+    /// carries; `None` while a scan of the whole is under way.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn finish_scan(&self, now: Timestamp) -> Result<(), CatalogError> {
-        self.write(Durability::Full, move |connection| {
-            change(
+    pub fn begin_part(&self) -> Result<Option<u64>, CatalogError> {
+        self.write(Durability::Relaxed, |connection| {
+            first(
                 connection,
-                "UPDATE scan SET running = 0, position = x'', finished_generation = generation,
-                     finished_begun_at = begun_at, finished_epoch = epoch, finished_at = ?
-                 WHERE id = 1 AND running = 1",
-                [now.nanos()],
-                "finish",
+                "UPDATE scan SET generation = generation + 1 WHERE id = 1 AND running = 0
+                 RETURNING generation",
+                [],
+                |row| uint(row, "generation"),
+                "begin a part",
                 "scan",
             )
-            .map(drop)
+        })
+    }
+
+    /// The running scan is at its end. `complete`: it could look everywhere; then marks that were
+    /// set before it began go. Durable. [`Catalog::unseen`] has what it did not see.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn finish_scan(&self, now: Timestamp, complete: bool) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            let finished = change(
+                connection,
+                "UPDATE scan SET running = 0, position = x'', finished_generation = generation,
+                     finished_begun_at = CASE WHEN ?2 THEN begun_at ELSE finished_begun_at END,
+                     finished_epoch = CASE WHEN ?2 THEN epoch ELSE finished_epoch END,
+                     finished_at = ?1
+                 WHERE id = 1 AND running = 1",
+                params![now.nanos(), complete],
+                "finish",
+                "scan",
+            )?;
+            if finished > 0 && complete {
+                change(
+                    connection,
+                    "DELETE FROM rescans
+                     WHERE since < (SELECT ifnull(begun_at, 0) FROM scan WHERE id = 1)",
+                    [],
+                    "finish",
+                    "scan",
+                )?;
+            }
+            Ok(())
         })
     }
 
@@ -138,8 +210,8 @@ impl Catalog {
     }
 
     /// A directory was read to its end in this generation: names of it that were not seen go.
-    /// Their nodes stay until the sweep, because they may have moved elsewhere. At most `limit`
-    /// names at a time; call again until it gives 0.
+    /// Their nodes stay, because they may have moved elsewhere. At most `limit` names at a time,
+    /// whose nodes this gives; call again until it gives none.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -148,71 +220,131 @@ impl Catalog {
         directory: NodeId,
         generation: u64,
         limit: usize,
-    ) -> Result<u64, CatalogError> {
+    ) -> Result<Vec<NodeId>, CatalogError> {
         self.write(Durability::Relaxed, move |connection| {
-            let gone = change(
+            all(
                 connection,
                 "DELETE FROM names WHERE parent = ?1 AND name IN
-                     (SELECT name FROM names WHERE parent = ?1 AND seen < ?2 LIMIT ?3)",
+                     (SELECT name FROM names WHERE parent = ?1 AND seen < ?2 LIMIT ?3)
+                 RETURNING node",
                 params![directory.0, int(generation), page(limit)],
+                |row| row.get(0).map(NodeId),
                 "drop names that are gone",
                 directory,
-            )?;
-            Ok(gone as u64)
+            )
         })
     }
 
-    /// Looks at up to `limit` nodes from after `after` and forgets, with tombstones, those that
-    /// neither the finished generation nor anything later saw. Background work: run it to its end
-    /// after [`Catalog::finish_scan`].
+    /// Looks at up to `limit` nodes from after `after` and gives those that neither this generation
+    /// nor anything later saw. Changes nothing.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn sweep_vanished(
+    pub fn unseen(
         &self,
         generation: u64,
         after: Option<NodeId>,
         limit: usize,
-        now: Timestamp,
-    ) -> Result<Swept, CatalogError> {
+    ) -> Result<UnseenPage, CatalogError> {
         let after = after.unwrap_or(NodeId::ROOT);
-        self.write_many(Durability::Relaxed, move |connection| {
+        self.read(|connection| {
             let looked_at = all(
                 connection,
-                "SELECT id, seen FROM nodes WHERE id > ? ORDER BY id LIMIT ?",
+                "SELECT id, handle, seen FROM nodes WHERE id > ? ORDER BY id LIMIT ?",
                 params![after.0, page(limit)],
-                |row| Ok((NodeId(row.get(0)?), uint(row, "seen")?)),
+                |row| Ok((NodeId(row.get(0)?), handle(row, "handle")?, row.get(2)?)),
                 "look for vanished nodes after",
                 after,
             )?;
             let next = (int(looked_at.len() as u64) == page(limit))
-                .then(|| looked_at.last().map(|(id, _)| *id))
+                .then(|| looked_at.last().map(|(id, ..)| *id))
                 .flatten();
-            let mut forgotten = 0;
-            for (node, _) in looked_at.iter().filter(|(_, seen)| *seen < generation) {
-                let path = names::path(connection, *node)?.unwrap_or_default();
-                let gone = tombs::forget(connection, *node, TombstoneWhy::Unlink, &path, now)?;
-                forgotten += u64::from(gone);
+            let mut unseen = Vec::new();
+            for (node, handle, seen) in looked_at {
+                let seen: i64 = seen;
+                if seen >= int(generation) {
+                    continue;
+                }
+                let parent = names::a_parent(connection, node)?;
+                let parent_seen = match parent {
+                    Some(parent) => nodes::seen(connection, parent)? >= int(generation),
+                    None => false,
+                };
+                unseen.push(Unseen {
+                    node,
+                    handle,
+                    missed_before: seen < 0,
+                    parent,
+                    parent_seen,
+                });
             }
-            Ok(Swept { forgotten, next })
+            Ok(UnseenPage {
+                nodes: unseen,
+                next,
+            })
         })
     }
 
-    /// Marks a subtree for another look. Durable.
+    /// Takes what was found out about nodes that this generation did not see. Gives how many were
+    /// forgotten, with tombstones.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn need_rescan(&self, rescan: Rescan) -> Result<(), CatalogError> {
+    pub fn settle_unseen(
+        &self,
+        generation: u64,
+        found: Settled,
+        now: Timestamp,
+    ) -> Result<u64, CatalogError> {
+        self.write(Durability::Relaxed, move |connection| {
+            let mut forgotten = 0;
+            let mut forget = |node: NodeId| -> Result<(), CatalogError> {
+                let path = names::path(connection, node)?.unwrap_or_default();
+                let gone = tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)?;
+                forgotten += u64::from(gone);
+                Ok(())
+            };
+            for node in found.gone {
+                forget(node)?;
+            }
+            for node in found.missed_twice {
+                if nodes::seen(connection, node)? < int(generation) {
+                    forget(node)?;
+                }
+            }
+            for node in found.missed {
+                // A number below 0 says which scan missed it first; whatever sees it sets it above.
+                change(
+                    connection,
+                    "UPDATE nodes SET seen = -?2 WHERE id = ?1 AND seen >= 0 AND seen < ?2",
+                    params![node.0, int(generation)],
+                    "note a missed",
+                    node,
+                )?;
+            }
+            Ok(forgotten)
+        })
+    }
+
+    /// Marks subtrees for another look, all or none. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn need_rescan(&self, marks: Vec<Rescan>) -> Result<(), CatalogError> {
         self.write(Durability::Full, move |connection| {
-            change(
-                connection,
-                "INSERT INTO rescans (node, since, why) VALUES (?, ?, ?)
-                 ON CONFLICT DO UPDATE SET since = excluded.since, why = excluded.why",
-                params![rescan.node.0, rescan.since.nanos(), rescan.why],
-                "mark for a rescan",
-                rescan.node,
-            )
-            .map(drop)
+            for rescan in &marks {
+                change(
+                    connection,
+                    "INSERT INTO rescans (node, since, why)
+                     VALUES (?1, max(?2, ifnull((SELECT begun_at FROM scan WHERE id = 1), ?2)), ?3)
+                     ON CONFLICT DO UPDATE SET since = max(excluded.since, rescans.since + 1),
+                         why = excluded.why",
+                    params![rescan.node.0, rescan.since.nanos(), rescan.why],
+                    "mark for a rescan",
+                    rescan.node,
+                )?;
+            }
+            Ok(())
         })
     }
 
@@ -239,16 +371,18 @@ impl Catalog {
         })
     }
 
-    /// A subtree was looked at; the mark goes if it was set before `begun`.
+    /// A subtree was looked at wholly, and the look began after this mark was read: it goes, unless
+    /// it was set again since.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn rescanned(&self, node: NodeId, begun: Timestamp) -> Result<(), CatalogError> {
+    pub fn rescanned(&self, mark: &Rescan) -> Result<(), CatalogError> {
+        let (node, since) = (mark.node, mark.since.nanos());
         self.post(Durability::Relaxed, move |connection| {
             change(
                 connection,
-                "DELETE FROM rescans WHERE node = ? AND since < ?",
-                params![node.0, begun.nanos()],
+                "DELETE FROM rescans WHERE node = ? AND since = ?",
+                params![node.0, since],
                 "note a rescan",
                 node,
             )

@@ -1,4 +1,5 @@
-//! The schema: its one version, how it is made, and how an older one is brought forward.
+//! The schema: how its first version is made, and how an older one is brought forward, a new one
+//! too.
 //!
 //! Invariant: a file that a newer Cairn made, or that is no catalog, keeps every byte: the file's
 //! header is read as plain bytes first, then a read-only connection looks once more (the header
@@ -9,17 +10,18 @@ use super::{CatalogError, Identity};
 use crate::id::{FsUuid, InstanceId};
 use rusqlite::{Connection, OpenFlags, params};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The schema version that this program writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// `application_id` of a catalog: "cAiR".
 const APPLICATION: u32 = 0x6341_6952;
 
 /// One step forward: from the version at its place in [`STEPS`] (counted from 1) to the next.
 type Step = fn(&Connection) -> rusqlite::Result<()>;
-/// Migrations; empty as long as only version 1 exists.
-const STEPS: &[Step] = &[];
+/// Migrations.
+const STEPS: &[Step] = &[|connection| connection.execute_batch(include_str!("schema_2.sql"))];
 const _: () = assert!(
     STEPS.len() + 1 == VERSION as usize,
     "one migration step per version after the first"
@@ -130,6 +132,7 @@ fn create(connection: &Connection, fresh: Identity) -> Result<(), CatalogError> 
             "INSERT INTO instance VALUES (1, ?, ?, 0, 1, 0, 1, 0)",
             params![fresh.instance.0, fresh.fs.0],
         )?;
+        STEPS.iter().try_for_each(|step| step(connection))?;
         connection.execute_batch(&format!(
             "PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
         ))
@@ -140,14 +143,7 @@ fn create(connection: &Connection, fresh: Identity) -> Result<(), CatalogError> 
 /// Brings an older catalog forward, one version and one transaction at a time, after a snapshot
 /// `NAME.v<version>.snapshot` beside it.
 fn migrate(connection: &Connection, path: &Path, from: u32) -> Result<(), CatalogError> {
-    let mut snapshot = path.as_os_str().to_owned();
-    snapshot.push(format!(".v{from}.snapshot"));
-    let snapshot = PathBuf::from(snapshot);
-    if !snapshot.exists() {
-        connection
-            .execute("VACUUM INTO ?", [snapshot.to_string_lossy()])
-            .at("snapshot before migration", snapshot.display())?;
-    }
+    snapshot(connection, path, from)?;
     for (step, version) in STEPS.iter().zip(2_u32..).skip(from as usize - 1) {
         let forward = || -> rusqlite::Result<()> {
             connection.execute_batch("BEGIN EXCLUSIVE")?;
@@ -157,6 +153,44 @@ fn migrate(connection: &Connection, path: &Path, from: u32) -> Result<(), Catalo
         forward().at("migrate", format!("to version {version}"))?;
     }
     Ok(())
+}
+
+/// Keeps the catalog as it is in a file of its own, unless that was done. The file has its name only
+/// when it is complete and durable.
+fn snapshot(connection: &Connection, path: &Path, version: u32) -> Result<(), CatalogError> {
+    let beside = |ending: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".v{version}.snapshot{ending}"));
+        PathBuf::from(name)
+    };
+    let (whole, partial) = (beside(""), beside(".new"));
+    if whole.exists() {
+        return Ok(());
+    }
+    match std::fs::remove_file(&partial) {
+        Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
+            return Err(CatalogError::io(&partial, "remove", why));
+        }
+        _ => {}
+    }
+    // It holds users' names: made with its mode, before anything is in it.
+    std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .map_err(|why| CatalogError::io(&partial, "create", why))?;
+    connection
+        .execute("VACUUM INTO ?", [partial.to_string_lossy()])
+        .at("snapshot before migration", partial.display())?;
+    let sync = |at: &Path| std::fs::File::open(at).and_then(|file| file.sync_all());
+    sync(&partial).map_err(|why| CatalogError::io(&partial, "sync", why))?;
+    std::fs::rename(&partial, &whole).map_err(|why| CatalogError::io(&whole, "rename to", why))?;
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    sync(directory).map_err(|why| CatalogError::io(directory, "sync", why))
 }
 
 fn identity(connection: &Connection) -> Result<Identity, CatalogError> {

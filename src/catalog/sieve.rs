@@ -161,6 +161,71 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{Attributes, Durability, FileKind, Identity, NodeId, Sighting};
+    use crate::id::{FsUuid, InstanceId, Timestamp};
+
+    fn handle(n: u32) -> NodeHandle {
+        NodeHandle {
+            kind: 1,
+            bytes: n.to_le_bytes().to_vec(),
+        }
+    }
+
+    fn noted(catalog: &Catalog, n: u32) -> NodeId {
+        let (time, kind) = (Timestamp::default(), FileKind::Regular);
+        let seen = Sighting {
+            handle: handle(n),
+            attributes: Attributes {
+                kind,
+                mode: 0,
+                uid: 0,
+                gid: 0,
+                size: 1,
+                blocks: 0,
+                nlink: 1,
+                mtime: time,
+                ctime: time,
+                atime: time,
+            },
+            place: None,
+        };
+        let ids = catalog.note(vec![seen], Durability::Full).unwrap();
+        ids[0]
+    }
+
+    #[test]
+    fn whatever_changes_a_state_it_is_kept_at_once_and_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog");
+        let identity = Identity {
+            instance: InstanceId([1; 16]),
+            fs: FsUuid([2; 16]),
+        };
+        let open = || Catalog::open(&path, identity).unwrap();
+        let states = [
+            (FileState::None, false),
+            (FileState::Archived, true),
+            (FileState::Dirty, false),
+            (FileState::Released, true),
+            (FileState::Lost, true),
+        ];
+        let catalog = open();
+        for (n, (state, _)) in (0..).zip(states) {
+            let node = noted(&catalog, n);
+            assert!(!catalog.may_be_archived(&handle(n)), "new: {state:?}");
+            catalog
+                .set_state(node, state, None, Durability::Full)
+                .unwrap();
+        }
+        let check = |catalog: &Catalog| {
+            for (n, (state, kept)) in (0..).zip(states) {
+                assert_eq!(catalog.may_be_archived(&handle(n)), kept, "{state:?}");
+            }
+        };
+        check(&catalog);
+        drop(catalog);
+        check(&open());
+    }
 
     #[test]
     fn what_was_put_in_is_never_denied_and_little_else_is_held() {

@@ -1,7 +1,7 @@
 //! How values stand in columns: times as nanoseconds, enumerations as numbers that never change.
 
 use super::error::At;
-use super::node::{Attributes, FileKind, FileState, Node, NodeId, Proven, Version};
+use super::node::{Attributes, FileKind, FileState, Node, NodeId, Proven, Trouble, Version};
 use super::{
     BootSeq, CatalogError, Class, CopyState, Origin, ProofKind, RequestState, TombstoneWhy, Verb,
 };
@@ -32,6 +32,7 @@ macro_rules! codes {
 codes! {
     FileKind: Regular = 0, Directory = 1, Symlink = 2, Special = 3;
     FileState: None = 0, Archived = 1, Dirty = 2, Released = 3, Lost = 4;
+    Trouble: Foreign = 1, Conflict = 2;
     CopyState: Good = 0, Suspect = 1, Bad = 2;
     ProofKind: ReadBack = 0, ServiceChecksum = 1, Drive = 2, Volatile = 3, Learned = 4;
     TombstoneWhy: Unlink = 0, Overwrite = 1, Truncate = 2;
@@ -117,7 +118,7 @@ pub(super) const NODE: &str = "nodes.id, nodes.handle, nodes.kind, nodes.mode, n
     nodes.gid, nodes.size, nodes.blocks, nodes.nlink, nodes.mtime, nodes.ctime, nodes.atime, \
     nodes.noarchive, nodes.norelease, nodes.state, nodes.note, nodes.file, nodes.version, \
     nodes.crc, nodes.blocks_crc, nodes.proven_size, nodes.proven_ctime, nodes.proven_boot, \
-    nodes.last_access, nodes.staged_at, nodes.copies, nodes.seen";
+    nodes.last_access, nodes.staged_at, nodes.copies, nodes.seen, nodes.trouble";
 
 /// A node's row.
 pub(super) fn node(row: &Row<'_>) -> rusqlite::Result<Node> {
@@ -163,7 +164,12 @@ pub(super) fn node(row: &Row<'_>) -> rusqlite::Result<Node> {
         last_access: maybe_time(row, "last_access")?,
         staged_at: maybe_time(row, "staged_at")?,
         copies: row.get("copies")?,
-        seen_scan: uint(row, "seen")?,
+        // Below 0: missed by that scan.
+        seen_scan: u64::try_from(row.get::<_, i64>("seen")?).unwrap_or(0),
+        trouble: match row.get::<_, i64>("trouble")? {
+            0 => None,
+            _ => Some(coded(row, "trouble")?),
+        },
     })
 }
 

@@ -59,6 +59,10 @@ pub struct Snapshot {
     pub backlog: Vec<Backlog>,
     /// Archived or released files with fewer good copies than asked.
     pub under_copied: u64,
+    /// Files whose stub is another file's.
+    pub foreign: u64,
+    /// Files that are not as their stubs say.
+    pub conflict: u64,
     /// Failures by cause, most frequent first, at most 100.
     pub failures: Vec<FailureCause>,
     /// The scan.
@@ -91,6 +95,8 @@ impl Catalog {
                 usage: usage(connection, -1)?,
                 backlog: backlog(connection)?,
                 under_copied: under_copied(connection, wanted_copies)?,
+                foreign: row_count(connection, "foreign")?,
+                conflict: row_count(connection, "conflict")?,
                 failures: causes(connection)?,
                 scan: scan::state(connection)?,
                 rescans: row_count(connection, "rescans")?,
@@ -102,6 +108,12 @@ impl Catalog {
                 writes_queued: writer.queued(),
             })
         })
+    }
+
+    /// Writes that nobody waited for and that failed, since the catalog was opened.
+    #[must_use]
+    pub fn write_errors(&self) -> u64 {
+        self.inner.writer.errors()
     }
 
     /// Files and bytes by state of one user.

@@ -372,7 +372,7 @@ fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(
     let later = row.and_then(|row| row.version).is_some_and(|have| {
         have.file == known.version.file && have.version > known.version.version
     });
-    if later && known.state == FileState::Archived {
+    if later && matches!(known.state, FileState::Archived | FileState::Dirty) {
         return Ok(());
     }
     set_version(connection, known.node, &known.version, now)?;

@@ -52,7 +52,9 @@ impl Default for Config {
             release_min_size: 64 << 10,
             aggregate_size: 1 << 30,
             keep_deleted: Duration::from_secs(30 * 86_400),
+            scan_every: Duration::from_secs(7 * 86_400),
             emergency_mark: EMERGENCY_MARK,
+            emergency_wait: Duration::from_secs(60),
             ballast_size: 64 << 20,
             index_cache_size: 1 << 30,
             workers: Workers {
@@ -134,13 +136,25 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "emergency-mark",
-        meaning: "when the backing is fuller, opens for writing wait (not in effect yet)",
+        meaning: "when the backing is fuller, opens for writing wait for releases",
         set: |c, text| percent(text).map(|v| c.emergency_mark = v),
         get: |c| Some(c.emergency_mark.to_string()),
     },
     Setting {
+        key: "emergency-wait",
+        meaning: "how long they wait at most; 0: not at all",
+        set: |c, text| duration(text).map(|v| c.emergency_wait = v),
+        get: |c| Some(format_duration(c.emergency_wait)),
+    },
+    Setting {
+        key: "scan-every",
+        meaning: "how long after a scan of the whole tree the next one follows; 0: never",
+        set: |c, text| duration(text).map(|v| c.scan_every = v),
+        get: |c| Some(format_duration(c.scan_every)),
+    },
+    Setting {
         key: "ballast-size",
-        meaning: "room kept back in the state directory for full disks",
+        meaning: "room kept back in the state directory and the backing for full disks",
         set: |c, text| size(text).map(|v| c.ballast_size = v),
         get: |c| Some(format_size(c.ballast_size)),
     },

@@ -21,6 +21,7 @@ mod facts;
 mod lanes;
 mod policy;
 mod report;
+mod room;
 mod scan;
 mod slot;
 mod start;
@@ -74,6 +75,12 @@ pub struct Settings {
     pub unsafe_open_backing: bool,
     /// Indexes kept in the state directory, bytes.
     pub index_bytes: u64,
+    /// How long after the end of a scan the next one follows; zero: never.
+    pub scan_every: Duration,
+    /// Above this share of the backing opens for writing wait (P13).
+    pub emergency_mark: crate::config::Percent,
+    /// How long; zero: not at all.
+    pub emergency_wait: Duration,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -82,6 +89,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let config = crate::config::Config::default();
         Self {
             copies: 1,
             min_release: 64 << 10,
@@ -94,6 +102,9 @@ impl Default for Settings {
             allow_same_fs: false,
             unsafe_open_backing: false,
             index_bytes: 1 << 30,
+            scan_every: config.scan_every,
+            emergency_mark: config.emergency_mark,
+            emergency_wait: config.emergency_wait,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }
@@ -237,6 +248,9 @@ pub(super) struct Shared {
     /// Whose turn it is to apply events: their order is kept.
     drain: Mutex<()>,
     lanes: lanes::Lanes,
+    /// Where opens for writing wait when the backing is nearly full.
+    room: Arc<crate::hsm::emergency::Room>,
+    reserve: room::Reserve,
     /// Requests whose last part has not come, and when the latest did.
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,

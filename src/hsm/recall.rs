@@ -163,9 +163,9 @@ pub trait Asks: Send + Sync + 'static {
         hint: Option<Vec<u8>>,
         user: User,
     ) -> Result<(), Failure>;
-    /// May a file without a record be one whose stub is gone? Must be quick, and wrong only in
-    /// saying yes.
-    fn may_be_lost(&self, node: &NodeHandle) -> bool;
+    /// May a file without a record be one whose stub is gone? `bare`: it holds nothing. Must be quick,
+    /// and wrong only in saying yes.
+    fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool;
     /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost? `object`: what to
     /// call it.
     ///

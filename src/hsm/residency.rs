@@ -18,7 +18,9 @@ use crate::format::record::{Record, State};
 use crate::hsm::backing::{
     Backing, BackingError, FileStat, Filesystem, How, belongs_to, is_private, shown_ctime,
 };
+use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
+use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
     Caller, Errno, Event, EventKind, FileRef, Presence, ReadDone, Residency, Shown, WaitDone,
     WaitToken,
@@ -44,6 +46,7 @@ pub struct HsmResidency {
     asks: Arc<dyn Asks>,
     changelog: Arc<ChangelogSink>,
     socket: Option<PathBuf>,
+    room: Option<Arc<Room>>,
 }
 
 impl HsmResidency {
@@ -61,7 +64,15 @@ impl HsmResidency {
             asks,
             changelog,
             socket,
+            room: None,
         }
+    }
+
+    /// Opens for writing wait there when the backing is nearly full (P13).
+    #[must_use]
+    pub fn with_room(mut self, room: Arc<Room>) -> Self {
+        self.room = Some(room);
+        self
     }
 
     /// The recaller it works with.
@@ -86,9 +97,10 @@ impl HsmResidency {
     /// short.
     fn stub(&self, file: FileRef<'_>) -> Result<Option<Elsewhere>, BackingError> {
         let Some(record) = self.backing().record(file.fd)? else {
+            let stat = self.backing().stat(file.fd)?;
+            let bare = is_bare(stat.size, stat.blocks, stat.block_size);
             // An empty file has lost nothing.
-            let unvouched =
-                self.asks.may_be_lost(file.handle) && self.backing().stat(file.fd)?.size > 0;
+            let unvouched = stat.size > 0 && self.asks.may_be_lost(file.handle, bare);
             return Ok(unvouched.then_some(Elsewhere::Unvouched));
         };
         if record.state == State::Resident {
@@ -150,7 +162,7 @@ impl Residency for HsmResidency {
             // Without its record it is not known for a hole.
             let hole = stat.blocks == 0 && stat.size > 0;
             return Shown {
-                at_least_one_block: hole && self.asks.may_be_lost(file.handle),
+                at_least_one_block: hole && self.asks.may_be_lost(file.handle, false),
                 ..Shown::default()
             };
         };
@@ -202,8 +214,24 @@ impl Residency for HsmResidency {
         self.recaller.fetch(file.handle, hint, caller.uid, done)
     }
 
+    fn may_write(&self) -> bool {
+        self.room.as_ref().is_none_or(|room| room.is_open())
+    }
+
+    fn await_room(&self, _caller: Caller, done: WaitDone) -> WaitToken {
+        match &self.room {
+            Some(room) => room.wait(done),
+            None => {
+                done(Ok(()));
+                WaitToken(0)
+            }
+        }
+    }
+
     fn give_up(&self, token: WaitToken) {
-        self.recaller.give_up(token);
+        if !self.room.as_ref().is_some_and(|room| room.give_up(token)) {
+            self.recaller.give_up(token);
+        }
     }
 
     fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {

@@ -15,6 +15,7 @@
 //! Invariants: one process at a time has it open; a directory written by a newer version is
 //! refused before anything in it is touched.
 
+use crate::hsm::ballast::Ballast;
 use crate::id::{FsUuid, InstanceId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -191,40 +192,10 @@ impl StateDir {
         })
     }
 
-    /// Keeps `len` bytes in reserve (P13), as far as the disk gives them.
-    ///
-    /// # Errors
-    /// [`StateError::Io`] for anything but a full disk.
-    pub fn take_ballast(&self, len: u64) -> Result<(), StateError> {
-        let path = self.path.join("ballast");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_at("opening", &path))?;
-        let size = file.metadata().map_err(io_at("looking at", &path))?.len();
-        if size > len {
-            // The setting has become smaller: the rest is given back.
-            file.set_len(len).map_err(io_at("shortening", &path))?;
-        }
-        if len == 0 {
-            return Ok(());
-        }
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len) {
-            Ok(()) => Ok(()),
-            Err(
-                rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT | rustix::io::Errno::OPNOTSUPP,
-            ) => Ok(()),
-            Err(e) => Err(io_at("allocating", &path)(e.into())),
-        }
-    }
-
-    /// Gives the reserve up, so that the catalog's log can still be written.
-    pub fn drop_ballast(&self) {
-        // A missing ballast is what we want.
-        let _ = fs::remove_file(self.path.join("ballast"));
+    /// The `len` bytes that are kept in reserve here (P13).
+    #[must_use]
+    pub fn ballast(&self, len: u64) -> Ballast {
+        Ballast::named(self.path.join("ballast"), len)
     }
 }
 

@@ -45,6 +45,16 @@ pub fn is_lost(remembered: &Remembered, size: u64, data: u64) -> bool {
     }
 }
 
+/// Smallest file that is looked at because it holds nothing: none that small is released.
+const LEAST: u64 = 4096;
+
+/// Does a file of `size` bytes in `blocks` blocks of 512 bytes hold nothing but, perhaps, one block
+/// of attributes? `block_size`: of the filesystem, bytes.
+#[must_use]
+pub fn is_bare(size: u64, blocks: u64, block_size: u32) -> bool {
+    size >= LEAST && blocks <= u64::from(block_size.max(512)) / 512 && size > blocks * 512
+}
+
 /// Nodes without a record that were looked at and are believed, until their data are given back
 /// the next time.
 pub struct Believed(Mutex<LruCache<NodeHandle, ()>>);
@@ -110,6 +120,13 @@ mod tests {
         assert!(!is_lost(&known(false, Some(8192)), 8192, 4096));
         assert!(!is_lost(&known(false, Some(8192)), 4096, 0));
         assert!(!is_lost(&known(false, None), 8192, 0));
+    }
+
+    #[test]
+    fn what_may_be_a_restored_hole() {
+        assert!(is_bare(8192, 0, 4096) && is_bare(8192, 8, 4096));
+        assert!(!is_bare(8192, 16, 4096) && !is_bare(4096, 8, 4096));
+        assert!(!is_bare(0, 0, 4096) && !is_bare(60, 0, 4096));
     }
 
     #[test]

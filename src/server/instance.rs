@@ -265,8 +265,9 @@ impl Control for Instance {
     }
 
     fn status(&self, peer: &Peer) -> Result<Status, ControlError> {
-        let status = status::status(self).map_err(self.tells(peer))?;
-        Ok(if self.rules(peer) {
+        let rules = self.rules(peer);
+        let status = status::status(self, rules).map_err(self.tells(peer))?;
+        Ok(if rules {
             status
         } else {
             status::for_users(status)

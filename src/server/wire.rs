@@ -23,7 +23,7 @@ pub use request::{
 pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why};
 pub use status::{
     Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
-    ScanStatus, Status, TierHealth, TierStatus, Warning,
+    ScanStatus, Status, TierHealth, TierStatus, TroubledFile, Warning,
 };
 pub use when::When;
 

@@ -650,8 +650,10 @@ fn status() -> Status {
         copies: CopiesStatus {
             fewer_than_asked: 5,
             lost: 0,
-            conflict: 0,
+            conflict: 1,
+            foreign: 1,
         },
+        troubled: troubled(),
         scan: ScanStatus {
             running: false,
             files: 1_234_567,
@@ -665,6 +667,21 @@ fn status() -> Status {
                     .to_owned(),
         }],
     }
+}
+
+fn troubled() -> Vec<TroubledFile> {
+    vec![
+        TroubledFile {
+            state: "conflict".to_owned(),
+            path: "proj/written-into".to_owned(),
+            note: None,
+        },
+        TroubledFile {
+            state: "foreign".to_owned(),
+            path: "proj/copied".to_owned(),
+            note: None,
+        },
+    ]
 }
 
 fn tiers() -> Vec<TierStatus> {

@@ -169,9 +169,12 @@ fn status_check_exits_as_monitoring_plugins_do() {
             .iter_mut()
             .for_each(|tier| tier.state = TierHealth::Ok);
     });
+    assert_eq!(check(&rig), Some(2), "a file is in conflict");
+    rig.fake.set_status(|status| status.copies.conflict = 0);
     assert_eq!(check(&rig), Some(1), "warnings are left");
     rig.fake.set_status(|status| {
         status.warnings.clear();
+        status.copies.foreign = 0;
         status.copies.fewer_than_asked = 0;
         status.changelog.rescans = 0;
     });

@@ -149,6 +149,48 @@ fn p6_the_scan_finds_lost_files_that_nobody_opens() -> Result<()> {
     cairn.down()
 }
 
+/// As a backup without extended attributes restores it: another inode, all holes.
+fn restore_bare(cairn: &Instance, name: &str) -> Result<()> {
+    let (old, new) = (cairn.below(name), cairn.below("restoring"));
+    let facts = fs::metadata(&old)?;
+    let file = File::create(&new)?;
+    file.set_len(facts.len())?;
+    file.set_times(fs::FileTimes::new().set_modified(facts.modified()?))?;
+    drop(file);
+    fs::rename(new, old)?;
+    Ok(())
+}
+
+#[test]
+fn p6_a_file_restored_without_its_stub_is_lost() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    fs::create_dir(cairn.at("dir"))?;
+    for name in ["dir/opened", "dir/scanned", "other"] {
+        cairn.released(name, &tree::bytes(4, 200_000))?;
+    }
+    cairn.down()?;
+    restore_bare(&cairn, "dir/opened")?;
+    // A clean stop: no scan has seen it before it is opened.
+    cairn.up()?;
+    assert_lost(&cairn, "dir/opened")?;
+    ensure!(counted(&cairn)? == 1);
+    cairn.kill()?;
+    restore_bare(&cairn, "dir/scanned")?;
+    // Not the same file by its time: somebody's own.
+    restore_bare(&cairn, "other")?;
+    let other = File::options().write(true).open(cairn.below("other"))?;
+    other.set_times(fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH))?;
+    drop(other);
+    cairn.up()?;
+    wait_for("the scan", || Ok(counted(&cairn)? == 2))?;
+    assert_lost(&cairn, "dir/scanned")?;
+    assert_lost(&cairn, "dir/opened")?;
+    ensure!(fs::read(cairn.at("other"))? == vec![0; 200_000]);
+    cairn.down()
+}
+
 #[test]
 fn what_a_user_left_empty_is_no_loss() -> Result<()> {
     needs_mounts!();

@@ -12,6 +12,7 @@ mod indexes;
 mod lost;
 mod released;
 mod round_trip;
+mod scans;
 mod stops;
 mod strangers;
 mod tier_away;

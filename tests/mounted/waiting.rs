@@ -88,7 +88,8 @@ fn p11_readers_beyond_the_cap_wait_their_turn() -> Result<()> {
     cairn
         .args
         .extend(["--config".into(), config.to_string_lossy().into_owned()]);
-    cairn.tier_options("delay=1500ms");
+    // Long enough that the last one still waits for its turn when all are there.
+    cairn.tier_options("delay=6s");
     cairn.up()?;
     let script = "import os,signal,sys\n\
         def caught(*a): raise SystemExit(77)\n\

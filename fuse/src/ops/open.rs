@@ -38,6 +38,8 @@ struct Opening {
     flags: i32,
     caller: Caller,
     fetches: u8,
+    /// Waits for room, if there is none (P13).
+    waits: bool,
 }
 
 impl Core {
@@ -67,6 +69,7 @@ impl Core {
             flags,
             caller,
             fetches: FETCHES,
+            waits: matches!(reply, Reply::Open(_)),
         };
         let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
             opening.proceed(core, in_use, reply);
@@ -138,7 +141,13 @@ impl Opening {
         self.writes() || self.flags & FMODE_EXEC != 0
     }
 
-    fn proceed(self, core: &Arc<Core>, in_use: InUse, reply: Reply) {
+    fn proceed(mut self, core: &Arc<Core>, in_use: InUse, reply: Reply) {
+        if std::mem::take(&mut self.waits) && self.writes() && !core.residency.may_write() {
+            let next = Box::new(move |core: &Arc<Core>, in_use, reply| {
+                self.proceed(core, in_use, reply);
+            });
+            return core.await_room(in_use, self.caller, reply, next);
+        }
         match core.presence(&in_use) {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),

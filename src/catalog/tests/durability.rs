@@ -11,7 +11,7 @@ fn a_newer_catalog_is_refused_and_keeps_every_byte() {
     let path = dir.path().join("catalog");
     let newer = rusqlite::Connection::open(&path).unwrap();
     newer
-        .execute_batch("PRAGMA user_version = 2; PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute_batch("PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE)")
         .unwrap();
     drop(newer);
     refused_untouched(dir.path());
@@ -23,14 +23,14 @@ fn a_newer_catalog_whose_log_was_not_folded_is_refused_too() {
     let rig = Rig::new();
     let copy = tempfile::tempdir().unwrap();
     rig.connection()
-        .execute_batch("PRAGMA user_version = 2")
+        .execute_batch("PRAGMA user_version = 3")
         .unwrap();
     for name in ["catalog", "catalog-wal"] {
         std::fs::copy(rig.dir.path().join(name), copy.path().join(name)).unwrap();
     }
     let header = std::fs::read(copy.path().join("catalog")).unwrap();
     assert!(
-        header.len() < 64 || header[63] != 2,
+        header.len() < 64 || header[63] != 3,
         "the header must lag behind for this test"
     );
     refused_untouched(copy.path());
@@ -41,7 +41,7 @@ fn refused_untouched(dir: &std::path::Path) {
     let before = (bytes("catalog"), bytes("catalog-wal").unwrap_or_default());
     let refused = Catalog::open(&dir.join("catalog"), identity());
     let Err(CatalogError::Newer {
-        found: 2, known: 1, ..
+        found: 3, known: 2, ..
     }) = refused
     else {
         panic!("not refused as newer: {:?}", refused.err());
@@ -151,6 +151,45 @@ fn versions_are_suspect_after_a_boot_without_a_clean_stop() {
     };
     rig.rebound(vec![point], Durability::Full).unwrap();
     assert!(!rig.row(node).is_suspect(&later));
+}
+
+/// A catalog from a backup: others wrote under later epochs since. Its clean stop was another's.
+#[test]
+fn an_older_catalog_that_was_put_back_is_believed_nothing() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    let epoch = rig.incarnation().unwrap().epoch;
+    rig.clean_stop(at(5)).unwrap();
+    let own = Start {
+        epoch_above: epoch,
+        ..start(1)
+    };
+    let again = rig.begin_incarnation(own).unwrap();
+    assert!(again.after_clean_stop && !rig.row(node).is_suspect(&again));
+    rig.clean_stop(at(6)).unwrap();
+    // In the very boot in which it was proven.
+    let behind = Start {
+        epoch_above: again.epoch + 1,
+        ..start(1)
+    };
+    let put_back = rig.begin_incarnation(behind).unwrap();
+    assert!(!put_back.after_clean_stop && rig.row(node).is_suspect(&put_back));
+    assert!(put_back.epoch > again.epoch + 1);
+    // What is proven from now on counts.
+    let now = Proven {
+        boot: put_back.boot,
+        ..proven(1)
+    };
+    let version = rig.row(node).version.unwrap();
+    let point = Rebound {
+        node,
+        version: (version.file, version.version),
+        proven: now,
+    };
+    rig.rebound(vec![point], Durability::Full).unwrap();
+    let killed = rig.begin_incarnation(start(1)).unwrap();
+    assert!(!rig.row(node).is_suspect(&killed));
 }
 
 #[test]

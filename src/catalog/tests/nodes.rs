@@ -122,7 +122,7 @@ fn the_last_unlink_forgets_and_a_replaced_name_does_too() {
 }
 
 #[test]
-fn a_scan_drops_names_and_sweeps_nodes_it_did_not_see() {
+fn a_scan_drops_names_and_tells_which_nodes_it_did_not_see() {
     let rig = Rig::new();
     let (kept, gone) = (rig.file(2, 10), rig.file(3, 20));
     rig.archive(gone, 1, TIER);
@@ -134,19 +134,32 @@ fn a_scan_drops_names_and_sweeps_nodes_it_did_not_see() {
     assert_eq!(rig.scan_state().unwrap().position, b"here");
     assert_eq!(
         rig.finish_directory(NodeId::ROOT, generation, 10).unwrap(),
-        1
+        [gone]
     );
-    rig.finish_scan(at(101)).unwrap();
-    let (mut after, mut forgotten) = (None, 0);
+    rig.finish_scan(at(101), true).unwrap();
+    let (mut after, mut unseen) = (None, Vec::new());
     loop {
-        let swept = rig.sweep_vanished(generation, after, 1, at(102)).unwrap();
-        forgotten += swept.forgotten;
-        after = swept.next;
+        let page = rig.unseen(generation, after, 1).unwrap();
+        unseen.extend(page.nodes);
+        after = page.next;
         if after.is_none() {
             break;
         }
     }
-    assert_eq!(forgotten, 1);
+    let expected = Unseen {
+        node: gone,
+        handle: handle(3),
+        missed_before: false,
+        parent: None,
+        parent_seen: false,
+    };
+    assert_eq!(unseen, [expected]);
+    assert!(rig.node(gone).unwrap().is_some(), "unseen is not yet gone");
+    let found = Settled {
+        gone: vec![gone],
+        ..Settled::default()
+    };
+    assert_eq!(rig.settle_unseen(generation, found, at(102)).unwrap(), 1);
     assert!(rig.node(gone).unwrap().is_none());
     assert!(rig.node(kept).unwrap().is_some() && rig.node(fresh).unwrap().is_some());
     assert_eq!(rig.tombstones(None, 10).unwrap().len(), 1);
@@ -215,10 +228,14 @@ fn rescans_and_the_changelog() {
         since: at(since),
         why: "overflow".to_owned(),
     };
-    rig.need_rescan(mark(10)).unwrap();
-    rig.rescanned(NodeId::ROOT, at(10)).unwrap();
+    rig.need_rescan(vec![mark(10)]).unwrap();
     assert_eq!(rig.rescans(10).unwrap(), [mark(10)]);
-    rig.rescanned(NodeId::ROOT, at(11)).unwrap();
+    // Set again while it was being looked at, by a clock that stands: it stays.
+    rig.need_rescan(vec![mark(10)]).unwrap();
+    rig.rescanned(&mark(10)).unwrap();
+    let again = rig.rescans(10).unwrap();
+    assert_eq!(again.len(), 1);
+    rig.rescanned(&again[0]).unwrap();
     rig.settle(Durability::Relaxed).unwrap();
     assert_eq!(rig.status(1).unwrap().rescans, 0);
     rig.advance_changelog(7, 5, 2, 1).unwrap();
@@ -231,4 +248,97 @@ fn rescans_and_the_changelog() {
         overflows: 1,
     };
     assert_eq!(rig.status(1).unwrap().changelog, expected);
+}
+
+/// Where handles prove nothing, two scans must have missed a node, and an event in between saves it.
+#[test]
+fn without_handles_a_node_is_forgotten_when_two_scans_missed_it() {
+    let rig = Rig::new();
+    let (lost, back) = (rig.file(2, 10), rig.file(3, 20));
+    let scan = |from: i64| {
+        let generation = rig.begin_scan(at(from)).unwrap();
+        rig.finish_scan(at(from + 1), true).unwrap();
+        let mut found = Settled::default();
+        for unseen in rig.unseen(generation, None, 100).unwrap().nodes {
+            let list = if unseen.missed_before {
+                &mut found.missed_twice
+            } else {
+                &mut found.missed
+            };
+            list.push(unseen.node);
+        }
+        let forgotten = rig.settle_unseen(generation, found.clone(), at(from + 2));
+        (found, forgotten.unwrap())
+    };
+    let (first, forgotten) = scan(100);
+    assert_eq!((first.missed, forgotten), (vec![lost, back], 0));
+    assert_eq!(rig.row(lost).seen_scan, 0);
+    rig.file(3, 21);
+    let (second, forgotten) = scan(200);
+    assert_eq!((second.missed_twice, forgotten), (vec![lost], 1));
+    assert_eq!(second.missed, [back]);
+    assert!(rig.node(lost).unwrap().is_none() && rig.node(back).unwrap().is_some());
+}
+
+/// A mark goes with a scan that began after it was set, whatever the clock did meanwhile.
+#[test]
+fn marks_outlive_scans_that_began_before_them() {
+    let rig = Rig::new();
+    let mark = |node, since| Rescan {
+        node: NodeId(node),
+        since: at(since),
+        why: "overflow".to_owned(),
+    };
+    // By a clock that was far ahead when it was set.
+    rig.need_rescan(vec![mark(7, 5000)]).unwrap();
+    rig.begin_scan(at(100)).unwrap();
+    // By a clock that was set back during the scan.
+    rig.need_rescan(vec![mark(8, 50)]).unwrap();
+    rig.finish_scan(at(101), true).unwrap();
+    let left: Vec<_> = rig.rescans(10).unwrap().iter().map(|m| m.node).collect();
+    assert_eq!(left, [NodeId(8)]);
+    // One that could not look everywhere takes no mark away, and is not the whole scan P8 asks for.
+    let begun = rig.scan_state().unwrap().finished_begun_at;
+    rig.begin_scan(at(200)).unwrap();
+    rig.finish_scan(at(201), false).unwrap();
+    assert_eq!(rig.rescans(10).unwrap().len(), 1);
+    assert_eq!(rig.scan_state().unwrap().finished_begun_at, begun);
+    assert_eq!(rig.scan_state().unwrap().finished_at, Some(at(201)));
+}
+
+#[test]
+fn a_part_is_not_begun_while_the_whole_is_scanned() {
+    let rig = Rig::new();
+    let whole = rig.begin_scan(at(1)).unwrap();
+    assert_eq!(rig.begin_part().unwrap(), None);
+    rig.finish_scan(at(2), true).unwrap();
+    assert_eq!(rig.begin_part().unwrap(), Some(whole + 1));
+}
+
+#[test]
+fn troubles_are_counted_and_listed() {
+    let rig = Rig::new();
+    let (a, b) = (rig.file(2, 10), rig.file(3, 20));
+    let set = |found| rig.set_trouble(found, Durability::Full).unwrap();
+    let counts = || {
+        let status = rig.status(1).unwrap();
+        (status.foreign, status.conflict)
+    };
+    set(vec![
+        (a, Some(Trouble::Foreign)),
+        (b, Some(Trouble::Conflict)),
+        (NodeId(99), Some(Trouble::Conflict)),
+    ]);
+    assert_eq!(counts(), (1, 1));
+    set(vec![(a, Some(Trouble::Conflict))]);
+    assert_eq!(counts(), (0, 2));
+    let listed = rig.troubled(Trouble::Conflict, Some(a), 10).unwrap();
+    assert_eq!(listed.iter().map(|n| n.id).collect::<Vec<_>>(), [b]);
+    assert_eq!(listed[0].trouble, Some(Trouble::Conflict));
+    set(vec![(a, None)]);
+    rig.forget(b, at(5), Durability::Full).unwrap();
+    assert_eq!(counts(), (0, 0));
+    rig.set_state(a, FileState::Lost, None, Durability::Full)
+        .unwrap();
+    assert_eq!(rig.lost_files(None, 10).unwrap().len(), 1);
 }

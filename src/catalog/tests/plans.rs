@@ -103,16 +103,27 @@ fn scans(rig: &Rig, f: NodeId) {
     let generation = rig.begin_scan(at(1)).unwrap();
     rig.save_scan_position(vec![1], 1).unwrap();
     rig.finish_directory(NodeId::ROOT, generation, 5).unwrap();
-    rig.finish_scan(at(2)).unwrap();
-    rig.sweep_vanished(generation, None, 100, at(3)).unwrap();
-    rig.need_rescan(Rescan {
+    rig.finish_scan(at(2), true).unwrap();
+    rig.unseen(generation, None, 100).unwrap();
+    let found = Settled {
+        gone: vec![NodeId(98)],
+        missed_twice: vec![NodeId(97)],
+        missed: vec![NodeId(96)],
+    };
+    rig.settle_unseen(generation, found, at(3)).unwrap();
+    rig.begin_part().unwrap();
+    let mark = Rescan {
         node: f,
         since: at(1),
         why: String::new(),
-    })
-    .unwrap();
+    };
+    rig.need_rescan(vec![mark.clone()]).unwrap();
     rig.rescans(5).unwrap();
-    rig.rescanned(f, at(2)).unwrap();
+    rig.rescanned(&mark).unwrap();
+    rig.set_trouble(vec![(f, Some(Trouble::Foreign))], Durability::Full)
+        .unwrap();
+    rig.troubled(Trouble::Foreign, None, 5).unwrap();
+    rig.lost_files(None, 5).unwrap();
     rig.advance_changelog(1, 1, 0, 0).unwrap();
 }
 

@@ -52,6 +52,11 @@ pub(super) fn verdict(status: &Status) -> Verdict {
         copies.conflict > 0,
         format!("{} in conflict", files(copies.conflict)),
     );
+    add(
+        Level::Warning,
+        copies.foreign > 0,
+        format!("{} with the stub of another", files(copies.foreign)),
+    );
     for tier in &status.tiers {
         let level = match tier.state {
             TierHealth::Ok => Level::Ok,

@@ -19,6 +19,10 @@ pub(super) fn lines(status: &Status) -> Vec<String> {
         lines.push(String::new());
         lines.extend(table(&failures(status), &[1]));
     }
+    if !status.troubled.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(&troubled(status), &[]));
+    }
     lines.iter().map(|line| harmless(line)).collect()
 }
 
@@ -120,9 +124,10 @@ fn health(status: &Status) -> Vec<Vec<String>> {
     ));
     let copies = &status.copies;
     let lost = format!(
-        "{} lost, {} in conflict",
+        "{} lost, {} in conflict, {} foreign",
         grouped(copies.lost),
-        grouped(copies.conflict)
+        grouped(copies.conflict),
+        grouped(copies.foreign)
     );
     let few = files(copies.fewer_than_asked);
     rows.push(row(
@@ -201,6 +206,18 @@ fn failures(status: &Status) -> Vec<Vec<String>> {
             grouped(failure.count),
             failure.last.to_string(),
         ]
+    }));
+    rows
+}
+
+fn troubled(status: &Status) -> Vec<Vec<String>> {
+    let mut rows = vec![["TROUBLE", "FILE"].map(str::to_owned).to_vec()];
+    rows.extend(status.troubled.iter().map(|file| {
+        let note = file
+            .note
+            .as_ref()
+            .map_or(String::new(), |note| format!(" ({note})"));
+        vec![file.state.clone(), format!("{}{note}", file.path)]
     }));
     rows
 }

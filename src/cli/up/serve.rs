@@ -81,12 +81,8 @@ fn run(
         .recaller()
         .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
     let socket = state.run().join(CONTROL);
-    let residency = Arc::new(HsmResidency::new(
-        recaller,
-        engine.asks(),
-        engine.changelog(),
-        Some(socket),
-    ));
+    let residency = HsmResidency::new(recaller, engine.asks(), engine.changelog(), Some(socket));
+    let residency = Arc::new(residency.with_room(engine.opens()));
     let config = MirrorConfig {
         mounter,
         ..MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency)
@@ -252,6 +248,9 @@ fn settings(plan: &UpPlan) -> Settings {
         verify_workers: config.workers.verify.get() as usize,
         allow_same_fs: plan.allow_same_fs,
         unsafe_open_backing: plan.unsafe_open_backing,
+        scan_every: config.scan_every,
+        emergency_mark: config.emergency_mark,
+        emergency_wait: config.emergency_wait,
         ..Settings::default()
     };
     settings.recall.timeout = config.recall_timeout;

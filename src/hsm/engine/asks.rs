@@ -73,8 +73,8 @@ impl Asks for Answers {
         shared.wish(node.clone(), user)
     }
 
-    fn may_be_lost(&self, node: &NodeHandle) -> bool {
-        self.0.upgrade().is_none_or(|s| s.may_be_lost(node))
+    fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool {
+        self.0.upgrade().is_none_or(|s| s.may_be_lost(node, bare))
     }
 
     fn vouch(

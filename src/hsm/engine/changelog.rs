@@ -1,7 +1,8 @@
 //! The changelog's end: events from the mount, applied to the catalog in their order.
 //!
 //! Invariants: nothing here is on a user's path; an event that cannot be placed marks its
-//! directory for another look instead of being dropped.
+//! directory for another look instead of being dropped; what was lost is remembered until its mark
+//! is durable.
 
 use super::tree::{self, attributes};
 use super::{EngineError, Shared};
@@ -9,9 +10,10 @@ use crate::catalog::{
     Durability, FileState, NameChange, Node, NodeId, Rescan, Sighting, TombstoneWhy,
 };
 use crate::hsm::backing::{BackingError, FileStat, How};
+use crate::hsm::residency::Overflow;
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Event, EventKind};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 
 /// Applies a batch. Changes of names keep their order; looks at one node are taken together.
@@ -68,11 +70,11 @@ fn misplaced(shared: &Shared, event: &Event, why: &EngineError) -> Result<(), En
         None => NodeId::ROOT,
     };
     let since = shared.now();
-    shared.catalog.need_rescan(Rescan {
+    shared.catalog.need_rescan(vec![Rescan {
         node,
         since,
         why: why.to_string(),
-    })?;
+    }])?;
     Ok(())
 }
 
@@ -260,29 +262,56 @@ pub(super) fn rescan_overflows(shared: &Shared) -> Result<(), EngineError> {
     let Some(lost) = shared.changelog.overflow() else {
         return Ok(());
     };
-    let since = shared.now();
-    let why = format!("{} events were lost", lost.events);
-    for parent in &lost.scan {
-        let node = shared
-            .catalog
-            .node_by_handle(parent)?
-            .map_or(NodeId::ROOT, |n| n.id);
-        shared.catalog.need_rescan(Rescan {
-            node,
-            since,
-            why: why.clone(),
-        })?;
-    }
-    if lost.everything {
-        shared.catalog.need_rescan(Rescan {
-            node: NodeId::ROOT,
-            since,
-            why,
-        })?;
+    let marked = marks(shared, &lost).and_then(|marks| Ok(shared.catalog.need_rescan(marks)?));
+    if let Err(why) = marked {
+        shared.changelog.put_back(lost);
+        return Err(why);
     }
     let position = shared.catalog.changelog_position()?;
     shared
         .catalog
         .advance_changelog(position + lost.events, 0, lost.events, 1)?;
+    Ok(())
+}
+
+fn marks(shared: &Shared, lost: &Overflow) -> Result<Vec<Rescan>, EngineError> {
+    let mut nodes = BTreeSet::new();
+    for handle in &lost.scan {
+        match shared.catalog.node_by_handle(handle)? {
+            Some(node) => drop(nodes.insert(node.id)),
+            None => match tree::ensure_directory(shared, handle) {
+                Ok(id) => drop(nodes.insert(id)),
+                // What is in a directory that is gone is gone, too, or was moved to another.
+                Err(tree::Unplaced::Backing(BackingError::Gone { .. })) => {}
+                Err(_) => drop(nodes.insert(NodeId::ROOT)),
+            },
+        }
+    }
+    if lost.everything {
+        nodes.insert(NodeId::ROOT);
+    }
+    let since = shared.now();
+    let mark = |node| Rescan {
+        node,
+        since,
+        why: format!("{} events were lost", lost.events),
+    };
+    Ok(nodes.into_iter().map(mark).collect())
+}
+
+/// Changes that nobody waited for and that did not get into the catalog: nobody knows which files
+/// they were about. `noticed`: how many of them are marked already.
+pub(super) fn rescan_unwritten(shared: &Shared, noticed: &mut u64) -> Result<(), EngineError> {
+    let failed = shared.catalog.write_errors();
+    if failed > *noticed {
+        // Most often because there was no room for the catalog's log.
+        shared.reserve.state.give_up();
+        shared.catalog.need_rescan(vec![Rescan {
+            node: NodeId::ROOT,
+            since: shared.now(),
+            why: format!("{} changes could not be written", failed - *noticed),
+        }])?;
+        *noticed = failed;
+    }
     Ok(())
 }

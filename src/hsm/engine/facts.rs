@@ -10,6 +10,10 @@ pub struct Counts {
     pub recalls: u64,
     /// Events of the mount that are not yet applied.
     pub changelog_lag: u64,
+    /// How long ago the oldest of them happened.
+    pub changelog_age: Option<std::time::Duration>,
+    /// Opens for writing that wait for room on the backing (P13); `None`: they need not.
+    pub held_opens: Option<usize>,
 }
 
 impl Engine {
@@ -29,6 +33,8 @@ impl Engine {
         Counts {
             recalls: shared.recaller().map_or(0, |r| r.running() as u64),
             changelog_lag: shared.changelog.waiting() as u64 + applying,
+            changelog_age: shared.changelog.lag(),
+            held_opens: (!shared.room.is_open()).then(|| shared.room.waiting()),
         }
     }
 

@@ -4,16 +4,53 @@
 //!
 //! Depth first, names in order; the position is the stack of directories with the last name done
 //! in each, so it is small and can be taken up again by another process.
+//!
+//! Invariants:
+//! - What a scan did not see is not therefore gone: a node is forgotten when the filesystem knows
+//!   its handle no more, or, where there are no handles, when two scans that could look everywhere
+//!   missed it. Its pins and flags live as long.
+//! - A mark for another look goes only with a look that began after it and could look everywhere.
+
+mod compare;
+mod rounds;
+#[cfg(test)]
+mod tests;
+mod unseen;
+
+pub(super) use rounds::work;
 
 use super::tree::{self, Looked, sighting};
-use super::work::release;
 use super::{EngineError, Shared};
-use crate::catalog::{Durability, FileState, Known, NodeId, TombstoneWhy, Version};
-use crate::format::record::State;
-use crate::hsm::backing::{BackingError, How, NodeKind, belongs_to};
+use crate::catalog::{Durability, NodeId};
+use crate::hsm::backing::{BackingError, How, NodeKind};
 use crate::id::NodeHandle;
+use compare::{Comparison, Doubt};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Longest rest of a gentle scan between two chunks.
+const REST: Duration = Duration::from_millis(200);
+
+/// How a scan goes about it.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// What a changed ctime leaves open is decided by reading the file.
+    doubt: Doubt,
+    /// Rests as long as it works.
+    gentle: bool,
+}
+
+/// How far a scan came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    /// It looked everywhere.
+    End,
+    /// It went everywhere, and something could not be looked at.
+    Gaps,
+    /// The engine stops.
+    Stopped,
+}
 
 /// A directory on the way: what was done in it so far.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,74 +93,140 @@ impl Place {
 
 /// Scans the whole tree once, or goes on with the scan that was running. Returns early, keeping
 /// its position, when the engine stops.
-pub(super) fn whole(shared: &Shared) -> Result<(), EngineError> {
-    let state = shared.catalog.scan_state()?;
-    let (generation, levels) = if state.running {
-        (
-            state.generation,
-            serde_json::from_slice(&state.position).unwrap_or_default(),
-        )
-    } else {
-        (shared.catalog.begin_scan(shared.now())?, Vec::new())
-    };
-    let mut seen = if state.running { state.seen } else { 0 };
-    let mut stack = resume(shared, levels)?;
-    // What a scan did not see is taken for gone only if it could look everywhere, from its first
-    // directory on, in one go.
-    let mut whole = !state.running;
-    while let Some(top) = stack.last_mut() {
-        if shared.stopping() {
-            return Ok(());
+fn whole(shared: &Shared, manner: Manner) -> Result<Reached, EngineError> {
+    let mut walk = Walk::begin(shared)?;
+    while !shared.stopping() {
+        let begun = Instant::now();
+        if !walk.step(shared, manner)? {
+            return walk.end(shared);
         }
-        let Some(found) = next_chunk(shared, top, &mut whole)? else {
-            while whole
-                && shared
-                    .catalog
-                    .finish_directory(top.node, generation, 5000)?
-                    > 0
-            {}
-            stack.pop();
-            continue;
+        rest(shared, manner, begun.elapsed());
+    }
+    Ok(Reached::Stopped)
+}
+
+/// A scan of the whole tree under way.
+struct Walk {
+    generation: u64,
+    stack: Vec<Place>,
+    seen: u64,
+    /// Everything could be looked at. (What an earlier process could not look at, nobody remembers.)
+    whole: bool,
+    /// It was begun here.
+    in_one_go: bool,
+}
+
+impl Walk {
+    fn begin(shared: &Shared) -> Result<Self, EngineError> {
+        let state = shared.catalog.scan_state()?;
+        let (generation, levels) = if state.running {
+            (
+                state.generation,
+                serde_json::from_slice(&state.position).unwrap_or_default(),
+            )
+        } else {
+            (shared.catalog.begin_scan(shared.now())?, Vec::new())
         };
-        seen += found.len() as u64;
+        Ok(Self {
+            generation,
+            stack: resume(shared, levels)?,
+            seen: if state.running { state.seen } else { 0 },
+            whole: true,
+            in_one_go: !state.running,
+        })
+    }
+
+    /// Looks at some entries of one directory; `false`: there is nothing more to look at.
+    fn step(&mut self, shared: &Shared, manner: Manner) -> Result<bool, EngineError> {
+        let Some(top) = self.stack.last_mut() else {
+            return Ok(false);
+        };
+        let Some(found) = next_chunk(shared, top, &mut self.whole)? else {
+            // A place that could not be read leaves the names as they are.
+            if self.whole && self.in_one_go {
+                drop_names(shared, top.node, self.generation)?;
+            }
+            self.stack.pop();
+            return Ok(true);
+        };
+        self.seen += found.len() as u64;
         let node = top.node;
-        stack.extend(note(shared, node, &found)?.into_iter().rev());
-        let levels: Vec<&Level> = stack.iter().map(|o| &o.level).collect();
-        shared
-            .catalog
-            .save_scan_position(serde_json::to_vec(&levels).unwrap_or_default(), seen)?;
+        let below = note(shared, node, &found, manner, &mut self.whole)?;
+        self.stack.extend(below.into_iter().rev());
+        let levels: Vec<&Level> = self.stack.iter().map(|o| &o.level).collect();
+        let position = serde_json::to_vec(&levels).unwrap_or_default();
+        shared.catalog.save_scan_position(position, self.seen)?;
+        Ok(true)
     }
-    shared.catalog.finish_scan(shared.now())?;
-    let (mut after, mut sweeping) = (None, whole);
-    while sweeping {
-        let swept = shared
-            .catalog
-            .sweep_vanished(generation, after, 2000, shared.now())?;
-        match swept.next {
-            Some(next) if !shared.stopping() => after = Some(next),
-            _ => sweeping = false,
-        }
+
+    fn end(self, shared: &Shared) -> Result<Reached, EngineError> {
+        shared.catalog.finish_scan(shared.now(), self.whole)?;
+        unseen::settle_all(shared, self.generation, self.whole && self.in_one_go)?;
+        Ok(if self.whole {
+            Reached::End
+        } else {
+            Reached::Gaps
+        })
     }
-    Ok(())
+}
+
+/// As long as the work took, so that users have half of the disk at least.
+fn rest(shared: &Shared, manner: Manner, worked: Duration) {
+    if manner.gentle && !shared.stopping() {
+        std::thread::sleep(worked.min(REST));
+    }
 }
 
 /// Looks at one subtree again, because changelog records about it were lost.
-pub(super) fn subtree(shared: &Shared, node: NodeId) -> Result<(), EngineError> {
+fn subtree(shared: &Shared, node: NodeId, manner: Manner) -> Result<Reached, EngineError> {
     let Some(row) = shared.catalog.node(node)? else {
-        return Ok(());
+        return Ok(Reached::End);
     };
+    let Some(generation) = shared.catalog.begin_part()? else {
+        return Ok(Reached::Gaps);
+    };
+    let mut whole = true;
+    if row.attributes.kind != crate::catalog::FileKind::Directory {
+        unseen::again(shared, &row, generation, manner, &mut whole)?;
+        return Ok(if whole { Reached::End } else { Reached::Gaps });
+    }
     let mut stack = vec![Place::new(row.handle, node, Vec::new())];
+    let mut unnamed = Vec::new();
     while let Some(top) = stack.last_mut() {
         if shared.stopping() {
-            return Ok(());
+            return Ok(Reached::Stopped);
         }
         let node = top.node;
-        match next_chunk(shared, top, &mut true)? {
-            None => drop(stack.pop()),
-            Some(found) => stack.extend(note(shared, node, &found)?),
+        match next_chunk(shared, top, &mut whole)? {
+            None => {
+                if whole {
+                    unnamed.extend(drop_names(shared, node, generation)?);
+                }
+                stack.pop();
+            }
+            Some(found) => stack.extend(note(shared, node, &found, manner, &mut whole)?),
         }
     }
-    Ok(())
+    unseen::settle_unnamed(shared, generation, unnamed)?;
+    Ok(if whole { Reached::End } else { Reached::Gaps })
+}
+
+/// Names of a directory that was read to its end and that are not there any more; their nodes.
+fn drop_names(
+    shared: &Shared,
+    directory: NodeId,
+    generation: u64,
+) -> Result<Vec<NodeId>, EngineError> {
+    let mut nodes = Vec::new();
+    loop {
+        let dropped = shared
+            .catalog
+            .finish_directory(directory, generation, 5000)?;
+        if dropped.is_empty() {
+            return Ok(nodes);
+        }
+        nodes.extend(dropped);
+    }
 }
 
 fn resume(shared: &Shared, levels: Vec<Level>) -> Result<Vec<Place>, EngineError> {
@@ -202,87 +305,40 @@ fn next_chunk(
 }
 
 /// Tells the catalog what was seen, and gives the directories among it.
-fn note(shared: &Shared, parent: NodeId, found: &[Looked]) -> Result<Vec<Place>, EngineError> {
+fn note(
+    shared: &Shared,
+    parent: NodeId,
+    found: &[Looked],
+    manner: Manner,
+    whole: &mut bool,
+) -> Result<Vec<Place>, EngineError> {
+    // Before their names are theirs in the catalog, too.
+    let mut restored = Vec::new();
+    for (at, l) in found.iter().enumerate() {
+        if l.stat.kind == NodeKind::Regular
+            && let Some(old) = shared.replaced(parent, &l.name, &l.handle, l.fd.as_fd(), &l.stat)?
+        {
+            restored.push((at, old));
+        }
+    }
     let seen = found.iter().map(|l| sighting(l, parent)).collect();
     let ids = shared.catalog.note(seen, Durability::Relaxed)?;
     let mut directories = Vec::new();
-    let mut known = Vec::new();
-    for (looked, id) in found.iter().zip(ids) {
+    let mut comparison = Comparison::new(shared, manner.doubt);
+    for (looked, &id) in found.iter().zip(&ids) {
         match looked.stat.kind {
             NodeKind::Directory => {
                 directories.push(Place::new(looked.handle.clone(), id, Vec::new()));
             }
-            NodeKind::Regular => known.extend(compare(shared, looked, id)?),
+            NodeKind::Regular => comparison.compare(looked, id)?,
             _ => {}
         }
     }
-    if !known.is_empty() {
-        shared
-            .catalog
-            .learn(known, shared.now(), Durability::Relaxed)?;
+    *whole &= comparison.finish()?;
+    for (at, old) in restored {
+        if let Some(id) = ids.get(at) {
+            shared.found_restored(*id, &old)?;
+        }
     }
     Ok(directories)
-}
-
-/// What the record says that the catalog does not know.
-fn compare(shared: &Shared, looked: &Looked, id: NodeId) -> Result<Option<Known>, EngineError> {
-    let own = || {
-        let found = shared.backing.record(looked.fd.as_fd());
-        found.map(|r| r.filter(|r| belongs_to(r, shared.backing.fs(), &looked.handle)))
-    };
-    let mut record = own();
-    if matches!(&record, Ok(Some(r)) if r.state == State::Recalling)
-        && let Some(claim) = shared.lanes.claim(&looked.handle)
-    {
-        release::recover(shared, &looked.handle);
-        drop(claim);
-        record = own();
-    }
-    let record = match record {
-        Ok(record) => record,
-        Err(why) => {
-            tracing::warn!(%why, "a record cannot be read");
-            return Ok(None);
-        }
-    };
-    let Some(node) = shared.catalog.node(id)? else {
-        return Ok(None);
-    };
-    let Some(record) = record else {
-        if node.version.is_some() && node.state != FileState::Dirty {
-            shared.is_lost(&looked.handle, looked.fd.as_fd())?;
-        }
-        return Ok(None);
-    };
-    let version = Version {
-        file: record.file,
-        version: record.version,
-        crc: record.crc,
-        blocks_crc: record.blocks_crc,
-    };
-    let state = match record.state {
-        State::Released | State::Recalling => FileState::Released,
-        // Whether it changed since is for the next quiescent point to say.
-        State::Resident => FileState::Archived,
-    };
-    let agrees = node.version == Some(version)
-        && (node.state == state
-            || (state == FileState::Archived && node.state == FileState::Dirty));
-    if agrees {
-        let same = (looked.stat.size, looked.stat.mtime) == (record.size, record.mtime);
-        if record.state == State::Resident && node.state == FileState::Archived && !same {
-            // Written to, and the event was lost: no rule would ever archive it again.
-            let why = TombstoneWhy::Overwrite;
-            let now = shared.now();
-            shared.catalog.dirtied(id, why, now, Durability::Relaxed)?;
-        }
-        return Ok(None);
-    }
-    let copies = shared.copies_of_record(&record, &looked.stat);
-    Ok(Some(Known {
-        node: id,
-        state,
-        version,
-        copies,
-    }))
 }

@@ -4,7 +4,7 @@
 use super::policy::InForce;
 use super::{
     Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
-    policy, scan,
+    policy, room, scan,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
@@ -50,7 +50,7 @@ pub struct Opening {
     pub state: PathBuf,
     /// Take the backing over from another host whose mark is fresh.
     pub force: bool,
-    /// Room kept back in the state directory (P13), bytes.
+    /// Room kept back in the state directory, and at most as much on the backing (P13), bytes.
     pub ballast: u64,
 }
 
@@ -63,6 +63,7 @@ pub struct Claimed {
     catalog: Catalog,
     incarnation: catalog::Incarnation,
     mark: MarkGuard,
+    reserve: room::Reserve,
 }
 
 /// Why nothing was started.
@@ -114,7 +115,6 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
-    state.take_ballast(opening.ballast)?;
     let seal = SealKey(state.seal_key()?);
     let backing = Backing::open(&opening.backing, state.fs, Some(seal))?;
     let (host, boot) = this_boot().map_err(EngineError::io("reading this boot's id"))?;
@@ -131,6 +131,8 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     };
     // The lock first: what another instance has is not even read further.
     let guard = backing.claim(mark.clone(), started.sec, opening.force)?;
+    let reserve = room::Reserve::lay(backing.root(), &state, opening.ballast)
+        .map_err(EngineError::io("keeping room in reserve"))?;
     let identity = Identity {
         instance: state.instance,
         fs: state.fs,
@@ -141,6 +143,15 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
         epoch_above: mark.epoch,
         now: started,
     })?;
+    if !incarnation.after_clean_stop {
+        // What the mount told of and what was not yet applied went with the process. The mark
+        // outlives this process, too, until a scan that began after it is at its end.
+        catalog.need_rescan(vec![catalog::Rescan {
+            node: catalog::NodeId::ROOT,
+            since: started,
+            why: "the last stop was not a clean one".to_owned(),
+        }])?;
+    }
     let mut guard = guard;
     guard.set_epoch(incarnation.epoch)?;
     Ok(Claimed {
@@ -149,10 +160,16 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
         catalog,
         incarnation,
         mark: guard,
+        reserve,
     })
 }
 
 impl Claimed {
+    #[cfg(test)]
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     /// Opens the tiers by name and URL, in that order.
     ///
     /// # Errors
@@ -210,6 +227,7 @@ impl Claimed {
         };
         let (lanes, ends) = lanes::Lanes::new(limits);
         self.catalog.recover_actions(now())?;
+        let opens = crate::hsm::emergency::Room::new(settings.emergency_wait);
         let shared = Arc::new(Shared {
             catalog: self.catalog,
             backing: self.backing,
@@ -226,6 +244,8 @@ impl Claimed {
             applying: AtomicU64::new(0),
             drain: Mutex::new(()),
             lanes,
+            room: Arc::new(opens),
+            reserve: self.reserve,
             parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
@@ -288,7 +308,9 @@ impl Engine {
         let shared = self.shared.clone();
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
-        spawn("scan", Box::new(move || scan_work(&shared)))?;
+        spawn("scan", Box::new(move || scan::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("sieve", Box::new(move || sieve_work(&shared)))?;
         let shared = self.shared.clone();
@@ -315,6 +337,12 @@ impl Engine {
     #[must_use]
     pub fn recaller(&self) -> Option<Arc<Recaller>> {
         self.shared.late.recaller.get().cloned()
+    }
+
+    /// Where opens for writing wait, for the mount's residency.
+    #[must_use]
+    pub fn opens(&self) -> Arc<crate::hsm::emergency::Room> {
+        self.shared.room.clone()
     }
 
     /// Where the mount's events go.
@@ -351,7 +379,16 @@ impl Engine {
             tracing::warn!("a tier still reads for a recall; the process ends without it");
             self.abandoned.store(true, Ordering::Release);
         }
-        self.shared.drain_changelog()?;
+        let mut quiet = quiet && idle;
+        // What was lost must be marked before the stop may be called a clean one.
+        let marked = self
+            .shared
+            .drain_changelog()
+            .and_then(|()| changelog::rescan_overflows(&self.shared));
+        if let Err(why) = marked {
+            tracing::error!(%why, "events of the mount are not in the catalog");
+            quiet = false;
+        }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.bell.ring();
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -429,6 +466,7 @@ impl Shared {
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
             let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
+            self.changelog.applied();
             if let Err(why) = applied {
                 self.changelog.missed(&batch);
                 return Err(why);
@@ -438,13 +476,16 @@ impl Shared {
 }
 
 fn changelog_work(shared: &Arc<Shared>) {
+    let mut noticed = 0;
     while !shared.stopping() {
         std::thread::sleep(TICK);
         if let Err(why) = shared.drain_changelog() {
             tracing::error!(%why, "events could not be applied; their directories are looked at again");
         }
-        if let Err(why) = changelog::rescan_overflows(shared) {
-            tracing::warn!(%why, "an overflow could not be noted");
+        let marked = changelog::rescan_overflows(shared)
+            .and_then(|()| changelog::rescan_unwritten(shared, &mut noticed));
+        if let Err(why) = marked {
+            tracing::warn!(%why, "what must be scanned again could not be noted; tried again");
         }
     }
 }
@@ -460,47 +501,6 @@ fn sieve_work(shared: &Arc<Shared>) {
                 tracing::warn!(%why, "archived nodes could not be read; tried again");
                 std::thread::sleep(Duration::from_secs(1));
             }
-        }
-    }
-}
-
-fn scan_work(shared: &Arc<Shared>) {
-    let state = shared.catalog.scan_state();
-    // What a crash took from the changelog may lie in what that scan had done already.
-    let twice = state.as_ref().is_ok_and(|s| s.running) && !shared.incarnation.after_clean_stop;
-    let full = state
-        .map(|s| s.running || s.finished_generation == 0 || !shared.incarnation.after_clean_stop);
-    let scan = || match scan::whole(shared) {
-        Ok(()) => {}
-        Err(why) => tracing::error!(%why, "the scan stopped; it goes on at the next start"),
-    };
-    // What a crash left half-way can only be set in order with users shut out.
-    for _ in 0..100 {
-        if shared.late.gate.get().is_some() || shared.stopping() {
-            break;
-        }
-        std::thread::sleep(TICK);
-    }
-    if full.unwrap_or(true) {
-        scan();
-    }
-    if twice && !shared.stopping() {
-        scan();
-    }
-    let mut heard = 0;
-    while !shared.stopping() {
-        heard = shared.bell.wait(heard, Duration::from_secs(1));
-        let again = shared.catalog.rescans(16).map_err(EngineError::from);
-        let looked = again.and_then(|marks| {
-            for mark in marks {
-                let begun = shared.now();
-                scan::subtree(shared, mark.node)?;
-                shared.catalog.rescanned(mark.node, begun)?;
-            }
-            Ok(())
-        });
-        if let Err(why) = looked {
-            tracing::warn!(%why, "a subtree could not be looked at again");
         }
     }
 }

@@ -2,11 +2,13 @@
 //! be believed (see [`crate::hsm::vouch`]), and is set right where it is behind.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{self, Durability, FileState, Node, Sighting, TombstoneWhy, Version};
+use crate::catalog::{
+    self, Durability, FileState, Known, Node, NodeId, Sighting, TombstoneWhy, Trouble, Version,
+};
 use crate::format::member::Extent;
-use crate::hsm::backing::{Backing, BackingError, How};
+use crate::hsm::backing::{Backing, BackingError, FileStat, How};
 use crate::hsm::recall::Adopted;
-use crate::hsm::vouch::{Remembered, is_lost};
+use crate::hsm::vouch::{Remembered, is_bare, is_lost};
 use crate::id::NodeHandle;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -30,9 +32,10 @@ pub(super) fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Rememb
 }
 
 impl Shared {
-    /// May the catalog know better than the file, which has no record? Quick.
-    pub(super) fn may_be_lost(&self, node: &NodeHandle) -> bool {
-        self.catalog.may_be_archived(node) && !self.believed.holds(node)
+    /// May the catalog know better than the file, which has no record? `bare`: it holds nothing, so
+    /// it may be another inode's in whose place it was restored. Quick.
+    pub(super) fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool {
+        (bare || self.catalog.may_be_archived(node)) && !self.believed.holds(node)
     }
 
     /// Is a file without a record lost? Of a lost one the catalog and the log are told, once. The
@@ -45,17 +48,23 @@ impl Shared {
         // Who cut or wrote it through the mount may be ahead of the catalog.
         self.drain_changelog()?;
         self.catalog.settle(Durability::Relaxed)?;
-        let Some(row) = self.catalog.node_by_handle(node)? else {
-            self.believed.add(node);
-            return Ok(false);
+        let row = self.catalog.node_by_handle(node)?;
+        let known = match &row {
+            Some(row) => {
+                let copies = match row.version {
+                    Some(version) => self.catalog.copies(version.file, version.version)?,
+                    None => Vec::new(),
+                };
+                remembered(row, &copies)
+            }
+            None => None,
         };
-        let copies = match row.version {
-            Some(version) => self.catalog.copies(version.file, version.version)?,
-            None => Vec::new(),
-        };
-        let Some(known) = remembered(&row, &copies) else {
-            self.believed.add(node);
-            return Ok(false);
+        let Some((row, known)) = row.as_ref().zip(known) else {
+            let lost = row.is_none_or(|r| r.version.is_none()) && self.is_restored(node, file)?;
+            if !lost {
+                self.believed.add(node);
+            }
+            return Ok(lost);
         };
         let open = self.backing.reopen(file, How::Read)?;
         let Some((size, data)) = measure(&self.backing, open.as_fd())? else {
@@ -72,7 +81,7 @@ impl Shared {
             return Ok(false);
         }
         if row.state != FileState::Lost {
-            self.found_lost(&row, size, data)?;
+            self.found_lost(row, size, data)?;
         }
         Ok(true)
     }
@@ -87,13 +96,102 @@ impl Shared {
         }
     }
 
+    /// Is a file that the catalog does not know a released one's hole, restored without the stub?
+    /// A lost one is noted.
+    fn is_restored(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<bool, EngineError> {
+        let stat = self.backing.stat(file)?;
+        // Where it has no name now, there is nothing to compare it with.
+        let Ok(path) = self.backing.path_of(file) else {
+            return Ok(false);
+        };
+        let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&b""[..], &path[..]),
+        };
+        let directory = self.backing.open_beneath(above)?;
+        let directory = self.backing.handle_of(directory.as_fd())?;
+        let Some(parent) = self.catalog.node_by_handle(&directory)? else {
+            return Ok(false);
+        };
+        let Some(old) = self.replaced(parent.id, name, node, file, &stat)? else {
+            return Ok(false);
+        };
+        let seen = Sighting {
+            handle: node.clone(),
+            attributes: tree::attributes(&stat),
+            place: Some((parent.id, name.to_vec())),
+        };
+        let noted = self.catalog.note(vec![seen], Durability::Relaxed)?;
+        if let Some(id) = noted.first() {
+            self.found_restored(*id, &old)?;
+        }
+        Ok(true)
+    }
+
+    /// The released file that had the name of a file that the catalog does not know, if it is gone
+    /// and this one is its hole: of its size and time, and without any data.
+    pub(super) fn replaced(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        stat: &FileStat,
+    ) -> Result<Option<Node>, EngineError> {
+        if !is_bare(stat.size, stat.blocks, stat.block_size) {
+            return Ok(None);
+        }
+        let old = match self.catalog.lookup(parent, name)? {
+            Some(id) => self.catalog.node(id)?,
+            None => None,
+        };
+        let its = |old: &Node| {
+            let seen = (old.attributes.size, old.attributes.mtime);
+            let gone = matches!(old.state, FileState::Released | FileState::Lost);
+            gone && old.handle != *node && seen == (stat.size, stat.mtime)
+        };
+        let Some(old) = old.filter(its) else {
+            return Ok(None);
+        };
+        let hint = tree::hint(self, &old.handle)?;
+        let opened = self
+            .backing
+            .open_node(&old.handle, hint.as_deref(), How::Path);
+        match opened {
+            // Unlinked, and somebody has it open.
+            Ok(fd) if self.backing.stat(fd.as_fd())?.nlink > 0 => return Ok(None),
+            Ok(_) | Err(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => {}
+            Err(why) => return Err(why.into()),
+        }
+        let open = self.backing.reopen(file, How::Read)?;
+        let holds_nothing = matches!(measure(&self.backing, open.as_fd())?, Some((_, 0)));
+        Ok(Some(old).filter(|_| holds_nothing))
+    }
+
+    /// A hole took the place of `old`: it is lost, and its copies are those of `old`.
+    pub(super) fn found_restored(&self, id: NodeId, old: &Node) -> Result<(), EngineError> {
+        let Some(version) = old.version else {
+            return Ok(());
+        };
+        let known = Known {
+            node: id,
+            state: FileState::Lost,
+            version,
+            copies: self.catalog.copies(version.file, version.version)?,
+        };
+        self.catalog
+            .learn(vec![known], self.now(), Durability::Full)?;
+        match self.catalog.node(id)? {
+            Some(row) => self.found_lost(&row, row.attributes.size, 0),
+            None => Ok(()),
+        }
+    }
+
     fn found_lost(&self, row: &Node, size: u64, data: u64) -> Result<(), EngineError> {
         let path = self.catalog.path_of(row.id)?.unwrap_or_default();
         let path = String::from_utf8_lossy(&path).into_owned();
         tracing::error!(target: "cairn::lost", path, node = ?row.handle, size, data, "{NOTE}");
-        let note = Some(NOTE.to_owned());
-        self.catalog
-            .set_state(row.id, FileState::Lost, note, Durability::Full)?;
+        self.catalog.lost(row.id, row.planned(), NOTE.to_owned())?;
         if let Some(gate) = self.late.gate.get() {
             gate.changed(&row.handle);
         }
@@ -134,7 +232,12 @@ pub(super) fn note_adopted(shared: &Shared, adopted: &Adopted) -> Result<(), Eng
         attributes: tree::attributes(&adopted.stat),
         place: None,
     };
-    Ok(shared.catalog.adopt(seen, version, copies, shared.now())?)
+    shared.catalog.adopt(seen, version, copies, shared.now())?;
+    if let Some(node) = shared.catalog.node_by_handle(&adopted.node)? {
+        let trouble = vec![(node.id, None)];
+        shared.catalog.set_trouble(trouble, Durability::Relaxed)?;
+    }
+    Ok(())
 }
 
 /// A foreign stub: its state stays what it was, the words say why it is foreign.
@@ -148,6 +251,8 @@ pub(super) fn note_foreign(
     };
     let note = format!("foreign: it carries the stub of another file, and {why}");
     let (state, durability) = (row.state, Durability::Relaxed);
+    let trouble = vec![(row.id, Some(Trouble::Foreign))];
+    shared.catalog.set_trouble(trouble, durability)?;
     Ok(shared
         .catalog
         .set_state(row.id, state, Some(note), durability)?)

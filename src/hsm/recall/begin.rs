@@ -12,6 +12,7 @@ use crate::format::member::Kind;
 use crate::format::record::{Record, State as Data};
 use crate::hsm::backing::{BackingError, FileStat, How, SetHow, belongs_to, shown_ctime};
 use crate::hsm::version::Stamp;
+use crate::hsm::vouch::is_bare;
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -72,7 +73,8 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
     let object = backing
         .path_of(reader.as_fd())
         .map_or(object.clone(), |p| String::from_utf8_lossy(&p).into_owned());
-    if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node) {
+    let bare = is_bare(before.size, before.blocks, before.block_size);
+    if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node, bare) {
         let vouched = shared.asks.vouch(&recall.node, reader.as_fd(), &object);
         vouched?;
     }

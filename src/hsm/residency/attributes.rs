@@ -56,8 +56,8 @@ impl HsmResidency {
     fn state(&self, file: FileRef<'_>, record: Option<&Record>, stat: &FileStat) -> &'static str {
         let Some(record) = record else {
             let node = file.handle;
-            let lost =
-                self.asks.may_be_lost(node) && self.asks.looks_lost(node, stat.size, stat.blocks);
+            let lost = self.asks.may_be_lost(node, false)
+                && self.asks.looks_lost(node, stat.size, stat.blocks);
             return if lost { "lost" } else { "resident" };
         };
         match record.state {

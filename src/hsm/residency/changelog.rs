@@ -2,14 +2,15 @@
 //!
 //! Invariants: [`ChangelogSink::push`] never blocks on the engine and never fails; an event that
 //! finds no room is counted, and the directories that must be scanned to make up for it are
-//! remembered, or if there are too many of them, that all must be.
+//! remembered, or if there are too many of them, that all must be. They are remembered until whoever
+//! asked has written them down: what could not be comes back ([`ChangelogSink::put_back`]).
 
 use crate::id::NodeHandle;
-use cairn_fuse::Event;
+use cairn_fuse::{Event, EventKind};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nodes remembered after an overflow; beyond it everything is scanned.
 const REMEMBERED: usize = 4096;
@@ -28,26 +29,36 @@ pub struct Overflow {
 impl Overflow {
     fn lose(&mut self, event: &Event) {
         self.events += 1;
+        if event.kind == EventKind::Read {
+            // No look can tell when a file was read.
+            return;
+        }
         let places = [&event.place, &event.from].into_iter().flatten();
         let mut nodes: Vec<_> = places.map(|(parent, _)| parent).collect();
         if nodes.is_empty() {
             nodes.push(&event.node);
         }
         for node in nodes {
-            if self.scan.len() < REMEMBERED {
-                self.scan.insert(node.clone());
-            } else if !self.scan.contains(node) {
-                self.everything = true;
-            }
+            self.remember(node.clone());
+        }
+    }
+
+    fn remember(&mut self, node: NodeHandle) {
+        if self.scan.len() < REMEMBERED {
+            self.scan.insert(node);
+        } else if !self.scan.contains(&node) {
+            self.everything = true;
         }
     }
 }
 
 /// See the module.
 pub struct ChangelogSink {
-    into: Sender<Event>,
-    out: Receiver<Event>,
+    into: Sender<(Instant, Event)>,
+    out: Receiver<(Instant, Event)>,
     lost: Mutex<Overflow>,
+    /// When the oldest event happened that is taken and not yet applied.
+    taken: Mutex<Option<Instant>>,
 }
 
 impl ChangelogSink {
@@ -59,15 +70,16 @@ impl ChangelogSink {
             into,
             out,
             lost: Mutex::default(),
+            taken: Mutex::default(),
         }
     }
 
     /// An event happened.
     pub fn push(&self, event: Event) {
-        let Err(full) = self.into.try_send(event) else {
+        let Err(full) = self.into.try_send((Instant::now(), event)) else {
             return;
         };
-        let (TrySendError::Full(event) | TrySendError::Disconnected(event)) = full;
+        let (TrySendError::Full((_, event)) | TrySendError::Disconnected((_, event))) = full;
         self.lost.lock().lose(&event);
     }
 
@@ -80,15 +92,29 @@ impl ChangelogSink {
     }
 
     /// Takes up to `most` events in the order in which they happened, waiting up to `wait` for the
-    /// first.
+    /// first. [`ChangelogSink::applied`] follows.
     #[must_use]
     pub fn drain(&self, most: usize, wait: Duration) -> Vec<Event> {
         let mut events = Vec::new();
-        if let Ok(first) = self.out.recv_timeout(wait) {
+        if let Ok((since, first)) = self.out.recv_timeout(wait) {
+            *self.taken.lock() = Some(since);
             events.push(first);
-            events.extend(self.out.try_iter().take(most.saturating_sub(1)));
+            let rest = self.out.try_iter().take(most.saturating_sub(1));
+            events.extend(rest.map(|(_, event)| event));
         }
         events
+    }
+
+    /// What was taken is applied.
+    pub fn applied(&self) {
+        *self.taken.lock() = None;
+    }
+
+    /// How long ago the oldest event happened that is taken and not applied. (Those that were not
+    /// even taken are younger.)
+    #[must_use]
+    pub fn lag(&self) -> Option<Duration> {
+        self.taken.lock().map(|since| since.elapsed())
     }
 
     /// Events waiting: the lag.
@@ -104,12 +130,21 @@ impl ChangelogSink {
         let lost = std::mem::take(&mut *self.lost.lock());
         (lost.events > 0).then_some(lost)
     }
+
+    /// What was lost could not be written down: it is told again.
+    pub fn put_back(&self, before: Overflow) {
+        let mut lost = self.lost.lock();
+        lost.events += before.events;
+        lost.everything |= before.everything;
+        for node in before.scan {
+            lost.remember(node);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cairn_fuse::EventKind;
 
     fn node(n: u32) -> NodeHandle {
         NodeHandle {
@@ -150,6 +185,45 @@ mod tests {
         sink.missed(&taken);
         let lost = sink.overflow().expect("one event");
         assert_eq!((lost.events, lost.scan), (1, HashSet::from([node(100)])));
+    }
+
+    #[test]
+    fn what_could_not_be_written_down_is_told_again_with_what_was_lost_since() {
+        let sink = ChangelogSink::new(1);
+        sink.push(created(0, 100));
+        sink.push(created(1, 100));
+        let before = sink.overflow().expect("one event");
+        sink.push(created(2, 101));
+        sink.put_back(before);
+        let lost = sink.overflow().expect("both");
+        assert_eq!(
+            (lost.events, lost.scan),
+            (2, HashSet::from([node(100), node(101)]))
+        );
+    }
+
+    #[test]
+    fn a_lost_read_marks_nothing() {
+        let sink = ChangelogSink::new(1);
+        sink.push(created(0, 100));
+        sink.push(Event {
+            kind: EventKind::Read,
+            place: None,
+            ..created(1, 100)
+        });
+        let lost = sink.overflow().expect("one event");
+        assert_eq!((lost.events, lost.scan.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_lag_is_the_age_of_what_is_taken_and_not_applied() {
+        let sink = ChangelogSink::new(2);
+        sink.push(created(0, 100));
+        assert_eq!(sink.lag(), None);
+        let taken = sink.drain(10, Duration::ZERO);
+        assert!(sink.lag().is_some() && taken.len() == 1);
+        sink.applied();
+        assert_eq!(sink.lag(), None);
     }
 
     #[test]

@@ -2,16 +2,20 @@
 
 use super::Instance;
 use super::views::when;
-use crate::catalog::{Class, FileState, Snapshot};
+use crate::catalog::{Class, FileState, Snapshot, Trouble};
 use crate::hsm::engine::{Engine, EngineError, Slot, now};
 use crate::server::wire::{
     Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
-    ScanStatus, Status, TierHealth, TierStatus, Warning, When,
+    ScanStatus, Status, TierHealth, TierStatus, TroubledFile, Warning, When,
 };
 use crate::tier::ErrorKind;
 use std::collections::BTreeMap;
 
-pub(super) fn status(instance: &Instance) -> Result<Status, EngineError> {
+/// Files in trouble of one kind that are named.
+const NAMED: usize = 100;
+
+/// `names`: with the names of files in trouble.
+pub(super) fn status(instance: &Instance, names: bool) -> Result<Status, EngineError> {
     let engine = &instance.engine;
     let (snapshot, counts, (free, total)) = (engine.snapshot()?, engine.counts(), engine.room()?);
     let tiers = tiers(instance);
@@ -52,7 +56,7 @@ pub(super) fn status(instance: &Instance) -> Result<Status, EngineError> {
         tiers,
         changelog: ChangelogStatus {
             lag: counts.changelog_lag,
-            lag_s: None,
+            lag_s: counts.changelog_age.map(|age| age.as_secs()),
             overflows: snapshot.changelog.overflows,
             rescans: snapshot.rescans,
         },
@@ -64,13 +68,10 @@ pub(super) fn status(instance: &Instance) -> Result<Status, EngineError> {
                 .filter(|u| u.state == FileState::Lost)
                 .map(|u| u.files)
                 .sum(),
-            conflict: snapshot
-                .failures
-                .iter()
-                .filter(|f| f.code == "conflict")
-                .map(|f| f.count)
-                .sum(),
+            conflict: snapshot.conflict,
+            foreign: snapshot.foreign,
         },
+        troubled: if names { troubled(engine)? } else { Vec::new() },
         scan: ScanStatus {
             running: snapshot.scan.running,
             files: snapshot.scan.seen,
@@ -78,6 +79,30 @@ pub(super) fn status(instance: &Instance) -> Result<Status, EngineError> {
         },
         warnings,
     })
+}
+
+fn troubled(engine: &Engine) -> Result<Vec<TroubledFile>, EngineError> {
+    let catalog = engine.catalog();
+    let found = [
+        ("lost", catalog.lost_files(None, NAMED)?),
+        (
+            "conflict",
+            catalog.troubled(Trouble::Conflict, None, NAMED)?,
+        ),
+        ("foreign", catalog.troubled(Trouble::Foreign, None, NAMED)?),
+    ];
+    let mut files = Vec::new();
+    for (state, nodes) in found {
+        for node in nodes {
+            let path = catalog.path_of(node.id)?.unwrap_or_default();
+            files.push(TroubledFile {
+                state: state.to_owned(),
+                path: String::from_utf8_lossy(&path).into_owned(),
+                note: node.note,
+            });
+        }
+    }
+    Ok(files)
 }
 
 fn mirror(instance: &Instance, free: u64, total: u64) -> Mirror {
@@ -252,5 +277,17 @@ fn warnings(
             format!("{} writes to the catalog failed", snapshot.write_errors),
         );
     }
+    found.extend(emergency(engine));
     found
+}
+
+fn emergency(engine: &Engine) -> Option<Warning> {
+    let held = engine.counts().held_opens?;
+    Some(Warning {
+        code: "emergency".into(),
+        level: Level::Critical,
+        message: format!(
+            "the backing is above the emergency mark: opens for writing wait for releases ({held} now)"
+        ),
+    })
 }

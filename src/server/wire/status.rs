@@ -147,6 +147,21 @@ pub struct CopiesStatus {
     pub lost: u64,
     /// Stubs that somebody wrote into.
     pub conflict: u64,
+    /// Stubs that were copied or restored from another inode's.
+    #[serde(default)]
+    pub foreign: u64,
+}
+
+/// A file that is lost, or whose stub is not to be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubledFile {
+    /// `lost`, `conflict` or `foreign`.
+    pub state: String,
+    /// A path of it, relative to the mount, bytes that are not UTF-8 replaced; empty: none is known.
+    pub path: String,
+    /// More about it, where something is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The background scan.
@@ -207,6 +222,9 @@ pub struct Status {
     pub changelog: ChangelogStatus,
     /// Missing copies.
     pub copies: CopiesStatus,
+    /// Lost, conflicting and foreign files, the first 100 of each (root only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubled: Vec<TroubledFile>,
     /// Background scan.
     pub scan: ScanStatus,
     /// Warnings.

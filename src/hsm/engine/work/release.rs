@@ -126,7 +126,15 @@ fn one(
             }),
         prove: &|record| shared.prove(record),
     };
-    match punch(permit, gate, &order) {
+    let mut done = punch(permit, gate, &order);
+    if matches!(&done, Err(Refusal::Backing(full)) if full.is_full())
+        && shared.reserve.backing.give_up()
+    {
+        // P13: what is kept back for this; the punch makes more room than the stub takes.
+        tracing::warn!("the backing is full: its ballast is given up for a stub");
+        done = punch(permit, gate, &order);
+    }
+    match done {
         Ok(released) => (note(shared, &node, &released), released.freed),
         Err(why) => (refusal(shared, action, &node, &why), 0),
     }

@@ -39,7 +39,7 @@ impl Asks for Plain {
     fn stage_requested(&self, _: &NodeHandle, _: Option<Vec<u8>>, _: User) -> Result<(), Failure> {
         Ok(())
     }
-    fn may_be_lost(&self, _: &NodeHandle) -> bool {
+    fn may_be_lost(&self, _: &NodeHandle, _: bool) -> bool {
         false
     }
     fn vouch(

@@ -126,7 +126,7 @@ impl Asks for Above {
         self.stages.lock().push(node.clone());
         Ok(())
     }
-    fn may_be_lost(&self, node: &NodeHandle) -> bool {
+    fn may_be_lost(&self, node: &NodeHandle, _: bool) -> bool {
         self.doubted.lock().contains_key(node)
     }
     fn vouch(

@@ -1,0 +1,306 @@
+//! What records say, compared with the catalog: for a few files that a scan looks at together.
+//!
+//! Invariant: a version that the catalog did not know, or whose file may have changed since, is
+//! called archived only if something vouches for the data: a quiescent point with this very ctime,
+//! a ctime that Cairn's own writing of the record left, or the sum, read under a lease (P1). What
+//! nothing vouches for is dirty, and the next archive makes a copy of it.
+
+use super::super::Shared;
+use super::super::tree::Looked;
+use super::super::work::release;
+use crate::catalog::{
+    self, Durability, FileState, Known, Node, NodeId, Proven, TombstoneWhy, Trouble, Version,
+};
+use crate::format::record::{Record, State};
+use crate::hsm::backing::{BackingError, FileStat, How, belongs_to};
+use crate::hsm::engine::EngineError;
+use crate::hsm::version::{Rebound, in_window, rebind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A time that a user sets on a stub reaches its record a moment later: this long a difference is
+/// no conflict.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// What to do about a file that the catalog knows as archived and whose ctime moved since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Nothing was missed: the events of the mount say what was written.
+    Leave,
+    /// Events may have been missed: its sum is compared.
+    Read,
+}
+
+/// What the data of a resident file turned out to be.
+enum Data {
+    /// Those of the record, as far as can be told without reading.
+    Vouched,
+    /// Those of the record: read, at this quiescent point.
+    Same(Proven),
+    /// Others.
+    Changed,
+    /// It cannot be told now: somebody writes, or is about to.
+    Unknown,
+    /// Cairn itself works on it, and will say.
+    InHand,
+}
+
+/// One chunk's comparison; what it finds is told to the catalog by [`Comparison::finish`].
+pub(super) struct Comparison<'a> {
+    shared: &'a Shared,
+    doubt: Doubt,
+    known: Vec<Known>,
+    proven: Vec<catalog::Rebound>,
+    trouble: Vec<(NodeId, Option<Trouble>)>,
+    /// Files that are not as their stubs say, to be looked at once more.
+    suspects: Vec<(NodeId, Option<Trouble>, &'a Looked)>,
+    whole: bool,
+}
+
+impl<'a> Comparison<'a> {
+    pub(super) fn new(shared: &'a Shared, doubt: Doubt) -> Self {
+        Self {
+            shared,
+            doubt,
+            known: Vec::new(),
+            proven: Vec::new(),
+            trouble: Vec::new(),
+            suspects: Vec::new(),
+            whole: true,
+        }
+    }
+
+    /// Compares one regular file.
+    pub(super) fn compare(&mut self, looked: &'a Looked, id: NodeId) -> Result<(), EngineError> {
+        let Some((record, own)) = self.record_of(looked) else {
+            self.whole = false;
+            return Ok(());
+        };
+        let Some(node) = self.shared.catalog.node(id)? else {
+            return Ok(());
+        };
+        let trouble = match &record {
+            Some(record) if record.state == State::Resident => None,
+            Some(_) if !own => Some(Trouble::Foreign),
+            Some(record) if !self.is_as_its_stub_says(looked, record, &looked.stat) => {
+                self.suspects.push((id, node.trouble, looked));
+                node.trouble
+            }
+            _ => None,
+        };
+        if node.trouble != trouble {
+            self.trouble.push((id, trouble));
+        }
+        match record.filter(|_| own) {
+            Some(record) => self.with_record(looked, &node, record),
+            None => self.without_record(looked, &node),
+        }
+    }
+
+    /// The record on the file, and whether it is the file's own. `None`: it cannot be read.
+    /// A release or recall that was cut short is set in order first.
+    fn record_of(&self, looked: &Looked) -> Option<(Option<Record>, bool)> {
+        let shared = self.shared;
+        let read = || {
+            let record = shared.backing.record(looked.fd.as_fd())?;
+            let own = |r: &Record| belongs_to(r, shared.backing.fs(), &looked.handle);
+            let own = record.as_ref().is_some_and(own);
+            Ok::<_, BackingError>((record, own))
+        };
+        let mut found = read();
+        if matches!(&found, Ok((Some(r), true)) if r.state == State::Recalling)
+            && let Some(claim) = shared.lanes.claim(&looked.handle)
+        {
+            release::recover(shared, &looked.handle);
+            drop(claim);
+            found = read();
+        }
+        match found {
+            Ok(found) => Some(found),
+            Err(why) => {
+                tracing::warn!(%why, "a record cannot be read");
+                None
+            }
+        }
+    }
+
+    fn without_record(&self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
+        if node.version.is_some() && node.state != FileState::Dirty {
+            self.shared.is_lost(&looked.handle, looked.fd.as_fd())?;
+        }
+        Ok(())
+    }
+
+    fn with_record(
+        &mut self,
+        looked: &Looked,
+        node: &Node,
+        record: Record,
+    ) -> Result<(), EngineError> {
+        let version = Version {
+            file: record.file,
+            version: record.version,
+            crc: record.crc,
+            blocks_crc: record.blocks_crc,
+        };
+        let resident = record.state == State::Resident;
+        let same_version = node.version == Some(version);
+        let agrees = same_version
+            && match node.state {
+                FileState::Released => !resident,
+                FileState::Archived | FileState::Dirty => resident,
+                FileState::None | FileState::Lost => false,
+            };
+        if agrees && node.state != FileState::Archived {
+            return Ok(());
+        }
+        if agrees {
+            return self.still_archived(looked, node, &record, version);
+        }
+        let state = if resident {
+            let proven = node.proven.filter(|_| same_version);
+            match self.data(looked, &record, proven, Doubt::Read)? {
+                Data::Vouched => FileState::Archived,
+                Data::Same(proven) => {
+                    self.same(node, version, proven);
+                    FileState::Archived
+                }
+                Data::Changed | Data::Unknown | Data::InHand => FileState::Dirty,
+            }
+        } else {
+            FileState::Released
+        };
+        let copies = self.shared.copies_of_record(&record, &looked.stat);
+        self.known.push(Known {
+            node: node.id,
+            state,
+            version,
+            copies,
+        });
+        Ok(())
+    }
+
+    /// The catalog says archived, and so does the record: do the data, too?
+    fn still_archived(
+        &mut self,
+        looked: &Looked,
+        node: &Node,
+        record: &Record,
+        version: Version,
+    ) -> Result<(), EngineError> {
+        match self.data(looked, record, node.proven, self.doubt)? {
+            Data::Vouched | Data::InHand => {}
+            Data::Same(proven) => self.same(node, version, proven),
+            // Written to, and the event was lost: no rule would ever archive it again. Where it
+            // cannot be told the next archive finds out.
+            Data::Changed | Data::Unknown => {
+                let (why, now) = (TombstoneWhy::Overwrite, self.shared.now());
+                self.shared
+                    .catalog
+                    .differs(node.id, node.proven, why, now, Durability::Relaxed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn same(&mut self, node: &Node, version: Version, proven: Proven) {
+        self.proven.push(catalog::Rebound {
+            node: node.id,
+            version: (version.file, version.version),
+            proven,
+        });
+    }
+
+    /// Are the data of a resident file those of its record?
+    fn data(
+        &self,
+        looked: &Looked,
+        record: &Record,
+        proven: Option<Proven>,
+        doubt: Doubt,
+    ) -> Result<Data, EngineError> {
+        let stat = &looked.stat;
+        if (stat.size, stat.mtime) != (record.size, record.mtime) {
+            return Ok(Data::Changed);
+        }
+        let seen = proven.is_some_and(|p| (p.size, p.ctime) == (stat.size, stat.ctime));
+        let ours = record.ctime_floor.is_some_and(|f| in_window(f, stat.ctime));
+        if seen || ours || doubt == Doubt::Leave {
+            return Ok(Data::Vouched);
+        }
+        // Whoever of Cairn's own has it knows more than can be seen from here.
+        let Some(_claim) = self.shared.lanes.claim(&looked.handle) else {
+            return Ok(Data::InHand);
+        };
+        let file = match self.shared.backing.reopen(looked.fd.as_fd(), How::Read) {
+            Ok(file) => file,
+            Err(BackingError::Busy { .. }) => return Ok(Data::Unknown),
+            Err(why) => return Err(why.into()),
+        };
+        match rebind(&self.shared.backing, file, None, record.size, record.crc) {
+            Ok(Rebound::Same(quiet)) => Ok(Data::Same(Proven {
+                size: quiet.seen().size,
+                ctime: quiet.seen().ctime,
+                boot: self.shared.incarnation.boot,
+            })),
+            Ok(Rebound::Dirty { .. }) => Ok(Data::Changed),
+            Err(why) => {
+                tracing::debug!(%why, "whether a file changed cannot be told now");
+                Ok(Data::Unknown)
+            }
+        }
+    }
+
+    fn is_as_its_stub_says(&self, looked: &Looked, record: &Record, stat: &FileStat) -> bool {
+        // A recall's half-written file is no conflict, and neither is a truncation under way (P5).
+        if record.state == State::Recalling || stat.size == 0 {
+            return true;
+        }
+        let fits = (stat.size, stat.mtime) == (record.size, record.mtime);
+        // The record itself may take one block.
+        let block = u64::from(stat.block_size.max(512)) / 512;
+        fits && (stat.blocks <= block || !self.has_data(looked.fd.as_fd()))
+    }
+
+    fn has_data(&self, fd: BorrowedFd<'_>) -> bool {
+        let backing = &self.shared.backing;
+        let found = backing.reopen(fd, How::Read);
+        // Who cannot be looked at now is not accused.
+        found.is_ok_and(|file| backing.has_data(file.as_fd()).unwrap_or(false))
+    }
+
+    /// Tells the catalog. `false`: something could not be looked at.
+    pub(super) fn finish(mut self) -> Result<bool, EngineError> {
+        if !self.suspects.is_empty() {
+            std::thread::sleep(MOMENT);
+            for (id, before, looked) in std::mem::take(&mut self.suspects) {
+                if let Some(claim) = self.shared.lanes.claim(&looked.handle) {
+                    // The punch of a release may have been lost with the power.
+                    release::recover(self.shared, &looked.handle);
+                    drop(claim);
+                }
+                let now = self.shared.backing.stat(looked.fd.as_fd());
+                let (Ok(stat), Some((Some(record), true))) = (now, self.record_of(looked)) else {
+                    continue;
+                };
+                let stub = record.state != State::Resident;
+                let bad = stub && !self.is_as_its_stub_says(looked, &record, &stat);
+                let trouble = bad.then_some(Trouble::Conflict);
+                if before != trouble {
+                    self.trouble.push((id, trouble));
+                }
+            }
+        }
+        let catalog = &self.shared.catalog;
+        if !self.known.is_empty() {
+            catalog.learn(self.known, self.shared.now(), Durability::Relaxed)?;
+        }
+        if !self.proven.is_empty() {
+            catalog.rebound(self.proven, Durability::Relaxed)?;
+        }
+        if !self.trouble.is_empty() {
+            catalog.set_trouble(self.trouble, Durability::Relaxed)?;
+        }
+        Ok(self.whole)
+    }
+}
