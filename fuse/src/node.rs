@@ -317,3 +317,22 @@ impl Nodes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/operations.md says what an inode costs. With the handle's bytes on the heap and both
+    /// tables' entries (at the worst of their growth) that is 256 bytes.
+    #[test]
+    fn a_known_inode_costs_at_most_256_bytes() {
+        let node = size_of::<Node>() + 2 * size_of::<usize>();
+        let handle = 32; // up to 24 bytes, as malloc rounds them
+        let entries = size_of::<(u64, Arc<Node>)>() + size_of::<ByHandle>() + 2;
+        let tables = entries * 16 / 7;
+        assert!(
+            node + handle + tables <= 256,
+            "{node} + {handle} + {tables}"
+        );
+    }
+}

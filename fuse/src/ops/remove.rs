@@ -28,7 +28,7 @@ impl Core {
     /// Removes a name; `dir` is for directories.
     pub(crate) fn unlink(&self, parent: u64, name: &OsStr, dir: bool) -> Result<(), Errno> {
         let (parent_node, parent_fd) = self.dir(parent)?;
-        let victim = self.victim(self.backing.look(parent_fd.as_fd(), name)?, dir);
+        let victim = self.victim(self.look_to_keep(parent_fd.as_fd(), name)?, dir);
         let flags = if dir {
             AtFlags::REMOVEDIR
         } else {
@@ -45,6 +45,21 @@ impl Core {
         }
         self.bury(victim, result.is_ok());
         result
+    }
+
+    /// Looks at a name that may go, with a descriptor of its inode: the one that is there already,
+    /// if the node is known.
+    fn look_to_keep(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Seen, Errno> {
+        let c_name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+        let mut seen = self.backing.glance(dir, &c_name)?;
+        if seen.fd.is_none() {
+            let node = self.nodes.by_handle(&seen.handle);
+            seen.fd = node.and_then(|node| self.fd(&node).ok());
+        }
+        match seen.fd {
+            Some(_) => Ok(seen),
+            None => self.backing.look(dir, name),
+        }
     }
 
     /// Holds on to an inode before a name of it goes.
@@ -66,13 +81,10 @@ impl Core {
                 let mut state = node.state.lock();
                 state.orphan = true;
                 state.large_orphan = victim.large;
-                let open = state.io.is_open();
                 drop(state);
-                // A registered backing id would keep the blocks.
-                let idle = self.idle_ids.lock().pop(&node.id);
-                if idle.is_some() && !open {
-                    self.close_later(idle);
-                }
+                // A registered backing id would keep the blocks. To close it is quick: the pin
+                // still holds the inode. (Of an open file it is not here.)
+                let _idle = self.idle_ids.lock().pop(&node.id);
             } else {
                 self.nodes.unpin(node);
             }
@@ -93,7 +105,7 @@ impl Core {
         let replaces =
             !flags.intersects(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE);
         let victim = if replaces {
-            match self.backing.look(to_fd.as_fd(), to.1) {
+            match self.look_to_keep(to_fd.as_fd(), to.1) {
                 Ok(seen) => {
                     let dir = u32::from(seen.stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
                     Some(self.victim(seen, dir))
