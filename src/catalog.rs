@@ -152,24 +152,26 @@ impl Catalog {
         self.inner.writer.run(durability, Size::Small, change)
     }
 
-    /// A change of many rows.
+    /// A change of this many things.
     fn write_many<T: Send + 'static>(
         &self,
+        count: usize,
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.inner.writer.run(durability, Size::Batch, change)
+        self.inner.writer.run(durability, Size::of(count), change)
     }
 
-    /// A change of many rows that gives nothing back.
+    /// A change of this many things that gives nothing back.
     fn post_many(
         &self,
+        count: usize,
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         match durability {
-            Durability::Full => self.inner.writer.run(durability, Size::Batch, change),
-            Durability::Relaxed => self.inner.writer.post(Size::Batch, change),
+            Durability::Full => self.inner.writer.run(durability, Size::of(count), change),
+            Durability::Relaxed => self.inner.writer.post(Size::of(count), change),
         }
     }
 

@@ -26,7 +26,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn recover_actions(&self, now: Timestamp) -> Result<u64, CatalogError> {
-        self.write_many(Durability::Full, move |connection| {
+        self.write_many(usize::MAX, Durability::Full, move |connection| {
             let in_hand = all(
                 connection,
                 "SELECT id, request, state, bytes FROM actions WHERE state IN (1, 2)",
@@ -62,7 +62,7 @@ impl Catalog {
     ) -> Result<Vec<Action>, CatalogError> {
         let turn = self.inner.turns.lock()[class as usize];
         let limit = usize::try_from(page(limit)).unwrap_or(1);
-        let (taken, last) = self.write_many(Durability::Relaxed, move |connection| {
+        let (taken, last) = self.write_many(limit, Durability::Relaxed, move |connection| {
             let mut tally = Tally::default();
             wake(connection, &mut tally, now)?;
             tally.apply(connection, now)?;
@@ -82,7 +82,7 @@ impl Catalog {
         actions: Vec<ActionId>,
         now: Timestamp,
     ) -> Result<Started, CatalogError> {
-        self.write_many(Durability::Relaxed, move |connection| {
+        self.write_many(actions.len(), Durability::Relaxed, move |connection| {
             let (mut tally, mut answer) = (Tally::default(), Started::default());
             for id in &actions {
                 let found = find(connection, *id)?;
@@ -128,7 +128,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.write_many(durability, move |connection| {
+        self.write_many(ended.len(), durability, move |connection| {
             let mut tally = Tally::default();
             for (id, finish) in &ended {
                 if let Some(action) = find(connection, *id)? {

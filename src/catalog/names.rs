@@ -155,7 +155,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.write_many(durability, move |connection| {
+        self.write_many(changes.len(), durability, move |connection| {
             let generation = nodes::generation(connection)?;
             for change in &changes {
                 match change {

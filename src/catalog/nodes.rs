@@ -58,7 +58,7 @@ impl Catalog {
         seen: Vec<Sighting>,
         durability: Durability,
     ) -> Result<Vec<NodeId>, CatalogError> {
-        self.write_many(durability, move |connection| {
+        self.write_many(seen.len(), durability, move |connection| {
             let generation = generation(connection)?;
             let mut ids = Vec::with_capacity(seen.len());
             for sighting in &seen {

@@ -30,7 +30,7 @@ impl Catalog {
         actions: Vec<NewAction>,
         now: Timestamp,
     ) -> Result<Submitted, CatalogError> {
-        self.write_many(Durability::Full, move |connection| {
+        self.write_many(actions.len(), Durability::Full, move |connection| {
             if let Some(key) = &request.key
                 && let Some(there) = by_key(connection, request.uid, key)?
             {
@@ -63,7 +63,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<u64, CatalogError> {
         let id = int(request.0);
-        self.write_many(durability, move |connection| {
+        self.write_many(actions.len(), durability, move |connection| {
             let mut tally = Tally::default();
             let head = tally.head(connection, id)?;
             match head.ok_or_else(|| missing("add actions", request))? {
@@ -119,7 +119,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn settle_cancelled(&self, now: Timestamp, limit: usize) -> Result<u64, CatalogError> {
-        self.write_many(Durability::Relaxed, move |connection| {
+        self.write_many(limit, Durability::Relaxed, move |connection| {
             let unsettled = first(
                 connection,
                 "SELECT id FROM requests WHERE unsettled = 1 ORDER BY id LIMIT 1",
@@ -332,7 +332,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn forget_requests(&self, before: Timestamp, limit: usize) -> Result<u64, CatalogError> {
-        self.write_many(Durability::Relaxed, move |connection| {
+        self.write_many(limit, Durability::Relaxed, move |connection| {
             let oldest = first(
                 connection,
                 "SELECT id FROM requests WHERE finished IS NOT NULL AND finished < ?

@@ -29,7 +29,7 @@ impl Catalog {
         files: Vec<Archived>,
         now: Timestamp,
     ) -> Result<(), CatalogError> {
-        self.write_many(Durability::Full, move |connection| {
+        self.write_many(files.len(), Durability::Full, move |connection| {
             aggregates::insert(connection, &aggregate, now)?;
             let (mut members, mut bytes) = (0, 0);
             for file in &files {
@@ -52,7 +52,7 @@ impl Catalog {
         points: Vec<Rebound>,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post_many(durability, move |connection| {
+        self.post_many(points.len(), durability, move |connection| {
             for point in &points {
                 let (file, version) = point.version;
                 let Proven { size, ctime, boot } = point.proven;
@@ -229,7 +229,7 @@ impl Catalog {
         now: Timestamp,
         durability: Durability,
     ) -> Result<(), CatalogError> {
-        self.post_many(durability, move |connection| {
+        self.post_many(known.len(), durability, move |connection| {
             known
                 .iter()
                 .try_for_each(|file| learn_one(connection, file, now))

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 1024;
 /// Submissions of one group.
 const GROUP: usize = 128;
+/// More things than these are changed in a transaction of their own.
+const MANY: usize = 64;
 /// A group that has run this long is committed with what it has.
 const GROUP_TIME: Duration = Duration::from_millis(50);
 
@@ -42,6 +44,17 @@ pub(super) enum Size {
     Small,
     /// Many rows: it has one of its own.
     Batch,
+}
+
+impl Size {
+    /// Of a change of `count` things.
+    pub(super) fn of(count: usize) -> Self {
+        if count > MANY {
+            Self::Batch
+        } else {
+            Self::Small
+        }
+    }
 }
 
 struct Submission {
