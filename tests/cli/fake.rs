@@ -10,10 +10,13 @@
 //! | `notier` | lies on a tier that does not answer |
 //! | `slow` | is never done until its request is cancelled |
 
+mod status;
+
 use cairn::error::Failure;
 use cairn::id::RequestId;
 use cairn::server::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
 use cairn::server::wire::*;
+use status::status;
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::fd::{AsFd, AsRawFd};
@@ -594,115 +597,4 @@ fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
         paths: vec![],
         problems: vec![],
     }
-}
-
-/// A status in which something is in every field.
-fn status() -> Status {
-    let backlog = |files, bytes| Backlog { files, bytes };
-    Status {
-        version: "0.1.0".to_owned(),
-        instance: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
-        host: "archive1".to_owned(),
-        pid: 4711,
-        since: When::from_unix(1_700_000_000),
-        now: When::from_unix(1_700_090_000),
-        mount: "/mnt/data".to_owned(),
-        backing: Some("/srv/.cairn-data/backing".to_owned()),
-        mirror: Mirror {
-            filesystem: "xfs".to_owned(),
-            passthrough: true,
-            release: true,
-            capabilities: ["handles", "leases", "punch", "xattrs"]
-                .map(|name| (name.to_owned(), name != "handles"))
-                .into(),
-            free: 3 << 40,
-            total: 10 << 40,
-        },
-        files: FileCounts {
-            files: 1_234_567,
-            bytes: 9 << 40,
-            archived: 1_200_000,
-            dirty: 12,
-            released: 1_000_000,
-            released_bytes: 7 << 40,
-        },
-        recalls: RecallStatus {
-            waiting: 3,
-            oldest_s: Some(95),
-        },
-        backlog: [
-            ("archive".to_owned(), backlog(31, 5 << 30)),
-            ("stage".to_owned(), backlog(2, 700 << 20)),
-        ]
-        .into(),
-        failures: vec![FailureCount {
-            code: "tier-unavailable".to_owned(),
-            count: 17,
-            last: When::from_unix(1_700_080_000),
-        }],
-        tiers: tiers(),
-        changelog: ChangelogStatus {
-            lag: 250,
-            lag_s: Some(2),
-            overflows: 1,
-            rescans: 1,
-        },
-        copies: CopiesStatus {
-            fewer_than_asked: 5,
-            lost: 0,
-            conflict: 1,
-            foreign: 1,
-        },
-        troubled: troubled(),
-        scan: ScanStatus {
-            running: false,
-            files: 1_234_567,
-            finished: Some(When::from_unix(1_700_003_600)),
-        },
-        warnings: vec![Warning {
-            code: "same-filesystem".to_owned(),
-            level: Level::Warning,
-            message:
-                "tier archive shares the backing's filesystem: frees no space, protects nothing"
-                    .to_owned(),
-        }],
-    }
-}
-
-fn troubled() -> Vec<TroubledFile> {
-    vec![
-        TroubledFile {
-            state: "conflict".to_owned(),
-            path: "proj/written-into".to_owned(),
-            note: None,
-        },
-        TroubledFile {
-            state: "foreign".to_owned(),
-            path: "proj/copied".to_owned(),
-            note: None,
-        },
-    ]
-}
-
-fn tiers() -> Vec<TierStatus> {
-    vec![
-        TierStatus {
-            name: "archive".to_owned(),
-            url: "dir:/var/lib/cairn/data/archive".to_owned(),
-            state: TierHealth::Ok,
-            free: Some(20 << 40),
-            total: Some(40 << 40),
-            weakness: None,
-            message: None,
-        },
-        TierStatus {
-            name: "off-site".to_owned(),
-            url: "s3://bucket/prefix".to_owned(),
-            state: TierHealth::Unavailable,
-            free: None,
-            total: None,
-            weakness: None,
-            message: Some("connection refused".to_owned()),
-        },
-    ]
 }

@@ -166,10 +166,10 @@ impl Instance {
         self.ends()
     }
 
-    /// Waits, a minute at most, until the process has ended well.
+    /// Waits until the process has ended well.
     pub(crate) fn ends(&mut self) -> Result<()> {
         let mut child = self.child.take().context("not up")?;
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Some(status) = child.try_wait()? {
                 ensure!(
@@ -182,10 +182,7 @@ impl Instance {
             std::thread::sleep(Duration::from_millis(20));
         }
         child.kill()?;
-        bail!(
-            "cairn up did not end within a minute of `down`\n{}",
-            self.log()
-        )
+        bail!("cairn up did not end of `down`\n{}", self.log())
     }
 
     /// kill -9, and waits until the mount is gone.
@@ -352,16 +349,19 @@ pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
     Ok(table.lines().any(|l| l.split(' ').nth(1) == Some(&*path)))
 }
 
-/// Polls for a condition, a minute at most.
+/// Longest wait: only what hangs takes as long, also on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Polls for a condition.
 pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if done()? {
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    bail!("waited a minute for {what}")
+    bail!("waited in vain for {what}")
 }
 
 /// Makes reads cold.
