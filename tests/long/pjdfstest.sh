@@ -61,11 +61,15 @@ run() {
       sleep 0.1
     done
   fi
+  # The suite asks df for the type, and leaves out what it does not expect of that type: the same on both sides.
+  mkdir -p "$work/bin"
+  printf '#!/bin/sh\necho "disk %s 0 0 0 0 /"\n' "$fs" > "$work/bin/df"
+  chmod +x "$work/bin/df"
   cd "$at"
   for name in "${wanted[@]}"; do
     for test in "$suite/tests/$name"/*.t; do
       # A test that dies half-way lacks cases, which is a difference.
-      { timeout 900 sh "$test" 2>&1 || true; } \
+      { PATH=$work/bin:$PATH timeout 900 sh "$test" 2>&1 || true; } \
         | sed -nE "s|^(not )?ok ([0-9]+).*|$name/$(basename "$test") \\2 \\1ok|p"
     done
   done > "$work/$fs-$where"

@@ -126,7 +126,7 @@ impl Side {
             .server
             .as_ref()
             .map_or(Duration::ZERO, |server| cpu_of(server.id()));
-        self.past + server + cpu_of(std::process::id()) + children()
+        self.past + server + own() + children()
     }
 }
 
@@ -142,6 +142,12 @@ fn device(path: &Path) -> anyhow::Result<u64> {
     Ok(std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(
         path,
     )?))
+}
+
+/// This process's, with all its threads that have ended.
+fn own() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// To the nanosecond, where the kernel keeps scheduler statistics.
