@@ -14,7 +14,7 @@ fn the_default_rules_ask_for_little() {
     let read = policy(shipped::DEFAULT);
     let of = |name| read.rule(name).unwrap().prefilter();
     let archive = of("cold");
-    assert_eq!(archive.states.to_string(), "new or dirty");
+    assert_eq!(archive.states.to_string(), "new or dirty or archived");
     assert_eq!(archive.changed_before, Some(secs(3600)));
     assert_eq!(archive.modified_before, None, "it may lie in the future");
     let release = of("by-watermark");
