@@ -22,6 +22,7 @@ mod status;
 mod subjects;
 mod sys;
 pub mod up;
+mod upgrade;
 mod why;
 
 pub use error::CliError;
@@ -85,6 +86,9 @@ enum Command {
         after_help = "Example: cairn adopt /srv/data && cairn up /srv/.cairn-data/backing /srv/data"
     )]
     Adopt(adopt::AdoptArgs),
+    /// Replace the program that serves a mount while it is in use
+    #[command(after_help = "Example: cairn upgrade --exec /usr/local/bin/cairn /srv/data")]
+    Upgrade(upgrade::Upgrade),
     /// Unmount and stop; name who holds a busy mount
     #[command(after_help = "Example: cairn down /srv/data")]
     Down(down::Down),
@@ -206,6 +210,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
     match command {
         Command::Up(args) => up::run(args, starter),
         Command::Adopt(args) => adopt::run(args),
+        Command::Upgrade(args) => args.run(session),
         Command::Down(args) => args.run(session),
         Command::State(args) => args.run(session),
         Command::Ls(args) => args.run(session),

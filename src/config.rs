@@ -31,6 +31,8 @@ pub struct Config {
     pub policy: Option<PathBuf>,
     /// Tiers, in the order of the file.
     pub tiers: Vec<TierSetting>,
+    /// How long the mount waits for a successor when the instance dies (P12).
+    pub hold: Duration,
     /// How long a read may wait for a recall; `None`: as long as it takes (P5).
     pub recall_timeout: Option<Duration>,
     /// What was just staged is not released for so long.

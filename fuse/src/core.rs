@@ -3,12 +3,15 @@
 use crate::attr::{Entry, attributes};
 use crate::backing::{Backing, Seen, stat_of};
 use crate::gate::{Gates, Next};
+use crate::mount::Pins;
 use crate::node::{InUse, Node, Nodes, ROOT};
 use crate::notify::Notices;
 use crate::park::{Park, Reply};
+use crate::passthrough::Registered;
+use crate::restart::Replays;
 use crate::workers::Workers;
 use crate::{Caller, Event, EventKind, FileRef, NodeHandle, Presence, Residency, Shown};
-use fuser::{BackingId, FileAttr, Generation};
+use fuser::{FileAttr, Generation};
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::Statx;
@@ -31,10 +34,16 @@ pub(crate) struct Core {
     pub(crate) workers: Workers,
     pub(crate) notices: Notices,
     /// Backing ids of files that nobody has open, kept for the next open.
-    pub(crate) idle_ids: Mutex<LruCache<u64, Arc<BackingId>>>,
+    pub(crate) idle_ids: Mutex<LruCache<u64, Arc<Registered>>>,
     /// Numbers opens; never reused.
     pub(crate) opens: AtomicU64,
     pub(crate) passthrough: AtomicBool,
+    /// The connection, while its session runs.
+    pub(crate) device: Arc<Mutex<Option<Arc<OwnedFd>>>>,
+    /// What requests of a dead server had begun.
+    pub(crate) replays: Replays,
+    /// Where inodes go that are open and have no name.
+    pub(crate) pins: Option<Pins>,
     pub(crate) shared: bool,
     /// How long the kernel may believe names and attributes.
     pub(crate) ttl: Duration,

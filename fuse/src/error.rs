@@ -85,6 +85,20 @@ pub enum MirrorError {
         /// What ended it.
         source: io::Error,
     },
+    /// A mount could not be taken over from its holder.
+    #[error("taking over the mount: could not {step}")]
+    TakeOver {
+        /// What was being done.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What the predecessor left cannot be gone on with.
+    #[error("taking over the mount: {why}")]
+    Ledger {
+        /// Why.
+        why: String,
+    },
     /// The process that mounts on the server's behalf could not be made or is gone.
     #[error("the mounting process failed at: {step}")]
     Mounter {
@@ -93,4 +107,13 @@ pub enum MirrorError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl MirrorError {
+    pub(crate) fn take_over(step: &'static str, why: rustix::io::Errno) -> Self {
+        Self::TakeOver {
+            step,
+            source: why.into(),
+        }
+    }
 }

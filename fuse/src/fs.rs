@@ -5,14 +5,15 @@ use crate::Caller;
 use crate::attr::{Entry, nothing};
 use crate::core::Core;
 use crate::creds::Creator;
+use crate::ledger::Agreement;
 use crate::node::Node;
 use crate::ops::{Change, Copy, Listing, New};
 use crate::park::errno;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -26,6 +27,25 @@ use std::time::SystemTime;
 pub(crate) struct Agreed {
     pub(crate) abi: (u32, u32),
     pub(crate) passthrough: bool,
+    /// The kernel's capabilities.
+    pub(crate) offered: u64,
+    /// A sum over those that were asked for and granted.
+    pub(crate) answered: u64,
+}
+
+impl Agreed {
+    pub(crate) fn agreement(self) -> Agreement {
+        Agreement {
+            offered: self.offered,
+            abi: self.abi,
+            answered: self.answered,
+        }
+    }
+
+    /// Does the kernel send unanswered requests again?
+    pub(crate) fn resends(self) -> bool {
+        self.offered & InitFlags::FUSE_HAS_RESEND.bits() != 0
+    }
 }
 
 /// What to ask the kernel for.
@@ -44,6 +64,11 @@ pub(crate) struct MirrorFs {
     pub(crate) core: Arc<Core>,
     pub(crate) wanted: Wanted,
     pub(crate) agreed: Arc<Mutex<Agreed>>,
+}
+
+/// The kernel's number of a request.
+fn number_of(req: &Request) -> u64 {
+    req.unique().0
 }
 
 fn caller(req: &Request) -> Caller {
@@ -162,7 +187,8 @@ impl Filesystem for MirrorFs {
     ) {
         let new = New::Node(mode, rdev);
         answer_entry(
-            self.core.make(creator(req, umask), parent.0, name, new),
+            self.core
+                .make(number_of(req), creator(req, umask), parent.0, name, new),
             reply,
         );
     }
@@ -178,7 +204,8 @@ impl Filesystem for MirrorFs {
     ) {
         let new = New::Dir(mode);
         answer_entry(
-            self.core.make(creator(req, umask), parent.0, name, new),
+            self.core
+                .make(number_of(req), creator(req, umask), parent.0, name, new),
             reply,
         );
     }
@@ -193,33 +220,43 @@ impl Filesystem for MirrorFs {
     ) {
         let new = New::Symlink(target);
         answer_entry(
-            self.core.make(creator(req, 0), parent.0, link_name, new),
+            self.core
+                .make(number_of(req), creator(req, 0), parent.0, link_name, new),
             reply,
         );
     }
 
     fn link(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        answer_entry(self.core.link(ino.0, newparent.0, newname), reply);
+        answer_entry(
+            self.core.link(number_of(req), ino.0, newparent.0, newname),
+            reply,
+        );
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(self.core.unlink(parent.0, name, false), reply);
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(
+            self.core.unlink(number_of(req), parent.0, name, false),
+            reply,
+        );
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(self.core.unlink(parent.0, name, true), reply);
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(
+            self.core.unlink(number_of(req), parent.0, name, true),
+            reply,
+        );
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -227,9 +264,12 @@ impl Filesystem for MirrorFs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let result = self
-            .core
-            .rename((parent.0, name), (newparent.0, newname), flags);
+        let result = self.core.rename(
+            number_of(req),
+            (parent.0, name),
+            (newparent.0, newname),
+            flags,
+        );
         answer_empty(result, reply);
     }
 
@@ -243,12 +283,19 @@ impl Filesystem for MirrorFs {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.core
-            .create(creator(req, umask), parent.0, name, mode, flags, reply);
+        self.core.create(
+            number_of(req),
+            creator(req, umask),
+            (parent.0, name),
+            mode,
+            flags,
+            reply,
+        );
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.core.open(caller(req), ino.0, flags.0, reply);
+        self.core
+            .open(number_of(req), caller(req), ino.0, flags.0, reply);
     }
 
     fn release(
@@ -395,7 +442,8 @@ impl Filesystem for MirrorFs {
         reply: ReplyEmpty,
     ) {
         answer_empty(
-            self.core.setxattr(caller(req), ino.0, name, value, flags),
+            self.core
+                .setxattr(number_of(req), caller(req), ino.0, name, value, flags),
             reply,
         );
     }
@@ -408,8 +456,8 @@ impl Filesystem for MirrorFs {
         answer_xattr(self.core.listxattr(caller(req), ino.0), size, reply);
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(self.core.removexattr(ino.0, name), reply);
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer_empty(self.core.removexattr(number_of(req), ino.0, name), reply);
     }
 
     fn fallocate(

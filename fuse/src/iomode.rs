@@ -88,6 +88,21 @@ impl IoMode {
         true
     }
 
+    /// An open of that kind that a dead server answered.
+    pub(crate) fn adopt(&mut self, cached: bool) {
+        if cached {
+            self.cached += 1;
+        } else {
+            self.passthrough += 1;
+        }
+        self.check();
+    }
+
+    /// Is any passthrough open alive?
+    pub(crate) fn passes_through(&self) -> bool {
+        self.passthrough > 0
+    }
+
     /// RELEASE of an open of that kind. `true` if it was the last.
     pub(crate) fn release(&mut self, cached: bool) -> bool {
         let counter = if cached {

@@ -52,6 +52,7 @@ mod fs;
 mod gate;
 mod handle;
 mod iomode;
+mod ledger;
 mod mirror;
 pub mod mount;
 mod negotiate;
@@ -59,7 +60,9 @@ mod node;
 mod notify;
 mod ops;
 mod park;
+mod passthrough;
 mod residency;
+mod restart;
 mod sys;
 mod watch;
 mod workers;
@@ -67,7 +70,7 @@ mod workers;
 pub use access::may_access;
 pub use error::MirrorError;
 pub use handle::NodeHandle;
-pub use mirror::{BackingDir, Facts, Mirror, MirrorConfig, Passthrough};
+pub use mirror::{BackingDir, Facts, Holding, Mirror, MirrorConfig, Passthrough};
 pub use residency::{
     AlwaysResident, AttributeChange, Caller, Changed, Errno, Event, EventKind, FileRef, Gate, Hold,
     Presence, ReadDone, Residency, Shown, WaitDone, WaitToken,

@@ -2,12 +2,14 @@
 
 mod connect;
 mod descriptors;
+mod inherit;
 mod prepare;
 
 use crate::core::Core;
-use crate::fs::MirrorFs;
+use crate::fs::{Agreed, MirrorFs};
 use crate::gate::MirrorGate;
-use crate::mount::{Mounter, device_of_fd};
+use crate::ledger::Found;
+use crate::mount::{Inheritance, Mounter, device_of_fd};
 use crate::workers::spawn;
 use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
@@ -16,7 +18,8 @@ use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
 use rustix::io::Errno;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +66,20 @@ pub struct MirrorConfig {
     /// The process made by [`mount::prepare`](crate::mount::prepare) that mounts in the users'
     /// mount namespace (P11). `None`: the server mounts in its own namespace.
     pub mounter: Option<Mounter>,
+    /// Whether the mounter holds the mount for a successor when this process dies.
+    pub hold: Option<Holding>,
+    /// A live mount to go on with; then nothing is mounted, and `mounter` is not used.
+    pub inherit: Option<Inheritance>,
+}
+
+/// How a mount outlives its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// How long it waits for a successor; zero: not at all.
+    pub time: Duration,
+    /// A socket of this name is made for successors
+    /// ([`Successor::meet`](crate::mount::Successor::meet)).
+    pub socket: PathBuf,
 }
 
 impl MirrorConfig {
@@ -79,6 +96,8 @@ impl MirrorConfig {
             fs_name: "cairn".to_owned(),
             allow_other: rustix::process::geteuid().is_root(),
             mounter: None,
+            hold: None,
+            inherit: None,
         }
     }
 }
@@ -101,6 +120,11 @@ pub struct Facts {
     pub threads: usize,
     /// FUSE protocol version of the kernel.
     pub kernel_abi: (u32, u32),
+    /// How long the mount waits for a successor when this process dies: zero if that is not asked
+    /// for. `Err`: why it does not although it should.
+    pub hold: Result<Duration, String>,
+    /// The mount was taken over from a predecessor; how many servers it has had before.
+    pub predecessors: u64,
 }
 
 /// How long after its unmount a session may go on before nobody waits for it any more: another
@@ -144,13 +168,34 @@ impl Mirror {
             wanted,
             agreed: agreed.clone(),
         };
-        let own_namespace = config.mounter.is_some();
+        let inherited = config.inherit.is_some();
+        let own_namespace = config.mounter.is_some() || config.inherit.is_some();
+        let hold = config
+            .hold
+            .as_ref()
+            .map_or(Duration::ZERO, |hold| hold.time);
+        let (memory, found) = (prepared.memory, prepared.found);
+        let mut config = config;
+        let pins = config.inherit.as_mut().map(|i| std::mem::take(&mut i.pins));
         let threads = session_threads(config.threads);
         let asked = config.passthrough;
         let mountpoint = prepared.mountpoint;
-        let (session, mounted, device) =
-            connect(config, mountpoint.clone(), prepared.flags, threads, fs)?;
+        let (session, mounted, device) = connect(
+            config,
+            mountpoint.clone(),
+            prepared.flags,
+            threads,
+            fs,
+            memory.as_ref().map(AsFd::as_fd),
+        )?;
         let agreed = *agreed.lock();
+        let mut unheld = prepared.unheld;
+        if let Err(error) = begin(&core, &session, agreed, pins, found, &mut unheld) {
+            if !inherited {
+                let _ = mounted.unmount(&mountpoint, true);
+            }
+            return Err(error);
+        }
         let passthrough = probe_passthrough(&core, &session, asked, agreed.passthrough);
         core.passthrough
             .store(passthrough.is_ok(), Ordering::Relaxed);
@@ -162,11 +207,18 @@ impl Mirror {
             detached_backing: core.backing.detached,
             threads,
             kernel_abi: agreed.abi,
+            hold: unheld.map_or(Ok(hold), Err),
+            predecessors: core.nodes.ledger.as_ref().map_or(0, |l| l.generation() - 1),
         };
         let ended = Arc::new(Ended::default());
         if let Err(error) = serve(&core, &ended, session, prepared.notices) {
-            let _ = mounted.unmount(&mountpoint, true);
+            if !inherited {
+                let _ = mounted.unmount(&mountpoint, true);
+            }
             return Err(error);
+        }
+        if let Mounted::Mounter(mounter) = &mounted {
+            mounter.answer_for_mount();
         }
         tracing::info!(?mountpoint, ?facts, "mirror mounted");
         Ok(Self {
@@ -318,6 +370,30 @@ impl Drop for Mirror {
     }
 }
 
+/// Enters what was agreed on, or goes on with what a predecessor left.
+fn begin(
+    core: &Core,
+    session: &Session<MirrorFs>,
+    agreed: Agreed,
+    pins: Option<HashMap<u64, OwnedFd>>,
+    found: Found,
+    unheld: &mut Option<String>,
+) -> Result<(), MirrorError> {
+    let device = session.as_fd().try_clone_to_owned();
+    let device = device.map_err(|source| MirrorError::Device { source })?;
+    *core.device.lock() = Some(Arc::new(device));
+    if let Some(pins) = pins {
+        core.adopt(found, pins);
+    } else if let Some(ledger) = &core.nodes.ledger {
+        ledger.agree(agreed.agreement());
+        if !agreed.resends() {
+            ledger.give_up();
+            *unheld = Some("the kernel does not send requests again (6.9 and later do)".to_owned());
+        }
+    }
+    Ok(())
+}
+
 /// Starts the threads that a mounted session needs.
 fn serve(
     core: &Core,
@@ -330,8 +406,19 @@ fn serve(
     spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
     let (park, residency) = (core.park.clone(), core.residency.clone());
     let ended = ended.clone();
+    let device = core.device.clone();
+    if core
+        .nodes
+        .ledger
+        .as_ref()
+        .is_some_and(|l| l.generation() > 1)
+    {
+        inherit::resend(&session).map_err(|e| MirrorError::take_over("have requests resent", e))?;
+    }
     spawn("cairn-fuse-main", move || {
         let result = session.run();
+        // The connection ends with its last descriptor.
+        device.lock().take();
         park.close(residency.as_ref());
         *ended.result.lock() = Some(result);
         ended.over.notify_all();

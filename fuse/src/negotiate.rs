@@ -1,6 +1,7 @@
 //! What the mirror asks of the kernel when the connection begins.
 
 use crate::fs::{Agreed, Wanted};
+use crate::ledger::mix;
 use fuser::{InitFlags, KernelConfig};
 
 /// Buffered reads are background requests: thousands of parked ones must not stop others (P11).
@@ -10,7 +11,15 @@ const MAX_WRITE: u32 = 1 << 20;
 
 /// Asks for each capability that the kernel has.
 pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
-    let mut ask = |flag: InitFlags| config.add_capabilities(flag).is_ok();
+    let offered = config.capabilities();
+    let mut answered = 1;
+    let mut ask = |flag: InitFlags| {
+        let agreed = config.add_capabilities(flag).is_ok();
+        if agreed {
+            answered = mix(answered, flag.bits());
+        }
+        agreed
+    };
     for flag in [
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -37,6 +46,7 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
     let passthrough = wanted.passthrough && ask(InitFlags::FUSE_PASSTHROUGH);
     if passthrough {
         let _ = config.set_max_stack_depth(wanted.stack_depth);
+        answered = mix(answered, u64::from(wanted.stack_depth));
     }
     let _ = config.set_max_background(MAX_BACKGROUND);
     let _ = config.set_congestion_threshold(MAX_BACKGROUND);
@@ -47,5 +57,7 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
     Agreed {
         abi: (abi.0, abi.1),
         passthrough,
+        offered: offered.bits(),
+        answered,
     }
 }

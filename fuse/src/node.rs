@@ -14,7 +14,8 @@
 use crate::NodeHandle;
 use crate::backing::{Backing, Seen, reopen};
 use crate::iomode::IoMode;
-use fuser::BackingId;
+use crate::ledger::{FoundNode, Ledger, NodePlace};
+use crate::passthrough::Registered;
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     /// File type bits (`S_IFMT`).
     pub(crate) kind: u32,
     lookups: AtomicU64,
+    /// Where the ledger has it, if there is one.
+    pub(crate) place: Option<NodePlace>,
     /// Keeps the inode reachable where its handle does not.
     pinned: Mutex<Option<Arc<OwnedFd>>>,
     pub(crate) state: Mutex<State>,
@@ -52,7 +55,7 @@ pub(crate) struct State {
     /// Live opens for writing.
     pub(crate) writers: u32,
     /// The one backing id that all passthrough opens share; set while any is alive.
-    pub(crate) backing: Option<Arc<BackingId>>,
+    pub(crate) backing: Option<Arc<Registered>>,
     /// Descriptors that serve cached opens; set while any is alive.
     pub(crate) data: DataFds,
     /// Cached reads go to the residency: data were elsewhere at the latest open.
@@ -61,6 +64,8 @@ pub(crate) struct State {
     pub(crate) orphan: bool,
     /// And so many blocks with it that closing the inode's last descriptor takes long.
     pub(crate) large_orphan: bool,
+    /// The holder keeps the inode, too.
+    pub(crate) kept: bool,
 }
 
 /// Descriptors of one inode for I/O by the server.
@@ -150,16 +155,24 @@ pub(crate) struct Nodes {
     descriptors: Mutex<LruCache<u64, Arc<OwnedFd>>>,
     /// By handle, or does each node keep its descriptor?
     by_handle: bool,
+    /// What a successor will know.
+    pub(crate) ledger: Option<Arc<Ledger>>,
 }
 
 impl Nodes {
     /// A table that knows the root alone; `descriptors` bounds the cache.
-    pub(crate) fn new(backing: &Backing, root: Seen, descriptors: NonZeroUsize) -> Self {
+    pub(crate) fn new(
+        backing: &Backing,
+        root: Seen,
+        descriptors: NonZeroUsize,
+        ledger: Option<Arc<Ledger>>,
+    ) -> Self {
         let root = Arc::new(Node {
             id: ROOT,
             handle: root.handle,
             kind: libc::S_IFDIR,
             lookups: AtomicU64::new(1),
+            place: None,
             pinned: Mutex::new(root.fd),
             state: Mutex::default(),
         });
@@ -168,9 +181,13 @@ impl Nodes {
         maps.by_id.insert(ROOT, root);
         Self {
             maps: RwLock::new(maps),
-            made_up: AtomicU64::new(MADE_UP),
+            // Successors make up others: the kernel may know those of their predecessors.
+            made_up: AtomicU64::new(
+                MADE_UP + (ledger.as_ref().map_or(0, |l| l.generation()) << 40),
+            ),
             descriptors: Mutex::new(LruCache::new(descriptors)),
             by_handle: backing.handles.is_ok(),
+            ledger,
         }
     }
 
@@ -206,7 +223,7 @@ impl Nodes {
         let maps = self.maps.read();
         let ByHandle(node) = maps.by_handle.get(handle)?;
         // Under the table's lock, so that a concurrent forget sees it.
-        node.lookups.fetch_add(1, Ordering::Relaxed);
+        self.count(node);
         Some(node.clone())
     }
 
@@ -218,7 +235,7 @@ impl Nodes {
     ) -> Arc<Node> {
         let mut maps = self.maps.write();
         if let Some(ByHandle(node)) = maps.by_handle.get(&handle) {
-            node.lookups.fetch_add(1, Ordering::Relaxed);
+            self.count(node);
             return node.clone();
         }
         let free = stat.stx_ino > ROOT
@@ -229,10 +246,13 @@ impl Nodes {
         } else {
             self.made_up.fetch_add(1, Ordering::Relaxed)
         };
+        let kind = u32::from(stat.stx_mode) & libc::S_IFMT;
+        let ledger = self.ledger.as_ref();
         let node = Arc::new(Node {
             id,
+            place: ledger.and_then(|ledger| ledger.add_node(id, &handle, kind)),
             handle,
-            kind: u32::from(stat.stx_mode) & libc::S_IFMT,
+            kind,
             lookups: AtomicU64::new(1),
             pinned: Mutex::new(fd.filter(|_| !self.by_handle).cloned()),
             state: Mutex::default(),
@@ -242,13 +262,42 @@ impl Nodes {
         node
     }
 
+    fn count(&self, node: &Node) {
+        node.lookups.fetch_add(1, Ordering::Relaxed);
+        if let (Some(ledger), Some(place)) = (&self.ledger, node.place) {
+            ledger.count(place);
+        }
+    }
+
+    /// A node that the kernel knows from a dead server. `pin`: its last name went while it was
+    /// open.
+    pub(crate) fn adopt(&self, found: FoundNode, pin: Option<OwnedFd>) -> Arc<Node> {
+        let node = Arc::new(Node {
+            id: found.id,
+            handle: found.handle,
+            kind: found.kind,
+            lookups: AtomicU64::new(found.lookups),
+            place: Some(found.place),
+            pinned: Mutex::new(pin.map(Arc::new)),
+            state: Mutex::default(),
+        });
+        let mut maps = self.maps.write();
+        maps.by_handle.insert(ByHandle(node.clone()));
+        maps.by_id.insert(node.id, node.clone());
+        node
+    }
+
     /// The kernel drops `count` lookups. The node, if that was the last.
     pub(crate) fn forget(&self, id: u64, count: u64) -> Option<Arc<Node>> {
         if id == ROOT {
             return None;
         }
         let node = self.get(id).ok()?;
-        if node.lookups.fetch_sub(count, Ordering::Relaxed) > count {
+        let more = node.lookups.fetch_sub(count, Ordering::Relaxed) > count;
+        if let (Some(ledger), Some(place)) = (&self.ledger, node.place) {
+            ledger.uncount(place, count);
+        }
+        if more {
             return None;
         }
         let mut maps = self.maps.write();
@@ -257,6 +306,9 @@ impl Nodes {
         }
         maps.by_id.remove(&id)?;
         maps.by_handle.remove(&node.handle);
+        if let (Some(ledger), Some(place)) = (&self.ledger, node.place) {
+            ledger.remove_node(place);
+        }
         drop(maps);
         let fd = self.descriptors.lock().pop(&id);
         let mut pinned = node.pinned.lock();

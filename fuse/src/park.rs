@@ -5,12 +5,12 @@
 
 use crate::attr::Entry;
 use crate::node::InUse;
+use crate::passthrough::Registered;
 use crate::{Residency, WaitToken};
 use fuser::{FileHandle, FopenFlags};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// A reply that may have to wait.
@@ -44,27 +44,13 @@ impl Reply {
         }
     }
 
-    /// Registers a descriptor's inode for passthrough. Of use for opens alone.
-    pub(crate) fn open_backing(&self, fd: BorrowedFd<'_>) -> Result<fuser::BackingId, Errno> {
-        let made = match self {
-            Self::Open(reply) => reply.open_backing(fd),
-            Self::Create(reply, _) => reply.open_backing(fd),
-            Self::Data(_) | Self::Attr(_) | Self::Empty(_) | Self::Write(_) | Self::Lseek(_) => {
-                return Err(Errno::INVAL);
-            }
-        };
-        made.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
-    }
-
     /// Answers an open. Replies of other kinds end with EINVAL: they cannot come here.
-    pub(crate) fn opened(self, fh: u64, flags: FopenFlags, backing: Option<&fuser::BackingId>) {
+    pub(crate) fn opened(self, fh: u64, flags: FopenFlags, backing: Option<&Registered>) {
         let fh = FileHandle(fh);
         match (self, backing) {
-            (Self::Open(reply), Some(id)) => reply.opened_passthrough(fh, flags, id),
+            (Self::Open(reply), Some(id)) => id.opened(reply, fh, flags),
             (Self::Open(reply), None) => reply.opened(fh, flags),
-            (Self::Create(reply, e), Some(id)) => {
-                reply.created_passthrough(&e.ttl, &e.attr, e.generation, fh, flags, id);
-            }
+            (Self::Create(reply, e), Some(id)) => id.created(reply, &e, fh, flags),
             (Self::Create(reply, e), None) => {
                 reply.created(&e.ttl, &e.attr, e.generation, fh, flags);
             }

@@ -8,6 +8,7 @@ use crate::NodeHandle;
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 /// The kernel's `MAX_HANDLE_SZ`.
 const HANDLE_BYTES: usize = 128;
@@ -20,7 +21,7 @@ struct RawHandle {
     data: [u8; HANDLE_BYTES],
 }
 
-fn last_errno() -> Errno {
+pub(crate) fn last_errno() -> Errno {
     Errno::from_raw_os_error(
         std::io::Error::last_os_error()
             .raw_os_error()
@@ -215,6 +216,73 @@ pub(crate) fn ignore_stop_signals() {
         // SAFETY: SIG_IGN installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// A descriptor that is readable when SIGTERM has come; the signal does nothing else any more.
+pub(crate) fn termination() -> Result<OwnedFd, Errno> {
+    // SAFETY: the set is filled before it is read; this process has one thread.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTERM);
+        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()).into())?;
+        // An ignored signal would not be kept pending.
+        libc::signal(libc::SIGTERM, libc::SIG_DFL);
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        let fd = check(libc::signalfd(-1, &raw const set, flags).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// Takes a signal out of such a descriptor.
+pub(crate) fn take_signal(fd: Option<&OwnedFd>) {
+    if let Some(fd) = fd {
+        let mut signal = [0; size_of::<libc::signalfd_siginfo>()];
+        let _ = rustix::io::read(fd, &mut signal);
+    }
+}
+
+/// What [`poll`] saw at a descriptor.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready(libc::c_short);
+
+impl Ready {
+    pub(crate) fn happened(self) -> bool {
+        self.0 != 0
+    }
+    pub(crate) fn failed(self) -> bool {
+        self.0 & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
+    }
+}
+
+/// Waits until something can be read from a descriptor (where `true`) or is wrong with it.
+pub(crate) fn poll(
+    fds: &[(Option<BorrowedFd<'_>>, bool)],
+    timeout: Option<Duration>,
+) -> Result<Vec<Ready>, Errno> {
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|(fd, input)| libc::pollfd {
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+            events: if *input { libc::POLLIN } else { 0 },
+            revents: 0,
+        })
+        .collect();
+    // Rounded up: a wait that ends early would be begun again and again.
+    let timeout = timeout.map_or(-1, |t| {
+        i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+    });
+    let count = polled.len() as libc::nfds_t;
+    // SAFETY: the array lives through the call, and its length is right.
+    check(unsafe { libc::poll(polled.as_mut_ptr(), count, timeout) }.into())?;
+    Ok(polled.iter().map(|p| Ready(p.revents)).collect())
+}
+
+/// Puts `fd` onto the number of `onto`, whose own file is closed by that.
+pub(crate) fn replace(fd: BorrowedFd<'_>, onto: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: whoever owns `onto` goes on owning its number; only what it stands for changes.
+    let result = unsafe { libc::dup3(fd.as_raw_fd(), onto.as_raw_fd(), libc::O_CLOEXEC) };
+    check(result.into()).map(drop)
 }
 
 /// Points the standard descriptors at `/dev/null`, so that the process keeps nobody's pipe open.

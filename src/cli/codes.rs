@@ -19,6 +19,9 @@ fn of(command: &str) -> &'static str {
              6 a tier is unavailable"
         }
         "down" => "0 stopped, 1 in use, 2 wrong usage, 3 no running instance, 5 not permitted",
+        "upgrade" => {
+            "0 replaced, 1 not replaced, 2 wrong usage, 3 no running instance, 5 not permitted"
+        }
         "adopt" => "0 done, 1 refused or failed, 2 wrong usage, 5 not permitted",
         "state" | "ls" => {
             "0 done, 1 some files could not be shown, 2 wrong usage, 3 no running instance, \

@@ -74,7 +74,7 @@ fn is_instance(pid: u32) -> bool {
 }
 
 /// Without touching the mount itself: its server may be dead.
-fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     let path = std::path::absolute(path).map_err(|e| CliError::system("working directory", &e))?;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(path);

@@ -4,9 +4,11 @@ pub mod detach;
 mod leave;
 mod plan;
 mod serve;
+mod take_over;
 
 pub use plan::{TierSpec, UpPlan};
 pub use serve::serve;
+pub(super) use take_over::VARIABLE as TAKE_OVER;
 
 use super::{CliError, Starter};
 use crate::config::units::parse_duration;
@@ -39,6 +41,10 @@ pub struct UpArgs {
     /// Go to the background once it is ready.
     #[arg(long)]
     pub detach: bool,
+    /// If this instance dies, keep the mount for DUR; the same command again, or `cairn upgrade`,
+    /// goes on with it (default: 0s, unmount at once).
+    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+    pub hold: Option<Duration>,
     /// Give up reads of released files after DUR (default: never).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub recall_timeout: Option<Duration>,

@@ -46,6 +46,7 @@ impl Default for Config {
             state: None,
             policy: None,
             tiers: Vec::new(),
+            hold: Duration::ZERO,
             recall_timeout: None,
             min_residency: Duration::from_secs(3600),
             implicit_recalls_per_user: workers(1000),
@@ -92,6 +93,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "the policy file; without it, the policy that is built in",
         set: |c, text| path(text).map(|v| c.policy = Some(v)),
         get: |c| shown(c.policy.as_deref()),
+    },
+    Setting {
+        key: "hold",
+        meaning: "how long the mount waits for a successor when the instance dies; 0s: not at all",
+        set: |c, text| duration(text).map(|v| c.hold = v),
+        get: |c| Some(format_duration(c.hold)),
     },
     Setting {
         key: "recall-timeout",

@@ -19,6 +19,7 @@ fn every_default_printed_parses_back() {
         };
         // Away from the default first, so that reading it back shows.
         let mut config = Config {
+            hold: Duration::from_secs(1),
             recall_timeout: Some(Duration::from_secs(1)),
             min_residency: Duration::from_secs(1),
             release_min_size: 1,
@@ -39,6 +40,7 @@ fn all_settings_print_and_parse_back() {
         mount = "/data"
         state = '/var/lib/cairn'
         policy = "/etc/cairn/site.policy"
+        hold = "1 min"
         recall-timeout = "10 min"
         min-residency = "2h"
         implicit-recalls-per-user = 7
@@ -57,6 +59,7 @@ fn all_settings_print_and_parse_back() {
         url = "dir:/another"
     "#;
     let config = parse(text).expect("good");
+    assert_eq!(config.hold, Duration::from_secs(60));
     assert_eq!(config.recall_timeout, Some(Duration::from_secs(600)));
     assert_eq!(config.release_min_size, 131_072);
     assert_eq!(config.emergency_mark.of(1000), 950);

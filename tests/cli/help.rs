@@ -3,9 +3,10 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "up",
     "adopt",
+    "upgrade",
     "down",
     "state",
     "ls",

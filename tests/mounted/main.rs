@@ -9,6 +9,7 @@ mod capability;
 mod changes;
 mod elsewhere;
 mod full;
+mod hold;
 mod indexes;
 mod lost;
 mod released;

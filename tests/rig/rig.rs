@@ -208,6 +208,20 @@ impl Instance {
         Ok(())
     }
 
+    /// kill -9; whether the mount stays is the holder's.
+    pub(crate) fn die(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("not up")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Another process serves in place of the one that was started, which has ended.
+    pub(crate) fn replaced(&mut self) -> Result<()> {
+        self.child.take().context("not up")?.wait()?;
+        Ok(())
+    }
+
     /// Runs `cairn` with these arguments.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<Output> {
         Ok(Command::new(program())

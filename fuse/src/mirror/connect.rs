@@ -1,17 +1,21 @@
 //! The mount itself: through the mounter, by this process, or by fusermount3.
 
-use super::{MirrorConfig, Passthrough};
+use super::inherit::{self, options};
+use super::{Holding, MirrorConfig, Passthrough};
 use crate::core::Core;
 use crate::fs::MirrorFs;
-use crate::mount::{MountSpec, Mounter, device_of, mount_id, mount_now, unmount_now};
+use crate::mount::{
+    Inheritance, MountSpec, Mounter, device_of, listen_at, mount_id, mount_now, unmount_now,
+};
 use crate::{MirrorError, creds, sys};
-use fuser::{BackingId, Config, MountOption, Session, SessionACL};
+use fuser::{BackingId, MountOption, Session, SessionACL};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// How the mount was made, and so how it goes.
 pub(super) enum Mounted {
@@ -40,15 +44,18 @@ pub(super) fn connect(
     flags: u32,
     threads: usize,
     fs: MirrorFs,
+    memory: Option<BorrowedFd<'_>>,
 ) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
     let acl = if config.allow_other {
         SessionACL::All
     } else {
         SessionACL::Owner
     };
-    let mut options = Config::default();
-    options.acl = acl;
-    options.n_threads = Some(threads);
+    let mut options = options(acl, threads);
+    if let Some(inheritance) = config.inherit {
+        let time = config.hold.map_or(Duration::ZERO, |hold| hold.time);
+        return take_over(inheritance, time, acl, options, fs);
+    }
     if !creds::may_mount() {
         options.mount_options = fusermount_options(&config.fs_name, flags);
         let session = Session::new(fs, &target, &options).map_err(|source| MirrorError::Mount {
@@ -78,6 +85,9 @@ pub(super) fn connect(
     };
     let (mounted, number) = match config.mounter {
         Some(mounter) => {
+            if let (Some(memory), Some(hold)) = (memory, &config.hold) {
+                prepare_hold(&mounter, hold, memory, fs.core.backing.root()).map_err(failed)?;
+            }
             let number = mounter.mount(&spec, device.as_fd()).map_err(failed)?;
             Mounter::forget_own(&spec.target, number);
             (Mounted::Mounter(mounter), number)
@@ -98,6 +108,39 @@ pub(super) fn connect(
             })
         }
     }
+}
+
+/// Gives the mounter what a successor will need.
+fn prepare_hold(
+    mounter: &Mounter,
+    hold: &Holding,
+    memory: BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let listener = listen_at(&hold.socket)?;
+    mounter.hold(hold.time, &hold.socket, [listener.as_fd(), memory, root])
+}
+
+/// The session of a live mount.
+fn take_over(
+    inheritance: Inheritance,
+    time: Duration,
+    acl: SessionACL,
+    options: fuser::Config,
+    fs: MirrorFs,
+) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
+    let ledger = fs.core.nodes.ledger.clone();
+    let agreement = ledger.map(|ledger| ledger.agreement());
+    let agreement = agreement.ok_or_else(|| MirrorError::Ledger {
+        why: "there is none".to_owned(),
+    })?;
+    let session = inherit::session(fs, &inheritance, agreement, acl, options)?;
+    inheritance
+        .mounter
+        .hold_for(time)
+        .map_err(|e| MirrorError::take_over("tell its holder for how long", e))?;
+    let number = inheritance.number;
+    Ok((session, Mounted::Mounter(inheritance.mounter), number))
 }
 
 fn fusermount_options(name: &str, flags: u32) -> Vec<MountOption> {

@@ -1,16 +1,18 @@
 //! Everything that stands before the mount: places, backing, tables.
 
-use super::{BackingDir, MirrorConfig, Passthrough, descriptors};
+use super::{BackingDir, MirrorConfig, Passthrough, descriptors, inherit};
 use crate::backing::{Backing, Seen, stat_of};
 use crate::core::Core;
 use crate::fs::{Agreed, Wanted};
 use crate::gate::Gates;
-use crate::mount::{check_places, clean_stale};
+use crate::ledger::{self, Found, Ledger, Mapping, Shape, told};
+use crate::mount::{Pins, check_places, clean_stale};
 use crate::node::Nodes;
 use crate::notify::Notices;
 use crate::park::Park;
+use crate::restart::Replays;
 use crate::workers::Workers;
-use crate::{MirrorError, creds, sys};
+use crate::{MirrorError, NodeHandle, creds, sys};
 use crossbeam_channel::Receiver;
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -18,7 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatfs, fstatvfs, openat
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -43,6 +45,12 @@ pub(super) struct Prepared {
     pub(super) mountpoint: PathBuf,
     /// `MS_*` of the backing's own mount: what is forbidden there stays forbidden here.
     pub(super) flags: u32,
+    /// The ledger's memory, where there is a ledger.
+    pub(super) memory: Option<OwnedFd>,
+    /// Why there is none although one was asked for.
+    pub(super) unheld: Option<String>,
+    /// What a predecessor left.
+    pub(super) found: Found,
 }
 
 impl Prepared {
@@ -53,19 +61,22 @@ impl Prepared {
             path: path.clone(),
             source: source.into(),
         };
-        check(config, &mountpoint, &path)?;
+        if config.inherit.is_none() {
+            check(config, &mountpoint, &path)?;
+        }
         let backing = Backing::new(&directory, config.shared).map_err(failed)?;
         let root = look_at_root(&backing).map_err(failed)?;
         let flags = mount_flags(&backing).map_err(failed)?;
-        let stacked = fstatfs(backing.root()).is_ok_and(|s| s.f_type == OVERLAYFS);
         sys::grow_descriptor_table(backing.root(), descriptors::table_size(limit));
         let (notices, receiver) = Notices::new();
+        let kept = Kept::new(config, &backing, &root.handle)?;
         let core = Arc::new(Core {
             residency: config.residency.clone(),
             nodes: Nodes::new(
                 &backing,
                 root,
                 descriptors::cache_size(limit, config.shared),
+                kept.ledger,
             ),
             backing,
             gates: Gates::default(),
@@ -79,28 +90,127 @@ impl Prepared {
             })),
             opens: AtomicU64::new(1),
             passthrough: AtomicBool::new(false),
+            device: Arc::default(),
+            replays: Replays::of(&kept.found),
+            pins: kept.pins,
             shared: config.shared,
             ttl: if config.shared { SHORT } else { LONG },
         });
-        let privileged = creds::may_switch_users();
         Ok(Self {
+            wanted: wanted(config, core.backing.root()),
             core,
-            wanted: Wanted {
-                passthrough: privileged && config.passthrough == Passthrough::Auto,
-                stack_depth: if stacked { 2 } else { 1 },
-                kills_privileges: privileged,
-                shared: config.shared,
-            },
             agreed: Arc::default(),
             notices: receiver,
             mountpoint,
             flags,
+            memory: kept.memory,
+            unheld: kept.unheld,
+            found: kept.found,
+        })
+    }
+}
+
+/// What to ask the kernel for.
+pub(super) fn wanted(config: &MirrorConfig, backing: BorrowedFd<'_>) -> Wanted {
+    let privileged = creds::may_switch_users();
+    let stacked = fstatfs(backing).is_ok_and(|s| s.f_type == OVERLAYFS);
+    Wanted {
+        passthrough: privileged && config.passthrough == Passthrough::Auto,
+        stack_depth: if stacked { 2 } else { 1 },
+        kills_privileges: privileged,
+        shared: config.shared,
+    }
+}
+
+/// The handle of a directory.
+pub(super) fn root_of(directory: &OwnedFd) -> Result<NodeHandle, Errno> {
+    sys::handle_of(directory.as_fd())
+}
+
+/// What outlives this server, where that is asked for and possible.
+#[derive(Default)]
+struct Kept {
+    ledger: Option<Arc<Ledger>>,
+    memory: Option<OwnedFd>,
+    pins: Option<Pins>,
+    found: Found,
+    unheld: Option<String>,
+}
+
+impl Kept {
+    fn new(
+        config: &MirrorConfig,
+        backing: &Backing,
+        root: &NodeHandle,
+    ) -> Result<Self, MirrorError> {
+        if let Some(inheritance) = &config.inherit {
+            let failed = |e| MirrorError::take_over("read its ledger", e);
+            let memory = inheritance.ledger.fd().try_clone_to_owned();
+            let mapping = memory
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+                .and_then(Mapping::of)
+                .map_err(failed)?;
+            let (ledger, found) =
+                Ledger::inherit(Box::new(mapping), Shape::REAL).map_err(|why| {
+                    MirrorError::Ledger {
+                        why: why.to_string(),
+                    }
+                })?;
+            if ledger.root() != told(root) {
+                return Err(inherit::other_backing());
+            }
+            return Ok(Self {
+                ledger: Some(Arc::new(ledger)),
+                pins: Some(inheritance.mounter.pins().map_err(failed)?),
+                found,
+                ..Self::default()
+            });
+        }
+        let Some(hold) = &config.hold else {
+            return Ok(Self::default());
+        };
+        if hold.time.is_zero() {
+            return Ok(Self::default());
+        }
+        let unheld = |why: &str| Self {
+            unheld: Some(why.to_owned()),
+            ..Self::default()
+        };
+        let Some(mounter) = &config.mounter else {
+            return Ok(unheld(
+                "needs to be mounted by root, through a mounting process",
+            ));
+        };
+        if let Err(why) = &backing.handles {
+            return Ok(unheld(why));
+        }
+        if !ledger::fits(root) {
+            return Ok(unheld("the backing filesystem's file handles are too long"));
+        }
+        let failed = |e| MirrorError::take_over("prepare for one", e);
+        let mapping = Mapping::create().map_err(failed)?;
+        let memory = mapping.fd().try_clone_to_owned();
+        Ok(Self {
+            memory: Some(
+                memory.map_err(|e| failed(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?,
+            ),
+            ledger: Some(Arc::new(Ledger::create(
+                Box::new(mapping),
+                Shape::REAL,
+                told(root),
+            ))),
+            pins: Some(mounter.pins().map_err(failed)?),
+            ..Self::default()
         })
     }
 }
 
 /// Takes a dead mount away and finds the mount point's real place.
 fn mountpoint(config: &MirrorConfig) -> Result<PathBuf, MirrorError> {
+    if let Some(inheritance) = &config.inherit {
+        // Nothing may be asked of it before it is served.
+        return Ok(inheritance.mountpoint.clone());
+    }
     let path = &config.mountpoint;
     let failed = |source| MirrorError::Mountpoint {
         path: path.clone(),
@@ -120,7 +230,7 @@ fn mountpoint(config: &MirrorConfig) -> Result<PathBuf, MirrorError> {
     Ok(real)
 }
 
-fn open_backing(backing: &BackingDir) -> Result<(OwnedFd, PathBuf), MirrorError> {
+pub(super) fn open_backing(backing: &BackingDir) -> Result<(OwnedFd, PathBuf), MirrorError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let (opened, path) = match backing {
         BackingDir::Path(path) => (openat(CWD, path, flags, Mode::empty()), path),

@@ -5,9 +5,13 @@
 //! mounts for it with a descriptor that it closes at once, and unmounts when it is told to, or
 //! when the server's end of the socket closes: so a killed server leaves no dead mount.
 //!
-//! Messages are datagrams. To the mounter: a letter, then fields; with `M` the `/dev/fuse`
-//! descriptor rides along. Back: an errno as four bytes, 0 for success.
+//! With a hold time it becomes the holder of the mount ([`super::holder`]), which a dead server's
+//! successor takes over.
+//!
+//! Messages are datagrams. To the mounter: a letter, then fields; descriptors ride along. Back: an
+//! errno as four bytes, 0 for success, and the mount's device number.
 
+use super::holder::{self, Keep, Life};
 use super::table::{MountSpec, device_of, mount_id, mount_now, unmount_now};
 use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
@@ -24,15 +28,23 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A path, a name and some numbers.
 const LARGEST_MESSAGE: usize = 16 * 1024;
+/// Descriptors in one message.
+const MOST_FDS: usize = 64;
 
 /// The server's end. Dropping it unmounts what is mounted through it.
 #[derive(Debug)]
 pub struct Mounter {
     socket: Mutex<OwnedFd>,
     pid: i32,
+    /// A child of this process; else that of a dead server.
+    child: bool,
+    /// Its end is the mount's end.
+    ends_mount: AtomicBool,
 }
 
 /// Splits the mounter off and moves this process into a mount namespace of its own. Must be the
@@ -59,10 +71,11 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
         None,
     )
     .map_err(step("socketpair"))?;
+    let server = std::process::id().cast_signed();
     let pid = match sys::fork().map_err(step("fork"))? {
         sys::Fork::Child => {
             drop(ours);
-            serve(&theirs);
+            serve(theirs, server);
             sys::exit_now(0);
         }
         sys::Fork::Parent(pid) => pid,
@@ -71,6 +84,8 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
     let mounter = Mounter {
         socket: Mutex::new(ours),
         pid,
+        child: true,
+        ends_mount: AtomicBool::new(true),
     };
     sys::unshare_mounts().map_err(step("unshare"))?;
     let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -98,7 +113,7 @@ impl Mounter {
     pub(crate) fn clean_stale(&self, target: &Path) -> Result<(), Errno> {
         let mut message = vec![b'C'];
         message.extend(target.as_os_str().as_bytes());
-        self.ask(&message, None).map(drop)
+        self.ask(&message, &[]).map(drop)
     }
 
     /// Are the two places apart, as the users' namespace has them?
@@ -106,7 +121,7 @@ impl Mounter {
         let mut message = vec![b'P'];
         field(&mut message, target.as_os_str().as_bytes());
         field(&mut message, backing.as_os_str().as_bytes());
-        self.ask(&message, None).map(drop)
+        self.ask(&message, &[]).map(drop)
     }
 
     /// Mounts; gives the mount's device number, if it could be told.
@@ -121,7 +136,7 @@ impl Mounter {
         }
         field(&mut message, spec.name.as_bytes());
         field(&mut message, spec.target.as_os_str().as_bytes());
-        let number = self.ask(&message, Some(device))?;
+        let number = self.ask(&message, &[device])?;
         Ok(Some(number).filter(|n| *n != 0))
     }
 
@@ -138,19 +153,54 @@ impl Mounter {
     }
 
     pub(crate) fn unmount(&self, force: bool) -> Result<(), Errno> {
-        self.ask(&[b'U', u8::from(force)], None).map(drop)
+        self.ask(&[b'U', u8::from(force)], &[]).map(drop)
     }
 
-    fn ask(&self, message: &[u8], device: Option<BorrowedFd<'_>>) -> Result<u64, Errno> {
-        let socket = self.socket.lock();
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut rights = SendAncillaryBuffer::new(&mut room);
-        let devices = device.map(|fd| [fd]);
-        if let Some(devices) = &devices {
-            rights.push(SendAncillaryMessage::ScmRights(devices));
+    /// What a successor will need, before the mount is made.
+    pub(crate) fn hold(
+        &self,
+        time: Duration,
+        socket: &Path,
+        fds: [BorrowedFd<'_>; 3],
+    ) -> Result<(), Errno> {
+        let mut message = vec![b'H'];
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        message.extend(millis.to_le_bytes());
+        field(&mut message, socket.as_os_str().as_bytes());
+        self.ask(&message, &fds).map(drop)
+    }
+
+    /// From now on the mount waits that long for a successor.
+    pub(crate) fn hold_for(&self, time: Duration) -> Result<(), Errno> {
+        let mut message = vec![b'D'];
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        message.extend(millis.to_le_bytes());
+        self.ask(&message, &[]).map(drop)
+    }
+
+    /// The holder of a mount that was taken over.
+    pub(super) fn adopted(socket: OwnedFd, pid: i32) -> Self {
+        Self {
+            socket: Mutex::new(socket),
+            pid,
+            child: false,
+            ends_mount: AtomicBool::new(false),
         }
-        let flags = SendFlags::NOSIGNAL;
-        sendmsg(&*socket, &[IoSlice::new(message)], &mut rights, flags)?;
+    }
+
+    /// From now on this process answers for the mount that it took over: it ends with it.
+    pub(crate) fn answer_for_mount(&self) {
+        self.ends_mount.store(true, Ordering::Relaxed);
+    }
+
+    /// Where inodes are handed to the holder.
+    pub(crate) fn pins(&self) -> Result<super::Pins, Errno> {
+        super::Pins::of(self.socket.lock().as_fd())
+    }
+
+    fn ask(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<u64, Errno> {
+        let socket = self.socket.lock();
+        send(&*socket, message, fds)?;
         let mut answer = [0; ANSWER];
         let mut none = RecvAncillaryBuffer::default();
         let got = recvmsg(
@@ -161,10 +211,7 @@ impl Mounter {
         )?;
         let mut fields = Fields(&answer[..got.bytes]);
         let code = fields.number().ok_or(Errno::PIPE)?;
-        let number = fields
-            .take(8)
-            .and_then(|b| b.try_into().ok())
-            .map(u64::from_le_bytes);
+        let number = fields.long();
         match code {
             0 => number.ok_or(Errno::PIPE),
             error => Err(Errno::from_raw_os_error(error.cast_signed())),
@@ -176,12 +223,31 @@ impl Drop for Mounter {
     fn drop(&mut self) {
         // The mounter sees the end of the socket; its last unmount is waited for.
         let socket = self.socket.get_mut();
+        if !*self.ends_mount.get_mut() {
+            return; // the holder holds on
+        }
+        let _ = send(&*socket, b"E", &[]);
         let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
-        sys::reap(self.pid);
+        if self.child {
+            sys::reap(self.pid);
+        } else {
+            holder::wait_for(self.pid);
+        }
     }
 }
 
-fn field(message: &mut Vec<u8>, bytes: &[u8]) {
+/// One datagram, with descriptors.
+pub(super) fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
+    let mut rights = SendAncillaryBuffer::new(&mut room);
+    if !fds.is_empty() {
+        rights.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let parts = [IoSlice::new(message)];
+    sendmsg(socket, &parts, &mut rights, SendFlags::NOSIGNAL).map(drop)
+}
+
+pub(super) fn field(message: &mut Vec<u8>, bytes: &[u8]) {
     message.extend((bytes.len() as u32).to_le_bytes());
     message.extend(bytes);
 }
@@ -190,78 +256,74 @@ fn field(message: &mut Vec<u8>, bytes: &[u8]) {
 const ANSWER: usize = 12;
 
 /// Takes a message apart.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(head)
     }
-    fn byte(&mut self) -> Option<u8> {
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.take(1).map(|b| b[0])
     }
-    fn number(&mut self) -> Option<u32> {
+    pub(super) fn number(&mut self) -> Option<u32> {
         self.take(4)?.try_into().ok().map(u32::from_le_bytes)
+    }
+    pub(super) fn long(&mut self) -> Option<u64> {
+        self.take(8)?.try_into().ok().map(u64::from_le_bytes)
     }
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.number()?;
         self.take(length as usize)
     }
-    fn path(&mut self) -> Option<PathBuf> {
+    pub(super) fn path(&mut self) -> Option<PathBuf> {
         self.bytes().map(|b| PathBuf::from(OsStr::from_bytes(b)))
     }
 }
 
 /// What is mounted, with the mount's number: another's mount at the same place is left alone.
-struct Mounted {
-    target: PathBuf,
+pub(super) struct Mounted {
+    pub(super) target: PathBuf,
     id: Option<u64>,
-    device: Option<u64>,
+    pub(super) device: Option<u64>,
 }
 
 impl Mounted {
-    fn is_there(&self) -> bool {
+    pub(super) fn is_there(&self) -> bool {
         self.id.is_none() || mount_id(&self.target) == self.id
     }
 }
 
 /// The mounter's life.
-fn serve(socket: &OwnedFd) {
+fn serve(socket: OwnedFd, server: i32) {
     sys::ignore_stop_signals();
     let _ = rustix::thread::set_name(c"cairn-mounter");
     let _ = rustix::process::chdir("/");
     sys::silence_stdio();
-    let mut mounted: Option<Mounted> = None;
-    while let Some((message, device)) = receive(socket) {
-        let answer = obey(&message, device, &mut mounted);
-        let code = answer.map_or_else(Errno::raw_os_error, |()| 0);
-        let device = mounted.as_ref().and_then(|m| m.device).unwrap_or(0);
-        let mut none = SendAncillaryBuffer::default();
-        let mut bytes = [0; ANSWER];
-        bytes[..4].copy_from_slice(&code.to_le_bytes());
-        bytes[4..].copy_from_slice(&device.to_le_bytes());
-        if sendmsg(
-            socket,
-            &[IoSlice::new(&bytes)],
-            &mut none,
-            SendFlags::NOSIGNAL,
-        )
-        .is_err()
-        {
-            break;
-        }
-    }
-    if let Some(mounted) = mounted
-        && mounted.is_there()
-    {
-        let _ = unmount_now(&mounted.target, true);
-    }
+    holder::live(socket, server);
 }
 
-fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
+/// Does what a message asks for, and says how it went. `false`: nobody listens.
+pub(super) fn obey_and_answer(
+    socket: &OwnedFd,
+    message: &[u8],
+    fds: Vec<OwnedFd>,
+    life: &mut Life,
+) -> bool {
+    let answer = obey(message, fds, life);
+    let code = answer.map_or_else(Errno::raw_os_error, |()| 0);
+    let device = life.mounted.as_ref().and_then(|m| m.device).unwrap_or(0);
+    let mut bytes = [0; ANSWER];
+    bytes[..4].copy_from_slice(&code.to_le_bytes());
+    bytes[4..].copy_from_slice(&device.to_le_bytes());
+    send(socket, &bytes, &[]).is_ok()
+}
+
+/// The next datagram and its descriptors; `None`: there will be none.
+pub(super) fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Vec<OwnedFd>)> {
     let mut message = vec![0; LARGEST_MESSAGE];
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut rights = RecvAncillaryBuffer::new(&mut room);
     let got = loop {
         let parts = &mut [IoSliceMut::new(&mut message)];
@@ -273,18 +335,16 @@ fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
         }
     };
     message.truncate(got.bytes);
-    let device = rights.drain().find_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    Some((message, device))
+    let mut received = Vec::new();
+    for part in rights.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = part {
+            received.extend(fds);
+        }
+    }
+    Some((message, received))
 }
 
-fn obey(
-    message: &[u8],
-    device: Option<OwnedFd>,
-    mounted: &mut Option<Mounted>,
-) -> Result<(), Errno> {
+fn obey(message: &[u8], mut fds: Vec<OwnedFd>, life: &mut Life) -> Result<(), Errno> {
     let mut fields = Fields(message);
     match fields.byte() {
         Some(b'C') => {
@@ -301,25 +361,39 @@ fn obey(
                 Err(_) => Err(Errno::LOOP),
             }
         }
+        Some(b'H') => {
+            life.keep = Some(Keep::of(&mut fields, fds)?);
+            holder::settle_down();
+            Ok(())
+        }
+        Some(b'D') => {
+            let keep = life.keep.as_mut().ok_or(Errno::INVAL)?;
+            keep.time = Duration::from_millis(fields.long().ok_or(Errno::INVAL)?);
+            Ok(())
+        }
         Some(b'M') => {
             let spec = mount_spec(&mut fields).ok_or(Errno::INVAL)?;
-            let device = device.ok_or(Errno::BADF)?;
-            mount_now(&spec, device.as_fd())?;
+            let connection = fds.pop().ok_or(Errno::BADF)?;
+            mount_now(&spec, connection.as_fd())?;
             let (id, device) = (mount_id(&spec.target), device_of(&spec.target));
-            *mounted = Some(Mounted {
+            life.mounted = Some(Mounted {
                 target: spec.target,
                 id,
                 device,
             });
+            if let Some(keep) = &mut life.keep {
+                keep.device = Some(connection);
+            }
             Ok(())
         }
         Some(b'U') => {
             let force = fields.byte() == Some(1);
-            let place = mounted.as_ref().ok_or(Errno::INVAL)?;
+            let place = life.mounted.as_ref().ok_or(Errno::INVAL)?;
             if place.is_there() {
                 unmount_now(&place.target, force)?;
             }
-            *mounted = None;
+            life.mounted = None;
+            life.keep = None;
             Ok(())
         }
         _ => Err(Errno::NOSYS),

@@ -31,14 +31,24 @@ impl Core {
     /// Makes an inode and answers as a lookup does.
     pub(crate) fn make(
         &self,
+        request: u64,
         creator: Creator,
         parent: u64,
         name: &OsStr,
         new: New<'_>,
     ) -> Result<(Arc<Node>, Entry), Errno> {
         let (dir_node, dir) = self.dir(parent)?;
-        make_under(creator, &dir, name, new)?;
-        let made = self.entry(self.backing.look(dir.as_fd(), name)?)?;
+        let seen = match self.made_before(request, dir.as_fd(), name)? {
+            Some(seen) => seen,
+            None => {
+                let intended = self.intend_name(request, dir.as_fd(), name, None);
+                let made = make_under(creator, &dir, name, new);
+                self.settle(intended, made);
+                made?;
+                self.backing.look(dir.as_fd(), name)?
+            }
+        };
+        let made = self.entry(seen)?;
         self.note_at(
             EventKind::Created,
             &made.0.handle,
@@ -50,6 +60,7 @@ impl Core {
 
     pub(crate) fn link(
         &self,
+        request: u64,
         id: u64,
         parent: u64,
         name: &OsStr,
@@ -57,15 +68,17 @@ impl Core {
         let node = self.node(id)?;
         let fd = self.fd(&node)?;
         let (dir_node, dir) = self.dir(parent)?;
-        match linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
-            // Without CAP_DAC_READ_SEARCH the empty path is refused.
-            Err(Errno::NOENT | Errno::PERM) => {
-                let path = proc_path(fd.as_fd());
-                linkat(CWD, path, &dir, name, AtFlags::SYMLINK_FOLLOW)?;
+        let seen = match self.made_before(request, dir.as_fd(), name)? {
+            Some(seen) => seen,
+            None => {
+                let intended = self.intend_name(request, dir.as_fd(), name, Some(&node));
+                let made = link_to(&fd, &dir, name);
+                self.settle(intended, made);
+                made?;
+                self.backing.look(dir.as_fd(), name)?
             }
-            other => other?,
-        }
-        let linked = self.entry(self.backing.look(dir.as_fd(), name)?)?;
+        };
+        let linked = self.entry(seen)?;
         self.note_at(
             EventKind::Linked,
             &linked.0.handle,
@@ -78,15 +91,16 @@ impl Core {
     /// Makes a file and opens it.
     pub(crate) fn create(
         self: &Arc<Self>,
+        request: u64,
         creator: Creator,
-        parent: u64,
-        name: &OsStr,
+        place: (u64, &OsStr),
         mode: u32,
         flags: i32,
         reply: fuser::ReplyCreate,
     ) {
         let new = New::Node(libc::S_IFREG | (mode & 0o7777), 0);
-        match self.make(creator, parent, name, new) {
+        self.take_open_back(request);
+        match self.make(request, creator, place.0, place.1, new) {
             Ok((node, entry)) => {
                 let caller = Caller {
                     uid: creator.uid,
@@ -95,7 +109,8 @@ impl Core {
                 };
                 let reply = Reply::Create(reply, Box::new(entry));
                 // The file is new and empty: there is nothing to cut off.
-                self.open_node(InUse::new(node), caller, flags & !libc::O_TRUNC, reply);
+                let flags = flags & !libc::O_TRUNC;
+                self.open_node(request, InUse::new(node), caller, flags, reply);
             }
             // Somebody else made it, around this mount. The kernel looks again and opens it.
             Err(Errno::EXIST) if flags & libc::O_EXCL == 0 => {
@@ -103,6 +118,17 @@ impl Core {
             }
             Err(error) => reply.error(crate::park::errno(error)),
         }
+    }
+}
+
+fn link_to(fd: &OwnedFd, dir: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    match linkat(fd, "", dir, name, AtFlags::EMPTY_PATH) {
+        // Without CAP_DAC_READ_SEARCH the empty path is refused.
+        Err(Errno::NOENT | Errno::PERM) => {
+            let path = proc_path(fd.as_fd());
+            linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        other => other,
     }
 }
 

@@ -28,6 +28,7 @@ impl Core {
         };
         let backing = self.idle_ids.lock().pop(&id);
         let pin = node.take_pin();
+        self.let_go(&node);
         // The last reference of a removed file: closing it frees its blocks.
         if node.state.lock().large_orphan {
             self.close_later((backing, pin));

@@ -11,10 +11,13 @@
 use crate::core::{Core, own};
 use crate::creds;
 use crate::iomode::{Data, Decision};
+use crate::ledger::FH_BITS;
 use crate::node::{InUse, Node};
 use crate::park::Reply;
+use crate::passthrough::Registered;
+use crate::restart::number;
 use crate::{Caller, EventKind, Presence};
-use fuser::{BackingId, FopenFlags};
+use fuser::FopenFlags;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -27,10 +30,9 @@ const FMODE_EXEC: i32 = 0x20;
 const FETCHES: u8 = 3;
 
 /// What `fh` says of an open. The rest of its bits number it.
-const FH_CACHED: u64 = 1;
-const FH_WRITES: u64 = 2;
+pub(crate) const FH_CACHED: u64 = 1;
+pub(crate) const FH_WRITES: u64 = 2;
 const FH_MAPS: u64 = 4;
-const FH_BITS: u32 = 3;
 
 /// An open on its way to an answer.
 #[derive(Clone, Copy)]
@@ -40,19 +42,22 @@ struct Opening {
     fetches: u8,
     /// Waits for room, if there is none (P13).
     waits: bool,
+    request: u64,
 }
 
 impl Core {
     pub(crate) fn open(
         self: &Arc<Self>,
+        request: u64,
         caller: Caller,
         id: u64,
         flags: i32,
         reply: fuser::ReplyOpen,
     ) {
         let reply = Reply::Open(reply);
+        self.take_open_back(request);
         match self.node(id) {
-            Ok(node) => self.open_node(InUse::new(node), caller, flags, reply),
+            Ok(node) => self.open_node(request, InUse::new(node), caller, flags, reply),
             Err(error) => reply.error(error),
         }
     }
@@ -60,6 +65,7 @@ impl Core {
     /// Opens a node that the request counts as a user of already.
     pub(crate) fn open_node(
         self: &Arc<Self>,
+        request: u64,
         in_use: InUse,
         caller: Caller,
         flags: i32,
@@ -70,6 +76,7 @@ impl Core {
             caller,
             fetches: FETCHES,
             waits: matches!(reply, Reply::Open(_)),
+            request,
         };
         let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
             opening.proceed(core, in_use, reply);
@@ -79,6 +86,11 @@ impl Core {
 
     /// An open is closed for good.
     pub(crate) fn release(&self, id: u64, fh: u64) {
+        if let Some(ledger) = &self.nodes.ledger
+            && !ledger.close(fh)
+        {
+            return; // sent again: it was done
+        }
         let Ok(node) = self.node(id) else { return };
         let writes = fh & FH_WRITES != 0;
         // Counted as a user until the descriptors are closed: a lease would find them.
@@ -93,6 +105,9 @@ impl Core {
         };
         let orphan = state.orphan;
         drop(state);
+        if orphan && last {
+            self.let_go(&in_use);
+        }
         if writes {
             self.note(EventKind::Written, &in_use.handle);
         }
@@ -109,7 +124,7 @@ impl Core {
     }
 
     /// The backing id that all passthrough opens of a node share.
-    fn backing_id(&self, node: &Node, reply: &Reply) -> Result<Arc<BackingId>, Errno> {
+    fn backing_id(&self, node: &Node) -> Result<Arc<Registered>, Errno> {
         if let Some(id) = node.state.lock().backing.as_ref() {
             return Ok(id.clone());
         }
@@ -118,12 +133,17 @@ impl Core {
             Some(id) => id,
             None => {
                 let fd = self.fd(node)?;
+                let device = self.device.lock().clone().ok_or(Errno::NOTCONN)?;
+                let noted = self.nodes.ledger.clone().zip(node.place);
                 let _clears = creds::without_fsetid();
-                Arc::new(reply.open_backing(fd.as_fd())?)
+                Arc::new(Registered::new(&device, fd.as_fd(), noted)?)
             }
         };
         // Two first opens may both come here: one id wins, the other is closed unused.
-        Ok(node.state.lock().backing.get_or_insert(id).clone())
+        let mut state = node.state.lock();
+        let id = state.backing.get_or_insert(id).clone();
+        id.note();
+        Ok(id)
     }
 }
 
@@ -213,7 +233,7 @@ impl Opening {
         match decision {
             Decision::FetchFirst => self.fetch(core, in_use, reply),
             Decision::Cached => self.cached(core, in_use, reply, data),
-            Decision::Passthrough => match core.backing_id(&in_use, &reply) {
+            Decision::Passthrough => match core.backing_id(&in_use) {
                 Ok(id) => self.opened(core, &in_use, reply, Some(&id)),
                 Err(error) => self.without_id(core, in_use, reply, error),
             },
@@ -266,25 +286,35 @@ impl Opening {
         Ok(())
     }
 
-    fn opened(self, core: &Core, node: &Node, reply: Reply, id: Option<&BackingId>) {
-        let mut fh = core.opens.fetch_add(1, Ordering::Relaxed) << FH_BITS;
+    fn opened(self, core: &Core, node: &Node, reply: Reply, id: Option<&Registered>) {
+        let mut bits = 0;
         // Without a writeback cache there is nothing for FLUSH to do.
         let mut flags = FopenFlags::FOPEN_NOFLUSH;
         if id.is_none() {
-            fh |= FH_CACHED;
+            bits |= FH_CACHED;
             // Where nothing passes the server by, cached pages stay true from open to open.
             if !core.passes_through() && !core.shared {
                 flags |= FopenFlags::FOPEN_KEEP_CACHE;
             }
         }
         if self.writes() {
-            fh |= FH_WRITES;
+            bits |= FH_WRITES;
             node.state.lock().writers += 1;
         }
         let maps = self.flags & libc::O_ACCMODE == libc::O_RDWR;
         if maps {
-            fh |= FH_MAPS;
+            bits |= FH_MAPS;
         }
+        let fh = match &core.nodes.ledger {
+            Some(ledger) => {
+                let orphan = node.state.lock().orphan;
+                if orphan && let Ok(fd) = core.fd(node) {
+                    core.keep(node, &fd);
+                }
+                ledger.add_open(node.id, number(self.request), bits)
+            }
+            None => core.opens.fetch_add(1, Ordering::Relaxed) << FH_BITS | bits,
+        };
         reply.opened(fh, flags, id);
         if maps {
             // What the kernel believes from before must be asked again while this is open.

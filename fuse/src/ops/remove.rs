@@ -24,17 +24,34 @@ struct Victim {
     large: bool,
 }
 
+/// Does closing its last reference take long?
+pub(crate) fn is_large(stat: &rustix::fs::Statx) -> bool {
+    stat.stx_blocks > LARGE
+}
+
 impl Core {
     /// Removes a name; `dir` is for directories.
-    pub(crate) fn unlink(&self, parent: u64, name: &OsStr, dir: bool) -> Result<(), Errno> {
+    pub(crate) fn unlink(
+        &self,
+        request: u64,
+        parent: u64,
+        name: &OsStr,
+        dir: bool,
+    ) -> Result<(), Errno> {
         let (parent_node, parent_fd) = self.dir(parent)?;
-        let victim = self.victim(self.look_to_keep(parent_fd.as_fd(), name)?, dir);
+        let seen = self.look_to_keep(parent_fd.as_fd(), name);
+        if let Some(end) = self.removed_before(request, &seen) {
+            return end;
+        }
+        let victim = self.victim(seen?, dir);
+        let intended = self.intend_removal(request, &victim.handle);
         let flags = if dir {
             AtFlags::REMOVEDIR
         } else {
             AtFlags::empty()
         };
         let result = unlinkat(&parent_fd, name, flags);
+        self.settle(intended, result);
         if result.is_ok() {
             self.note_at(
                 EventKind::Unlinked,
@@ -66,12 +83,18 @@ impl Core {
     fn victim(&self, seen: Seen, dir: bool) -> Victim {
         let last_name = dir || seen.stat.stx_nlink <= 1;
         let known = seen.fd.as_ref().filter(|_| last_name);
+        let node = known.and_then(|fd| self.nodes.pin(&seen.handle, fd));
+        if let (Some(node), Some(fd)) = (&node, known)
+            && node.state.lock().io.in_use()
+        {
+            self.keep(node, fd);
+        }
         Victim {
-            node: known.and_then(|fd| self.nodes.pin(&seen.handle, fd)),
+            node,
             handle: seen.handle,
             fd: seen.fd,
             last_name,
-            large: seen.stat.stx_blocks > LARGE,
+            large: is_large(&seen.stat),
         }
     }
 
@@ -81,12 +104,19 @@ impl Core {
                 let mut state = node.state.lock();
                 state.orphan = true;
                 state.large_orphan = victim.large;
+                let open = state.io.is_open();
                 drop(state);
+                if !open {
+                    self.let_go(node);
+                } else if let Some(fd) = &victim.fd {
+                    self.keep(node, fd);
+                }
                 // A registered backing id would keep the blocks. To close it is quick: the pin
                 // still holds the inode. (Of an open file it is not here.)
                 let _idle = self.idle_ids.lock().pop(&node.id);
             } else {
                 self.nodes.unpin(node);
+                self.let_go(node);
             }
         }
         if gone && victim.last_name && victim.large {
@@ -96,12 +126,17 @@ impl Core {
 
     pub(crate) fn rename(
         &self,
+        request: u64,
         from: (u64, &OsStr),
         to: (u64, &OsStr),
         flags: RenameFlags,
     ) -> Result<(), Errno> {
         let (from_node, from_fd) = self.dir(from.0)?;
         let (to_node, to_fd) = self.dir(to.0)?;
+        let source = self.handle_of_name(from_fd.as_fd(), from.1);
+        if let Some(end) = self.moved_before(request, &source) {
+            return end;
+        }
         let replaces =
             !flags.intersects(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE);
         let victim = if replaces {
@@ -116,9 +151,10 @@ impl Core {
         } else {
             None
         };
-        let source = self.handle_of_name(from_fd.as_fd(), from.1);
+        let intended = self.intend_move(request, &source);
         let native = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
         let result = renameat_with(&from_fd, from.1, &to_fd, to.1, native);
+        self.settle(intended, result);
         let from = (from_node.handle.clone(), from.1.as_bytes().to_vec());
         let to = (to_node.handle.clone(), to.1.as_bytes().to_vec());
         // Two names of one inode: rename does nothing, as POSIX has it.
@@ -161,7 +197,11 @@ impl Core {
         });
     }
 
-    fn handle_of_name(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<NodeHandle, Errno> {
+    pub(crate) fn handle_of_name(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> Result<NodeHandle, Errno> {
         if self.backing.handles.is_err() {
             return self.backing.look(dir, name).map(|seen| seen.handle);
         }

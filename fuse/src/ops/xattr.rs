@@ -3,6 +3,7 @@
 use crate::backing::proc_path;
 use crate::core::{Core, file_ref, own};
 use crate::creds::{Creator, act_for_group};
+use crate::ledger::Intent;
 use crate::node::Node;
 use crate::{AttributeChange, Caller, Changed, EventKind, FileRef};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
@@ -32,6 +33,7 @@ impl Core {
 
     pub(crate) fn setxattr(
         &self,
+        request: u64,
         caller: Caller,
         id: u64,
         name: &OsStr,
@@ -53,17 +55,29 @@ impl Core {
         }
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let path = proc_path(fd.as_fd());
-        if name.as_bytes() == ACCESS_ACL {
-            let _acting = act_for_group(Creator {
-                uid: caller.uid,
-                gid: caller.gid,
-                pid: caller.pid,
-                umask: 0,
+        let new = flags.contains(XattrFlags::CREATE);
+        let there = || grow(|buffer| getxattr(&path, name, buffer));
+        let intended = (new && self.nodes.ledger.is_some() && there() == Err(Errno::NODATA))
+            .then(|| self.intend(request, Intent::SetNew))
+            .flatten();
+        let result = {
+            let _acting = (name.as_bytes() == ACCESS_ACL).then(|| {
+                act_for_group(Creator {
+                    uid: caller.uid,
+                    gid: caller.gid,
+                    pid: caller.pid,
+                    umask: 0,
+                })
             });
-            setxattr(path, name, value, flags)?;
-        } else {
-            setxattr(path, name, value, flags)?;
-        }
+            setxattr(&path, name, value, flags)
+        };
+        let done = || self.had_begun(request, Intent::SetNew) && there().as_deref() == Ok(value);
+        let result = match result {
+            Err(Errno::EXIST) if done() => Ok(()),
+            result => result,
+        };
+        self.settle(intended, result);
+        result?;
         self.changed(&node, fd.as_fd(), Changed::Other);
         self.note(EventKind::Attributes, &node.handle);
         Ok(())
@@ -95,7 +109,7 @@ impl Core {
         Ok(seen)
     }
 
-    pub(crate) fn removexattr(&self, id: u64, name: &OsStr) -> Result<(), Errno> {
+    pub(crate) fn removexattr(&self, request: u64, id: u64, name: &OsStr) -> Result<(), Errno> {
         let node = self.node(id)?;
         let fd = self.fd(&node)?;
         if self.residency.is_private(name) {
@@ -105,7 +119,17 @@ impl Core {
         if let Some(answer) = self.change_elsewhere(&node, file, name, AttributeChange::Remove) {
             return answer;
         }
-        removexattr(proc_path(fd.as_fd()), name)?;
+        let path = proc_path(fd.as_fd());
+        let there = || getxattr(&path, name, &mut [0_u8; 0]).is_ok();
+        let intended = (self.nodes.ledger.is_some() && there())
+            .then(|| self.intend(request, Intent::Unset))
+            .flatten();
+        let result = match removexattr(&path, name) {
+            Err(Errno::NODATA) if self.had_begun(request, Intent::Unset) => Ok(()),
+            result => result,
+        };
+        self.settle(intended, result);
+        result?;
         self.changed(&node, fd.as_fd(), Changed::Other);
         self.note(EventKind::Attributes, &node.handle);
         Ok(())

@@ -81,9 +81,16 @@ fn mirror(status: &Status) -> Vec<Vec<String>> {
     } else {
         "release not possible"
     };
+    let held = match mirror.hold_s {
+        0 => String::new(),
+        seconds => format!(", held for {seconds} s if the instance dies"),
+    };
     rows.push(row(
         "mirror",
-        format!("{}, {passthrough}, {release}{missing}", mirror.filesystem),
+        format!(
+            "{}, {passthrough}, {release}{missing}{held}",
+            mirror.filesystem
+        ),
     ));
     rows.push(row(
         "disk",

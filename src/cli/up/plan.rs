@@ -8,6 +8,7 @@ use super::UpArgs;
 use crate::cli::CliError;
 use crate::config::{Config, TierSetting};
 use crate::tier::{TierUrl, UrlError};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -84,6 +85,7 @@ impl UpPlan {
             Some(path) => Config::load(path).map_err(CliError::usage)?,
             None => Config::default(),
         };
+        settings.hold = args.hold.unwrap_or(settings.hold);
         settings.recall_timeout = args.recall_timeout.or(settings.recall_timeout);
         let backing = named("BACKING", &args.backing, &settings.backing)?;
         let mount = named("MOUNT", &args.mount, &settings.mount)?;
@@ -151,6 +153,7 @@ fn of_file(tiers: &[TierSetting]) -> Result<Vec<TierSpec>, CliError> {
 /// The directory of the command line, else that of the configuration file.
 fn named(what: &str, given: &Option<PathBuf>, set: &Option<PathBuf>) -> Result<PathBuf, CliError> {
     match given.as_deref().or(set.as_deref()) {
+        Some(path) if what == "MOUNT" => mountpoint(path),
         Some(path) => directory(what, path),
         None => Err(CliError::usage(format!(
             "{what} is named neither here nor in the configuration file"
@@ -199,6 +202,33 @@ fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
     } else {
         Err(CliError::usage(format!(
             "{what} {}: no directory",
+            path.display()
+        )))
+    }
+}
+
+/// The mount point. What is mounted there may be held for this very process to serve: nothing may
+/// be asked of it, or nobody would ever answer.
+fn mountpoint(path: &Path) -> Result<PathBuf, CliError> {
+    let wrong =
+        |error: std::io::Error| CliError::usage(format!("MOUNT {}: {error}", path.display()));
+    let whole = std::path::absolute(path).map_err(wrong)?;
+    // Without a slash at its end, which would have it looked into.
+    let whole: PathBuf = whole.components().collect();
+    let (Some(parent), Some(name)) = (whole.parent(), whole.file_name()) else {
+        return directory("MOUNT", path);
+    };
+    let place = parent.canonicalize().map_err(wrong)?.join(name);
+    if std::fs::read_link(&place).is_ok() {
+        return directory("MOUNT", &place);
+    }
+    let how = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(CWD, &place, how, StatxFlags::TYPE).map_err(|e| wrong(e.into()))?;
+    if FileType::from_raw_mode(stat.stx_mode.into()).is_dir() {
+        Ok(place)
+    } else {
+        Err(CliError::usage(format!(
+            "MOUNT {}: no directory",
             path.display()
         )))
     }

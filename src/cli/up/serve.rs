@@ -3,6 +3,7 @@
 
 use super::UpPlan;
 use super::leave::{Leaving, Signal, signals};
+use super::take_over;
 use crate::cli::CliError;
 use crate::error::Failure;
 use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
@@ -13,11 +14,13 @@ use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
 use crate::tier::TierUrl;
-use cairn_fuse::mount::{Mounter, is_dead};
-use cairn_fuse::{Mirror, MirrorConfig, MirrorError};
+use cairn_fuse::mount::{Inheritance, Mounter, is_dead};
+use cairn_fuse::{Holding, Mirror, MirrorConfig, MirrorError};
 use cairn_policies::{Policy, shipped};
 use crossbeam_channel::{Receiver, bounded};
+use std::cell::Cell;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,12 +37,12 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         eprintln!("cairn: the setting {key} has no effect in this version");
     }
     let policy = policy(plan)?;
-    stand_clear(plan, mounter.as_ref());
+    // Nothing may look at a mount that is held for this process before it has taken it.
+    let way = way(plan, mounter)?;
+    stand_clear(plan, &way);
     let opening = Opening {
         backing: plan.backing.clone(),
-        outside: mounter
-            .as_ref()
-            .map_or_else(|| plan.backing.clone(), |m| m.outside(&plan.backing)),
+        outside: way.outside(&plan.backing),
         state: plan.state.clone(),
         force: false,
         ballast: plan.settings.ballast_size,
@@ -58,7 +61,7 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     }
     let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
     let engine = Arc::new(engine);
-    let done = run(plan, &engine, &state, mounter);
+    let done = run(plan, &engine, &state, way);
     let stopped = engine.stop(matches!(done, Ok(true)));
     if engine.has_left_threads() {
         // Kept for ever, so that no drop waits for a tier; the process ends now.
@@ -70,27 +73,67 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// How the mount is come by.
+enum Way {
+    /// By this process alone.
+    Alone,
+    /// Through a process in the users' mount namespace.
+    Mounter(Mounter),
+    /// It is there already.
+    Inherited(Inheritance),
+}
+
+impl Way {
+    fn outside(&self, path: &Path) -> PathBuf {
+        match self {
+            Self::Alone => path.to_owned(),
+            Self::Mounter(mounter) => mounter.outside(path),
+            Self::Inherited(inheritance) => inheritance.mounter().outside(path),
+        }
+    }
+}
+
+fn way(plan: &UpPlan, mounter: Option<Mounter>) -> Result<Way, CliError> {
+    let Some(mounter) = mounter else {
+        return Ok(Way::Alone);
+    };
+    Ok(match take_over::inherit(plan)? {
+        Some(inheritance) => Way::Inherited(inheritance),
+        None => Way::Mounter(mounter),
+    })
+}
+
 /// Mounts and serves; `true`: the mount went and nobody can still write.
-fn run(
-    plan: &UpPlan,
-    engine: &Arc<Engine>,
-    state: &StateDir,
-    mounter: Option<Mounter>,
-) -> Result<bool, CliError> {
+fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, way: Way) -> Result<bool, CliError> {
     let recaller = engine
         .recaller()
         .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
     let socket = state.run().join(CONTROL);
     let residency = HsmResidency::new(recaller, engine.asks(), engine.changelog(), Some(socket));
     let residency = Arc::new(residency.with_room(engine.opens()));
-    let config = MirrorConfig {
-        mounter,
-        ..MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency)
-    };
+    let mut config = MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency);
+    config.hold = Some(Holding {
+        time: plan.settings.hold,
+        socket: take_over::socket(plan),
+    });
+    match way {
+        Way::Alone => {}
+        Way::Mounter(mounter) => config.mounter = Some(mounter),
+        Way::Inherited(inheritance) => config.inherit = Some(inheritance),
+    }
+    let inherited = config.inherit.is_some();
     let mirror = Arc::new(Mirror::start(config).map_err(mount)?);
     engine.attach(mirror.gate());
-    let done = open_doors(plan, engine, state, &mirror);
-    if done.is_err() {
+    if let Err(why) = &mirror.facts().hold {
+        eprintln!("cairn: the mount ends with this instance: {why}");
+    }
+    let is_ready = Cell::new(false);
+    let done = open_doors(plan, engine, state, &mirror, &is_ready);
+    if done.is_err() && inherited && !is_ready.get() {
+        // The mount's users had a server before; they shall have one after this process, too. So
+        // it is not unmounted: the holder waits for the next.
+        std::mem::forget(mirror.clone());
+    } else if done.is_err() {
         // Whatever failed: nothing is left mounted, and no user is at the backing when the engine
         // stops. (The doors hold the mirror, too, so it does not go by itself.)
         let gone = mirror.unmount(false).or_else(|_| mirror.unmount(true));
@@ -104,8 +147,14 @@ fn run(
 
 /// Of the machine's filesystems this process keeps none alive but those it works on, and a dead
 /// mount is said to be in the way before it is taken away.
-fn stand_clear(plan: &UpPlan, mounter: Option<&Mounter>) {
-    if is_dead(&plan.mount) {
+fn stand_clear(plan: &UpPlan, way: &Way) {
+    let mounter = match way {
+        Way::Alone => None,
+        Way::Mounter(mounter) => Some(mounter),
+        Way::Inherited(inheritance) => Some(inheritance.mounter()),
+    };
+    // One that is held must not be asked anything before it is served.
+    if !matches!(way, Way::Inherited(_)) && is_dead(&plan.mount) {
         eprintln!(
             "cairn: a dead mount lies on {}: its instance died; it is taken away",
             plan.mount.display()
@@ -132,6 +181,7 @@ fn open_doors(
     engine: &Arc<Engine>,
     state: &StateDir,
     mirror: &Arc<Mirror>,
+    is_ready: &Cell<bool>,
 ) -> Result<(), CliError> {
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
@@ -153,6 +203,7 @@ fn open_doors(
         eprintln!("cairn: releases are disabled: {why}");
     }
     ready(plan, engine.tiers())?;
+    is_ready.set(true);
     wait(engine, mirror, &ended)?;
     server.stop();
     Ok(())
@@ -292,7 +343,7 @@ fn startup(why: Startup) -> CliError {
     CliError::new(failure, why)
 }
 
-fn mount(why: MirrorError) -> CliError {
+pub(super) fn mount(why: MirrorError) -> CliError {
     let source = std::error::Error::source(&why)
         .map(|s| format!(": {s}"))
         .unwrap_or_default();

@@ -120,6 +120,8 @@ fn mirror(instance: &Instance, free: u64, total: u64) -> Mirror {
         passthrough: facts.passthrough.is_ok(),
         release: engine.release_allowed().is_ok(),
         capabilities,
+        hold_s: facts.hold.as_ref().map_or(0, |time| time.as_secs()),
+        predecessors: facts.predecessors,
         free,
         total,
     }

@@ -27,6 +27,12 @@ pub struct Mirror {
     pub release: bool,
     /// What the backing has and lacks: `leases`, `punch`, `xattrs`, `handles`, ...
     pub capabilities: BTreeMap<String, bool>,
+    /// Seconds that the mount waits for a successor when the instance dies; 0: it ends with it.
+    #[serde(default)]
+    pub hold_s: u64,
+    /// How many instances have served this mount before.
+    #[serde(default)]
+    pub predecessors: u64,
     /// Bytes free on the backing filesystem for ordinary users.
     pub free: u64,
     /// Bytes in all.

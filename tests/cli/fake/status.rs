@@ -21,6 +21,8 @@ pub(super) fn status() -> Status {
             capabilities: ["handles", "leases", "punch", "xattrs"]
                 .map(|name| (name.to_owned(), name != "handles"))
                 .into(),
+            hold_s: 0,
+            predecessors: 0,
             free: 3 << 40,
             total: 10 << 40,
         },
