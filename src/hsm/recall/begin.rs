@@ -1,7 +1,7 @@
 //! P4 (1) to (3): the stub's own checks, the mark *recalling*, room for the data.
 
 use super::finish::{self, GiveBack};
-use super::meanwhile::{own_record, put_time_back};
+use super::meanwhile::{own_record, put_back, set_id};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
 use super::source::Sources;
@@ -265,9 +265,10 @@ fn mark_and_allocate(
         full if full.is_full() => RecallError::NoSpace { bytes },
         why => RecallError::backing("keep the capability", why),
     })?;
+    let taken = set_id(backing, recall, fd)?;
     let allocated = allocate(fd, entry);
     // Allocating sets mtime on some filesystems; so did the writes of an interrupted recall.
-    put_time_back(backing, recall, opened, fd)?;
+    put_back(backing, recall, opened, fd, taken)?;
     drop(io);
     shared.reached(Step::Allocated)?;
     allocated.map_err(full)

@@ -1,6 +1,6 @@
 //! P4 (5) to (8): the file becomes resident. Or it is given back: released as it was.
 
-use super::meanwhile::{own_record, put_time_back, set_mtime};
+use super::meanwhile::{own_record, put_back, set_id, set_mtime};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::table::{End, Shared};
 use super::{Done, RecallError, Step};
@@ -205,10 +205,11 @@ fn punch(
         .size
         .div_ceil(PUNCH_TO)
         .saturating_mul(PUNCH_TO);
+    let taken = set_id(backing, recall, fd)?;
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, flags, 0, len).map_err(io("punch"))?;
     rustix::fs::fsync(fd).map_err(io("sync"))?;
-    put_time_back(backing, recall, opened, fd)?;
+    put_back(backing, recall, opened, fd, taken)?;
     let stamp = turn_to(shared, recall, opened, fd, Data::Released)?;
     rustix::fs::fsync(fd).map_err(io("sync"))?;
     if let Some(settle) = stamp.settle {

@@ -12,7 +12,7 @@
 use super::one::{Opened, Recall};
 use super::{RecallError, Recaller};
 use crate::format::record::{Record, State as Data};
-use crate::hsm::backing::{Backing, BackingError, SetHow, belongs_to};
+use crate::hsm::backing::{Backing, BackingError, SetHow, SetId, belongs_to};
 use crate::hsm::version::{Stamp, coarse_now};
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Changed, Errno};
@@ -37,15 +37,32 @@ pub(super) fn own_record(
     record.filter(same).ok_or(RecallError::Truncated)
 }
 
-/// Puts the modification time back to what users are to see, after data were written or punched.
-pub(super) fn put_time_back(
+/// The set-id bits that the write or punch to follow takes.
+pub(super) fn set_id(
+    backing: &Backing,
+    recall: &Recall,
+    fd: BorrowedFd<'_>,
+) -> Result<Option<SetId>, RecallError> {
+    let _turn = backing.turn(&recall.node);
+    backing
+        .set_id(fd)
+        .map_err(|why| RecallError::backing("stat", why))
+}
+
+/// Puts the modification time back to what users are to see, and set-id bits that were `taken`,
+/// after data were written or punched.
+pub(super) fn put_back(
     backing: &Backing,
     recall: &Recall,
     opened: &Opened,
     fd: BorrowedFd<'_>,
+    taken: Option<SetId>,
 ) -> Result<(), RecallError> {
     let _turn = backing.turn(&recall.node);
     let record = own_record(backing, opened, fd)?;
+    backing
+        .restore_set_id(fd, taken)
+        .map_err(|why| RecallError::backing("give back the mode", why))?;
     set_mtime(fd, record.mtime).map_err(|why| RecallError::io("set the times", why))
 }
 

@@ -9,7 +9,9 @@ use crate::hsm::version::coarse_now;
 use crate::id::Timestamp;
 use cairn_fuse::Changed;
 use rustix::fs::{Timespec, Timestamps, XattrFlags, getxattr, setxattr};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 
 const NEW: Timestamp = Timestamp {
     sec: 1_600_000_000,
@@ -336,4 +338,43 @@ fn p4_what_users_do_to_a_capability_during_a_recall_stays() {
     reading.wait().expect("read");
     rig.until("it is over", |rig| rig.recaller.running() == 0);
     assert_eq!(shown(&rig, &stub).as_deref(), Some(&OTHER[..]));
+}
+
+/// Threads inherit it: no part of this recaller may write without taking set-id bits.
+#[test]
+fn p4_set_id_bits_survive_a_recall_that_takes_them() {
+    let thread = std::thread::spawn(|| {
+        let mut now = capabilities(None).expect("capabilities");
+        now.effective.remove(CapabilitySet::FSETID);
+        set_capabilities(None, now).expect("fewer");
+        let rig = Rig::new();
+        let set_id = |name| {
+            let stub = rig.dense(name, 3 * BLOCK);
+            let mode = std::fs::Permissions::from_mode(0o4711);
+            std::fs::set_permissions(&stub.path, mode).expect("chmod");
+            stub
+        };
+        let stub = set_id("recalled");
+        rig.stage(&stub).expect("staged");
+        rig.assert_whole(&stub);
+        assert_eq!(rig.stat(&stub).mode, 0o4711);
+        let stub = set_id("given back");
+        *rig.recaller.shared.fail_after.lock() = Some(Step::DataSynced);
+        rig.stage(&stub).expect_err("it fails");
+        *rig.recaller.shared.fail_after.lock() = None;
+        rig.assert_released(&stub);
+        assert_eq!(rig.stat(&stub).mode, 0o4711);
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED p4_set_id_bits_...: not root, who alone may chown");
+        }
+        let stub = set_id("another owner");
+        let reading = half_way(&rig, &stub);
+        std::os::unix::fs::chown(&stub.path, Some(1), None).expect("chown");
+        rig.tier().gate(false);
+        reading.wait().expect("read");
+        rig.until("it is over", |rig| rig.recaller.running() == 0);
+        rig.assert_whole(&stub);
+        assert_eq!(rig.stat(&stub).mode, 0o711, "the kernel took them");
+    });
+    thread.join().expect("the test");
 }
