@@ -11,7 +11,7 @@
 //!  Released     anything else                 conflict: somebody wrote into the stub
 //! ```
 
-use super::{Refusal, alone, punch, settle_stub, sync};
+use super::{Refusal, alone, mark, punch, settle_stub, sync};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Backing, FileStat, SetId, belongs_to};
 use crate::hsm::version::{Interrupted, Quiet, Stamp, checksum};
@@ -105,6 +105,14 @@ fn stub(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recovered,
     }
     if !has_content(file, record)? {
         return Ok(Recovered::Conflict);
+    }
+    // The punch moves the modification time: cut short, a stub that says Released would be in
+    // conflict for good.
+    let fd = file.quiet.fd();
+    mark(file.backing, fd, file.node, record)?;
+    sync(fd)?;
+    if !file.quiet.still_held() {
+        return Err(Refusal::InUse);
     }
     let taken = empty(file, stat)?;
     finish(file, record, State::Released, taken).map(Recovered::Released)

@@ -491,6 +491,36 @@ fn p3_a_lost_punch_under_a_stub_is_finished_only_if_the_data_are_the_same() {
 }
 
 #[test]
+fn p3_a_punch_that_is_finished_and_cut_short_again_is_no_conflict() {
+    let rig = Rig::new();
+    crashed_before_punch(&rig, "f", State::Released);
+    // Long ago: the punch moves it, whatever the clock's grain.
+    let file = std::fs::File::options().write(true).open(rig.path("f"));
+    let before = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+    file.unwrap().set_modified(before).unwrap();
+    let fd = rig.open("f", How::Path);
+    let record = Record {
+        mtime: rig.backing.stat(fd.as_fd()).unwrap().mtime,
+        ..rig.record("f").unwrap()
+    };
+    rig.backing
+        .set_record(fd.as_fd(), &record, SetHow::Replace)
+        .unwrap();
+    BEHIND_PUNCH.set(Some(Box::new(|| {
+        Err(BackingError::of(
+            "survive",
+            || "f".to_owned(),
+            std::io::Error::from_raw_os_error(libc::EIO),
+        ))
+    })));
+    let cut = || recover(&rig.backing, &rig.gate, &rig.node("f"), Some(b"f"));
+    patiently(cut, |why| matches!(why, Refusal::InUse)).unwrap_err();
+    assert!(matches!(recovered(&rig, "f"), Recovered::Released(_)));
+    assert_released(&rig, "f");
+    assert_eq!(rig.record("f").unwrap().mtime, record.mtime);
+}
+
+#[test]
 fn p5_a_stub_cut_to_nothing_is_told_apart() {
     let rig = Rig::new();
     let seen = archived(&rig, "f");
