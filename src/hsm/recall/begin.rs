@@ -54,7 +54,7 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     }
 }
 
-/// `None`: somebody holds a lease on it (a release in progress); try again.
+/// `None`: somebody holds a lease on it (a release in progress), or it changes just now; try again.
 fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> {
     let backing = &shared.backing;
     let object = format!("{:?}", recall.node);
@@ -82,8 +82,9 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
         return Ok(Some(Found::Resident(reader)));
     };
     if before.size == 0 && record.size > 0 {
-        finish_truncation(shared, recall, reader.as_fd()).map_err(fail("finish the truncation"))?;
-        return Ok(Some(Found::Resident(reader)));
+        let done = finish_truncation(shared, recall, reader.as_fd(), &record)
+            .map_err(fail("finish the truncation"))?;
+        return Ok(done.then_some(Found::Resident(reader)));
     }
     if !belongs_to(&record, shared.backing.fs(), &recall.node) {
         return Ok(Some(Found::Foreign(Arc::new(Opened {
@@ -102,16 +103,17 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
     }))))
 }
 
-/// P5: the file was cut to nothing, and the stub outlived it.
+/// P5: the file was cut to nothing, and the stub outlived it. `false`: not any more.
 fn finish_truncation(
     shared: &Shared,
     recall: &Recall,
     fd: BorrowedFd<'_>,
-) -> Result<(), BackingError> {
-    let turn = shared.backing.turn(&recall.node);
-    shared.backing.remove_record(fd)?;
-    drop(turn);
-    rustix::fs::fsync(fd).map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))
+    seen: &Record,
+) -> Result<bool, BackingError> {
+    let done = shared.backing.drop_truncated(&recall.node, fd, seen)?;
+    rustix::fs::fsync(fd)
+        .map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))?;
+    Ok(done)
 }
 
 /// P4 (1). A stub that an earlier recall left marked may hold data; its mtime is not looked at,
