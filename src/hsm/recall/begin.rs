@@ -243,7 +243,8 @@ fn mark_and_allocate(
     let backing = &shared.backing;
     let bytes = entry.stored_len();
     // Root's writes are charged to the owner but not refused (CAP_SYS_RESOURCE): so ask first.
-    if !quota::has_room(opened.reader.as_fd(), &opened.before, bytes) {
+    let more = quota::still_to_charge(&opened.record, &opened.before, bytes);
+    if !quota::has_room(opened.reader.as_fd(), &opened.before, more) {
         return Err(RecallError::Quota { bytes });
     }
     let fd = backing
