@@ -3,7 +3,7 @@
 use super::rig::*;
 use crate::format::aggregate::BLOCK;
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{CAPABILITY, How, KEPT, RecordKeeping, SetHow};
+use crate::hsm::backing::{Access, CAPABILITY, How, KEPT, RecordKeeping, SetHow};
 use crate::hsm::recall::{RecallError, Step};
 use crate::hsm::version::coarse_now;
 use crate::id::Timestamp;
@@ -74,6 +74,35 @@ fn p4_a_time_set_on_a_released_file_is_no_conflict() {
         assert!(record.user_ctime > OLD);
         assert!(std::fs::read(&stub.path).expect("bytes") == stub.content);
     }
+}
+
+/// Those above may take their time over it, or take a turn.
+#[test]
+fn p4_a_time_set_on_a_released_file_is_checked_later_by_name_and_outside_the_turn() {
+    let thread = std::thread::spawn(|| {
+        // Where there are no handles, the file is found by a name.
+        let mut now = capabilities(None).expect("capabilities");
+        now.effective.remove(CapabilitySet::DAC_READ_SEARCH);
+        set_capabilities(None, now).expect("fewer");
+        let rig = Rig::new();
+        assert_eq!(rig.backing.access(), Access::Paths);
+        *rig.above.no_turns.lock() = Some(std::sync::Arc::clone(&rig.backing));
+        // The window of ctime may be missed by chance, and then there is nothing to check.
+        for n in 0..100 {
+            let stub = rig.dense(&format!("file{n}"), BLOCK);
+            let file = rig.backing.open_beneath(format!("file{n}").as_bytes());
+            let set = rig
+                .recaller
+                .set_times(&stub.node, file.expect("open").as_fd(), &to(NEW));
+            assert_eq!(set, Some(Ok(())));
+            if let Some(settle) = rig.above.settles.lock().pop() {
+                assert_eq!(settle.hint, Some(format!("file{n}").into_bytes()));
+                return;
+            }
+        }
+        panic!("not one of 100 fell into the window");
+    });
+    thread.join().expect("the test");
 }
 
 /// A crash between the steps of setting a time.
