@@ -24,6 +24,7 @@ pub use attributes::{Attributes, is_private};
 pub use error::BackingError;
 pub use life::life_of;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};
+pub use privileges::SetId;
 pub(in crate::hsm) use privileges::{CAPABILITY, KEPT};
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;

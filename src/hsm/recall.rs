@@ -41,7 +41,7 @@ pub use error::RecallError;
 pub use quota::{Owner, quota_left};
 
 use crate::error::Failure;
-use crate::format::record::CopyHint;
+use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, BackingError, How};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::version::{Seen, Settle};
@@ -355,18 +355,16 @@ impl Recaller {
         let of = |step| {
             move |why: rustix::io::Errno| BackingError::of(step, || "a truncated file".into(), why)
         };
-        let record = backing.record(fd)?;
-        if record.is_none_or(|r| r.state == crate::format::record::State::Resident) {
+        let stub = |r: &Record| r.state != State::Resident;
+        let Some(record) = backing.record(fd)?.filter(stub) else {
             // A recall came to its end first: what is in the file is the users' own by now.
             return Ok(());
-        }
+        };
         let file = backing.reopen(fd, How::ReadWrite)?;
         if backing.stat(file.as_fd())?.size != 0 {
             rustix::fs::ftruncate(&file, 0).map_err(of("truncate"))?;
         }
-        let turn = backing.turn(node);
-        backing.remove_record(file.as_fd())?;
-        drop(turn);
+        backing.drop_truncated(node, file.as_fd(), &record)?;
         rustix::fs::fsync(&file).map_err(of("sync"))
     }
 

@@ -21,7 +21,7 @@ pub use recover::{Recovered, recover};
 
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{
-    Backing, BackingError, FileStat, How, Lacking, Reach, SetHow, describe, shown_ctime,
+    Backing, BackingError, FileStat, How, Lacking, Reach, SetHow, SetId, describe, shown_ctime,
 };
 use crate::hsm::version::{NotQuiet, Quiet, Seen, Settle, Stamp, Trust, quiescent_alone};
 use crate::id::{DataVersion, FileId, NodeHandle, Timestamp};
@@ -253,14 +253,13 @@ fn empty(
             .record(fd)?
             .is_some_and(|r| r.state != State::Resident)
         {
-            settle_stub(backing, fd, of, record, State::Resident)?;
+            settle_stub(backing, fd, of, (record, State::Resident), None)?;
             sync(fd)?;
         }
         return Err(why);
     }
-    punch(fd, stat)?;
-    backing.restore_set_id(fd, stat.mode)?;
-    let stamp = settle_stub(backing, fd, of, record, State::Released)?;
+    let taken = punch(backing, fd, order.node, stat)?;
+    let stamp = settle_stub(backing, fd, of, (record, State::Released), taken)?;
     // One fsync for the punch and what came after it: the filesystem's journal keeps their order,
     // and a record that says Released over data that are all still there is finished by `recover`.
     sync(fd)?;
@@ -289,18 +288,19 @@ fn mark(
     backing.keep_capability(fd).map(drop)
 }
 
-/// A stub becomes what `state` says: its time and capability back, the record last, in one turn
-/// with what users may have set up to now. Not durable before a sync.
+/// A stub becomes what `state` says: its time, capability and set-id bits (`taken` by a punch) back,
+/// the record last, in one turn with what users may have set up to now. Not durable before a sync.
 fn settle_stub(
     backing: &Backing,
     fd: BorrowedFd<'_>,
     (node, hint): (&NodeHandle, Option<&[u8]>),
-    known: &Record,
-    state: State,
+    (known, state): (&Record, State),
+    taken: Option<SetId>,
 ) -> Result<Stamp, Refusal> {
     let _turn = backing.turn(node);
     let same = |r: &Record| (r.file, r.version) == (known.file, known.version);
     let record = backing.record(fd)?.filter(same).ok_or(Refusal::InUse)?;
+    backing.restore_set_id(fd, taken)?;
     backing.settle_capability(fd)?;
     set_mtime(fd, record.mtime)?;
     let record = Record {
@@ -312,8 +312,16 @@ fn settle_stub(
     Ok(Stamp::set(backing, fd, hint, &record, SetHow::Replace)?)
 }
 
-/// Gives back all blocks, those behind the end too.
-fn punch(fd: BorrowedFd<'_>, stat: &FileStat) -> Result<(), BackingError> {
+/// Gives back all blocks, those behind the end too; the set-id bits that this takes.
+fn punch(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    node: &NodeHandle,
+    stat: &FileStat,
+) -> Result<Option<SetId>, BackingError> {
+    let turn = backing.turn(node);
+    let taken = backing.set_id(fd)?;
+    drop(turn);
     let block = u64::from(stat.block_size).max(MIN_SIZE);
     let longest = i64::MAX.cast_unsigned() & !(MIN_SIZE - 1);
     let end = stat
@@ -323,7 +331,10 @@ fn punch(fd: BorrowedFd<'_>, stat: &FileStat) -> Result<(), BackingError> {
         .min(longest);
     let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, how, 0, end)
-        .map_err(|why| BackingError::of("punch", || describe(fd), why))
+        .map_err(|why| BackingError::of("punch", || describe(fd), why))?;
+    #[cfg(test)]
+    tests::behind_punch()?;
+    Ok(taken)
 }
 
 fn sync(fd: BorrowedFd<'_>) -> Result<(), BackingError> {

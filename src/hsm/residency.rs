@@ -110,11 +110,12 @@ impl HsmResidency {
         }
         if record.size > 0 && self.backing().stat(file.fd)?.size == 0 {
             // P5: ftruncate came first; what is left to do is to drop the stub.
-            if !self.recaller.is_running(file.handle) {
-                let _turn = self.backing().turn(file.handle);
-                self.backing().remove_record(file.fd)?;
-            }
-            return Ok(None);
+            let running = self.recaller.is_running(file.handle);
+            let done = running
+                || self
+                    .backing()
+                    .drop_truncated(file.handle, file.fd, &record)?;
+            return if done { Ok(None) } else { self.stub(file) };
         }
         Ok(Some(Elsewhere::Stub(record)))
     }

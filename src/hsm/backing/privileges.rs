@@ -12,7 +12,9 @@
 //!   a user's write must take the capability for good.
 //! - What users see is `security.capability` while it is there, else the kept copy. What they set
 //!   or remove, they set or remove in both.
-//! - All that writes either of the two runs in the node's turn ([`Backing::turn`]).
+//! - Set-id bits are given back only if they were there right before the write or punch, this thread
+//!   is one from whose files the kernel takes them, and owner and mode are otherwise the same since.
+//! - All that writes any of these runs in the node's turn ([`Backing::turn`]).
 //!
 //! Without `trusted.*` (an unprivileged mount) nothing is kept: there nobody may set a capability.
 
@@ -20,6 +22,7 @@ use super::{Backing, BackingError, RecordKeeping, describe, record::through_proc
 use crate::format::record::State;
 use rustix::fs::{Mode, XattrFlags, getxattr, removexattr, setxattr};
 use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities};
 use std::os::fd::BorrowedFd;
 
 /// The attribute that holds a file capability.
@@ -30,6 +33,13 @@ pub(in crate::hsm) const KEPT: &str = "trusted.cairn.capability";
 const LONGEST: usize = 64;
 /// Set-user-id and set-group-id.
 const SET_ID: u32 = 0o6000;
+
+/// A file's mode and owner while it had set-id bits: see [`Backing::set_id`].
+#[derive(Debug, Clone, Copy)]
+pub struct SetId {
+    mode: u32,
+    owner: (u32, u32),
+}
 
 fn read(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> {
     let mut value = [0_u8; LONGEST];
@@ -189,17 +199,55 @@ impl Backing {
         Ok(())
     }
 
-    /// Gives back set-id bits that were taken since the mode was `before`; a mode that a user set
-    /// meanwhile stays. Not durable before a sync.
+    /// The set-id bits that this thread's next write or punch takes; `None`: it takes none. In the
+    /// node's turn, right before that.
     ///
     /// # Errors
     /// What the filesystem says.
-    pub fn restore_set_id(&self, fd: BorrowedFd<'_>, before: u32) -> Result<(), BackingError> {
-        let now = self.stat(fd)?.mode;
-        if now == before || now | (before & SET_ID) != before {
+    pub fn set_id(&self, fd: BorrowedFd<'_>) -> Result<Option<SetId>, BackingError> {
+        let stat = self.stat(fd)?;
+        let there = stat.mode & SET_ID != 0 && !self.leaves_set_id();
+        Ok(there.then_some(SetId {
+            mode: stat.mode,
+            owner: (stat.uid, stat.gid),
+        }))
+    }
+
+    /// Does the kernel leave this thread's files their set-id bits? Only a capability of the initial
+    /// user namespace counts, as it does for `trusted.*`.
+    fn leaves_set_id(&self) -> bool {
+        let has = |c: CapabilitySets| c.effective.contains(CapabilitySet::FSETID);
+        self.keeps() && capabilities(None).is_ok_and(has)
+    }
+
+    /// Gives back the set-id bits that a write or punch took. What a user took meanwhile, by a
+    /// change of owner or mode, stays taken. In the node's turn. Not durable before a sync.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn restore_set_id(
+        &self,
+        fd: BorrowedFd<'_>,
+        before: Option<SetId>,
+    ) -> Result<(), BackingError> {
+        let Some(SetId { mode, owner }) = before else {
+            return Ok(());
+        };
+        let set = |mode| {
+            rustix::fs::chmod(through_proc(fd), Mode::from_raw_mode(mode))
+                .map_err(|why| BackingError::of("give back the mode of", || describe(fd), why))
+        };
+        let now = self.stat(fd)?;
+        let same = (now.uid, now.gid) == owner && now.mode & !SET_ID == mode & !SET_ID;
+        if !same || now.mode == mode {
             return Ok(());
         }
-        rustix::fs::chmod(through_proc(fd), Mode::from_raw_mode(before))
-            .map_err(|why| BackingError::of("give back the mode of", || describe(fd), why))
+        set(mode)?;
+        // An owner that changed between the two looks must not get them.
+        let now = self.stat(fd)?;
+        if (now.uid, now.gid) != owner {
+            set(now.mode & !SET_ID)?;
+        }
+        Ok(())
     }
 }

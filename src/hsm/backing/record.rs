@@ -5,7 +5,7 @@
 //! inode's handle under the instance's key, so that a user can neither make one nor move one.
 
 use super::{Backing, BackingError, MAX_XATTR, describe};
-use crate::format::record::Record;
+use crate::format::record::{Record, State};
 use crate::hsm::version;
 use crate::id::{NodeHandle, Timestamp};
 use hmac::{Hmac, Mac};
@@ -158,6 +158,32 @@ impl Backing {
                 why,
             )),
         }
+    }
+}
+
+impl Backing {
+    /// P5: drops the stub `seen` of a file that was cut to nothing, if that is still what it is, in
+    /// the node's turn, which this takes: the look that led here may be stale, and the file by now
+    /// be another version, resident, or archived anew. `false`: look again. Not durable before an
+    /// fsync.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn drop_truncated(
+        &self,
+        node: &NodeHandle,
+        fd: BorrowedFd<'_>,
+        seen: &Record,
+    ) -> Result<bool, BackingError> {
+        let _turn = self.turn(node);
+        let same = |now: &Record| {
+            now.state != State::Resident && (now.file, now.version) == (seen.file, seen.version)
+        };
+        let still = self.record(fd)?.as_ref().is_some_and(same) && self.stat(fd)?.size == 0;
+        if still {
+            self.remove_record(fd)?;
+        }
+        Ok(still)
     }
 }
 

@@ -50,6 +50,39 @@ fn a_node_is_found_after_a_rename_and_gone_after_unlink() {
 }
 
 #[test]
+fn p5_a_stale_look_drops_no_record() {
+    let rig = Rig::new();
+    rig.write("f", b"");
+    let (node, fd) = (rig.node("f"), rig.open("f", How::Path));
+    let (backing, fd) = (&rig.backing, fd.as_fd());
+    let stub = Record {
+        state: State::Released,
+        ..record(&rig, "f")
+    };
+    let later = Record {
+        version: DataVersion(2),
+        ..stub.clone()
+    };
+    let resident = Record {
+        state: State::Resident,
+        ..stub.clone()
+    };
+    for now in [later, resident] {
+        backing.set_record(fd, &now, SetHow::Either).unwrap();
+        assert!(!backing.drop_truncated(&node, fd, &stub).unwrap());
+        assert_eq!(backing.record(fd).unwrap(), Some(now));
+    }
+    backing.set_record(fd, &stub, SetHow::Replace).unwrap();
+    rig.write("f", b"data");
+    assert!(!backing.drop_truncated(&node, fd, &stub).unwrap());
+    assert_eq!(backing.record(fd).unwrap().as_ref(), Some(&stub));
+    rig.write("f", b"");
+    assert!(backing.drop_truncated(&node, fd, &stub).unwrap());
+    assert_eq!(backing.record(fd).unwrap(), None);
+    assert!(!backing.drop_truncated(&node, fd, &stub).unwrap());
+}
+
+#[test]
 fn without_handles_a_node_is_found_by_name_and_compared() {
     let rig = unprivileged();
     rig.write("d/a", b"data");

@@ -38,4 +38,10 @@ impl Backing {
         let share = hasher.finish() as usize % SHARES;
         self.turns.0[share].lock()
     }
+
+    /// Does anybody have a turn?
+    #[cfg(test)]
+    pub(in crate::hsm) fn has_turns(&self) -> bool {
+        self.turns.0.iter().any(Mutex::is_locked)
+    }
 }

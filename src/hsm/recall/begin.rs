@@ -1,7 +1,7 @@
 //! P4 (1) to (3): the stub's own checks, the mark *recalling*, room for the data.
 
 use super::finish::{self, GiveBack};
-use super::meanwhile::{own_record, put_time_back};
+use super::meanwhile::{own_record, put_back, set_id};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
 use super::source::Sources;
@@ -54,7 +54,7 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     }
 }
 
-/// `None`: somebody holds a lease on it (a release in progress); try again.
+/// `None`: somebody holds a lease on it (a release in progress), or it changes just now; try again.
 fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> {
     let backing = &shared.backing;
     let object = format!("{:?}", recall.node);
@@ -82,8 +82,9 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
         return Ok(Some(Found::Resident(reader)));
     };
     if before.size == 0 && record.size > 0 {
-        finish_truncation(shared, recall, reader.as_fd()).map_err(fail("finish the truncation"))?;
-        return Ok(Some(Found::Resident(reader)));
+        let done = finish_truncation(shared, recall, reader.as_fd(), &record)
+            .map_err(fail("finish the truncation"))?;
+        return Ok(done.then_some(Found::Resident(reader)));
     }
     if !belongs_to(&record, shared.backing.fs(), &recall.node) {
         return Ok(Some(Found::Foreign(Arc::new(Opened {
@@ -102,16 +103,17 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
     }))))
 }
 
-/// P5: the file was cut to nothing, and the stub outlived it.
+/// P5: the file was cut to nothing, and the stub outlived it. `false`: not any more.
 fn finish_truncation(
     shared: &Shared,
     recall: &Recall,
     fd: BorrowedFd<'_>,
-) -> Result<(), BackingError> {
-    let turn = shared.backing.turn(&recall.node);
-    shared.backing.remove_record(fd)?;
-    drop(turn);
-    rustix::fs::fsync(fd).map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))
+    seen: &Record,
+) -> Result<bool, BackingError> {
+    let done = shared.backing.drop_truncated(&recall.node, fd, seen)?;
+    rustix::fs::fsync(fd)
+        .map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))?;
+    Ok(done)
 }
 
 /// P4 (1). A stub that an earlier recall left marked may hold data; its mtime is not looked at,
@@ -241,7 +243,8 @@ fn mark_and_allocate(
     let backing = &shared.backing;
     let bytes = entry.stored_len();
     // Root's writes are charged to the owner but not refused (CAP_SYS_RESOURCE): so ask first.
-    if !quota::has_room(opened.reader.as_fd(), &opened.before, bytes) {
+    let more = quota::still_to_charge(&opened.record, &opened.before, bytes);
+    if !quota::has_room(opened.reader.as_fd(), &opened.before, more) {
         return Err(RecallError::Quota { bytes });
     }
     let fd = backing
@@ -265,9 +268,10 @@ fn mark_and_allocate(
         full if full.is_full() => RecallError::NoSpace { bytes },
         why => RecallError::backing("keep the capability", why),
     })?;
+    let taken = set_id(backing, recall, fd)?;
     let allocated = allocate(fd, entry);
     // Allocating sets mtime on some filesystems; so did the writes of an interrupted recall.
-    put_time_back(backing, recall, opened, fd)?;
+    put_back(backing, recall, opened, fd, taken)?;
     drop(io);
     shared.reached(Step::Allocated)?;
     allocated.map_err(full)

@@ -1,7 +1,7 @@
 //! P4 (4): blocks are fetched, verified, and written in place, or kept in memory while streaming.
 
 use super::finish::{self, GiveBack};
-use super::meanwhile::put_time_back;
+use super::meanwhile::{put_back, set_id};
 use super::one::{Opened, Phase, Recall};
 use super::progress::{Progress, Run};
 use super::source::{Miss, Sources};
@@ -204,12 +204,14 @@ fn store(
         let why = "its size changed during the recall";
         return Err(RecallError::Conflict { why });
     }
-    for piece in entry.pieces(u64::from(block)) {
+    let taken = set_id(&shared.backing, recall, fd)?;
+    let written = entry.pieces(u64::from(block)).try_for_each(|piece| {
         let (from, len) = (piece.within_block as usize, piece.len as usize);
         let bytes = checked.as_slice().get(from..from + len).unwrap_or_default();
-        write_at(fd, bytes, piece.logical).map_err(|why| fail("write", why))?;
-    }
-    put_time_back(&shared.backing, recall, opened, fd)
+        write_at(fd, bytes, piece.logical).map_err(|why| fail("write", why))
+    });
+    put_back(&shared.backing, recall, opened, fd, taken)?;
+    written
 }
 
 fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> Result<(), Errno> {

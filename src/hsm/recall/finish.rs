@@ -1,6 +1,6 @@
 //! P4 (5) to (8): the file becomes resident. Or it is given back: released as it was.
 
-use super::meanwhile::{own_record, put_time_back, set_mtime};
+use super::meanwhile::{own_record, put_back, set_id, set_mtime};
 use super::one::{Opened, Phase, Recall, Writer};
 use super::table::{End, Shared};
 use super::{Done, RecallError, Step};
@@ -184,6 +184,12 @@ pub(super) fn give_room_back(shared: &Shared, recall: &Recall) {
     }
 }
 
+fn holds_data(backing: &Backing, opened: &Opened) -> Result<bool, RecallError> {
+    backing
+        .has_data(opened.reader.as_fd())
+        .map_err(|why| RecallError::backing("look for data", why))
+}
+
 fn punch(
     shared: &Shared,
     recall: &Recall,
@@ -196,19 +202,30 @@ fn punch(
     let fd = writer.fd.as_fd();
     // Not if it became resident, and its last sync alone failed. Only this recall could do that,
     // so no turn need be held on.
-    {
+    let kept = {
         let _turn = backing.turn(&recall.node);
         own_record(backing, opened, fd)?;
+        backing.keep_capability(fd)
+    };
+    match kept {
+        // The punch would take it for good. There is nothing to punch.
+        Err(why) if !holds_data(backing, opened)? => {
+            tracing::debug!(object = %opened.object, %why, "no punch: the capability is not kept");
+        }
+        Err(why) => return Err(RecallError::backing("keep the capability", why)),
+        Ok(kept) => {
+            if kept {
+                rustix::fs::fsync(fd).map_err(io("sync"))?;
+            }
+            let taken = set_id(backing, recall, fd)?;
+            let len = opened.record.size.div_ceil(PUNCH_TO);
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(fd, flags, 0, len.saturating_mul(PUNCH_TO))
+                .map_err(io("punch"))?;
+            rustix::fs::fsync(fd).map_err(io("sync"))?;
+            put_back(backing, recall, opened, fd, taken)?;
+        }
     }
-    let len = opened
-        .record
-        .size
-        .div_ceil(PUNCH_TO)
-        .saturating_mul(PUNCH_TO);
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(fd, flags, 0, len).map_err(io("punch"))?;
-    rustix::fs::fsync(fd).map_err(io("sync"))?;
-    put_time_back(backing, recall, opened, fd)?;
     let stamp = turn_to(shared, recall, opened, fd, Data::Released)?;
     rustix::fs::fsync(fd).map_err(io("sync"))?;
     if let Some(settle) = stamp.settle {

@@ -12,8 +12,8 @@
 use super::one::{Opened, Recall};
 use super::{RecallError, Recaller};
 use crate::format::record::{Record, State as Data};
-use crate::hsm::backing::{Backing, BackingError, SetHow, belongs_to};
-use crate::hsm::version::{Stamp, coarse_now};
+use crate::hsm::backing::{Access, Backing, BackingError, SetHow, SetId, belongs_to};
+use crate::hsm::version::{Settle, Stamp, coarse_now};
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Changed, Errno};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
@@ -37,15 +37,32 @@ pub(super) fn own_record(
     record.filter(same).ok_or(RecallError::Truncated)
 }
 
-/// Puts the modification time back to what users are to see, after data were written or punched.
-pub(super) fn put_time_back(
+/// The set-id bits that the write or punch to follow takes.
+pub(super) fn set_id(
+    backing: &Backing,
+    recall: &Recall,
+    fd: BorrowedFd<'_>,
+) -> Result<Option<SetId>, RecallError> {
+    let _turn = backing.turn(&recall.node);
+    backing
+        .set_id(fd)
+        .map_err(|why| RecallError::backing("stat", why))
+}
+
+/// Puts the modification time back to what users are to see, and set-id bits that were `taken`,
+/// after data were written or punched.
+pub(super) fn put_back(
     backing: &Backing,
     recall: &Recall,
     opened: &Opened,
     fd: BorrowedFd<'_>,
+    taken: Option<SetId>,
 ) -> Result<(), RecallError> {
     let _turn = backing.turn(&recall.node);
     let record = own_record(backing, opened, fd)?;
+    backing
+        .restore_set_id(fd, taken)
+        .map_err(|why| RecallError::backing("give back the mode", why))?;
     set_mtime(fd, record.mtime).map_err(|why| RecallError::io("set the times", why))
 }
 
@@ -82,55 +99,29 @@ impl Recaller {
         }
         let backing = &self.shared.backing;
         backing.record(fd).ok()??;
-        let _turn = backing.turn(node);
+        let turn = backing.turn(node);
         // Again: it may have been released, or have become resident, before our turn.
         let record = backing.record(fd).ok()??;
         let mine = belongs_to(&record, backing.fs(), node);
         let done = match record.state {
-            Data::Released if mine => self.time_of_stub(fd, times, &record),
-            Data::Recalling if mine => time_of_recalling(backing, fd, times, &record),
-            _ => utimes(fd, times).map_err(|why| Errno(why.raw_os_error())),
+            Data::Released if mine => time_of_stub(backing, fd, times, &record),
+            Data::Recalling if mine => {
+                time_of_recalling(backing, fd, times, &record).map(|()| None)
+            }
+            _ => utimes(fd, times)
+                .map(|()| None)
+                .map_err(|why| Errno(why.raw_os_error())),
         };
-        Some(done)
-    }
-
-    fn time_of_stub(
-        &self,
-        fd: BorrowedFd<'_>,
-        times: &Timestamps,
-        record: &Record,
-    ) -> Result<(), Errno> {
-        let backing = &self.shared.backing;
-        let stat = backing.stat(fd).map_err(eio)?;
-        if (stat.size, stat.mtime) != (record.size, record.mtime) {
-            // A conflict (P4) is not made good by touching the file.
-            return utimes(fd, times).map_err(|why| Errno(why.raw_os_error()));
-        }
-        let between = Record {
-            state: Data::Recalling,
-            ..record.clone()
-        };
-        backing
-            .set_record(fd, &between, SetHow::Replace)
-            .map_err(eio)?;
-        let set = utimes(fd, times);
-        if let Err(why) = set {
-            backing
-                .set_record(fd, record, SetHow::Replace)
-                .map_err(eio)?;
-            return Err(Errno(why.raw_os_error()));
-        }
-        let stat = backing.stat(fd).map_err(eio)?;
-        let record = Record {
-            mtime: stat.mtime,
-            user_ctime: stat.ctime,
-            ..record.clone()
-        };
-        let stamp = Stamp::set(backing, fd, None, &record, SetHow::Replace).map_err(eio)?;
-        if let Some(settle) = stamp.settle {
-            self.shared.asks.settle(settle);
-        }
-        Ok(())
+        drop(turn);
+        Some(done.map(|settle| {
+            if let Some(mut settle) = settle {
+                settle.hint = match backing.access() {
+                    Access::Handles => None,
+                    Access::Paths => backing.path_of(fd).ok(),
+                };
+                self.shared.asks.settle(settle);
+            }
+        }))
     }
 
     /// A user changed something of a file other than its data, by a call that was made on the
@@ -164,6 +155,43 @@ impl Recaller {
             Err(why) => tracing::warn!(%why, ?node, "a change of status may not show in ctime"),
         }
     }
+}
+
+/// The check to make later, without a name of the file.
+fn time_of_stub(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    times: &Timestamps,
+    record: &Record,
+) -> Result<Option<Settle>, Errno> {
+    let stat = backing.stat(fd).map_err(eio)?;
+    if (stat.size, stat.mtime) != (record.size, record.mtime) {
+        // A conflict (P4) is not made good by touching the file.
+        utimes(fd, times).map_err(|why| Errno(why.raw_os_error()))?;
+        return Ok(None);
+    }
+    let between = Record {
+        state: Data::Recalling,
+        ..record.clone()
+    };
+    backing
+        .set_record(fd, &between, SetHow::Replace)
+        .map_err(eio)?;
+    let set = utimes(fd, times);
+    if let Err(why) = set {
+        backing
+            .set_record(fd, record, SetHow::Replace)
+            .map_err(eio)?;
+        return Err(Errno(why.raw_os_error()));
+    }
+    let stat = backing.stat(fd).map_err(eio)?;
+    let record = Record {
+        mtime: stat.mtime,
+        user_ctime: stat.ctime,
+        ..record.clone()
+    };
+    let stamp = Stamp::set(backing, fd, None, &record, SetHow::Replace).map_err(eio)?;
+    Ok(stamp.settle)
 }
 
 /// A recall writes, or one was cut short. The time is named, not read back, because a write of the

@@ -6,6 +6,7 @@
 //! too, and show as EDQUOT at fallocate.
 
 use super::sys::{Quota, Usage, quota_of};
+use crate::format::record::{Record, State};
 use crate::hsm::backing::FileStat;
 use std::os::fd::BorrowedFd;
 
@@ -16,6 +17,16 @@ pub(super) fn has_room(fd: BorrowedFd<'_>, stat: &FileStat, bytes: u64) -> bool 
         .into_iter()
         .filter_map(|(kind, id)| quota_of(fd, kind, id))
         .all(|usage| fits(&usage, bytes, now))
+}
+
+/// Of `bytes` of data, how many the owner is not charged for yet: the rest lies in blocks that an
+/// earlier recall took and was cut short on.
+pub(super) fn still_to_charge(record: &Record, stat: &FileStat, bytes: u64) -> u64 {
+    match record.state {
+        State::Recalling => bytes.saturating_sub(stat.blocks.saturating_mul(512)),
+        // A block that holds its attributes, at most.
+        State::Released | State::Resident => bytes,
+    }
 }
 
 /// Whom a quota charges.

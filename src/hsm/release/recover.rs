@@ -11,9 +11,9 @@
 //!  Released     anything else                 conflict: somebody wrote into the stub
 //! ```
 
-use super::{Refusal, alone, punch, settle_stub, sync};
+use super::{Refusal, alone, mark, punch, settle_stub, sync};
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{Backing, FileStat, belongs_to};
+use crate::hsm::backing::{Backing, FileStat, SetId, belongs_to};
 use crate::hsm::version::{Interrupted, Quiet, Stamp, checksum};
 use crate::id::NodeHandle;
 use cairn_fuse::Gate;
@@ -92,10 +92,10 @@ fn half_way(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recove
     let data = file.backing.has_data(fd)?;
     if data && has_content(file, record)? {
         sync(fd)?;
-        return finish(file, record, State::Resident).map(Recovered::Resident);
+        return finish(file, record, State::Resident, None).map(Recovered::Resident);
     }
-    empty(file, stat)?;
-    finish(file, record, State::Released).map(Recovered::Released)
+    let taken = empty(file, stat)?;
+    finish(file, record, State::Released, taken).map(Recovered::Released)
 }
 
 /// A stub by its record: data extents belong there only if the punch before it was lost.
@@ -106,12 +106,20 @@ fn stub(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recovered,
     if !has_content(file, record)? {
         return Ok(Recovered::Conflict);
     }
-    empty(file, stat)?;
-    finish(file, record, State::Released).map(Recovered::Released)
+    // The punch moves the modification time: cut short, a stub that says Released would be in
+    // conflict for good.
+    let fd = file.quiet.fd();
+    mark(file.backing, fd, file.node, record)?;
+    sync(fd)?;
+    if !file.quiet.still_held() {
+        return Err(Refusal::InUse);
+    }
+    let taken = empty(file, stat)?;
+    finish(file, record, State::Released, taken).map(Recovered::Released)
 }
 
-/// Punches, without losing what the kernel takes with it.
-fn empty(file: &Found<'_>, stat: &FileStat) -> Result<(), Refusal> {
+/// Punches, without losing the capability; the set-id bits that this takes.
+fn empty(file: &Found<'_>, stat: &FileStat) -> Result<Option<SetId>, Refusal> {
     let (backing, fd) = (file.backing, file.quiet.fd());
     let turn = backing.turn(file.node);
     let kept = backing.keep_capability(fd)?;
@@ -119,8 +127,7 @@ fn empty(file: &Found<'_>, stat: &FileStat) -> Result<(), Refusal> {
     if kept {
         sync(fd)?;
     }
-    punch(fd, stat)?;
-    Ok(backing.restore_set_id(fd, stat.mode)?)
+    Ok(punch(backing, fd, file.node, stat)?)
 }
 
 fn has_content(file: &Found<'_>, record: &Record) -> Result<bool, Refusal> {
@@ -136,14 +143,19 @@ fn has_content(file: &Found<'_>, record: &Record) -> Result<bool, Refusal> {
     }
 }
 
-/// The times and the capability back, and the record last, with what users set up to now.
-fn finish(file: &Found<'_>, record: &Record, state: State) -> Result<Stamp, Refusal> {
+/// What the kernel took back, and the record last, with what users set up to now.
+fn finish(
+    file: &Found<'_>,
+    record: &Record,
+    state: State,
+    taken: Option<SetId>,
+) -> Result<Stamp, Refusal> {
     let stamp = settle_stub(
         file.backing,
         file.quiet.fd(),
         (file.node, file.hint),
-        record,
-        state,
+        (record, state),
+        taken,
     )?;
     sync(file.quiet.fd())?;
     Ok(stamp)

@@ -2,9 +2,33 @@
 
 use super::*;
 use crate::hsm::rig::{Image, Mapping, Rig, noise, patiently};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+use std::cell::RefCell;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 const SIZE: usize = 300_000;
+
+thread_local! {
+    /// What happens, once, right behind this thread's next punch: a user's doing, or a crash.
+    static BEHIND_PUNCH: RefCell<Option<Box<dyn FnOnce() -> Result<(), BackingError>>>> =
+        RefCell::default();
+}
+
+pub(super) fn behind_punch() -> Result<(), BackingError> {
+    let deed = BEHIND_PUNCH.take();
+    deed.map_or(Ok(()), |deed| deed())
+}
+
+/// Runs `test` on a thread whose writes and punches cost files their set-id bits.
+fn without_fsetid(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        let mut now = capabilities(None).unwrap();
+        now.effective.remove(CapabilitySet::FSETID);
+        set_capabilities(None, now).unwrap();
+        test();
+    });
+    thread.join().unwrap();
+}
 
 fn archived(rig: &Rig, name: &str) -> Seen {
     rig.write(name, &noise(SIZE, 1));
@@ -165,6 +189,56 @@ fn p3_setuid_and_file_capabilities_survive() {
     let mut kept = [0_u8; 64];
     let len = rustix::fs::getxattr(rig.path("f"), name, &mut kept[..]).unwrap();
     assert_eq!(kept[..len], value);
+}
+
+fn chmod(path: &std::path::Path, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, mode).unwrap();
+}
+
+fn mode(rig: &Rig, name: &str) -> u32 {
+    std::fs::metadata(rig.path(name)).unwrap().mode() & 0o7777
+}
+
+/// What a release, or a recovery that punches, does to mode 04711 if `deed` is done meanwhile.
+fn set_id_after(deed: fn(&std::path::Path)) -> [u32; 2] {
+    let rig = Rig::new();
+    let meanwhile = |name: &str| {
+        let path = rig.path(name);
+        let deed = move || {
+            deed(&path);
+            Ok(())
+        };
+        BEHIND_PUNCH.set(Some(Box::new(deed)));
+    };
+    let seen = archived(&rig, "f");
+    chmod(&rig.path("f"), 0o4711);
+    meanwhile("f");
+    rig.release("f", sound(&seen)).unwrap();
+    assert_released(&rig, "f");
+    crashed_before_punch(&rig, "g", State::Released);
+    chmod(&rig.path("g"), 0o4711);
+    meanwhile("g");
+    assert!(matches!(recovered(&rig, "g"), Recovered::Released(_)));
+    [mode(&rig, "f"), mode(&rig, "g")]
+}
+
+#[test]
+fn p3_set_id_bits_that_a_user_took_meanwhile_stay_taken() {
+    let nothing: fn(&std::path::Path) = |_| {};
+    let chown: fn(&std::path::Path) = |path| {
+        std::os::unix::fs::chown(path, Some(1), None).unwrap();
+    };
+    assert_eq!(set_id_after(nothing), [0o4711; 2]);
+    without_fsetid(move || assert_eq!(set_id_after(nothing), [0o4711; 2]));
+    without_fsetid(|| assert_eq!(set_id_after(|path| chmod(path, 0o2700)), [0o2700; 2]));
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED p3_set_id_bits_that_a_user_took_meanwhile_stay_taken: not root");
+        return;
+    }
+    assert_eq!(set_id_after(chown), [0o711; 2]);
+    assert_eq!(set_id_after(|path| chmod(path, 0o711)), [0o711; 2]);
+    without_fsetid(move || assert_eq!(set_id_after(chown), [0o711; 2]));
 }
 
 #[test]
@@ -386,7 +460,8 @@ fn p3_crash_behind_the_punch_gives_a_released_file() {
     let rig = Rig::new();
     crashed_before_punch(&rig, "f", State::Recalling);
     let fd = rig.open("f", How::ReadWrite);
-    punch(fd.as_fd(), &rig.backing.stat(fd.as_fd()).unwrap()).unwrap();
+    let stat = rig.backing.stat(fd.as_fd()).unwrap();
+    punch(&rig.backing, fd.as_fd(), &rig.node("f"), &stat).unwrap();
     drop(fd);
     assert!(matches!(recovered(&rig, "f"), Recovered::Released(_)));
     assert_released(&rig, "f");
@@ -413,6 +488,36 @@ fn p3_a_lost_punch_under_a_stub_is_finished_only_if_the_data_are_the_same() {
     drop(file);
     assert_eq!(recovered(&rig, "g"), Recovered::Conflict);
     assert!(rig.blocks("g") > 100, "nothing is thrown away");
+}
+
+#[test]
+fn p3_a_punch_that_is_finished_and_cut_short_again_is_no_conflict() {
+    let rig = Rig::new();
+    crashed_before_punch(&rig, "f", State::Released);
+    // Long ago: the punch moves it, whatever the clock's grain.
+    let file = std::fs::File::options().write(true).open(rig.path("f"));
+    let before = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+    file.unwrap().set_modified(before).unwrap();
+    let fd = rig.open("f", How::Path);
+    let record = Record {
+        mtime: rig.backing.stat(fd.as_fd()).unwrap().mtime,
+        ..rig.record("f").unwrap()
+    };
+    rig.backing
+        .set_record(fd.as_fd(), &record, SetHow::Replace)
+        .unwrap();
+    BEHIND_PUNCH.set(Some(Box::new(|| {
+        Err(BackingError::of(
+            "survive",
+            || "f".to_owned(),
+            std::io::Error::from_raw_os_error(libc::EIO),
+        ))
+    })));
+    let cut = || recover(&rig.backing, &rig.gate, &rig.node("f"), Some(b"f"));
+    patiently(cut, |why| matches!(why, Refusal::InUse)).unwrap_err();
+    assert!(matches!(recovered(&rig, "f"), Recovered::Released(_)));
+    assert_released(&rig, "f");
+    assert_eq!(rig.record("f").unwrap().mtime, record.mtime);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::rig::*;
 use crate::format::aggregate::BLOCK;
 use crate::format::record::State;
 use crate::hsm::backing::How;
-use crate::hsm::recall::{RecallError, Step};
+use crate::hsm::recall::{RecallError, Step, quota};
 use std::os::fd::AsFd;
 
 #[test]
@@ -44,6 +44,22 @@ fn p4_a_crash_after_any_step_does_no_harm() {
         assert_eq!(done.is_none(), resident, "{step:?}");
         rig.assert_whole(&stub);
     }
+}
+
+/// The owner's quota counts the blocks of a recall that was cut short: not twice.
+#[test]
+fn p4_what_an_interrupted_recall_took_is_not_charged_again() {
+    let rig = Rig::new();
+    let stub = rig.dense("file", 3 * BLOCK);
+    let to_charge = |rig: &Rig| {
+        let record = rig.record(&stub).expect("a record");
+        quota::still_to_charge(&record, &rig.stat(&stub), 3 * BLOCK)
+    };
+    assert_eq!(to_charge(&rig), 3 * BLOCK);
+    *rig.recaller.shared.halt_after.lock() = Some(Step::Allocated);
+    assert!(matches!(rig.stage(&stub), Err(RecallError::Cancelled)));
+    assert!(rig.stat(&stub).blocks * 512 >= 3 * BLOCK, "room was made");
+    assert_eq!(to_charge(&rig), 0);
 }
 
 #[test]

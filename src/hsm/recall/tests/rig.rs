@@ -98,6 +98,8 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) done: Mutex<Vec<Done>>,
     pub(in crate::hsm) failed: Mutex<Vec<(CopyHint, String)>>,
     pub(in crate::hsm) settles: Mutex<Vec<Settle>>,
+    /// With this, a settle that comes while anybody has a turn there fails the test.
+    pub(in crate::hsm) no_turns: Mutex<Option<Arc<Backing>>>,
     pub(in crate::hsm) stages: Mutex<Vec<NodeHandle>>,
     /// Nodes without a record that are to be asked about, and whether they are lost.
     pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
@@ -120,6 +122,8 @@ impl Asks for Above {
         self.failed.lock().push((*copy, why.to_owned()));
     }
     fn settle(&self, check: Settle) {
+        let backing = self.no_turns.lock().clone();
+        assert!(backing.is_none_or(|b| !b.has_turns()), "a turn is held");
         self.settles.lock().push(check);
     }
     fn stage_requested(

@@ -4,9 +4,11 @@ use super::rig::*;
 use crate::format::aggregate::BLOCK;
 use crate::format::member::Extent;
 use crate::format::record::State;
+use crate::hsm::backing::{CAPABILITY, KEPT};
 use crate::hsm::recall::{RecallError, Settings};
 use crate::id::TierId;
 use cairn_fuse::Errno;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -140,4 +142,37 @@ fn p4_a_lingering_stream_ends_and_a_later_stage_finds_room() {
     });
     rig.stage(&stub).expect("staged");
     rig.assert_whole(&stub);
+}
+
+/// Where it cannot be kept, nothing is written, and nothing punched: both would take it.
+#[test]
+fn p4_a_capability_that_cannot_be_kept_is_not_lost() {
+    let name = "p4_a_capability_that_cannot_be_kept_is_not_lost";
+    let Some(small) = Small::new(32, name) else {
+        return;
+    };
+    let rig = Rig::at(&small.root(), Settings::default(), None);
+    let stub = rig.dense("file", 3 * BLOCK);
+    let value = [
+        1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0_u8,
+    ];
+    if setxattr(&stub.path, CAPABILITY, &value, XattrFlags::empty()).is_err() {
+        eprintln!("SKIPPED {name}: no right to set capabilities");
+        return;
+    }
+    // ext4 has one block for a file's attributes: it becomes full.
+    for len in [900, 100, 1] {
+        let filled = (0..200).any(|n| {
+            let name = format!("user.{len}.{n}");
+            setxattr(&stub.path, &name, &vec![7; len], XattrFlags::CREATE).is_err()
+        });
+        assert!(filled, "{len}");
+    }
+    assert!(matches!(rig.stage(&stub), Err(RecallError::NoSpace { .. })));
+    let mut found = [0; 64];
+    let len = getxattr(&stub.path, CAPABILITY, &mut found[..]).expect("it is there");
+    assert_eq!(found[..len], value);
+    getxattr(&stub.path, KEPT, &mut found[..]).expect_err("there was no room for it");
+    rig.assert_released(&stub);
+    assert!(rig.read(&stub, 5, 10).wait().expect("streamed") == stub.content[5..15]);
 }
