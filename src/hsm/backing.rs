@@ -18,6 +18,7 @@ mod stat;
 pub(in crate::hsm) mod sys;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
+mod touched;
 mod turns;
 
 pub use attributes::{Attributes, is_private};
@@ -86,6 +87,7 @@ pub struct Backing {
     keeping: RecordKeeping,
     capabilities: Capabilities,
     turns: turns::Turns,
+    touched: touched::Touched,
 }
 
 /// What to call an inode in a message when no path is at hand.
@@ -123,6 +125,7 @@ impl Backing {
             keeping,
             capabilities: found.capabilities,
             turns: turns::Turns::default(),
+            touched: touched::Touched::default(),
         })
     }
 

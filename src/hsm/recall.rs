@@ -147,6 +147,9 @@ pub trait Asks: Send + Sync + 'static {
     fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint>;
     /// A file became resident. Called once for each recall that completes.
     fn recalled(&self, done: &Done);
+    /// A recall wrote into a file that is as released as before: what a `stat` showed meanwhile may
+    /// be wrong.
+    fn touched(&self, node: &NodeHandle);
     /// A copy proved bad: its bytes have the wrong sum, or it is not there.
     fn copy_failed(&self, file: FileId, version: DataVersion, copy: &CopyHint, why: &str);
     /// A check of a ctime window to make later, on a file whose stub was written (see [`Settle`]).
@@ -343,6 +346,7 @@ impl Recaller {
     pub fn truncated(&self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), BackingError> {
         self.shared.hold(node, None);
         let dropped = self.drop_stub(node, fd);
+        self.backing().was_touched(node, fd);
         for _ in 0..self.shared.forget_hold_tokens(node) {
             self.shared.unhold(node);
         }

@@ -210,7 +210,9 @@ pub fn release(
     let stat = backing.stat(quiet.fd())?;
     check::frees(backing, quiet.fd(), &stat)?;
     // (4) to (6)
-    let stamp = empty(backing, &quiet, order, &record, &stat)?;
+    let emptied = empty(backing, &quiet, order, &record, &stat);
+    backing.was_touched(order.node, quiet.fd());
+    let stamp = emptied?;
     let left = backing.stat(quiet.fd())?.blocks;
     // (7)
     gate.changed(order.node);
@@ -284,6 +286,7 @@ fn mark(
         ctime_floor: None,
         ..record.clone()
     };
+    backing.will_touch(node);
     backing.set_record(fd, &stub, SetHow::Replace)?;
     backing.keep_capability(fd).map(drop)
 }

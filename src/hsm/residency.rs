@@ -153,9 +153,12 @@ impl Residency for HsmResidency {
     }
 
     /// Writing a record changes ctime alone. Where it is still the time of the last write, there
-    /// is no record, or it does not count; a stub without blocks is looked at anyway.
+    /// is no record, or it does not count; a stub without blocks is looked at anyway. Not so while a
+    /// write of Cairn's own may be that last write.
     fn shows_as_is(&self, stat: &Statx) -> bool {
-        FileStat::from_statx(stat).is_none_or(|stat| stat.ctime == stat.mtime && stat.blocks > 0)
+        FileStat::from_statx(stat).is_none_or(|stat| {
+            stat.ctime == stat.mtime && stat.blocks > 0 && self.backing().times_stand()
+        })
     }
 
     fn shown(&self, file: FileRef<'_>, stat: &Statx) -> Shown {

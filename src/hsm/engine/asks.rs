@@ -57,6 +57,13 @@ impl Asks for Answers {
         }
     }
 
+    fn touched(&self, node: &NodeHandle) {
+        let shared = self.0.upgrade();
+        if let Some(gate) = shared.as_ref().and_then(|s| s.late.gate.get()) {
+            gate.changed(node);
+        }
+    }
+
     fn settle(&self, check: Settle) {
         if let Some(shared) = self.0.upgrade() {
             let _ = shared.settles.send(check);

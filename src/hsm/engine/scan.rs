@@ -17,7 +17,7 @@ mod rounds;
 mod tests;
 mod unseen;
 
-pub(super) use rounds::work;
+pub(super) use rounds::{doubt_what_was_left, work};
 
 use super::tree::{self, Looked, sighting};
 use super::{EngineError, Shared};

@@ -287,6 +287,7 @@ fn fresh_tier(known: &[catalog::TierRow]) -> TierId {
 impl Engine {
     fn start_threads(&self, ends: lanes::Ends, due: Receiver<Settle>) -> Result<(), Startup> {
         super::tree::note_root(&self.shared)?;
+        scan::doubt_what_was_left(&self.shared)?;
         let mut threads: Vec<JoinHandle<()>> = Vec::new();
         let mut spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new()
@@ -400,7 +401,8 @@ impl Engine {
             );
             self.abandoned.store(true, Ordering::Release);
         }
-        let quiet = quiet && idle && left.is_empty();
+        // Else nobody would look for what is left half-way.
+        let quiet = quiet && idle && left.is_empty() && !self.shared.backing.is_any_touched();
         // P1: only a stop after which nothing of the backing is left unwritten is a clean one.
         rustix::fs::syncfs(self.shared.backing.root().as_fd())
             .map_err(|e| EngineError::io("syncing the backing")(e.into()))?;

@@ -303,6 +303,7 @@ fn mark(
         ..record
     };
     let hint = recall.hint.as_deref();
+    backing.will_touch(&recall.node);
     Stamp::set(backing, fd, hint, &marked, SetHow::Replace)
         .map_err(|why| RecallError::backing("mark as recalling", why))?;
     Ok(backing.keep_capability(fd).map(drop))

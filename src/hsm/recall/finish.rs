@@ -67,6 +67,7 @@ fn settle_down(shared: &Shared, recall: &Recall, opened: &Opened) -> Result<Done
     // Closed before anybody is told: a file that is open for writing cannot be executed, and its
     // version cannot be proven.
     drop(recall.io.lock().take());
+    backing.was_touched(&recall.node, opened.reader.as_fd());
     let proven = is_untouched(backing, opened, &stamp);
     let sources = recall.state.lock().sources.clone();
     Ok(Done {
@@ -182,6 +183,10 @@ pub(super) fn give_room_back(shared: &Shared, recall: &Recall) {
     {
         tracing::warn!(object = %opened.object, %why, "room taken for a recall is not given back");
     }
+    drop(io);
+    let reader = opened.reader.as_fd();
+    shared.backing.was_touched(&recall.node, reader);
+    shared.asks.touched(&recall.node);
 }
 
 fn holds_data(backing: &Backing, opened: &Opened) -> Result<bool, RecallError> {

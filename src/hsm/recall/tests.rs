@@ -8,4 +8,5 @@ mod meanwhile;
 mod p4;
 pub(in crate::hsm) mod rig;
 mod room;
+mod times;
 mod together;

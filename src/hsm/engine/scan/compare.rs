@@ -115,6 +115,11 @@ impl<'a> Comparison<'a> {
             drop(claim);
             found = read();
         }
+        if matches!(&found, Ok((Some(r), true)) if r.state == State::Recalling) {
+            // In use, say. Until it is in order its times are not what users are to see.
+            let backing = &shared.backing;
+            backing.was_touched(&looked.handle, looked.fd.as_fd());
+        }
         match found {
             Ok(found) => Some(found),
             Err(why) => {

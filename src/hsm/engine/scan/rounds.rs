@@ -49,6 +49,22 @@ fn due(
     (over && !rests(NodeId::ROOT)).then_some(Round::Whole { anxious: false })
 }
 
+/// Was everything looked at since the last start after a stop that was not a clean one?
+fn is_looked_at(state: &ScanState, marks: &[Rescan]) -> bool {
+    // Who does not see all marks does not know.
+    let all = marks.len() < MARKS;
+    all && state.finished_generation != 0 && marks.iter().all(|m| m.node != NodeId::ROOT)
+}
+
+/// What an earlier process may have left half-way: until a scan went everywhere, anything.
+pub(in crate::hsm::engine) fn doubt_what_was_left(shared: &Shared) -> Result<(), EngineError> {
+    let (state, marks) = (shared.catalog.scan_state()?, shared.catalog.rescans(MARKS)?);
+    if !is_looked_at(&state, &marks) {
+        shared.backing.doubt_times();
+    }
+    Ok(())
+}
+
 /// The scan thread's work, until the engine stops.
 pub(in crate::hsm::engine) fn work(shared: &Arc<Shared>) {
     // This thread alone: users come first.
@@ -81,6 +97,9 @@ pub(super) fn round(
 ) -> Result<bool, EngineError> {
     tired.retain(|_, until| *until > Instant::now());
     let (state, marks) = (shared.catalog.scan_state()?, shared.catalog.rescans(MARKS)?);
+    if is_looked_at(&state, &marks) {
+        shared.backing.trust_times();
+    }
     let every = shared.settings.scan_every;
     let next = due(&state, &marks, every, shared.now(), |n| {
         tired.contains_key(&n)

@@ -202,3 +202,57 @@ fn a_clean_stop_does_not_forget_that_the_one_before_was_not_clean() {
     assert_eq!(begin(true), [NodeId::ROOT], "after one that was not");
     assert_eq!(begin(true), [NodeId::ROOT], "no scan has been made since");
 }
+
+/// Until a scan went everywhere after a stop that was not a clean one, any file may be one that a
+/// recall left half-way; then those may that are still half-way.
+#[test]
+fn p4_times_are_doubted_until_what_a_crash_left_is_in_order() {
+    use crate::format::record::{CopyHint, Record, State};
+    use crate::hsm::backing::SetHow;
+    use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
+    let site = Site::new(tree);
+    let shared = site.shared();
+    let backing = &shared.backing;
+    assert!(backing.times_stand(), "the first scan is at its end");
+    let old = Timestamp { sec: 1, nsec: 0 };
+    let fd = backing.open_beneath(b"b/f").unwrap();
+    let record = Record {
+        state: State::Recalling,
+        fs: backing.fs(),
+        file: FileId::random(),
+        version: DataVersion(1),
+        crc: cairn_mover::Crc32c::of(b"other bytes"),
+        handle: backing.handle_of(fd.as_fd()).unwrap(),
+        size: backing.stat(fd.as_fd()).unwrap().size,
+        mtime: old,
+        user_ctime: old,
+        ctime_floor: None,
+        blocks_crc: cairn_mover::Crc32c::EMPTY,
+        copies: vec![CopyHint {
+            tier: TierId(1),
+            aggregate: AggregateId { epoch: 1, seq: 1 },
+            header: 0,
+        }],
+    };
+    backing
+        .set_record(fd.as_fd(), &record, SetHow::Create)
+        .unwrap();
+    let scan = || {
+        let mark = Rescan {
+            node: NodeId::ROOT,
+            since: shared.now(),
+            why: "test".into(),
+        };
+        shared.catalog.need_rescan(vec![mark]).unwrap();
+        super::doubt_what_was_left(shared).unwrap();
+        assert!(!backing.times_stand(), "nobody looked yet");
+        let mut tired = HashMap::new();
+        while round(shared, &mut tired).unwrap() {}
+    };
+    let user = fs::OpenOptions::new().append(true).open(site.at("b/f"));
+    scan();
+    assert!(!backing.times_stand(), "one is in use, and half-way");
+    drop(user);
+    scan();
+    assert!(backing.times_stand());
+}

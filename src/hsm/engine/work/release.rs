@@ -166,6 +166,10 @@ pub(in crate::hsm::engine) fn recover(shared: &Shared, node: &crate::id::NodeHan
         }
         Err(why) => tracing::debug!(?node, %why, "could not be brought into order now"),
     }
+    let backing = &shared.backing;
+    if let Ok(fd) = backing.open_node(node, hint.as_deref(), How::Path) {
+        backing.was_touched(node, fd.as_fd());
+    }
 }
 
 /// What may have changed since the plan was made.

@@ -32,6 +32,7 @@ impl Asks for Plain {
     fn recalled(&self, done: &Done) {
         self.done.lock().push(done.clone());
     }
+    fn touched(&self, _: &NodeHandle) {}
     fn copy_failed(&self, _: FileId, _: DataVersion, _: &CopyHint, why: &str) {
         panic!("every copy is good: {why}");
     }

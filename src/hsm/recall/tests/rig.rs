@@ -96,6 +96,8 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) tiers: Mutex<HashMap<TierId, Arc<Watched>>>,
     pub(in crate::hsm) moved: Mutex<Vec<CopyHint>>,
     pub(in crate::hsm) done: Mutex<Vec<Done>>,
+    /// Recalls that ended without the data.
+    pub(in crate::hsm) touched: Mutex<Vec<NodeHandle>>,
     pub(in crate::hsm) failed: Mutex<Vec<(CopyHint, String)>>,
     pub(in crate::hsm) settles: Mutex<Vec<Settle>>,
     /// With this, a settle that comes while anybody has a turn there fails the test.
@@ -117,6 +119,9 @@ impl Asks for Above {
     }
     fn recalled(&self, done: &Done) {
         self.done.lock().push(done.clone());
+    }
+    fn touched(&self, node: &NodeHandle) {
+        self.touched.lock().push(node.clone());
     }
     fn copy_failed(&self, _: FileId, _: DataVersion, copy: &CopyHint, why: &str) {
         self.failed.lock().push((*copy, why.to_owned()));
