@@ -5,7 +5,7 @@ use super::{Holding, MirrorConfig, Passthrough};
 use crate::core::Core;
 use crate::fs::MirrorFs;
 use crate::mount::{
-    Inheritance, MountNumber, MountSpec, Mounter, device_of, listen_at, mount_now, unmount_now,
+    Inheritance, MountNumber, MountSpec, Mounter, device_of, listen_at, mount_now, unmount_own,
 };
 use crate::{MirrorError, creds, sys};
 use fuser::{BackingId, MountOption, Session, SessionACL};
@@ -29,9 +29,7 @@ impl Mounted {
     pub(super) fn unmount(&self, target: &Path, force: bool) -> Result<(), Errno> {
         match self {
             Self::Mounter(mounter) => mounter.unmount(force),
-            // Somebody unmounted it already and mounted something else there.
-            Self::Direct(Some(number)) if !number.is_at(target) => Ok(()),
-            Self::Direct(_) => unmount_now(target, force),
+            Self::Direct(number) => unmount_own(target, *number, force),
             Self::Fusermount => fusermount(target, force),
         }
     }

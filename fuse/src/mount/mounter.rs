@@ -12,7 +12,7 @@
 //! errno as four bytes, 0 for success, and the mount's device number.
 
 use super::holder::{self, Keep, Life};
-use super::table::{MountNumber, MountSpec, device_of, mount_now, unmount_now};
+use super::table::{MountNumber, MountSpec, Place, device_of, mount_now, unmount_own};
 use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
 use parking_lot::Mutex;
@@ -290,8 +290,14 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
+    /// Perhaps under another mount.
     pub(super) fn is_there(&self) -> bool {
-        self.number.is_none_or(|number| number.is_at(&self.target))
+        self.number
+            .is_none_or(|number| number.place(&self.target) != Place::Gone)
+    }
+
+    pub(super) fn unmount(&self, force: bool) -> Result<(), Errno> {
+        unmount_own(&self.target, self.number, force)
     }
 }
 
@@ -389,9 +395,7 @@ fn obey(message: &[u8], mut fds: Vec<OwnedFd>, life: &mut Life) -> Result<(), Er
         Some(b'U') => {
             let force = fields.byte() == Some(1);
             let place = life.mounted.as_ref().ok_or(Errno::INVAL)?;
-            if place.is_there() {
-                unmount_now(&place.target, force)?;
-            }
+            place.unmount(force)?;
             life.mounted = None;
             life.keep = None;
             Ok(())

@@ -108,6 +108,61 @@ impl MountNumber {
     pub(crate) fn is_at(&self, target: &Path) -> bool {
         Self::at(target).is_some_and(|there| self.is(&there))
     }
+
+    /// Where it is, seen from `target`, in the calling thread's namespace.
+    pub(crate) fn place(&self, target: &Path) -> Place {
+        if self.is_at(target) {
+            return Place::Top;
+        }
+        match std::fs::read("/proc/thread-self/mountinfo") {
+            Ok(table) if !self.is_in(&table) => Place::Gone,
+            // Not known: then it is not said to have gone.
+            _ => Place::Covered,
+        }
+    }
+
+    /// Mount tables have no unique numbers; but while anything is left of the filesystem its
+    /// device is no other's.
+    fn is_in(&self, table: &[u8]) -> bool {
+        let line = |line: &[u8]| {
+            // ID PARENT MAJOR:MINOR ...
+            let mut words = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
+            let id: u64 = words.next()?.ok()?.parse().ok()?;
+            let (major, minor) = words.nth(1)?.ok()?.split_once(':')?;
+            let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+            Some(device == self.device && self.id.is_none_or(|own| own == id))
+        };
+        table
+            .split(|byte| *byte == b'\n')
+            .any(|one| line(one) == Some(true))
+    }
+}
+
+/// Where a mount is that was made at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// There, and on top.
+    Top,
+    /// Another mount lies on it, or it was moved.
+    Covered,
+    /// In this namespace it is no more.
+    Gone,
+}
+
+/// Another mount lies on the one to be unmounted.
+pub(crate) const COVERED: Errno = Errno::EXIST;
+
+/// Unmounts this mount and no other; done if it has gone already. [`COVERED`]: it can not.
+pub(crate) fn unmount_own(
+    target: &Path,
+    number: Option<MountNumber>,
+    force: bool,
+) -> Result<(), Errno> {
+    match number.map_or(Place::Top, |number| number.place(target)) {
+        Place::Top => unmount_now(target, force),
+        Place::Covered => Err(COVERED),
+        Place::Gone => Ok(()),
+    }
 }
 
 fn id_of(fd: BorrowedFd<'_>) -> Option<u64> {
@@ -165,6 +220,27 @@ mod tests {
         assert!(second.is_some());
         // Its place, kind, device and number in the table are the same, most of the time.
         assert!(!number.is_at(dir.path()));
+    }
+
+    #[test]
+    fn a_mount_under_another_has_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(below) = Tmpfs::new(dir.path()) else {
+            return;
+        };
+        let number = MountNumber::at(dir.path()).unwrap();
+        assert_eq!(number.place(dir.path()), Place::Top);
+        let above = Tmpfs::new(dir.path()).unwrap();
+        assert_eq!(number.place(dir.path()), Place::Covered);
+        for force in [false, true] {
+            let done = unmount_own(dir.path(), Some(number), force);
+            assert_eq!(done, Err(COVERED), "the other stays");
+        }
+        drop(above);
+        assert_eq!(unmount_own(dir.path(), Some(number), false), Ok(()));
+        assert_eq!(number.place(dir.path()), Place::Gone);
+        assert_eq!(unmount_own(dir.path(), Some(number), true), Ok(()));
+        std::mem::forget(below);
     }
 
     #[test]
