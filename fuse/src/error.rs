@@ -69,6 +69,12 @@ pub enum MirrorError {
         /// The mount point.
         path: PathBuf,
     },
+    /// Another mount lies on it, so that it cannot be reached to be unmounted.
+    #[error("{path:?} is covered: something else is mounted on it")]
+    Covered {
+        /// The mount point.
+        path: PathBuf,
+    },
     /// Unmounting failed for another reason.
     #[error("{path:?} could not be unmounted")]
     Unmount {

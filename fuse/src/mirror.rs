@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::fs::{Agreed, MirrorFs};
 use crate::gate::MirrorGate;
 use crate::ledger::Found;
-use crate::mount::{Inheritance, Mounter, device_of_fd};
+use crate::mount::{COVERED, Inheritance, Mounter, device_of_fd};
 use crate::workers::spawn;
 use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
@@ -325,7 +325,7 @@ impl Mirror {
     /// Without effect if the mount is gone already.
     ///
     /// # Errors
-    /// [`MirrorError::Busy`] without `force`; [`MirrorError::Unmount`].
+    /// [`MirrorError::Busy`] without `force`; [`MirrorError::Covered`]; [`MirrorError::Unmount`].
     pub fn unmount(&self, force: bool) -> Result<(), MirrorError> {
         let mut mounted = self.mounted.lock();
         if self.is_over() {
@@ -350,6 +350,7 @@ impl Mirror {
                 Ok(())
             }
             Err(Errno::BUSY) => Err(MirrorError::Busy { path }),
+            Err(COVERED) => Err(MirrorError::Covered { path }),
             Err(error) => Err(MirrorError::Unmount {
                 path,
                 source: error.into(),

@@ -16,4 +16,6 @@ pub(crate) use place::{check_places, clean_stale};
 pub use place::{is_dead, lies_within};
 pub(crate) use successor::listen_at;
 pub use successor::{Inheritance, Predecessor, Successor};
-pub(crate) use table::{MountSpec, device_of, device_of_fd, mount_id, mount_now, unmount_now};
+pub(crate) use table::{
+    COVERED, MountNumber, MountSpec, device_of, device_of_fd, mount_now, unmount_own,
+};

@@ -329,6 +329,10 @@ impl Control for Instance {
                 }
                 return Err(refused.hint("`cairn down --force` unmounts all the same"));
             }
+            Err(why @ MirrorError::Covered { .. }) => {
+                return Err(ControlError::new(Failure::Busy, why)
+                    .hint("unmount what is mounted on it first (umount)"));
+            }
             Err(why) => return Err(ControlError::new(Failure::Internal, why)),
         }
         // The main thread waits for the mount to go, and for this.

@@ -5,7 +5,7 @@ use super::{Holding, MirrorConfig, Passthrough};
 use crate::core::Core;
 use crate::fs::MirrorFs;
 use crate::mount::{
-    Inheritance, MountSpec, Mounter, device_of, listen_at, mount_id, mount_now, unmount_now,
+    Inheritance, MountNumber, MountSpec, Mounter, device_of, listen_at, mount_now, unmount_own,
 };
 use crate::{MirrorError, creds, sys};
 use fuser::{BackingId, MountOption, Session, SessionACL};
@@ -20,8 +20,8 @@ use std::time::Duration;
 /// How the mount was made, and so how it goes.
 pub(super) enum Mounted {
     Mounter(Mounter),
-    /// By this process; the kernel's number of the mount.
-    Direct(Option<u64>),
+    /// By this process; which mount it is.
+    Direct(Option<MountNumber>),
     Fusermount,
 }
 
@@ -29,9 +29,7 @@ impl Mounted {
     pub(super) fn unmount(&self, target: &Path, force: bool) -> Result<(), Errno> {
         match self {
             Self::Mounter(mounter) => mounter.unmount(force),
-            // Somebody unmounted it already and mounted something else there.
-            Self::Direct(id) if id.is_some() && mount_id(target) != *id => Ok(()),
-            Self::Direct(_) => unmount_now(target, force),
+            Self::Direct(number) => unmount_own(target, *number, force),
             Self::Fusermount => fusermount(target, force),
         }
     }
@@ -94,8 +92,8 @@ pub(super) fn connect(
         }
         None => {
             mount_now(&spec, device.as_fd()).map_err(failed)?;
-            let id = mount_id(&spec.target);
-            (Mounted::Direct(id), device_of(&spec.target))
+            let number = MountNumber::at(&spec.target);
+            (Mounted::Direct(number), device_of(&spec.target))
         }
     };
     match Session::from_fd(fs, device, acl, options) {

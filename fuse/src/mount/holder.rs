@@ -20,7 +20,6 @@
 
 use super::Pin;
 use super::mounter::{self, Fields, Mounted, field};
-use super::table::unmount_now;
 use crate::ledger::{Ledger, Mapping};
 use crate::sys;
 use rustix::io::Errno;
@@ -330,10 +329,8 @@ impl Life {
     fn end(mut self) {
         // The last descriptor of the connection, where a server is gone: it ends with it.
         drop(self.keep.take());
-        if let Some(mounted) = &self.mounted
-            && mounted.is_there()
-        {
-            let _ = unmount_now(&mounted.target, true);
+        if let Some(mounted) = &self.mounted {
+            let _ = mounted.unmount(true);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! errno as four bytes, 0 for success, and the mount's device number.
 
 use super::holder::{self, Keep, Life};
-use super::table::{MountSpec, device_of, mount_id, mount_now, unmount_now};
+use super::table::{MountNumber, MountSpec, Place, device_of, mount_now, unmount_own};
 use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
 use parking_lot::Mutex;
@@ -285,13 +285,19 @@ impl<'a> Fields<'a> {
 /// What is mounted, with the mount's number: another's mount at the same place is left alone.
 pub(super) struct Mounted {
     pub(super) target: PathBuf,
-    id: Option<u64>,
+    number: Option<MountNumber>,
     pub(super) device: Option<u64>,
 }
 
 impl Mounted {
+    /// Perhaps under another mount.
     pub(super) fn is_there(&self) -> bool {
-        self.id.is_none() || mount_id(&self.target) == self.id
+        self.number
+            .is_none_or(|number| number.place(&self.target) != Place::Gone)
+    }
+
+    pub(super) fn unmount(&self, force: bool) -> Result<(), Errno> {
+        unmount_own(&self.target, self.number, force)
     }
 }
 
@@ -375,10 +381,10 @@ fn obey(message: &[u8], mut fds: Vec<OwnedFd>, life: &mut Life) -> Result<(), Er
             let spec = mount_spec(&mut fields).ok_or(Errno::INVAL)?;
             let connection = fds.pop().ok_or(Errno::BADF)?;
             mount_now(&spec, connection.as_fd())?;
-            let (id, device) = (mount_id(&spec.target), device_of(&spec.target));
+            let (number, device) = (MountNumber::at(&spec.target), device_of(&spec.target));
             life.mounted = Some(Mounted {
                 target: spec.target,
-                id,
+                number,
                 device,
             });
             if let Some(keep) = &mut life.keep {
@@ -389,9 +395,7 @@ fn obey(message: &[u8], mut fds: Vec<OwnedFd>, life: &mut Life) -> Result<(), Er
         Some(b'U') => {
             let force = fields.byte() == Some(1);
             let place = life.mounted.as_ref().ok_or(Errno::INVAL)?;
-            if place.is_there() {
-                unmount_now(&place.target, force)?;
-            }
+            place.unmount(force)?;
             life.mounted = None;
             life.keep = None;
             Ok(())
