@@ -8,6 +8,8 @@
 //! Invariants:
 //! - The kept copy is durable before the first write that takes the capability, and goes only once
 //!   the capability itself is back: a crash in between loses nothing.
+//! - It counts only for the owner for whom it was kept: the kernel takes a capability when the owner
+//!   changes, and a crash may come before the kept copy is taken, too.
 //! - It counts only beside a record that says Released or Recalling. No resident file has one, since
 //!   a user's write must take the capability for good.
 //! - What users see is `security.capability` while it is there, else the kept copy. What they set
@@ -29,6 +31,9 @@ use std::os::fd::BorrowedFd;
 pub(in crate::hsm) const CAPABILITY: &str = "security.capability";
 /// Where it is kept.
 pub(in crate::hsm) const KEPT: &str = "trusted.cairn.capability";
+/// First byte of a kept capability whose owner is kept with it: user and group follow. The kernel's
+/// own bytes begin with 0 or 1, and so did those that were once kept as they are.
+const WITH_OWNER: u8 = 2;
 /// `XATTR_CAPS_SZ_3` is 24; anything longer is none that the kernel made.
 const LONGEST: usize = 64;
 /// Set-user-id and set-group-id.
@@ -50,6 +55,19 @@ fn read(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Errno> {
     }
 }
 
+fn owner(fd: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    let stat = rustix::fs::stat(through_proc(fd))?;
+    Ok((stat.st_uid, stat.st_gid))
+}
+
+/// What stands before a kept capability.
+fn header((uid, gid): (u32, u32)) -> [u8; 9] {
+    let mut header = [WITH_OWNER; 9];
+    header[1..5].copy_from_slice(&uid.to_le_bytes());
+    header[5..].copy_from_slice(&gid.to_le_bytes());
+    header
+}
+
 fn remove(fd: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     match removexattr(through_proc(fd), name) {
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
@@ -62,12 +80,25 @@ impl Backing {
         matches!(self.keeping(), RecordKeeping::Trusted)
     }
 
+    /// What is kept, if it is still the owner's for whom it was.
     fn kept(&self, fd: BorrowedFd<'_>) -> Result<Option<Vec<u8>>, Errno> {
-        if self.keeps() {
-            read(fd, KEPT)
-        } else {
-            Ok(None)
+        if !self.keeps() {
+            return Ok(None);
         }
+        let Some(mut value) = read(fd, KEPT)? else {
+            return Ok(None);
+        };
+        if value.first() != Some(&WITH_OWNER) {
+            return Ok(Some(value));
+        }
+        let header = header(owner(fd)?);
+        let same = value.starts_with(&header);
+        Ok(same.then(|| value.split_off(header.len())))
+    }
+
+    fn keep(fd: BorrowedFd<'_>, value: &[u8]) -> Result<(), Errno> {
+        let kept = [&header(owner(fd)?)[..], value].concat();
+        setxattr(through_proc(fd), KEPT, &kept, XattrFlags::empty())
     }
 
     /// Does its record say that the data are elsewhere?
@@ -90,7 +121,7 @@ impl Backing {
             let Some(value) = read(fd, CAPABILITY)?.filter(|_| self.keeps()) else {
                 return Ok(false);
             };
-            setxattr(through_proc(fd), KEPT, &value, XattrFlags::empty()).map(|()| true)
+            Self::keep(fd, &value).map(|()| true)
         };
         keep()
             .map_err(|why: Errno| BackingError::of("keep the capability of", || describe(fd), why))
@@ -172,7 +203,7 @@ impl Backing {
         }
         // The file's own first: the kernel looks at the value.
         setxattr(through_proc(fd), CAPABILITY, value, XattrFlags::empty())?;
-        setxattr(through_proc(fd), KEPT, value, XattrFlags::empty())
+        Self::keep(fd, value)
     }
 
     /// A user takes the capability away. In the node's turn.

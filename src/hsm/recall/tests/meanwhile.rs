@@ -369,6 +369,49 @@ fn p4_what_users_do_to_a_capability_during_a_recall_stays() {
     assert_eq!(shown(&rig, &stub).as_deref(), Some(&OTHER[..]));
 }
 
+/// Killed between a user's change of owner and what follows from it.
+#[test]
+fn p4_a_kept_capability_is_nothing_to_a_new_owner() {
+    let mut rig = Rig::new();
+    for (name, again) in [("goes", false), ("is set anew", true)] {
+        let Some(stub) = capable(&rig, name) else {
+            return;
+        };
+        *rig.recaller.shared.halt_after.lock() = Some(Step::BlockWritten);
+        assert!(matches!(rig.stage(&stub), Err(RecallError::Cancelled)));
+        assert_eq!(shown(&rig, &stub).as_deref(), Some(&VALUE[..]), "{name}");
+        rig.restart();
+        std::os::unix::fs::chown(&stub.path, Some(1), None).expect("chown");
+        assert_eq!(shown(&rig, &stub), None, "{name}");
+        if again {
+            let set = setxattr(&stub.path, CAPABILITY, &OTHER, XattrFlags::empty());
+            set.expect("set");
+        }
+        let after = again.then_some(&OTHER[..]);
+        rig.stage(&stub).expect("staged");
+        assert_eq!(shown(&rig, &stub).as_deref(), after, "{name}");
+        assert_eq!(on_file(&stub, CAPABILITY).as_deref(), after, "{name}");
+        assert_eq!(on_file(&stub, KEPT), None, "{name}");
+    }
+}
+
+/// As it was kept before its owner was kept with it.
+#[test]
+fn p4_a_capability_that_was_kept_without_its_owner_is_given_back() {
+    let mut rig = Rig::new();
+    let Some(stub) = capable(&rig, "file") else {
+        return;
+    };
+    *rig.recaller.shared.halt_after.lock() = Some(Step::BlockWritten);
+    assert!(matches!(rig.stage(&stub), Err(RecallError::Cancelled)));
+    setxattr(&stub.path, KEPT, &VALUE, XattrFlags::REPLACE).expect("as of old");
+    assert_eq!(shown(&rig, &stub).as_deref(), Some(&VALUE[..]));
+    rig.restart();
+    rig.stage(&stub).expect("staged");
+    assert_eq!(on_file(&stub, CAPABILITY).as_deref(), Some(&VALUE[..]));
+    assert_eq!(on_file(&stub, KEPT), None);
+}
+
 /// Threads inherit it: no part of this recaller may write without taking set-id bits.
 #[test]
 fn p4_set_id_bits_survive_a_recall_that_takes_them() {
