@@ -137,6 +137,18 @@ impl Catalog {
         self.inner.writer.run(durability, Size::Small, |_| Ok(()))
     }
 
+    /// From here on every change fails, as on a full disk.
+    #[cfg(test)]
+    pub(crate) fn refuse_changes(&self) {
+        self.inner.writer.close();
+    }
+
+    /// From here on nothing can be read.
+    #[cfg(test)]
+    pub(crate) fn refuse_reads(&self) {
+        self.inner.readers.close();
+    }
+
     fn read<T>(
         &self,
         query: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError>,

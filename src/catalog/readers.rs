@@ -12,6 +12,8 @@ const POOL: usize = 4;
 pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
     returned: Condvar,
+    #[cfg(test)]
+    closed: std::sync::atomic::AtomicBool,
 }
 
 impl Readers {
@@ -31,7 +33,14 @@ impl Readers {
         Ok(Self {
             idle: Mutex::new(idle),
             returned: Condvar::new(),
+            #[cfg(test)]
+            closed: std::sync::atomic::AtomicBool::new(false),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        self.closed.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Runs `query` in one read transaction, so that its statements see one state.
@@ -39,6 +48,10 @@ impl Readers {
         &self,
         query: impl FnOnce(&Connection) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
+        #[cfg(test)]
+        if self.closed.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(CatalogError::Closed { step: "read" });
+        }
         let lent = Lent {
             readers: self,
             connection: Some(self.borrow()),

@@ -170,6 +170,11 @@ impl Writer {
         self.queue.lock().as_ref().map_or(0, Sender::len)
     }
 
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        *self.queue.lock() = None;
+    }
+
     fn submit(
         &self,
         durability: Durability,

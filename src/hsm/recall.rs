@@ -2,7 +2,8 @@
 //!
 //! One [`Recaller`] serves a backing directory. Each file has at most one recall, however many
 //! wait for it; what comes next is decided by a pure state machine ([`progress`]) and done by
-//! bounded worker threads: a *lane* for the backing's disk and one for each tier, each serving
+//! bounded worker threads: a *lane* for the backing's disk, one for what waits for a sync, one for
+//! questions about files without a record, and one for each tier, each serving
 //! waiting readers before stage work. A waiter is a callback and a token, never a thread.
 //!
 //! Invariants:

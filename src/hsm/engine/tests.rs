@@ -3,6 +3,7 @@
 
 mod admission;
 mod copies;
+mod doubts;
 mod lanes;
 mod subjects;
 

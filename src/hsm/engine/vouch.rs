@@ -40,28 +40,33 @@ impl Shared {
 
     /// Is a file without a record lost? Of a lost one the catalog and the log are told, once. The
     /// caller sees to it that nobody releases it meanwhile. `file`: any descriptor.
+    ///
+    /// A file that holds its data is none, whatever is wrong with the catalog (a full state
+    /// directory, say): it is believed for this time.
+    ///
+    /// # Errors
+    /// It cannot be told: it holds less than what the catalog knows, and the catalog may be behind; or
+    /// it holds nothing, and the catalog cannot be read.
     pub(super) fn is_lost(
         &self,
         node: &NodeHandle,
         file: BorrowedFd<'_>,
     ) -> Result<bool, EngineError> {
         // Who cut or wrote it through the mount may be ahead of the catalog.
-        self.drain_changelog()?;
-        self.catalog.settle(Durability::Relaxed)?;
-        let row = self.catalog.node_by_handle(node)?;
-        let known = match &row {
-            Some(row) => {
-                let copies = match row.version {
-                    Some(version) => self.catalog.copies(version.file, version.version)?,
-                    None => Vec::new(),
-                };
-                remembered(row, &copies)
+        let told = self
+            .drain_changelog()
+            .and_then(|()| Ok(self.catalog.settle(Durability::Relaxed)?));
+        let (row, known) = match self.row_and_known(node) {
+            Ok(found) => found,
+            Err(why) => {
+                let open = self.backing.reopen(file, How::Read)?;
+                let holds_data = self.backing.has_data(open.as_fd())?;
+                return if holds_data { Ok(false) } else { Err(why) };
             }
-            None => None,
         };
         let Some((row, known)) = row.as_ref().zip(known) else {
             let lost = row.is_none_or(|r| r.version.is_none()) && self.is_restored(node, file)?;
-            if !lost {
+            if !lost && told.is_ok() {
                 self.believed.add(node);
             }
             return Ok(lost);
@@ -71,19 +76,45 @@ impl Shared {
             return Ok(false);
         };
         if !is_lost(&known, size, data) {
-            self.believed.add(node);
-            if known.released && size > 0 {
-                // It was written anew, and a crash took the event.
-                let (why, now) = (TombstoneWhy::Overwrite, self.now());
-                self.catalog
-                    .dirtied(row.id, why, now, Durability::Relaxed)?;
+            if let Err(why) = told.and_then(|()| self.found_whole(row, &known, size)) {
+                tracing::warn!(%why, "a file without a record holds its data; the catalog could not be told");
+                return Ok(false);
             }
+            self.believed.add(node);
             return Ok(false);
         }
+        told?;
         if row.state != FileState::Lost {
             self.found_lost(row, size, data)?;
         }
         Ok(true)
+    }
+
+    /// What the catalog has of a node, and what it remembers of its data.
+    fn row_and_known(
+        &self,
+        node: &NodeHandle,
+    ) -> Result<(Option<Node>, Option<Remembered>), EngineError> {
+        let Some(row) = self.catalog.node_by_handle(node)? else {
+            return Ok((None, None));
+        };
+        let copies = match row.version {
+            Some(version) => self.catalog.copies(version.file, version.version)?,
+            None => Vec::new(),
+        };
+        let known = remembered(&row, &copies);
+        Ok((Some(row), known))
+    }
+
+    /// A file that the catalog has for released holds data: it was written anew, and a crash took the
+    /// event.
+    fn found_whole(&self, row: &Node, known: &Remembered, size: u64) -> Result<(), EngineError> {
+        if known.released && size > 0 {
+            let (why, now) = (TombstoneWhy::Overwrite, self.now());
+            self.catalog
+                .dirtied(row.id, why, now, Durability::Relaxed)?;
+        }
+        Ok(())
     }
 
     /// As [`Self::is_lost`], for a node that is not open; one that is gone is not lost.

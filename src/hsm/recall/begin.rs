@@ -29,14 +29,27 @@ pub(super) enum Found {
     Stub(Arc<Opened>),
     /// Another inode's stub.
     Foreign(Arc<Opened>),
+    /// It has no record, and may have lost one.
+    Unvouched,
 }
 
 /// Opens the file and looks at it. Runs on the disk lane.
 pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
+    look_and_go_on(shared, recall, false);
+}
+
+/// `vouched`: if it has no record, it has lost none.
+fn look_and_go_on(shared: &Arc<Shared>, recall: &Arc<Recall>, vouched: bool) {
     if recall.is_stopped() {
         return;
     }
-    match look(shared, recall) {
+    match look(shared, recall, vouched) {
+        Ok(Some(Found::Unvouched)) => {
+            let urgency = urgency(&recall.state.lock());
+            let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
+            let lane = Arc::clone(&shared.vouching);
+            lane.push(urgency, Box::new(move || vouch(&shared, &recall)));
+        }
         Ok(Some(Found::Resident(reader))) => {
             recall.state.lock().reader = Some(Arc::new(reader));
             shared.end(recall, End::Resident(None));
@@ -54,8 +67,29 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     }
 }
 
+/// Has those above say whether the file is lost, then looks at it again. Runs on a lane of its own,
+/// because they may wait for a database.
+fn vouch(shared: &Arc<Shared>, recall: &Arc<Recall>) {
+    if recall.is_stopped() {
+        return;
+    }
+    let hint = recall.hint.as_deref();
+    let asked = shared
+        .backing
+        .open_node(&recall.node, hint, How::Path)
+        .map_err(|why| RecallError::backing("open", why))
+        .and_then(|fd| shared.asks.vouch(&recall.node, fd.as_fd()));
+    if let Err(why) = asked {
+        return shared.end(recall, End::Failed(why));
+    }
+    let urgency = urgency(&recall.state.lock());
+    let (again, same) = (Arc::clone(shared), Arc::clone(recall));
+    let job = Box::new(move || look_and_go_on(&again, &same, true));
+    shared.disk.push(urgency, job);
+}
+
 /// `None`: somebody holds a lease on it (a release in progress), or it changes just now; try again.
-fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> {
+fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>, RecallError> {
     let backing = &shared.backing;
     let object = format!("{:?}", recall.node);
     let fail = |step| move |why| RecallError::backing(step, why);
@@ -75,8 +109,9 @@ fn look(shared: &Shared, recall: &Recall) -> Result<Option<Found>, RecallError> 
         .path_of(reader.as_fd())
         .map_or(object, |p| String::from_utf8_lossy(&p).into_owned());
     let bare = is_bare(before.size, before.blocks, before.block_size);
-    if record.is_none() && before.size > 0 && shared.asks.may_be_lost(&recall.node, bare) {
-        shared.asks.vouch(&recall.node, reader.as_fd())?;
+    let doubtful = record.is_none() && before.size > 0 && !vouched;
+    if doubtful && shared.asks.may_be_lost(&recall.node, bare) {
+        return Ok(Some(Found::Unvouched));
     }
     let Some(record) = record.filter(|r| r.state != Data::Resident) else {
         return Ok(Some(Found::Resident(reader)));

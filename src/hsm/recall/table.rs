@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) disk: Arc<Lane>,
     /// Work that waits for fsync.
     pub(super) sync: Arc<Lane>,
+    /// Questions to those above that may wait for a database.
+    pub(super) vouching: Arc<Lane>,
     tiers: Mutex<HashMap<TierId, Arc<Lane>>>,
     tokens: AtomicU64,
     pub(super) refused: super::adoption::Refused,
@@ -143,6 +145,7 @@ impl Shared {
             indexes,
             disk: Lane::new("cairn-disk".into(), settings.disk_workers),
             sync: Lane::new("cairn-sync".into(), settings.disk_workers),
+            vouching: Lane::new("cairn-vouch".into(), settings.disk_workers),
             settings,
             table: Mutex::default(),
             tiers: Mutex::default(),
@@ -171,6 +174,7 @@ impl Shared {
         let mut all: Vec<_> = self.tiers.lock().values().cloned().collect();
         all.push(Arc::clone(&self.disk));
         all.push(Arc::clone(&self.sync));
+        all.push(Arc::clone(&self.vouching));
         all
     }
 

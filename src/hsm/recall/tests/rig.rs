@@ -107,6 +107,10 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
     pub(in crate::hsm) foreign: Mutex<Vec<(NodeHandle, String)>>,
     pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
+    /// While this is held, nobody is told whether a doubted file is lost.
+    pub(in crate::hsm) silence: Mutex<()>,
+    /// How many asked.
+    pub(in crate::hsm) asked: AtomicU64,
 }
 
 impl Asks for Above {
@@ -144,6 +148,8 @@ impl Asks for Above {
         self.doubted.lock().contains_key(node)
     }
     fn vouch(&self, node: &NodeHandle, _: std::os::fd::BorrowedFd<'_>) -> Result<(), RecallError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        drop(self.silence.lock());
         let mut doubted = self.doubted.lock();
         if doubted.get(node) == Some(&true) {
             return Err(RecallError::Lost);

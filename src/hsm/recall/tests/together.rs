@@ -137,3 +137,28 @@ fn whatever_happens_bytes_are_right_or_refused() {
     }
     rig.until("nothing is left running", |rig| rig.recaller.running() == 0);
 }
+
+/// Invariant 9: who waits for the catalog's word on files without a record holds up nobody else.
+#[test]
+fn p11_files_that_are_asked_about_hold_up_no_recall() {
+    let rig = Rig::with(Settings {
+        disk_workers: 1,
+        ..Settings::default()
+    });
+    let bare = rig.dense("bare", 3 * BLOCK);
+    let fd = rig.backing.open_node(&bare.node, None, How::Path);
+    rig.backing
+        .remove_record(fd.expect("open").as_fd())
+        .expect("removed");
+    rig.above.doubted.lock().insert(bare.node.clone(), false);
+    let released = rig.dense("released", 3 * BLOCK);
+    let silence = rig.above.silence.lock();
+    let waiting = rig.read(&bare, 0, 10);
+    rig.until("somebody asks", |rig| {
+        rig.above.asked.load(Ordering::SeqCst) > 0
+    });
+    let got = rig.read(&released, 5, 10).wait().expect("read");
+    assert!(got == released.content[5..15]);
+    drop(silence);
+    assert_eq!(waiting.wait(), Ok(vec![0; 10]));
+}
