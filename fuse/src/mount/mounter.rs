@@ -93,12 +93,25 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
     Ok(mounter)
 }
 
+/// A process's mount namespace.
+fn namespace_of(process: &str) -> Option<OwnedFd> {
+    let path = format!("/proc/{process}/ns/mnt");
+    match openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(namespace) => Some(namespace),
+        Err(error) => {
+            tracing::debug!(%error, "without the mounter there will be no unmount");
+            None
+        }
+    }
+}
+
 impl Mounter {
     /// Leaves this process's own mount namespace with the mounts on the way to the `needed`
-    /// places, with the system's, and with those that follow the users' namespace. To be called
-    /// once, before anything is opened that lies elsewhere. (Absolute paths free of links.)
-    pub fn keep_only(&self, needed: &[&Path]) {
-        super::keep::keep_only(needed);
+    /// places and in them, with those on the way to `passed`, with the system's, and with those
+    /// that follow the users' namespace. To be called once, before anything is opened that lies
+    /// elsewhere. (Absolute paths free of links.)
+    pub fn keep_only(&self, needed: &[&Path], passed: Option<&Path>) {
+        super::keep::keep_only(needed, passed);
     }
 
     /// A way to what an absolute path names in the users' mount namespace: mounts made or ended

@@ -166,12 +166,11 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
     }
     if let Some(mounter) = mounter {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
-        needed.extend(plan.mount.parent());
         needed.extend(plan.tiers.iter().map(|tier| {
             let TierUrl::Dir { path, .. } = &tier.url;
             path.as_path()
         }));
-        mounter.keep_only(&needed);
+        mounter.keep_only(&needed, plan.mount.parent());
     }
 }
 
