@@ -267,7 +267,7 @@ fn wait(engine: &Engine, mirror: &Mirror, ended: &Receiver<bool>) -> Result<(), 
         crossbeam_channel::select! {
             recv(ended) -> _ => {}
             recv(signals) -> signal => leaving.told(mirror, signal.unwrap_or(Signal::Terminate)),
-            default(LOOK) => leaving.again(mirror),
+            default(LOOK) => leaving.again(mirror).map_err(mount)?,
         }
         if mirror.is_over() {
             return mirror.wait().map_err(mount);
