@@ -124,6 +124,24 @@ impl Core {
         }
     }
 
+    /// A cached open that was counted gets no descriptors, so it is not answered.
+    fn undo_cached(&self, node: &Node) {
+        let mut state = node.state.lock();
+        let last = state.io.release(true);
+        // One of two may have been opened; a lease would find it.
+        let data = if last {
+            std::mem::take(&mut state.data)
+        } else {
+            Default::default()
+        };
+        let orphan = state.orphan;
+        drop(state);
+        if orphan && last {
+            self.let_go(node);
+        }
+        drop(data);
+    }
+
     /// The backing id that all passthrough opens of a node share.
     fn backing_id(&self, node: &Node) -> Result<Arc<Registered>, Errno> {
         if let Some(id) = node.state.lock().backing.as_ref() {
@@ -262,7 +280,7 @@ impl Opening {
             Data::Resident => self.open_data(core, &in_use),
         };
         if let Err(error) = ready {
-            in_use.state.lock().io.release(true);
+            core.undo_cached(&in_use);
             return match error {
                 Errno::AGAIN => self.again(core, in_use, reply),
                 error => reply.error(error),
