@@ -33,6 +33,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What starts an instance: the one thing that the commands cannot do themselves.
 pub trait Starter {
@@ -167,6 +168,14 @@ impl Session {
             socket: self.socket.as_deref(),
             path,
         })?)
+    }
+    /// The same; a mount that says nothing within that time has none.
+    fn client_within(&self, path: &Path, limit: Duration) -> Result<Client, CliError> {
+        let place = Place {
+            socket: self.socket.as_deref(),
+            path: Some(path),
+        };
+        Ok(Client::find_within(&place, limit)?)
     }
     /// The instance of the mount that the path lies in.
     fn client_at(&self, path: &[u8]) -> Result<Client, CliError> {
