@@ -33,6 +33,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What starts an instance: the one thing that the commands cannot do themselves.
 pub trait Starter {
@@ -168,6 +169,14 @@ impl Session {
             path,
         })?)
     }
+    /// The same; a mount that says nothing within that time has none.
+    fn client_within(&self, path: &Path, limit: Duration) -> Result<Client, CliError> {
+        let place = Place {
+            socket: self.socket.as_deref(),
+            path: Some(path),
+        };
+        Ok(Client::find_within(&place, limit)?)
+    }
     /// The instance of the mount that the path lies in.
     fn client_at(&self, path: &[u8]) -> Result<Client, CliError> {
         self.client_near(Some(Path::new(OsStr::from_bytes(path))))
@@ -181,6 +190,32 @@ impl Session {
 /// The whole command line, as help, completions and manual pages show it.
 fn command() -> clap::Command {
     codes::told_by(Cli::command())
+}
+
+/// Whether a process with these arguments (without its name) will mount. Looked at before they are
+/// parsed: what mounts must be made while there is one thread.
+#[must_use]
+pub fn will_mount(args: impl IntoIterator<Item = OsString>) -> bool {
+    let cli = Cli::command();
+    let has_value = |option: &str| {
+        let mut known = cli.get_arguments();
+        known.any(|arg| arg.get_long() == Some(option) && arg.get_action().takes_values())
+    };
+    let mut args = args.into_iter();
+    let verb = loop {
+        let Some(arg) = args.next() else {
+            return false;
+        };
+        let text = arg.to_string_lossy();
+        match text.strip_prefix("--") {
+            // `--option=value` is one argument.
+            Some(option) if has_value(option) => drop(args.next()),
+            Some(_) => {}
+            None if text.starts_with('-') => {}
+            None => break arg,
+        }
+    };
+    verb == "up" && !args.any(|arg| arg == "--detach" || arg == "--help")
 }
 
 /// Runs the command line and returns what to exit with. Everything has been said.
@@ -235,5 +270,34 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         }
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_will_mount_is_seen_behind_options() {
+        let will = |line: &str| will_mount(line.split(' ').map(OsString::from));
+        for line in [
+            "up /b /m",
+            "--socket /s up /b /m",
+            "--socket=/s up --hold 1h /b /m",
+            "--socket up up",
+        ] {
+            assert!(will(line), "{line}");
+        }
+        for line in [
+            "down /m",
+            "--socket up down /m",
+            "--socket",
+            "--help up",
+            "up --detach /b /m",
+            "--socket /s up --detach /b /m",
+            "status up",
+        ] {
+            assert!(!will(line), "{line}");
+        }
     }
 }

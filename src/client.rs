@@ -55,7 +55,19 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoInstance`] and how to name one.
     pub fn find(place: &Place<'_>) -> Result<Self, ClientError> {
-        let found = discover::socket(place)?;
+        Self::at(discover::socket(place)?)
+    }
+
+    /// The same, but a mount that says nothing within `limit` has no instance: it may be held for
+    /// one to come.
+    ///
+    /// # Errors
+    /// [`ClientError::NoInstance`].
+    pub fn find_within(place: &Place<'_>, limit: Duration) -> Result<Self, ClientError> {
+        Self::at(discover::socket_within(place, limit)?)
+    }
+
+    fn at(found: discover::Found) -> Result<Self, ClientError> {
         let http = Http::connect(&found.socket, found.trusted)?;
         Ok(Self {
             http,

@@ -1,7 +1,7 @@
 //! The `cairn` program: sets logging up, reads the command line and hands over to the library.
 
 use cairn::cli::up::{UpPlan, detach, serve};
-use cairn::cli::{CliError, Starter};
+use cairn::cli::{CliError, Starter, will_mount};
 use cairn::error::Failure;
 use cairn_fuse::mount::{Mounter, prepare};
 use std::cell::RefCell;
@@ -12,9 +12,7 @@ use tracing_subscriber::EnvFilter;
 /// Before any thread exists: the process that mounts in the users' namespace (P11). Only `up`
 /// mounts, and only root can do without fusermount3.
 fn early() -> Option<Result<Mounter, String>> {
-    let mut args = std::env::args_os().skip(1);
-    let mounts =
-        args.next().is_some_and(|a| a == "up") && !args.any(|a| a == "--detach" || a == "--help");
+    let mounts = will_mount(std::env::args_os().skip(1));
     detach::leave_session();
     (mounts && rustix::process::geteuid().is_root()).then(|| prepare().map_err(|e| e.to_string()))
 }

@@ -72,15 +72,23 @@ impl Core {
 
     /// Counts a lookup of what was seen, and says what the kernel is to know of it.
     pub(crate) fn entry(&self, seen: Seen) -> Result<(Arc<Node>, Entry), Errno> {
-        let stat = seen.stat;
+        let mut stat = seen.stat;
         let node = self.nodes.intern(seen);
+        let mut attr_ttl = self.ttl_of(&node);
+        if node.state.lock().written {
+            // It may have been seen before its writer's last change, and that writer be gone.
+            match self.fd(&node).and_then(|fd| stat_of(fd.as_fd())) {
+                Ok(now) => stat = now,
+                Err(_) => attr_ttl = Duration::ZERO,
+            }
+        }
         let shown = self.shown(&node, &stat);
         let attr = attributes(node.id, &stat, shown);
         let entry = Entry {
             attr,
             generation: Generation(node.generation()),
             ttl: self.ttl,
-            attr_ttl: self.ttl_of(&node),
+            attr_ttl,
         };
         Ok((node, entry))
     }
@@ -88,6 +96,8 @@ impl Core {
     /// Attributes as users see them.
     pub(crate) fn attr(&self, node: &Node) -> Result<(FileAttr, Duration), Errno> {
         let fd = self.fd(node)?;
+        // Before they are looked at: a writer may change them after that, and go.
+        let ttl = self.ttl_of(node);
         let stat = stat_of(fd.as_fd())?;
         // The root's id is FUSE's; its number is shown as the backing has it.
         let id = if node.id == ROOT {
@@ -95,10 +105,7 @@ impl Core {
         } else {
             node.id
         };
-        Ok((
-            attributes(id, &stat, self.shown(node, &stat)),
-            self.ttl_of(node),
-        ))
+        Ok((attributes(id, &stat, self.shown(node, &stat)), ttl))
     }
 
     fn shown(&self, node: &Node, stat: &Statx) -> Shown {

@@ -241,10 +241,11 @@ impl Mirror {
     }
 
     /// The backing inode that a descriptor of a file on this mount stands for (`O_PATH` will do);
-    /// `None` if it is not on this mount. Neither walks a path nor asks the mount anything.
+    /// `None` if it is not on this mount, or the mount has gone: its device number may be another's
+    /// then. Neither walks a path nor asks the mount anything.
     #[must_use]
     pub fn node_of(&self, fd: BorrowedFd<'_>) -> Option<NodeHandle> {
-        if self.device.is_none() || device_of_fd(fd) != self.device {
+        if self.device.is_none() || device_of_fd(fd) != self.device || self.has_gone() {
             return None;
         }
         let outer = sys::handle_of(fd).ok()?;
@@ -267,6 +268,10 @@ impl Mirror {
     #[must_use]
     pub fn mountpoint(&self) -> &Path {
         &self.mountpoint
+    }
+
+    fn has_gone(&self) -> bool {
+        self.is_over() || self.unmounted.lock().is_some()
     }
 
     /// Has the mount gone?

@@ -54,6 +54,8 @@ pub(crate) struct State {
     pub(crate) io: IoMode,
     /// Live opens for writing.
     pub(crate) writers: u32,
+    /// There were some that are gone.
+    pub(crate) written: bool,
     /// The one backing id that all passthrough opens share; set while any is alive.
     pub(crate) backing: Option<Arc<Registered>>,
     /// Descriptors that serve cached opens; set while any is alive.

@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// How long the instance may take to finish what it had begun, before the user is told.
 const LONGEST_STOP: Duration = Duration::from_secs(60);
 
+/// How long a mount may say nothing before `--force` takes its instance for dead: one that is held
+/// waits for another.
+const LONGEST_SILENCE: Duration = Duration::from_secs(3);
+
 /// Arguments of `down`.
 #[derive(Debug, Args)]
 pub(crate) struct Down {
@@ -25,9 +29,12 @@ pub(crate) struct Down {
 impl Down {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         let mount = absolute(&self.mount)?;
-        let asked = session
-            .client_near(Some(&mount))
-            .and_then(|mut client| Ok(client.shutdown(self.force)?));
+        let found = if self.force {
+            session.client_within(&mount, LONGEST_SILENCE)
+        } else {
+            session.client_near(Some(&mount))
+        };
+        let asked = found.and_then(|mut client| Ok(client.shutdown(self.force)?));
         match asked {
             Ok(stopped) => {
                 eprintln!("unmounted {}", stopped.mount);
@@ -120,7 +127,10 @@ fn clear_away(mount: &Path, error: CliError) -> Result<u8, CliError> {
     }
     let step = format!("unmount {}", mount.display());
     if rustix::process::geteuid().is_root() {
-        rustix::mount::unmount(mount, UnmountFlags::DETACH)
+        // The first ends what waits for the dead instance, also where it leaves the mount.
+        let unmount = |how| rustix::mount::unmount(mount, how | UnmountFlags::NOFOLLOW);
+        unmount(UnmountFlags::FORCE)
+            .or_else(|_| unmount(UnmountFlags::DETACH))
             .map_err(|errno| CliError::system(&step, &errno.into()))?;
     } else {
         let fuser = Command::new("fusermount3")

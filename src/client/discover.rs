@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 /// What leads to an instance.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,6 +49,37 @@ pub(super) fn socket(place: &Place<'_>) -> Result<Found, ClientError> {
             trusted: false,
         })
         .ok_or_else(|| none_found(place))
+}
+
+/// The same, where the mount may wait for a server of its own: if it says nothing within `limit`,
+/// there is no instance.
+pub(super) fn socket_within(place: &Place<'_>, limit: Duration) -> Result<Found, ClientError> {
+    let (named, path) = (
+        place.socket.map(Path::to_owned),
+        place.path.map(Path::to_owned),
+    );
+    let (tell, told) = channel();
+    let ask = move || {
+        let place = Place {
+            socket: named.as_deref(),
+            path: path.as_deref(),
+        };
+        // Perhaps nobody waits any more.
+        let _ = tell.send(socket(&place));
+    };
+    let asked = std::thread::Builder::new()
+        .name("cairn-ask".to_owned())
+        .spawn(ask);
+    let silent = |_| {
+        Err(ClientError::NoInstance {
+            why: "the mount does not answer".to_owned(),
+            hint: "`cairn up` takes it over, or `cairn down --force` ends it".to_owned(),
+        })
+    };
+    match asked {
+        Ok(_) => told.recv_timeout(limit).unwrap_or_else(silent),
+        Err(_) => socket(place),
+    }
 }
 
 /// The mount's answer at the path, or at the nearest thing above it that can answer (symbolic

@@ -1,12 +1,12 @@
 //! A mount that does not die: the instance is killed or upgraded while users work (P12).
 
 use crate::needs_mounts;
-use crate::rig::{CAIRN, Instance, is_mounted, tree, wait_for};
+use crate::rig::{CAIRN, Instance, is_mounted, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -107,6 +107,41 @@ fn p12_who_waits_for_a_recall_is_served_by_the_next_instance() -> Result<()> {
         .recv_timeout(BOUND)
         .context("it was never answered")??;
     ensure!(read == data);
+    cairn.down()
+}
+
+/// The mount would answer the next instance alone.
+#[test]
+fn p12_a_mount_that_waits_for_an_instance_can_be_ended_by_force() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = held()?;
+    cairn.up()?;
+    fs::write(cairn.at("f"), b"x")?;
+    let file = fs::File::open(cairn.at("f"))?;
+    cairn.die()?;
+    let mount = cairn.mount.clone();
+    let child = Command::new(program())
+        .args(["down".as_ref(), "--force".as_ref(), mount.as_os_str()])
+        .env_remove("CAIRN_SOCKET")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pid = child.id().to_string();
+    let ended = bounded(move || child.wait_with_output());
+    if ended.is_err() {
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+    }
+    let output = ended??;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(!is_mounted(&cairn.mount)?);
+    // Who has a file open is not kept waiting.
+    bounded(move || file.sync_all().is_ok())?;
+    wait_for("the holder's end", || {
+        Ok(!cairn.state.join("holder.sock").exists())
+    })?;
+    cairn.up()?;
     cairn.down()
 }
 

@@ -138,6 +138,40 @@ fn a_tier_that_hangs_holds_up_no_stop() -> Result<()> {
 }
 
 #[test]
+fn p11_a_dead_mounter_stands_in_the_way_of_no_stop() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    fs::write(cairn.at("f"), "x")?;
+    cairn.kill_mounter()?;
+    ensure!(fs::read(cairn.at("f"))? == b"x", "it serves on");
+    let mount = cairn.mount.to_string_lossy().into_owned();
+    let holder = Holder::new(&cairn.at("f"))?;
+    let refused = cairn.run(["down", &mount])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success(), "down under an open file");
+    ensure!(said.contains(&format!("pid {}", holder.0.id())), "{said}");
+    drop(holder);
+    cairn.down()?;
+    ensure!(!is_mounted(&cairn.mount)?);
+    for how in ["-TERM", "--force"] {
+        cairn.up()?;
+        let holder = Holder::new(&cairn.at("f"))?;
+        cairn.kill_mounter()?;
+        if how == "-TERM" {
+            // The file stays open: it goes by force in the end.
+            signal(&cairn, how)?;
+        } else {
+            cairn.cairn(["down", how, &mount])?;
+        }
+        cairn.ends()?;
+        ensure!(!is_mounted(&cairn.mount)?);
+        drop(holder);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_dead_mount_is_taken_away_at_the_next_start() -> Result<()> {
     needs_mounts!();
     let mut cairn = Instance::new(None)?;

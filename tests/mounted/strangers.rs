@@ -46,6 +46,11 @@ fn p15_status_tells_a_stranger_no_place_of_the_administrators() -> Result<()> {
     let status = told(&cairn, &["status", "--json"])?;
     ensure!(status.contains("cairn.status.v1"), "{status}");
     ensure!(!status.contains(&backing), "{status}");
+    let tier = cairn.tier.to_string_lossy().into_owned();
+    ensure!(cairn.cairn(["status", "--json"])?.contains(&tier));
+    ensure!(status.contains("\"dir:\""), "{status}");
+    ensure!(!status.contains(&tier), "{status}");
+    ensure!(!told(&cairn, &["status"])?.contains(&tier));
     cairn.down()
 }
 

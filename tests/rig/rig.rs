@@ -195,16 +195,26 @@ impl Instance {
 
     /// kill -9, of the process that mounts and unmounts first: what is left is a dead mount.
     pub(crate) fn kill_with_mounter(&mut self) -> Result<()> {
-        let mut child = self.child.take().context("not up")?;
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
-        for pid in fs::read_to_string(children)?.split_whitespace() {
+        self.kill_mounter()?;
+        self.die()
+    }
+
+    /// kill -9, of the process that mounts and unmounts alone.
+    pub(crate) fn kill_mounter(&self) -> Result<()> {
+        let server = self.pid().context("not up")?;
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children"))?;
+        for pid in children.split_whitespace() {
             let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
             ensure!(name.trim() == "cairn-mounter", "a child {name}");
             let killed = Command::new("kill").args(["-KILL", pid]).status()?;
             ensure!(killed.success(), "kill {pid}");
+            // Its parent lives, and has not waited for it.
+            let stat = format!("/proc/{pid}/stat");
+            wait_for("the mounter's death", || {
+                Ok(fs::read_to_string(&stat)?.contains(") Z"))
+            })?;
         }
-        child.kill()?;
-        child.wait()?;
+        ensure!(!children.is_empty(), "no mounter");
         Ok(())
     }
 

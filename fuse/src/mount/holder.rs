@@ -252,7 +252,9 @@ impl Life {
             }
         }
         let mut message = vec![b'O'];
-        let server = self.process.as_ref().map_or(0, |(pid, _)| number(*pid));
+        // A dead server's number may be another process's by now.
+        let process = self.process.as_ref().filter(|_| self.server.is_some());
+        let server = process.map_or(0, |(pid, _)| number(*pid));
         for word in [PROTOCOL, number(rustix::process::getpid()), server] {
             message.extend(word.to_le_bytes());
         }

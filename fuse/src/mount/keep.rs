@@ -31,18 +31,25 @@ struct Mount {
     kind: String,
 }
 
+/// What is used in every depth.
+const CONFIGURATION: &str = "/etc";
+
 /// Takes away, in the calling process's mount namespace, the mounts that are on the way to none
-/// of the `needed` places, unless the users' namespace can do so itself.
-pub(crate) fn keep_only(needed: &[&Path]) {
+/// of the `needed` places and lie in none of them, nor are on the way to `passed`, unless the
+/// users' namespace can do so itself.
+pub(crate) fn keep_only(needed: &[&Path], passed: Option<&Path>) {
     let Ok(table) = std::fs::read("/proc/self/mountinfo") else {
         return;
     };
     let program = std::env::current_exe().unwrap_or_default();
-    let mut keep: Vec<&Path> = SYSTEM.iter().map(Path::new).collect();
-    keep.push(&program);
-    keep.extend(needed);
+    let mut ways: Vec<&Path> = SYSTEM.iter().map(Path::new).collect();
+    ways.push(&program);
+    ways.extend(needed);
+    ways.extend(passed);
+    let mut whole = vec![Path::new(CONFIGURATION)];
+    whole.extend(needed);
     // The innermost first: those that lie on others go before them.
-    for mount in superfluous(&table, &keep).iter().rev() {
+    for mount in superfluous(&table, &ways, &whole).iter().rev() {
         let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if let Err(error) = unmount(mount, flags) {
             tracing::debug!(?mount, %error, "stays in this process's namespace");
@@ -50,13 +57,15 @@ pub(crate) fn keep_only(needed: &[&Path]) {
     }
 }
 
-fn superfluous(table: &[u8], keep: &[&Path]) -> Vec<PathBuf> {
+/// Of the mounts in the table those that are not on the way to one of `ways`, nor in one of `whole`.
+fn superfluous(table: &[u8], ways: &[&Path], whole: &[&Path]) -> Vec<PathBuf> {
     table
         .split(|byte| *byte == b'\n')
         .filter_map(parse)
         .filter(|mount| !mount.follows && is_a_store(&mount.kind))
         .map(|mount| mount.place)
-        .filter(|place| !keep.iter().any(|kept| kept.starts_with(place)))
+        .filter(|place| !ways.iter().any(|kept| kept.starts_with(place)))
+        .filter(|place| !whole.iter().any(|kept| place.starts_with(kept)))
         .collect()
 }
 
@@ -140,11 +149,22 @@ mod tests {
             42 27 7:2 / /mnt/cold rw shared:4 - xfs /dev/loop2 rw\n\
             43 27 0:50 / /srv/other rw - fuse.cairn cairn rw\n\
             44 27 7:3 / /usr rw - ext4 /dev/loop3 rw\n\
-            45 27 0:51 / /dev/shm rw - tmpfs tmpfs rw\nnonsense\n";
-        let keep = ["/usr/lib", "/mnt/cold/tier"].map(Path::new);
+            45 27 0:51 / /dev/shm rw - tmpfs tmpfs rw\n\
+            46 42 7:4 / /mnt/cold/tier/objects rw - xfs /dev/loop4 rw\n\
+            47 42 7:5 / /mnt/cold/tiers rw - xfs /dev/loop5 rw\n\
+            48 27 7:6 / /etc/ssl rw - ext4 /dev/loop6 rw\n\
+            49 44 7:7 / /usr/lib/extra rw - ext4 /dev/loop7 rw\nnonsense\n";
+        let ways = ["/usr/lib", "/mnt/cold/tier", "/etc"].map(Path::new);
+        let whole = ["/mnt/cold/tier", "/etc"].map(Path::new);
         assert_eq!(
-            superfluous(table, &keep),
-            ["/mnt/a b", "/srv/other"].map(PathBuf::from)
+            superfluous(table, &ways, &whole),
+            [
+                "/mnt/a b",
+                "/srv/other",
+                "/mnt/cold/tiers",
+                "/usr/lib/extra"
+            ]
+            .map(PathBuf::from)
         );
     }
 

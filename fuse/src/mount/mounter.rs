@@ -16,12 +16,14 @@ use super::table::{MountNumber, MountSpec, Place, device_of, mount_now, unmount_
 use super::{check_places, clean_stale};
 use crate::{MirrorError, sys};
 use parking_lot::Mutex;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -45,6 +47,10 @@ pub struct Mounter {
     child: bool,
     /// Its end is the mount's end.
     ends_mount: AtomicBool,
+    /// The users' mount namespace, for when that process is dead.
+    home: Option<OwnedFd>,
+    /// What is mounted through it: where, and the mount's device number.
+    own: Mutex<Option<(PathBuf, u64)>>,
 }
 
 /// Splits the mounter off and moves this process into a mount namespace of its own. Must be the
@@ -86,6 +92,8 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
         pid,
         child: true,
         ends_mount: AtomicBool::new(true),
+        home: namespace_of("self"),
+        own: Mutex::new(None),
     };
     sys::unshare_mounts().map_err(step("unshare"))?;
     let follow = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -93,12 +101,25 @@ pub fn prepare() -> Result<Mounter, MirrorError> {
     Ok(mounter)
 }
 
+/// A process's mount namespace.
+fn namespace_of(process: &str) -> Option<OwnedFd> {
+    let path = format!("/proc/{process}/ns/mnt");
+    match openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(namespace) => Some(namespace),
+        Err(error) => {
+            tracing::debug!(%error, "without the mounter there will be no unmount");
+            None
+        }
+    }
+}
+
 impl Mounter {
     /// Leaves this process's own mount namespace with the mounts on the way to the `needed`
-    /// places, with the system's, and with those that follow the users' namespace. To be called
-    /// once, before anything is opened that lies elsewhere. (Absolute paths free of links.)
-    pub fn keep_only(&self, needed: &[&Path]) {
-        super::keep::keep_only(needed);
+    /// places and in them, with those on the way to `passed`, with the system's, and with those
+    /// that follow the users' namespace. To be called once, before anything is opened that lies
+    /// elsewhere. (Absolute paths free of links.)
+    pub fn keep_only(&self, needed: &[&Path], passed: Option<&Path>) {
+        super::keep::keep_only(needed, passed);
     }
 
     /// A way to what an absolute path names in the users' mount namespace: mounts made or ended
@@ -137,7 +158,9 @@ impl Mounter {
         field(&mut message, spec.name.as_bytes());
         field(&mut message, spec.target.as_os_str().as_bytes());
         let number = self.ask(&message, &[device])?;
-        Ok(Some(number).filter(|n| *n != 0))
+        let number = Some(number).filter(|n| *n != 0);
+        *self.own.lock() = number.map(|number| (spec.target.clone(), number));
+        Ok(number)
     }
 
     /// Takes the mount of that device number away from this process's own namespace, into which
@@ -152,8 +175,35 @@ impl Mounter {
         }
     }
 
+    /// Also when the mounter is dead: somebody, or the system's want of memory, killed it.
     pub(crate) fn unmount(&self, force: bool) -> Result<(), Errno> {
-        self.ask(&[b'U', u8::from(force)], &[]).map(drop)
+        match self.ask(&[b'U', u8::from(force)], &[]) {
+            Err(error @ (Errno::PIPE | Errno::CONNRESET)) => {
+                tracing::warn!(%error, "the mounter is dead; unmounted without it");
+                self.unmount_at_home(force)
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Unmounts from a thread that goes to the users' mount namespace, and ends there. The mount
+    /// is told by its device, which is no other's while its server, this process, has it.
+    fn unmount_at_home(&self, force: bool) -> Result<(), Errno> {
+        let own = self.own.lock().clone();
+        let ((target, device), home) = own.zip(self.home.as_ref()).ok_or(Errno::PIPE)?;
+        let work = || {
+            sys::unshare_fs()?;
+            move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))?;
+            unmount_own(&target, Some(MountNumber::of_device(device)), force)
+        };
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("cairn-unmount".to_owned())
+                .spawn_scoped(scope, work)
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::AGAIN))?
+                .join()
+                .unwrap_or(Err(Errno::IO))
+        })
     }
 
     /// What a successor will need, before the mount is made.
@@ -179,12 +229,19 @@ impl Mounter {
     }
 
     /// The holder of a mount that was taken over.
-    pub(super) fn adopted(socket: OwnedFd, pid: i32) -> Self {
+    pub(super) fn adopted(
+        socket: OwnedFd,
+        pid: i32,
+        mountpoint: PathBuf,
+        device: Option<u64>,
+    ) -> Self {
         Self {
             socket: Mutex::new(socket),
             pid,
             child: false,
             ends_mount: AtomicBool::new(false),
+            home: namespace_of(&pid.to_string()),
+            own: Mutex::new(device.map(|device| (mountpoint, device))),
         }
     }
 

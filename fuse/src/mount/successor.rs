@@ -164,7 +164,12 @@ impl Successor {
         // It came with this process's copy of the users' namespace.
         Mounter::forget_own(&self.mountpoint, self.device);
         Ok(Inheritance {
-            mounter: Mounter::adopted(self.socket, self.holder),
+            mounter: Mounter::adopted(
+                self.socket,
+                self.holder,
+                self.mountpoint.clone(),
+                self.device,
+            ),
             device,
             number: self.device,
             mountpoint: self.mountpoint,

@@ -95,6 +95,15 @@ impl MountNumber {
         })
     }
 
+    /// Of a mount of which no more is known.
+    pub(crate) fn of_device(device: u64) -> Self {
+        Self {
+            unique: None,
+            id: None,
+            device,
+        }
+    }
+
     /// Do both stand for the same mount, as far as can be told?
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self.unique.zip(other.unique), self.id.zip(other.id)) {

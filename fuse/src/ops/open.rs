@@ -97,6 +97,7 @@ impl Core {
         let in_use = InUse::new(node);
         let mut state = in_use.state.lock();
         state.writers = state.writers.saturating_sub(u32::from(writes));
+        state.written |= writes;
         let last = state.io.release(fh & FH_CACHED != 0);
         let (backing, data) = if last {
             (state.backing.take(), std::mem::take(&mut state.data))
@@ -121,6 +122,24 @@ impl Core {
         } else if let Some(backing) = backing {
             let _evicted = self.idle_ids.lock().push(id, backing);
         }
+    }
+
+    /// A cached open that was counted gets no descriptors, so it is not answered.
+    fn undo_cached(&self, node: &Node) {
+        let mut state = node.state.lock();
+        let last = state.io.release(true);
+        // One of two may have been opened; a lease would find it.
+        let data = if last {
+            std::mem::take(&mut state.data)
+        } else {
+            Default::default()
+        };
+        let orphan = state.orphan;
+        drop(state);
+        if orphan && last {
+            self.let_go(node);
+        }
+        drop(data);
     }
 
     /// The backing id that all passthrough opens of a node share.
@@ -261,7 +280,7 @@ impl Opening {
             Data::Resident => self.open_data(core, &in_use),
         };
         if let Err(error) = ready {
-            in_use.state.lock().io.release(true);
+            core.undo_cached(&in_use);
             return match error {
                 Errno::AGAIN => self.again(core, in_use, reply),
                 error => reply.error(error),

@@ -46,6 +46,59 @@ fn data_written_through_the_mount_are_in_the_backing() -> TestResult {
     Ok(())
 }
 
+/// Descriptors of this process, which is the server, for the backing's file of that name. (The
+/// server's copy of the backing's mount has no path.)
+fn descriptors_of(rig: &Rig, name: &str) -> std::io::Result<usize> {
+    let mut count = 0;
+    for fd in fs::read_dir("/proc/self/fd")? {
+        let fd = fd?.path();
+        // `O_PATH` descriptors are no users of the file.
+        let info = fd.to_string_lossy().replace("/fd/", "/fdinfo/");
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:"));
+        let flags = i32::from_str_radix(flags.unwrap_or_default().trim(), 8).unwrap_or(0);
+        let is_it = fs::read_link(&fd).is_ok_and(|to| to.ends_with(name) && to != rig.m(name));
+        count += usize::from(is_it && flags & libc::O_PATH == 0);
+    }
+    Ok(count)
+}
+
+#[test]
+fn an_open_that_fails_half_way_leaves_no_descriptor() -> TestResult {
+    need_mount!("an_open_that_fails_half_way_leaves_no_descriptor");
+    let rig = Rig::with(off)?;
+    // By another process: a child of another test might get this one's descriptor for writing.
+    let copied = std::process::Command::new("cp")
+        .arg("/bin/sleep")
+        .arg(rig.b("half-way"))
+        .status()?;
+    assert!(copied.success());
+    assert_eq!(descriptors_of(&rig, "half-way")?, 0);
+    let reader = File::open(rig.m("half-way"))?;
+    crate::rig::eventually("it to be served", || {
+        descriptors_of(&rig, "half-way").is_ok_and(|count| count > 0)
+    });
+    drop(reader);
+    crate::rig::eventually("its end", || {
+        descriptors_of(&rig, "half-way").is_ok_and(|count| count == 0)
+    });
+    // A program that runs is opened for reading, and not for writing.
+    let mut runs = std::process::Command::new(rig.b("half-way"))
+        .arg("3600")
+        .spawn()?;
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .open(rig.m("half-way"));
+    let left = descriptors_of(&rig, "half-way");
+    let _ = runs.kill();
+    runs.wait()?;
+    let error = opened.err().and_then(|e| e.raw_os_error());
+    assert_eq!(error, Some(libc::ETXTBSY));
+    assert_eq!(left?, 0);
+    Ok(())
+}
+
 #[test]
 fn attributes_are_the_backings() -> TestResult {
     need_mount!("attributes_are_the_backings");

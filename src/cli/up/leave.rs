@@ -1,7 +1,7 @@
 //! The end of an instance by signals: whom a busy mount belongs to is said, and how long they have.
 
 use crate::cli::CliError;
-use cairn_fuse::Mirror;
+use cairn_fuse::{Mirror, MirrorError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::{Duration, Instant};
 
@@ -51,14 +51,21 @@ impl Leaving {
     }
 
     /// Time has passed.
-    pub(super) fn again(&mut self, mirror: &Mirror) {
-        let Some(until) = self.until else { return };
+    ///
+    /// # Errors
+    /// It cannot be unmounted, not even by force: this process ends all the same.
+    pub(super) fn again(&mut self, mirror: &Mirror) -> Result<(), MirrorError> {
+        let Some(until) = self.until else {
+            return Ok(());
+        };
         let force = Instant::now() >= until;
         match mirror.unmount(force) {
             Ok(()) => self.until = None,
-            Err(why) if force => eprintln!("cairn: {why}"),
+            Err(MirrorError::Busy { .. }) => {}
+            Err(why) if force => return Err(why),
             Err(why) => tracing::debug!(%why, "tried again"),
         }
+        Ok(())
     }
 }
 

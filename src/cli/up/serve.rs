@@ -166,12 +166,11 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
     }
     if let Some(mounter) = mounter {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
-        needed.extend(plan.mount.parent());
         needed.extend(plan.tiers.iter().map(|tier| {
             let TierUrl::Dir { path, .. } = &tier.url;
             path.as_path()
         }));
-        mounter.keep_only(&needed);
+        mounter.keep_only(&needed, plan.mount.parent());
     }
 }
 
@@ -268,7 +267,7 @@ fn wait(engine: &Engine, mirror: &Mirror, ended: &Receiver<bool>) -> Result<(), 
         crossbeam_channel::select! {
             recv(ended) -> _ => {}
             recv(signals) -> signal => leaving.told(mirror, signal.unwrap_or(Signal::Terminate)),
-            default(LOOK) => leaving.again(mirror),
+            default(LOOK) => leaving.again(mirror).map_err(mount)?,
         }
         if mirror.is_over() {
             return mirror.wait().map_err(mount);

@@ -166,6 +166,10 @@ pub(super) fn for_users(mut status: Status) -> Status {
     status.backing = None;
     for tier in &mut status.tiers {
         tier.message = None;
+        // What kind it is, and not where.
+        if let Some(colon) = tier.url.find(':') {
+            tier.url.truncate(colon + 1);
+        }
     }
     for warning in &mut status.warnings {
         // What it is is in the code; a reason follows the colon.

@@ -114,7 +114,7 @@ impl TierHealth {
 pub struct TierStatus {
     /// Its name.
     pub name: String,
-    /// Where it is, without secrets.
+    /// Where it is, without secrets; only its scheme (`dir:`) for who does not rule the instance.
     pub url: String,
     /// Whether it can be used.
     pub state: TierHealth,
