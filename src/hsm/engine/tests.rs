@@ -4,6 +4,7 @@
 mod admission;
 mod copies;
 mod lanes;
+mod names;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};
