@@ -178,6 +178,7 @@ impl Shared {
             state: FileState::Lost,
             version,
             copies: self.catalog.copies(version.file, version.version)?,
+            under: None,
         };
         self.catalog
             .learn(vec![known], self.now(), Durability::Full)?;

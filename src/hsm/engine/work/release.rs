@@ -241,6 +241,7 @@ fn note_stub(
             blocks_crc: record.blocks_crc,
         },
         copies: shared.copies_of_record(record, stat),
+        under: None,
     };
     shared
         .catalog
