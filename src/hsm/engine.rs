@@ -20,6 +20,7 @@ mod expand;
 mod facts;
 mod lanes;
 mod policy;
+mod refused;
 mod report;
 mod room;
 mod scan;
@@ -255,6 +256,7 @@ pub(super) struct Shared {
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
     believed: crate::hsm::vouch::Believed,
+    refused: refused::Refused,
     lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }

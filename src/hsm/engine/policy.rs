@@ -495,6 +495,10 @@ impl Iterator for Pages<'_> {
     fn next(&mut self) -> Option<FileFacts> {
         loop {
             if let Some(node) = self.page.next() {
+                let rests = || self.shared.refused.rests(node.id, self.shared.now());
+                if self.question == Question::Release && rests() {
+                    continue;
+                }
                 match self.shared.file_facts(&node) {
                     Ok(facts) => return Some(facts),
                     Err(why) => {

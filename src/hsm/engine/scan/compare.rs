@@ -133,10 +133,14 @@ impl<'a> Comparison<'a> {
     }
 
     fn without_record(&self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
-        if node.version.is_some() && node.state != FileState::Dirty {
-            self.shared.is_lost(&looked.handle, looked.fd.as_fd())?;
+        if node.version.is_none() || node.state == FileState::Dirty {
+            return Ok(());
         }
-        Ok(())
+        // Whoever has it may be about to write the record.
+        let Some(_claim) = self.shared.lanes.claim(&looked.handle) else {
+            return Ok(());
+        };
+        self.shared.lacks_record(node, looked.fd.as_fd())
     }
 
     fn with_record(
