@@ -217,7 +217,12 @@ impl Shared {
         let failed = RefCell::new(None);
         let new = Pages::new(self, policy, input, Question::Archive, &failed);
         let fewer = Pages::new(self, policy, input, Question::Copies, &failed);
-        let release = Pages::new(self, policy, input, Question::Release, &failed);
+        let mut release = Pages::new(self, policy, input, Question::Release, &failed);
+        if !fewer.ended {
+            // What lies on tiers that do not count may have too few and enough: it comes once.
+            let from = policy.settings.copies;
+            release.release.min_copies = from.saturating_add(self.useless_tiers()?);
+        }
         let plan = cairn_policies::plan(policy, input, new.chain(fewer).chain(release));
         match failed.into_inner() {
             Some(why) => Err(why),

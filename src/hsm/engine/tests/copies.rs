@@ -218,3 +218,13 @@ fn what_was_refused_does_not_keep_a_rule_from_all_others() {
     assert_eq!(state_of(&bench, "f"), FileState::Archived);
     assert_eq!(bench.run_policy(), [0, 0], "it rests");
 }
+
+#[test]
+fn a_file_that_also_lies_on_a_worthless_tier_is_handed_in_once() {
+    let bench = Bench::new(&[Place::Beside, Place::Elsewhere], small(), BOTH);
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    assert_eq!((bench.objects(0), bench.objects(1)), (0, 1));
+    assert_eq!(bench.run_policy(), [0, 1]);
+    assert_eq!(state_of(&bench, "f"), FileState::Released);
+}
