@@ -20,12 +20,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often triggers are looked at.
 const TICK: Duration = Duration::from_secs(5);
 /// Candidates asked of the catalog at once.
 const PAGE: usize = 2000;
+/// How often old requests are looked for.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Rows of old requests that go in one transaction.
+const FORGET: usize = 500;
 
 /// The policy, and when its rules ran.
 pub(super) struct InForce {
@@ -73,6 +77,8 @@ pub struct RuleRun {
 /// The thread that runs rules when they are due.
 pub(super) fn work(shared: &Arc<Shared>) {
     let mut heard = 0;
+    let mut forgot: Option<Instant> = None;
+    let every = DAY.min(shared.settings.keep_requests);
     while !shared.stopping() {
         let due = || match shared.any_due() {
             true => shared.run_policy(&RunAsk::Due, false).map(drop),
@@ -91,6 +97,12 @@ pub(super) fn work(shared: &Arc<Shared>) {
         if let Err(why) = expired.and_then(|_| shared.catalog.settle_cancelled(shared.now(), 5000))
         {
             tracing::warn!(%why, "housekeeping failed");
+        }
+        if forgot.is_none_or(|at| at.elapsed() >= every) {
+            forgot = Some(Instant::now());
+            if let Err(why) = shared.forget_requests() {
+                tracing::warn!(%why, "old requests could not be forgotten");
+            }
         }
     }
 }
@@ -127,6 +139,17 @@ impl Engine {
 }
 
 impl Shared {
+    /// Requests that ended long ago go, in small transactions.
+    fn forget_requests(&self) -> Result<(), EngineError> {
+        let keep = self.settings.keep_requests;
+        if keep.is_zero() {
+            return Ok(());
+        }
+        let before = shifted(self.now(), keep, false);
+        while !self.stopping() && self.catalog.forget_requests(before, FORGET)? > 0 {}
+        Ok(())
+    }
+
     fn usage(&self) -> Result<Usage, EngineError> {
         let stat = rustix::fs::fstatvfs(self.backing.root())
             .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;

@@ -145,3 +145,19 @@ fn what_is_taken_again_before_its_flight_is_forgotten_is_not_lost() {
     assert_eq!(again.items[0].action, id);
     assert_eq!(shared.lanes.actions(&again).len(), 1, "with its row");
 }
+
+#[test]
+fn a_request_that_ended_long_ago_is_forgotten() {
+    let settings = Settings {
+        keep_requests: Duration::from_secs(1),
+        ..small()
+    };
+    let bench = Bench::new(&[Place::Elsewhere], settings, NOTHING);
+    bench.write("f", b"f");
+    let id = bench.submit(Verb::Archive, &["f"]);
+    wait_for("it to be forgotten", || {
+        let row = bench.engine().catalog().request(id).unwrap();
+        row.is_none().then_some(())
+    });
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+}
