@@ -47,6 +47,8 @@ pub struct Config {
     pub index_cache_size: u64,
     /// How long bytes outlive the name they had (P8). Not in effect yet: nothing is deleted.
     pub keep_deleted: Duration,
+    /// How long requests that ended are remembered, with their actions and keys; zero: for ever.
+    pub keep_requests: Duration,
     /// How long after the end of a scan of the whole tree the next one follows; zero: never.
     pub scan_every: Duration,
     /// Above it, opens for writing wait while releases make room (P13).

@@ -3,7 +3,7 @@
 use super::node::{Node, NodeId, Sighting};
 use super::sql::{self, NODE, all, change, first, page};
 use super::{Catalog, CatalogError, Durability, TombstoneWhy, nodes, tombs};
-use crate::id::Timestamp;
+use crate::id::{NodeHandle, Timestamp};
 use rusqlite::{Connection, params};
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -119,7 +119,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
         self.post(durability, move |connection| {
-            moved(connection, &from, &to, now)
+            moved(connection, &from, &to, false, now)
         })
     }
 
@@ -143,8 +143,8 @@ impl Catalog {
         })
     }
 
-    /// Notes changes of the namespace in their order, in one transaction: as [`Catalog::note`],
-    /// [`Catalog::rename`] and [`Catalog::unlink`] would, one after the other. Some thousands at a
+    /// Notes changes of the namespace in their order, in one transaction, one after the
+    /// other (see [`NameChange`]). Some thousands at a
     /// time are best. Returns once readers can see them.
     ///
     /// # Errors
@@ -162,7 +162,14 @@ impl Catalog {
                     NameChange::Seen(sighting) => {
                         nodes::sighted(connection, sighting, generation)?;
                     }
-                    NameChange::Moved { from, to } => moved(connection, from, to, now)?,
+                    NameChange::Moved { node, from, to } => {
+                        let there = find(connection, from.0, &from.1)?;
+                        let known = nodes::by_handle(connection, node)?.map(|n| n.id);
+                        // The other half of an exchange has taken the name, perhaps.
+                        if there.is_some() && there == known {
+                            moved(connection, from, to, true, now)?;
+                        }
+                    }
                     NameChange::Gone { name, alive } => {
                         unlinked(connection, (name.0, &name.1), *alive, now)?;
                     }
@@ -178,8 +185,12 @@ impl Catalog {
 pub enum NameChange {
     /// A node, with a name or without.
     Seen(Sighting),
-    /// A name moved.
+    /// A name moved. What the new name named before loses it and lives on: an exchange gives it
+    /// another, and what a rename really replaces has its own [`NameChange::Gone`] before this.
+    /// Nothing happens if the old name is not known as the node's.
     Moved {
+        /// What it names.
+        node: NodeHandle,
         /// Directory and name before.
         from: (NodeId, Vec<u8>),
         /// Directory and name since.
@@ -194,10 +205,12 @@ pub enum NameChange {
     },
 }
 
+/// `alive`: what the new name named before is not gone with it.
 fn moved(
     connection: &Connection,
     from: &(NodeId, Vec<u8>),
     to: &(NodeId, Vec<u8>),
+    alive: bool,
     now: Timestamp,
 ) -> Result<(), CatalogError> {
     let Some(node) = find(connection, from.0, &from.1)? else {
@@ -209,7 +222,7 @@ fn moved(
         return Ok(());
     }
     if let Some(other) = replaced {
-        drop_name(connection, to.0, &to.1, other, false, now)?;
+        drop_name(connection, to.0, &to.1, other, alive, now)?;
     }
     take(connection, from.0, &from.1)?;
     let generation = nodes::generation(connection)?;

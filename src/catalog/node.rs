@@ -116,6 +116,9 @@ pub struct Known {
     pub version: Version,
     /// Where copies lie.
     pub copies: Vec<super::Copy>,
+    /// What the row was, and the file's ctime, when the file was looked at; `None`: whatever came
+    /// since, it stands.
+    pub under: Option<(Planned, Timestamp)>,
 }
 
 /// One version of a file's data.

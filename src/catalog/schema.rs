@@ -155,8 +155,8 @@ fn migrate(connection: &Connection, path: &Path, from: u32) -> Result<(), Catalo
     Ok(())
 }
 
-/// Keeps the catalog as it is in a file of its own, unless that was done. The file has its name only
-/// when it is complete and durable.
+/// Keeps the catalog as it is in a file of its own. The file has its name only when it is complete
+/// and durable; it replaces one of an earlier migration, after which the older program went on.
 fn snapshot(connection: &Connection, path: &Path, version: u32) -> Result<(), CatalogError> {
     let beside = |ending: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -164,9 +164,6 @@ fn snapshot(connection: &Connection, path: &Path, version: u32) -> Result<(), Ca
         PathBuf::from(name)
     };
     let (whole, partial) = (beside(""), beside(".new"));
-    if whole.exists() {
-        return Ok(());
-    }
     match std::fs::remove_file(&partial) {
         Err(why) if why.kind() != std::io::ErrorKind::NotFound => {
             return Err(CatalogError::io(&partial, "remove", why));
@@ -206,4 +203,25 @@ fn identity(connection: &Connection) -> Result<Identity, CatalogError> {
             },
         )
         .at("read identity", "instance")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_of_this_migration_and_not_of_an_earlier_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("catalog");
+        let kept = dir.path().join("catalog.v1.snapshot");
+        std::fs::write(&kept, "of an earlier migration").unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("CREATE TABLE t (n); INSERT INTO t VALUES (7)")
+            .unwrap();
+        snapshot(&connection, &path, 1).unwrap();
+        let kept = Connection::open(&kept).unwrap();
+        let found = kept.query_row("SELECT n FROM t", [], |row| row.get(0));
+        assert_eq!(found, Ok(7));
+    }
 }

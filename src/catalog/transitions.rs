@@ -219,7 +219,8 @@ impl Catalog {
     /// Takes what records or indexes say into the catalog: rebuild, and rows that a power loss
     /// took back. Aggregates not known yet get a row with [`super::ProofKind::Learned`]. What the
     /// catalog knew about a node's version before leaves a tombstone if it was a lower one of the
-    /// same file.
+    /// same file. Rows that are not what a file was looked at under stay as they are, and a file
+    /// whose ctime moved since is dirty, not archived.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -255,6 +256,7 @@ impl Catalog {
                 state: FileState::Released,
                 version,
                 copies,
+                under: None,
             };
             learn_one(connection, &known, now)
         })
@@ -362,21 +364,31 @@ fn changed_since(row: &Node, file: &Archived) -> bool {
 }
 
 fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(), CatalogError> {
+    let row = nodes::get(connection, known.node)?;
+    let mut state = known.state;
+    if let (Some(row), Some((planned, ctime))) = (&row, known.under) {
+        // A look takes time when the file is read: news that came meanwhile stands.
+        if row.planned() != planned {
+            return Ok(());
+        }
+        if state == FileState::Archived && row.attributes.ctime > ctime {
+            state = FileState::Dirty;
+        }
+    }
     for copy in &known.copies {
         aggregates::learn(connection, copy, now)?;
         aggregates::put_copy(connection, copy)?;
     }
     // A later version was archived, and only its record could not be written onto the file: what
     // the catalog committed stands, and no version's number is given twice.
-    let row = nodes::get(connection, known.node)?;
     let later = row.and_then(|row| row.version).is_some_and(|have| {
         have.file == known.version.file && have.version > known.version.version
     });
-    if later && matches!(known.state, FileState::Archived | FileState::Dirty) {
+    if later && matches!(state, FileState::Archived | FileState::Dirty) {
         return Ok(());
     }
     set_version(connection, known.node, &known.version, now)?;
-    set_state(connection, known.node, known.state, None)?;
+    set_state(connection, known.node, state, None)?;
     tombs::unearth(connection, known.version.file, known.version.version)?;
     tombs::recount(connection, known.node)
 }

@@ -53,6 +53,7 @@ impl Default for Config {
             release_min_size: 64 << 10,
             aggregate_size: 1 << 30,
             keep_deleted: Duration::from_secs(30 * 86_400),
+            keep_requests: Duration::from_secs(30 * 86_400),
             scan_every: Duration::from_secs(7 * 86_400),
             emergency_mark: EMERGENCY_MARK,
             emergency_wait: Duration::from_secs(60),
@@ -152,6 +153,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "how long they wait at most; 0: not at all",
         set: |c, text| duration(text).map(|v| c.emergency_wait = v),
         get: |c| Some(format_duration(c.emergency_wait)),
+    },
+    Setting {
+        key: "keep-requests",
+        meaning: "how long requests that ended are remembered; 0: for ever",
+        set: |c, text| duration(text).map(|v| c.keep_requests = v),
+        get: |c| Some(format_duration(c.keep_requests)),
     },
     Setting {
         key: "scan-every",

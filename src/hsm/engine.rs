@@ -20,6 +20,7 @@ mod expand;
 mod facts;
 mod lanes;
 mod policy;
+mod refused;
 mod report;
 mod room;
 mod scan;
@@ -75,6 +76,8 @@ pub struct Settings {
     pub unsafe_open_backing: bool,
     /// Indexes kept in the state directory, bytes.
     pub index_bytes: u64,
+    /// How long requests that ended are remembered; zero: for ever.
+    pub keep_requests: Duration,
     /// How long after the end of a scan the next one follows; zero: never.
     pub scan_every: Duration,
     /// Above this share of the backing opens for writing wait (P13).
@@ -102,6 +105,7 @@ impl Default for Settings {
             allow_same_fs: false,
             unsafe_open_backing: false,
             index_bytes: 1 << 30,
+            keep_requests: config.keep_requests,
             scan_every: config.scan_every,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
@@ -255,6 +259,7 @@ pub(super) struct Shared {
     parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
     wakes: Mutex<Vec<Wake>>,
     believed: crate::hsm::vouch::Believed,
+    refused: refused::Refused,
     lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }

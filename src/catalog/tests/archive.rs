@@ -152,6 +152,7 @@ fn a_version_that_another_node_needs_is_not_buried() {
         state: FileState::Released,
         version: version_of(a, 1),
         copies: rig.copies(file_id(a), DataVersion(1)).unwrap(),
+        under: None,
     };
     rig.learn(vec![known], at(60), Durability::Full).unwrap();
     rig.forget(a, at(61), Durability::Full).unwrap();
@@ -178,6 +179,7 @@ fn learning_rebuilds_and_takes_a_wrong_tombstone_back() {
         state: FileState::Released,
         version: version_of(node, 1),
         copies,
+        under: None,
     };
     rig.learn(vec![known], at(61), Durability::Full).unwrap();
     let row = rig.row(again);
@@ -436,4 +438,32 @@ fn late_news_of_releases_recalls_and_losses_change_nothing_that_changed_since() 
     };
     rig.rebound(vec![point], Durability::Full).unwrap();
     assert_eq!(rig.row(node), row);
+}
+
+#[test]
+fn what_was_learned_by_a_slow_look_does_not_overwrite_news() {
+    let rig = Rig::new();
+    let looked = |node: NodeId| Known {
+        node,
+        state: FileState::Archived,
+        version: version_of(node, 1),
+        copies: rig.copies(file_id(node), DataVersion(1)).unwrap(),
+        under: Some((rig.plan(node), rig.row(node).attributes.ctime)),
+    };
+    let (edited, touched, same) = (rig.file(2, 10), rig.file(3, 10), rig.file(4, 10));
+    for node in [edited, touched, same] {
+        rig.archive(node, 1, TIER);
+    }
+    let known = [edited, touched, same].map(looked).to_vec();
+    rig.dirtied(edited, TombstoneWhy::Overwrite, at(60), Durability::Full)
+        .unwrap();
+    // A look that says nothing of data: the same name, a later ctime.
+    assert_eq!(rig.file(3, 11), touched);
+    rig.learn(known, at(61), Durability::Full).unwrap();
+    let states = [edited, touched, same].map(|node| rig.row(node).state);
+    use FileState::{Archived, Dirty};
+    assert_eq!(states, [Dirty, Dirty, Archived]);
+    let tombs = rig.tombstones(None, 10).unwrap();
+    assert_eq!(tombs.len(), 1, "{tombs:?}");
+    assert_eq!(tombs[0].file, file_id(edited));
 }

@@ -67,6 +67,7 @@ fn call_everything(rig: &Rig) {
         state: FileState::Released,
         version: version_of(f, 2),
         copies,
+        under: None,
     };
     rig.learn(vec![known], at(3), d).unwrap();
     let pin = Pin {

@@ -298,6 +298,7 @@ fn settings(plan: &UpPlan) -> Settings {
         verify_workers: config.workers.verify.get() as usize,
         allow_same_fs: plan.allow_same_fs,
         unsafe_open_backing: plan.unsafe_open_backing,
+        keep_requests: config.keep_requests,
         scan_every: config.scan_every,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,

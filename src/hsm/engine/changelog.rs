@@ -98,6 +98,7 @@ impl Names<'_> {
             && let (Some(from), Some(to)) = (self.known(from)?, self.directory(parent)?)
         {
             self.pending.push(NameChange::Moved {
+                node: event.node.clone(),
                 from: (from, old.clone()),
                 to: (to, name.clone()),
             });

@@ -142,10 +142,14 @@ impl Lanes {
         requests.all(|request| scheduler.is_cancelled(request))
     }
 
-    fn forget(&self, id: ActionId) {
-        self.scheduler.lock().done(id, Outcome::Ended);
-        self.held.lock().remove(&id);
-        self.stages.lock().remove(&id);
+    /// Its end is written. One that was taken anew since then, and waits again, stays.
+    pub(super) fn forget(&self, id: ActionId) {
+        let mut scheduler = self.scheduler.lock();
+        if scheduler.done(id, Outcome::Ended) {
+            self.held.lock().remove(&id);
+            drop(scheduler);
+            self.stages.lock().remove(&id);
+        }
     }
 }
 
@@ -204,7 +208,7 @@ fn dispatch(shared: &Arc<Shared>, doors: &HashMap<Lane, Sender<Dispatch>>) {
     }
 }
 
-fn refill(shared: &Shared) -> Result<(), EngineError> {
+pub(super) fn refill(shared: &Shared) -> Result<(), EngineError> {
     for class in Class::ALL {
         let room = shared.lanes.scheduler.lock().room(class).min(TAKE);
         if room < TAKE / 4 {
@@ -221,14 +225,21 @@ fn refill(shared: &Shared) -> Result<(), EngineError> {
             held.extend(taken.into_iter().map(|a| (a.id, a)));
             scheduler.offer(items)
         };
-        let back = refused.full.iter().map(|id| (*id, Finish::PutBack));
+        // A known one was put back in the catalog, and its flight is not yet forgotten: it is
+        // taken again when it is.
+        let back = refused.full.iter().chain(&refused.known);
+        let back = back.map(|id| (*id, Finish::PutBack));
         let gone = refused.cancelled.iter().map(|id| (*id, Finish::Cancelled));
         let ended: Vec<_> = back.chain(gone).collect();
         if !ended.is_empty() {
             let requests: HashMap<ActionId, RequestId> = {
                 let mut held = shared.lanes.held.lock();
-                let gone = ended.iter().filter_map(|(id, _)| held.remove(id));
-                gone.map(|action| (action.id, action.request)).collect()
+                let of = |id| held.get(id).map(|a: &Action| (a.id, a.request));
+                let requests = ended.iter().filter_map(|(id, _)| of(id)).collect();
+                for id in refused.full.iter().chain(&refused.cancelled) {
+                    held.remove(id);
+                }
+                requests
             };
             let noted = shared.catalog.finish_actions(
                 Vec::clone(&ended),
@@ -253,7 +264,7 @@ fn refill(shared: &Shared) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn start_ready(
+pub(super) fn start_ready(
     shared: &Shared,
     doors: &HashMap<Lane, Sender<Dispatch>>,
 ) -> Result<(), EngineError> {

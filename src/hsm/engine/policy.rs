@@ -20,12 +20,16 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often triggers are looked at.
 const TICK: Duration = Duration::from_secs(5);
 /// Candidates asked of the catalog at once.
 const PAGE: usize = 2000;
+/// How often old requests are looked for.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Rows of old requests that go in one transaction.
+const FORGET: usize = 500;
 
 /// The policy, and when its rules ran.
 pub(super) struct InForce {
@@ -73,6 +77,8 @@ pub struct RuleRun {
 /// The thread that runs rules when they are due.
 pub(super) fn work(shared: &Arc<Shared>) {
     let mut heard = 0;
+    let mut forgot: Option<Instant> = None;
+    let every = DAY.min(shared.settings.keep_requests);
     while !shared.stopping() {
         let due = || match shared.any_due() {
             true => shared.run_policy(&RunAsk::Due, false).map(drop),
@@ -91,6 +97,12 @@ pub(super) fn work(shared: &Arc<Shared>) {
         if let Err(why) = expired.and_then(|_| shared.catalog.settle_cancelled(shared.now(), 5000))
         {
             tracing::warn!(%why, "housekeeping failed");
+        }
+        if forgot.is_none_or(|at| at.elapsed() >= every) {
+            forgot = Some(Instant::now());
+            if let Err(why) = shared.forget_requests() {
+                tracing::warn!(%why, "old requests could not be forgotten");
+            }
         }
     }
 }
@@ -127,6 +139,17 @@ impl Engine {
 }
 
 impl Shared {
+    /// Requests that ended long ago go, in small transactions.
+    fn forget_requests(&self) -> Result<(), EngineError> {
+        let keep = self.settings.keep_requests;
+        if keep.is_zero() {
+            return Ok(());
+        }
+        let before = shifted(self.now(), keep, false);
+        while !self.stopping() && self.catalog.forget_requests(before, FORGET)? > 0 {}
+        Ok(())
+    }
+
     fn usage(&self) -> Result<Usage, EngineError> {
         let stat = rustix::fs::fstatvfs(self.backing.root())
             .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;
@@ -217,7 +240,12 @@ impl Shared {
         let failed = RefCell::new(None);
         let new = Pages::new(self, policy, input, Question::Archive, &failed);
         let fewer = Pages::new(self, policy, input, Question::Copies, &failed);
-        let release = Pages::new(self, policy, input, Question::Release, &failed);
+        let mut release = Pages::new(self, policy, input, Question::Release, &failed);
+        if !fewer.ended {
+            // What lies on tiers that do not count may have too few and enough: it comes once.
+            let from = policy.settings.copies;
+            release.release.min_copies = from.saturating_add(self.useless_tiers()?);
+        }
         let plan = cairn_policies::plan(policy, input, new.chain(fewer).chain(release));
         match failed.into_inner() {
             Some(why) => Err(why),
@@ -495,6 +523,10 @@ impl Iterator for Pages<'_> {
     fn next(&mut self) -> Option<FileFacts> {
         loop {
             if let Some(node) = self.page.next() {
+                let rests = || self.shared.refused.rests(node.id, self.shared.now());
+                if self.question == Question::Release && rests() {
+                    continue;
+                }
                 match self.shared.file_facts(&node) {
                     Ok(facts) => return Some(facts),
                     Err(why) => {

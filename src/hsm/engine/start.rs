@@ -249,6 +249,7 @@ impl Claimed {
             parts: Mutex::default(),
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
+            refused: Default::default(),
             lost_ears: Mutex::default(),
             started: now(),
         });

@@ -5,6 +5,7 @@ mod admission;
 mod copies;
 mod doubts;
 mod lanes;
+mod names;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};

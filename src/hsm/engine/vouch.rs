@@ -117,6 +117,36 @@ impl Shared {
         Ok(())
     }
 
+    /// A file that should have a record and has none: its copy is good, but a kill or a writer
+    /// came before the record (P2 step 6). Lost, or dirty: the next archive writes the record, and
+    /// nothing else would. The caller has the claim; `node`: as it was when the record was looked for.
+    pub(super) fn lacks_record(
+        &self,
+        node: &Node,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), EngineError> {
+        let (Some(version), false) = (node.version, self.is_lost(&node.handle, file)?) else {
+            return Ok(());
+        };
+        let copies = self.catalog.copies(version.file, version.version)?;
+        let known = remembered(node, &copies).filter(|known| !known.released);
+        let open = self.backing.reopen(file, How::Read)?;
+        let (Some(known), Some((size, data))) = (known, measure(&self.backing, open.as_fd())?)
+        else {
+            return Ok(());
+        };
+        // Half of a recall is no new version: the copy is all there is.
+        let released = true;
+        if is_lost(&Remembered { released, ..known }, size, data) {
+            tracing::warn!(node = ?node.handle, "no record, and less data than its copy has");
+            return Ok(());
+        }
+        let (why, now) = (TombstoneWhy::Overwrite, self.now());
+        Ok(self
+            .catalog
+            .differs(node.id, node.proven, why, now, Durability::Relaxed)?)
+    }
+
     /// As [`Self::is_lost`], for a node that is not open; one that is gone is not lost.
     pub(super) fn look_again(&self, node: &NodeHandle) -> Result<bool, EngineError> {
         let hint = tree::hint(self, node)?;
@@ -209,6 +239,7 @@ impl Shared {
             state: FileState::Lost,
             version,
             copies: self.catalog.copies(version.file, version.version)?,
+            under: None,
         };
         self.catalog
             .learn(vec![known], self.now(), Durability::Full)?;

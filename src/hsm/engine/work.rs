@@ -10,6 +10,7 @@ use crate::catalog::{Action, ActionId, Failure as Reason, Finish, Verb};
 use crate::error::Failure;
 use crate::hsm::schedule::{Dispatch, Lane};
 use crate::id::RequestId;
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,15 @@ pub(super) struct Ended {
 /// Carries a dispatch out, or begins to.
 pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
     let mut actions = shared.lanes.actions(dispatch);
+    // None is left under way whose row is not held any more.
+    let have: HashSet<_> = actions.iter().map(|a| a.id).collect();
+    for item in dispatch.items.iter().filter(|i| !have.contains(&i.action)) {
+        shared.lanes.end(Ended {
+            action: item.action,
+            request: item.request,
+            finish: Finish::PutBack,
+        });
+    }
     // Dispatches wait for a worker too: what was cancelled meanwhile does not begin.
     for action in actions.extract_if(.., |a| {
         shared.lanes.are_cancelled(std::iter::once(a.request))

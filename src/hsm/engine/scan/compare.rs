@@ -55,6 +55,8 @@ pub(super) struct Comparison<'a> {
     /// Files that are not as their stubs say, to be looked at once more.
     suspects: Vec<(NodeId, Option<Trouble>, &'a Looked)>,
     whole: bool,
+    /// A file was read, and the catalog does not know yet.
+    read: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -67,6 +69,7 @@ impl<'a> Comparison<'a> {
             trouble: Vec::new(),
             suspects: Vec::new(),
             whole: true,
+            read: false,
         }
     }
 
@@ -94,7 +97,12 @@ impl<'a> Comparison<'a> {
         match record.filter(|_| own) {
             Some(record) => self.with_record(looked, &node, record),
             None => self.without_record(looked, &node),
+        }?;
+        // Reading takes long, and what was read goes stale.
+        if std::mem::take(&mut self.read) {
+            self.tell()?;
         }
+        Ok(())
     }
 
     /// The record on the file, and whether it is the file's own. `None`: it cannot be read.
@@ -130,10 +138,14 @@ impl<'a> Comparison<'a> {
     }
 
     fn without_record(&self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
-        if node.version.is_some() && node.state != FileState::Dirty {
-            self.shared.is_lost(&looked.handle, looked.fd.as_fd())?;
+        if node.version.is_none() || node.state == FileState::Dirty {
+            return Ok(());
         }
-        Ok(())
+        // Whoever has it may be about to write the record.
+        let Some(_claim) = self.shared.lanes.claim(&looked.handle) else {
+            return Ok(());
+        };
+        self.shared.lacks_record(node, looked.fd.as_fd())
     }
 
     fn with_record(
@@ -181,6 +193,7 @@ impl<'a> Comparison<'a> {
             state,
             version,
             copies,
+            under: Some((node.planned(), looked.stat.ctime)),
         });
         Ok(())
     }
@@ -218,7 +231,7 @@ impl<'a> Comparison<'a> {
 
     /// Are the data of a resident file those of its record?
     fn data(
-        &self,
+        &mut self,
         looked: &Looked,
         record: &Record,
         proven: Option<Proven>,
@@ -242,6 +255,7 @@ impl<'a> Comparison<'a> {
             Err(BackingError::Busy { .. }) => return Ok(Data::Unknown),
             Err(why) => return Err(why.into()),
         };
+        self.read = true;
         match rebind(&self.shared.backing, file, None, record.size, record.crc) {
             Ok(Rebound::Same(quiet)) => Ok(Data::Same(Proven {
                 size: quiet.seen().size,
@@ -296,16 +310,24 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        let catalog = &self.shared.catalog;
-        if !self.known.is_empty() {
-            catalog.learn(self.known, self.shared.now(), Durability::Relaxed)?;
-        }
-        if !self.proven.is_empty() {
-            catalog.rebound(self.proven, Durability::Relaxed)?;
-        }
-        if !self.trouble.is_empty() {
-            catalog.set_trouble(self.trouble, Durability::Relaxed)?;
-        }
+        self.tell()?;
         Ok(self.whole)
+    }
+
+    fn tell(&mut self) -> Result<(), EngineError> {
+        let catalog = &self.shared.catalog;
+        let known = std::mem::take(&mut self.known);
+        if !known.is_empty() {
+            catalog.learn(known, self.shared.now(), Durability::Relaxed)?;
+        }
+        let proven = std::mem::take(&mut self.proven);
+        if !proven.is_empty() {
+            catalog.rebound(proven, Durability::Relaxed)?;
+        }
+        let trouble = std::mem::take(&mut self.trouble);
+        if !trouble.is_empty() {
+            catalog.set_trouble(trouble, Durability::Relaxed)?;
+        }
+        Ok(())
     }
 }

@@ -139,3 +139,92 @@ fn more_copies_than_before_are_made_where_they_are_missing() {
     assert_eq!((bench.objects(0), bench.objects(1)), (1, 1));
     assert_eq!((fewer(), bench.run_policy()), (0, vec![0]));
 }
+
+const BOTH: &str = "rule archive all\n  manual\n\nrule release large\n  manual\n";
+
+/// As a kill leaves it between the catalog's commit and the record (P2 steps 5 and 6).
+fn take_record(bench: &Bench, name: &str) {
+    let path = bench.root.join(name);
+    rustix::fs::removexattr(&path, "trusted.cairn.record").unwrap();
+}
+
+#[test]
+fn p2_an_archived_file_without_its_record_is_archived_again_and_then_released() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), BOTH);
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    // Found by a release.
+    take_record(&bench, "f");
+    assert_eq!(bench.run_policy(), [0, 1]);
+    bench
+        .engine()
+        .catalog()
+        .settle(Durability::Relaxed)
+        .unwrap();
+    assert_eq!(state_of(&bench, "f"), FileState::Dirty);
+    // Found by a scan.
+    bench.write("g", &noise(BIG, 2));
+    bench.archive(&["g"]);
+    take_record(&bench, "g");
+    let mark = crate::catalog::Rescan {
+        node: crate::catalog::NodeId::ROOT,
+        since: now(),
+        why: "test".into(),
+    };
+    bench.engine().catalog().need_rescan(vec![mark]).unwrap();
+    wait_for("the scan to find it", || {
+        (state_of(&bench, "g") == FileState::Dirty).then_some(())
+    });
+    assert_eq!(bench.run_policy()[0], 2, "policy archives them again");
+    bench.done(bench.submit(Verb::Release, &["f", "g"]));
+    for (name, seed) in [("f", 1), ("g", 2)] {
+        assert_eq!(state_of(&bench, name), FileState::Released);
+        bench.done(bench.submit(Verb::Stage, &[name]));
+        let data = std::fs::read(bench.root.join(name)).unwrap();
+        assert_eq!(data, noise(BIG, seed));
+    }
+}
+
+#[test]
+fn a_file_without_record_and_with_less_data_than_its_copy_is_no_new_version() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), BOTH);
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    take_record(&bench, "f");
+    let file = std::fs::File::options();
+    let file = { file }.write(true).open(bench.root.join("f")).unwrap();
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, 0, BIG as u64 / 2).unwrap();
+    drop(file);
+    assert_eq!(bench.run_policy(), [0, 1]);
+    bench
+        .engine()
+        .catalog()
+        .settle(Durability::Relaxed)
+        .unwrap();
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+}
+
+#[test]
+fn what_was_refused_does_not_keep_a_rule_from_all_others() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), BOTH);
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    let slot = &bench.engine().tiers()[0];
+    for name in slot.tier.list(None, 10).unwrap() {
+        slot.tier.delete(name).unwrap();
+    }
+    assert_eq!(bench.run_policy(), [0, 1], "taken, and refused");
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+    assert_eq!(bench.run_policy(), [0, 0], "it rests");
+}
+
+#[test]
+fn a_file_that_also_lies_on_a_worthless_tier_is_handed_in_once() {
+    let bench = Bench::new(&[Place::Beside, Place::Elsewhere], small(), BOTH);
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    assert_eq!((bench.objects(0), bench.objects(1)), (0, 1));
+    assert_eq!(bench.run_policy(), [0, 1]);
+    assert_eq!(state_of(&bench, "f"), FileState::Released);
+}

@@ -1,6 +1,7 @@
 //! Overlapping requests, and workers that panic.
 
 use super::*;
+use crate::hsm::engine::lanes;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
@@ -83,4 +84,80 @@ fn slots_and_waiters_outlive_a_worker_that_panics() {
     // The only slot of the lane is free, and what failed in passing is tried again.
     bench.archive(&["good"]);
     bench.done(bad);
+}
+
+/// An action is put back in the catalog and taken again before its flight is forgotten: it does
+/// not stay taken and in no window.
+#[test]
+fn what_is_taken_again_before_its_flight_is_forgotten_is_not_lost() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("f", b"f");
+    bench.archive(&["f"]);
+    bench.engine().stop(true).unwrap();
+    let shared = &bench.engine().shared;
+    shared.stop.store(false, Ordering::Release);
+    let node = bench.node("f");
+    let new = crate::catalog::NewRequest {
+        verb: Verb::Archive,
+        uid: 0,
+        gid: 0,
+        origin: Origin::Policy,
+        key: None,
+        tier: None,
+        options: "{}".into(),
+        sealed: true,
+    };
+    let action = crate::catalog::NewAction {
+        node: node.id,
+        handle: node.handle,
+        tier: Some(bench.engine().tiers()[0].id),
+        bytes: 1,
+        place: None,
+        near: crate::catalog::NodeId::ROOT,
+        refused: None,
+    };
+    shared
+        .catalog
+        .submit(new, vec![action], shared.now())
+        .unwrap();
+    let (door, started) = crossbeam_channel::unbounded();
+    let doors = [(crate::hsm::schedule::Lane::Archive, door)].into();
+    let turn = || {
+        lanes::refill(shared).unwrap();
+        lanes::start_ready(shared, &doors).unwrap();
+    };
+    turn();
+    let id = started.try_recv().expect("it starts").items[0].action;
+    // The writer of ends has committed, and comes to the rest later.
+    let end = vec![(id, crate::catalog::Finish::PutBack)];
+    shared
+        .catalog
+        .finish_actions(end, shared.now(), crate::catalog::Durability::Relaxed)
+        .unwrap();
+    turn();
+    assert!(started.try_recv().is_err(), "its flight is still known");
+    shared.lanes.forget(id);
+    lanes::refill(shared).unwrap();
+    // A second end of the first flight takes nothing from what waits now.
+    shared.lanes.forget(id);
+    lanes::start_ready(shared, &doors).unwrap();
+    let again = started.try_recv().expect("it starts again");
+    assert_eq!(again.items[0].action, id);
+    assert_eq!(shared.lanes.actions(&again).len(), 1, "with its row");
+}
+
+#[test]
+fn a_request_that_ended_long_ago_is_forgotten() {
+    let settings = Settings {
+        keep_requests: Duration::from_secs(1),
+        ..small()
+    };
+    let bench = Bench::new(&[Place::Elsewhere], settings, NOTHING);
+    bench.write("f", b"f");
+    let id = bench.submit(Verb::Archive, &["f"]);
+    wait_for("it to be forgotten", || {
+        let row = bench.engine().catalog().request(id).unwrap();
+        row.is_none().then_some(())
+    });
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
 }

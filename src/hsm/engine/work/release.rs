@@ -41,6 +41,10 @@ pub(super) fn release(shared: &Arc<Shared>, actions: &[Action]) {
             continue;
         }
         let (finish, freed) = one(shared, permit, &**gate, action);
+        if let Finish::Failed(why) = &finish {
+            let busy = why.code == Failure::Busy.as_str();
+            shared.refused.note(action.node, busy, shared.now());
+        }
         if let Some(gain) = &mut gain {
             gain.add(freed);
         }
@@ -245,10 +249,20 @@ fn note_stub(
             blocks_crc: record.blocks_crc,
         },
         copies: shared.copies_of_record(record, stat),
+        under: None,
     };
     shared
         .catalog
         .learn(vec![known], shared.now(), Durability::Relaxed)
+}
+
+/// The caller has the claim.
+fn lacks_record(shared: &Shared, node: &Node) -> Result<(), crate::hsm::engine::EngineError> {
+    let hint = tree::hint(shared, &node.handle)?;
+    let fd = shared
+        .backing
+        .open_node(&node.handle, hint.as_deref(), How::Path)?;
+    shared.lacks_record(node, fd.as_fd())
 }
 
 fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
@@ -273,9 +287,13 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
             }
             failed(Failure::Changed, why)
         }
-        Refusal::NotArchived | Refusal::Copies { .. } | Refusal::Unproven(_) => {
+        Refusal::NotArchived => {
+            if let Err(why) = lacks_record(shared, node) {
+                tracing::warn!(%why, "a missing record could not be noted");
+            }
             failed(Failure::NoGoodCopy, why)
         }
+        Refusal::Copies { .. } | Refusal::Unproven(_) => failed(Failure::NoGoodCopy, why),
         Refusal::Foreign => failed(Failure::Foreign, why),
         Refusal::Small(_) | Refusal::FreesNothing(_) => failed(Failure::Usage, why),
         Refusal::Backing(full) if full.is_full() => later(shared, action, Failure::NoSpace, why),
