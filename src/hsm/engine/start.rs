@@ -455,14 +455,17 @@ impl Drop for Engine {
 }
 
 impl Shared {
-    /// Applies what the mount told of up to now. Another thread may be at it: waits for it.
+    /// Applies what the mount told of up to now. Another thread may be at it: waits for it. What is
+    /// told meanwhile is left, or users who write steadily would keep the caller here for ever.
     pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
         let _turn = self.drain.lock();
-        loop {
-            let batch = self.changelog.drain(2000, Duration::ZERO);
+        let mut left = self.changelog.waiting();
+        while left > 0 {
+            let batch = self.changelog.drain(left.min(2000), Duration::ZERO);
             if batch.is_empty() {
                 return Ok(());
             }
+            left = left.saturating_sub(batch.len());
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
             let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
@@ -472,6 +475,7 @@ impl Shared {
                 return Err(why);
             }
         }
+        Ok(())
     }
 }
 
