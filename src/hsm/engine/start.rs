@@ -246,7 +246,7 @@ impl Claimed {
             lanes,
             room: Arc::new(opens),
             reserve: self.reserve,
-            parts: Mutex::default(),
+            parts: expand::Parts::default(),
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
             lost_ears: Mutex::default(),

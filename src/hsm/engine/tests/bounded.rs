@@ -41,3 +41,32 @@ fn a_drain_ends_while_users_go_on() {
         assert!(done, "the drain goes on as long as users do");
     });
 }
+
+#[test]
+fn a_request_of_policy_that_could_not_be_filled_is_not_left_open() {
+    let policy = "rule archive all\n  manual\n";
+    let bench = Bench::new(&[Place::Elsewhere], small(), policy);
+    bench.write("f", &[7; 5000]);
+    bench.archive(&["f"]);
+    bench.write("f", &[8; 5000]);
+    let catalog = bench.engine().catalog();
+    let now = crate::hsm::engine::now();
+    let node = bench.node("f");
+    let (why, full) = (
+        crate::catalog::TombstoneWhy::Overwrite,
+        crate::catalog::Durability::Full,
+    );
+    catalog.dirtied(node.id, why, now, full).unwrap();
+    let beside = rusqlite::Connection::open(bench._state.catalog()).unwrap();
+    beside.busy_timeout(Duration::from_secs(60)).unwrap();
+    beside
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON actions
+             BEGIN SELECT RAISE(ABORT, 'no room'); END",
+        )
+        .unwrap();
+    let ran = bench.engine().run_policy(&RunAsk::Now(None), false);
+    assert!(ran.is_err(), "{ran:?}");
+    let open = catalog.unsealed().unwrap();
+    assert!(open.is_empty(), "{open:?}");
+}
