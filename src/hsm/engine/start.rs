@@ -115,6 +115,10 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
+    // It is this process's now, and what follows is to be written.
+    room::make_way(&state, opening.ballast).map_err(EngineError::io(
+        "looking how full the state directory's disk is",
+    ))?;
     let seal = SealKey(state.seal_key()?);
     let backing = Backing::open(&opening.backing, state.fs, Some(seal))?;
     let (host, boot) = this_boot().map_err(EngineError::io("reading this boot's id"))?;

@@ -1,7 +1,11 @@
 //! What must come to an end whatever else happens: drains, requests, waits, a start on a full disk.
 
 use super::*;
+use crate::hsm::emergency::{Emergency, Verdict};
+use crate::hsm::engine::room::heed;
+use crate::hsm::rig::Image;
 use cairn_fuse::{Event, EventKind};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
@@ -69,4 +73,48 @@ fn a_request_of_policy_that_could_not_be_filled_is_not_left_open() {
     assert!(ran.is_err(), "{ran:?}");
     let open = catalog.unsealed().unwrap();
     assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn nobody_waits_for_room_that_nobody_sees() {
+    let settings = Settings {
+        emergency_wait: Duration::from_secs(3600),
+        ..small()
+    };
+    let bench = Bench::new(&[], settings, NOTHING);
+    bench.engine().stop(true).unwrap();
+    let shared = &bench.engine().shared;
+    let now = Instant::now();
+    shared.room.tell(Verdict::Hold, now);
+    assert!(!shared.room.is_open());
+    let mut emergency = Emergency::new(shared.settings.emergency_mark);
+    let failed = Err(rustix::io::Errno::IO);
+    heed(shared, &mut emergency, failed, false, now);
+    assert!(shared.room.is_open());
+}
+
+#[test]
+fn p13_it_starts_on_a_full_disk_by_its_ballast() {
+    let Some(image) = Image::ext4("p13_it_starts_on_a_full_disk_by_its_ballast") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let backing = dir.path().join("backing");
+    std::fs::create_dir(&backing).unwrap();
+    std::fs::set_permissions(&backing, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let opening = Opening {
+        outside: backing.clone(),
+        backing,
+        state: image.path().join("state"),
+        force: false,
+        ballast: 8 << 20,
+    };
+    drop(claim(&opening).unwrap());
+    assert!(opening.state.join("ballast").exists());
+    let mut filler = std::fs::File::create(image.path().join("filler")).unwrap();
+    for block in [vec![1; 1 << 20], vec![1; 4096], vec![1; 1]] {
+        while filler.write_all(&block).is_ok() {}
+    }
+    drop(claim(&opening).unwrap());
+    assert!(!opening.state.join("ballast").exists());
 }
