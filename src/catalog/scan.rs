@@ -331,20 +331,26 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn need_rescan(&self, marks: Vec<Rescan>) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| mark(connection, &marks))
+    }
+
+    /// The running scan looked at everything but what these marks are on: they take the place of
+    /// the marks that were set before it began. All or nothing; durable. Without a running scan
+    /// nothing goes.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn narrow_rescans(&self, marks: Vec<Rescan>) -> Result<(), CatalogError> {
         self.write(Durability::Full, move |connection| {
-            for rescan in &marks {
-                change(
-                    connection,
-                    "INSERT INTO rescans (node, since, why)
-                     VALUES (?1, max(?2, ifnull((SELECT begun_at FROM scan WHERE id = 1), ?2)), ?3)
-                     ON CONFLICT DO UPDATE SET since = max(excluded.since, rescans.since + 1),
-                         why = excluded.why",
-                    params![rescan.node.0, rescan.since.nanos(), rescan.why],
-                    "mark for a rescan",
-                    rescan.node,
-                )?;
-            }
-            Ok(())
+            change(
+                connection,
+                "DELETE FROM rescans
+                 WHERE since < (SELECT begun_at FROM scan WHERE id = 1 AND running = 1)",
+                [],
+                "narrow",
+                "rescans",
+            )?;
+            mark(connection, &marks)
         })
     }
 
@@ -413,6 +419,22 @@ impl Catalog {
             .map(drop)
         })
     }
+}
+
+fn mark(connection: &Connection, marks: &[Rescan]) -> Result<(), CatalogError> {
+    for rescan in marks {
+        change(
+            connection,
+            "INSERT INTO rescans (node, since, why)
+             VALUES (?1, max(?2, ifnull((SELECT begun_at FROM scan WHERE id = 1), ?2)), ?3)
+             ON CONFLICT DO UPDATE SET since = max(excluded.since, rescans.since + 1),
+                 why = excluded.why",
+            params![rescan.node.0, rescan.since.nanos(), rescan.why],
+            "mark for a rescan",
+            rescan.node,
+        )?;
+    }
+    Ok(())
 }
 
 impl Catalog {

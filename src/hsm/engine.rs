@@ -255,8 +255,8 @@ pub(super) struct Shared {
     /// Where opens for writing wait when the backing is nearly full.
     room: Arc<crate::hsm::emergency::Room>,
     reserve: room::Reserve,
-    /// Requests whose last part has not come, and when the latest did.
-    parts: Mutex<std::collections::HashMap<crate::id::RequestId, std::time::Instant>>,
+    /// Requests that are not sealed yet.
+    parts: expand::Parts,
     wakes: Mutex<Vec<Wake>>,
     believed: crate::hsm::vouch::Believed,
     refused: refused::Refused,

@@ -306,6 +306,30 @@ fn marks_outlive_scans_that_began_before_them() {
     assert_eq!(rig.scan_state().unwrap().finished_at, Some(at(201)));
 }
 
+/// A scan that could not look at something leaves marks on that, and takes the older ones.
+#[test]
+fn marks_on_what_a_scan_could_not_look_at_take_the_place_of_older_ones() {
+    let rig = Rig::new();
+    let mark = |node, since| Rescan {
+        node: NodeId(node),
+        since: at(since),
+        why: "test".to_owned(),
+    };
+    let left = || {
+        let mut left: Vec<_> = rig.rescans(10).unwrap().iter().map(|m| m.node.0).collect();
+        left.sort_unstable();
+        left
+    };
+    rig.need_rescan(vec![mark(1, 5), mark(7, 5)]).unwrap();
+    rig.begin_scan(at(100)).unwrap();
+    rig.need_rescan(vec![mark(8, 50)]).unwrap();
+    rig.narrow_rescans(vec![mark(9, 60), mark(7, 60)]).unwrap();
+    assert_eq!(left(), [7, 8, 9]);
+    rig.finish_scan(at(101), false).unwrap();
+    rig.narrow_rescans(vec![mark(6, 500)]).unwrap();
+    assert_eq!(left(), [6, 7, 8, 9], "no scan runs");
+}
+
 #[test]
 fn a_part_is_not_begun_while_the_whole_is_scanned() {
     let rig = Rig::new();

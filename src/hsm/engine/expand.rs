@@ -2,10 +2,12 @@
 //! filesystems are not entered. The walk runs on the asker's behalf: what they may not read or do
 //! not own becomes a failed action with the reason, never a silent omission.
 
+mod parts;
 mod turns;
 mod walk;
 mod wanted;
 
+pub(super) use parts::Parts;
 pub(super) use wanted::is_current;
 
 use super::ask::{Ask, Asker, Forecast, Named, Options};
@@ -159,9 +161,7 @@ impl Shared {
             self.hand_over(submitted.id, ask);
         } else {
             // At once: the last part seals the request, and must not overtake the first.
-            self.parts
-                .lock()
-                .insert(submitted.id, std::time::Instant::now());
+            let _adding = self.parts.add(submitted.id);
             expand(self, submitted.id, &ask)?;
         }
         Ok(submitted)
@@ -189,7 +189,7 @@ impl Shared {
             );
             return Err(EngineError::refused(Failure::Usage, why).hint("take another key"));
         }
-        if self.parts.lock().contains_key(&submitted.id) {
+        if self.parts.holds(submitted.id) {
             return self.submit_part(submitted.id, ask);
         }
         Ok(submitted)
@@ -261,13 +261,13 @@ impl Shared {
                 format!("request {request} is another user's, or of another kind"),
             ));
         }
-        expand(self, request, &ask)?;
-        let mut parts = self.parts.lock();
-        if ask.last {
-            parts.remove(&request);
-        } else {
-            parts.insert(request, std::time::Instant::now());
+        let held = self.parts.holds(request);
+        let _adding = self.parts.add(request);
+        let expanded = expand(self, request, &ask);
+        if ask.last && expanded.is_ok() || !held && expanded.is_err() {
+            self.parts.done(request);
         }
+        expanded?;
         Ok(Submitted {
             id: request,
             existing: false,
@@ -276,18 +276,10 @@ impl Shared {
 
     /// Closes requests whose next part has not come: their caller is gone.
     pub(super) fn close_abandoned(&self) -> Result<(), EngineError> {
-        let late: Vec<RequestId> = {
-            let mut parts = self.parts.lock();
-            let late = parts
-                .iter()
-                .filter(|(_, at)| at.elapsed() > PATIENCE)
-                .map(|(id, _)| *id);
-            let late: Vec<_> = late.collect();
-            parts.retain(|id, _| !late.contains(id));
-            late
-        };
-        for id in late {
+        for id in self.parts.late(PATIENCE) {
             self.catalog.seal(id, self.now())?;
+            // Not before: what cannot be sealed now is tried again.
+            self.parts.done(id);
             self.changed(id);
         }
         Ok(())

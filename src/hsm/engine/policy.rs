@@ -320,6 +320,19 @@ impl Shared {
             sealed: false,
         };
         let id = self.catalog.submit(new, Vec::new(), self.now())?.id;
+        // If neither of what follows can be done now, it is closed as what its caller left.
+        let _adding = self.parts.add(id);
+        let filled = self.fill(id, rule);
+        if filled.is_err() {
+            self.catalog.cancel(id, self.now())?;
+        }
+        self.parts.done(id);
+        self.bell.ring();
+        filled.map(|()| id)
+    }
+
+    /// Enters the actions of a rule and seals the request.
+    fn fill(&self, id: RequestId, rule: &RulePlan) -> Result<(), EngineError> {
         let mut pending = Vec::new();
         for file in &rule.files {
             let Some(node) = self.catalog.node(NodeId(file.node.0.cast_signed()))? else {
@@ -349,9 +362,7 @@ impl Shared {
         }
         self.catalog
             .add_actions(id, pending, self.now(), Durability::Relaxed)?;
-        self.catalog.seal(id, self.now())?;
-        self.bell.ring();
-        Ok(id)
+        Ok(self.catalog.seal(id, self.now())?)
     }
 
     fn file_facts(&self, node: &Node) -> Result<FileFacts, EngineError> {

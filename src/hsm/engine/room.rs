@@ -48,6 +48,16 @@ impl Reserve {
     }
 }
 
+/// Gives up what an earlier process left of the state directory's ballast, if the disk is full: the
+/// start itself needs room. `size`: the setting.
+pub(super) fn make_way(state: &crate::hsm::state_dir::StateDir, size: u64) -> std::io::Result<()> {
+    let stat = rustix::fs::statvfs(state.path())?;
+    if room(&stat) < LOG.min(size) && state.ballast(size).give_up() {
+        tracing::warn!("the state directory's disk is full: its ballast is given up");
+    }
+    Ok(())
+}
+
 fn room(stat: &StatVfs) -> u64 {
     stat.f_bavail.saturating_mul(stat.f_frsize)
 }
@@ -67,23 +77,8 @@ pub(super) fn work(shared: &Arc<Shared>) {
     while !shared.stopping() {
         let now = Instant::now();
         let due = called.is_none_or(|c| now.duration_since(c) >= AGAIN);
-        match rustix::fs::fstatvfs(shared.backing.root()) {
-            Ok(stat) => {
-                let was = emergency.is_on();
-                let releasing = was && is_releasing(shared);
-                let verdict = emergency.hear(space(&stat), releasing, now);
-                if emergency.is_on() && (due || !was) {
-                    call_for_releases(shared, was);
-                }
-                let held = verdict == Verdict::Hold && shared.release_allowed().is_ok();
-                let verdict = if held { verdict } else { Verdict::Open };
-                shared.room.tell(verdict, now);
-                if !emergency.is_on() && due {
-                    lay(&shared.reserve.backing, room(&stat), "the backing");
-                }
-            }
-            Err(why) => tracing::warn!(%why, "how full the backing is cannot be found out"),
-        }
+        let asked = rustix::fs::fstatvfs(shared.backing.root());
+        heed(shared, &mut emergency, asked, due, now);
         tend_log(shared, due);
         if due {
             called = Some(now);
@@ -91,6 +86,37 @@ pub(super) fn work(shared: &Arc<Shared>) {
         std::thread::sleep(LOOK);
     }
     shared.room.tell(Verdict::Open, Instant::now());
+}
+
+/// Acts on how full the backing is.
+pub(super) fn heed(
+    shared: &Shared,
+    emergency: &mut Emergency,
+    asked: rustix::io::Result<StatVfs>,
+    due: bool,
+    now: Instant,
+) {
+    let stat = match asked {
+        Ok(stat) => stat,
+        Err(why) => {
+            tracing::warn!(%why, "how full the backing is cannot be found out");
+            // Nobody waits for what nobody sees.
+            shared.room.tell(Verdict::Open, now);
+            return;
+        }
+    };
+    let was = emergency.is_on();
+    let releasing = was && is_releasing(shared);
+    let verdict = emergency.hear(space(&stat), releasing, now);
+    if emergency.is_on() && (due || !was) {
+        call_for_releases(shared, was);
+    }
+    let held = verdict == Verdict::Hold && shared.release_allowed().is_ok();
+    let verdict = if held { verdict } else { Verdict::Open };
+    shared.room.tell(verdict, now);
+    if !emergency.is_on() && due {
+        lay(&shared.reserve.backing, room(&stat), "the backing");
+    }
 }
 
 /// Policy looks at its triggers at once: a watermark lies below the emergency mark.

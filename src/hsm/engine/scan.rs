@@ -9,9 +9,12 @@
 //! - What a scan did not see is not therefore gone: a node is forgotten when the filesystem knows
 //!   its handle no more, or, where there are no handles, when two scans that could look everywhere
 //!   missed it. Its pins and flags live as long.
-//! - A mark for another look goes only with a look that began after it and could look everywhere.
+//! - A mark for another look goes only with a look that began after it and could look everywhere,
+//!   or for marks on all that it could not look at, also before the scan was taken up again.
+//! - One file that cannot be looked at stops no scan; a catalog that fails does.
 
 mod compare;
+mod gaps;
 mod rounds;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ use crate::catalog::{Durability, NodeId};
 use crate::hsm::backing::{BackingError, How, NodeKind};
 use crate::id::NodeHandle;
 use compare::{Comparison, Doubt};
+use gaps::{Gaps, Position};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -95,6 +99,11 @@ impl Place {
 /// its position, when the engine stops.
 fn whole(shared: &Shared, manner: Manner) -> Result<Reached, EngineError> {
     let mut walk = Walk::begin(shared)?;
+    let mut manner = manner;
+    // Set since it was decided what is due: its end takes them away.
+    if manner.doubt == Doubt::Leave && !shared.catalog.rescans(1)?.is_empty() {
+        manner.doubt = Doubt::Read;
+    }
     while !shared.stopping() {
         let begun = Instant::now();
         if !walk.step(shared, manner)? {
@@ -110,8 +119,8 @@ struct Walk {
     generation: u64,
     stack: Vec<Place>,
     seen: u64,
-    /// Everything could be looked at. (What an earlier process could not look at, nobody remembers.)
-    whole: bool,
+    /// What could not be looked at, by earlier processes, too.
+    gaps: Gaps,
     /// It was begun here.
     in_one_go: bool,
 }
@@ -119,19 +128,17 @@ struct Walk {
 impl Walk {
     fn begin(shared: &Shared) -> Result<Self, EngineError> {
         let state = shared.catalog.scan_state()?;
-        let (generation, levels) = if state.running {
-            (
-                state.generation,
-                serde_json::from_slice(&state.position).unwrap_or_default(),
-            )
+        let (generation, position) = if state.running {
+            (state.generation, Position::read(&state.position))
         } else {
-            (shared.catalog.begin_scan(shared.now())?, Vec::new())
+            let begun = shared.catalog.begin_scan(shared.now())?;
+            (begun, Position::default())
         };
         Ok(Self {
             generation,
-            stack: resume(shared, levels)?,
+            stack: resume(shared, position.levels)?,
             seen: if state.running { state.seen } else { 0 },
-            whole: true,
+            gaps: position.gaps,
             in_one_go: !state.running,
         })
     }
@@ -141,9 +148,9 @@ impl Walk {
         let Some(top) = self.stack.last_mut() else {
             return Ok(false);
         };
-        let Some(found) = next_chunk(shared, top, &mut self.whole)? else {
+        let Some(found) = next_chunk(shared, top, &mut self.gaps)? else {
             // A place that could not be read leaves the names as they are.
-            if self.whole && self.in_one_go {
+            if self.gaps.is_empty() && self.in_one_go {
                 drop_names(shared, top.node, self.generation)?;
             }
             self.stack.pop();
@@ -151,22 +158,24 @@ impl Walk {
         };
         self.seen += found.len() as u64;
         let node = top.node;
-        let below = note(shared, node, &found, manner, &mut self.whole)?;
+        let below = note(shared, node, found, manner, &mut self.gaps)?;
         self.stack.extend(below.into_iter().rev());
-        let levels: Vec<&Level> = self.stack.iter().map(|o| &o.level).collect();
-        let position = serde_json::to_vec(&levels).unwrap_or_default();
+        let levels = self.stack.iter().map(|o| &o.level);
+        let position = Position::write(levels, &self.gaps);
         shared.catalog.save_scan_position(position, self.seen)?;
         Ok(true)
     }
 
     fn end(self, shared: &Shared) -> Result<Reached, EngineError> {
-        shared.catalog.finish_scan(shared.now(), self.whole)?;
-        unseen::settle_all(shared, self.generation, self.whole && self.in_one_go)?;
-        Ok(if self.whole {
-            Reached::End
-        } else {
-            Reached::Gaps
-        })
+        if let Some(marks) = self.gaps.marks(shared.now()) {
+            shared.catalog.narrow_rescans(marks)?;
+        }
+        let whole = self.gaps.is_empty();
+        shared.catalog.finish_scan(shared.now(), whole)?;
+        if !self.gaps.unproven() {
+            unseen::settle_all(shared, self.generation, whole && self.in_one_go)?;
+        }
+        Ok(self.gaps.reached())
     }
 }
 
@@ -185,10 +194,10 @@ fn subtree(shared: &Shared, node: NodeId, manner: Manner) -> Result<Reached, Eng
     let Some(generation) = shared.catalog.begin_part()? else {
         return Ok(Reached::Gaps);
     };
-    let mut whole = true;
+    let mut gaps = Gaps::default();
     if row.attributes.kind != crate::catalog::FileKind::Directory {
-        unseen::again(shared, &row, generation, manner, &mut whole)?;
-        return Ok(if whole { Reached::End } else { Reached::Gaps });
+        unseen::again(shared, &row, generation, manner, &mut gaps)?;
+        return Ok(gaps.reached());
     }
     let mut stack = vec![Place::new(row.handle, node, Vec::new())];
     let mut unnamed = Vec::new();
@@ -197,18 +206,18 @@ fn subtree(shared: &Shared, node: NodeId, manner: Manner) -> Result<Reached, Eng
             return Ok(Reached::Stopped);
         }
         let node = top.node;
-        match next_chunk(shared, top, &mut whole)? {
+        match next_chunk(shared, top, &mut gaps)? {
             None => {
-                if whole {
+                if gaps.is_empty() {
                     unnamed.extend(drop_names(shared, node, generation)?);
                 }
                 stack.pop();
             }
-            Some(found) => stack.extend(note(shared, node, &found, manner, &mut whole)?),
+            Some(found) => stack.extend(note(shared, node, found, manner, &mut gaps)?),
         }
     }
     unseen::settle_unnamed(shared, generation, unnamed)?;
-    Ok(if whole { Reached::End } else { Reached::Gaps })
+    Ok(gaps.reached())
 }
 
 /// Names of a directory that was read to its end and that are not there any more; their nodes.
@@ -264,11 +273,11 @@ fn read(shared: &Shared, level: &Level) -> Result<Reading, EngineError> {
 }
 
 /// Looks at the next entries of a directory; `None` at its end.
-/// What cannot be looked at makes the scan less than `whole`.
+/// What cannot be looked at is one of the `gaps`.
 fn next_chunk(
     shared: &Shared,
     place: &mut Place,
-    whole: &mut bool,
+    gaps: &mut Gaps,
 ) -> Result<Option<Vec<Looked>>, EngineError> {
     let reading = match &mut place.reading {
         Some(reading) => reading,
@@ -278,7 +287,7 @@ fn next_chunk(
             Err(EngineError::Backing(BackingError::Gone { .. })) => return Ok(None),
             Err(why) => {
                 tracing::warn!(%why, "a directory could not be scanned");
-                *whole = false;
+                gaps.add(place.node);
                 return Ok(None);
             }
         },
@@ -296,7 +305,7 @@ fn next_chunk(
             Err(BackingError::Gone { .. }) => {}
             Err(why) => {
                 tracing::warn!(%why, "an entry could not be scanned");
-                *whole = false;
+                gaps.add(place.node);
             }
         }
         place.level.done = name;
@@ -308,18 +317,28 @@ fn next_chunk(
 fn note(
     shared: &Shared,
     parent: NodeId,
-    found: &[Looked],
+    looked: Vec<Looked>,
     manner: Manner,
-    whole: &mut bool,
+    gaps: &mut Gaps,
 ) -> Result<Vec<Place>, EngineError> {
     // Before their names are theirs in the catalog, too.
     let mut restored = Vec::new();
-    for (at, l) in found.iter().enumerate() {
-        if l.stat.kind == NodeKind::Regular
-            && let Some(old) = shared.replaced(parent, &l.name, &l.handle, l.fd.as_fd(), &l.stat)?
-        {
-            restored.push((at, old));
+    let mut found = Vec::with_capacity(looked.len());
+    for l in looked {
+        if l.stat.kind == NodeKind::Regular {
+            match shared.replaced(parent, &l.name, &l.handle, l.fd.as_fd(), &l.stat) {
+                Ok(None) => {}
+                Ok(Some(old)) => restored.push((found.len(), old)),
+                Err(why @ EngineError::Catalog(_)) => return Err(why),
+                // Noted it would take the name of the file whose hole it may be.
+                Err(why) => {
+                    tracing::warn!(%why, "a file that holds nothing could not be compared");
+                    gaps.add_unproven(parent);
+                    continue;
+                }
+            }
         }
+        found.push(l);
     }
     let seen = found.iter().map(|l| sighting(l, parent)).collect();
     let ids = shared.catalog.note(seen, Durability::Relaxed)?;
@@ -330,11 +349,15 @@ fn note(
             NodeKind::Directory => {
                 directories.push(Place::new(looked.handle.clone(), id, Vec::new()));
             }
-            NodeKind::Regular => comparison.compare(looked, id)?,
+            NodeKind::Regular => {
+                if !comparison.compare(looked, id)? {
+                    gaps.add(id);
+                }
+            }
             _ => {}
         }
     }
-    *whole &= comparison.finish()?;
+    comparison.finish()?;
     for (at, old) in restored {
         if let Some(id) = ids.get(at) {
             shared.found_restored(*id, &old)?;

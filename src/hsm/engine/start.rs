@@ -115,6 +115,10 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
+    // It is this process's now, and what follows is to be written.
+    room::make_way(&state, opening.ballast).map_err(EngineError::io(
+        "looking how full the state directory's disk is",
+    ))?;
     let seal = SealKey(state.seal_key()?);
     let backing = Backing::open(&opening.backing, state.fs, Some(seal))?;
     let (host, boot) = this_boot().map_err(EngineError::io("reading this boot's id"))?;
@@ -246,7 +250,7 @@ impl Claimed {
             lanes,
             room: Arc::new(opens),
             reserve: self.reserve,
-            parts: Mutex::default(),
+            parts: expand::Parts::default(),
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
@@ -458,14 +462,17 @@ impl Drop for Engine {
 }
 
 impl Shared {
-    /// Applies what the mount told of up to now. Another thread may be at it: waits for it.
+    /// Applies what the mount told of up to now. Another thread may be at it: waits for it. What is
+    /// told meanwhile is left, or users who write steadily would keep the caller here for ever.
     pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
         let _turn = self.drain.lock();
-        loop {
-            let batch = self.changelog.drain(2000, Duration::ZERO);
+        let mut left = self.changelog.waiting();
+        while left > 0 {
+            let batch = self.changelog.drain(left.min(2000), Duration::ZERO);
             if batch.is_empty() {
                 return Ok(());
             }
+            left = left.saturating_sub(batch.len());
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
             let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);
@@ -475,6 +482,7 @@ impl Shared {
                 return Err(why);
             }
         }
+        Ok(())
     }
 }
 

@@ -2,6 +2,7 @@
 //! be watched, hidden and made to fail.
 
 mod admission;
+mod bounded;
 mod copies;
 mod doubts;
 mod lanes;

@@ -54,7 +54,6 @@ pub(super) struct Comparison<'a> {
     trouble: Vec<(NodeId, Option<Trouble>)>,
     /// Files that are not as their stubs say, to be looked at once more.
     suspects: Vec<(NodeId, Option<Trouble>, &'a Looked)>,
-    whole: bool,
     /// A file was read, and the catalog does not know yet.
     read: bool,
 }
@@ -68,19 +67,30 @@ impl<'a> Comparison<'a> {
             proven: Vec::new(),
             trouble: Vec::new(),
             suspects: Vec::new(),
-            whole: true,
             read: false,
         }
     }
 
-    /// Compares one regular file.
-    pub(super) fn compare(&mut self, looked: &'a Looked, id: NodeId) -> Result<(), EngineError> {
+    /// Compares one regular file; `false`: it could not be looked at.
+    ///
+    /// # Errors
+    /// The catalog's alone: one bad file stops no scan.
+    pub(super) fn compare(&mut self, looked: &'a Looked, id: NodeId) -> Result<bool, EngineError> {
+        match self.compare_one(looked, id) {
+            Err(why) if !matches!(why, EngineError::Catalog(_)) => {
+                tracing::warn!(node = %id, %why, "a file could not be compared with the catalog");
+                Ok(false)
+            }
+            done => done,
+        }
+    }
+
+    fn compare_one(&mut self, looked: &'a Looked, id: NodeId) -> Result<bool, EngineError> {
         let Some((record, own)) = self.record_of(looked) else {
-            self.whole = false;
-            return Ok(());
+            return Ok(false);
         };
         let Some(node) = self.shared.catalog.node(id)? else {
-            return Ok(());
+            return Ok(true);
         };
         let trouble = match &record {
             Some(record) if record.state == State::Resident => None,
@@ -95,14 +105,14 @@ impl<'a> Comparison<'a> {
             self.trouble.push((id, trouble));
         }
         match record.filter(|_| own) {
-            Some(record) => self.with_record(looked, &node, record),
-            None => self.without_record(looked, &node),
-        }?;
+            Some(record) => self.with_record(looked, &node, record)?,
+            None => self.without_record(looked, &node)?,
+        }
         // Reading takes long, and what was read goes stale.
         if std::mem::take(&mut self.read) {
             self.tell()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The record on the file, and whether it is the file's own. `None`: it cannot be read.
@@ -288,8 +298,8 @@ impl<'a> Comparison<'a> {
         found.is_ok_and(|file| backing.has_data(file.as_fd()).unwrap_or(false))
     }
 
-    /// Tells the catalog. `false`: something could not be looked at.
-    pub(super) fn finish(mut self) -> Result<bool, EngineError> {
+    /// Tells the catalog.
+    pub(super) fn finish(mut self) -> Result<(), EngineError> {
         if !self.suspects.is_empty() {
             std::thread::sleep(MOMENT);
             for (id, before, looked) in std::mem::take(&mut self.suspects) {
@@ -310,8 +320,7 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        self.tell()?;
-        Ok(self.whole)
+        self.tell()
     }
 
     fn tell(&mut self) -> Result<(), EngineError> {

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 /// How often the thread looks for something to do when nothing rings.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a subtree that could not be looked at wholly is left alone; and the whole tree.
+/// How long a subtree that could not be looked at wholly is left alone; and the whole tree. Twice
+/// as long each time, up to a day.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(600), Duration::from_secs(3600));
+const LONGEST: Duration = Duration::from_secs(86_400);
 /// Marks looked at together.
 const MARKS: usize = 1000;
 
@@ -23,6 +25,24 @@ enum Round {
     Whole { anxious: bool },
     /// A subtree.
     Part(Rescan),
+}
+
+/// What could not be looked at wholly is left alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    until: Instant,
+    pause: Duration,
+}
+
+/// Nodes that are left alone, and those that were a short time ago.
+pub(super) type Tired = HashMap<NodeId, Rest>;
+
+fn left_alone(tired: &mut Tired, node: NodeId, first: Duration, now: Instant) {
+    let pause = tired
+        .get(&node)
+        .map_or(first, |r| r.pause.saturating_mul(2).min(LONGEST));
+    let until = now + pause;
+    tired.insert(node, Rest { until, pause });
 }
 
 /// Decides. `every`: how long after its end the next scan follows; zero: never.
@@ -37,7 +57,8 @@ fn due(
     let never = state.finished_generation == 0;
     if (state.running || never || marked) && !rests(NodeId::ROOT) {
         return Some(Round::Whole {
-            anxious: never || marked,
+            // Its end takes away marks on parts, too.
+            anxious: never || !marks.is_empty(),
         });
     }
     let mut parts = marks.iter().filter(|m| m.node != NodeId::ROOT);
@@ -46,7 +67,9 @@ fn due(
     }
     let again = state.finished_at.filter(|_| !every.is_zero())?;
     let over = shifted(again, every, true) <= now;
-    (over && !rests(NodeId::ROOT)).then_some(Round::Whole { anxious: false })
+    (over && !rests(NodeId::ROOT)).then_some(Round::Whole {
+        anxious: !marks.is_empty(),
+    })
 }
 
 /// Was everything looked at since the last start after a stop that was not a clean one?
@@ -78,7 +101,7 @@ pub(in crate::hsm::engine) fn work(shared: &Arc<Shared>) {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    let mut tired: HashMap<NodeId, Instant> = HashMap::new();
+    let mut tired = Tired::new();
     let mut heard = 0;
     while !shared.stopping() {
         match round(shared, &mut tired) {
@@ -91,18 +114,16 @@ pub(in crate::hsm::engine) fn work(shared: &Arc<Shared>) {
 }
 
 /// Makes the scan that is due; `false`: none is.
-pub(super) fn round(
-    shared: &Shared,
-    tired: &mut HashMap<NodeId, Instant>,
-) -> Result<bool, EngineError> {
-    tired.retain(|_, until| *until > Instant::now());
+pub(super) fn round(shared: &Shared, tired: &mut Tired) -> Result<bool, EngineError> {
+    let begun = Instant::now();
+    tired.retain(|_, rest| rest.until + LONGEST > begun);
     let (state, marks) = (shared.catalog.scan_state()?, shared.catalog.rescans(MARKS)?);
     if is_looked_at(&state, &marks) {
         shared.backing.trust_times();
     }
     let every = shared.settings.scan_every;
     let next = due(&state, &marks, every, shared.now(), |n| {
-        tired.contains_key(&n)
+        tired.get(&n).is_some_and(|rest| rest.until > begun)
     });
     let (node, pause, made) = match next {
         None => return Ok(false),
@@ -128,11 +149,15 @@ pub(super) fn round(
         }
     };
     match made {
-        Ok(Reached::End | Reached::Stopped) => return Ok(true),
+        Ok(Reached::End) => {
+            tired.remove(&node);
+            return Ok(true);
+        }
+        Ok(Reached::Stopped) => return Ok(true),
         Ok(Reached::Gaps) => {}
         Err(why) => tracing::error!(%why, "a scan stopped; it is taken up again"),
     }
-    tired.insert(node, Instant::now() + pause);
+    left_alone(tired, node, pause, Instant::now());
     Ok(true)
 }
 
@@ -177,6 +202,8 @@ mod tests {
             ..finished(0)
         };
         let go_on = due(&running, &[mark(7)], DAY, at(1), |_| false);
+        assert_eq!(go_on, Some(Round::Whole { anxious: true }));
+        let go_on = due(&running, &[], DAY, at(1), |_| false);
         assert_eq!(go_on, Some(Round::Whole { anxious: false }));
         let marked = due(&finished(0), &[mark(7), mark(1)], DAY, at(1), |_| false);
         assert_eq!(marked, Some(Round::Whole { anxious: true }));
@@ -198,6 +225,26 @@ mod tests {
             Some(Round::Whole { anxious: false })
         );
         assert_eq!(then(Duration::ZERO, i64::MAX / 2_000_000_000), None);
+    }
+
+    /// Its end takes away marks on parts that rest: what they ask for is done.
+    #[test]
+    fn a_scan_that_is_due_by_time_compares_where_there_are_marks() {
+        let tired = |n| n == NodeId(7);
+        let found = due(&finished(0), &[mark(7)], DAY, at(10 * 86_400), tired);
+        assert_eq!(found, Some(Round::Whole { anxious: true }));
+    }
+
+    #[test]
+    fn what_cannot_be_scanned_rests_longer_each_time_up_to_a_day() {
+        let (mut tired, now) = (Tired::new(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            left_alone(&mut tired, NodeId(7), PAUSE.0, now);
+            pauses.push(tired[&NodeId(7)].pause.as_secs());
+        }
+        assert_eq!(pauses[..3], [600, 1200, 2400]);
+        assert_eq!(pauses[8..], [86_400, 86_400]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared};
 use super::Manner;
 use super::compare::Comparison;
+use super::gaps::Gaps;
 use crate::catalog::{Durability, Node, NodeId, Rescan, Settled, Sighting};
 use crate::hsm::backing::{Access, BackingError, How, NodeKind};
 use crate::id::NodeHandle;
@@ -127,7 +128,7 @@ pub(super) fn again(
     node: &Node,
     generation: u64,
     manner: Manner,
-    whole: &mut bool,
+    gaps: &mut Gaps,
 ) -> Result<(), EngineError> {
     let hint = tree::hint(shared, &node.handle)?;
     let opened = shared
@@ -155,8 +156,10 @@ pub(super) fn again(
     shared.catalog.note(vec![seen], Durability::Relaxed)?;
     if looked.stat.kind == NodeKind::Regular {
         let mut comparison = Comparison::new(shared, manner.doubt);
-        comparison.compare(&looked, node.id)?;
-        *whole &= comparison.finish()?;
+        if !comparison.compare(&looked, node.id)? {
+            gaps.add(node.id);
+        }
+        comparison.finish()?;
     }
     Ok(())
 }

@@ -1,0 +1,120 @@
+//! What must come to an end whatever else happens: drains, requests, waits, a start on a full disk.
+
+use super::*;
+use crate::hsm::emergency::{Emergency, Verdict};
+use crate::hsm::engine::room::heed;
+use crate::hsm::rig::Image;
+use cairn_fuse::{Event, EventKind};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[test]
+fn a_drain_ends_while_users_go_on() {
+    let bench = Bench::new(&[], small(), NOTHING);
+    let shared = &bench.engine().shared;
+    let (ended, given_up) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let node = NodeHandle {
+                kind: 1,
+                bytes: vec![9; 8],
+            };
+            while !ended.load(Ordering::Acquire) && !given_up.load(Ordering::Acquire) {
+                if shared.changelog.waiting() < 1000 {
+                    shared.changelog.push(Event {
+                        kind: EventKind::Read,
+                        node: node.clone(),
+                        place: None,
+                        from: None,
+                    });
+                }
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..3 {
+                shared.drain_changelog().unwrap();
+            }
+            ended.store(true, Ordering::Release);
+        });
+        let end = Instant::now() + Duration::from_secs(60);
+        while !ended.load(Ordering::Acquire) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let done = ended.load(Ordering::Acquire);
+        given_up.store(true, Ordering::Release);
+        assert!(done, "the drain goes on as long as users do");
+    });
+}
+
+#[test]
+fn a_request_of_policy_that_could_not_be_filled_is_not_left_open() {
+    let policy = "rule archive all\n  manual\n";
+    let bench = Bench::new(&[Place::Elsewhere], small(), policy);
+    bench.write("f", &[7; 5000]);
+    bench.archive(&["f"]);
+    bench.write("f", &[8; 5000]);
+    let catalog = bench.engine().catalog();
+    let now = crate::hsm::engine::now();
+    let node = bench.node("f");
+    let (why, full) = (
+        crate::catalog::TombstoneWhy::Overwrite,
+        crate::catalog::Durability::Full,
+    );
+    catalog.dirtied(node.id, why, now, full).unwrap();
+    let beside = rusqlite::Connection::open(bench._state.catalog()).unwrap();
+    beside.busy_timeout(Duration::from_secs(60)).unwrap();
+    beside
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON actions
+             BEGIN SELECT RAISE(ABORT, 'no room'); END",
+        )
+        .unwrap();
+    let ran = bench.engine().run_policy(&RunAsk::Now(None), false);
+    assert!(ran.is_err(), "{ran:?}");
+    let open = catalog.unsealed().unwrap();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn nobody_waits_for_room_that_nobody_sees() {
+    let settings = Settings {
+        emergency_wait: Duration::from_secs(3600),
+        ..small()
+    };
+    let bench = Bench::new(&[], settings, NOTHING);
+    bench.engine().stop(true).unwrap();
+    let shared = &bench.engine().shared;
+    let now = Instant::now();
+    shared.room.tell(Verdict::Hold, now);
+    assert!(!shared.room.is_open());
+    let mut emergency = Emergency::new(shared.settings.emergency_mark);
+    let failed = Err(rustix::io::Errno::IO);
+    heed(shared, &mut emergency, failed, false, now);
+    assert!(shared.room.is_open());
+}
+
+#[test]
+fn p13_it_starts_on_a_full_disk_by_its_ballast() {
+    let Some(image) = Image::ext4("p13_it_starts_on_a_full_disk_by_its_ballast") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let backing = dir.path().join("backing");
+    std::fs::create_dir(&backing).unwrap();
+    std::fs::set_permissions(&backing, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let opening = Opening {
+        outside: backing.clone(),
+        backing,
+        state: image.path().join("state"),
+        force: false,
+        ballast: 8 << 20,
+    };
+    drop(claim(&opening).unwrap());
+    assert!(opening.state.join("ballast").exists());
+    let mut filler = std::fs::File::create(image.path().join("filler")).unwrap();
+    for block in [vec![1; 1 << 20], vec![1; 4096], vec![1; 1]] {
+        while filler.write_all(&block).is_ok() {}
+    }
+    drop(claim(&opening).unwrap());
+    assert!(!opening.state.join("ballast").exists());
+}
