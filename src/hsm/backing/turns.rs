@@ -31,7 +31,6 @@ pub type Turn<'a> = MutexGuard<'a, ()>;
 
 impl Backing {
     /// Waits for the node's turn.
-    #[must_use]
     pub fn turn(&self, node: &NodeHandle) -> Turn<'_> {
         let mut hasher = DefaultHasher::new();
         node.hash(&mut hasher);

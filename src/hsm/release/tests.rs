@@ -10,9 +10,10 @@ const SIZE: usize = 300_000;
 
 thread_local! {
     /// What happens, once, right behind this thread's next punch: a user's doing, or a crash.
-    static BEHIND_PUNCH: RefCell<Option<Box<dyn FnOnce() -> Result<(), BackingError>>>> =
-        RefCell::default();
+    static BEHIND_PUNCH: RefCell<Option<Deed>> = RefCell::default();
 }
+
+type Deed = Box<dyn FnOnce() -> Result<(), BackingError>>;
 
 pub(super) fn behind_punch() -> Result<(), BackingError> {
     let deed = BEHIND_PUNCH.take();

@@ -79,7 +79,7 @@ fn p4_a_recall_that_comes_to_nothing_is_told_of() {
     *rig.recaller.shared.fail_after.lock() = Some(Step::DataSynced);
     rig.stage(&stub).expect_err("it failed");
     rig.assert_released(&stub);
-    assert_eq!(*rig.above.touched.lock(), [stub.node.clone()]);
+    assert_eq!(*rig.above.touched.lock(), std::slice::from_ref(&stub.node));
     assert!(rig.backing.times_stand());
 }
 
