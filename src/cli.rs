@@ -210,6 +210,7 @@ pub fn will_mount(args: impl IntoIterator<Item = OsString>) -> bool {
         match text.strip_prefix("--") {
             // `--option=value` is one argument.
             Some(option) if has_value(option) => drop(args.next()),
+            Some("help" | "version") => return false,
             Some(_) => {}
             None if text.starts_with('-') => {}
             None => break arg,
