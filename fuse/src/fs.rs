@@ -457,7 +457,11 @@ impl Filesystem for MirrorFs {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(self.core.removexattr(number_of(req), ino.0, name), reply);
+        answer_empty(
+            self.core
+                .removexattr(number_of(req), caller(req), ino.0, name),
+            reply,
+        );
     }
 
     fn fallocate(
