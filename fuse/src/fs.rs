@@ -449,7 +449,14 @@ impl Filesystem for MirrorFs {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        answer_xattr(self.core.getxattr(caller(req), ino.0, name), size, reply);
+        let caller = caller(req);
+        if !self.core.residency.attribute_may_wait(name) {
+            return answer_xattr(self.core.getxattr(caller, ino.0, name), size, reply);
+        }
+        let (core, name) = (self.core.clone(), name.to_owned());
+        self.core.workers.asking(move || {
+            answer_xattr(core.getxattr(caller, ino.0, &name), size, reply);
+        });
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -457,7 +464,11 @@ impl Filesystem for MirrorFs {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer_empty(self.core.removexattr(number_of(req), ino.0, name), reply);
+        answer_empty(
+            self.core
+                .removexattr(number_of(req), caller(req), ino.0, name),
+            reply,
+        );
     }
 
     fn fallocate(

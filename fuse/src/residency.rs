@@ -202,6 +202,11 @@ pub trait Residency: Send + Sync + 'static {
         name: &OsStr,
         caller: Caller,
     ) -> Option<Result<Vec<u8>, Errno>>;
+    /// May [`Residency::attribute`] wait for a database to answer this name? Then it is not asked on
+    /// a thread that serves others. No I/O.
+    fn attribute_may_wait(&self, _name: &OsStr) -> bool {
+        false
+    }
     /// Setting such an attribute; `None` leaves the name to the backing.
     fn set_attribute(
         &self,
@@ -354,6 +359,9 @@ impl<T: Residency + ?Sized> Residency for Arc<T> {
         caller: Caller,
     ) -> Option<Result<Vec<u8>, Errno>> {
         (**self).attribute(file, name, caller)
+    }
+    fn attribute_may_wait(&self, name: &OsStr) -> bool {
+        (**self).attribute_may_wait(name)
     }
     fn set_attribute(
         &self,

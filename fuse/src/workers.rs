@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 /// Work for another thread.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-/// Two pools, so that a hundred waiting fsyncs do not stop a read; and a timer. The queues are
+/// Pools apart, so that a hundred waiting fsyncs do not stop a read; and a timer. The queues are
 /// bounded by the kernel: each job is one request. Threads end when the last sender is dropped.
 pub(crate) struct Workers {
     data: Sender<Job>,
     slow: Sender<Job>,
+    asking: Sender<Job>,
     timer: Sender<(Instant, Job)>,
 }
 
@@ -23,10 +24,16 @@ impl Workers {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let data = pool("cairn-fuse-data", (cores * 2).clamp(4, 32))?;
         let slow = pool("cairn-fuse-slow", 16)?;
+        let asking = pool("cairn-fuse-ask", 4)?;
         let (timer, waiting) = unbounded();
         let due = slow.clone();
         spawn("cairn-fuse-timer", move || keep_time(&waiting, &due))?;
-        Ok(Self { data, slow, timer })
+        Ok(Self {
+            data,
+            slow,
+            asking,
+            timer,
+        })
     }
 
     /// Reads and writes of file data.
@@ -37,6 +44,11 @@ impl Workers {
     /// Everything else that may take long.
     pub(crate) fn slow(&self, job: impl FnOnce() + Send + 'static) {
         let _ = self.slow.send(Box::new(job));
+    }
+
+    /// Questions to the residency whose answers may take a database.
+    pub(crate) fn asking(&self, job: impl FnOnce() + Send + 'static) {
+        let _ = self.asking.send(Box::new(job));
     }
 
     /// On the slow pool, after a while.

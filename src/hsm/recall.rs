@@ -179,8 +179,8 @@ pub trait Asks: Send + Sync + 'static {
     fn adopted(&self, adopted: &Adopted);
     /// A stub was found foreign, because of this.
     fn foreign(&self, node: &NodeHandle, why: &str);
-    /// Does a file without a record look lost, to one who only shows it? Must be quick.
-    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool;
+    /// Does a file without a record look lost, to one who only shows it? `bare`: it holds nothing.
+    fn looks_lost(&self, node: &NodeHandle, size: u64, bare: bool) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

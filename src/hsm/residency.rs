@@ -297,6 +297,12 @@ impl Residency for HsmResidency {
         Some(self.answer(file, name))
     }
 
+    fn attribute_may_wait(&self, name: &OsStr) -> bool {
+        let name = name.as_bytes().strip_prefix(attributes::PREFIX);
+        // The socket is how commands find the instance, whatever its catalog does.
+        name.is_some_and(|name| name != b"socket")
+    }
+
     fn set_attribute(
         &self,
         file: FileRef<'_>,

@@ -50,17 +50,16 @@ impl Core {
             return Err(Errno::PERM);
         }
         let change = AttributeChange::Set { value, flags };
-        if let Some(answer) = self.change_elsewhere(&node, file, name, change) {
-            return answer;
-        }
         let flags = XattrFlags::from_bits_retain(flags as u32);
         let path = proc_path(fd.as_fd());
         let new = flags.contains(XattrFlags::CREATE);
-        let there = || grow(|buffer| getxattr(&path, name, buffer));
+        let there = || self.value_of(file, name, caller);
         let intended = (new && self.nodes.ledger.is_some() && there() == Err(Errno::NODATA))
             .then(|| self.intend(request, Intent::SetNew))
             .flatten();
-        let result = {
+        let result = if let Some(answer) = self.change_elsewhere(&node, file, name, change) {
+            answer
+        } else {
             let _acting = (name.as_bytes() == ACCESS_ACL).then(|| {
                 act_for_group(Creator {
                     uid: caller.uid,
@@ -109,22 +108,28 @@ impl Core {
         Ok(seen)
     }
 
-    pub(crate) fn removexattr(&self, request: u64, id: u64, name: &OsStr) -> Result<(), Errno> {
+    pub(crate) fn removexattr(
+        &self,
+        request: u64,
+        caller: Caller,
+        id: u64,
+        name: &OsStr,
+    ) -> Result<(), Errno> {
         let node = self.node(id)?;
         let fd = self.fd(&node)?;
         if self.residency.is_private(name) {
             return Err(Errno::PERM);
         }
         let file = file_ref(&node, fd.as_fd());
-        if let Some(answer) = self.change_elsewhere(&node, file, name, AttributeChange::Remove) {
-            return answer;
-        }
         let path = proc_path(fd.as_fd());
-        let there = || getxattr(&path, name, &mut [0_u8; 0]).is_ok();
+        let there = || self.value_of(file, name, caller).is_ok();
         let intended = (self.nodes.ledger.is_some() && there())
             .then(|| self.intend(request, Intent::Unset))
             .flatten();
-        let result = match removexattr(&path, name) {
+        let removed = self
+            .change_elsewhere(&node, file, name, AttributeChange::Remove)
+            .unwrap_or_else(|| removexattr(&path, name));
+        let result = match removed {
             Err(Errno::NODATA) if self.had_begun(request, Intent::Unset) => Ok(()),
             result => result,
         };
@@ -147,10 +152,15 @@ impl Core {
             return None;
         }
         let answer = self.residency.change_attribute(file, name, change)?;
-        Some(answer.map_err(own).inspect(|()| {
-            self.residency.changed(file, Changed::Other);
-            self.note(EventKind::Attributes, &node.handle);
-        }))
+        Some(answer.map_err(own))
+    }
+
+    /// The value as users see it, wherever it is.
+    fn value_of(&self, file: FileRef<'_>, name: &OsStr, caller: Caller) -> Result<Vec<u8>, Errno> {
+        match self.residency.attribute(file, name, caller) {
+            Some(answer) => answer.map_err(own),
+            None => grow(|buffer| getxattr(proc_path(file.fd), name, buffer)),
+        }
     }
 }
 

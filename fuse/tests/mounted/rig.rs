@@ -63,6 +63,10 @@ pub(crate) struct Fake {
     tokens: AtomicU64,
     pub(crate) given_up: AtomicU64,
     pub(crate) events: Mutex<Vec<Event>>,
+    /// While this is held, nobody is told a file's state.
+    pub(crate) silence: Mutex<()>,
+    /// How many asked for one.
+    pub(crate) asked: AtomicU64,
     backing: Mutex<PathBuf>,
 }
 
@@ -228,7 +232,14 @@ impl Residency for Fake {
         name: &OsStr,
         _caller: Caller,
     ) -> Option<Result<Vec<u8>, Errno>> {
-        (name == "user.cairn.state").then(|| Ok(b"exists".to_vec()))
+        (name == "user.cairn.state").then(|| {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            drop(self.silence.lock());
+            Ok(b"exists".to_vec())
+        })
+    }
+    fn attribute_may_wait(&self, name: &OsStr) -> bool {
+        name == "user.cairn.state"
     }
     fn set_attribute(
         &self,

@@ -220,3 +220,28 @@ fn a_lease_on_the_backing_delays_only_who_breaks_it() -> TestResult {
     assert_eq!(fs::read(rig.m("g"))?, b"other");
     Ok(())
 }
+
+/// P11: an answer that waits for a database keeps no session thread from its work.
+#[test]
+fn attributes_that_are_waited_for_delay_nobody_else() -> TestResult {
+    need_mount!("attributes_that_are_waited_for_delay_nobody_else");
+    let rig = Rig::with(|config| config.threads = 1)?;
+    fs::write(rig.m("f"), b"data")?;
+    let silence = rig.fake.silence.lock().unwrap();
+    let path = rig.m("f");
+    let asks = std::thread::spawn(move || {
+        let mut value = [0; 16];
+        rustix::fs::getxattr(path, "user.cairn.state", value.as_mut_slice())
+    });
+    eventually("it is asked", || rig.fake.asked.load(Ordering::SeqCst) > 0);
+    let path = rig.m("g");
+    let others = std::thread::spawn(move || {
+        fs::create_dir(&path)?;
+        fs::metadata(&path)
+    });
+    eventually("others are served", || others.is_finished());
+    drop(silence);
+    assert!(others.join().unwrap()?.is_dir());
+    assert_eq!(asks.join().unwrap()?, 6);
+    Ok(())
+}

@@ -1,12 +1,14 @@
 //! The server's life: takes over what is there or mounts, says what happens, obeys its input.
 
+use super::work::{ELSEWHERE, KEPT};
 use cairn_fuse::mount::{Successor, prepare};
 use cairn_fuse::{
-    AlwaysResident, Caller, Event, FileRef, Holding, Mirror, MirrorConfig, Passthrough, Presence,
-    ReadDone, Residency, Shown, WaitDone, WaitToken,
+    AlwaysResident, AttributeChange, Caller, Event, FileRef, Holding, Mirror, MirrorConfig,
+    Passthrough, Presence, ReadDone, Residency, Shown, WaitDone, WaitToken,
 };
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +77,14 @@ struct Odd {
     away: bool,
 }
 
+fn path_of(file: FileRef<'_>) -> String {
+    format!("/proc/self/fd/{}", file.fd.as_raw_fd())
+}
+
+fn errno<T>(done: rustix::io::Result<T>) -> Result<T, cairn_fuse::Errno> {
+    done.map_err(|why| cairn_fuse::Errno(why.raw_os_error()))
+}
+
 impl Residency for Odd {
     fn presence(&self, file: FileRef<'_>) -> Presence {
         if self.away {
@@ -112,11 +122,30 @@ impl Residency for Odd {
     }
     fn attribute(
         &self,
-        _: FileRef<'_>,
-        _: &OsStr,
+        file: FileRef<'_>,
+        name: &OsStr,
         _: Caller,
     ) -> Option<Result<Vec<u8>, cairn_fuse::Errno>> {
-        None
+        if name != ELSEWHERE {
+            return None;
+        }
+        let mut value = vec![0; 64];
+        let found = rustix::fs::getxattr(path_of(file), KEPT, value.as_mut_slice());
+        Some(errno(found).map(|length| value[..length].to_vec()))
+    }
+    fn change_attribute(
+        &self,
+        file: FileRef<'_>,
+        name: &OsStr,
+        change: AttributeChange<'_>,
+    ) -> Option<Result<(), cairn_fuse::Errno>> {
+        (name == ELSEWHERE).then(|| match change {
+            AttributeChange::Set { value, flags } => {
+                let flags = rustix::fs::XattrFlags::from_bits_retain(flags.cast_unsigned());
+                errno(rustix::fs::setxattr(path_of(file), KEPT, value, flags))
+            }
+            AttributeChange::Remove => errno(rustix::fs::removexattr(path_of(file), KEPT)),
+        })
     }
     fn set_attribute(
         &self,

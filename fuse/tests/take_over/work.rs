@@ -62,10 +62,13 @@ fn has(dir: &Path, name: &str, text: &str) -> bool {
 }
 
 const ATTRIBUTE: &str = "user.tested";
+/// What the server keeps under another name, and that name.
+pub(crate) const ELSEWHERE: &str = "user.elsewhere";
+pub(crate) const KEPT: &str = "user.kept";
 
-fn attribute(path: &Path) -> Option<Vec<u8>> {
+fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
     let mut value = vec![0; 64];
-    let length = rustix::fs::getxattr(path, ATTRIBUTE, value.as_mut_slice()).ok()?;
+    let length = rustix::fs::getxattr(path, name, value.as_mut_slice()).ok()?;
     value.truncate(length);
     Some(value)
 }
@@ -169,7 +172,7 @@ pub(crate) const CHANGES: &[Change] = &[
             let how = XattrFlags::CREATE;
             Ok(setxattr(dir.join("a"), ATTRIBUTE, b"value", how)?)
         },
-        after: |dir| attribute(&dir.join("a")).as_deref() == Some(b"value"),
+        after: |dir| attribute(&dir.join("a"), ATTRIBUTE).as_deref() == Some(b"value"),
     },
     Change {
         name: "an attribute less",
@@ -184,7 +187,36 @@ pub(crate) const CHANGES: &[Change] = &[
             )?)
         },
         change: |dir| Ok(rustix::fs::removexattr(dir.join("a"), ATTRIBUTE)?),
-        after: |dir| attribute(&dir.join("a")).is_none(),
+        after: |dir| attribute(&dir.join("a"), ATTRIBUTE).is_none(),
+    },
+    Change {
+        name: "a new attribute that the server keeps elsewhere",
+        event: "Attributes",
+        before: a_file,
+        change: |dir| {
+            Ok(setxattr(
+                dir.join("a"),
+                ELSEWHERE,
+                b"value",
+                XattrFlags::CREATE,
+            )?)
+        },
+        after: |dir| attribute(&dir.join("a"), KEPT).as_deref() == Some(b"value"),
+    },
+    Change {
+        name: "an attribute less that the server keeps elsewhere",
+        event: "Attributes",
+        before: |dir| {
+            a_file(dir)?;
+            Ok(setxattr(
+                dir.join("a"),
+                KEPT,
+                b"value",
+                XattrFlags::empty(),
+            )?)
+        },
+        change: |dir| Ok(rustix::fs::removexattr(dir.join("a"), ELSEWHERE)?),
+        after: |dir| attribute(&dir.join("a"), KEPT).is_none(),
     },
 ];
 

@@ -115,9 +115,9 @@ impl Asks for Answers {
         }
     }
 
-    fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool {
+    fn looks_lost(&self, node: &NodeHandle, size: u64, bare: bool) -> bool {
         let shared = self.0.upgrade();
-        shared.is_some_and(|s| s.looks_lost(node, size, blocks))
+        shared.is_some_and(|s| s.looks_lost(node, size, bare))
     }
 
     fn eta(&self, _file: FileId) -> Option<Duration> {

@@ -265,11 +265,11 @@ impl Shared {
 
     /// Does a file without a record look lost? For those who only show it: nothing is noted, and
     /// what the mount did a moment ago may not be known yet.
-    pub(super) fn looks_lost(&self, node: &NodeHandle, size: u64, blocks: u64) -> bool {
+    pub(super) fn looks_lost(&self, node: &NodeHandle, size: u64, bare: bool) -> bool {
         let row = self.catalog.node_by_handle(node).ok().flatten();
         row.is_some_and(|row| match row.state {
             FileState::Lost => size > 0,
-            FileState::Released => size > 0 && blocks == 0,
+            FileState::Released => bare,
             FileState::None | FileState::Archived | FileState::Dirty => false,
         })
     }

@@ -14,6 +14,7 @@ use super::{FileRef, HsmResidency};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{FileStat, NodeKind, belongs_to};
 use crate::hsm::recall::User;
+use crate::hsm::vouch::is_bare;
 use cairn_fuse::{Caller, Errno};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -56,8 +57,9 @@ impl HsmResidency {
     fn state(&self, file: FileRef<'_>, record: Option<&Record>, stat: &FileStat) -> &'static str {
         let Some(record) = record else {
             let node = file.handle;
-            let lost = self.asks.may_be_lost(node, false)
-                && self.asks.looks_lost(node, stat.size, stat.blocks);
+            let bare = is_bare(stat.size, stat.blocks, stat.block_size);
+            let lost =
+                self.asks.may_be_lost(node, false) && self.asks.looks_lost(node, stat.size, bare);
             return if lost { "lost" } else { "resident" };
         };
         match record.state {

@@ -55,3 +55,48 @@ fn p6_a_full_state_directory_refuses_no_file_that_holds_its_data() {
     assert_eq!(judged(&bench, "whole"), (Some(false), false));
     assert_eq!(judged(&bench, "empty"), (None, false));
 }
+
+/// ext4 puts the attributes of a file into a block that counts as its own.
+#[test]
+fn p6_a_lost_file_with_a_block_of_attributes_shows_lost() {
+    use crate::catalog::Durability;
+    use crate::hsm::residency::HsmResidency;
+    use cairn_fuse::{Caller, FileRef, Residency};
+    let bench = Bench::new(&[Place::Beside], small(), NOTHING);
+    stripped(&bench, "f", 1);
+    let (engine, row) = (bench.engine(), bench.node("f"));
+    let catalog = engine.catalog();
+    catalog
+        .set_state(row.id, FileState::Released, None, Durability::Full)
+        .unwrap();
+    emptied(&bench, "f");
+    // Looks just the same.
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(bench.root.join("f"));
+    std::os::unix::fs::FileExt::write_at(&file.unwrap(), b"x", 0).unwrap();
+    let fd = path(&bench, "f");
+    rustix::fs::syncfs(engine.backing().root()).unwrap();
+    let stat = engine.backing().stat(fd.as_fd()).unwrap();
+    assert!(stat.blocks > 0);
+    let residency = HsmResidency::new(
+        engine.recaller().unwrap(),
+        engine.asks(),
+        engine.changelog(),
+        None,
+    );
+    let handle = bench.handle("f");
+    let file = FileRef {
+        handle: &handle,
+        fd: fd.as_fd(),
+    };
+    let me = Caller {
+        uid: 0,
+        gid: 0,
+        pid: 1,
+    };
+    let name = std::ffi::OsStr::new("user.cairn.state");
+    let state = residency.attribute(file, name, me);
+    assert_eq!(state, Some(Ok(b"lost".to_vec())));
+    assert!(residency.attribute_may_wait(name));
+}

@@ -48,7 +48,7 @@ impl Asks for Plain {
     }
     fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
     fn foreign(&self, _: &NodeHandle, _: &str) {}
-    fn looks_lost(&self, _: &NodeHandle, _: u64, _: u64) -> bool {
+    fn looks_lost(&self, _: &NodeHandle, _: u64, _: bool) -> bool {
         false
     }
     fn eta(&self, _: FileId) -> Option<Duration> {
