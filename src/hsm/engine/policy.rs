@@ -534,12 +534,16 @@ impl Iterator for Pages<'_> {
     fn next(&mut self) -> Option<FileFacts> {
         loop {
             if let Some(node) = self.page.next() {
-                let rests = || self.shared.refused.rests(node.id, self.shared.now());
-                if self.question == Question::Release && rests() {
+                let rests = self.shared.refused.rests(node.id, self.shared.now());
+                if self.question == Question::Release && rests {
                     continue;
                 }
                 match self.shared.file_facts(&node) {
-                    Ok(facts) => return Some(facts),
+                    Ok(mut facts) => {
+                        // Another copy of it may be wanted all the same.
+                        facts.flags.norelease |= rests;
+                        return Some(facts);
+                    }
                     Err(why) => {
                         *self.failed.borrow_mut() = Some(why);
                         return None;

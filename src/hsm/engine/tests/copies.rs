@@ -207,16 +207,19 @@ fn a_file_without_record_and_with_less_data_than_its_copy_is_no_new_version() {
 
 #[test]
 fn what_was_refused_does_not_keep_a_rule_from_all_others() {
-    let bench = Bench::new(&[Place::Elsewhere], small(), BOTH);
-    bench.write("f", &noise(BIG, 1));
-    bench.archive(&["f"]);
-    let slot = &bench.engine().tiers()[0];
-    for name in slot.tier.list(None, 10).unwrap() {
-        slot.tier.delete(name).unwrap();
+    // Also where some of its copies might not count.
+    for places in [&[Place::Elsewhere][..], &[Place::Elsewhere, Place::Beside]] {
+        let bench = Bench::new(places, small(), BOTH);
+        bench.write("f", &noise(BIG, 1));
+        bench.archive(&["f"]);
+        let slot = &bench.engine().tiers()[0];
+        for name in slot.tier.list(None, 10).unwrap() {
+            slot.tier.delete(name).unwrap();
+        }
+        assert_eq!(bench.run_policy(), [0, 1], "taken, and refused");
+        assert_eq!(state_of(&bench, "f"), FileState::Archived);
+        assert_eq!(bench.run_policy(), [0, 0], "it rests");
     }
-    assert_eq!(bench.run_policy(), [0, 1], "taken, and refused");
-    assert_eq!(state_of(&bench, "f"), FileState::Archived);
-    assert_eq!(bench.run_policy(), [0, 0], "it rests");
 }
 
 #[test]
