@@ -349,11 +349,7 @@ fn note(
             NodeKind::Directory => {
                 directories.push(Place::new(looked.handle.clone(), id, Vec::new()));
             }
-            NodeKind::Regular => {
-                if !comparison.compare(looked, id)? {
-                    gaps.add(id);
-                }
-            }
+            NodeKind::Regular if !comparison.compare(looked, id)? => gaps.add(id),
             _ => {}
         }
     }

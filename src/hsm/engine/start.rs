@@ -466,13 +466,7 @@ impl Shared {
     /// told meanwhile is left, or users who write steadily would keep the caller here for ever.
     pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
         let _turn = self.drain.lock();
-        let mut left = self.changelog.waiting();
-        while left > 0 {
-            let batch = self.changelog.drain(left.min(2000), Duration::ZERO);
-            if batch.is_empty() {
-                return Ok(());
-            }
-            left = left.saturating_sub(batch.len());
+        for batch in self.changelog.up_to_now(2000) {
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
             let applied = changelog::apply(self, &batch);
             self.applying.store(0, Ordering::Relaxed);

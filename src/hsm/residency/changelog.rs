@@ -105,6 +105,20 @@ impl ChangelogSink {
         events
     }
 
+    /// What happened up to now, in batches of at most `most` events; [`ChangelogSink::applied`]
+    /// follows each. What happens meanwhile is left, or this would go on as long as users do.
+    pub fn up_to_now(&self, most: usize) -> impl Iterator<Item = Vec<Event>> + '_ {
+        let mut left = self.waiting();
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let batch = self.drain(left.min(most), Duration::ZERO);
+            left = left.saturating_sub(batch.len());
+            Some(batch).filter(|b| !b.is_empty())
+        })
+    }
+
     /// What was taken is applied.
     pub fn applied(&self) {
         *self.taken.lock() = None;
@@ -175,6 +189,20 @@ mod tests {
         assert_eq!((lost.events, lost.everything), (3, false));
         assert_eq!(lost.scan, HashSet::from([node(100), node(101)]));
         assert_eq!(sink.overflow(), None);
+    }
+
+    #[test]
+    fn taking_what_happened_ends_while_more_happens() {
+        let sink = ChangelogSink::new(100);
+        (0..3).for_each(|n| sink.push(created(n, 100)));
+        let mut taken = Vec::new();
+        for batch in sink.up_to_now(2) {
+            taken.push(batch.len());
+            assert!(taken.len() < 20, "it would go on for ever");
+            (0..5).for_each(|n| sink.push(created(n, 100)));
+        }
+        assert_eq!(taken, [2, 1]);
+        assert_eq!(sink.waiting(), 10);
     }
 
     #[test]

@@ -345,7 +345,7 @@ fn a_file_that_meets_an_error_stops_no_scan() {
     let bad = site.node("a/f");
     let seen = crate::catalog::Sighting {
         handle: strange.clone(),
-        attributes: bad.attributes.clone(),
+        attributes: bad.attributes,
         place: None,
     };
     shared.catalog.note(vec![seen], Durability::Full).unwrap();
