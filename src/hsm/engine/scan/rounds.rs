@@ -74,9 +74,8 @@ fn due(
 
 /// Was everything looked at since the last start after a stop that was not a clean one?
 fn is_looked_at(state: &ScanState, marks: &[Rescan]) -> bool {
-    // Who does not see all marks does not know.
-    let all = marks.len() < MARKS;
-    all && state.finished_generation != 0 && marks.iter().all(|m| m.node != NodeId::ROOT)
+    // The mark on the root may have given way to marks on the parts that could not be looked at.
+    state.finished_generation != 0 && marks.is_empty()
 }
 
 /// What an earlier process may have left half-way: until a scan went everywhere, anything.
