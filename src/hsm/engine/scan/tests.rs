@@ -4,6 +4,7 @@ use super::super::{Engine, Opening, Settings, claim};
 use super::rounds::{Tired, round};
 use super::*;
 use crate::catalog::{Flag, Node, Pin, Rescan};
+use crate::hsm::lease::{Lease, LeaseKind};
 use crate::hsm::rig::TestGate;
 use cairn_policies::{Policy, shipped};
 use std::collections::HashMap;
@@ -333,22 +334,7 @@ fn one_file_that_cannot_be_looked_at_makes_no_scan_of_the_whole_again_and_again(
 fn a_file_that_meets_an_error_stops_no_scan() {
     let site = Site::new(tree);
     let shared = site.shared();
-    let strange = NodeHandle {
-        kind: 1,
-        bytes: vec![7; 200],
-    };
-    let opened = shared.backing.open_node(&strange, None, How::Path);
-    if !matches!(opened, Err(BackingError::Io { .. })) {
-        eprintln!("SKIPPED: no such error here: {opened:?}");
-        return;
-    }
     let bad = site.node("a/f");
-    let seen = crate::catalog::Sighting {
-        handle: strange.clone(),
-        attributes: bad.attributes,
-        place: None,
-    };
-    shared.catalog.note(vec![seen], Durability::Full).unwrap();
     let known = crate::catalog::Known {
         node: bad.id,
         state: crate::catalog::FileState::Archived,
@@ -366,13 +352,14 @@ fn a_file_that_meets_an_error_stops_no_scan() {
         .catalog
         .learn(vec![known], now, Durability::Full)
         .unwrap();
-    shared.changelog.push(cairn_fuse::Event {
-        kind: cairn_fuse::EventKind::Written,
-        node: strange,
-        place: None,
-        from: None,
-    });
+    // It cannot be opened for reading: somebody has it for itself alone.
+    let alone = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(site.at("a/f"));
+    let alone = Lease::take(alone.unwrap(), LeaseKind::Alone).unwrap();
     mark_root(shared);
     assert_eq!(whole(shared, ANXIOUS).unwrap(), Reached::Gaps);
     assert_eq!(marked(shared), [bad.id]);
+    drop(alone);
 }

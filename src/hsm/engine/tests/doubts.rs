@@ -40,16 +40,25 @@ fn judged(bench: &Bench, name: &str) -> (Option<bool>, bool) {
 #[test]
 fn p6_a_full_state_directory_refuses_no_file_that_holds_its_data() {
     let bench = Bench::new(&[Place::Beside], small(), NOTHING);
+    // The first scan would look at these files, too, and set right what lacks its record.
+    let catalog = bench.engine().catalog();
+    while catalog.scan_state().unwrap().finished_generation == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     stripped(&bench, "whole", 1);
     stripped(&bench, "empty", 2);
     stripped(&bench, "seen", 3);
-    emptied(&bench, "empty");
     assert_eq!(judged(&bench, "seen"), (Some(false), true));
-    bench.engine().catalog().refuse_changes();
+    // The writer ends when it has done what it had; from then on nothing can be told.
+    catalog.refuse_changes();
+    while catalog.settle(crate::catalog::Durability::Relaxed).is_ok() {
+        std::thread::yield_now();
+    }
     assert_eq!(judged(&bench, "whole"), (Some(false), false));
     bench.write("new", &noise(BIG, 4));
     assert_eq!(judged(&bench, "new"), (Some(false), false));
     // Its owner may have emptied it a moment ago, which the catalog cannot be told.
+    emptied(&bench, "empty");
     assert_eq!(judged(&bench, "empty"), (None, false));
     bench.engine().catalog().refuse_reads();
     assert_eq!(judged(&bench, "whole"), (Some(false), false));
