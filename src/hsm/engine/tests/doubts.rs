@@ -30,6 +30,15 @@ fn emptied(bench: &Bench, name: &str) {
     file.set_len(BIG as u64).unwrap();
 }
 
+/// Polls for what must come true, with a bound that only a hang reaches.
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "it never came true");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Lost or not, if that can be told; and whether that is remembered.
 fn judged(bench: &Bench, name: &str) -> (Option<bool>, bool) {
     let (shared, node) = (&bench.engine().shared, bench.handle(name));
@@ -42,18 +51,17 @@ fn p6_a_full_state_directory_refuses_no_file_that_holds_its_data() {
     let bench = Bench::new(&[Place::Beside], small(), NOTHING);
     // The first scan would look at these files, too, and set right what lacks its record.
     let catalog = bench.engine().catalog();
-    while catalog.scan_state().unwrap().finished_generation == 0 {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    eventually(|| catalog.scan_state().unwrap().finished_generation != 0);
     stripped(&bench, "whole", 1);
     stripped(&bench, "empty", 2);
     stripped(&bench, "seen", 3);
     assert_eq!(judged(&bench, "seen"), (Some(false), true));
     // The writer ends when it has done what it had; from then on nothing can be told.
     catalog.refuse_changes();
-    while catalog.settle(crate::catalog::Durability::Relaxed).is_ok() {
-        std::thread::yield_now();
-    }
+    eventually(|| {
+        let told = catalog.settle(crate::catalog::Durability::Relaxed);
+        told.is_err()
+    });
     assert_eq!(judged(&bench, "whole"), (Some(false), false));
     bench.write("new", &noise(BIG, 4));
     assert_eq!(judged(&bench, "new"), (Some(false), false));
