@@ -129,9 +129,13 @@ fn clear_away(mount: &Path, error: CliError) -> Result<u8, CliError> {
     if rustix::process::geteuid().is_root() {
         // The first ends what waits for the dead instance, also where it leaves the mount.
         let unmount = |how| rustix::mount::unmount(mount, how | UnmountFlags::NOFOLLOW);
-        unmount(UnmountFlags::FORCE)
-            .or_else(|_| unmount(UnmountFlags::DETACH))
-            .map_err(|errno| CliError::system(&step, &errno.into()))?;
+        let unmounted = unmount(UnmountFlags::FORCE).or_else(|_| unmount(UnmountFlags::DETACH));
+        // A holder sees the end of the connection as well, and may have unmounted in between.
+        if let Err(errno) = unmounted
+            && is_mounted(mount)
+        {
+            return Err(CliError::system(&step, &errno.into()));
+        }
     } else {
         let fuser = Command::new("fusermount3")
             .args(["-u", "-z", "--"])

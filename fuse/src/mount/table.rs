@@ -42,12 +42,17 @@ pub(crate) fn mount_now(spec: &MountSpec, device: BorrowedFd<'_>) -> Result<(), 
 
 /// Unmounts. With `force`, requests under way end with an error and the mount goes at once.
 pub(crate) fn unmount_now(target: &Path, force: bool) -> Result<(), Errno> {
+    let unmount = |how| unmount(target, UnmountFlags::NOFOLLOW | how);
     if !force {
-        return unmount(target, UnmountFlags::NOFOLLOW);
+        return unmount(UnmountFlags::empty());
     }
-    match unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE) {
+    match unmount(UnmountFlags::FORCE) {
         Ok(()) => Ok(()),
-        Err(_) => unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH),
+        Err(first) => match unmount(UnmountFlags::DETACH) {
+            // The first try ended its connection: somebody saw that, and was quicker.
+            Err(Errno::INVAL) if first == Errno::BUSY => Ok(()),
+            other => other,
+        },
     }
 }
 

@@ -40,7 +40,10 @@ impl Place {
         self.dir.path().join("m").join(name)
     }
     pub(crate) fn socket(&self) -> PathBuf {
-        self.dir.path().join("holder")
+        // Found again by its name among all sockets of the machine.
+        let own = self.dir.path().file_name().unwrap_or_default();
+        let name = format!("holder{}", own.to_string_lossy());
+        self.dir.path().join(name)
     }
     pub(crate) fn is_mounted(&self) -> bool {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
