@@ -14,6 +14,7 @@ use crate::writer::Writer;
 use crate::{check, sys};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::{self, File};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -93,7 +94,7 @@ impl Run {
 
     /// Works for a while and stops in the middle of it.
     fn work_and_stop(&mut self, how: Stop) -> Result<()> {
-        let stop = AtomicBool::new(false);
+        let stop = Arc::new(AtomicBool::new(false));
         let lasting = Duration::from_millis(150 + self.random.below(1850));
         let staggered = self.random.chance(30);
         // Half of the stops wait for work half done, so that these windows are struck often.
