@@ -49,6 +49,15 @@ pub(crate) struct Core {
     pub(crate) ttl: Duration,
 }
 
+/// A file whose attributes change more often than this while they are looked at has no one moment.
+const MOMENTS: u32 = 16;
+
+/// Has the file's status changed between the two?
+fn changed(before: &Statx, after: &Statx) -> bool {
+    let ctime = |stat: &Statx| (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
+    ctime(before) != ctime(after)
+}
+
 impl Core {
     pub(crate) fn passes_through(&self) -> bool {
         self.passthrough.load(Ordering::Relaxed)
@@ -82,7 +91,7 @@ impl Core {
                 Err(_) => attr_ttl = Duration::ZERO,
             }
         }
-        let shown = self.shown(&node, &stat);
+        let (stat, shown) = self.shown(&node, stat);
         let attr = attributes(node.id, &stat, shown);
         let entry = Entry {
             attr,
@@ -105,17 +114,29 @@ impl Core {
         } else {
             node.id
         };
-        Ok((attributes(id, &stat, self.shown(node, &stat)), ttl))
+        let (stat, shown) = self.shown(node, stat);
+        Ok((attributes(id, &stat, shown), ttl))
     }
 
-    fn shown(&self, node: &Node, stat: &Statx) -> Shown {
-        if !node.is_file() || self.residency.shows_as_is(stat) {
-            return Shown::default();
+    /// Attributes, and what of them users see otherwise. Both of one moment: what the owner of the
+    /// data does to a file changes both, and one of them from before and one from after it would
+    /// show times that nobody set. Any such step changes the ctime.
+    fn shown(&self, node: &Node, mut stat: Statx) -> (Statx, Shown) {
+        if !node.is_file() || self.residency.shows_as_is(&stat) {
+            return (stat, Shown::default());
         }
-        self.fd(node).map_or_else(
-            |_| Shown::default(),
-            |fd| self.residency.shown(file_ref(node, fd.as_fd()), stat),
-        )
+        let Ok(fd) = self.fd(node) else {
+            return (stat, Shown::default());
+        };
+        let mut left = MOMENTS;
+        loop {
+            let shown = self.residency.shown(file_ref(node, fd.as_fd()), &stat);
+            left -= 1;
+            match stat_of(fd.as_fd()) {
+                Ok(after) if left > 0 && changed(&stat, &after) => stat = after,
+                _ => return (stat, shown),
+            }
+        }
     }
 
     /// How long attributes may be believed. A file that is open for writing may change through a

@@ -22,6 +22,7 @@ use crate::hsm::backing::{
 };
 use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
+use crate::hsm::version::in_window;
 use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
     AttributeChange, Caller, Changed, Errno, Event, FileRef, Presence, ReadDone, Residency, Shown,
@@ -95,6 +96,25 @@ impl HsmResidency {
         }
     }
 
+    /// The record, and not one that is just being set: it is set again where its ctime misses its
+    /// window, and the times of such a try are nobody's. Waits for that step's end.
+    fn settled_record(
+        &self,
+        file: FileRef<'_>,
+        stat: &FileStat,
+    ) -> Result<Option<Record>, BackingError> {
+        let record = self.backing().record(file.fd)?;
+        let missed = record.as_ref().is_some_and(|record| {
+            let floor = record.ctime_floor;
+            record.state != State::Recalling && floor.is_some_and(|f| !in_window(f, stat.ctime))
+        });
+        if !missed {
+            return Ok(record);
+        }
+        let _turn = self.backing().turn(file.handle);
+        self.backing().record(file.fd)
+    }
+
     /// Where the file's data are, if they are not here. Finishes a truncation that a crash cut
     /// short.
     fn stub(&self, file: FileRef<'_>) -> Result<Option<Elsewhere>, BackingError> {
@@ -165,7 +185,7 @@ impl Residency for HsmResidency {
         let Some(stat) = FileStat::from_statx(stat).filter(|_| !self.shows_as_is(stat)) else {
             return Shown::default();
         };
-        let Ok(Some(record)) = self.backing().record(file.fd) else {
+        let Ok(Some(record)) = self.settled_record(file, &stat) else {
             // Without its record it is not known for a hole.
             let hole = stat.blocks == 0 && stat.size > 0;
             return Shown {

@@ -70,7 +70,8 @@ copied_released() { # copied_released NAME COMMAND...: into $work/copy
 copied_released "cp -a" cp -a "$mount/." "$work/copy/"
 by_tar() {
   local flags=(--xattrs '--xattrs-include=*' --acls --numeric-owner)
-  tar "${flags[@]}" -S -C "$mount" -cf - . 2>"$work/tar.err" | tar "${flags[@]}" -C "$work/copy" -xpf -
+  tar "${flags[@]}" -S -C "$mount" -cf - . 2>"$work/tar.err" | tar "${flags[@]}" -C "$work/copy" -xpf - ||
+    { grep -v 'socket ignored' "$work/tar.err" | head -n 20 >&2; return 1; }
 }
 copied_released "tar -S" by_tar
 copied_released "rsync -S" rsync -aHAXS "$mount/" "$work/copy/"

@@ -67,6 +67,8 @@ pub(crate) struct Fake {
     pub(crate) silence: Mutex<()>,
     /// How many asked for one.
     pub(crate) asked: AtomicU64,
+    /// What happens when attributes were looked at, before it is said how users see them.
+    pub(crate) meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     backing: Mutex<PathBuf>,
 }
 
@@ -170,6 +172,8 @@ impl Residency for Fake {
         }
     }
     fn shown(&self, file: FileRef<'_>, _stat: &rustix::fs::Statx) -> Shown {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|happens| happens());
         Shown {
             at_least_one_block: self.is_released(file.handle),
             ..Shown::default()

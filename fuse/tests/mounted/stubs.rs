@@ -43,6 +43,27 @@ fn reads_of_a_released_file_wait_and_then_have_the_data() -> TestResult {
     Ok(())
 }
 
+/// Attributes of one moment: no blocks from before its recall with "resident" from after it, which
+/// `tar -S` and `cp` take for a hole.
+#[test]
+fn a_recall_that_ends_while_attributes_are_looked_at() -> TestResult {
+    need_mount!("a_recall_that_ends_while_attributes_are_looked_at");
+    let rig = Rig::new()?;
+    let handle = rig.released("f", &pattern(700_000))?;
+    let fake = rig.fake.clone();
+    *rig.fake.meanwhile.lock().unwrap() = Some(Box::new(move || fake.restore(&handle)));
+    let shown = fs::metadata(rig.m("f"))?;
+    assert!(rig.fake.meanwhile.lock().unwrap().is_none(), "it happened");
+    let there = fs::metadata(rig.b("f"))?;
+    assert!(there.blocks() > 0);
+    assert_eq!(shown.blocks(), there.blocks());
+    assert_eq!(
+        (shown.mtime(), shown.mtime_nsec()),
+        (there.mtime(), there.mtime_nsec())
+    );
+    Ok(())
+}
+
 /// Runs `action` while another thread serves whoever waits.
 fn while_recalling<T: Send>(rig: &Rig, action: impl FnOnce() -> T + Send) -> T {
     let done = AtomicBool::new(false);

@@ -158,6 +158,7 @@ fn write(backing: &Backing, new: &NewRecord, quiet: &Quiet) -> Result<Stamp, Unr
     if *quiet.seen() != new.seen {
         return Err(Unrecorded::Changed);
     }
+    let _turn = backing.turn(&new.seen.node);
     let old = backing
         .record(fd)?
         .filter(|r| belongs_to(r, backing.fs(), &new.seen.node));

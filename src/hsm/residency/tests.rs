@@ -5,6 +5,7 @@ use crate::format::aggregate::BLOCK;
 use crate::format::member::Extent;
 use crate::hsm::backing::SetHow;
 use crate::hsm::recall::tests::rig::{OLD, PATIENCE, Rig, Stub, dense, scribble};
+use crate::hsm::version::Stamp;
 use crate::id::TierId;
 use crossbeam_channel::bounded;
 use rustix::fs::{AtFlags, StatxFlags};
@@ -215,6 +216,42 @@ fn p5_a_stub_shows_a_block_and_the_users_ctime() {
     });
     scribble(&stub, 5);
     assert_eq!(mirror.shown(&stub).0.ctime, None);
+}
+
+/// A record is set again where its ctime missed the window. The ctime of such a try is nobody's.
+#[test]
+fn p4_a_record_that_is_being_set_shows_no_ctime_of_a_try() {
+    let mirror = Mirror::new();
+    let stub = mirror.rig.dense("file", 3 * BLOCK);
+    mirror.fetch(&stub, None).expect("fetched");
+    let backing = &mirror.rig.backing;
+    let file = mirror.open(&stub);
+    let mut record = backing.record(file.as_fd()).expect("read").expect("one");
+    record.ctime_floor = Some(OLD);
+    let turn = backing.turn(&stub.node);
+    let set = backing.set_record(file.as_fd(), &record, SetHow::Replace);
+    set.expect("a try that missed");
+    let (tell, told) = bounded(1);
+    let ctime = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As a mirror does: until both are of one moment.
+            let of_one_moment = || loop {
+                let (shown, stat) = mirror.shown(&stub);
+                let now = backing.stat(file.as_fd()).expect("stat").ctime;
+                if (now.sec, now.nsec) == (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec) {
+                    return shown.ctime;
+                }
+            };
+            tell.send(of_one_moment()).expect("told");
+        });
+        // It should be waiting by now. If it is not yet, it sees the record that fits alone.
+        let early = told.recv_timeout(std::time::Duration::from_millis(200));
+        let fits = Stamp::set(backing, file.as_fd(), None, &record, SetHow::Replace);
+        fits.expect("set");
+        drop(turn);
+        early.unwrap_or_else(|_| told.recv_timeout(PATIENCE).expect("answered"))
+    });
+    assert_eq!(ctime, Some((OLD.sec, OLD.nsec)));
 }
 
 #[test]

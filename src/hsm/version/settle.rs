@@ -11,8 +11,10 @@ use crate::hsm::backing::{Backing, BackingError, How, SetHow, belongs_to};
 use crate::id::{NodeHandle, Timestamp};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// Tries to get the record and its ctime into one window before giving the window up.
-const TRIES: u32 = 3;
+/// Tries to get the record and its ctime into one window before giving the window up. One misses
+/// it where the filesystem makes a change wait for its journal, which it seldom does twice running;
+/// on a loaded disk one in thirty was seen to miss.
+const TRIES: u32 = 16;
 
 /// A check to be made once the window is past.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +53,8 @@ pub struct Stamp {
 
 impl Stamp {
     /// Sets `record` with the floor of a new window, as the *last* call of a step that changes
-    /// the ctime. After a few tries that fell out of the window (a clock that jumps, a slow disk) it
+    /// the ctime. The caller has the node's turn, so that nobody is shown a ctime of a try that
+    /// missed. After many tries that fell out of the window (a clock that jumps, a slow disk) it
     /// sets the record without one. Not durable before an fsync.
     ///
     /// # Errors
