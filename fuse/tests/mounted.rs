@@ -22,5 +22,9 @@ mod posix;
 mod rig;
 #[path = "mounted/stubs.rs"]
 mod stubs;
+#[path = "mounted/threads.rs"]
+mod threads;
+#[path = "mounted/together.rs"]
+mod together;
 #[path = "mounted/waits.rs"]
 mod waits;

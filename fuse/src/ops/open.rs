@@ -311,8 +311,11 @@ impl Opening {
         let mut flags = FopenFlags::FOPEN_NOFLUSH;
         if id.is_none() {
             bits |= FH_CACHED;
-            // Where nothing passes the server by, cached pages stay true from open to open.
-            if !core.passes_through() && !core.shared {
+            // Cached pages stay true from open to open: what passes the server by is written by
+            // passthrough opens, and each of those drops them while no cached open is alive. To
+            // drop them here would also be wrong: the kernel answers a write into a page before
+            // the server has it, and who reads the page anew in between keeps the old bytes.
+            if !core.shared {
                 flags |= FopenFlags::FOPEN_KEEP_CACHE;
             }
         }

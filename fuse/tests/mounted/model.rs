@@ -12,10 +12,10 @@ const NAMES: u64 = 6;
 const STEPS: u32 = 600;
 
 /// A small deterministic generator (splitmix64), so that a seed names a run.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -102,7 +102,7 @@ impl Step {
 }
 
 /// Where two results part, and what each has there: few enough words for a test's message.
-fn difference(seen: &[u8], wanted: &[u8]) -> String {
+pub(crate) fn difference(seen: &[u8], wanted: &[u8]) -> String {
     let apart = |&i: &usize| seen.get(i) != wanted.get(i);
     let length = seen.len().max(wanted.len());
     let Some(first) = (0..length).find(apart) else {

@@ -2,18 +2,19 @@
 //! back when the test says so.
 
 use cairn_fuse::{
-    Caller, Errno, Event, EventKind, FileRef, Mirror, MirrorConfig, NodeHandle, Presence, ReadDone,
-    Residency, Shown, WaitDone, WaitToken,
+    Caller, Errno, Event, EventKind, FileRef, Gate, Mirror, MirrorConfig, NodeHandle, Presence,
+    ReadDone, Residency, Shown, WaitDone, WaitToken,
 };
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 pub(crate) type TestResult = anyhow::Result<()>;
@@ -49,9 +50,16 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// With a descriptor of the inode: it may lose its last name meanwhile, and be open all the same.
 enum Waiting {
-    Read(NodeHandle, u64, u32, ReadDone),
-    Fetch(NodeHandle, WaitDone),
+    Read(NodeHandle, OwnedFd, u64, u32, ReadDone),
+    Fetch(NodeHandle, OwnedFd, WaitDone),
+}
+
+/// Opens the inode behind an `O_PATH` descriptor.
+fn open(fd: BorrowedFd<'_>, flags: OFlags) -> File {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    File::from(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).unwrap())
 }
 
 /// Files are resident unless [`Fake::release`]d; who needs a released file waits until
@@ -69,6 +77,7 @@ pub(crate) struct Fake {
     pub(crate) asked: AtomicU64,
     /// What happens when attributes were looked at, before it is said how users see them.
     pub(crate) meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    gate: OnceLock<Arc<dyn Gate>>,
     backing: Mutex<PathBuf>,
 }
 
@@ -110,18 +119,21 @@ impl Fake {
             .collect();
         for waiting in all {
             match waiting {
-                Waiting::Read(handle, offset, len, done) => {
-                    done(Ok(self.bytes(&handle, offset, len)))
+                Waiting::Read(handle, fd, offset, len, done) => {
+                    done(Ok(self.bytes(&handle, fd.as_fd(), offset, len)))
                 }
-                Waiting::Fetch(handle, done) => {
-                    self.restore(&handle);
+                Waiting::Fetch(handle, fd, done) => {
+                    self.restore_file(&handle, &open(fd.as_fd(), OFlags::WRONLY));
+                    if let Some(gate) = self.gate.get() {
+                        gate.changed(&handle);
+                    }
                     done(Ok(()));
                 }
             }
         }
     }
 
-    fn bytes(&self, handle: &NodeHandle, offset: u64, len: u32) -> Vec<u8> {
+    fn bytes(&self, handle: &NodeHandle, fd: BorrowedFd<'_>, offset: u64, len: u32) -> Vec<u8> {
         let released = self.released.lock().unwrap();
         if let Some(data) = released.get(handle) {
             let from = (offset as usize).min(data.len());
@@ -129,24 +141,26 @@ impl Fake {
             return data[from..to].to_vec();
         }
         drop(released);
-        let file = File::from(self.open(handle, libc::O_RDONLY));
         let mut data = vec![0; len as usize];
+        let file = open(fd, OFlags::RDONLY);
         let count = std::os::unix::fs::FileExt::read_at(&file, &mut data, offset).unwrap();
         data.truncate(count);
         data
     }
 
-    fn open(&self, handle: &NodeHandle, flags: i32) -> std::os::fd::OwnedFd {
-        let root = File::open(&*self.backing.lock().unwrap()).unwrap();
-        handle.open(root, flags).unwrap()
-    }
-
     /// Writes a file's data back, and only then calls it resident.
     pub(crate) fn restore(&self, handle: &NodeHandle) {
+        let root = File::open(&*self.backing.lock().unwrap()).unwrap();
+        self.restore_file(
+            handle,
+            &File::from(handle.open(root, libc::O_WRONLY).unwrap()),
+        );
+    }
+
+    fn restore_file(&self, handle: &NodeHandle, file: &File) {
         let data = self.released.lock().unwrap().get(handle).cloned();
         if let Some(data) = data {
-            let file = File::from(self.open(handle, libc::O_WRONLY));
-            std::os::unix::fs::FileExt::write_all_at(&file, &data, 0).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(file, &data, 0).unwrap();
             self.released.lock().unwrap().remove(handle);
         }
     }
@@ -192,10 +206,11 @@ impl Residency for Fake {
         done: ReadDone,
     ) -> WaitToken {
         if !self.is_released(file.handle) {
-            done(Ok(self.bytes(file.handle, offset, len)));
+            done(Ok(self.bytes(file.handle, file.fd, offset, len)));
             return WaitToken(u64::MAX);
         }
-        self.wait(Waiting::Read(file.handle.clone(), offset, len, done))
+        let fd = file.fd.try_clone_to_owned().unwrap();
+        self.wait(Waiting::Read(file.handle.clone(), fd, offset, len, done))
     }
     fn fetch(
         &self,
@@ -209,7 +224,8 @@ impl Residency for Fake {
             done(Ok(()));
             return WaitToken(0);
         }
-        self.wait(Waiting::Fetch(file.handle.clone(), done))
+        let fd = file.fd.try_clone_to_owned().unwrap();
+        self.wait(Waiting::Fetch(file.handle.clone(), fd, done))
     }
     fn give_up(&self, token: WaitToken) {
         if self.waiting.lock().unwrap().remove(&token.0).is_some() {
@@ -285,7 +301,9 @@ impl Rig {
         let mut config =
             MirrorConfig::new(dir.path().join("b"), dir.path().join("m"), fake.clone());
         change(&mut config);
-        let mirror = Some(Mirror::start(config)?);
+        let mirror = Mirror::start(config)?;
+        let _ = fake.gate.set(mirror.gate());
+        let mirror = Some(mirror);
         Ok(Self { mirror, fake, dir })
     }
 
