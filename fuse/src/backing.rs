@@ -19,6 +19,9 @@ pub(crate) struct Backing {
     root: OwnedFd,
     /// Device of the root; inodes of others are refused unless nothing can be mounted below.
     device: (u32, u32),
+    /// Does the filesystem keep blocks for user 0 (ext4 and its elders)? Others may go by the
+    /// user in other ways: NFS would ask its server who it is.
+    pub(crate) reserves: bool,
     /// Is `root` a private clone of its mount?
     pub(crate) detached: bool,
     /// Whether inodes can be opened by handle, else why not.
@@ -27,6 +30,9 @@ pub(crate) struct Backing {
     /// of one lookup: the kernel holds the directory's lock meanwhile.
     steady_names: bool,
 }
+
+/// `EXT4_SUPER_MAGIC`, which ext2 and ext3 have, too.
+const EXT4: rustix::fs::FsWord = 0xef53;
 
 /// What one look at an inode tells.
 pub(crate) struct Seen {
@@ -60,8 +66,10 @@ impl Backing {
         if shared && handles.is_err() {
             tracing::warn!("a shared backing without file handles: removed files stay pinned");
         }
+        let reserves = rustix::fs::fstatfs(&root).is_ok_and(|s| s.f_type == EXT4);
         Ok(Self {
             root,
+            reserves,
             device: (stat.stx_dev_major, stat.stx_dev_minor),
             detached,
             steady_names: !shared && handles.is_ok(),

@@ -2,6 +2,7 @@
 
 use crate::attr::{Entry, attributes};
 use crate::backing::{Backing, Seen, stat_of};
+use crate::creds;
 use crate::gate::{Gates, Next};
 use crate::mount::Pins;
 use crate::node::{InUse, Node, Nodes, ROOT};
@@ -153,6 +154,11 @@ impl Core {
     pub(crate) fn presence(&self, node: &Node) -> Result<Presence, Errno> {
         let fd = self.fd(node)?;
         Ok(self.residency.presence(file_ref(node, fd.as_fd())))
+    }
+
+    /// Until the guard is dropped this thread changes data as its users may.
+    pub(crate) fn writing(&self) -> creds::WithoutFsetid {
+        creds::writing(self.backing.reserves)
     }
 
     /// Opens a node's inode for I/O by the server. `EAGAIN`: a lease stands in the way.

@@ -7,7 +7,8 @@
 //! 3. The kernel has checked permissions already (`default_permissions`); the server's own checks
 //!    must not fail where the kernel's passed, so CAP_DAC_OVERRIDE and CAP_MKNOD stay raised.
 //! 4. Data are written, and passthrough is registered, without CAP_FSETID: then the backing
-//!    clears set-id bits on writes, as FUSE_HANDLE_KILLPRIV_V2 promises the kernel.
+//!    clears set-id bits on writes, as FUSE_HANDLE_KILLPRIV_V2 promises the kernel. Where the
+//!    backing reserves blocks for user 0, they are written as nobody.
 
 use crate::sys;
 use rustix::fs::Mode;
@@ -109,7 +110,7 @@ pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {
         umask: None,
     };
     if creator.uid == 0 || !may_switch_users() {
-        return (acting, WithoutFsetid(None));
+        return (acting, WithoutFsetid::NOTHING);
     }
     acting.groups = sys::thread_groups().ok();
     let _ = sys::set_thread_groups(&groups_of(creator.uid, creator.pid));
@@ -134,28 +135,65 @@ impl Drop for Acting {
     }
 }
 
-/// Raises CAP_FSETID again when dropped.
-pub(crate) struct WithoutFsetid(Option<CapabilitySets>);
+/// The user who owns nothing, and for whom no block is reserved.
+const NOBODY: u32 = 65534;
+
+/// Raises CAP_FSETID again when dropped, as user 0 again.
+pub(crate) struct WithoutFsetid {
+    before: Option<CapabilitySets>,
+    nobody: bool,
+}
+
+impl WithoutFsetid {
+    const NOTHING: Self = Self {
+        before: None,
+        nobody: false,
+    };
+}
+
+/// As [`without_fsetid`]; `nobody`: and without the use of what is reserved for user 0.
+pub(crate) fn writing(nobody: bool) -> WithoutFsetid {
+    let nobody = nobody && may_switch_users();
+    if nobody {
+        // Takes the filesystem capabilities; those that are left to it are raised again below.
+        sys::set_thread_fsuid(NOBODY);
+    }
+    let mut guard = without_fsetid();
+    guard.nobody = nobody;
+    if nobody
+        && guard.before.is_none()
+        && let Some(caps) = START.get()
+    {
+        let _ = set_capabilities(None, *caps);
+    }
+    guard
+}
 
 /// Until the guard is dropped, writes by this thread clear set-id bits.
 pub(crate) fn without_fsetid() -> WithoutFsetid {
     let Some(before) = START.get().copied() else {
-        return WithoutFsetid(None);
+        return WithoutFsetid::NOTHING;
     };
     if !before.effective.contains(CapabilitySet::FSETID) {
-        return WithoutFsetid(None);
+        return WithoutFsetid::NOTHING;
     }
     let mut caps = before;
     caps.effective.remove(CapabilitySet::FSETID);
     match set_capabilities(None, caps) {
-        Ok(()) => WithoutFsetid(Some(before)),
-        Err(_) => WithoutFsetid(None),
+        Ok(()) => WithoutFsetid {
+            before: Some(before),
+            nobody: false,
+        },
+        Err(_) => WithoutFsetid::NOTHING,
     }
 }
 
 impl Drop for WithoutFsetid {
     fn drop(&mut self) {
-        if let Some(before) = self.0.take() {
+        if self.nobody {
+            sys::set_thread_fsuid(0);
+        }
+        if let Some(before) = self.before.take() {
             let _ = set_capabilities(None, before);
         }
     }

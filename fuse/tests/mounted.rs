@@ -6,10 +6,18 @@
     reason = "the rig's functions fail tests by panic, outside of #[test] functions too"
 )]
 
+#[path = "mounted/atime.rs"]
+mod atime;
 #[path = "mounted/basic.rs"]
 mod basic;
 #[path = "mounted/dirs.rs"]
 mod dirs;
+#[path = "mounted/disk.rs"]
+mod disk;
+#[path = "mounted/faults.rs"]
+mod faults;
+#[path = "mounted/locks.rs"]
+mod locks;
 #[path = "mounted/model.rs"]
 mod model;
 #[path = "mounted/names.rs"]

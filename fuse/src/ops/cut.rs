@@ -9,7 +9,7 @@
 use crate::core::{Core, file_ref, own};
 use crate::node::{InUse, Node};
 use crate::park::Reply;
-use crate::{Caller, Presence, Residency, WaitToken, creds};
+use crate::{Caller, Presence, Residency, WaitToken};
 use parking_lot::Mutex;
 use rustix::fs::ftruncate;
 use rustix::io::Errno;
@@ -23,7 +23,7 @@ impl Core {
     /// Cuts or extends a file on the backing, clearing set-id bits. `EAGAIN`: a lease.
     pub(crate) fn cut(&self, node: &Node, size: u64) -> Result<(), Errno> {
         let open = node.state.lock().data.write.clone();
-        let _clears = creds::without_fsetid();
+        let _clears = self.writing();
         match open {
             Some(fd) => ftruncate(fd, size),
             None => ftruncate(self.open_data(node, libc::O_WRONLY)?, size),

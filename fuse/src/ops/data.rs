@@ -1,9 +1,9 @@
 //! read, write, fsync, fsyncdir: data of cached opens, and durability.
 
+use crate::Caller;
 use crate::core::{Core, file_ref, own};
 use crate::node::Node;
 use crate::park::Reply;
-use crate::{Caller, creds};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, pwrite};
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
@@ -103,7 +103,7 @@ impl Core {
         let bytes = bytes.to_vec();
         let core = self.clone();
         self.workers.data(move || {
-            let _clears = creds::without_fsetid();
+            let _clears = core.writing();
             let result = match open {
                 Some(fd) => write_full(&fd, &bytes, offset),
                 None => core
@@ -153,7 +153,9 @@ fn sync(fd: &Arc<OwnedFd>, data_only: bool) -> Result<(), Errno> {
     }
 }
 
-/// Reads until the buffer is full or the file ends.
+/// Reads until the buffer is full or the file ends. An error on the way is the answer, whatever
+/// was read before it: the kernel takes a short answer for the file's end, shows zeros behind it
+/// and forgets the size. It asks again page by page, so the reader gets what there is.
 fn read_full(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < buffer.len() {
@@ -161,8 +163,7 @@ fn read_full(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errn
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
+            Err(error) => return Err(error),
         }
     }
     Ok(done)

@@ -9,7 +9,6 @@
 //!    cutting it to nothing needs no recall (P5).
 
 use crate::core::{Core, own};
-use crate::creds;
 use crate::iomode::{Data, Decision};
 use crate::ledger::FH_BITS;
 use crate::node::{InUse, Node};
@@ -154,7 +153,7 @@ impl Core {
                 let fd = self.fd(node)?;
                 let device = self.device.lock().clone().ok_or(Errno::NOTCONN)?;
                 let noted = self.nodes.ledger.clone().zip(node.place);
-                let _clears = creds::without_fsetid();
+                let _clears = self.writing();
                 Arc::new(Registered::new(&device, fd.as_fd(), noted)?)
             }
         };

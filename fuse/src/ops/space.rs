@@ -5,7 +5,7 @@ use crate::core::{Core, file_ref, own};
 use crate::gate::Next;
 use crate::node::InUse;
 use crate::park::Reply;
-use crate::{Caller, EventKind, Presence, creds};
+use crate::{Caller, EventKind, Presence};
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -73,7 +73,7 @@ impl Core {
             let open = in_use.state.lock().data.write.clone();
             let mode = FallocateFlags::from_bits_retain(mode as u32);
             let result = {
-                let _clears = creds::without_fsetid();
+                let _clears = core.writing();
                 match open {
                     Some(fd) => fallocate(fd, mode, range.0, range.1),
                     None => core
@@ -196,7 +196,7 @@ impl Core {
         let output = self.open_data(target, libc::O_WRONLY)?;
         let (mut from, mut to) = (copy.from.1, copy.to.1);
         let len = usize::try_from(copy.len.min(COPY_AT_ONCE)).map_err(|_| Errno::INVAL)?;
-        let _clears = creds::without_fsetid();
+        let _clears = self.writing();
         let count = copy_file_range(&input, Some(&mut from), &output, Some(&mut to), len)?;
         u32::try_from(count).map_err(|_| Errno::OVERFLOW)
     }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs a shell script as a user without groups; `$0` is the path. Did it succeed?
-fn as_user(uid: u32, script: &str, path: impl AsRef<Path>) -> anyhow::Result<bool> {
+pub(crate) fn as_user(uid: u32, script: &str, path: impl AsRef<Path>) -> anyhow::Result<bool> {
     let id = uid.to_string();
     let output = Command::new("setpriv")
         .args(["--reuid", &id, "--regid", &id, "--clear-groups", "sh", "-c"])
