@@ -53,10 +53,14 @@ pub(crate) struct Core {
 /// A file whose attributes change more often than this while they are looked at has no one moment.
 const MOMENTS: u32 = 16;
 
-/// Has the file's status changed between the two?
+/// Has the file changed between the two? Steps within one tick may share a ctime (before Linux 6.13).
 fn changed(before: &Statx, after: &Statx) -> bool {
-    let ctime = |stat: &Statx| (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec);
-    ctime(before) != ctime(after)
+    let all = |stat: &Statx| {
+        let (ctime, mtime) = (stat.stx_ctime, stat.stx_mtime);
+        let times = (ctime.tv_sec, ctime.tv_nsec, mtime.tv_sec, mtime.tv_nsec);
+        (times, stat.stx_size, stat.stx_blocks)
+    };
+    all(before) != all(after)
 }
 
 impl Core {
@@ -121,7 +125,7 @@ impl Core {
 
     /// Attributes, and what of them users see otherwise. Both of one moment: what the owner of the
     /// data does to a file changes both, and one of them from before and one from after it would
-    /// show times that nobody set. Any such step changes the ctime.
+    /// show times that nobody set.
     fn shown(&self, node: &Node, mut stat: Statx) -> (Statx, Shown) {
         if !node.is_file() || self.residency.shows_as_is(&stat) {
             return (stat, Shown::default());

@@ -129,9 +129,10 @@ fn clear_away(mount: &Path, error: CliError) -> Result<u8, CliError> {
     if rustix::process::geteuid().is_root() {
         // The first ends what waits for the dead instance, also where it leaves the mount.
         let unmount = |how| rustix::mount::unmount(mount, how | UnmountFlags::NOFOLLOW);
-        let unmounted = unmount(UnmountFlags::FORCE).or_else(|_| unmount(UnmountFlags::DETACH));
         // A holder sees the end of the connection as well, and may have unmounted in between.
-        if let Err(errno) = unmounted
+        if unmount(UnmountFlags::FORCE).is_err()
+            && is_mounted(mount)
+            && let Err(errno) = unmount(UnmountFlags::DETACH)
             && is_mounted(mount)
         {
             return Err(CliError::system(&step, &errno.into()));

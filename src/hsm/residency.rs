@@ -22,7 +22,7 @@ use crate::hsm::backing::{
 };
 use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
-use crate::hsm::version::in_window;
+use crate::hsm::version::{in_window, may_be_setting};
 use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
     AttributeChange, Caller, Changed, Errno, Event, FileRef, Presence, ReadDone, Residency, Shown,
@@ -97,7 +97,9 @@ impl HsmResidency {
     }
 
     /// The record, and not one that is just being set: it is set again where its ctime misses its
-    /// window, and the times of such a try are nobody's. Waits for that step's end.
+    /// window, and the times of such a try are nobody's. Waits for that step's end, which takes no
+    /// longer than [`LONGEST_SETTING`](crate::hsm::version::LONGEST_SETTING): an older one that
+    /// does not fit was left by somebody's change of the file.
     fn settled_record(
         &self,
         file: FileRef<'_>,
@@ -106,7 +108,8 @@ impl HsmResidency {
         let record = self.backing().record(file.fd)?;
         let missed = record.as_ref().is_some_and(|record| {
             let floor = record.ctime_floor;
-            record.state != State::Recalling && floor.is_some_and(|f| !in_window(f, stat.ctime))
+            record.state != State::Recalling
+                && floor.is_some_and(|f| !in_window(f, stat.ctime) && may_be_setting(f))
         });
         if !missed {
             return Ok(record);

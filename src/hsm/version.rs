@@ -13,7 +13,7 @@ mod settle;
 mod tests;
 
 pub use content::{Interrupted, checksum};
-pub use settle::{Settle, Settled, Stamp, settle};
+pub use settle::{LONGEST_SETTING, Settle, Settled, Stamp, may_be_setting, settle};
 
 use crate::format::record::CTIME_WINDOW_NS;
 use crate::hsm::backing::{Backing, BackingError, NodeKind};

@@ -164,7 +164,7 @@ fn p1_data_synced_under_an_old_ctime_is_not_taken_for_what_was_archived() -> Res
         file.sync_data()?;
         content[65536..65536 + 8192].copy_from_slice(&piece);
         drop(file);
-        site.outage()?;
+        site.outage(&std::sync::atomic::AtomicBool::new(false))?;
         let after = fs::metadata(site.cairn.below("f"))?;
         let same = (before.ctime(), before.ctime_nsec()) == (after.ctime(), after.ctime_nsec());
         eprintln!(

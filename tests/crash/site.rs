@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// MiB of the sparse images; nothing is ever deleted from the tier.
@@ -69,9 +70,11 @@ impl Site {
     }
 
     /// Everything stops at one instant: the process first, so that no disk's end is seen by it.
-    pub(crate) fn outage(&mut self) -> Result<()> {
+    /// `dead` is set before the backing's.
+    pub(crate) fn outage(&mut self, dead: &AtomicBool) -> Result<()> {
         let pid = self.pid()?;
         rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+        dead.store(true, Ordering::SeqCst);
         for disk in &self.disks {
             disk.cut_power()?;
         }
@@ -79,10 +82,19 @@ impl Site {
     }
 
     /// One disk after the other, in any order, under a process that goes on meanwhile.
-    pub(crate) fn staggered_outage(&mut self, random: &mut Random) -> Result<()> {
+    /// `dead` is set before the backing's end.
+    pub(crate) fn staggered_outage(
+        &mut self,
+        random: &mut Random,
+        dead: &AtomicBool,
+    ) -> Result<()> {
         let first = random.below(3) as usize;
         for n in 0..3 {
-            self.disks[(first + n) % 3].cut_power()?;
+            let disk = &self.disks[(first + n) % 3];
+            if self.cairn.backing.starts_with(&disk.path) {
+                dead.store(true, Ordering::SeqCst);
+            }
+            disk.cut_power()?;
             std::thread::sleep(Duration::from_millis(random.below(60)));
         }
         self.end()

@@ -94,7 +94,7 @@ impl Run {
 
     /// Works for a while and stops in the middle of it.
     fn work_and_stop(&mut self, how: Stop) -> Result<()> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, dead) = (AtomicBool::new(false), Arc::default());
         let lasting = Duration::from_millis(150 + self.random.below(1850));
         let staggered = self.random.chance(30);
         // Half of the stops wait for work half done, so that these windows are struck often.
@@ -104,7 +104,7 @@ impl Run {
         let (struck, failed) = std::thread::scope(|scope| {
             let mut threads: Vec<_> = writers
                 .iter_mut()
-                .map(|w| scope.spawn(|| w.work(&stop)))
+                .map(|w| scope.spawn(|| w.work(&stop, &dead)))
                 .collect();
             threads.extend(traffic.iter_mut().map(|t| scope.spawn(|| t.work(&stop))));
             std::thread::sleep(lasting);
@@ -116,8 +116,8 @@ impl Run {
             stop.store(true, Ordering::SeqCst);
             let struck = match how {
                 Stop::Kill => site.cairn.kill(),
-                Stop::Power if staggered => site.staggered_outage(random),
-                Stop::Power => site.outage(),
+                Stop::Power if staggered => site.staggered_outage(random, &dead),
+                Stop::Power => site.outage(&dead),
             };
             let ended: Vec<_> = threads.into_iter().map(|t| t.join()).collect();
             (struck, ended)

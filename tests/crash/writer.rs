@@ -20,7 +20,7 @@ pub(crate) struct Writer {
     pub(crate) model: Model,
     random: Random,
     names: u64,
-    stop: Arc<AtomicBool>,
+    backing_is_dead: Arc<AtomicBool>,
     pub(crate) tally: Tally,
 }
 
@@ -31,7 +31,7 @@ impl Writer {
             model: Model::default(),
             random,
             names: 0,
-            stop: Arc::default(),
+            backing_is_dead: Arc::default(),
             tally: Tally::default(),
         }
     }
@@ -42,10 +42,12 @@ impl Writer {
 
     /// Works until told to stop. What fails after that is the stop's doing and stays pending.
     ///
+    /// `dead`: nothing is synced to the backing any more, whatever is said.
+    ///
     /// # Errors
-    /// What failed, or read wrong, before it.
-    pub(crate) fn work(&mut self, stop: &Arc<AtomicBool>) -> Result<()> {
-        self.stop = Arc::clone(stop);
+    /// What failed, or read wrong, before the stop.
+    pub(crate) fn work(&mut self, stop: &AtomicBool, dead: &Arc<AtomicBool>) -> Result<()> {
+        self.backing_is_dead = Arc::clone(dead);
         while !stop.load(Ordering::SeqCst) {
             // Users think, too; and a file that never rests is never archived.
             std::thread::sleep(Duration::from_millis(self.random.below(25)));
@@ -221,12 +223,12 @@ impl Writer {
         self.answered()
     }
 
-    /// A sync counts if it was answered before the stop began. Power that is lost answers nothing
-    /// more; a filesystem that was told to shut down may: docs/faults.md.
+    /// A sync counts if it was answered before the backing's power went. Power that is lost answers
+    /// nothing more; a filesystem that was told to shut down may: docs/faults.md.
     fn answered(&self) -> Result<()> {
         ensure!(
-            !self.stop.load(Ordering::SeqCst),
-            "it was answered after the stop had begun"
+            !self.backing_is_dead.load(Ordering::SeqCst),
+            "it was answered after the power had gone"
         );
         Ok(())
     }

@@ -41,15 +41,17 @@ pub(crate) fn mount_now(spec: &MountSpec, device: BorrowedFd<'_>) -> Result<(), 
 }
 
 /// Unmounts. With `force`, requests under way end with an error and the mount goes at once.
-pub(crate) fn unmount_now(target: &Path, force: bool) -> Result<(), Errno> {
+/// `is_there`: it is still the mount that is meant.
+fn unmount_while(target: &Path, force: bool, is_there: impl Fn() -> bool) -> Result<(), Errno> {
     let unmount = |how| unmount(target, UnmountFlags::NOFOLLOW | how);
     if !force {
         return unmount(UnmountFlags::empty());
     }
     match unmount(UnmountFlags::FORCE) {
         Ok(()) => Ok(()),
+        // This try ended its connection: somebody saw that, and was quicker.
+        Err(Errno::BUSY) if !is_there() => Ok(()),
         Err(first) => match unmount(UnmountFlags::DETACH) {
-            // The first try ended its connection: somebody saw that, and was quicker.
             Err(Errno::INVAL) if first == Errno::BUSY => Ok(()),
             other => other,
         },
@@ -172,8 +174,9 @@ pub(crate) fn unmount_own(
     number: Option<MountNumber>,
     force: bool,
 ) -> Result<(), Errno> {
-    match number.map_or(Place::Top, |number| number.place(target)) {
-        Place::Top => unmount_now(target, force),
+    let place = || number.map_or(Place::Top, |number| number.place(target));
+    match place() {
+        Place::Top => unmount_while(target, force, || place() != Place::Gone),
         Place::Covered => Err(COVERED),
         Place::Gone => Ok(()),
     }

@@ -195,12 +195,19 @@ fn a_used_up_quota_is_told_as_it_is() -> TestResult {
             let written: usize = all.iter().flatten().sum();
             assert_eq!(file.metadata()?.len(), written as u64);
             assert_eq!(fs::read(&path)?.len(), written);
-            let mut file = File::options().append(true).open(&path)?;
-            assert_eq!(given(file.write(&pattern(300_000))), Err(libc::EDQUOT));
-            drop(file);
+            // Perhaps a little of it fits by now.
+            let mut append = File::options().append(true).open(&path)?;
+            let more = write_until_refused(&mut append, 300_000);
+            assert_eq!(more.last(), Some(&Err(libc::EDQUOT)), "{more:?}");
+            drop((file, append));
             fs::remove_file(&path)?;
-            // Freed when the transaction ends.
-            assert!(ran("btrfs", &["filesystem", "sync", root]));
+            // Freed when the last descriptor is closed, a little later, and the transaction ends.
+            eventually("there is room again", || {
+                let synced = ran("btrfs", &["filesystem", "sync", root]);
+                let written = fs::write(dir.join("g"), pattern(1_000_000)).is_ok();
+                let removed = fs::remove_file(dir.join("g")).is_ok();
+                synced && written && removed
+            });
         }
     }
     Ok(())
@@ -333,7 +340,16 @@ fn a_disk_that_fails_in_the_middle_of_a_file_cuts_nothing_off() -> TestResult {
     for passthrough in BOTH {
         let rig = disk.rig(passthrough)?;
         rustix::fs::fadvise(&File::open(&below)?, 0, None, rustix::fs::Advice::DontNeed)?;
-        assert_eq!(read_pieces(&rig.m("f"), &data)?, wanted, "{passthrough:?}");
+        let seen = read_pieces(&rig.m("f"), &data)?;
+        assert_eq!(seen.last(), wanted.last(), "{passthrough:?}: its length");
+        assert_eq!(seen.len(), wanted.len());
+        // How much of a piece comes before the error is up to what the kernel reads at once.
+        let length = |one: &Given| one.unwrap_or(0);
+        for (at, (seen, wanted)) in seen.iter().zip(&wanted).enumerate() {
+            let near = length(seen).abs_diff(length(wanted)) <= 128 << 10;
+            assert!(near, "{passthrough:?}, piece {at}: {seen:?} for {wanted:?}");
+        }
+        assert!(refused(&seen) > 3, "{passthrough:?}: {seen:?}");
     }
     Ok(())
 }

@@ -38,9 +38,9 @@ fn the_other_process() -> TestResult {
     };
     lock(&file, &kind, FlockOperation::LockExclusive)?;
     fs::write(held, b"")?;
-    loop {
-        std::thread::park(); // until it is killed
-    }
+    // Until it is killed, or whoever started it has gone.
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(())
 }
 
 fn other(path: &Path, kind: &str) -> anyhow::Result<Command> {
@@ -77,7 +77,10 @@ fn locks_shut_other_processes_out_until_they_end() -> TestResult {
             // Somebody waits, gets it when it is given up, and loses it by being killed.
             lock(&file, kind, FlockOperation::NonBlockingLockExclusive)?;
             let held = marks.path().join(kind);
-            let child = other(&path, kind)?.env(HELD, &held).spawn()?;
+            let child = other(&path, kind)?
+                .env(HELD, &held)
+                .stdin(Stdio::piped())
+                .spawn()?;
             let child = Child(child);
             if kind == "record" {
                 // Closing any descriptor of the file gives a process's record locks up.

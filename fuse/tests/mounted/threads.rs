@@ -347,7 +347,7 @@ fn run(seed: u64, steps: u64, passthrough: bool) -> anyhow::Result<u64> {
                     let released = release_at_random(&rig, &mut dice);
                     releases.fetch_add(u64::from(released), Ordering::Relaxed);
                 }
-                std::thread::yield_now();
+                std::thread::sleep(std::time::Duration::from_micros(100));
             }
         });
         let work = |thread: u64| -> TestResult {

@@ -6,7 +6,7 @@ use crate::format::member::Extent;
 use crate::hsm::backing::SetHow;
 use crate::hsm::recall::tests::rig::{OLD, PATIENCE, Rig, Stub, dense, scribble};
 use crate::hsm::version::Stamp;
-use crate::id::TierId;
+use crate::id::{TierId, Timestamp};
 use crossbeam_channel::bounded;
 use rustix::fs::{AtFlags, StatxFlags};
 use std::os::fd::OwnedFd;
@@ -227,7 +227,13 @@ fn p4_a_record_that_is_being_set_shows_no_ctime_of_a_try() {
     let backing = &mirror.rig.backing;
     let file = mirror.open(&stub);
     let mut record = backing.record(file.as_fd()).expect("read").expect("one");
-    record.ctime_floor = Some(OLD);
+    // As if the filesystem had made the change wait.
+    let now = crate::hsm::version::coarse_now();
+    let floor = Timestamp {
+        sec: now.sec - 1,
+        ..now
+    };
+    record.ctime_floor = Some(floor);
     let turn = backing.turn(&stub.node);
     let set = backing.set_record(file.as_fd(), &record, SetHow::Replace);
     set.expect("a try that missed");

@@ -10,11 +10,22 @@ use crate::format::record::{CTIME_WINDOW_NS, Record};
 use crate::hsm::backing::{Backing, BackingError, How, SetHow, belongs_to};
 use crate::id::{NodeHandle, Timestamp};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 /// Tries to get the record and its ctime into one window before giving the window up. One misses
 /// it where the filesystem makes a change wait for its journal, which it seldom does twice running;
 /// on a loaded disk one in thirty was seen to miss.
 const TRIES: u32 = 16;
+/// And the longest time for them: users who look at the file wait meanwhile.
+pub const LONGEST_SETTING: Duration = Duration::from_secs(2);
+
+/// May a record with this floor still be on its way to one that fits? Twice the time, because the
+/// last try may be a slow one.
+#[must_use]
+pub fn may_be_setting(floor: Timestamp) -> bool {
+    let age = coarse_now().nanos().saturating_sub(floor.nanos());
+    u128::try_from(age).is_ok_and(|age| age < 2 * LONGEST_SETTING.as_nanos())
+}
 
 /// A check to be made once the window is past.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +78,10 @@ impl Stamp {
         how: SetHow,
     ) -> Result<Self, BackingError> {
         let (mut record, mut how) = (record.clone(), how);
-        for _ in 0..TRIES {
+        let begun = Instant::now();
+        let mut tries = 0;
+        while tries < TRIES && begun.elapsed() < LONGEST_SETTING {
+            tries += 1;
             let floor = coarse_now();
             record.ctime_floor = Some(floor);
             backing.set_record(fd, &record, how)?;
