@@ -264,8 +264,7 @@ impl Backing {
     /// # Errors
     /// What the filesystem says.
     pub fn handle_of(&self, fd: BorrowedFd<'_>) -> Result<NodeHandle, BackingError> {
-        sys::name_to_handle(fd)
-            .map_err(|why| BackingError::of("get the handle of", || describe(fd), why))
+        handle_of(fd)
     }
 
     /// One name that the inode has at this moment, relative to the root. The name is verified: it
@@ -314,7 +313,7 @@ impl Backing {
     /// # Errors
     /// What the filesystem says.
     pub fn stat(&self, fd: BorrowedFd<'_>) -> Result<FileStat, BackingError> {
-        FileStat::of(fd).map_err(|why| BackingError::of("stat", || describe(fd), why))
+        stat_of(fd)
     }
 
     /// The data runs of a regular file (open for reading), ascending, disjoint, not touching.
@@ -322,25 +321,7 @@ impl Backing {
     /// # Errors
     /// What the filesystem says.
     pub fn extents(&self, fd: BorrowedFd<'_>) -> Result<Vec<Extent>, BackingError> {
-        let fail = |why| BackingError::of("map the extents of", || describe(fd), why);
-        let (mut runs, mut at) = (Vec::<Extent>::new(), 0_u64);
-        while let Some(start) = seek(fd, SeekFrom::Data(at)).map_err(fail)? {
-            let Some(end) = seek(fd, SeekFrom::Hole(start)).map_err(fail)? else {
-                break;
-            };
-            if end <= start {
-                break;
-            }
-            match runs.last_mut() {
-                Some(last) if last.offset + last.len == start => last.len += end - start,
-                _ => runs.push(Extent {
-                    offset: start,
-                    len: end - start,
-                }),
-            }
-            at = end;
-        }
-        Ok(runs)
+        data_runs(fd)
     }
 
     /// Does the regular file (open for reading) have any data run?
@@ -352,6 +333,54 @@ impl Backing {
             .map(|found| found.is_some())
             .map_err(|why| BackingError::of("map the extents of", || describe(fd), why))
     }
+}
+
+fn data_runs(fd: BorrowedFd<'_>) -> Result<Vec<Extent>, BackingError> {
+    let fail = |why| BackingError::of("map the extents of", || describe(fd), why);
+    let (mut runs, mut at) = (Vec::<Extent>::new(), 0_u64);
+    while let Some(start) = seek(fd, SeekFrom::Data(at)).map_err(fail)? {
+        let Some(end) = seek(fd, SeekFrom::Hole(start)).map_err(fail)? else {
+            break;
+        };
+        if end <= start {
+            break;
+        }
+        match runs.last_mut() {
+            Some(last) if last.offset + last.len == start => last.len += end - start,
+            _ => runs.push(Extent {
+                offset: start,
+                len: end - start,
+            }),
+        }
+        at = end;
+    }
+    Ok(runs)
+}
+
+/// Bytes of data before `size` of a regular file (open for reading): what was written, not what was
+/// allocated. All of them, or at least `enough`.
+pub(in crate::hsm) fn data_bytes(
+    fd: BorrowedFd<'_>,
+    size: u64,
+    enough: u64,
+) -> Result<u64, BackingError> {
+    let fail = |why| BackingError::of("map the extents of", || describe(fd), why);
+    if let Some(written) = sys::written_bytes(fd, size, enough).map_err(fail)? {
+        return Ok(written);
+    }
+    let within = |run: &Extent| (run.offset + run.len).min(size).saturating_sub(run.offset);
+    Ok(data_runs(fd)?.iter().map(within).sum())
+}
+
+/// [`Backing::handle_of`], where no backing is open.
+pub(in crate::hsm) fn handle_of(fd: BorrowedFd<'_>) -> Result<NodeHandle, BackingError> {
+    sys::name_to_handle(fd)
+        .map_err(|why| BackingError::of("get the handle of", || describe(fd), why))
+}
+
+/// [`Backing::stat`], where no backing is open.
+pub(in crate::hsm) fn stat_of(fd: BorrowedFd<'_>) -> Result<FileStat, BackingError> {
+    FileStat::of(fd).map_err(|why| BackingError::of("stat", || describe(fd), why))
 }
 
 /// `lseek` for data or holes; `None` past the last run.

@@ -139,6 +139,15 @@ pub struct User {
     pub groups: Vec<u32>,
 }
 
+/// What is said of a file that may have lost its stub and has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vouched {
+    /// Its bytes may be believed.
+    Whole,
+    /// Somebody holds a lease on it (a release that begins): ask again soon.
+    Busy,
+}
+
 /// What recall needs of those above it. Called from worker threads, never under a lock of the
 /// recaller; may read a database, must not wait for a recall.
 pub trait Asks: Send + Sync + 'static {
@@ -174,7 +183,7 @@ pub trait Asks: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RecallError::Lost`] if it is; another if that cannot be told now.
-    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<(), RecallError>;
+    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<Vouched, RecallError>;
     /// A copied stub was adopted under a new file id; its record is durable.
     fn adopted(&self, adopted: &Adopted);
     /// A stub was found foreign, because of this.

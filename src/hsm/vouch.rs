@@ -9,14 +9,21 @@
 //! - What a user made is believed: a file that the catalog does not know, or knows to have changed,
 //!   may be as empty as its owner likes.
 
+use crate::catalog::{self, FileState, Node};
 use crate::id::NodeHandle;
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
 
 /// Nodes that are remembered as believed: those without a record of which the sieve says
 /// "perhaps". About 100 bytes each.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+
+/// How long a node is believed that holds its data, of which the catalog could not be told: for the
+/// open that asked, and not much longer, so that it is told by a later one.
+const FOR_NOW: Duration = Duration::from_secs(10);
 
 /// What is known of a file's archived data, when its record is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,19 +37,47 @@ pub struct Remembered {
     pub stored: Option<u64>,
 }
 
+/// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
+/// would speak against them.
+#[must_use]
+pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
+    let released = match node.state {
+        FileState::Released | FileState::Lost => true,
+        FileState::Archived => false,
+        FileState::None | FileState::Dirty => return None,
+    };
+    node.version?;
+    Some(Remembered {
+        released,
+        size: node.proven.map_or(node.attributes.size, |p| p.size),
+        stored: copies.iter().map(|c| c.stored_len).max(),
+    })
+}
+
+impl Remembered {
+    /// Fewest bytes of data with which a file of `size` bytes without a record is not lost. At most
+    /// `size`.
+    #[must_use]
+    pub fn needs(&self, size: u64) -> u64 {
+        let same_size = size == self.size;
+        let least = match (self.released, self.stored) {
+            // Holes alone were archived.
+            (_, Some(0)) => 0,
+            // Neither release nor recall changes the size: of another size, with data in it, it is new.
+            (true, stored) if same_size => stored.unwrap_or(size),
+            (true, _) => 1,
+            // The catalog may not have heard of the release: a power loss took the row back.
+            (false, Some(_)) if same_size => 1,
+            (false, _) => 0,
+        };
+        least.min(size)
+    }
+}
+
 /// Is a file of `size` bytes without a record, `data` of them in data runs, lost?
 #[must_use]
 pub fn is_lost(remembered: &Remembered, size: u64, data: u64) -> bool {
-    let same_size = size == remembered.size;
-    match (remembered.released, remembered.stored) {
-        _ if size == 0 => false,
-        // Holes alone were archived.
-        (_, Some(0)) => false,
-        // Neither release nor recall changes the size: of another size, with data in it, it is new.
-        (true, stored) => data == 0 || same_size && stored.is_none_or(|s| data < s),
-        // The catalog may not have heard of the release: a power loss took the row back.
-        (false, stored) => data == 0 && same_size && stored.is_some(),
-    }
+    data < remembered.needs(size)
 }
 
 /// Smallest file that is looked at because it holds nothing: none that small is released.
@@ -55,31 +90,103 @@ pub fn is_bare(size: u64, blocks: u64, block_size: u32) -> bool {
     size >= LEAST && blocks <= u64::from(block_size.max(512)) / 512 && size > blocks * 512
 }
 
-/// Nodes without a record that were looked at and are believed, until their data are given back
-/// the next time.
-pub struct Believed(Mutex<LruCache<NodeHandle, ()>>);
+/// Nodes that were looked at and are believed, until their data are given back the next time.
+///
+/// Invariant: who looked before that is not believed after it, however late they say so.
+pub struct Believed(Mutex<Known>);
+
+struct Known {
+    /// And until when; `None`: for good.
+    believed: LruCache<NodeHandle, Option<Instant>>,
+    looking: HashMap<NodeHandle, Looking>,
+}
+
+/// Nodes being looked at.
+#[derive(Default)]
+struct Looking {
+    by: usize,
+    /// It was forgotten meanwhile.
+    forgotten: bool,
+}
 
 impl Default for Believed {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(REMEMBERED)))
+        Self(Mutex::new(Known {
+            believed: LruCache::new(REMEMBERED),
+            looking: HashMap::new(),
+        }))
     }
 }
 
 impl Believed {
-    /// It was looked at.
-    pub fn add(&self, node: &NodeHandle) {
-        self.0.lock().put(node.clone(), ());
+    /// Before a node is looked at.
+    #[must_use]
+    pub fn look<'a>(&'a self, node: &'a NodeHandle) -> Look<'a> {
+        let mut known = self.0.lock();
+        known.looking.entry(node.clone()).or_default().by += 1;
+        Look { of: self, node }
     }
 
     /// Its blocks are about to be given back: from here on a missing record is a missing stub.
     pub fn forget(&self, node: &NodeHandle) {
-        self.0.lock().pop(node);
+        let mut known = self.0.lock();
+        known.believed.pop(node);
+        if let Some(looking) = known.looking.get_mut(node) {
+            looking.forgotten = true;
+        }
     }
 
     /// Was it looked at?
     #[must_use]
     pub fn holds(&self, node: &NodeHandle) -> bool {
-        self.0.lock().get(node).is_some()
+        let mut known = self.0.lock();
+        match known.believed.get(node) {
+            Some(None) => true,
+            Some(Some(until)) if Instant::now() < *until => true,
+            Some(Some(_)) => {
+                known.believed.pop(node);
+                false
+            }
+            None => false,
+        }
+    }
+}
+
+/// A node is being looked at.
+pub struct Look<'a> {
+    of: &'a Believed,
+    node: &'a NodeHandle,
+}
+
+impl Look<'_> {
+    /// It is as it should be; no effect if it was forgotten since the look began.
+    pub fn believe(&self) {
+        self.put(None);
+    }
+
+    /// The same, for this time: it is to be looked at again.
+    pub fn believe_for_now(&self) {
+        self.put(Some(Instant::now() + FOR_NOW));
+    }
+
+    fn put(&self, until: Option<Instant>) {
+        let mut known = self.of.0.lock();
+        if known.looking.get(self.node).is_some_and(|l| !l.forgotten) {
+            known.believed.put(self.node.clone(), until);
+        }
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        let mut known = self.of.0.lock();
+        let last = known.looking.get_mut(self.node).is_some_and(|looking| {
+            looking.by -= 1;
+            looking.by == 0
+        });
+        if last {
+            known.looking.remove(self.node);
+        }
     }
 }
 
@@ -136,9 +243,46 @@ mod tests {
             kind: 1,
             bytes: vec![n],
         };
-        believed.add(&node(1));
+        believed.look(&node(1)).believe();
         assert!(believed.holds(&node(1)) && !believed.holds(&node(2)));
         believed.forget(&node(1));
         assert!(!believed.holds(&node(1)));
+    }
+
+    #[test]
+    fn what_is_believed_for_now_is_asked_about_again() {
+        let believed = Believed::default();
+        let node = NodeHandle {
+            kind: 1,
+            bytes: vec![1],
+        };
+        believed.look(&node).put(Some(Instant::now()));
+        assert!(!believed.holds(&node), "its time is over");
+        let look = believed.look(&node);
+        look.put(Some(Instant::now() + Duration::from_secs(3600)));
+        assert!(believed.holds(&node));
+        believed.forget(&node);
+        assert!(!believed.holds(&node));
+    }
+
+    #[test]
+    fn who_looked_before_a_release_is_not_believed_behind_it() {
+        let (believed, node) = (
+            Believed::default(),
+            NodeHandle {
+                kind: 1,
+                bytes: vec![1],
+            },
+        );
+        let early = believed.look(&node);
+        believed.forget(&node);
+        let late = believed.look(&node);
+        early.believe();
+        late.believe();
+        assert!(!believed.holds(&node), "an early one is still at it");
+        drop((early, late));
+        believed.look(&node).believe();
+        assert!(believed.holds(&node));
+        assert!(believed.0.lock().looking.is_empty());
     }
 }

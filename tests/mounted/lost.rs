@@ -18,6 +18,26 @@ fn strip(cairn: &Instance, name: &str) -> Result<()> {
     drop_caches()
 }
 
+/// Can the filesystem below allocate room without writing, and tell the two apart?
+fn has_room_unwritten(cairn: &Instance) -> Result<bool> {
+    let path = cairn.below("room");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    let room = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 8192).is_ok();
+    fs::remove_file(&path)?;
+    // These have no FIEMAP.
+    let kind = Command::new("stat")
+        .args(["--file-system", "--format=%T"])
+        .arg(&cairn.backing)
+        .output()?;
+    let kind = String::from_utf8_lossy(&kind.stdout).into_owned();
+    let without = ["tmpfs", "zfs", "nfs", "fuseblk"];
+    Ok(room && !without.contains(&kind.trim()))
+}
+
 /// The error number of an attempt.
 fn errno<T>(attempt: std::io::Result<T>) -> Option<i32> {
     attempt.err().and_then(|e| e.raw_os_error())
@@ -78,6 +98,10 @@ fn p6_a_file_whose_stub_is_gone_is_lost_and_not_zeros() -> Result<()> {
     needs_mounts!();
     let mut cairn = Instance::new(None)?;
     cairn.up()?;
+    if !has_room_unwritten(&cairn)? {
+        eprintln!("SKIPPED p6_a_file_whose_stub_is_gone: no fallocate or no FIEMAP here");
+        return Ok(());
+    }
     let data = tree::bytes(1, 300_000);
     for name in ["holes", "unwritten", "half"] {
         cairn.released(name, &data)?;
@@ -95,6 +119,10 @@ fn p6_a_file_whose_stub_is_gone_is_lost_and_not_zeros() -> Result<()> {
     half.sync_all()?;
     drop(half);
     drop_caches()?;
+    // Read around the mount, allocated room counts as data for SEEK_DATA.
+    for name in ["unwritten", "half"] {
+        fs::read(cairn.below(name))?;
+    }
     for name in ["holes", "unwritten", "half"] {
         assert_lost(&cairn, name)?;
     }
@@ -132,6 +160,10 @@ fn p6_the_scan_finds_lost_files_that_nobody_opens() -> Result<()> {
     needs_mounts!();
     let mut cairn = Instance::new(None)?;
     cairn.up()?;
+    if !has_room_unwritten(&cairn)? {
+        eprintln!("SKIPPED p6_the_scan_finds_lost_files: no fallocate or no FIEMAP here");
+        return Ok(());
+    }
     for name in ["holes", "unwritten"] {
         cairn.released(name, &tree::bytes(2, 200_000))?;
     }

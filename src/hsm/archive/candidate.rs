@@ -1,11 +1,12 @@
 //! An item looked at before any of its bytes is read: is it there, what is it, what does its record
 //! say?
 
-use super::source::stored;
 use super::{Batch, Item, Outcome, Skip};
-use crate::format::member::{BadPath, Extent, MemberPath};
+use crate::format::member::{BadPath, MemberPath};
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{Access, Backing, BackingError, FileStat, How, belongs_to, shown_ctime};
+use crate::hsm::backing::{
+    Access, Backing, BackingError, FileStat, How, belongs_to, data_bytes, shown_ctime,
+};
 use crate::hsm::vouch::is_lost;
 use crate::id::Timestamp;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -71,10 +72,21 @@ impl Candidate {
         })
     }
 
-    /// A file without a stub whose data the catalog has on tiers only (P6).
-    pub(super) fn is_lost(&self, item: &Item, size: u64, runs: &[Extent]) -> bool {
+    /// A file without a stub whose data the catalog has on tiers only (P6). `fd`: open for reading.
+    pub(super) fn is_lost(
+        &self,
+        item: &Item,
+        size: u64,
+        fd: BorrowedFd<'_>,
+    ) -> Result<bool, BackingError> {
         let remembered = item.prior.as_ref().and_then(|p| p.remembered.as_ref());
-        self.record.is_none() && remembered.is_some_and(|r| is_lost(r, size, stored(runs)))
+        match remembered.filter(|_| self.record.is_none()) {
+            Some(known) => {
+                let data = data_bytes(fd, size, known.needs(size))?;
+                Ok(is_lost(known, size, data))
+            }
+            None => Ok(false),
+        }
     }
 
     /// The ctime that users see, given the backing's.

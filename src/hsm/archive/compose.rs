@@ -465,7 +465,7 @@ impl File {
         let (backing, seen) = (batch.backing, quiet.seen().clone());
         let stat = backing.stat(quiet.fd())?;
         let runs = source::runs(backing, quiet.fd(), seen.size)?;
-        if candidate.is_lost(&batch.items[candidate.item], seen.size, &runs) {
+        if candidate.is_lost(&batch.items[candidate.item], seen.size, quiet.fd())? {
             return Err(Outcome::Skipped(Skip::Lost));
         }
         let xattrs = backing.attributes(quiet.fd())?;

@@ -8,6 +8,7 @@
 
 use crate::id::NodeHandle;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// `MAX_HANDLE_SZ` of the kernel: no filesystem's handle is longer.
@@ -17,7 +18,11 @@ const FIEMAP_BATCH: usize = 64;
 /// `FS_IOC_FIEMAP`: `_IOWR('f', 11, struct fiemap)`, whose head is 32 bytes.
 const FS_IOC_FIEMAP: u64 = 0xC020_660B;
 const FIEMAP_FLAG_SYNC: u32 = 1;
+/// An error number of the kernel's own that some filesystems let out.
+const ENOTSUPP: i32 = 524;
 const FIEMAP_EXTENT_LAST: u32 = 1;
+/// Allocated, and reads as zeros.
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
 const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
 
 /// `struct file_handle` with room for the longest handle.
@@ -115,12 +120,62 @@ struct Fiemap {
 /// Bytes of `fd` that lie in extents shared with another file or a snapshot. `Ok(None)` where
 /// the filesystem has no FIEMAP.
 pub(in crate::hsm) fn shared_bytes(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
-    let (mut start, mut shared) = (0_u64, 0_u64);
+    let mut shared = 0_u64;
+    let known = each_extent(fd, FIEMAP_FLAG_SYNC, |extent| {
+        if extent.flags & FIEMAP_EXTENT_SHARED != 0 {
+            shared = shared.saturating_add(extent.length);
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(known.then_some(shared))
+}
+
+/// Bytes of `fd` before `size` that were written, as many as there are or at least `enough`: SEEK_DATA
+/// calls room that was allocated and never written data, once somebody has read it [m]. What was
+/// written and has no place on disk yet counts; the file is synced only if there is too little without
+/// what waits to be written into allocated room. `Ok(None)` where the filesystem has no FIEMAP.
+pub(in crate::hsm) fn written_bytes(
+    fd: BorrowedFd<'_>,
+    size: u64,
+    enough: u64,
+) -> io::Result<Option<u64>> {
+    let enough = enough.min(size);
+    for flags in [0, FIEMAP_FLAG_SYNC] {
+        let mut written = 0_u64;
+        let known = each_extent(fd, flags, |extent| {
+            if extent.flags & FIEMAP_EXTENT_UNWRITTEN == 0 {
+                let end = extent.logical.saturating_add(extent.length).min(size);
+                written = written.saturating_add(end.saturating_sub(extent.logical));
+            }
+            if written < enough && extent.logical < size {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        if !known {
+            return Ok(None);
+        }
+        if written >= enough || flags != 0 {
+            return Ok(Some(written));
+        }
+    }
+    Ok(None)
+}
+
+/// The file's extents, in order, as long as `see` goes on; `flags` count for the first call. `false`:
+/// the filesystem has no FIEMAP, or none for this file.
+fn each_extent(
+    fd: BorrowedFd<'_>,
+    mut flags: u32,
+    mut see: impl FnMut(&FiemapExtent) -> ControlFlow<()>,
+) -> io::Result<bool> {
+    let mut start = 0_u64;
     loop {
         let mut map = Fiemap {
             start,
             length: u64::MAX - start,
-            flags: FIEMAP_FLAG_SYNC,
+            flags,
             mapped_extents: 0,
             extent_count: FIEMAP_BATCH as u32,
             reserved: 0,
@@ -132,22 +187,25 @@ pub(in crate::hsm) fn shared_bytes(fd: BorrowedFd<'_>) -> io::Result<Option<u64>
         if done != 0 {
             let why = io::Error::last_os_error();
             return match why.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS) => Ok(None),
+                Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS | libc::EBADR | ENOTSUPP) => {
+                    Ok(false)
+                }
                 _ => Err(why),
             };
         }
+        flags = 0;
         let count = (map.mapped_extents as usize).min(FIEMAP_BATCH);
         for extent in &map.extents[..count] {
-            if extent.flags & FIEMAP_EXTENT_SHARED != 0 {
-                shared = shared.saturating_add(extent.length);
+            if see(extent).is_break() {
+                return Ok(true);
             }
         }
         let Some(last) = map.extents[..count].last() else {
-            return Ok(Some(shared));
+            return Ok(true);
         };
         let next = last.logical.saturating_add(last.length);
         if last.flags & FIEMAP_EXTENT_LAST != 0 || next <= start {
-            return Ok(Some(shared));
+            return Ok(true);
         }
         start = next;
     }

@@ -183,6 +183,42 @@ fn extents_are_the_data_runs() {
     assert!(!rig.backing.has_data(fd.as_fd()).unwrap());
 }
 
+#[test]
+fn room_that_was_never_written_is_no_data_even_once_it_was_read() {
+    let rig = Rig::new();
+    let file = std::fs::File::create(rig.path("f")).unwrap();
+    let room = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20);
+    let fd = rig.open("f", How::Read);
+    if room.is_err()
+        || super::sys::written_bytes(fd.as_fd(), 1, 1)
+            .unwrap()
+            .is_none()
+    {
+        eprintln!("SKIPPED room_that_was_never_written: no fallocate or no FIEMAP here ({room:?})");
+        return;
+    }
+    file.write_at(&[1; 8192], 65_536).unwrap();
+    file.write_at(&[1; 4096], (1 << 20) - 100).unwrap();
+    let size = file.metadata().unwrap().len();
+    file.sync_all().unwrap();
+    std::fs::read(rig.path("f")).unwrap();
+    let data = |size, enough| super::data_bytes(fd.as_fd(), size, enough).unwrap();
+    let all = data(size, u64::MAX);
+    // Whole blocks, of at most 64 KiB.
+    assert!((8192 + 4096..5 * 65_536).contains(&all), "{all}");
+    // It is not read to the end if that is enough.
+    assert!(data(size, 1) < all);
+    // What waits to be written into that room is data, too, and so is what has no room yet.
+    file.write_at(&[1; 8192], 500_000).unwrap();
+    assert!(data(size, all + 1) > all);
+    let half = data(65_536 + 4096, u64::MAX);
+    assert!(half <= 65_536 + 4096, "{half}");
+    let late = std::fs::File::create(rig.path("late")).unwrap();
+    late.write_at(&[1; 8192], 0).unwrap();
+    let fd = rig.open("late", How::Read);
+    assert_eq!(super::data_bytes(fd.as_fd(), 8192, 8192).unwrap(), 8192);
+}
+
 fn keeps_a_record(rig: &Rig) {
     rig.write("f", b"data");
     let want = record(rig, "f");

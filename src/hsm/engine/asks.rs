@@ -1,11 +1,11 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
-use super::{Shared, tree};
+use super::{EngineError, Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven, Recalled};
 use crate::error::Failure;
 use crate::format::record::CopyHint;
-use crate::hsm::backing::How;
-use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User};
+use crate::hsm::backing::{BackingError, How};
+use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User, Vouched};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
@@ -84,11 +84,12 @@ impl Asks for Answers {
         self.0.upgrade().is_none_or(|s| s.may_be_lost(node, bare))
     }
 
-    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<(), RecallError> {
+    fn vouch(&self, node: &NodeHandle, file: BorrowedFd<'_>) -> Result<Vouched, RecallError> {
         let shared = self.0.upgrade().ok_or(RecallError::Cancelled)?;
         match shared.is_lost(node, file) {
-            Ok(false) => Ok(()),
+            Ok(false) => Ok(Vouched::Whole),
             Ok(true) => Err(RecallError::Lost),
+            Err(EngineError::Backing(BackingError::Busy { .. })) => Ok(Vouched::Busy),
             Err(why) => Err(RecallError::Unavailable {
                 why: format!("the catalog cannot say whether it is whole: {why}"),
             }),

@@ -3,32 +3,28 @@
 
 use super::{EngineError, Shared, tree};
 use crate::catalog::{
-    self, Durability, FileState, Known, Node, NodeId, Sighting, TombstoneWhy, Trouble, Version,
+    Durability, FileState, Known, Node, NodeId, Sighting, TombstoneWhy, Trouble, Version,
 };
-use crate::format::member::Extent;
-use crate::hsm::backing::{Backing, BackingError, FileStat, How};
+use crate::hsm::backing::{Backing, BackingError, FileStat, How, data_bytes};
 use crate::hsm::recall::Adopted;
-use crate::hsm::vouch::{Remembered, is_bare, is_lost};
+use crate::hsm::vouch::{Look, Remembered, is_bare, is_lost, remembered};
 use crate::id::NodeHandle;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// What is told of a lost file, in the catalog and to who asks why.
 const NOTE: &str = "its data were released and its stub is gone: only holes are left on disk";
 
-/// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
-/// would speak against them.
-pub(super) fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
-    let released = match node.state {
-        FileState::Released | FileState::Lost => true,
-        FileState::Archived => false,
-        FileState::None | FileState::Dirty => return None,
-    };
-    node.version?;
-    Some(Remembered {
-        released,
-        size: node.proven.map_or(node.attributes.size, |p| p.size),
-        stored: copies.iter().map(|c| c.stored_len).max(),
-    })
+/// How often a file that does not hold still is looked at.
+const LOOKS: u32 = 5;
+
+/// What lies on disk of a file without a record.
+struct Measured {
+    /// Bytes.
+    size: u64,
+    /// Bytes of data, or as many as were asked for.
+    data: u64,
+    /// It did not change while they were counted.
+    still: bool,
 }
 
 impl Shared {
@@ -42,52 +38,89 @@ impl Shared {
     /// caller sees to it that nobody releases it meanwhile. `file`: any descriptor.
     ///
     /// A file that holds its data is none, whatever is wrong with the catalog (a full state
-    /// directory, say): it is believed for this time.
+    /// directory, say) and whoever writes to it: it is believed for this time.
     ///
     /// # Errors
     /// It cannot be told: it holds less than what the catalog knows, and the catalog may be behind; or
-    /// it holds nothing, and the catalog cannot be read.
+    /// the catalog cannot be read, and it holds nothing, or has holes and may be half of a recall.
     pub(super) fn is_lost(
         &self,
         node: &NodeHandle,
         file: BorrowedFd<'_>,
     ) -> Result<bool, EngineError> {
+        let look = self.believed.look(node);
         // Who cut or wrote it through the mount may be ahead of the catalog.
         let told = self
             .drain_changelog()
             .and_then(|()| Ok(self.catalog.settle(Durability::Relaxed)?));
         let (row, known) = match self.row_and_known(node) {
             Ok(found) => found,
-            Err(why) => {
-                let open = self.backing.reopen(file, How::Read)?;
-                let holds_data = self.backing.has_data(open.as_fd())?;
-                return if holds_data { Ok(false) } else { Err(why) };
-            }
+            Err(why) => return self.is_whole_without_catalog(&look, node, file, why),
         };
         let Some((row, known)) = row.as_ref().zip(known) else {
-            let lost = row.is_none_or(|r| r.version.is_none()) && self.is_restored(node, file)?;
-            if !lost && told.is_ok() {
-                self.believed.add(node);
+            let unknown = row.is_none_or(|r| r.version.is_none());
+            if unknown && self.is_restored(node, file)? {
+                return Ok(true);
             }
-            return Ok(lost);
-        };
-        let open = self.backing.reopen(file, How::Read)?;
-        let Some((size, data)) = measure(&self.backing, open.as_fd())? else {
+            let stat = self.backing.stat(file)?;
+            match told {
+                Ok(()) => look.believe(),
+                // Its name may be one that the catalog has not heard of.
+                Err(why) if unknown && is_bare(stat.size, stat.blocks, stat.block_size) => {
+                    return Err(why);
+                }
+                Err(_) => look.believe_for_now(),
+            }
             return Ok(false);
         };
-        if !is_lost(&known, size, data) {
-            if let Err(why) = told.and_then(|()| self.found_whole(row, &known, size)) {
-                tracing::warn!(%why, "a file without a record holds its data; the catalog could not be told");
+        let open = self.backing.reopen(file, How::Read)?;
+        let needs = |size| known.needs(size);
+        let Some(found) = measure(&self.backing, open.as_fd(), needs)? else {
+            return Ok(false);
+        };
+        if !is_lost(&known, found.size, found.data) {
+            if !found.still {
+                // Somebody writes to it; what it is when they are done is asked then.
+                look.believe_for_now();
                 return Ok(false);
             }
-            self.believed.add(node);
+            if let Err(why) = told.and_then(|()| self.found_whole(row, &known, found.size)) {
+                tracing::warn!(%why, "a file without a record holds its data; the catalog could not be told");
+                look.believe_for_now();
+                return Ok(false);
+            }
+            look.believe();
+            return Ok(false);
+        }
+        if !found.still {
             return Ok(false);
         }
         told?;
         if row.state != FileState::Lost {
-            self.found_lost(row, size, data)?;
+            self.found_lost(row, found.size, found.data)?;
         }
         Ok(true)
+    }
+
+    /// The catalog cannot be asked, because of `why`: a file without holes is whole whatever it would
+    /// say, and one that it never had archived may have as many as its owner likes.
+    fn is_whole_without_catalog(
+        &self,
+        look: &Look<'_>,
+        node: &NodeHandle,
+        file: BorrowedFd<'_>,
+        why: EngineError,
+    ) -> Result<bool, EngineError> {
+        let open = self.backing.reopen(file, How::Read)?;
+        let Some(found) = measure(&self.backing, open.as_fd(), |size| size)? else {
+            return Ok(false);
+        };
+        let doubtful = found.data == 0 || self.catalog.may_be_archived(node);
+        if found.data < found.size && doubtful {
+            return Err(why);
+        }
+        look.believe_for_now();
+        Ok(false)
     }
 
     /// What the catalog has of a node, and what it remembers of its data.
@@ -131,13 +164,18 @@ impl Shared {
         let copies = self.catalog.copies(version.file, version.version)?;
         let known = remembered(node, &copies).filter(|known| !known.released);
         let open = self.backing.reopen(file, How::Read)?;
-        let (Some(known), Some((size, data))) = (known, measure(&self.backing, open.as_fd())?)
-        else {
+        let Some(known) = known else {
             return Ok(());
         };
         // Half of a recall is no new version: the copy is all there is.
         let released = true;
-        if is_lost(&Remembered { released, ..known }, size, data) {
+        let known = Remembered { released, ..known };
+        let needs = |size| known.needs(size);
+        let found = measure(&self.backing, open.as_fd(), needs)?.filter(|found| found.still);
+        let Some(found) = found else {
+            return Ok(());
+        };
+        if is_lost(&known, found.size, found.data) {
             tracing::warn!(node = ?node.handle, "no record, and less data than its copy has");
             return Ok(());
         }
@@ -225,7 +263,8 @@ impl Shared {
             Err(why) => return Err(why.into()),
         }
         let open = self.backing.reopen(file, How::Read)?;
-        let holds_nothing = matches!(measure(&self.backing, open.as_fd())?, Some((_, 0)));
+        let found = measure(&self.backing, open.as_fd(), |_| 1)?;
+        let holds_nothing = found.is_some_and(|f| f.still && f.data == 0);
         Ok(Some(old).filter(|_| holds_nothing))
     }
 
@@ -320,26 +359,32 @@ pub(super) fn note_foreign(
         .set_state(row.id, state, Some(note), durability)?)
 }
 
-/// Size and bytes of data of a file without a record. `None`: it has one by now, or does not hold
-/// still; who opens it next asks again.
-fn measure(backing: &Backing, fd: BorrowedFd<'_>) -> Result<Option<(u64, u64)>, BackingError> {
-    for _ in 0..5 {
+/// Size and bytes of data of a file without a record; `needs`: how many are enough, by its size. One
+/// that does not hold still is looked at until it has enough, or often enough. `None`: it has a record
+/// by now; who opens it next asks again.
+fn measure(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    needs: impl Fn(u64) -> u64,
+) -> Result<Option<Measured>, BackingError> {
+    let mut looks = 0;
+    loop {
         let before = backing.stat(fd)?;
-        let data = data_within(&backing.extents(fd)?, before.size);
+        let enough = needs(before.size);
+        let data = data_bytes(fd, before.size, enough)?;
         if backing.record(fd)?.is_some() {
             return Ok(None);
         }
         // It may have had a stub while it was measured.
         let after = backing.stat(fd)?;
-        if (after.size, after.ctime) == (before.size, before.ctime) {
-            return Ok(Some((before.size, data)));
+        let found = Measured {
+            size: before.size,
+            data,
+            still: (after.size, after.ctime) == (before.size, before.ctime),
+        };
+        looks += 1;
+        if found.still || looks == LOOKS || after.size > 0 && data >= enough {
+            return Ok(Some(found));
         }
     }
-    Ok(None)
-}
-
-/// Bytes of the runs that lie before `size`.
-fn data_within(runs: &[Extent], size: u64) -> u64 {
-    let within = |run: &Extent| (run.offset + run.len).min(size).saturating_sub(run.offset);
-    runs.iter().map(within).sum()
 }

@@ -6,7 +6,7 @@ use super::one::{Opened, Phase, Recall, Writer};
 use super::progress::{Limits, Progress};
 use super::source::Sources;
 use super::table::{End, Shared, urgency};
-use super::{RecallError, Step, adoption, quota};
+use super::{RecallError, Step, Vouched, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
 use crate::format::record::{Record, State as Data};
@@ -56,15 +56,18 @@ fn look_and_go_on(shared: &Arc<Shared>, recall: &Arc<Recall>, vouched: bool) {
         }
         Ok(Some(Found::Foreign(opened))) => adoption::begin(shared, recall, opened),
         Ok(Some(Found::Stub(opened))) => prepare_next(shared, recall, opened),
-        Ok(None) => {
-            let (again, same) = (Arc::clone(shared), Arc::clone(recall));
-            shared.later(
-                Instant::now() + RETRY,
-                Box::new(move || open(&again, &same)),
-            );
-        }
+        Ok(None) => soon(shared, recall),
         Err(why) => shared.end(recall, End::Failed(why)),
     }
+}
+
+/// Tries again from the start.
+fn soon(shared: &Arc<Shared>, recall: &Arc<Recall>) {
+    let (again, same) = (Arc::clone(shared), Arc::clone(recall));
+    shared.later(
+        Instant::now() + RETRY,
+        Box::new(move || open(&again, &same)),
+    );
 }
 
 /// Has those above say whether the file is lost, then looks at it again. Runs on a lane of its own,
@@ -74,13 +77,16 @@ fn vouch(shared: &Arc<Shared>, recall: &Arc<Recall>) {
         return;
     }
     let hint = recall.hint.as_deref();
-    let asked = shared
-        .backing
-        .open_node(&recall.node, hint, How::Path)
-        .map_err(|why| RecallError::backing("open", why))
-        .and_then(|fd| shared.asks.vouch(&recall.node, fd.as_fd()));
-    if let Err(why) = asked {
-        return shared.end(recall, End::Failed(why));
+    let asked = match shared.backing.open_node(&recall.node, hint, How::Path) {
+        Err(BackingError::Busy { .. }) => Ok(Vouched::Busy),
+        opened => opened
+            .map_err(|why| RecallError::backing("open", why))
+            .and_then(|fd| shared.asks.vouch(&recall.node, fd.as_fd())),
+    };
+    match asked {
+        Ok(Vouched::Whole) => {}
+        Ok(Vouched::Busy) => return soon(shared, recall),
+        Err(why) => return shared.end(recall, End::Failed(why)),
     }
     let urgency = urgency(&recall.state.lock());
     let (again, same) = (Arc::clone(shared), Arc::clone(recall));

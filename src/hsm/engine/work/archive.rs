@@ -186,7 +186,7 @@ fn prior(shared: &Shared, node: &Node, copies: &[catalog::Copy]) -> Option<Prior
             })
             .collect(),
         released: matches!(node.state, FileState::Released | FileState::Lost),
-        remembered: super::super::vouch::remembered(node, copies),
+        remembered: crate::hsm::vouch::remembered(node, copies),
     })
 }
 

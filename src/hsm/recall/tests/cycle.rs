@@ -5,7 +5,7 @@ use crate::error::Failure;
 use crate::format::record::{CopyHint, State};
 use crate::hsm::backing::{Backing, How, SealKey};
 use crate::hsm::index_cache::IndexCache;
-use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, StageAsk, User};
+use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, StageAsk, User, Vouched};
 use crate::hsm::rig::{Image, MemoryTier, Rig, noise};
 use crate::hsm::version::{Settle, Trust};
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -43,8 +43,12 @@ impl Asks for Plain {
     fn may_be_lost(&self, _: &NodeHandle, _: bool) -> bool {
         false
     }
-    fn vouch(&self, _: &NodeHandle, _: std::os::fd::BorrowedFd<'_>) -> Result<(), RecallError> {
-        Ok(())
+    fn vouch(
+        &self,
+        _: &NodeHandle,
+        _: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<Vouched, RecallError> {
+        Ok(Vouched::Whole)
     }
     fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
     fn foreign(&self, _: &NodeHandle, _: &str) {}

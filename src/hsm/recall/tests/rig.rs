@@ -6,7 +6,7 @@ use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, FileStat, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
-use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User};
+use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User, Vouched};
 use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
@@ -107,6 +107,8 @@ pub(in crate::hsm) struct Above {
     pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
     pub(in crate::hsm) foreign: Mutex<Vec<(NodeHandle, String)>>,
     pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
+    /// So often somebody holds a lease on a doubted file.
+    pub(in crate::hsm) leased: AtomicU64,
     /// While this is held, nobody is told whether a doubted file is lost.
     pub(in crate::hsm) silence: Mutex<()>,
     /// How many asked.
@@ -147,15 +149,26 @@ impl Asks for Above {
     fn may_be_lost(&self, node: &NodeHandle, _: bool) -> bool {
         self.doubted.lock().contains_key(node)
     }
-    fn vouch(&self, node: &NodeHandle, _: std::os::fd::BorrowedFd<'_>) -> Result<(), RecallError> {
+    fn vouch(
+        &self,
+        node: &NodeHandle,
+        _: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<Vouched, RecallError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         drop(self.silence.lock());
         let mut doubted = self.doubted.lock();
         if doubted.get(node) == Some(&true) {
             return Err(RecallError::Lost);
         }
+        if self
+            .leased
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+            .is_ok()
+        {
+            return Ok(Vouched::Busy);
+        }
         doubted.remove(node);
-        Ok(())
+        Ok(Vouched::Whole)
     }
     fn adopted(&self, adopted: &crate::hsm::recall::Adopted) {
         self.adopted.lock().push(adopted.clone());

@@ -162,3 +162,18 @@ fn p11_files_that_are_asked_about_hold_up_no_recall() {
     drop(silence);
     assert_eq!(waiting.wait(), Ok(vec![0; 10]));
 }
+
+/// A release that begins on a file whose record is gone holds its lease for a moment.
+#[test]
+fn an_open_waits_for_a_lease_that_is_in_the_way_of_the_question() {
+    let rig = Rig::new();
+    let bare = rig.dense("bare", BLOCK);
+    let fd = rig.backing.open_node(&bare.node, None, How::Path);
+    rig.backing
+        .remove_record(fd.expect("open").as_fd())
+        .expect("removed");
+    rig.above.leased.store(2, Ordering::SeqCst);
+    rig.above.doubted.lock().insert(bare.node.clone(), false);
+    assert_eq!(rig.read(&bare, 0, 10).wait(), Ok(vec![0; 10]));
+    assert_eq!(rig.above.asked.load(Ordering::SeqCst), 3);
+}
