@@ -41,6 +41,7 @@ mod status;
 mod tally;
 mod tombs;
 mod transitions;
+mod unserved;
 mod writer;
 
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
@@ -62,6 +63,7 @@ pub use request::{
 };
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
+pub use unserved::Unserved;
 
 /// Rows that one page of any listing holds at most, whatever its caller asked for.
 pub const PAGE_MAX: usize = 10_000;

@@ -3,7 +3,8 @@
 //! The lower half knows one file, or one batch of files, and the order of steps that keeps their
 //! data safe (the protocols P1 to P6): [`backing`] is the directory with the data, [`lease`] shuts
 //! writers out, [`version`] proves that a file has not changed, [`archive`], [`release`],
-//! [`recall`] and [`verify`] act on it, [`vouch`] says which files without a record are believed. The upper half carries out what was asked for:
+//! [`recall`] and [`verify`] act on it, [`vouch`] says which files without a record are believed, and
+//! [`witness`] which of a backing that nobody serves are not. The upper half carries out what was asked for:
 //! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount;
 //! [`emergency`] and [`ballast`] see them through full disks.
 
@@ -25,3 +26,4 @@ pub mod state_dir;
 pub mod verify;
 pub mod version;
 pub mod vouch;
+pub mod witness;

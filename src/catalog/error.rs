@@ -19,6 +19,19 @@ pub enum CatalogError {
         /// The newest version this program knows.
         known: u32,
     },
+    /// Made by an older Cairn, where it is only to be read; nothing was touched.
+    #[error(
+        "catalog {path} has schema version {found}, older than the one this program reads ({known}); \
+         `cairn up` brings it forward"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is read.
+        known: u32,
+    },
     /// The file is something else; nothing was touched.
     #[error("{path} is not a catalog: {why}")]
     NotACatalog {

@@ -242,7 +242,7 @@ fn unlinked(
     Ok(Some(Unlinked { node, forgotten }))
 }
 
-fn find(
+pub(super) fn find(
     connection: &Connection,
     parent: NodeId,
     name: &[u8],

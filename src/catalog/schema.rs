@@ -39,6 +39,18 @@ pub(super) fn prepare(path: &Path, fresh: Identity) -> Result<Identity, CatalogE
     identity(&connection)
 }
 
+/// Is there a catalog at `path`, of the version that this program reads? Writes no byte.
+pub(super) fn is_present(path: &Path) -> Result<bool, CatalogError> {
+    match look(path)? {
+        Some(found) if found < VERSION => Err(CatalogError::Older {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        }),
+        found => Ok(found.is_some()),
+    }
+}
+
 /// The version of the catalog at `path`, without writing a byte; `None`: there is none yet.
 fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
     let not = |why: &str| CatalogError::NotACatalog {
@@ -190,7 +202,7 @@ fn snapshot(connection: &Connection, path: &Path, version: u32) -> Result<(), Ca
     sync(directory).map_err(|why| CatalogError::io(directory, "sync", why))
 }
 
-fn identity(connection: &Connection) -> Result<Identity, CatalogError> {
+pub(super) fn identity(connection: &Connection) -> Result<Identity, CatalogError> {
     connection
         .query_row(
             "SELECT instance, fs FROM instance WHERE id = 1",

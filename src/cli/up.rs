@@ -6,9 +6,10 @@ mod plan;
 mod serve;
 mod take_over;
 
+pub(in crate::cli) use plan::default_state;
 pub use plan::{TierSpec, UpPlan};
 pub use serve::serve;
-pub(super) use take_over::VARIABLE as TAKE_OVER;
+pub(super) use take_over::{VARIABLE as TAKE_OVER, holder_socket};
 
 use super::{CliError, Starter};
 use crate::config::units::parse_duration;

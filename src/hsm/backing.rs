@@ -383,6 +383,13 @@ pub(in crate::hsm) fn stat_of(fd: BorrowedFd<'_>) -> Result<FileStat, BackingErr
     FileStat::of(fd).map_err(|why| BackingError::of("stat", || describe(fd), why))
 }
 
+/// Opens a path, where no backing is open. A link at its end is not followed.
+pub(in crate::hsm) fn open_alone(path: &Path, flags: OFlags) -> Result<OwnedFd, BackingError> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|why| BackingError::of("open", || path.display().to_string(), why))
+}
+
 /// `lseek` for data or holes; `None` past the last run.
 fn seek(fd: BorrowedFd<'_>, to: SeekFrom) -> Result<Option<u64>, rustix::io::Errno> {
     match rustix::fs::seek(fd, to) {

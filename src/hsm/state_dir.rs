@@ -145,7 +145,7 @@ impl StateDir {
     /// The catalog's file.
     #[must_use]
     pub fn catalog(&self) -> PathBuf {
-        self.path.join("catalog.sqlite")
+        catalog_in(&self.path)
     }
     /// The embedded tier's directory.
     #[must_use]
@@ -258,6 +258,33 @@ fn take_lock(dir: &Path) -> Result<File, StateError> {
         .and_then(|()| file.write_all(line.as_bytes()))
         .map_err(io_at("writing", &path))?;
     Ok(file)
+}
+
+/// Whose state a directory holds, without opening it; `None`: none.
+///
+/// # Errors
+/// [`StateError`]: it cannot be read, or a newer Cairn wrote it.
+pub fn owner(path: &Path) -> Result<Option<InstanceId>, StateError> {
+    let Some(found) = read_identity(path)? else {
+        return Ok(None);
+    };
+    if found.format > FORMAT {
+        return Err(StateError::Newer {
+            path: path.to_owned(),
+            found: found.format,
+        });
+    }
+    let instance = found.instance.parse();
+    instance.map(Some).map_err(|why| StateError::Damaged {
+        path: path.join("instance.json"),
+        why: format!("{why}"),
+    })
+}
+
+/// The catalog's file in a state directory.
+#[must_use]
+pub fn catalog_in(path: &Path) -> PathBuf {
+    path.join("catalog.sqlite")
 }
 
 fn read_identity(dir: &Path) -> Result<Option<Identity>, StateError> {

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const RECORD: &str = "trusted.cairn.record";
@@ -253,4 +254,194 @@ fn what_a_user_left_empty_is_no_loss() -> Result<()> {
     }
     ensure!(counted(&cairn)? == 0);
     cairn.down()
+}
+
+/// Archived and released; the record that it had between the two.
+fn released_once(cairn: &Instance, name: &str, data: &[u8]) -> Result<Vec<u8>> {
+    fs::write(cairn.at(name), data)?;
+    cairn.archive(name)?;
+    let mut old = vec![0; 512];
+    let length = rustix::fs::getxattr(cairn.below(name), RECORD, &mut old[..])?;
+    old.truncate(length);
+    cairn.release(name)?;
+    ensure!(on_disk(&cairn.below(name))? <= 8192, "{}", cairn.log());
+    Ok(old)
+}
+
+/// As `setfattr --restore` or `rsync -X` puts it back around the mount.
+fn put_back(cairn: &Instance, name: &str, old: &[u8]) -> Result<()> {
+    let flags = rustix::fs::XattrFlags::REPLACE;
+    rustix::fs::setxattr(cairn.below(name), RECORD, old, flags)?;
+    drop_caches()
+}
+
+/// What `cairn adopt --undo` answers: whether it did it, and what it said.
+fn undo(cairn: &Instance, tree: &Path, options: &[&OsStr]) -> Result<(bool, String)> {
+    let mut arguments = vec![OsStr::new("adopt"), OsStr::new("--undo")];
+    arguments.extend(options);
+    arguments.push(tree.as_os_str());
+    let done = cairn.run(arguments)?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    Ok((done.status.success(), said))
+}
+
+/// An instance whose backing is an adopted tree.
+fn adopted() -> Result<(Instance, PathBuf)> {
+    let mut cairn = Instance::new(None)?;
+    let tree = cairn.dir.path().join("data");
+    fs::create_dir(&tree)?;
+    adopt(&cairn, &tree)?;
+    cairn.backing = cairn.dir.path().join(".cairn-data/backing");
+    Ok((cairn, tree))
+}
+
+fn adopt(cairn: &Instance, tree: &Path) -> Result<()> {
+    cairn.cairn([OsStr::new("adopt"), tree.as_os_str()])?;
+    Ok(())
+}
+
+#[test]
+fn p7_undo_asks_the_catalog_for_files_that_lost_their_stubs() -> Result<()> {
+    needs_mounts!();
+    let (mut cairn, tree) = adopted()?;
+    cairn.mount.clone_from(&tree);
+    cairn.up()?;
+    let data = tree::bytes(6, 300_000);
+    fs::create_dir(cairn.at("sub"))?;
+    cairn.released("sub/stripped", &data)?;
+    cairn.released("restored", &data)?;
+    let old = released_once(&cairn, "old", &data)?;
+    // Back on disk, and a record of before the release says so: no reason for a doubt.
+    let was = released_once(&cairn, "back", &data)?;
+    ensure!(fs::read(cairn.at("back"))? == data);
+    wait_for(
+        "the recall",
+        || Ok(cairn.shown_state("back")? == "archived"),
+    )?;
+    fs::write(cairn.at("kept"), &data)?;
+    cairn.archive("kept")?;
+    // A record that went before it was written again, and a file that nobody archived.
+    rustix::fs::removexattr(cairn.below("kept"), RECORD)?;
+    File::create(cairn.at("empty"))?.set_len(1 << 20)?;
+    cairn.down()?;
+    let bad = ["sub/stripped", "old", "restored"];
+    strip(&cairn, "sub/stripped")?;
+    restore_bare(&cairn, "restored")?;
+    put_back(&cairn, "old", &old)?;
+    put_back(&cairn, "back", &was)?;
+    let names_all = |said: &str| bad.iter().all(|name| said.contains(*name));
+    let (done, said) = undo(&cairn, &tree, &[])?;
+    ensure!(!done, "zeros came out");
+    ensure!(said.contains("3 files") && names_all(&said), "{said}");
+    for good in ["kept", "empty", "data/back"] {
+        ensure!(!said.contains(good), "{said}");
+    }
+    for way in ["cairn up", "--force", "--without-catalog"] {
+        ensure!(said.contains(way), "{said}");
+    }
+    let moved = elsewhere(&cairn, &tree)?;
+    let named = [OsStr::new("--state"), moved.as_os_str()];
+    let (done, said) = undo(&cairn, &tree, &named)?;
+    ensure!(!done && names_all(&said), "{said}");
+    ensure!(cairn.below("kept").exists(), "nothing has moved");
+    for name in bad {
+        fs::remove_file(cairn.below(name))?;
+    }
+    let (done, said) = undo(&cairn, &tree, &named)?;
+    ensure!(done, "{said}");
+    for name in ["kept", "back"] {
+        ensure!(fs::read(tree.join(name))? == data);
+    }
+    // The tree still says that it was served.
+    adopt(&cairn, &tree)?;
+    let (done, said) = undo(&cairn, &tree, &[])?;
+    ensure!(!done && said.contains("--without-catalog"), "{said}");
+    let (done, said) = undo(&cairn, &tree, &[OsStr::new("--without-catalog")])?;
+    ensure!(done && said.contains("not asked"), "{said}");
+    ensure!(said.contains("data/empty"), "named all the same: {said}");
+    ensure!(fs::read(tree.join("kept"))? == data);
+    Ok(())
+}
+
+/// The state directory is elsewhere than it was when it served the tree; no other does for it.
+fn elsewhere(cairn: &Instance, tree: &Path) -> Result<PathBuf> {
+    let moved = cairn.dir.path().join("moved");
+    fs::rename(&cairn.state, &moved)?;
+    let (done, said) = undo(cairn, tree, &[])?;
+    ensure!(!done, "without a catalog: {said}");
+    let state = cairn.state.display().to_string();
+    ensure!(said.contains(&state) && said.contains("--state"), "{said}");
+    ensure!(said.contains("--without-catalog"), "{said}");
+    let mut other = Instance::new(None)?;
+    other.up()?;
+    other.down()?;
+    // The right directory, and another's catalog in it.
+    let mixed = cairn.dir.path().join("mixed");
+    fs::create_dir(&mixed)?;
+    fs::copy(moved.join("instance.json"), mixed.join("instance.json"))?;
+    for entry in fs::read_dir(&other.state)? {
+        let name = entry?.file_name();
+        if name.to_string_lossy().starts_with("catalog.sqlite") {
+            fs::copy(other.state.join(&name), mixed.join(&name))?;
+        }
+    }
+    for place in [&other.state, cairn.dir.path(), &mixed] {
+        let (done, said) = undo(cairn, tree, &[OsStr::new("--state"), place.as_os_str()])?;
+        let place = place.display().to_string();
+        ensure!(!done && said.contains(&place), "{said}");
+    }
+    Ok(moved)
+}
+
+/// A backing that was restored without extended attributes says neither what is a stub nor who
+/// served it.
+#[test]
+fn p7_undo_names_files_of_holes_where_nothing_says_who_served_the_tree() -> Result<()> {
+    needs_mounts!();
+    let (cairn, tree) = adopted()?;
+    fs::write(cairn.below("whole"), tree::bytes(7, 300_000))?;
+    File::create(cairn.below("tiny"))?.set_len(4095)?;
+    File::create(cairn.below("hole"))?.set_len(300_000)?;
+    let (done, said) = undo(&cairn, &tree, &[])?;
+    ensure!(!done, "zeros came out");
+    ensure!(
+        said.contains("1 file") && said.contains("data/hole") && said.contains("--without-catalog"),
+        "{said}"
+    );
+    let (done, said) = undo(&cairn, &tree, &[OsStr::new("--without-catalog")])?;
+    ensure!(done && said.contains("data/hole"), "{said}");
+    fs::remove_file(tree.join("hole"))?;
+    adopt(&cairn, &tree)?;
+    let (done, said) = undo(&cairn, &tree, &[])?;
+    ensure!(done, "{said}");
+    Ok(())
+}
+
+#[test]
+fn p7_undo_refuses_a_tree_that_is_served_under_another_mount() -> Result<()> {
+    needs_mounts!();
+    let (mut cairn, tree) = adopted()?;
+    cairn.args.extend(["--hold".into(), "300s".into()]);
+    fs::write(cairn.below("file"), b"bytes")?;
+    cairn.up()?;
+    let refused = |cairn: &Instance, what: &str| -> Result<()> {
+        for options in [&[][..], &[OsStr::new("--force")]] {
+            let (done, said) = undo(cairn, &tree, options)?;
+            ensure!(!done, "what it serves has gone");
+            ensure!(said.contains(what) && said.contains("cairn down"), "{said}");
+            ensure!(cairn.below("file").exists());
+        }
+        Ok(())
+    };
+    refused(&cairn, "in use")?;
+    // Its mount outlives it, and waits for the next one.
+    cairn.die()?;
+    refused(&cairn, "still serves")?;
+    cairn.up()?;
+    ensure!(fs::read(cairn.at("file"))? == b"bytes");
+    cairn.down()?;
+    let (done, said) = undo(&cairn, &tree, &[])?;
+    ensure!(done, "{said}");
+    ensure!(fs::read(tree.join("file"))? == b"bytes");
+    Ok(())
 }

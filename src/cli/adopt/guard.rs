@@ -12,13 +12,15 @@
 //!   tree are never both away; elsewhere a crash between two steps is completed by running again.
 //! - Nothing but an empty placeholder is ever removed.
 
-use super::{released, table};
+use super::{UndoHow, catalog, released, table};
 use crate::cli::CliError;
 use crate::error::Failure;
+use crate::hsm::backing::{Backing, this_boot};
 use rustix::fs::{CWD, RenameFlags};
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -97,7 +99,7 @@ impl Adoption {
     }
 
     /// Moves the tree back; completes an undoing that was cut short.
-    pub(super) fn undo(&self, force: bool) -> Result<(), CliError> {
+    pub(super) fn undo(&self, how: UndoHow<'_>) -> Result<(), CliError> {
         table::check_unmounted(&self.dir)?;
         let Some(backing) = look(&self.backing)? else {
             if look(&self.guard)?.is_some() && look(&self.dir)?.is_some() {
@@ -117,8 +119,11 @@ impl Adoption {
                 return Err(CliError::new(Failure::Busy, message)
                     .with_hint("move what lies there away first"));
             }
-            if !force {
-                released::check(&self.backing, &self.dir)?;
+            // Under another mount, say: what it serves must not go, and what is looked at here must
+            // stay as it is. Holds until the tree is back.
+            let _alone = self.shut_out(how)?;
+            if !how.force {
+                released::check(&self.backing, &self.dir, how)?;
             }
             if dir.is_none() {
                 make_placeholder(&self.dir)?;
@@ -127,6 +132,16 @@ impl Adoption {
         }
         step("remove", &self.backing, fs::remove_dir(&self.backing))?;
         self.remove_guard()
+    }
+
+    /// Keeps every instance off the tree while the result lives.
+    fn shut_out(&self, how: UndoHow<'_>) -> Result<OwnedFd, CliError> {
+        let (host, _) = this_boot().map_err(|e| CliError::system("read this boot's id", &e))?;
+        let now = crate::hsm::engine::now().sec;
+        let alone = Backing::shut_out(&self.backing, &host, now, how.force)
+            .map_err(|why| CliError::new(Failure::Busy, why))?;
+        catalog::check_held(&self.backing, how)?;
+        Ok(alone)
     }
 
     fn remove_guard(&self) -> Result<(), CliError> {

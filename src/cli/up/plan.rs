@@ -269,7 +269,7 @@ fn apart(inner: &str, path: &Path, outer: &str, of: &Path) -> Result<(), CliErro
 
 /// `/var/lib/cairn/NAME-HASH` for root, below `$XDG_STATE_HOME` for users: the same for the same
 /// backing directory, and different ones for different ones.
-fn default_state(backing: &Path) -> Result<PathBuf, CliError> {
+pub(in crate::cli) fn default_state(backing: &Path) -> Result<PathBuf, CliError> {
     let base = if rustix::process::geteuid().is_root() {
         PathBuf::from("/var/lib")
     } else {

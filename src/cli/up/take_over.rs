@@ -7,7 +7,7 @@ use crate::cli::CliError;
 use crate::error::Failure;
 use cairn_fuse::mount::{Inheritance, Predecessor, Successor};
 use cairn_fuse::{AlwaysResident, MirrorConfig, MirrorError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,12 @@ const LAST_MOMENTS: Duration = Duration::from_secs(3);
 
 /// Where the holder of this state directory's mount is met.
 pub(super) fn socket(plan: &UpPlan) -> PathBuf {
-    plan.state.join("holder.sock")
+    holder_socket(&plan.state)
+}
+
+/// Where the holder of the mount of the instance with the state directory `state` is met.
+pub(in crate::cli) fn holder_socket(state: &Path) -> PathBuf {
+    state.join("holder.sock")
 }
 
 /// The live mount of this state directory, taken from its holder; its predecessor is dead then.

@@ -9,9 +9,13 @@ use crate::id::{FsUuid, InstanceId};
 use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// Largest age of a heartbeat, seconds, at which its instance on another host counts as alive.
 pub const FRESH_SECONDS: i64 = 90;
+/// Longest mark that names its state directory, bytes: whoever reads one takes no more than
+/// [`MAX_XATTR`], and its numbers may grow.
+const LONGEST: usize = MAX_XATTR - 64;
 /// Format of the mark that this program writes.
 const FORMAT: u32 = 1;
 
@@ -34,6 +38,9 @@ pub struct Mark {
     pub started: i64,
     /// Its last heartbeat, seconds since 1970; 0 after a clean stop.
     pub heartbeat: i64,
+    /// Its state directory, where that is known: a hint, directories move. Left out where the mark
+    /// would become too long, or the path is no UTF-8.
+    pub state: Option<PathBuf>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -47,6 +54,8 @@ struct Written {
     epoch: u32,
     started: i64,
     heartbeat: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
 }
 
 /// This process' claim on the backing; given up when dropped.
@@ -61,8 +70,32 @@ pub struct MarkGuard {
 }
 
 impl Mark {
-    fn encode(&self) -> Vec<u8> {
-        let written = Written {
+    /// What is to be done about an instance of another host than `host` that was heard of a moment
+    /// before `now` (seconds since 1970). `None`: it is none, or it is not heard of any more. On the
+    /// same host the lock is the proof; a mark of an earlier boot is a dead one's.
+    fn beats_elsewhere(&self, host: &str, now: i64) -> Option<String> {
+        let elsewhere = self.host != host && self.heartbeat != 0;
+        let age = now.saturating_sub(self.heartbeat);
+        (elsewhere && age < FRESH_SECONDS).then(|| {
+            format!(
+                "stop it there, or wait {} s if that host is dead",
+                FRESH_SECONDS - age
+            )
+        })
+    }
+
+    /// Whose it is, in words.
+    fn told(&self, now: i64) -> String {
+        let age = now.saturating_sub(self.heartbeat);
+        format!(
+            "host {}, process {}, last heard of {age} s ago",
+            self.host, self.pid
+        )
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let state = self.state.as_deref().and_then(Path::to_str);
+        let mut written = Written {
             format: FORMAT,
             fs: self.fs.to_string(),
             instance: self.instance.to_string(),
@@ -72,9 +105,16 @@ impl Mark {
             epoch: self.epoch,
             started: self.started,
             heartbeat: self.heartbeat,
+            state: state.map(str::to_owned),
         };
         // Strings and numbers always serialize.
-        serde_json::to_vec(&written).unwrap_or_default()
+        let encode = |written: &Written| serde_json::to_vec(written).unwrap_or_default();
+        let whole = encode(&written);
+        if whole.len() <= LONGEST {
+            return whole;
+        }
+        written.state = None;
+        encode(&written)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
@@ -100,6 +140,7 @@ impl Mark {
             epoch: w.epoch,
             started: w.started,
             heartbeat: w.heartbeat,
+            state: w.state.map(PathBuf::from),
         })
     }
 }
@@ -147,6 +188,50 @@ impl Backing {
         }
     }
 
+    /// Keeps every instance of this host off a backing directory that is not open here, while the
+    /// result lives. One of another host that was heard of at `now` (seconds since 1970) or shortly
+    /// before refuses it, too, unless `force`. `host`: this one.
+    ///
+    /// # Errors
+    /// [`BackingError::InUse`] if one works on it; [`BackingError::Mark`] without `force`, if the mark
+    /// cannot be read.
+    pub fn shut_out(
+        root: &Path,
+        host: &str,
+        now: i64,
+        force: bool,
+    ) -> Result<OwnedFd, BackingError> {
+        let name = root.display().to_string();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(root, flags, Mode::empty())
+            .map_err(|why| BackingError::of("open", || name.clone(), why))?;
+        let in_use = |who: String, way_out: String| BackingError::InUse {
+            root: name.clone(),
+            who,
+            way_out,
+        };
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let who = match Self::mark_of(root) {
+                    Ok(Some(mark)) => format!("host {}, process {}", mark.host, mark.pid),
+                    Ok(None) | Err(_) => "an unknown process".to_owned(),
+                };
+                return Err(in_use(who, "stop it with `cairn down` first".to_owned()));
+            }
+            Err(why) => return Err(BackingError::of("lock", || name.clone(), why)),
+        }
+        if force {
+            return Ok(lock);
+        }
+        if let Some(mark) = Self::mark_of(root)?
+            && let Some(way_out) = mark.beats_elsewhere(host, now)
+        {
+            return Err(in_use(mark.told(now), way_out));
+        }
+        Ok(lock)
+    }
+
     /// Claims the backing for the instance that `mark` names, at the time `now` (seconds since
     /// 1970, also the first heartbeat). `force` overrides a mark of another host.
     ///
@@ -162,16 +247,7 @@ impl Backing {
         let found = read(self.root(), attribute, &root)?;
         let in_use = |m: Option<&Mark>, way_out: String| BackingError::InUse {
             root: root.clone(),
-            who: m.map_or_else(
-                || "an unknown process".to_owned(),
-                |m| {
-                    let age = now.saturating_sub(m.heartbeat);
-                    format!(
-                        "host {}, process {}, last heard of {age} s ago",
-                        m.host, m.pid
-                    )
-                },
-            ),
+            who: m.map_or_else(|| "an unknown process".to_owned(), |m| m.told(now)),
             way_out,
         };
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -192,14 +268,8 @@ impl Backing {
                 );
                 return Err(BackingError::Mark { root, why });
             }
-            // On this host the lock is the proof; a mark of an earlier boot is a dead one's.
-            let elsewhere = old.host != mark.host && old.heartbeat != 0;
-            let age = now.saturating_sub(old.heartbeat);
-            if elsewhere && age < FRESH_SECONDS && !force {
-                let way_out = format!(
-                    "stop it there, or wait {} s if that host is dead",
-                    FRESH_SECONDS - age
-                );
+            let beats = old.beats_elsewhere(&mark.host, now);
+            if let Some(way_out) = beats.filter(|_| !force) {
                 return Err(in_use(Some(old), way_out));
             }
         }

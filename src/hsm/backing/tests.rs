@@ -219,6 +219,54 @@ fn room_that_was_never_written_is_no_data_even_once_it_was_read() {
     assert_eq!(super::data_bytes(fd.as_fd(), 8192, 8192).unwrap(), 8192);
 }
 
+#[test]
+fn a_mark_names_its_state_directory_if_there_is_room_for_it() {
+    let rig = Rig::new();
+    let read = || Backing::mark_of(&rig.root).unwrap().unwrap().state;
+    for (path, kept) in [
+        ("/var/lib/cairn/x".to_owned(), true),
+        ("x".repeat(300), false),
+    ] {
+        let state = Some(PathBuf::from(path));
+        let named = Mark {
+            state: state.clone(),
+            ..mark(&rig, "here")
+        };
+        let guard = rig.backing.claim(named, 1_000, false).unwrap();
+        assert_eq!(read(), state.filter(|_| kept));
+        drop(guard);
+    }
+}
+
+#[test]
+fn p9_who_is_alive_shuts_out_an_undoing() {
+    let rig = Rig::new();
+    let shut_out = |host: &str, now, force| Backing::shut_out(&rig.root, host, now, force);
+    drop(shut_out("here", 1_000, false).unwrap());
+    let guard = rig
+        .backing
+        .claim(mark(&rig, "there"), 1_000, false)
+        .unwrap();
+    for force in [false, true] {
+        let refused = shut_out("there", 1_000, force).unwrap_err();
+        assert!(matches!(refused, BackingError::InUse { .. }), "{refused}");
+    }
+    let alive = guard.mark().clone();
+    drop(guard);
+    drop(shut_out("here", 1_000, false).unwrap());
+    // Its host holds no lock here, and its heart beats.
+    let fd = std::fs::File::open(&rig.root).unwrap();
+    let names = ["trusted.cairn.mark", "user.cairn.mark"];
+    let flags = rustix::fs::XattrFlags::REPLACE;
+    let set = |name: &&str| rustix::fs::fsetxattr(&fd, *name, &alive.encode(), flags).is_ok();
+    assert!(names.iter().any(set));
+    let refused = shut_out("here", 1_000 + FRESH_SECONDS - 1, false).unwrap_err();
+    assert!(refused.to_string().contains("host there"), "{refused}");
+    drop(shut_out("here", 1_000 + FRESH_SECONDS, false).unwrap());
+    drop(shut_out("here", 1_000, true).unwrap());
+    drop(shut_out("there", 1_000, false).unwrap());
+}
+
 fn keeps_a_record(rig: &Rig) {
     rig.write("f", b"data");
     let want = record(rig, "f");
@@ -393,6 +441,7 @@ fn mark(rig: &Rig, host: &str) -> Mark {
         epoch: 3,
         started: 1_000,
         heartbeat: 0,
+        state: Some(PathBuf::from("/var/lib/cairn/x")),
     }
 }
 

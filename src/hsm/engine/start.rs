@@ -132,6 +132,7 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
         epoch: old.as_ref().map_or(0, |m| m.epoch),
         started: started.sec,
         heartbeat: started.sec,
+        state: Some(state.path().to_owned()),
     };
     // The lock first: what another instance has is not even read further.
     let guard = backing.claim(mark.clone(), started.sec, opening.force)?;

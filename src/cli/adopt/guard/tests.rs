@@ -53,9 +53,15 @@ fn p7_adopt_and_undo_round_trip() {
     );
     let again = tree.adoption().adopt().unwrap_err();
     assert!(again.to_string().contains("adopted already"), "{again}");
-    tree.adoption().undo(false).unwrap();
+    tree.adoption().undo(UndoHow::default()).unwrap();
     tree.is_back();
-    assert_eq!(tree.adoption().undo(false).unwrap_err().exit_code(), 2);
+    assert_eq!(
+        tree.adoption()
+            .undo(UndoHow::default())
+            .unwrap_err()
+            .exit_code(),
+        2
+    );
 }
 
 #[test]
@@ -91,7 +97,7 @@ fn p7_a_crash_at_any_step_of_undo_is_completed_by_running_it_again() {
             .iter()
             .take(crash_after)
             .for_each(|step| step(&tree.adoption()));
-        tree.adoption().undo(false).unwrap();
+        tree.adoption().undo(UndoHow::default()).unwrap();
         tree.is_back();
     }
 }
@@ -106,7 +112,7 @@ fn swapping_by_steps_does_the_same() {
     adoption.swap_by_steps().unwrap();
     tree.is_adopted();
     adoption.swap_by_steps().unwrap();
-    adoption.undo(false).unwrap();
+    adoption.undo(UndoHow::default()).unwrap();
     tree.is_back();
 }
 
@@ -129,7 +135,7 @@ fn what_lies_on_the_mountpoint_is_not_buried() {
     tree.adoption().adopt().unwrap();
     fs::set_permissions(&tree.adoption().dir, Permissions::from_mode(0o700)).unwrap();
     fs::write(tree.adoption().dir.join("stray"), b"x").unwrap();
-    let error = tree.adoption().undo(false).unwrap_err();
+    let error = tree.adoption().undo(UndoHow::default()).unwrap_err();
     assert!(
         error.to_string().contains("not the empty mountpoint"),
         "{error}"
