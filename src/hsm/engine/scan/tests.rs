@@ -214,6 +214,8 @@ fn p4_times_are_doubted_until_what_a_crash_left_is_in_order() {
     let site = Site::new(tree);
     let shared = site.shared();
     let backing = &shared.backing;
+    // The engine may have been stopped between the end of its first scan and what follows from it.
+    assert!(!round(shared, &mut HashMap::new()).unwrap(), "none is due");
     assert!(backing.times_stand(), "the first scan is at its end");
     let old = Timestamp { sec: 1, nsec: 0 };
     let fd = backing.open_beneath(b"b/f").unwrap();
