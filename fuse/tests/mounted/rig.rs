@@ -360,7 +360,9 @@ pub(crate) struct Child(pub(crate) std::process::Child);
 impl Child {
     pub(crate) fn spawn(program: &str, args: &[&OsStr]) -> anyhow::Result<Self> {
         Ok(Self(
-            std::process::Command::new(program)
+            // Who runs the tests in the background has them ignore SIGINT, and so their children.
+            std::process::Command::new("env")
+                .args(["--default-signal=INT", program])
                 .args(args)
                 .stdin(std::process::Stdio::null())
                 .stdout(std::process::Stdio::null())
