@@ -5,7 +5,7 @@
 //! writes what follows from it under the node's turn, so that what a user set is what stays.
 //!
 //! Rules: a turn is held for a few system calls on attributes alone (a record is set again where the
-//! filesystem's journal delayed it, for two seconds at most), never over a sync, a write of data, a
+//! filesystem's journal delayed it, sixteen times at most), never over a sync, a write of data, a
 //! punch or a callback, because threads that serve the mount take turns. No two are held at
 //! once: different nodes may share one.
 

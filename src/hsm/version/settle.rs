@@ -16,15 +16,20 @@ use std::time::{Duration, Instant};
 /// it where the filesystem makes a change wait for its journal, which it seldom does twice running;
 /// on a loaded disk one in thirty was seen to miss.
 const TRIES: u32 = 16;
-/// And the longest time for them: users who look at the file wait meanwhile.
-pub const LONGEST_SETTING: Duration = Duration::from_secs(2);
+/// Tries that are made however long they take: on a disk with a long queue one alone was seen to take
+/// more than two seconds, and the next one a moment.
+const SURE_TRIES: u32 = 4;
+/// When no more than those are made: users who look at the file wait meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A record that is older than this is not on its way to one that fits any more: a few tries on a disk
+/// that takes seconds for each.
+pub const LONGEST_SETTING: Duration = Duration::from_secs(30);
 
-/// May a record with this floor still be on its way to one that fits? Twice the time, because the
-/// last try may be a slow one.
+/// May a record with this floor still be on its way to one that fits?
 #[must_use]
 pub fn may_be_setting(floor: Timestamp) -> bool {
     let age = coarse_now().nanos().saturating_sub(floor.nanos());
-    u128::try_from(age).is_ok_and(|age| age < 2 * LONGEST_SETTING.as_nanos())
+    u128::try_from(age).is_ok_and(|age| age < LONGEST_SETTING.as_nanos())
 }
 
 /// A check to be made once the window is past.
@@ -80,7 +85,7 @@ impl Stamp {
         let (mut record, mut how) = (record.clone(), how);
         let begun = Instant::now();
         let mut tries = 0;
-        while tries < TRIES && begun.elapsed() < LONGEST_SETTING {
+        while tries < SURE_TRIES || tries < TRIES && begun.elapsed() < PATIENCE {
             tries += 1;
             let floor = coarse_now();
             record.ctime_floor = Some(floor);
