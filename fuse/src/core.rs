@@ -2,6 +2,7 @@
 
 use crate::attr::{Entry, attributes};
 use crate::backing::{Backing, Seen, stat_of};
+use crate::buffers::Buffers;
 use crate::creds;
 use crate::gate::{Gates, Next};
 use crate::mount::Pins;
@@ -33,12 +34,18 @@ pub(crate) struct Core {
     pub(crate) gates: Gates,
     pub(crate) park: Arc<Park>,
     pub(crate) workers: Workers,
+    pub(crate) buffers: Arc<Buffers>,
+    /// The backing knows writes that do not wait, as far as is known.
+    pub(crate) writes_at_once: AtomicBool,
     pub(crate) notices: Notices,
     /// Backing ids of files that nobody has open, kept for the next open.
     pub(crate) idle_ids: Mutex<LruCache<u64, Arc<Registered>>>,
     /// Numbers opens; never reused.
     pub(crate) opens: AtomicU64,
     pub(crate) passthrough: AtomicBool,
+    /// Opens with `O_DIRECT` go past the kernel's cache, several at once. Only where nothing is ever
+    /// opened by passthrough.
+    pub(crate) direct: AtomicBool,
     /// The connection, while its session runs.
     pub(crate) device: Arc<Mutex<Option<Arc<OwnedFd>>>>,
     /// What requests of a dead server had begun.

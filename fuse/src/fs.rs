@@ -27,6 +27,8 @@ use std::time::SystemTime;
 pub(crate) struct Agreed {
     pub(crate) abi: (u32, u32),
     pub(crate) passthrough: bool,
+    /// Files may be opened past the kernel's cache, and mapped all the same.
+    pub(crate) direct: bool,
     /// The kernel's capabilities.
     pub(crate) offered: u64,
     /// A sum over those that were asked for and granted.

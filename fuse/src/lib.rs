@@ -45,6 +45,7 @@
 mod access;
 mod attr;
 mod backing;
+mod buffers;
 mod core;
 mod creds;
 mod error;

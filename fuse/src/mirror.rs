@@ -199,6 +199,7 @@ impl Mirror {
         let passthrough = probe_passthrough(&core, &session, asked, agreed.passthrough);
         core.passthrough
             .store(passthrough.is_ok(), Ordering::Relaxed);
+        core.direct.store(agreed.direct, Ordering::Relaxed);
         let facts = Facts {
             passthrough,
             handles: core.backing.handles.clone(),

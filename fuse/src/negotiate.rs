@@ -44,6 +44,9 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
         InitFlags::FUSE_NO_OPENDIR_SUPPORT
     });
     let passthrough = wanted.passthrough && ask(InitFlags::FUSE_PASSTHROUGH);
+    // With passthrough a mapping of such an open would turn the inode to cached unseen, and the next
+    // passthrough open would fail (facts of the kernel's I/O modes: see `iomode`).
+    let direct = !passthrough && ask(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
     if passthrough {
         let _ = config.set_max_stack_depth(wanted.stack_depth);
         answered = mix(answered, u64::from(wanted.stack_depth));
@@ -57,6 +60,7 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
     Agreed {
         abi: (abi.0, abi.1),
         passthrough,
+        direct,
         offered: offered.bits(),
         answered,
     }

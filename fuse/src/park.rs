@@ -72,9 +72,10 @@ impl Reply {
         }
     }
 
-    pub(crate) fn written(self, count: u32) {
+    pub(crate) fn written(self, count: usize) {
         match self {
-            Self::Write(reply) => reply.written(count),
+            // No request is for more.
+            Self::Write(reply) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
             other => other.error(Errno::INVAL),
         }
     }

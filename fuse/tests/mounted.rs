@@ -10,6 +10,8 @@
 mod atime;
 #[path = "mounted/basic.rs"]
 mod basic;
+#[path = "mounted/direct.rs"]
+mod direct;
 #[path = "mounted/dirs.rs"]
 mod dirs;
 #[path = "mounted/disk.rs"]

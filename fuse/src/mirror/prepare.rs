@@ -82,6 +82,8 @@ impl Prepared {
             gates: Gates::default(),
             park: Arc::new(Park::default()),
             workers: Workers::start()?,
+            buffers: Arc::default(),
+            writes_at_once: AtomicBool::new(true),
             notices,
             idle_ids: Mutex::new(LruCache::new(if config.shared {
                 SHARED_IDLE_IDS
@@ -90,6 +92,7 @@ impl Prepared {
             })),
             opens: AtomicU64::new(1),
             passthrough: AtomicBool::new(false),
+            direct: AtomicBool::new(false),
             device: Arc::default(),
             replays: Replays::of(&kept.found),
             pins: kept.pins,

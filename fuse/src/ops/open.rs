@@ -317,6 +317,11 @@ impl Opening {
             if !core.shared {
                 flags |= FopenFlags::FOPEN_KEEP_CACHE;
             }
+            // The kernel lets one writer of a file after the other through its cache, and past it
+            // many at once.
+            if self.flags & libc::O_DIRECT != 0 && core.direct.load(Ordering::Relaxed) {
+                flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+            }
         }
         if self.writes() {
             bits |= FH_WRITES;
