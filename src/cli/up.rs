@@ -43,7 +43,7 @@ pub struct UpArgs {
     #[arg(long)]
     pub detach: bool,
     /// If this instance dies, keep the mount for DUR; the same command again, or `cairn upgrade`,
-    /// goes on with it (default: 0s, unmount at once).
+    /// goes on with it (default: 60s; 0s: unmount at once).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub hold: Option<Duration>,
     /// Give up reads of released files after DUR (default: never).
