@@ -24,6 +24,8 @@ mod locks;
 mod model;
 #[path = "mounted/names.rs"]
 mod names;
+#[path = "mounted/parked.rs"]
+mod parked;
 #[path = "mounted/places.rs"]
 mod places;
 #[path = "mounted/posix.rs"]
