@@ -16,6 +16,8 @@ mod direct;
 mod dirs;
 #[path = "mounted/disk.rs"]
 mod disk;
+#[path = "mounted/failing.rs"]
+mod failing;
 #[path = "mounted/faults.rs"]
 mod faults;
 #[path = "mounted/locks.rs"]
