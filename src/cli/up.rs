@@ -3,6 +3,7 @@
 pub mod detach;
 mod leave;
 mod plan;
+pub mod rights;
 mod serve;
 mod take_over;
 

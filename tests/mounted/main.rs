@@ -13,6 +13,7 @@ mod hold;
 mod indexes;
 mod lost;
 mod released;
+mod rights;
 mod round_trip;
 mod scans;
 mod stops;
