@@ -4,6 +4,7 @@ use crate::attr::{Entry, attributes};
 use crate::backing::{Backing, Seen, stat_of};
 use crate::creds;
 use crate::gate::{Gates, Next};
+use crate::locks::Locks;
 use crate::mount::Pins;
 use crate::node::{InUse, Node, Nodes, ROOT};
 use crate::notify::Notices;
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) gates: Gates,
     pub(crate) park: Arc<Park>,
+    /// Record locks that were taken on the backing: where it is shared.
+    pub(crate) locks: Mutex<Locks<Arc<OwnedFd>>>,
     pub(crate) workers: Workers,
     pub(crate) notices: Notices,
     /// Backing ids of files that nobody has open, kept for the next open.

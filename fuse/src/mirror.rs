@@ -53,7 +53,8 @@ pub struct MirrorConfig {
     /// Answers about data.
     pub residency: Arc<dyn Residency>,
     /// Others change the backing too (another host, or around the mount): attributes and names
-    /// are then cached for a second at most, and directories never.
+    /// are then cached for a second at most, and directories never; record locks (`fcntl`) are
+    /// taken on the backing file, and every close asks the server.
     pub shared: bool,
     /// Session threads; 0 chooses (one more than there are cores, at most 16).
     pub threads: usize,

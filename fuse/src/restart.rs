@@ -184,7 +184,7 @@ impl Core {
     }
 
     /// Takes back what a resent open or create had opened: its reply was never sent.
-    pub(crate) fn take_open_back(&self, request: u64) {
+    pub(crate) fn take_open_back(self: &Arc<Self>, request: u64) {
         if request & RESENT == 0 {
             return;
         }

@@ -26,6 +26,8 @@ mod names;
 mod places;
 #[path = "mounted/posix.rs"]
 mod posix;
+#[path = "mounted/records.rs"]
+mod records;
 #[path = "mounted/rig.rs"]
 mod rig;
 #[path = "mounted/stubs.rs"]
