@@ -205,6 +205,22 @@ impl<D: Clone> Locks<D> {
         holder.covered.add(ask.range);
     }
 
+    /// A description with locks that were taken through a predecessor. How much of the file they
+    /// cover is not known: it counts as all of it until all is given up.
+    pub(crate) fn adopt(&mut self, owner: Owner, fh: u64, process: u32, description: D) {
+        let ask = Ask {
+            owner,
+            fh,
+            process,
+            thread: 0,
+            range: Range::WHOLE,
+            kind: None,
+            waits: false,
+            step: Duration::ZERO,
+        };
+        self.locked(&ask, description);
+    }
+
     /// A range was unlocked. The description if nothing is left on it: it is forgotten here.
     #[must_use]
     pub(crate) fn unlocked(&mut self, owner: Owner, range: Range) -> Option<D> {

@@ -14,6 +14,7 @@
 
 use crate::core::Core;
 use crate::locks::{Ask, Kind, Owner, Range};
+use crate::mount::LockPin;
 use crate::node::{InUse, Node};
 use crate::park::{Reply, Ticket};
 use crate::sys;
@@ -96,6 +97,7 @@ impl Core {
             let locks = self.locks.lock();
             (locks.description(ask.owner), locks.has_room())
         };
+        let is_new = known.is_none();
         let description = match (known, ask.kind) {
             (None, None) => return Ok(()),
             (Some(known), _) => known,
@@ -104,6 +106,9 @@ impl Core {
             (None, Some(_)) => Arc::new(self.open_to_lock(node, libc::O_RDWR)?),
         };
         set(&description, ask)?;
+        if is_new {
+            self.keep_lock(ask, &description)?;
+        }
         if ask.kind.is_some() {
             self.locks.lock().locked(ask, description);
         } else {
@@ -133,10 +138,29 @@ impl Core {
         Err(Refusal::Failed(refused))
     }
 
+    /// Hands a description to the holder, on which a first lock was taken.
+    fn keep_lock(&self, ask: &Ask, description: &OwnedFd) -> Result<(), Refusal> {
+        let Some(pins) = &self.pins else {
+            return Ok(());
+        };
+        let lock = LockPin {
+            owner: ask.owner,
+            fh: ask.fh,
+            process: ask.process,
+        };
+        if pins.keep_lock(lock, description.as_fd()) {
+            Ok(())
+        } else {
+            Err(Refusal::Later)
+        }
+    }
+
     /// A range was unlocked on the backing.
     fn unlocked(&self, owner: Owner, range: Range) {
         let last = self.locks.lock().unlocked(owner, range);
-        drop(last);
+        if let (Some(_), Some(pins)) = (&last, &self.pins) {
+            pins.let_lock_go(owner);
+        }
     }
 
     /// Gives up all that an owner holds on a node, in its turn.

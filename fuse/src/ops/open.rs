@@ -94,7 +94,6 @@ impl Core {
         let writes = fh & FH_WRITES != 0;
         // Counted as a user until the descriptors are closed: a lease would find them.
         let in_use = InUse::new(node);
-        self.close_locks(&in_use, fh);
         let mut state = in_use.state.lock();
         state.writers = state.writers.saturating_sub(u32::from(writes));
         state.written |= writes;
@@ -117,6 +116,7 @@ impl Core {
             // anew all the time, or told to the kernel by the write.)
             self.notices.attributes(id);
         }
+        self.close_locks(&in_use, fh);
         if (orphan && last) || data.read.is_some() || data.write.is_some() {
             self.close_later((backing.filter(|_| orphan), data, in_use));
         } else if let Some(backing) = backing {
