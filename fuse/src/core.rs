@@ -5,6 +5,7 @@ use crate::backing::{Backing, Seen, stat_of};
 use crate::buffers::Buffers;
 use crate::creds;
 use crate::gate::{Gates, Next};
+use crate::locks::Locks;
 use crate::mount::Pins;
 use crate::node::{InUse, Node, Nodes, ROOT};
 use crate::notify::Notices;
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) gates: Gates,
     pub(crate) park: Arc<Park>,
+    /// Record locks that were taken on the backing: where it is shared.
+    pub(crate) locks: Mutex<Locks<Arc<OwnedFd>>>,
     pub(crate) workers: Workers,
     pub(crate) buffers: Arc<Buffers>,
     /// The backing knows writes that do not wait, as far as is known.

@@ -4,8 +4,10 @@
 //! interrupted or is gone, whichever takes it first.
 
 use crate::attr::Entry;
+use crate::locks::Kind;
 use crate::node::InUse;
 use crate::passthrough::Registered;
+use crate::sys::FoundLock;
 use crate::{Residency, WaitToken};
 use fuser::{FileHandle, FopenFlags};
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +24,7 @@ pub(crate) enum Reply {
     Empty(fuser::ReplyEmpty),
     Write(fuser::ReplyWrite),
     Lseek(fuser::ReplyLseek),
+    Lock(fuser::ReplyLock),
 }
 
 /// The errno as FUSE's library wants it.
@@ -41,6 +44,7 @@ impl Reply {
             Self::Empty(reply) => reply.error(error),
             Self::Write(reply) => reply.error(error),
             Self::Lseek(reply) => reply.error(error),
+            Self::Lock(reply) => reply.error(error),
         }
     }
 
@@ -80,6 +84,21 @@ impl Reply {
         }
     }
 
+    /// Which lock is in the way, if any.
+    pub(crate) fn lock(self, found: &FoundLock) {
+        let kind = match found.kind {
+            Some(Kind::Read) => libc::F_RDLCK,
+            Some(Kind::Write) => libc::F_WRLCK,
+            None => libc::F_UNLCK,
+        };
+        match self {
+            Self::Lock(reply) => {
+                reply.locked(found.range.first, found.range.last, kind, found.process);
+            }
+            other => other.error(Errno::INVAL),
+        }
+    }
+
     pub(crate) fn offset(self, offset: u64) {
         match self {
             Self::Lseek(reply) => reply.offset(i64::try_from(offset).unwrap_or(i64::MAX)),
@@ -90,7 +109,7 @@ impl Reply {
 
 /// Names a parked reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 struct Parked {
     thread: u32,

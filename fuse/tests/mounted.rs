@@ -32,6 +32,8 @@ mod parked;
 mod places;
 #[path = "mounted/posix.rs"]
 mod posix;
+#[path = "mounted/records.rs"]
+mod records;
 #[path = "mounted/rig.rs"]
 mod rig;
 #[path = "mounted/stubs.rs"]

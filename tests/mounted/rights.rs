@@ -10,7 +10,10 @@ use std::fs;
 fn set(status: &str, key: &str) -> Result<u64> {
     let status = fs::read_to_string(status)?;
     let line = status.lines().find_map(|line| line.strip_prefix(key));
-    Ok(u64::from_str_radix(line.context("no such line")?.trim(), 16)?)
+    Ok(u64::from_str_radix(
+        line.context("no such line")?.trim(),
+        16,
+    )?)
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN // mount, passthrough
     .union(CapabilitySet::LEASE)           // leases on users' files (P1, P3)
     .union(CapabilitySet::SYS_RESOURCE)    // stubs and records on a disk that is full or over quota
     .union(CapabilitySet::KILL)            // a predecessor that hangs
-    .union(CapabilitySet::SYS_PTRACE);     // who keeps a mount busy
+    .union(CapabilitySet::SYS_PTRACE); // who keeps a mount busy
 
 /// Gives up all other rights of the calling thread, and of all that it will start.
 ///
