@@ -50,6 +50,10 @@ pub struct UpArgs {
     /// Give up reads of released files after DUR (default: never).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub recall_timeout: Option<Duration>,
+    /// Others change BACKING as well, around this mount: what it shows is asked for again after a
+    /// second, and record locks are taken on BACKING.
+    #[arg(long)]
+    pub shared: bool,
     /// Release also where a tier lies on the backing's own filesystem, which frees nothing.
     #[arg(long)]
     pub allow_same_fs: bool,

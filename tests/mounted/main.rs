@@ -16,6 +16,7 @@ mod released;
 mod rights;
 mod round_trip;
 mod scans;
+mod shared;
 mod stops;
 mod strangers;
 mod tier_away;
