@@ -14,10 +14,14 @@ mod basic;
 mod dirs;
 #[path = "mounted/disk.rs"]
 mod disk;
+#[path = "mounted/fake.rs"]
+mod fake;
 #[path = "mounted/faults.rs"]
 mod faults;
 #[path = "mounted/locks.rs"]
 mod locks;
+#[path = "mounted/mapping.rs"]
+mod mapping;
 #[path = "mounted/model.rs"]
 mod model;
 #[path = "mounted/names.rs"]
@@ -28,8 +32,12 @@ mod places;
 mod posix;
 #[path = "mounted/rig.rs"]
 mod rig;
+#[path = "mounted/steps.rs"]
+mod steps;
 #[path = "mounted/stubs.rs"]
 mod stubs;
+#[path = "mounted/sys.rs"]
+mod sys;
 #[path = "mounted/threads.rs"]
 mod threads;
 #[path = "mounted/together.rs"]
