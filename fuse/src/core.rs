@@ -155,13 +155,33 @@ impl Core {
     }
 
     /// How long attributes may be believed. A file that is open for writing may change through a
-    /// mapping, and its blocks by the close itself: of neither the kernel's FUSE side learns.
+    /// mapping, and its blocks by the close itself: of neither the kernel's FUSE side learns. A
+    /// mapping may also be left when the file is closed.
     fn ttl_of(&self, node: &Node) -> Duration {
-        if node.is_file() && node.state.lock().writers > 0 {
+        if !node.is_file() {
+            return self.ttl;
+        }
+        let state = node.state.lock();
+        let (writers, mapped) = (state.writers, state.mapped);
+        drop(state);
+        if writers > 0 || (mapped && self.is_mapped(node)) {
             Duration::ZERO
         } else {
             self.ttl
         }
+    }
+
+    /// Is there still a mapping that can change the file? Where that cannot be told, there may be.
+    /// While it is asked nobody opens the file: who does not want to wait would not get past the
+    /// lease that asks.
+    fn is_mapped(&self, node: &Node) -> bool {
+        let there = self.alone(node, || {
+            let fd = self.open_data(node, libc::O_RDONLY);
+            let there = fd.and_then(|fd| crate::sys::has_writers(fd.as_fd())) != Ok(false);
+            node.state.lock().mapped = there;
+            there
+        });
+        there.unwrap_or(true)
     }
 
     /// Are a file's data here?

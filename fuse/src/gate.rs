@@ -7,7 +7,7 @@
 //! 2. Who waits for a hold is resumed on a worker when the hold drops, exactly once.
 
 use crate::core::Core;
-use crate::node::InUse;
+use crate::node::{InUse, Node};
 use crate::park::{Reply, Ticket};
 use crate::workers::Job;
 use crate::{Gate, Hold, NodeHandle};
@@ -79,19 +79,26 @@ impl Core {
         }
     }
 
-    fn resume(
-        self: &Arc<Self>,
-        ticket: Ticket,
-        node: Arc<crate::node::Node>,
-        caller: u32,
-        next: Next,
-    ) -> Job {
+    fn resume(self: &Arc<Self>, ticket: Ticket, node: Arc<Node>, caller: u32, next: Next) -> Job {
         let core = self.clone();
         Box::new(move || {
             if let Some((reply, _)) = core.park.take(ticket) {
                 core.enter(InUse::new(node), caller, reply, next);
             }
         })
+    }
+
+    /// Does something quick that no open may come into. `None`: the node is in use or held.
+    pub(crate) fn alone<T>(&self, node: &Node, work: impl FnOnce() -> T) -> Option<T> {
+        if !self.gates.enter(&node.handle) {
+            return None;
+        }
+        let in_use = node.state.lock().io.in_use();
+        let result = (!in_use).then(work);
+        for job in self.gates.leave(&node.handle) {
+            self.workers.slow(job);
+        }
+        result
     }
 }
 

@@ -56,6 +56,9 @@ pub(crate) struct State {
     pub(crate) writers: u32,
     /// There were some that are gone.
     pub(crate) written: bool,
+    /// One of them passed through and may have left a mapping, of which the kernel's FUSE side
+    /// knows nothing: stores still change the file's times.
+    pub(crate) mapped: bool,
     /// The one backing id that all passthrough opens share; set while any is alive.
     pub(crate) backing: Option<Arc<Registered>>,
     /// Descriptors that serve cached opens; set while any is alive.

@@ -227,6 +227,8 @@ impl Core {
             let pin = pins.inodes.remove(&known.id);
             let pinned = pin.is_some();
             let node = self.nodes.adopt(known, pin);
+            // Whether an open that is gone has left one is not in the ledger.
+            node.state.lock().mapped = true;
             if pinned {
                 self.adopt_orphan(&node);
             }

@@ -173,6 +173,24 @@ pub(crate) fn grow_descriptor_table(fd: BorrowedFd<'_>, size: u64) {
     }
 }
 
+/// Can somebody write to this open file, through another descriptor or a mapping? A read lease
+/// tells; it is given back at once.
+pub(crate) fn has_writers(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    /// Missing in `libc`.
+    const F_SETSIG: libc::c_int = 10;
+    let control = |command, value: libc::c_int| {
+        // SAFETY: all these commands take a number.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), command, value) }.into())
+    };
+    // Whom the lease is in the way of is told of by a signal: by one that does nothing.
+    control(F_SETSIG, libc::SIGURG)?;
+    match control(libc::F_SETLEASE, libc::F_RDLCK) {
+        Err(Errno::AGAIN) => Ok(true),
+        Err(error) => Err(error),
+        Ok(_) => control(libc::F_SETLEASE, libc::F_UNLCK).map(|_| false),
+    }
+}
+
 /// Closes a backing id (`FUSE_DEV_IOC_BACKING_CLOSE`) that belongs to this `/dev/fuse`.
 pub(crate) fn close_backing(device: BorrowedFd<'_>, id: u32) -> Result<(), Errno> {
     /// `_IOW(229, 2, uint32_t)`.

@@ -18,10 +18,14 @@ mod dirs;
 mod disk;
 #[path = "mounted/failing.rs"]
 mod failing;
+#[path = "mounted/fake.rs"]
+mod fake;
 #[path = "mounted/faults.rs"]
 mod faults;
 #[path = "mounted/locks.rs"]
 mod locks;
+#[path = "mounted/mapping.rs"]
+mod mapping;
 #[path = "mounted/model.rs"]
 mod model;
 #[path = "mounted/names.rs"]
@@ -36,8 +40,12 @@ mod posix;
 mod records;
 #[path = "mounted/rig.rs"]
 mod rig;
+#[path = "mounted/steps.rs"]
+mod steps;
 #[path = "mounted/stubs.rs"]
 mod stubs;
+#[path = "mounted/sys.rs"]
+mod sys;
 #[path = "mounted/threads.rs"]
 mod threads;
 #[path = "mounted/together.rs"]

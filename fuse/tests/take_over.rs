@@ -3,6 +3,12 @@
 
 #[path = "take_over/locks.rs"]
 mod locks;
+#[path = "mounted/mapping.rs"]
+#[allow(
+    dead_code,
+    reason = "all of it is used by the tests that it lies beside"
+)]
+mod mapping;
 #[path = "take_over/place.rs"]
 mod place;
 #[path = "take_over/server.rs"]
@@ -24,6 +30,10 @@ const TESTS: &[(&str, Test)] = &[
     (
         "descriptors_and_mappings_go_on",
         descriptors_and_mappings_go_on,
+    ),
+    (
+        "a_mapping_that_a_dead_server_saw_closed_moves_the_times",
+        a_mapping_that_a_dead_server_saw_closed_moves_the_times,
     ),
     ("cached_opens_go_on", cached_opens_go_on),
     (
@@ -157,6 +167,28 @@ fn descriptors_and_mappings_go_on(place: &Place) -> anyhow::Result<()> {
     assert_eq!(text, "X123456789bcd");
     assert_eq!(fs::read_dir(place.m("dir"))?.count(), 3);
     drop((file, server));
+    Ok(())
+}
+
+/// Its descriptor was closed before: nothing in the holder's memory tells of it.
+fn a_mapping_that_a_dead_server_saw_closed_moves_the_times(place: &Place) -> anyhow::Result<()> {
+    fs::write(place.b("file"), [b'a'; 8192])?;
+    let mut server = place.server(&[])?;
+    let path = place.m("file");
+    let file = File::options().read(true).write(true).open(&path)?;
+    let mapping = mapping::Mapping::new(&file, 8192, mapping::Stores::Shared)?;
+    drop(file);
+    server.kill()?;
+    let server = place.server(&[])?;
+    let old = std::time::UNIX_EPOCH;
+    File::open(&path)?.set_modified(old)?;
+    assert_eq!(fs::metadata(&path)?.modified()?, old);
+    assert_eq!(mapping.store(5000, b"MMAP")?, 4);
+    mapping.sync()?;
+    let below = fs::metadata(place.b("file"))?.modified()?;
+    assert!(below > old);
+    assert_eq!(fs::metadata(&path)?.modified()?, below);
+    drop((mapping, server));
     Ok(())
 }
 

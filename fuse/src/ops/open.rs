@@ -97,6 +97,7 @@ impl Core {
         let mut state = in_use.state.lock();
         state.writers = state.writers.saturating_sub(u32::from(writes));
         state.written |= writes;
+        state.mapped |= fh & (FH_MAPS | FH_CACHED) == FH_MAPS;
         let last = state.io.release(fh & FH_CACHED != 0);
         let (backing, data) = if last {
             (state.backing.take(), std::mem::take(&mut state.data))

@@ -5,6 +5,7 @@ use cairn_fuse::{EventKind, MirrorConfig, Passthrough};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::sync::atomic::Ordering;
 
 fn off(config: &mut MirrorConfig) {
     config.passthrough = Passthrough::Off;
@@ -208,6 +209,40 @@ fn stores_through_a_mapping_are_seen() -> TestResult {
     Ok(())
 }
 
+/// Found by the model: with passthrough a mapping that was left by its descriptor belongs to the
+/// backing file alone, and its stores changed times that the kernel had been told for long.
+#[test]
+fn a_mapping_that_outlives_its_descriptor_moves_the_times() -> TestResult {
+    need_mount!("a_mapping_that_outlives_its_descriptor_moves_the_times");
+    use crate::mapping::{Mapping, Stores};
+    for passthrough in [Passthrough::Auto, Passthrough::Off] {
+        let rig = Rig::with(|c| c.passthrough = passthrough)?;
+        let path = rig.m("f");
+        fs::write(&path, pattern(8192))?;
+        let file = File::options().read(true).write(true).open(&path)?;
+        let mapping = Mapping::new(&file, 8192, Stores::Shared)?;
+        drop(file);
+        for round in [1, 2] {
+            let old = std::time::UNIX_EPOCH + std::time::Duration::new(round, 7);
+            File::open(&path)?.set_modified(old)?;
+            assert_eq!(fs::metadata(&path)?.modified()?, old);
+            assert_eq!(mapping.store(5000, b"MMAP")?, 4);
+            mapping.sync()?;
+            let below = fs::metadata(rig.b("f"))?.modified()?;
+            assert!(below > old);
+            assert_eq!(fs::metadata(&path)?.modified()?, below, "{passthrough:?}");
+        }
+        drop(mapping);
+        // And are believed again when it is gone.
+        crate::rig::eventually("the kernel asks no more", || {
+            let before = rig.fake.looked.load(Ordering::SeqCst);
+            let _ = fs::metadata(&path).unwrap();
+            rig.fake.looked.load(Ordering::SeqCst) == before
+        });
+    }
+    Ok(())
+}
+
 #[test]
 fn holes_space_and_copies_work() -> TestResult {
     need_mount!("holes_space_and_copies_work");
@@ -247,6 +282,22 @@ fn unnamed_files_are_refused_as_documented() -> TestResult {
     let rig = Rig::new()?;
     let opened = openat(CWD, rig.m(""), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR);
     assert_eq!(opened.err(), Some(rustix::io::Errno::OPNOTSUPP));
+    Ok(())
+}
+
+#[test]
+fn ranges_are_neither_collapsed_nor_inserted_as_documented() -> TestResult {
+    need_mount!("ranges_are_neither_collapsed_nor_inserted_as_documented");
+    use rustix::fs::{FallocateFlags, fallocate};
+    let rig = Rig::new()?;
+    let data = pattern(3 * 4096);
+    fs::write(rig.m("f"), &data)?;
+    let file = File::options().write(true).open(rig.m("f"))?;
+    for how in [FallocateFlags::COLLAPSE_RANGE, FallocateFlags::INSERT_RANGE] {
+        let refused = fallocate(&file, how, 4096, 4096).err();
+        assert_eq!(refused, Some(rustix::io::Errno::OPNOTSUPP), "{how:?}");
+    }
+    assert!(fs::read(rig.m("f"))? == data);
     Ok(())
 }
 

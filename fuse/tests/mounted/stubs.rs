@@ -1,6 +1,7 @@
 //! Released files: reads wait and stream, changes recall first, and no one sees zeros.
 
 use crate::rig::{Rig, TestResult, eventually, need_mount, pattern};
+use crate::sys::truncate;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -95,8 +96,8 @@ fn changing_a_released_file_recalls_it_first() -> TestResult {
             |p| Ok(File::options().write(true).open(p)?.write_all_at(b"X", 5)?),
             100_000,
         ),
-        ("cut", |p| truncate(p, 50_000), 50_000),
-        ("grow", |p| truncate(p, 150_000), 150_000),
+        ("cut", |p| Ok(truncate(p, 50_000)?), 50_000),
+        ("grow", |p| Ok(truncate(p, 150_000)?), 150_000),
         (
             "append",
             |p| {
@@ -207,19 +208,5 @@ fn sparse_tools_see_data_not_holes() -> TestResult {
     })?;
     assert_eq!(copied, 100_000);
     assert!(fs::read(rig.b("g"))? == data);
-    Ok(())
-}
-
-/// truncate(2) by path: one SETATTR and no open.
-fn truncate(path: &std::path::Path, size: u64) -> anyhow::Result<()> {
-    let status = std::process::Command::new("python3")
-        .args([
-            "-c",
-            "import os,sys; os.truncate(sys.argv[1], int(sys.argv[2]))",
-        ])
-        .arg(path)
-        .arg(size.to_string())
-        .status()?;
-    anyhow::ensure!(status.success());
     Ok(())
 }

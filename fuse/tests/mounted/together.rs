@@ -3,12 +3,13 @@
 //! - appended records stay whole, each thread's in its order, none lost, none twice; and who reads
 //!   sees all that were finished before the read began;
 //! - bytes that one thread wrote beside those of others, in the same pages, are those that it
-//!   reads back: no write takes a neighbour's away;
+//!   reads back: no write takes a neighbour's away, and no store through a mapping;
 //! - of those who create a name exclusively one succeeds; files neither vanish nor multiply by
 //!   renames that replace nothing.
 
-use crate::model::Dice;
+use crate::mapping::{Mapping, Stores};
 use crate::rig::TestResult;
+use crate::steps::Dice;
 use anyhow::{Context, ensure};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::{self, File};
@@ -141,7 +142,19 @@ impl Shared {
         let page = dice.roll(PAGES);
         let value = 1 + dice.roll(u64::MAX - 1);
         let slot = value.to_le_bytes().repeat(SLOT / 8);
-        file.write_all_at(&slot, slot_at(thread, page))?;
+        let at = slot_at(thread, page);
+        if dice.roll(2) == 0 {
+            file.write_all_at(&slot, at)?;
+        } else {
+            let mapping = Mapping::new(&file, (PAGES * PAGE) as usize, Stores::Shared)?;
+            let stored = mapping.store(at as usize, &slot)?;
+            ensure!(stored == SLOT, "{stored} bytes were stored");
+            if dice.roll(4) == 0 {
+                mapping.sync()?;
+            }
+            let seen = mapping.load(at as usize, SLOT)?;
+            ensure!(seen == slot, "slot {page} of thread {thread} is {seen:x?}");
+        }
         self.slots[thread as usize][page as usize].store(value, Ordering::Relaxed);
         self.check_slot(thread, page, &file)
     }
