@@ -311,8 +311,10 @@ fn the_changelog_hears_what_happened() -> TestResult {
     fs::set_permissions(rig.m("h"), PermissionsExt::from_mode(0o600))?;
     fs::read(rig.m("h"))?;
     fs::remove_file(rig.m("h"))?;
-    crate::rig::eventually("Written is noted", || {
-        !rig.fake.events_of(EventKind::Written).is_empty()
+    // Both are noted behind an answer.
+    crate::rig::eventually("Written and Read are noted", || {
+        let noted = |kind| !rig.fake.events_of(kind).is_empty();
+        noted(EventKind::Written) && noted(EventKind::Read)
     });
     let created = rig.fake.events_of(EventKind::Created).remove(0);
     assert_eq!(created.place.as_ref().unwrap().1, b"f");
