@@ -1,6 +1,6 @@
 //! Files: what is written, changed and asked through the mount is what the backing has.
 
-use crate::rig::{Rig, TestResult, need_mount, pattern};
+use crate::rig::{Rig, TestResult, need_mount, pattern, python};
 use cairn_fuse::{EventKind, MirrorConfig, Passthrough};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -198,11 +198,7 @@ fn stores_through_a_mapping_are_seen() -> TestResult {
         let script = "import mmap,sys\n\
                       f=open(sys.argv[1],'r+b'); m=mmap.mmap(f.fileno(),8192)\n\
                       m[5000:5004]=b'MMAP'; m.flush(); m.close(); f.close()";
-        let status = std::process::Command::new("python3")
-            .args(["-c", script])
-            .arg(rig.m("f"))
-            .status()?;
-        assert!(status.success());
+        python(script, &rig.m("f"))?;
         assert_eq!(&fs::read(rig.b("f"))?[5000..5004], b"MMAP");
         assert_eq!(&fs::read(rig.m("f"))?[5000..5004], b"MMAP");
     }

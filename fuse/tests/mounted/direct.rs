@@ -1,6 +1,6 @@
 //! Opens with `O_DIRECT` where there is no passthrough: past the kernel's cache, and at one with it.
 
-use crate::rig::{Rig, TestResult, need_mount, pattern};
+use crate::rig::{Rig, TestResult, need_mount, pattern, python};
 use cairn_fuse::Passthrough;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -85,11 +85,7 @@ fn direct_opens_can_be_mapped() -> TestResult {
                       m[5000:5004]=b'MMAP'; m.flush()\n\
                       assert open(sys.argv[1],'rb').read()[5000:5004]==b'MMAP'\n\
                       m.close(); os.close(fd)";
-        let status = std::process::Command::new("python3")
-            .args(["-c", script])
-            .arg(rig.m("f"))
-            .status()?;
-        assert!(status.success());
+        python(script, &rig.m("f"))?;
         assert_eq!(&fs::read(rig.b("f"))?[5000..5004], b"MMAP");
     }
     Ok(())

@@ -4,7 +4,7 @@
 //!
 //! `CAIRN_PARKED` (default 500) says how many are parked; docs/benchmarks.md has the command.
 
-use crate::rig::{Rig, TestResult, eventually, need_mount, pattern};
+use crate::rig::{Rig, TestResult, need_mount, pattern};
 use cairn_fuse::{NodeHandle, Passthrough};
 use std::fs::{self, File};
 use std::io::Read;
@@ -82,31 +82,9 @@ fn parked_reads_delay_neither_reads_nor_release() -> TestResult {
         fs::write(rig.b(&format!("resident{i}")), &data)?;
     }
     print("idle", measure(&rig, 0)?);
-    std::thread::scope(|scope| -> TestResult {
-        let readers: Vec<_> = (0..parked)
-            .map(|i| {
-                let path = rig.m(&format!("away{i}"));
-                std::thread::Builder::new()
-                    .stack_size(128 << 10)
-                    .spawn_scoped(scope, move || fs::read(path))
-            })
-            .collect::<Result<_, _>>()?;
-        eventually("all are parked", || rig.fake.waiting() >= parked);
-        let measured = measure(&rig, LOOKS);
-        let still = rig.fake.waiting();
-        eventually("all are served", || {
-            rig.fake.stream();
-            readers
-                .iter()
-                .all(std::thread::ScopedJoinHandle::is_finished)
-        });
-        for reader in readers {
-            assert!(reader.join().unwrap()? == data);
-        }
-        print(&format!("{parked} parked"), measured?);
-        assert_eq!(still, parked, "they waited all the while");
-        Ok(())
-    })?;
+    let name = |i| format!("away{i}");
+    let measured = rig.while_reads_wait(parked, name, &data, || measure(&rig, LOOKS))?;
+    print(&format!("{parked} parked"), measured);
     print("idle", measure(&rig, 2 * LOOKS)?);
     Ok(())
 }

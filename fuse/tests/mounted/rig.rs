@@ -76,6 +76,41 @@ impl Rig {
         Ok(Self { mirror, fake, dir })
     }
 
+    /// Does `work` while `count` reads of released files wait, each of the file that `name` gives
+    /// and by a thread of its own; then they are served, and have to see `data`.
+    pub(crate) fn while_reads_wait<T>(
+        &self,
+        count: usize,
+        name: impl Fn(usize) -> String,
+        data: &[u8],
+        work: impl FnOnce() -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..count)
+                .map(|i| {
+                    let path = self.m(&name(i));
+                    std::thread::Builder::new()
+                        .stack_size(128 << 10)
+                        .spawn_scoped(scope, move || std::fs::read(path))
+                })
+                .collect::<Result<_, _>>()?;
+            eventually("all wait", || self.fake.waiting() >= count);
+            let done = work();
+            let waited = self.fake.waiting();
+            eventually("all are served", || {
+                self.fake.stream();
+                readers
+                    .iter()
+                    .all(std::thread::ScopedJoinHandle::is_finished)
+            });
+            for reader in readers {
+                assert!(reader.join().unwrap()? == data);
+            }
+            assert!(waited >= count, "they waited all the while");
+            done
+        })
+    }
+
     /// A path through the mount.
     pub(crate) fn m(&self, name: &str) -> PathBuf {
         self.dir.path().join("m").join(name)
@@ -130,6 +165,14 @@ impl Rig {
 /// Bytes that differ from offset to offset.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 256 + 7) as u8).collect()
+}
+
+/// Runs a Python program that is given a file's path.
+pub(crate) fn python(script: &str, path: &Path) -> TestResult {
+    let mut command = std::process::Command::new("python3");
+    let status = command.args(["-c", script]).arg(path).status()?;
+    anyhow::ensure!(status.success(), "{script}");
+    Ok(())
 }
 
 /// A child that is killed and reaped when the test ends.

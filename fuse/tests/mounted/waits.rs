@@ -77,17 +77,11 @@ fn thousands_of_waiting_reads_delay_nobody() -> TestResult {
         rig.released(&format!("f{i}"), &data)?;
     }
     fs::write(rig.m("resident"), &data)?;
-    std::thread::scope(|scope| -> TestResult {
-        let readers: Vec<_> = (0..READERS)
-            .map(|i| {
-                let path = rig.m(&format!("f{i}"));
-                std::thread::Builder::new()
-                    .stack_size(128 << 10)
-                    .spawn_scoped(scope, move || fs::read(path))
-            })
-            .collect::<Result<_, _>>()?;
-        let done = (|| -> TestResult {
-            eventually("all wait", || rig.fake.waiting() >= READERS);
+    rig.while_reads_wait(
+        READERS,
+        |i| format!("f{i}"),
+        &data,
+        || {
             for i in 0..200 {
                 let name = rig.m(&format!("new{i}"));
                 fs::write(&name, b"x")?;
@@ -95,18 +89,8 @@ fn thousands_of_waiting_reads_delay_nobody() -> TestResult {
                 assert!(fs::read(rig.m("resident"))? == data);
             }
             Ok(())
-        })();
-        eventually("all are served", || {
-            rig.fake.stream();
-            readers
-                .iter()
-                .all(std::thread::ScopedJoinHandle::is_finished)
-        });
-        for reader in readers {
-            assert!(reader.join().unwrap()? == data);
-        }
-        done
-    })
+        },
+    )
 }
 
 #[test]
