@@ -52,6 +52,7 @@ mod creds;
 mod error;
 mod fs;
 mod gate;
+mod guard;
 mod handle;
 mod iomode;
 mod ledger;

@@ -8,6 +8,7 @@ mod prepare;
 use crate::core::Core;
 use crate::fs::{Agreed, MirrorFs};
 use crate::gate::MirrorGate;
+use crate::guard::Guarded;
 use crate::ledger::Found;
 use crate::mount::{COVERED, Inheritance, Mounter, Pinned, device_of_fd};
 use crate::workers::spawn;
@@ -380,7 +381,7 @@ impl Drop for Mirror {
 /// Enters what was agreed on, or goes on with what a predecessor left.
 fn begin(
     core: &Core,
-    session: &Session<MirrorFs>,
+    session: &Session<Guarded>,
     agreed: Agreed,
     pins: Option<Pinned>,
     found: Found,
@@ -405,7 +406,7 @@ fn begin(
 fn serve(
     core: &Core,
     ended: &Arc<Ended>,
-    session: Session<MirrorFs>,
+    session: Session<Guarded>,
     notices: Receiver<u64>,
 ) -> Result<(), MirrorError> {
     notify::run(notices, session.notifier())?;

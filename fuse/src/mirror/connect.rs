@@ -4,6 +4,7 @@ use super::inherit::{self, options};
 use super::{Holding, MirrorConfig, Passthrough};
 use crate::core::Core;
 use crate::fs::MirrorFs;
+use crate::guard::Guarded;
 use crate::mount::{
     Inheritance, MountNumber, MountSpec, Mounter, device_of, listen_at, mount_now, unmount_own,
 };
@@ -43,7 +44,7 @@ pub(super) fn connect(
     threads: usize,
     fs: MirrorFs,
     memory: Option<BorrowedFd<'_>>,
-) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
+) -> Result<(Session<Guarded>, Mounted, Option<u64>), MirrorError> {
     let acl = if config.allow_other {
         SessionACL::All
     } else {
@@ -56,10 +57,11 @@ pub(super) fn connect(
     }
     if !creds::may_mount() {
         options.mount_options = fusermount_options(&config.fs_name, flags);
-        let session = Session::new(fs, &target, &options).map_err(|source| MirrorError::Mount {
-            path: target.clone(),
-            source,
-        })?;
+        let session =
+            Session::new(Guarded(fs), &target, &options).map_err(|source| MirrorError::Mount {
+                path: target.clone(),
+                source,
+            })?;
         return Ok((session, Mounted::Fusermount, device_of(&target)));
     }
     let device = openat(
@@ -96,7 +98,7 @@ pub(super) fn connect(
             (Mounted::Direct(number), device_of(&spec.target))
         }
     };
-    match Session::from_fd(fs, device, acl, options) {
+    match Session::from_fd(Guarded(fs), device, acl, options) {
         Ok(session) => Ok((session, mounted, number)),
         Err(source) => {
             let _ = mounted.unmount(&spec.target, true);
@@ -126,7 +128,7 @@ fn take_over(
     acl: SessionACL,
     options: fuser::Config,
     fs: MirrorFs,
-) -> Result<(Session<MirrorFs>, Mounted, Option<u64>), MirrorError> {
+) -> Result<(Session<Guarded>, Mounted, Option<u64>), MirrorError> {
     let ledger = fs.core.nodes.ledger.clone();
     let agreement = ledger.map(|ledger| ledger.agreement());
     let agreement = agreement.ok_or_else(|| MirrorError::Ledger {
@@ -186,7 +188,7 @@ fn fusermount(target: &Path, force: bool) -> Result<(), Errno> {
 /// Does passthrough work on this very backing? Tried with an unnamed file of it.
 pub(super) fn probe_passthrough(
     core: &Core,
-    session: &Session<MirrorFs>,
+    session: &Session<Guarded>,
     asked: Passthrough,
     agreed: bool,
 ) -> Result<(), String> {

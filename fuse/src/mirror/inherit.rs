@@ -6,6 +6,7 @@
 
 use super::{MirrorConfig, prepare};
 use crate::fs::{Agreed, MirrorFs, Wanted};
+use crate::guard::Guarded;
 use crate::ledger::{Agreement, told};
 use crate::mount::{Inheritance, Successor};
 use crate::negotiate::negotiate;
@@ -90,9 +91,9 @@ pub(super) fn session(
     agreement: Agreement,
     acl: SessionACL,
     options: Config,
-) -> Result<Session<MirrorFs>, MirrorError> {
+) -> Result<Session<Guarded>, MirrorError> {
     let agreed = fs.agreed.clone();
-    let (session, far) = handshake(fs, agreement, acl, options)?;
+    let (session, far) = handshake(Guarded(fs), agreement, acl, options)?;
     let agreed = *agreed.lock();
     same(agreed, agreement)?;
     sys::replace(inheritance.device.as_fd(), session.as_fd())

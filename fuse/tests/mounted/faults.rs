@@ -468,3 +468,28 @@ fn whatever_fails_below_is_told_as_it_is_and_not_remembered() -> TestResult {
     }
     Ok(())
 }
+
+/// The library ends a session thread that panics, and there are few.
+#[test]
+fn a_request_that_panics_fails_alone() -> TestResult {
+    need_mount!("a_request_that_panics_fails_alone");
+    let rig = Rig::with(|c| c.threads = 2)?;
+    for round in 0..6 {
+        // Of this one the kernel knows nothing yet; and how a hole shows, the residency is asked.
+        let name = format!("below{round}");
+        File::create(rig.b(&name))?.set_len(4)?;
+        // Unwound without a message: it is meant.
+        let panic = || std::panic::resume_unwind(Box::new("as a defect would"));
+        *rig.fake.meanwhile.lock().unwrap() = Some(Box::new(panic));
+        let seen = given(fs::metadata(rig.m(&name))).map(|meta| meta.len());
+        assert_eq!(seen, Err(libc::EIO), "round {round}");
+        assert!(rig.fake.meanwhile.lock().unwrap().is_none(), "it happened");
+        assert_eq!(
+            fs::read(rig.m(&name))?,
+            [0; 4],
+            "and then it is asked again"
+        );
+        fs::write(rig.m(&format!("new{round}")), b"x")?;
+    }
+    Ok(())
+}
