@@ -1,5 +1,6 @@
-//! Files without a record: may their bytes be believed, or are they the holes of a released file
-//! whose stub is gone (removed around the mount, not restored with the file, taken by fsck)?
+//! Files without a stub: may their bytes be believed, or are they the holes of a released file whose
+//! stub is gone (removed around the mount, not restored with the file, taken by fsck), or was
+//! overwritten by an older record that says *resident* (attributes restored from a backup)?
 //!
 //! Invariants (design, "never zeros"; P6):
 //! - A file whose data the catalog has on tiers alone, and whose holes are all that is left, is
@@ -8,9 +9,15 @@
 //!   just the same. So data are measured, not blocks, and compared with what was archived.
 //! - What a user made is believed: a file that the catalog does not know, or knows to have changed,
 //!   may be as empty as its owner likes.
+//! - A record that says *resident* outweighs a catalog that may be behind, but for one case: the file
+//!   holds nothing at all, and the catalog has this version or a later one on tiers alone
+//!   ([`Remembered::is_overtaken`]). Half of a recall under such a record is a fault upon a fault: it
+//!   is not told from a preallocated file.
 
-use crate::catalog::{self, FileState, Node};
+use crate::catalog::{self, FileState, Node, Version};
+use crate::format::record::{Record, State};
 use crate::id::NodeHandle;
+use cairn_mover::Crc32c;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -25,7 +32,7 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 /// open that asked, and not much longer, so that it is told by a later one.
 const FOR_NOW: Duration = Duration::from_secs(10);
 
-/// What is known of a file's archived data, when its record is gone.
+/// What the catalog knows of a file's archived data, against which it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remembered {
     /// They are only on tiers, or nowhere. If not: they were on disk, too, and nobody was seen to
@@ -33,12 +40,15 @@ pub struct Remembered {
     pub released: bool,
     /// The file's size then, bytes.
     pub size: u64,
-    /// Bytes of data then, without holes; `None`: not known.
+    /// Bytes of data then, without holes, or `size` where only a record told of the copies; `None`:
+    /// not known.
     pub stored: Option<u64>,
+    /// Which data.
+    pub version: Version,
 }
 
-/// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
-/// would speak against them.
+/// What the catalog remembers of the data of a node. `None`: nothing that would speak against those
+/// on disk.
 #[must_use]
 pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
     let released = match node.state {
@@ -46,8 +56,9 @@ pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
         FileState::Archived => false,
         FileState::None | FileState::Dirty => return None,
     };
-    node.version?;
+    let version = node.version?;
     Some(Remembered {
+        version,
         released,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
         stored: copies.iter().map(|c| c.stored_len).max(),
@@ -71,6 +82,21 @@ impl Remembered {
             (false, _) => 0,
         };
         least.min(size)
+    }
+
+    /// Does a record that says *resident* speak of data that were released since? Then its file is
+    /// lost if it holds nothing. Not so if zeros are what was released: they are all there.
+    #[must_use]
+    pub fn is_overtaken(&self, record: &Record) -> bool {
+        let released = &self.version;
+        let older = released.file == record.file && record.version <= released.version;
+        let size = if record.version == released.version {
+            record.size
+        } else {
+            self.size
+        };
+        let told = self.released && record.state == State::Resident && older;
+        told && released.crc != Crc32c::of_zeros(size)
     }
 }
 
@@ -193,13 +219,74 @@ impl Drop for Look<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{DataVersion, FileId, FsUuid, Timestamp};
 
     fn known(released: bool, stored: Option<u64>) -> Remembered {
+        let version = Version {
+            file: FileId([1; 16]),
+            version: DataVersion(4),
+            crc: Crc32c(77),
+            blocks_crc: Crc32c(78),
+        };
         Remembered {
             released,
             size: 8192,
             stored,
+            version,
         }
+    }
+
+    fn record(version: u64) -> Record {
+        let zero = Timestamp { sec: 0, nsec: 0 };
+        Record {
+            state: State::Resident,
+            fs: FsUuid([2; 16]),
+            file: FileId([1; 16]),
+            version: DataVersion(version),
+            crc: Crc32c(77),
+            handle: NodeHandle {
+                kind: 1,
+                bytes: vec![1],
+            },
+            size: 8192,
+            mtime: zero,
+            user_ctime: zero,
+            ctime_floor: None,
+            blocks_crc: Crc32c(78),
+            copies: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn p6_a_resident_record_is_overtaken_by_a_release_of_its_version_or_a_later_one() {
+        let released = known(true, Some(8192));
+        assert!(released.is_overtaken(&record(4)) && released.is_overtaken(&record(3)));
+        assert!(known(true, None).is_overtaken(&record(4)));
+        let wrong = known(true, Some(0));
+        assert!(wrong.is_overtaken(&record(4)), "the sum outweighs a count");
+        assert!(!released.is_overtaken(&record(5)), "the catalog is behind");
+        assert!(!known(false, Some(8192)).is_overtaken(&record(4)));
+        let other = Record {
+            file: FileId([9; 16]),
+            ..record(4)
+        };
+        assert!(!released.is_overtaken(&other));
+        for state in [State::Released, State::Recalling] {
+            let stub = Record { state, ..record(4) };
+            assert!(!released.is_overtaken(&stub));
+        }
+    }
+
+    #[test]
+    fn p6_zeros_that_were_released_are_zeros() {
+        let mut released = known(true, Some(8192));
+        released.version.crc = Crc32c::of_zeros(8192);
+        assert!(!released.is_overtaken(&record(4)));
+        assert!(!released.is_overtaken(&record(3)));
+        // The catalog may have the size of something else by now; the record has that of its version.
+        released.size = 100;
+        assert!(!released.is_overtaken(&record(4)));
+        assert!(released.is_overtaken(&record(3)));
     }
 
     #[test]

@@ -80,12 +80,15 @@ impl Candidate {
         fd: BorrowedFd<'_>,
     ) -> Result<bool, BackingError> {
         let remembered = item.prior.as_ref().and_then(|p| p.remembered.as_ref());
-        match remembered.filter(|_| self.record.is_none()) {
-            Some(known) => {
+        match (remembered, &self.record) {
+            (None, _) => Ok(false),
+            (Some(known), None) => {
                 let data = data_bytes(fd, size, known.needs(size))?;
                 Ok(is_lost(known, size, data))
             }
-            None => Ok(false),
+            (Some(known), Some(record)) => {
+                Ok(size > 0 && known.is_overtaken(record) && data_bytes(fd, size, 1)? == 0)
+            }
         }
     }
 

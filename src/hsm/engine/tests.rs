@@ -7,6 +7,7 @@ mod copies;
 mod doubts;
 mod lanes;
 mod names;
+mod overwritten;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};

@@ -28,7 +28,7 @@ pub enum RecallError {
     },
     /// It has no record, and what is on disk is not what was archived (P6).
     #[error(
-        "it is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
+        "it is lost: its data were released, and its stub is gone or was overwritten by an older record; put the stub back, or get the data from its copies (docs/operations.md, \"Lost\")"
     )]
     Lost,
     /// The record cannot be read.

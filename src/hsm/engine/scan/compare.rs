@@ -184,6 +184,12 @@ impl<'a> Comparison<'a> {
         if agrees {
             return self.still_archived(looked, node, &record, version);
         }
+        if resident && matches!(node.state, FileState::Released | FileState::Lost) {
+            // What a recall brought back, or an older record over a stub.
+            if self.shared.is_lost(&looked.handle, looked.fd.as_fd())? {
+                return Ok(());
+            }
+        }
         let state = if resident {
             let proven = node.proven.filter(|_| same_version);
             match self.data(looked, &record, proven, Doubt::Read)? {
@@ -197,7 +203,7 @@ impl<'a> Comparison<'a> {
         } else {
             FileState::Released
         };
-        let copies = self.shared.copies_of_record(&record, &looked.stat);
+        let copies = self.shared.copies_of_record(&record);
         self.known.push(Known {
             node: node.id,
             state,

@@ -7,6 +7,7 @@ use crate::catalog::{
 };
 use crate::error::Failure;
 use crate::hsm::backing::{FileStat, How};
+use crate::hsm::recall::RecallError;
 use crate::hsm::release::{
     Gain, Order, Permit, Proof, Recovered, Refusal, Released, recover as set_in_order,
     release as punch,
@@ -248,7 +249,7 @@ fn note_stub(
             crc: record.crc,
             blocks_crc: record.blocks_crc,
         },
-        copies: shared.copies_of_record(record, stat),
+        copies: shared.copies_of_record(record),
         under: None,
     };
     shared
@@ -265,6 +266,20 @@ fn lacks_record(shared: &Shared, node: &Node) -> Result<(), crate::hsm::engine::
     shared.lacks_record(node, fd.as_fd())
 }
 
+fn changed(shared: &Shared, node: &Node, why: &Refusal) -> Finish {
+    let noted = shared.catalog.differs(
+        node.id,
+        node.proven,
+        TombstoneWhy::Overwrite,
+        shared.now(),
+        Durability::Relaxed,
+    );
+    if let Err(why) = noted {
+        tracing::warn!(%why, "a change could not be noted");
+    }
+    failed(Failure::Changed, why)
+}
+
 fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
     match why {
         Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
@@ -274,19 +289,15 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
             Finish::Done
         }
         Refusal::Vanished => Finish::Done,
-        Refusal::Dirty { .. } => {
-            let noted = shared.catalog.differs(
-                node.id,
-                node.proven,
-                TombstoneWhy::Overwrite,
-                shared.now(),
-                Durability::Relaxed,
-            );
-            if let Err(why) = noted {
-                tracing::warn!(%why, "a change could not be noted");
+        // Its holes are no new data: the catalog's copies are those of the file.
+        Refusal::Dirty { .. } if matches!(node.state, FileState::Released | FileState::Lost) => {
+            match shared.look_again(&node.handle) {
+                Ok(true) => failed(Failure::Lost, RecallError::Lost),
+                Ok(false) => changed(shared, node, why),
+                Err(why) => later(shared, action, why.code(), why),
             }
-            failed(Failure::Changed, why)
         }
+        Refusal::Dirty { .. } => changed(shared, node, why),
         Refusal::NotArchived => {
             if let Err(why) = lacks_record(shared, node) {
                 tracing::warn!(%why, "a missing record could not be noted");
