@@ -311,6 +311,7 @@ fn p7_undo_asks_the_catalog_for_files_that_lost_their_stubs() -> Result<()> {
     cairn.released("sub/stripped", &data)?;
     cairn.released("restored", &data)?;
     let old = released_once(&cairn, "old", &data)?;
+    cairn.released("anothers", &data)?;
     // Back on disk, and a record of before the release says so: no reason for a doubt.
     let was = released_once(&cairn, "back", &data)?;
     ensure!(fs::read(cairn.at("back"))? == data);
@@ -324,15 +325,16 @@ fn p7_undo_asks_the_catalog_for_files_that_lost_their_stubs() -> Result<()> {
     rustix::fs::removexattr(cairn.below("kept"), RECORD)?;
     File::create(cairn.at("empty"))?.set_len(1 << 20)?;
     cairn.down()?;
-    let bad = ["sub/stripped", "old", "restored"];
+    let bad = ["sub/stripped", "old", "anothers", "restored"];
     strip(&cairn, "sub/stripped")?;
     restore_bare(&cairn, "restored")?;
     put_back(&cairn, "old", &old)?;
+    put_back(&cairn, "anothers", &old)?;
     put_back(&cairn, "back", &was)?;
     let names_all = |said: &str| bad.iter().all(|name| said.contains(*name));
     let (done, said) = undo(&cairn, &tree, &[])?;
     ensure!(!done, "zeros came out");
-    ensure!(said.contains("3 files") && names_all(&said), "{said}");
+    ensure!(said.contains("4 files") && names_all(&said), "{said}");
     for good in ["kept", "empty", "data/back"] {
         ensure!(!said.contains(good), "{said}");
     }

@@ -24,7 +24,7 @@ const LOOKS: u32 = 5;
 
 /// What a file says of itself.
 #[derive(PartialEq, Eq)]
-enum Says {
+pub(super) enum Says {
     /// That its data are elsewhere, or may be.
     Stub,
     /// That they are here, by its own record.
@@ -35,11 +35,11 @@ enum Says {
 
 /// A file that is judged.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    node: &'a NodeHandle,
+pub(super) struct Asked<'a> {
+    pub(super) node: &'a NodeHandle,
     /// Any descriptor.
-    file: BorrowedFd<'a>,
-    says: &'a Says,
+    pub(super) file: BorrowedFd<'a>,
+    pub(super) says: &'a Says,
 }
 
 /// What lies on disk of a file without a stub.
@@ -97,7 +97,7 @@ impl Shared {
     }
 
     /// `None`: it says something else by now.
-    fn judge(&self, asked: Asked<'_>) -> Result<Option<bool>, EngineError> {
+    pub(super) fn judge(&self, asked: Asked<'_>) -> Result<Option<bool>, EngineError> {
         let Asked { node, file, says } = asked;
         if let Says::Resident(record) = says {
             return self.is_overwritten(asked, record);
