@@ -170,10 +170,10 @@ impl Session {
         })?)
     }
     /// The same; a mount that says nothing within that time has none.
-    fn client_within(&self, path: &Path, limit: Duration) -> Result<Client, CliError> {
+    fn client_within(&self, path: Option<&Path>, limit: Duration) -> Result<Client, CliError> {
         let place = Place {
             socket: self.socket.as_deref(),
-            path: Some(path),
+            path,
         };
         Ok(Client::find_within(&place, limit)?)
     }

@@ -1,6 +1,6 @@
 //! The `cairn` program: sets logging up, reads the command line and hands over to the library.
 
-use cairn::cli::up::{UpPlan, detach, serve};
+use cairn::cli::up::{UpPlan, detach, rights, serve};
 use cairn::cli::{CliError, Starter, will_mount};
 use cairn::error::Failure;
 use cairn_fuse::mount::{Mounter, prepare};
@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 fn early() -> Option<Result<Mounter, String>> {
     let mounts = will_mount(std::env::args_os().skip(1));
     detach::leave_session();
+    if mounts && let Err(why) = rights::keep_needed() {
+        eprintln!("cairn: more rights are kept than are needed: {why}");
+    }
     (mounts && rustix::process::geteuid().is_root()).then(|| prepare().map_err(|e| e.to_string()))
 }
 

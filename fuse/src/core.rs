@@ -2,8 +2,10 @@
 
 use crate::attr::{Entry, attributes};
 use crate::backing::{Backing, Seen, stat_of};
+use crate::buffers::Buffers;
 use crate::creds;
 use crate::gate::{Gates, Next};
+use crate::locks::Locks;
 use crate::mount::Pins;
 use crate::node::{InUse, Node, Nodes, ROOT};
 use crate::notify::Notices;
@@ -32,13 +34,21 @@ pub(crate) struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) gates: Gates,
     pub(crate) park: Arc<Park>,
+    /// Record locks that were taken on the backing: where it is shared.
+    pub(crate) locks: Mutex<Locks<Arc<OwnedFd>>>,
     pub(crate) workers: Workers,
+    pub(crate) buffers: Arc<Buffers>,
+    /// The backing knows writes that do not wait, as far as is known.
+    pub(crate) writes_at_once: AtomicBool,
     pub(crate) notices: Notices,
     /// Backing ids of files that nobody has open, kept for the next open.
     pub(crate) idle_ids: Mutex<LruCache<u64, Arc<Registered>>>,
     /// Numbers opens; never reused.
     pub(crate) opens: AtomicU64,
     pub(crate) passthrough: AtomicBool,
+    /// Opens with `O_DIRECT` go past the kernel's cache, several at once. Only where nothing is ever
+    /// opened by passthrough.
+    pub(crate) direct: AtomicBool,
     /// The connection, while its session runs.
     pub(crate) device: Arc<Mutex<Option<Arc<OwnedFd>>>>,
     /// What requests of a dead server had begun.

@@ -6,14 +6,16 @@ use crate::attr::{Entry, nothing};
 use crate::core::Core;
 use crate::creds::Creator;
 use crate::ledger::Agreement;
+use crate::locks::{Ask, Kind, Owner, Range};
 use crate::node::Node;
-use crate::ops::{Change, Copy, Listing, New};
+use crate::ops::{Change, Copy, FIRST_STEP, Listing, New};
 use crate::park::errno;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, FileType, Filesystem,
     FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -27,6 +29,8 @@ use std::time::SystemTime;
 pub(crate) struct Agreed {
     pub(crate) abi: (u32, u32),
     pub(crate) passthrough: bool,
+    /// Files may be opened past the kernel's cache, and mapped all the same.
+    pub(crate) direct: bool,
     /// The kernel's capabilities.
     pub(crate) offered: u64,
     /// A sum over those that were asked for and granted.
@@ -85,6 +89,43 @@ fn creator(req: &Request, umask: u32) -> Creator {
         gid: req.gid(),
         pid: req.pid(),
         umask,
+    }
+}
+
+fn owner(ino: INodeNo, lock_owner: LockOwner) -> Owner {
+    Owner {
+        node: ino.0,
+        number: lock_owner.0,
+    }
+}
+
+/// A kind of lock, or none for unlocking; `None` if it is neither.
+fn lock_kind(number: i32) -> Option<Option<Kind>> {
+    match number {
+        libc::F_RDLCK => Some(Some(Kind::Read)),
+        libc::F_WRLCK => Some(Some(Kind::Write)),
+        libc::F_UNLCK => Some(None),
+        _ => None,
+    }
+}
+
+fn ask(
+    req: &Request,
+    owner: Owner,
+    fh: FileHandle,
+    (first, last): (u64, u64),
+    kind: Option<Kind>,
+    process: u32,
+) -> Ask {
+    Ask {
+        owner,
+        fh: fh.0,
+        process,
+        thread: req.pid(),
+        range: Range { first, last },
+        kind,
+        waits: false,
+        step: FIRST_STEP,
     }
 }
 
@@ -312,16 +353,66 @@ impl Filesystem for MirrorFs {
         reply.ok();
     }
 
-    /// Nothing is written late: the kernel need not ask again.
+    /// Nothing is written late: without locks the kernel need not ask again.
     fn flush(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
-        _lock_owner: LockOwner,
+        lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.error(FuseErrno::ENOSYS);
+        if self.core.shared {
+            self.core.close_owner(owner(ino, lock_owner), reply);
+        } else {
+            reply.error(FuseErrno::ENOSYS);
+        }
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        match lock_kind(typ) {
+            Some(kind) => {
+                let owner = owner(ino, lock_owner);
+                let ask = ask(req, owner, fh, (start, end), kind, pid);
+                self.core.get_lock(ask, reply);
+            }
+            None => reply.error(FuseErrno::EINVAL),
+        }
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        match lock_kind(typ) {
+            Some(kind) => {
+                let owner = owner(ino, lock_owner);
+                let mut ask = ask(req, owner, fh, (start, end), kind, pid);
+                ask.waits = sleep;
+                self.core.set_lock(ask, reply);
+            }
+            None => reply.error(FuseErrno::EINVAL),
+        }
     }
 
     fn read(

@@ -22,7 +22,8 @@
 //! - who waits can be interrupted, and delays nobody else;
 //! - the user sees names, attributes, permissions and errors as the backing filesystem has them.
 //!
-//! What the FUSE library leaves out: `O_TMPFILE` (EOPNOTSUPP), birth times in `statx`, `syncfs`.
+//! What the FUSE library leaves out: `O_TMPFILE` (EOPNOTSUPP), birth times in `statx`, `syncfs`,
+//! what tells `flock` from record locks (so it stays with the kernel, for each mount).
 //!
 //! ```no_run
 //! use cairn_fuse::{AlwaysResident, Mirror, MirrorConfig, mount};
@@ -45,6 +46,7 @@
 mod access;
 mod attr;
 mod backing;
+mod buffers;
 mod core;
 mod creds;
 mod error;
@@ -53,6 +55,7 @@ mod gate;
 mod handle;
 mod iomode;
 mod ledger;
+mod locks;
 mod mirror;
 pub mod mount;
 mod negotiate;

@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::fs::{Agreed, MirrorFs};
 use crate::gate::MirrorGate;
 use crate::ledger::Found;
-use crate::mount::{COVERED, Inheritance, Mounter, device_of_fd};
+use crate::mount::{COVERED, Inheritance, Mounter, Pinned, device_of_fd};
 use crate::workers::spawn;
 use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
@@ -18,7 +18,6 @@ use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
 use rustix::io::Errno;
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,7 +52,8 @@ pub struct MirrorConfig {
     /// Answers about data.
     pub residency: Arc<dyn Residency>,
     /// Others change the backing too (another host, or around the mount): attributes and names
-    /// are then cached for a second at most, and directories never.
+    /// are then cached for a second at most, and directories never; record locks (`fcntl`) are
+    /// taken on the backing file, and every close asks the server.
     pub shared: bool,
     /// Session threads; 0 chooses (one more than there are cores, at most 16).
     pub threads: usize,
@@ -199,6 +199,7 @@ impl Mirror {
         let passthrough = probe_passthrough(&core, &session, asked, agreed.passthrough);
         core.passthrough
             .store(passthrough.is_ok(), Ordering::Relaxed);
+        core.direct.store(agreed.direct, Ordering::Relaxed);
         let facts = Facts {
             passthrough,
             handles: core.backing.handles.clone(),
@@ -381,7 +382,7 @@ fn begin(
     core: &Core,
     session: &Session<MirrorFs>,
     agreed: Agreed,
-    pins: Option<HashMap<u64, OwnedFd>>,
+    pins: Option<Pinned>,
     found: Found,
     unheld: &mut Option<String>,
 ) -> Result<(), MirrorError> {

@@ -10,8 +10,7 @@ mod successor;
 mod table;
 
 pub use mounter::{Mounter, prepare};
-use pins::Pin;
-pub(crate) use pins::Pins;
+pub(crate) use pins::{LockPin, Pinned, Pins};
 pub(crate) use place::{check_places, clean_stale};
 pub use place::{is_dead, lies_within};
 pub(crate) use successor::listen_at;

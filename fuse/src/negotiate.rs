@@ -38,12 +38,17 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
     if wanted.kills_privileges {
         ask(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
     }
-    ask(if wanted.shared {
-        InitFlags::FUSE_AUTO_INVAL_DATA
+    if wanted.shared {
+        ask(InitFlags::FUSE_AUTO_INVAL_DATA);
+        // Not FUSE_FLOCK_LOCKS: the library does not say which of the two a request is for.
+        ask(InitFlags::FUSE_POSIX_LOCKS);
     } else {
-        InitFlags::FUSE_NO_OPENDIR_SUPPORT
-    });
+        ask(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+    }
     let passthrough = wanted.passthrough && ask(InitFlags::FUSE_PASSTHROUGH);
+    // With passthrough a mapping of such an open would turn the inode to cached unseen, and the next
+    // passthrough open would fail (facts of the kernel's I/O modes: see `iomode`).
+    let direct = !passthrough && ask(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
     if passthrough {
         let _ = config.set_max_stack_depth(wanted.stack_depth);
         answered = mix(answered, u64::from(wanted.stack_depth));
@@ -57,6 +62,7 @@ pub(crate) fn negotiate(wanted: Wanted, config: &mut KernelConfig) -> Agreed {
     Agreed {
         abi: (abi.0, abi.1),
         passthrough,
+        direct,
         offered: offered.bits(),
         answered,
     }

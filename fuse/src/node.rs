@@ -8,7 +8,7 @@
 //! 3. An inode whose last name went through the mount is pinned by a descriptor until it is
 //!    forgotten: by its handle it could not be opened any more.
 //! 4. Lock order: gate map, then table, then a node's state. Descriptor and backing-id caches,
-//!    and the parking lot, are leaves: nothing is locked under them. No lock is held across a
+//!    the record locks' table and the parking lot, are leaves: nothing is locked under them. No lock is held across a
 //!    system call on the backing filesystem.
 
 use crate::NodeHandle;

@@ -4,8 +4,10 @@
 //! interrupted or is gone, whichever takes it first.
 
 use crate::attr::Entry;
+use crate::locks::Kind;
 use crate::node::InUse;
 use crate::passthrough::Registered;
+use crate::sys::FoundLock;
 use crate::{Residency, WaitToken};
 use fuser::{FileHandle, FopenFlags};
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +24,7 @@ pub(crate) enum Reply {
     Empty(fuser::ReplyEmpty),
     Write(fuser::ReplyWrite),
     Lseek(fuser::ReplyLseek),
+    Lock(fuser::ReplyLock),
 }
 
 /// The errno as FUSE's library wants it.
@@ -41,6 +44,7 @@ impl Reply {
             Self::Empty(reply) => reply.error(error),
             Self::Write(reply) => reply.error(error),
             Self::Lseek(reply) => reply.error(error),
+            Self::Lock(reply) => reply.error(error),
         }
     }
 
@@ -72,9 +76,25 @@ impl Reply {
         }
     }
 
-    pub(crate) fn written(self, count: u32) {
+    pub(crate) fn written(self, count: usize) {
         match self {
-            Self::Write(reply) => reply.written(count),
+            // No request is for more.
+            Self::Write(reply) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
+            other => other.error(Errno::INVAL),
+        }
+    }
+
+    /// Which lock is in the way, if any.
+    pub(crate) fn lock(self, found: &FoundLock) {
+        let kind = match found.kind {
+            Some(Kind::Read) => libc::F_RDLCK,
+            Some(Kind::Write) => libc::F_WRLCK,
+            None => libc::F_UNLCK,
+        };
+        match self {
+            Self::Lock(reply) => {
+                reply.locked(found.range.first, found.range.last, kind, found.process);
+            }
             other => other.error(Errno::INVAL),
         }
     }
@@ -89,7 +109,7 @@ impl Reply {
 
 /// Names a parked reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 struct Parked {
     thread: u32,

@@ -12,19 +12,24 @@
 //! 2. A resent request with an intent is looked at, not repeated: if the names are as it wanted
 //!    them, it was done.
 //! 3. An open that was entered and not answered is taken back before it is opened anew.
-//! 4. An inode whose last name goes while it is open is handed to the holder before the name goes;
+//! 4. A record lock is granted on a description that the holder has; one that was not answered for
+//!    is asked for again, by the same owner.
+//! 5. An inode whose last name goes while it is open is handed to the holder before the name goes;
 //!    if it is opened at that moment, directly after.
 
 use crate::Presence;
 use crate::backing::{Seen, stat_of};
 use crate::core::Core;
-use crate::ledger::{Found, FoundIntent, Intended, Intent, told};
+use crate::ledger::{Found, FoundIntent, FoundOpen, Intended, Intent, told};
+use crate::locks::Range;
+use crate::mount::{LockPin, Pinned};
 use crate::node::Node;
 use crate::ops::{FH_CACHED, FH_WRITES, is_large};
 use crate::passthrough::Registered;
+use crate::sys;
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -184,7 +189,7 @@ impl Core {
     }
 
     /// Takes back what a resent open or create had opened: its reply was never sent.
-    pub(crate) fn take_open_back(&self, request: u64) {
+    pub(crate) fn take_open_back(self: &Arc<Self>, request: u64) {
         if request & RESENT == 0 {
             return;
         }
@@ -212,14 +217,14 @@ impl Core {
     }
 
     /// Takes over what the kernel knows and has open. Before any request is read.
-    pub(crate) fn adopt(&self, found: Found, mut pins: HashMap<u64, OwnedFd>) {
+    pub(crate) fn adopt(&self, found: Found, mut pins: Pinned) {
         let (Some(ledger), Some(device)) = (&self.nodes.ledger, self.device.lock().clone()) else {
             return;
         };
         let mut ids = Vec::new();
         for known in found.nodes {
             let (place, backing) = (known.place, known.backing);
-            let pin = pins.remove(&known.id);
+            let pin = pins.inodes.remove(&known.id);
             let pinned = pin.is_some();
             let node = self.nodes.adopt(known, pin);
             if pinned {
@@ -230,6 +235,7 @@ impl Core {
                 ids.push((node, Arc::new(id)));
             }
         }
+        self.adopt_locks(pins.locks, &found.opens);
         for open in found.opens {
             match self.nodes.get(open.node) {
                 Ok(node) => self.adopt_open(&node, open.fh),
@@ -244,6 +250,26 @@ impl Core {
             } else {
                 drop(state);
                 let _evicted = self.idle_ids.lock().push(node.id, id);
+            }
+        }
+    }
+
+    /// What is locked on a description its owner knows: it counts as all until it is given up.
+    fn adopt_locks(&self, locks: Vec<(LockPin, OwnedFd)>, opens: &[FoundOpen]) {
+        let opens: HashSet<u64> = opens.iter().map(|open| open.fh).collect();
+        for (lock, description) in locks {
+            if opens.contains(&lock.fh) {
+                let (fh, process) = (lock.fh, lock.process);
+                let description = Arc::new(description);
+                self.locks
+                    .lock()
+                    .adopt(lock.owner, fh, process, description);
+                continue;
+            }
+            // Its open was closed, and its server died before it had unlocked everything.
+            let _ = sys::set_lock(description.as_fd(), None, Range::WHOLE);
+            if let Some(pins) = &self.pins {
+                pins.let_lock_go(lock.owner);
             }
         }
     }

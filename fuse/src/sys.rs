@@ -5,6 +5,7 @@
 )]
 
 use crate::NodeHandle;
+use crate::locks::{END, Kind, Range};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -310,4 +311,70 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn reap(pid: i32) {
     // SAFETY: no status is asked for.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+}
+
+/// What [`get_lock`] found. No kind: nothing is in the way.
+pub(crate) struct FoundLock {
+    pub(crate) kind: Option<Kind>,
+    pub(crate) range: Range,
+    /// 0: not known.
+    pub(crate) process: u32,
+}
+
+/// A record lock as the kernel is told of it. `None`: to unlock.
+fn record(kind: Option<Kind>, range: Range) -> Result<libc::flock, Errno> {
+    let first = i64::try_from(range.first).map_err(|_| Errno::INVAL)?;
+    let count = match range.last {
+        END.. => 0, // to the end
+        last => i64::try_from(last).map_err(|_| Errno::INVAL)? - first + 1,
+    };
+    // SAFETY: plain numbers, for which zero is good.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = match kind {
+        Some(Kind::Read) => libc::F_RDLCK as libc::c_short,
+        Some(Kind::Write) => libc::F_WRLCK as libc::c_short,
+        None => libc::F_UNLCK as libc::c_short,
+    };
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = first;
+    lock.l_len = count;
+    Ok(lock)
+}
+
+/// Locks or unlocks bytes for an open file description, without waiting. `EAGAIN` or `EACCES`:
+/// another's lock is in the way.
+pub(crate) fn set_lock(fd: BorrowedFd<'_>, kind: Option<Kind>, range: Range) -> Result<(), Errno> {
+    let lock = record(kind, range)?;
+    // SAFETY: the structure lives through the call, which only reads it.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    check(result.into()).map(drop)
+}
+
+/// Looks for a lock of another that would be in the way of this one.
+pub(crate) fn get_lock(
+    fd: BorrowedFd<'_>,
+    kind: Option<Kind>,
+    range: Range,
+) -> Result<FoundLock, Errno> {
+    let mut lock = record(kind, range)?;
+    // SAFETY: the structure lives through the call, which fills it.
+    let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    check(result.into())?;
+    let first = u64::try_from(lock.l_start).unwrap_or(0);
+    Ok(FoundLock {
+        kind: match libc::c_int::from(lock.l_type) {
+            libc::F_RDLCK => Some(Kind::Read),
+            libc::F_WRLCK => Some(Kind::Write),
+            _ => None,
+        },
+        range: Range {
+            first,
+            last: match u64::try_from(lock.l_len) {
+                Ok(0) | Err(_) => END,
+                Ok(count) => first + (count - 1),
+            },
+        },
+        // Below zero for locks of descriptions and of other hosts.
+        process: u32::try_from(lock.l_pid).unwrap_or(0),
+    })
 }

@@ -33,7 +33,9 @@ pub(crate) fn run(park: &Park, residency: &Arc<dyn Residency>) {
         let mut seen: Option<(u32, bool)> = None;
         for (ticket, thread) in waiting {
             if thread == 0 {
-                continue; // of another pid namespace: bounded by the residency's own time limits
+                // Of another pid namespace: bounded by the residency's own time limits, or by the
+                // lock that is in the way.
+                continue;
             }
             let stop = match seen {
                 Some((known, stop)) if known == thread => stop,

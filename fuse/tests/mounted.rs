@@ -10,10 +10,14 @@
 mod atime;
 #[path = "mounted/basic.rs"]
 mod basic;
+#[path = "mounted/direct.rs"]
+mod direct;
 #[path = "mounted/dirs.rs"]
 mod dirs;
 #[path = "mounted/disk.rs"]
 mod disk;
+#[path = "mounted/failing.rs"]
+mod failing;
 #[path = "mounted/faults.rs"]
 mod faults;
 #[path = "mounted/locks.rs"]
@@ -22,10 +26,14 @@ mod locks;
 mod model;
 #[path = "mounted/names.rs"]
 mod names;
+#[path = "mounted/parked.rs"]
+mod parked;
 #[path = "mounted/places.rs"]
 mod places;
 #[path = "mounted/posix.rs"]
 mod posix;
+#[path = "mounted/records.rs"]
+mod records;
 #[path = "mounted/rig.rs"]
 mod rig;
 #[path = "mounted/stubs.rs"]

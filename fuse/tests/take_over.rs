@@ -1,6 +1,8 @@
 //! A mount that does not die: servers are killed, and others take over (P12). This program runs
 //! itself as the server (it must fork before it has threads), so it has no test harness.
 
+#[path = "take_over/locks.rs"]
+mod locks;
 #[path = "take_over/place.rs"]
 mod place;
 #[path = "take_over/server.rs"]
@@ -41,6 +43,19 @@ const TESTS: &[(&str, Test)] = &[
         "closed_files_without_a_name_are_let_go",
         closed_files_without_a_name_are_let_go,
     ),
+    ("record_locks_go_on", locks::record_locks_go_on),
+    (
+        "who_waits_for_a_record_lock_goes_on_waiting",
+        locks::who_waits_for_a_record_lock_goes_on_waiting,
+    ),
+    (
+        "a_record_lock_of_a_closed_open_is_not_taken_over",
+        locks::a_record_lock_of_a_closed_open_is_not_taken_over,
+    ),
+    (
+        "record_locks_of_the_dead_end_with_the_next_server",
+        locks::record_locks_of_the_dead_end_with_the_next_server,
+    ),
     (
         "work_goes_on_through_many_deaths",
         work_goes_on_through_many_deaths,
@@ -71,6 +86,9 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|role| role == "serve") {
         return server::serve(&args[2..]);
+    }
+    if args.get(1).is_some_and(|role| role == "locker") {
+        return locks::obey(&args[2..]);
     }
     if !Path::new("/dev/fuse").exists() || !rustix::process::geteuid().is_root() {
         for (name, _) in TESTS {

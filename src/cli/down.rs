@@ -30,7 +30,7 @@ impl Down {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         let mount = absolute(&self.mount)?;
         let found = if self.force {
-            session.client_within(&mount, LONGEST_SILENCE)
+            session.client_within(Some(&mount), LONGEST_SILENCE)
         } else {
             session.client_near(Some(&mount))
         };

@@ -8,6 +8,10 @@ use super::{CliError, Session};
 use crate::client::ClientError;
 use clap::Args;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// A mount that says nothing for so long waits for an instance itself.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -26,7 +30,7 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         let asked = session
-            .client_near(self.path.as_deref())
+            .client_within(self.path.as_deref(), LONGEST_SILENCE)
             .and_then(|mut c| Ok(c.status()?));
         if self.check {
             return self.check(asked);
@@ -55,7 +59,9 @@ impl Status {
                 (check::exit_code(verdict.level), verdict.to_string())
             }
             Err(CliError::Client(
-                error @ (ClientError::Dead { .. } | ClientError::Broken { .. }),
+                error @ (ClientError::Silent
+                | ClientError::Dead { .. }
+                | ClientError::Broken { .. }),
             )) => (check::CRITICAL, format!("CRITICAL: {error}")),
             Err(error) => (check::UNKNOWN, format!("UNKNOWN: {error}")),
         };

@@ -3,6 +3,7 @@
 pub mod detach;
 mod leave;
 mod plan;
+pub mod rights;
 mod serve;
 mod take_over;
 
@@ -43,12 +44,16 @@ pub struct UpArgs {
     #[arg(long)]
     pub detach: bool,
     /// If this instance dies, keep the mount for DUR; the same command again, or `cairn upgrade`,
-    /// goes on with it (default: 0s, unmount at once).
+    /// goes on with it (default: 60s; 0s: unmount at once).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub hold: Option<Duration>,
     /// Give up reads of released files after DUR (default: never).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub recall_timeout: Option<Duration>,
+    /// Others change BACKING as well, around this mount: what it shows is asked for again after a
+    /// second, and record locks are taken on BACKING.
+    #[arg(long)]
+    pub shared: bool,
     /// Release also where a tier lies on the backing's own filesystem, which frees nothing.
     #[arg(long)]
     pub allow_same_fs: bool,

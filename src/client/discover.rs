@@ -70,14 +70,8 @@ pub(super) fn socket_within(place: &Place<'_>, limit: Duration) -> Result<Found,
     let asked = std::thread::Builder::new()
         .name("cairn-ask".to_owned())
         .spawn(ask);
-    let silent = |_| {
-        Err(ClientError::NoInstance {
-            why: "the mount does not answer".to_owned(),
-            hint: "`cairn up` takes it over, or `cairn down --force` ends it".to_owned(),
-        })
-    };
     match asked {
-        Ok(_) => told.recv_timeout(limit).unwrap_or_else(silent),
+        Ok(_) => told.recv_timeout(limit).unwrap_or(Err(ClientError::Silent)),
         Err(_) => socket(place),
     }
 }

@@ -26,6 +26,9 @@ pub enum ClientError {
         /// How to name one.
         hint: String,
     },
+    /// A mount that is held for the next instance; this one has died.
+    #[error("no running instance: the mount does not answer")]
+    Silent,
     /// The socket is there but nobody answers.
     #[error("no instance answers on {socket}: {source}")]
     Dead {
@@ -87,7 +90,7 @@ impl ClientError {
     pub const fn failure(&self) -> Failure {
         match self {
             Self::Refused { failure, .. } => *failure,
-            Self::NoInstance { .. } | Self::Dead { .. } | Self::Broken { .. } => {
+            Self::NoInstance { .. } | Self::Silent | Self::Dead { .. } | Self::Broken { .. } => {
                 Failure::NoInstance
             }
             Self::Untrusted { .. } => Failure::NotPermitted,
@@ -103,6 +106,7 @@ impl ClientError {
         match self {
             Self::Refused { hint, .. } => hint.as_deref(),
             Self::NoInstance { hint, .. } => Some(hint),
+            Self::Silent => Some("`cairn up` takes it over, or `cairn down --force` ends it"),
             Self::Dead { .. } => Some("start it again with `cairn up`; what was accepted resumes"),
             Self::Untrusted { .. } => {
                 Some("if you trust that user, name the socket: CAIRN_SOCKET=PATH")

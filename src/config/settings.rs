@@ -46,7 +46,7 @@ impl Default for Config {
             state: None,
             policy: None,
             tiers: Vec::new(),
-            hold: Duration::ZERO,
+            hold: Duration::from_secs(60),
             recall_timeout: None,
             min_residency: Duration::from_secs(3600),
             implicit_recalls_per_user: workers(1000),

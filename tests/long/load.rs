@@ -9,12 +9,18 @@
 //! load reads DIR COUNT           reads COUNT files, prints "p50 p99 max" in microseconds
 //! load wait DIR COUNT            COUNT threads read a byte each of a file of their own; prints
 //!                                "waiting N returned N failed N" twice a second until killed
+//! load crowd DIR COUNT BYTES     COUNT processes that begin at the same moment: every fifth reads a
+//!                                file of DIR/cold and compares, the others make, write, rename,
+//!                                read and remove one of DIR/hot; every tenth is killed at some
+//!                                moment. Prints "failed N killed N milliseconds"
 //! ```
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Error, Read, Result, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -107,6 +113,55 @@ fn wait(dir: &Path, count: u64) -> Result<()> {
     }
 }
 
+/// What one process of a crowd does, when its standard input ends.
+fn member(dir: &Path, n: u64, bytes: u64) -> Result<()> {
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    let wanted = generated(n << 32, usize_of(bytes));
+    if n % 5 == 0 {
+        let read = fs::read(nth(&dir.join("cold"), n / 5))?;
+        let wanted = generated((n / 5) << 32, usize_of(bytes));
+        return if read == wanted { Ok(()) } else { Err(Error::other("wrong bytes")) };
+    }
+    let (path, other) = (nth(&dir.join("hot"), n), dir.join("hot").join(format!("moved{n}")));
+    let mut file = File::create_new(&path)?;
+    file.write_all(&wanted)?;
+    fs::rename(&path, &other)?;
+    let read = fs::read(&other)?;
+    fs::remove_file(&other)?;
+    let same = read == wanted && file.metadata()?.len() == bytes;
+    if same { Ok(()) } else { Err(Error::other("wrong bytes")) }
+}
+
+fn crowd(dir: &Path, count: u64, bytes: u64) -> Result<()> {
+    let (hold, held) = std::io::pipe().map(|(read, write)| (write, read))?;
+    let me = std::env::current_exe()?;
+    let mut all = Vec::new();
+    for n in 0..count {
+        let mut command = Command::new(&me);
+        command.arg("member").arg(dir).args([n.to_string(), bytes.to_string()]);
+        all.push(command.stdin(held.try_clone()?).spawn()?);
+    }
+    drop(held);
+    let begun = Instant::now();
+    drop(hold);
+    let (mut failed, mut killed) = (0, 0);
+    for (n, child) in all.iter_mut().enumerate() {
+        if n % 10 == 3 {
+            child.kill()?;
+        }
+    }
+    for (n, mut child) in all.into_iter().enumerate() {
+        let status = child.wait()?;
+        match status.signal() {
+            Some(9) if n % 10 == 3 => killed += 1,
+            _ if status.success() => {}
+            _ => failed += 1,
+        }
+    }
+    println!("failed {failed} killed {killed} {}", begun.elapsed().as_millis());
+    Ok(())
+}
+
 fn counter() -> Arc<AtomicU64> {
     Arc::default()
 }
@@ -129,6 +184,8 @@ fn main() -> Result<()> {
         "stat" => times(number(2)?, |n| fs::symlink_metadata(nth(&path, n)).map(drop)),
         "reads" => times(number(2)?, |n| fs::read(nth(&path, n)).map(drop)),
         "wait" => wait(&path, number(2)?),
-        other => Err(Error::other(format!("{other:?}: make, big, check, stat, reads or wait"))),
+        "crowd" => crowd(&path, number(2)?, number(3)?),
+        "member" => member(&path, number(2)?, number(3)?),
+        other => Err(Error::other(format!("{other:?}: make, big, check, stat, reads, wait or crowd"))),
     }
 }

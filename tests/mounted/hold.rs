@@ -15,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(120);
 
 fn held() -> Result<Instance> {
     let mut cairn = Instance::new(None)?;
-    cairn.args.extend(["--hold".into(), "300s".into()]);
+    cairn.hold = Some("300s".into());
     Ok(cairn)
 }
 
@@ -222,4 +222,39 @@ fn p12_without_a_hold_there_is_nothing_to_hand_on() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(said.contains("--hold"), "{said}");
     cairn.kill()
+}
+
+/// What `cairn status` says, asked by a path in the mount and not by its socket.
+fn status_of_path(cairn: &Instance, check: bool) -> Result<Output> {
+    let mut command = Command::new(program());
+    command.arg("status").args(check.then_some("--check"));
+    command.arg(&cairn.mount).env_remove("CAIRN_SOCKET");
+    Ok(command.current_dir("/").stdin(Stdio::null()).output()?)
+}
+
+#[test]
+fn p12_a_mount_is_held_by_default_and_status_says_that_nobody_serves() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.hold = None;
+    cairn.up()?;
+    ensure!(status(&cairn)?["mirror"]["hold_s"] == 60);
+    fs::write(cairn.at("f"), b"x")?;
+    cairn.die()?;
+    std::thread::scope(|scope| -> Result<()> {
+        let checked = scope.spawn(|| status_of_path(&cairn, true));
+        let said = status_of_path(&cairn, false)?;
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(said.status.code() == Some(3), "{said:?}");
+        ensure!(text.contains("the mount does not answer"), "{text}");
+        ensure!(text.contains("cairn up"), "the way out: {text}");
+        let checked = checked.join().map_err(|_| anyhow::anyhow!("panic"))??;
+        let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+        ensure!(checked.status.code() == Some(2), "{checked:?}");
+        ensure!(text.contains("CRITICAL"), "{text}");
+        Ok(())
+    })?;
+    cairn.up()?;
+    ensure!(fs::read(cairn.at("f"))? == b"x");
+    cairn.down()
 }

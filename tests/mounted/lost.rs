@@ -423,7 +423,7 @@ fn p7_undo_names_files_of_holes_where_nothing_says_who_served_the_tree() -> Resu
 fn p7_undo_refuses_a_tree_that_is_served_under_another_mount() -> Result<()> {
     needs_mounts!();
     let (mut cairn, tree) = adopted()?;
-    cairn.args.extend(["--hold".into(), "300s".into()]);
+    cairn.hold = Some("300s".into());
     fs::write(cairn.below("file"), b"bytes")?;
     cairn.up()?;
     let refused = |cairn: &Instance, what: &str| -> Result<()> {

@@ -58,6 +58,9 @@ pub(crate) struct Instance {
     pub(crate) mount: PathBuf,
     pub(crate) state: PathBuf,
     pub(crate) tier: PathBuf,
+    /// How long the mount outlives the instance; `None`: as it is by default. Most tests are about
+    /// a mount that is gone when its instance is killed.
+    pub(crate) hold: Option<String>,
     /// Further arguments of `cairn up`.
     pub(crate) args: Vec<String>,
     /// Done to the command of `cairn up` before it starts.
@@ -98,6 +101,7 @@ impl Instance {
             mount,
             state,
             tier,
+            hold: Some("0s".to_owned()),
             args: Vec::new(),
             prepare: None,
             child: None,
@@ -119,6 +123,9 @@ impl Instance {
             .arg(&self.state);
         if let Some(url) = url {
             command.args(["--tier", &url]);
+        }
+        if let Some(hold) = &self.hold {
+            command.args(["--hold", hold]);
         }
         command.args(&self.args).arg(&self.backing).arg(&self.mount);
         command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -11,12 +11,16 @@ impl Table {
     /// The first side is what ratios are of; ratios to each further side are printed for the second.
     pub(crate) fn new(sides: &[Side], pairs: usize) -> Self {
         println!(
-            "n = {pairs} repetitions; ratio above 1: faster; in brackets the 95 % interval of the median ratio.\n"
+            "n = {pairs} repetitions; ratio of times above 1: faster; ratio of CPU times above 1: needs more; in \
+             brackets the 95 % interval of the median ratio.\n"
         );
         let mut head = vec!["row".to_owned()];
         head.extend(sides.iter().map(|side| format!("{} us", side.name)));
         for other in others(sides.len()) {
             head.push(format!("{} / {}", sides[1].name, sides[other].name));
+        }
+        for other in others(sides.len()) {
+            head.push(format!("CPU: {} / {}", sides[1].name, sides[other].name));
         }
         head.extend(sides.iter().map(|side| format!("{} CPU us", side.name)));
         println!("| {} |", head.join(" | "));
@@ -27,15 +31,9 @@ impl Table {
     pub(crate) fn add(&mut self, row: &Row, runs: &[Vec<Run>]) {
         let mut cells = vec![row.name.to_owned()];
         cells.extend(runs.iter().map(|runs| each(runs, |run| run.wall)));
-        for other in others(runs.len()) {
-            let mut ratios: Vec<f64> = runs[other]
-                .iter()
-                .zip(&runs[1])
-                .map(|(theirs, ours)| theirs.wall.as_secs_f64() / ours.wall.as_secs_f64())
-                .collect();
-            let (low, high) = interval(&mut ratios);
-            cells.push(format!("{:.2} [{low:.2}, {high:.2}]", median(&mut ratios)));
-        }
+        cells.extend(others(runs.len()).map(|i| ratio(&runs[i], &runs[1], |run| run.wall)));
+        // What ours needs more than theirs: above 1 is more.
+        cells.extend(others(runs.len()).map(|i| ratio(&runs[1], &runs[i], |run| run.cpu)));
         cells.extend(runs.iter().map(|runs| each(runs, |run| run.cpu)));
         println!("| {} |", cells.join(" | "));
     }
@@ -44,6 +42,16 @@ impl Table {
 /// All sides but the second.
 fn others(sides: usize) -> impl Iterator<Item = usize> {
     (0..sides).filter(|side| *side != 1)
+}
+
+/// Median of the ratios of runs of the same repetition, with its interval.
+fn ratio(above: &[Run], below: &[Run], of: impl Fn(&Run) -> Duration) -> String {
+    let pairs = above.iter().zip(below);
+    let mut ratios: Vec<f64> = pairs
+        .map(|(a, b)| of(a).as_secs_f64() / of(b).as_secs_f64().max(1e-9))
+        .collect();
+    let (low, high) = interval(&mut ratios);
+    format!("{:.2} [{low:.2}, {high:.2}]", median(&mut ratios))
 }
 
 /// Median time of one operation, in microseconds.

@@ -28,6 +28,11 @@ pub(super) fn table_size(limit: u64) -> u64 {
     limit.min(TABLE_CEILING)
 }
 
+/// How many of them record locks may take: where these are forwarded the node cache takes few.
+pub(super) fn for_locks(limit: u64) -> usize {
+    usize::try_from(limit / 2).unwrap_or(usize::MAX)
+}
+
 /// Descriptors for the node cache: half of what there is, the rest is for opens and the owner.
 /// Few on a shared backing: there they keep the blocks of files that others remove.
 pub(super) fn cache_size(limit: u64, shared: bool) -> NonZeroUsize {

@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::fs::{Agreed, Wanted};
 use crate::gate::Gates;
 use crate::ledger::{self, Found, Ledger, Mapping, Shape, told};
+use crate::locks::Locks;
 use crate::mount::{Pins, check_places, clean_stale};
 use crate::node::Nodes;
 use crate::notify::Notices;
@@ -81,7 +82,10 @@ impl Prepared {
             backing,
             gates: Gates::default(),
             park: Arc::new(Park::default()),
+            locks: Mutex::new(Locks::new(descriptors::for_locks(limit))),
             workers: Workers::start()?,
+            buffers: Arc::default(),
+            writes_at_once: AtomicBool::new(true),
             notices,
             idle_ids: Mutex::new(LruCache::new(if config.shared {
                 SHARED_IDLE_IDS
@@ -90,6 +94,7 @@ impl Prepared {
             })),
             opens: AtomicU64::new(1),
             passthrough: AtomicBool::new(false),
+            direct: AtomicBool::new(false),
             device: Arc::default(),
             replays: Replays::of(&kept.found),
             pins: kept.pins,

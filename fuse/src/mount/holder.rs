@@ -1,9 +1,10 @@
 //! The holder: the mounter's life, and what it keeps for a successor of its server (P12).
 //!
 //! The process is tiny, has one thread, and does what messages say. With a hold time it keeps the
-//! connection (`/dev/fuse`), the ledger, the backing's root, and the inodes that are open without
-//! a name. When its server dies it waits that long for a successor; then it aborts the connection
-//! and unmounts. Without a hold time it unmounts at once.
+//! connection (`/dev/fuse`), the ledger, the backing's root, the inodes that are open without a
+//! name, and the open file descriptions that record locks are on. When its server dies it waits
+//! that long for a successor; then it aborts the connection and unmounts. Without a hold time it
+//! unmounts at once.
 //!
 //! Invariants
 //! 1. Two servers never read requests at once: a successor gets the connection only after its
@@ -15,12 +16,13 @@
 //!
 //! A successor's conversation: it connects to the socket beside the state; the holder offers
 //! (`O`, with the ledger); it answers `T` or goes; the holder kills and buries the server, and
-//! sends an error number with connection and root, then pinned inodes (`K`), then `G`. From then
-//! on it is the server, on that socket.
+//! sends an error number with connection and root, then pinned inodes (`K`) and locks (`L`), then
+//! `G`. From then on it is the server, on that socket.
 
-use super::Pin;
 use super::mounter::{self, Fields, Mounted, field};
+use super::pins::{LockPin, Pin};
 use crate::ledger::{Ledger, Mapping};
+use crate::locks::Owner;
 use crate::sys;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -33,8 +35,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Of the conversation with a successor; changes with its messages.
-pub(super) const PROTOCOL: u32 = 1;
-/// Inodes in one message.
+pub(super) const PROTOCOL: u32 = 2;
+/// Inodes, or descriptions, in one message.
 const PINS_AT_ONCE: usize = 32;
 /// How long a killed server may take to end.
 const LONGEST_DEATH: Duration = Duration::from_secs(60);
@@ -52,6 +54,7 @@ pub(super) struct Keep {
     root: OwnedFd,
     pub(super) device: Option<OwnedFd>,
     pins: HashMap<u64, OwnedFd>,
+    locks: HashMap<Owner, (LockPin, OwnedFd)>,
 }
 
 impl Keep {
@@ -69,6 +72,7 @@ impl Keep {
             root,
             device: None,
             pins: HashMap::new(),
+            locks: HashMap::new(),
         })
     }
 
@@ -224,6 +228,18 @@ impl Life {
                 }
                 true
             }
+            (_, Some(Pin::KeepLock(lock))) => {
+                if let (Some(keep), Some(fd)) = (&mut self.keep, fds.pop()) {
+                    keep.locks.insert(lock.owner, (lock, fd));
+                }
+                true
+            }
+            (_, Some(Pin::LetLockGo(owner))) => {
+                if let Some(keep) = &mut self.keep {
+                    keep.locks.remove(&owner);
+                }
+                true
+            }
             _ => mounter::obey_and_answer(&socket, &message, fds, self),
         };
         if answered {
@@ -371,6 +387,15 @@ fn grant(keep: &Keep, device: &OwnedFd, heir: BorrowedFd<'_>) -> Result<(), Errn
         let mut message = vec![b'K'];
         for (node, _) in some {
             message.extend(node.to_le_bytes());
+        }
+        let fds: Vec<_> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
+        mounter::send(heir, &message, &fds)?;
+    }
+    let locks: Vec<_> = keep.locks.values().collect();
+    for some in locks.chunks(PINS_AT_ONCE) {
+        let mut message = vec![b'L'];
+        for (lock, _) in some {
+            lock.put(&mut message);
         }
         let fds: Vec<_> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
         mounter::send(heir, &message, &fds)?;

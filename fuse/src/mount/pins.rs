@@ -1,16 +1,64 @@
-//! Inodes that the holder keeps because they are open and have no name any more.
+//! What the holder keeps of open files: inodes that have no name any more, and the open file
+//! descriptions that record locks are on. A description's locks last while anybody has it.
 
 use super::mounter::Fields;
+use crate::locks::Owner;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// A message about a pinned inode, by its node's id. It has no answer.
+/// Whose record locks are on a description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LockPin {
+    pub(crate) owner: Owner,
+    /// The open that it took the first of them through.
+    pub(crate) fh: u64,
+    pub(crate) process: u32,
+}
+
+impl LockPin {
+    pub(super) fn put(self, message: &mut Vec<u8>) {
+        for word in [self.owner.node, self.owner.number, self.fh] {
+            message.extend(word.to_le_bytes());
+        }
+        message.extend(self.process.to_le_bytes());
+    }
+
+    pub(super) fn get(fields: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            owner: owner(fields)?,
+            fh: fields.long()?,
+            process: fields.number()?,
+        })
+    }
+}
+
+fn owner(fields: &mut Fields<'_>) -> Option<Owner> {
+    Some(Owner {
+        node: fields.long()?,
+        number: fields.long()?,
+    })
+}
+
+/// What a predecessor had kept.
+#[derive(Default)]
+pub(crate) struct Pinned {
+    /// By their nodes' ids.
+    pub(crate) inodes: HashMap<u64, OwnedFd>,
+    pub(crate) locks: Vec<(LockPin, OwnedFd)>,
+}
+
+/// A message about a pinned inode, by its node's id, or about a description with locks. It has no
+/// answer.
 pub(super) enum Pin {
     Keep(u64),
     LetGo(u64),
+    KeepLock(LockPin),
+    LetLockGo(Owner),
 }
 
 impl Pin {
@@ -19,46 +67,94 @@ impl Pin {
         match fields.byte()? {
             b'K' => fields.long().map(Self::Keep),
             b'k' => fields.long().map(Self::LetGo),
+            b'L' => LockPin::get(&mut fields).map(Self::KeepLock),
+            b'l' => owner(&mut fields).map(Self::LetLockGo),
             _ => None,
         }
     }
 }
 
 /// The server's side. Never waits: what the holder does not take at once is not kept.
-pub(crate) struct Pins(OwnedFd);
+pub(crate) struct Pins {
+    socket: OwnedFd,
+    /// Whose locks it is still to let go: the holder would not take the message. Held while one is
+    /// sent, so that nobody's are let go after the same owner has new ones.
+    unsent: Mutex<Vec<Owner>>,
+}
 
 impl Pins {
     pub(super) fn of(socket: BorrowedFd<'_>) -> Result<Self, Errno> {
-        rustix::io::fcntl_dupfd_cloexec(socket, 3).map(Self)
+        Ok(Self {
+            socket: rustix::io::fcntl_dupfd_cloexec(socket, 3)?,
+            unsent: Mutex::default(),
+        })
     }
 
     /// The holder has it, or will have it when it listens next; also if this process dies now.
     #[must_use]
     pub(crate) fn keep(&self, node: u64, fd: BorrowedFd<'_>) -> bool {
-        self.send(b'K', node, Some(fd))
+        let message = numbered(b'K', &[node]);
+        let sent = self.send(&message, Some(fd));
+        if let Err(error) = sent {
+            tracing::debug!(%error, node, "the holder was not told of a pinned inode");
+        }
+        sent.is_ok()
     }
 
     pub(crate) fn let_go(&self, node: u64) {
-        let _ = self.send(b'k', node, None);
+        let _ = self.send(&numbered(b'k', &[node]), None);
     }
 
-    fn send(&self, letter: u8, node: u64, fd: Option<BorrowedFd<'_>>) -> bool {
-        let mut message = vec![letter];
-        message.extend(node.to_le_bytes());
+    /// The holder has the description, as with [`Pins::keep`]; or there is no holder, and so nobody
+    /// to keep it for. `false`: it does not take it now.
+    #[must_use]
+    pub(crate) fn keep_lock(&self, lock: LockPin, fd: BorrowedFd<'_>) -> bool {
+        let mut unsent = self.unsent.lock();
+        let mut message = vec![b'L'];
+        lock.put(&mut message);
+        self.catch_up(&mut unsent) && !is_busy(self.send(&message, Some(fd)))
+    }
+
+    /// Nothing is locked on that description any more.
+    pub(crate) fn let_lock_go(&self, owner: Owner) {
+        let mut unsent = self.unsent.lock();
+        unsent.push(owner);
+        if !self.catch_up(&mut unsent) {
+            tracing::debug!("the holder is to be told later of locks that were given up");
+        }
+    }
+
+    fn catch_up(&self, unsent: &mut Vec<Owner>) -> bool {
+        while let Some(owner) = unsent.last() {
+            let message = numbered(b'l', &[owner.node, owner.number]);
+            if is_busy(self.send(&message, None)) {
+                return false;
+            }
+            unsent.pop();
+        }
+        true
+    }
+
+    fn send(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut rights = SendAncillaryBuffer::new(&mut room);
         let fds = fd.map(|fd| [fd]);
         if let Some(fds) = &fds {
             rights.push(SendAncillaryMessage::ScmRights(fds));
         }
-        let parts = [IoSlice::new(&message)];
+        let parts = [IoSlice::new(message)];
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match sendmsg(&self.0, &parts, &mut rights, flags) {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::debug!(%error, node, "the holder was not told of a pinned inode");
-                false
-            }
-        }
+        sendmsg(&self.socket, &parts, &mut rights, flags).map(drop)
     }
+}
+
+/// Would it take the message later? Other errors say that there is no holder.
+fn is_busy(sent: Result<(), Errno>) -> bool {
+    matches!(sent, Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS))
+}
+
+fn numbered(letter: u8, numbers: &[u64]) -> Vec<u8> {
+    let mut message = vec![letter];
+    message.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    message
 }

@@ -3,6 +3,7 @@
 
 use super::holder::PROTOCOL;
 use super::mounter::{self, Fields, Mounter};
+use super::pins::{LockPin, Pinned};
 use crate::MirrorError;
 use crate::ledger::{self, Agreement, Ledger, Mapping};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -11,7 +12,6 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
-use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -145,7 +145,7 @@ impl Successor {
             None => return Err(failed(Errno::PROTO)),
         }
         let [device, _root]: [OwnedFd; 2] = fds.try_into().map_err(|_| failed(Errno::BADF))?;
-        let mut pins = HashMap::new();
+        let mut pins = Pinned::default();
         loop {
             let (message, fds) = next()?;
             let mut fields = Fields(&message);
@@ -154,7 +154,13 @@ impl Successor {
                 Some(b'K') => {
                     for fd in fds {
                         let node = fields.long().ok_or_else(|| failed(Errno::PROTO))?;
-                        pins.insert(node, fd);
+                        pins.inodes.insert(node, fd);
+                    }
+                }
+                Some(b'L') => {
+                    for fd in fds {
+                        let lock = LockPin::get(&mut fields).ok_or_else(|| failed(Errno::PROTO))?;
+                        pins.locks.push((lock, fd));
                     }
                 }
                 _ => return Err(failed(Errno::PROTO)),
@@ -188,7 +194,7 @@ pub struct Inheritance {
     pub(crate) number: Option<u64>,
     pub(crate) mountpoint: PathBuf,
     pub(crate) ledger: Mapping,
-    pub(crate) pins: HashMap<u64, OwnedFd>,
+    pub(crate) pins: Pinned,
 }
 
 impl Inheritance {

@@ -4,10 +4,11 @@ use crate::Caller;
 use crate::core::{Core, file_ref, own};
 use crate::node::Node;
 use crate::park::Reply;
-use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, pwrite};
-use std::io::IoSliceMut;
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2, pwrite, pwritev2};
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Core {
     /// A read of a cached open: from the page cache at once, from the disk on a worker, or from
@@ -31,11 +32,11 @@ impl Core {
         if elsewhere {
             return self.read_elsewhere(&node, caller, offset, size, reply);
         }
-        let mut buffer = vec![0; size as usize];
+        let mut buffer = self.buffers.take(size as usize);
         if let Some(fd) = &open {
             let mut parts = [IoSliceMut::new(&mut buffer)];
             if preadv2(fd, &mut parts, offset, ReadWriteFlags::NOWAIT) == Ok(size as usize) {
-                return reply.data(&buffer);
+                return reply.data(buffer.filled(size as usize));
             }
         }
         let core = self.clone();
@@ -47,7 +48,7 @@ impl Core {
                     .and_then(|fd| read_full(&fd, &mut buffer, offset)),
             };
             match result {
-                Ok(count) => reply.data(&buffer[..count]),
+                Ok(count) => reply.data(buffer.filled(count)),
                 Err(error) => reply.error(error),
             }
         });
@@ -100,21 +101,48 @@ impl Core {
             Err(error) => return reply.error(error),
         };
         let open = node.state.lock().data.write.clone();
-        let bytes = bytes.to_vec();
+        let done = open
+            .as_ref()
+            .map_or(0, |fd| self.write_at_once(fd, bytes, offset));
+        if done == bytes.len() && done > 0 {
+            return reply.written(done);
+        }
+        let rest = self.buffers.copy(&bytes[done..]);
+        let offset = offset + done as u64;
         let core = self.clone();
         self.workers.data(move || {
             let _clears = core.writing();
             let result = match open {
-                Some(fd) => write_full(&fd, &bytes, offset),
+                Some(fd) => write_full(&fd, &rest, offset),
                 None => core
                     .open_data(&node, libc::O_WRONLY)
-                    .and_then(|fd| write_full(&fd, &bytes, offset)),
+                    .and_then(|fd| write_full(&fd, &rest, offset)),
             };
             match result {
-                Ok(count) => reply.written(count),
+                Ok(count) => reply.written(done + count),
+                // A short answer: who wrote asks for the rest, and is told then.
+                Err(_) if done > 0 => reply.written(done),
                 Err(error) => reply.error(error),
             }
         });
+    }
+
+    /// Writes what the backing takes without waiting (memory for pages that it has, no throttling):
+    /// without a copy, and without another thread. How much that was.
+    fn write_at_once(&self, fd: &OwnedFd, bytes: &[u8], offset: u64) -> usize {
+        if !self.writes_at_once.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let _clears = self.writing();
+        match pwritev2(fd, &[IoSlice::new(bytes)], offset, ReadWriteFlags::NOWAIT) {
+            Ok(count) => count,
+            Err(Errno::OPNOTSUPP) => {
+                self.writes_at_once.store(false, Ordering::Relaxed);
+                0
+            }
+            // What is wrong, a write that may wait finds out.
+            Err(_) => 0,
+        }
     }
 
     /// Makes a file or directory durable. Any descriptor of the inode will do.
@@ -170,7 +198,7 @@ fn read_full(fd: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Errn
 }
 
 /// Writes all, or what fits before an error.
-fn write_full(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<u32, Errno> {
+fn write_full(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     let mut done = 0;
     while done < bytes.len() {
         match pwrite(fd, &bytes[done..], offset + done as u64) {
@@ -180,5 +208,5 @@ fn write_full(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<u32, Errno> {
             Err(_) => break,
         }
     }
-    Ok(u32::try_from(done).unwrap_or(u32::MAX))
+    Ok(done)
 }

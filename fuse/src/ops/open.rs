@@ -84,7 +84,7 @@ impl Core {
     }
 
     /// An open is closed for good.
-    pub(crate) fn release(&self, id: u64, fh: u64) {
+    pub(crate) fn release(self: &Arc<Self>, id: u64, fh: u64) {
         if let Some(ledger) = &self.nodes.ledger
             && !ledger.close(fh)
         {
@@ -116,6 +116,7 @@ impl Core {
             // anew all the time, or told to the kernel by the write.)
             self.notices.attributes(id);
         }
+        self.close_locks(&in_use, fh);
         if (orphan && last) || data.read.is_some() || data.write.is_some() {
             self.close_later((backing.filter(|_| orphan), data, in_use));
         } else if let Some(backing) = backing {
@@ -306,8 +307,12 @@ impl Opening {
 
     fn opened(self, core: &Core, node: &Node, reply: Reply, id: Option<&Registered>) {
         let mut bits = 0;
-        // Without a writeback cache there is nothing for FLUSH to do.
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        // Without a writeback cache there is nothing for FLUSH to do, but with forwarded locks.
+        let mut flags = if core.shared {
+            FopenFlags::empty()
+        } else {
+            FopenFlags::FOPEN_NOFLUSH
+        };
         if id.is_none() {
             bits |= FH_CACHED;
             // Cached pages stay true from open to open: what passes the server by is written by
@@ -316,6 +321,11 @@ impl Opening {
             // the server has it, and who reads the page anew in between keeps the old bytes.
             if !core.shared {
                 flags |= FopenFlags::FOPEN_KEEP_CACHE;
+            }
+            // The kernel lets one writer of a file after the other through its cache, and past it
+            // many at once.
+            if self.flags & libc::O_DIRECT != 0 && core.direct.load(Ordering::Relaxed) {
+                flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
             }
         }
         if self.writes() {

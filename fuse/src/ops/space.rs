@@ -191,13 +191,12 @@ impl Core {
         }
     }
 
-    fn copy_range(&self, source: &InUse, target: &InUse, copy: Copy) -> Result<u32, Errno> {
+    fn copy_range(&self, source: &InUse, target: &InUse, copy: Copy) -> Result<usize, Errno> {
         let input = self.open_data(source, libc::O_RDONLY)?;
         let output = self.open_data(target, libc::O_WRONLY)?;
         let (mut from, mut to) = (copy.from.1, copy.to.1);
         let len = usize::try_from(copy.len.min(COPY_AT_ONCE)).map_err(|_| Errno::INVAL)?;
         let _clears = self.writing();
-        let count = copy_file_range(&input, Some(&mut from), &output, Some(&mut to), len)?;
-        u32::try_from(count).map_err(|_| Errno::OVERFLOW)
+        copy_file_range(&input, Some(&mut from), &output, Some(&mut to), len)
     }
 }

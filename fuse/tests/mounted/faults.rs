@@ -2,10 +2,11 @@
 //! done as on the backing, and nothing wrong is remembered afterwards.
 
 use crate::disk::{Disk, ran};
+use crate::failing::Failing;
 use crate::posix::as_user;
-use crate::rig::{TestResult, eventually, need_mount, pattern};
+use crate::rig::{Rig, TestResult, eventually, need_mount, pattern};
 use anyhow::Context;
-use cairn_fuse::Passthrough;
+use cairn_fuse::{BackingDir, Passthrough};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
@@ -388,6 +389,82 @@ fn what_is_reserved_for_root_is_not_the_users() -> TestResult {
             seen.abs_diff(wanted) < 1 << 20,
             "{passthrough:?}: {seen} for {wanted}"
         );
+    }
+    Ok(())
+}
+
+/// What each kind of call gives below a directory; `open`: a file that was opened before.
+fn each_call(root: &Path, open: &File) -> Vec<(&'static str, Given)> {
+    let path = |name: &str| root.join(name);
+    let read = |name: &str| File::open(path(name)).and_then(|f| f.read_at(&mut [0; 9], 0));
+    vec![
+        ("open and read", given(read("other"))),
+        ("read", given(open.read_at(&mut [0; 9], 1 << 16))),
+        ("fsync", given(open.sync_all()).map(|()| 0)),
+        ("truncate", given(open.set_len(7)).map(|()| 0)),
+        ("create", given(File::create_new(path("made"))).map(|_| 0)),
+        (
+            "rename",
+            given(fs::rename(path("b"), path("c"))).map(|()| 0),
+        ),
+        ("unlink", given(fs::remove_file(path("gone"))).map(|()| 0)),
+        ("absent", given(fs::metadata(path("absent"))).map(|_| 0)),
+        (
+            "list",
+            given(fs::read_dir(root).and_then(|mut d| d.next().transpose())).map(|_| 0),
+        ),
+    ]
+}
+
+#[test]
+fn whatever_fails_below_is_told_as_it_is_and_not_remembered() -> TestResult {
+    need_mount!("whatever_fails_below_is_told_as_it_is_and_not_remembered");
+    let faults = [
+        libc::ESTALE,
+        libc::EIO,
+        libc::ENOSPC,
+        libc::EDQUOT,
+        libc::EROFS,
+    ];
+    for passthrough in BOTH {
+        let below = Failing::new()?;
+        let rig = Rig::with(|c| {
+            c.backing = BackingDir::Path(below.root().to_owned());
+            c.passthrough = passthrough;
+        })?;
+        for fault in faults {
+            for name in ["other", "b", "gone"] {
+                fs::write(rig.m(name), pattern(100_000))?;
+            }
+            // One of which the kernel has nothing cached.
+            let unread = format!("unread{fault}");
+            fs::write(below.at(&unread), pattern(100_000))?;
+            let open = |path| File::options().read(true).write(true).open(path);
+            let (above, direct) = (open(rig.m(&unread))?, open(below.at(&unread))?);
+            below.fail_with(fault);
+            let seen = each_call(&rig.m(""), &above);
+            let mut wanted = each_call(below.root(), &direct);
+            below.fail_with(0);
+            for (call, result) in &wanted {
+                assert_eq!(*result, Err(fault), "{call}: the fault works");
+            }
+            let passes = rig.mirror().facts().passthrough.is_ok();
+            if passes && seen[0].1 == Err(libc::EIO) {
+                // Where the server has a backing id at hand the kernel alone opens the backing file,
+                // and tells every error of that as EIO.
+                wanted[0].1 = seen[0].1;
+            }
+            assert_eq!(seen, wanted);
+            // And then all is as if nothing had been.
+            assert_eq!(fs::read(rig.m(&unread))?, pattern(100_000));
+            assert_eq!(fs::read(rig.m("other"))?, pattern(100_000));
+            assert_eq!(given(fs::metadata(rig.m("made"))).err(), Some(libc::ENOENT));
+            assert_eq!(fs::read_dir(rig.m(""))?.count(), 4);
+            fs::rename(rig.m("b"), rig.m("c"))?;
+            fs::remove_file(rig.m("c"))?;
+            drop((above, direct));
+            fs::remove_file(rig.m(&unread))?;
+        }
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
         away: has("away"),
     };
     let mut config = MirrorConfig::new(backing, mountpoint.into(), Arc::new(residency));
+    config.shared = has("shared");
     if has("no-passthrough") {
         config.passthrough = Passthrough::Off;
     }

@@ -69,6 +69,8 @@ pub struct UpPlan {
     pub settings: Config,
     /// Go to the background once ready.
     pub detach: bool,
+    /// Others change the backing directory as well, around the mount.
+    pub shared: bool,
     /// Release also where a tier shares the backing's filesystem.
     pub allow_same_fs: bool,
     /// Release also where users can enter the backing.
@@ -135,6 +137,7 @@ impl UpPlan {
             embedded,
             detach: args.detach,
             settings,
+            shared: args.shared,
             allow_same_fs: args.allow_same_fs,
             unsafe_open_backing: args.unsafe_open_backing,
         })

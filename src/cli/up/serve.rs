@@ -112,6 +112,7 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, way: Way) -> Resul
     let residency = HsmResidency::new(recaller, engine.asks(), engine.changelog(), Some(socket));
     let residency = Arc::new(residency.with_room(engine.opens()));
     let mut config = MirrorConfig::new(plan.backing.clone(), plan.mount.clone(), residency);
+    config.shared = plan.shared;
     config.hold = Some(Holding {
         time: plan.settings.hold,
         socket: take_over::socket(plan),

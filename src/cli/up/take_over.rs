@@ -52,11 +52,12 @@ pub(super) fn inherit(plan: &UpPlan) -> Result<Option<Inheritance>, CliError> {
             )),
         );
     }
-    let config = MirrorConfig::new(
+    let mut config = MirrorConfig::new(
         plan.backing.clone(),
         plan.mount.clone(),
         Arc::new(AlwaysResident),
     );
+    config.shared = plan.shared;
     successor.check(&config).map_err(failed)?;
     successor.take().map(Some).map_err(failed)
 }
