@@ -315,16 +315,21 @@ fn settle_stub(
     Ok(Stamp::set(backing, fd, hint, &record, SetHow::Replace)?)
 }
 
-/// Gives back all blocks, those behind the end too; the set-id bits that this takes.
+/// Gives back all blocks, those behind the end too: a punch reaches as far as the last block that has
+/// data, and a cut to the size that the file has takes what was allocated behind it. So a released
+/// file has no block but of attributes, whatever room it had (see [`crate::hsm::vouch::is_bare`]).
+/// Gives the set-id bits that this takes.
 fn punch(
     backing: &Backing,
     fd: BorrowedFd<'_>,
     node: &NodeHandle,
     stat: &FileStat,
 ) -> Result<Option<SetId>, BackingError> {
-    let turn = backing.turn(node);
-    let taken = backing.set_id(fd)?;
-    drop(turn);
+    let set_id = || {
+        let _turn = backing.turn(node);
+        backing.set_id(fd)
+    };
+    let before = set_id()?;
     let block = u64::from(stat.block_size).max(MIN_SIZE);
     let longest = i64::MAX.cast_unsigned() & !(MIN_SIZE - 1);
     let end = stat
@@ -337,6 +342,18 @@ fn punch(
         .map_err(|why| BackingError::of("punch", || describe(fd), why))?;
     #[cfg(test)]
     tests::behind_punch()?;
+    // A user may have given it some since.
+    let taken = set_id()?.or(before);
+    // Nobody can have it open; but whoever asked to cut it waits for the lease only so long.
+    if backing.stat(fd)?.size != stat.size {
+        return Err(BackingError::Busy {
+            step: "give back the room behind the end of",
+            object: describe(fd),
+        });
+    }
+    rustix::fs::ftruncate(fd, stat.size).map_err(|why| {
+        BackingError::of("give back the room behind the end of", || describe(fd), why)
+    })?;
     Ok(taken)
 }
 

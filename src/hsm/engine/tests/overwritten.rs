@@ -203,6 +203,28 @@ fn p6_a_scan_calls_a_file_under_an_older_record_lost_and_not_dirty() {
     assert_eq!((copies(&bench, "f"), copies(&bench, "g")), before);
 }
 
+/// Room behind the end would be blocks under the old record, and a file of blocks is not asked about.
+#[test]
+fn p6_room_behind_the_end_hides_no_stub_that_was_overwritten() {
+    let bench = bench();
+    bench.write("f", &noise(BIG, 1));
+    let file = File::options().write(true).open(bench.root.join("f"));
+    let how = rustix::fs::FallocateFlags::KEEP_SIZE;
+    if rustix::fs::fallocate(file.unwrap(), how, 0, 4 << 20).is_err() {
+        eprintln!("SKIPPED p6_room_behind_the_end: no fallocate here");
+        return;
+    }
+    bench.archive(&["f"]);
+    let old = record(&bench, "f");
+    release(&bench, "f");
+    put(&bench, "f", &old);
+    let seen = Seen::of(&bench, "f");
+    assert_eq!(seen.presence(), Presence::Doubtful);
+    assert_eq!(seen.state(), "lost");
+    assert_eq!(seen.read(), Some(libc::EIO));
+    assert_eq!(state_of(&bench, "f"), FileState::Lost);
+}
+
 /// Nobody asked about it before.
 #[test]
 fn p6_an_archive_takes_no_zeros_from_under_an_older_record() {
