@@ -169,24 +169,16 @@ impl Shared {
         }
         let told = self.catch_up();
         let (row, known) = self.row_and_known(asked.node)?;
-        let Some((row, known)) = row.zip(known) else {
-            // Nobody's, or changed since. What it is the catalog learns from its record.
+        let Some((row, _)) = row.zip(known).filter(|(_, k)| k.is_overtaken(record)) else {
+            // Its owner's own. Were its data released, the row would say so: no block goes before.
             match told {
                 Ok(()) => look.believe(),
                 Err(_) => look.believe_for_now(),
             }
             return Ok(Some(false));
         };
-        let released = true;
-        let overtaken = (Remembered { released, ..known }).is_overtaken(record);
-        if overtaken {
-            // Where the row does not have it as released, that may be what could not be written.
-            told?;
-        }
-        if !overtaken || !known.released {
-            look.believe();
-            return Ok(Some(false));
-        }
+        // Its owner may have cut it a moment ago.
+        told?;
         if !lies.still {
             return Err(restless(asked.node).into());
         }

@@ -402,6 +402,41 @@ fn p3_release_wants_as_many_copies_as_policy_asks() {
 }
 
 #[test]
+fn p3_nothing_is_changed_before_the_release_is_noted() {
+    let rig = Rig::new();
+    let seen = archived(&rig, "f");
+    let before = rig.record("f");
+    let (node, noted) = (rig.node("f"), std::cell::Cell::new(0));
+    let order = Order {
+        node: &node,
+        hint: Some(b"f"),
+        min_size: 4096,
+        copies: 1,
+        seen: None,
+        prove: &|record| Ok(record.copies.clone()),
+        note: &|| {
+            noted.set(noted.get() + 1);
+            assert_eq!(rig.record("f"), before);
+            Err("no room".to_owned())
+        },
+    };
+    let permit = Permit::of(&rig.backing, false).unwrap();
+    let in_use = |why: &Refusal| matches!(why, Refusal::InUse);
+    let refused = patiently(|| release(permit, &rig.gate, &order), in_use);
+    assert!(matches!(refused, Err(Refusal::Unnoted(_))), "{refused:?}");
+    assert_resident(&rig, "f");
+    // Nor is one noted that is refused anyway.
+    let none = Order {
+        prove: &|_| Ok(Vec::new()),
+        ..order
+    };
+    let refused = patiently(|| release(permit, &rig.gate, &none), in_use);
+    assert!(matches!(refused, Err(Refusal::Copies { .. })));
+    assert_eq!(noted.get(), 1);
+    rig.release("f", sound(&seen)).unwrap();
+}
+
+#[test]
 fn p3_what_frees_nothing_is_not_released() {
     let rig = Rig::new();
     rig.write("small", b"small");

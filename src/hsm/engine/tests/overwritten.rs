@@ -425,11 +425,13 @@ fn p6_while_the_catalog_cannot_be_asked_a_file_of_holes_is_refused() {
     assert_eq!(judged(&bench, "gone"), (Some(false), true));
 }
 
-/// A full state directory: the row of a release may be what could not be written.
+/// A full state directory: a cut may be what the catalog could not be told. Of a release it was told
+/// before.
 #[test]
-fn p6_while_the_catalog_cannot_be_told_a_file_of_holes_is_refused() {
+fn p6_while_the_catalog_cannot_be_told_what_it_has_as_released_is_refused() {
     let bench = bench();
-    bench.write("holes", &noise(BIG, 1));
+    overwritten(&bench, "gone", 1);
+    bench.write("holes", &noise(BIG, 2));
     bench.write("zeros", b"");
     emptied(&bench, "zeros", BIG as u64);
     bench.archive(&["holes", "zeros"]);
@@ -437,12 +439,88 @@ fn p6_while_the_catalog_cannot_be_told_a_file_of_holes_is_refused() {
     let catalog = bench.engine().catalog();
     catalog.refuse_changes();
     eventually(|| catalog.settle(Durability::Relaxed).is_err());
-    assert_eq!(judged(&bench, "holes"), (None, false));
-    assert_eq!(
-        judged(&bench, "zeros"),
-        (Some(false), true),
-        "they are its data"
-    );
+    assert_eq!(judged(&bench, "gone"), (None, false));
+    assert_eq!(judged(&bench, "holes"), (Some(false), true), "its owner's");
+    assert_eq!(judged(&bench, "zeros"), (Some(false), true), "its data");
+    let seen = Seen::of(&bench, "holes");
+    assert_eq!((seen.presence(), seen.read()), (Presence::Resident, None));
+}
+
+/// Runs `deed` once, when a release has the file to itself and asks for its copies.
+fn within_release(bench: &Bench, deed: impl FnOnce() + Send + 'static) {
+    let mut deed = Some(deed);
+    let once = move || {
+        if let Some(deed) = deed.take() {
+            deed();
+        }
+    };
+    *bench.asked[0].lock() = Some(Box::new(once));
+}
+
+/// The row would say that the holes are data.
+#[test]
+fn p6_no_block_goes_before_the_catalog_has_heard_of_it() {
+    let bench = bench();
+    let data = noise(BIG, 1);
+    bench.write("f", &data);
+    bench.archive(&["f"]);
+    let (shared, node) = (bench.engine().shared.clone(), bench.handle("f"));
+    let (tell, told) = std::sync::mpsc::channel();
+    within_release(&bench, {
+        let shared = shared.clone();
+        move || {
+            shared.catalog.refuse_changes();
+            tell.send(()).unwrap();
+        }
+    });
+    bench.submit(Verb::Release, &["f"]);
+    told.recv().unwrap();
+    // When its lane is done with it.
+    eventually(|| shared.lanes.claim(&node).is_some());
+    let record = shared.backing.record(path(&bench, "f").as_fd()).unwrap();
+    assert_eq!(record.unwrap().state, State::Resident);
+    assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), data);
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+}
+
+#[test]
+fn p6_a_release_that_was_not_done_does_not_stay_noted() {
+    use super::super::work::release::{announce, take_back};
+    use crate::hsm::release::Refusal;
+    let bench = bench();
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    let (shared, node) = (&bench.engine().shared, bench.node("f"));
+    announce(shared, &node).unwrap();
+    assert_eq!(state_of(&bench, "f"), FileState::Released);
+    take_back(shared, &node, &Err(Refusal::InUse));
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+    // Its stub stands.
+    release(&bench, "f");
+    take_back(shared, &node, &Err(Refusal::InUse));
+    assert_eq!(state_of(&bench, "f"), FileState::Released);
+    // Somebody wrote meanwhile.
+    let (catalog, dirty) = (bench.engine().catalog(), FileState::Dirty);
+    catalog
+        .set_state(node.id, dirty, None, Durability::Full)
+        .unwrap();
+    announce(shared, &node).unwrap_err();
+    assert_eq!(state_of(&bench, "f"), dirty);
+}
+
+/// Believed when the release had begun, and before it had the file to itself.
+#[test]
+fn p6_what_was_believed_while_a_release_began_is_forgotten() {
+    let bench = bench();
+    bench.write("f", &noise(BIG, 1));
+    bench.archive(&["f"]);
+    let (shared, node) = (bench.engine().shared.clone(), bench.handle("f"));
+    within_release(&bench, {
+        let (shared, node) = (shared.clone(), node.clone());
+        move || shared.believed.look(&node).believe()
+    });
+    release(&bench, "f");
+    assert!(!shared.believed.holds(&node));
 }
 
 /// A recall that ended meanwhile, a stub that was put back: what was found of the one says nothing of
