@@ -184,7 +184,7 @@ pub trait Asks: Send + Sync + 'static {
     /// `record`: its own, which says *resident*. That is believed of any file but one that holds
     /// nothing: it may be an older one, put over the stub. Quick.
     fn is_doubtful(&self, node: &NodeHandle, record: Option<&Record>, stat: &FileStat) -> bool {
-        let bare = is_bare(stat.size, stat.blocks, stat.block_size);
+        let bare = is_bare(stat);
         match record {
             // Data that were never archived from here cannot have been released from here.
             Some(_) => bare && self.may_be_lost(node, false),

@@ -365,7 +365,7 @@ impl HsmResidency {
     /// Blocks that hold nothing but the record: ext4 puts an attribute of its size beside the
     /// inode. All of a stub's; of a file with data the one that is too many for its size.
     fn record_blocks(&self, stat: &FileStat, state: State) -> u64 {
-        let block = u64::from(stat.block_size.max(512)) / 512;
+        let block = stat.one_block();
         match (self.backing().capabilities().filesystem, state) {
             (_, State::Recalling) => 0,
             (_, State::Released) => stat.blocks.min(block),

@@ -16,6 +16,7 @@
 
 use crate::catalog::{self, FileState, Node, Version};
 use crate::format::record::{Record, State};
+use crate::hsm::backing::FileStat;
 use crate::id::NodeHandle;
 use cairn_mover::Crc32c;
 use lru::LruCache;
@@ -109,11 +110,12 @@ pub fn is_lost(remembered: &Remembered, size: u64, data: u64) -> bool {
 /// Smallest file that is looked at because it holds nothing: none that small is released.
 const LEAST: u64 = 4096;
 
-/// Does a file of `size` bytes in `blocks` blocks of 512 bytes hold nothing but, perhaps, one block
-/// of attributes? `block_size`: of the filesystem, bytes.
+/// Does a file, by its size and blocks, hold nothing but, perhaps, one block
+/// of attributes?
 #[must_use]
-pub fn is_bare(size: u64, blocks: u64, block_size: u32) -> bool {
-    size >= LEAST && blocks <= u64::from(block_size.max(512)) / 512 && size > blocks * 512
+pub fn is_bare(stat: &FileStat) -> bool {
+    let (size, blocks) = (stat.size, stat.blocks);
+    size >= LEAST && blocks <= stat.one_block() && size > blocks * 512
 }
 
 /// Nodes that were looked at and are believed, until their data are given back the next time.
@@ -316,11 +318,39 @@ mod tests {
         assert!(!is_lost(&known(false, None), 8192, 0));
     }
 
+    fn bare(size: u64, blocks: u64, block_size: u32) -> bool {
+        let stat = rustix::fs::statx(
+            rustix::fs::CWD,
+            ".",
+            rustix::fs::AtFlags::empty(),
+            rustix::fs::StatxFlags::BASIC_STATS,
+        );
+        let stat = FileStat::from_statx(&stat.unwrap()).unwrap();
+        is_bare(&FileStat {
+            size,
+            blocks,
+            block_size,
+            ..stat
+        })
+    }
+
     #[test]
     fn what_may_be_a_restored_hole() {
-        assert!(is_bare(8192, 0, 4096) && is_bare(8192, 8, 4096));
-        assert!(!is_bare(8192, 16, 4096) && !is_bare(4096, 8, 4096));
-        assert!(!is_bare(0, 0, 4096) && !is_bare(60, 0, 4096));
+        assert!(bare(8192, 0, 4096) && bare(8192, 8, 4096));
+        assert!(!bare(8192, 16, 4096) && !bare(4096, 8, 4096));
+        assert!(!bare(0, 0, 4096) && !bare(60, 0, 4096));
+        // A filesystem of small blocks, and of the largest.
+        assert!(bare(8192, 2, 1024) && !bare(8192, 4, 1024));
+        assert!(bare(1 << 20, 128, 65536) && !bare(1 << 20, 136, 65536));
+    }
+
+    #[test]
+    fn p6_what_io_likes_is_no_block() {
+        // ZFS, and XFS with `largeio`: half of such a file is data.
+        for liked in [128 << 10, 1 << 20, u32::MAX] {
+            assert!(bare(4 << 20, 1, liked) && bare(4 << 20, 128, liked));
+            assert!(!bare(4 << 20, 136, liked), "{liked}");
+        }
     }
 
     #[test]

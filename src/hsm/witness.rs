@@ -188,5 +188,5 @@ pub fn is_bare_file(path: &Path) -> Result<bool, WitnessError> {
 }
 
 fn holds_nothing(file: BorrowedFd<'_>, stat: &FileStat) -> Result<bool, BackingError> {
-    Ok(is_bare(stat.size, stat.blocks, stat.block_size) && data_bytes(file, stat.size, 1)? == 0)
+    Ok(is_bare(stat) && data_bytes(file, stat.size, 1)? == 0)
 }

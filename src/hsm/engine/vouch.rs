@@ -117,7 +117,7 @@ impl Shared {
             match told {
                 Ok(()) => look.believe(),
                 // Its name may be one that the catalog has not heard of.
-                Err(why) if unknown && is_bare(stat.size, stat.blocks, stat.block_size) => {
+                Err(why) if unknown && is_bare(&stat) => {
                     return Err(why);
                 }
                 Err(_) => look.believe_for_now(),
@@ -363,7 +363,7 @@ impl Shared {
         file: BorrowedFd<'_>,
         stat: &FileStat,
     ) -> Result<Option<Node>, EngineError> {
-        if !is_bare(stat.size, stat.blocks, stat.block_size) {
+        if !is_bare(stat) {
             return Ok(None);
         }
         let old = match self.catalog.lookup(parent, name)? {
@@ -441,7 +441,7 @@ impl Shared {
         record: Option<&Record>,
         stat: &FileStat,
     ) -> bool {
-        let bare = is_bare(stat.size, stat.blocks, stat.block_size);
+        let bare = is_bare(stat);
         if record.is_some() && !bare {
             return false;
         }

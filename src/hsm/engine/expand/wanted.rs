@@ -176,7 +176,7 @@ fn release(facts: &Facts) -> Wanted {
     if facts.stat.size < facts.min_release {
         return quietly(Failure::Usage, "smaller than what is released");
     }
-    if facts.stat.blocks * 512 <= u64::from(facts.stat.block_size) {
+    if facts.stat.blocks <= facts.stat.one_block() {
         // The record may have a block of its own; the data have none.
         return quietly(Failure::Usage, "all holes: it has no blocks to give back");
     }

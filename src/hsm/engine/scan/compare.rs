@@ -293,8 +293,7 @@ impl<'a> Comparison<'a> {
         }
         let fits = (stat.size, stat.mtime) == (record.size, record.mtime);
         // The record itself may take one block.
-        let block = u64::from(stat.block_size.max(512)) / 512;
-        fits && (stat.blocks <= block || !self.has_data(looked.fd.as_fd()))
+        fits && (stat.blocks <= stat.one_block() || !self.has_data(looked.fd.as_fd()))
     }
 
     fn has_data(&self, fd: BorrowedFd<'_>) -> bool {
