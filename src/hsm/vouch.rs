@@ -67,10 +67,14 @@ pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
 }
 
 impl Remembered {
-    /// Fewest bytes of data with which a file of `size` bytes without a record is not lost. At most
-    /// `size`.
+    /// Fewest bytes of data with which a file of `size` bytes without a stub is not lost; `record`: its
+    /// own, which says *resident*. At most `size`.
     #[must_use]
-    pub fn needs(&self, size: u64) -> u64 {
+    pub fn needs(&self, record: Option<&Record>, size: u64) -> u64 {
+        if let Some(record) = record {
+            // What it says outweighs a catalog that may be behind, unless there is nothing at all.
+            return u64::from(self.is_overtaken(record)).min(size);
+        }
         let same_size = size == self.size;
         let least = match (self.released, self.stored) {
             // Holes alone were archived.
@@ -101,10 +105,10 @@ impl Remembered {
     }
 }
 
-/// Is a file of `size` bytes without a record, `data` of them in data runs, lost?
+/// Is a file of `size` bytes without a stub, `data` of them in data runs, lost? `record`: its own.
 #[must_use]
-pub fn is_lost(remembered: &Remembered, size: u64, data: u64) -> bool {
-    data < remembered.needs(size)
+pub fn is_lost(remembered: &Remembered, record: Option<&Record>, (size, data): (u64, u64)) -> bool {
+    data < remembered.needs(record, size)
 }
 
 /// Smallest file that is looked at because it holds nothing: none that small is released.
@@ -292,30 +296,47 @@ mod tests {
     }
 
     #[test]
+    fn p6_under_an_overtaken_record_nothing_at_all_is_lost() {
+        let released = known(true, Some(8192));
+        let (old, later) = (record(4), record(5));
+        assert!(is_lost(&released, Some(&old), (8192, 0)));
+        assert!(!is_lost(&released, Some(&old), (8192, 1)), "half a recall");
+        assert!(!is_lost(&released, Some(&old), (0, 0)), "cut to nothing");
+        assert!(!is_lost(&released, Some(&later), (8192, 0)));
+        assert!(!is_lost(&known(false, None), Some(&old), (8192, 0)));
+    }
+
+    #[test]
     fn p6_holes_where_data_were_released_are_lost() {
         let released = known(true, Some(8192));
-        assert!(is_lost(&released, 8192, 0));
-        assert!(is_lost(&released, 9000, 0), "whatever its size");
-        assert!(is_lost(&released, 8192, 4096), "half of a recall");
-        assert!(!is_lost(&released, 8192, 8192), "all of it is there");
-        assert!(!is_lost(&released, 4096, 4096), "written anew");
-        assert!(!is_lost(&released, 0, 0), "cut to nothing");
-        assert!(is_lost(&known(true, None), 8192, 0));
-        assert!(is_lost(&known(true, None), 8192, 4096), "unknown layout");
+        assert!(is_lost(&released, None, (8192, 0)));
+        assert!(is_lost(&released, None, (9000, 0)), "whatever its size");
+        assert!(is_lost(&released, None, (8192, 4096)), "half of a recall");
+        assert!(
+            !is_lost(&released, None, (8192, 8192)),
+            "all of it is there"
+        );
+        assert!(!is_lost(&released, None, (4096, 4096)), "written anew");
+        assert!(!is_lost(&released, None, (0, 0)), "cut to nothing");
+        assert!(is_lost(&known(true, None), None, (8192, 0)));
+        assert!(
+            is_lost(&known(true, None), None, (8192, 4096)),
+            "unknown layout"
+        );
     }
 
     #[test]
     fn p6_a_hole_that_was_archived_as_one_is_none() {
-        assert!(!is_lost(&known(true, Some(0)), 8192, 0));
-        assert!(!is_lost(&known(false, Some(0)), 8192, 0));
+        assert!(!is_lost(&known(true, Some(0)), None, (8192, 0)));
+        assert!(!is_lost(&known(false, Some(0)), None, (8192, 0)));
     }
 
     #[test]
     fn p6_archived_data_that_became_a_hole_unseen_are_lost() {
-        assert!(is_lost(&known(false, Some(8192)), 8192, 0));
-        assert!(!is_lost(&known(false, Some(8192)), 8192, 4096));
-        assert!(!is_lost(&known(false, Some(8192)), 4096, 0));
-        assert!(!is_lost(&known(false, None), 8192, 0));
+        assert!(is_lost(&known(false, Some(8192)), None, (8192, 0)));
+        assert!(!is_lost(&known(false, Some(8192)), None, (8192, 4096)));
+        assert!(!is_lost(&known(false, Some(8192)), None, (4096, 0)));
+        assert!(!is_lost(&known(false, None), None, (8192, 0)));
     }
 
     fn bare(size: u64, blocks: u64, block_size: u32) -> bool {

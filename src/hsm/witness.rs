@@ -115,17 +115,13 @@ impl Witness {
         };
         // Another inode's, copied with the data, says nothing of this file.
         let fs = self.catalog.identity().fs;
-        if let Some(record) = record.filter(|r| belongs_to(r, fs, &node)) {
-            // Only of a file that holds nothing at all: what a record says outweighs a catalog that
-            // may be behind.
-            let overtaken = known.is_some_and(|known| known.is_overtaken(record));
-            return Ok(overtaken && data_bytes(file.as_fd(), stat.size, 1)? == 0);
-        }
+        let record = record.filter(|r| belongs_to(r, fs, &node));
         if let Some(known) = known {
-            let data = data_bytes(file.as_fd(), stat.size, known.needs(stat.size))?;
-            return Ok(is_lost(&known, stat.size, data));
+            let needs = known.needs(record, stat.size);
+            let data = data_bytes(file.as_fd(), stat.size, needs)?;
+            return Ok(is_lost(&known, record, (stat.size, data)));
         }
-        if row.is_some_and(|row| row.version.is_some()) {
+        if record.is_some() || row.is_some_and(|row| row.version.is_some()) {
             return Ok(false);
         }
         self.is_restored(path, file.as_fd(), &node, &stat)

@@ -80,16 +80,12 @@ impl Candidate {
         fd: BorrowedFd<'_>,
     ) -> Result<bool, BackingError> {
         let remembered = item.prior.as_ref().and_then(|p| p.remembered.as_ref());
-        match (remembered, &self.record) {
-            (None, _) => Ok(false),
-            (Some(known), None) => {
-                let data = data_bytes(fd, size, known.needs(size))?;
-                Ok(is_lost(known, size, data))
-            }
-            (Some(known), Some(record)) => {
-                Ok(size > 0 && known.is_overtaken(record) && data_bytes(fd, size, 1)? == 0)
-            }
-        }
+        let Some(known) = remembered else {
+            return Ok(false);
+        };
+        let record = self.record.as_ref();
+        let data = data_bytes(fd, size, known.needs(record, size))?;
+        Ok(is_lost(known, record, (size, data)))
     }
 
     /// The ctime that users see, given the backing's.

@@ -124,10 +124,10 @@ impl Shared {
             }
             return Ok(Some(false));
         };
-        let Some(found) = self.measure(asked, |size| known.needs(size))? else {
+        let Some(found) = self.measure(asked, |size| known.needs(None, size))? else {
             return Ok(None);
         };
-        if !is_lost(&known, found.size, found.data) {
+        if !is_lost(&known, None, (found.size, found.data)) {
             if !found.still {
                 // Somebody writes to it; what it is when they are done is asked then.
                 look.believe_for_now();
@@ -169,7 +169,8 @@ impl Shared {
         }
         let told = self.catch_up();
         let (row, known) = self.row_and_known(asked.node)?;
-        let Some((row, _)) = row.zip(known).filter(|(_, k)| k.is_overtaken(record)) else {
+        let lost = |known: &_| is_lost(known, Some(record), (lies.size, lies.data));
+        let Some((row, _)) = row.zip(known).filter(|(_, known)| lost(known)) else {
             // Its owner's own. Were its data released, the row would say so: no block goes before.
             match told {
                 Ok(()) => look.believe(),
@@ -297,11 +298,11 @@ impl Shared {
             file,
             says: &Says::Nothing,
         };
-        let found = self.measure(asked, |size| known.needs(size))?;
+        let found = self.measure(asked, |size| known.needs(None, size))?;
         let Some(found) = found.filter(|found| found.still) else {
             return Ok(());
         };
-        if is_lost(&known, found.size, found.data) {
+        if is_lost(&known, None, (found.size, found.data)) {
             tracing::warn!(node = ?node.handle, "no record, and less data than its copy has");
             return Ok(());
         }
