@@ -38,7 +38,7 @@ mod table;
 pub(in crate::hsm) mod tests;
 
 pub use adoption::Adopted;
-pub use error::RecallError;
+pub use error::{LOST, RecallError};
 pub use quota::{Owner, quota_left};
 
 use crate::error::Failure;

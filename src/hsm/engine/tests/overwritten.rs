@@ -164,7 +164,7 @@ fn p6_an_older_record_over_a_stub_makes_no_zeros_of_it() {
     assert_eq!(row.state, FileState::Lost);
     assert!(row.note.unwrap().contains("an older record"));
     // Nor does anybody else.
-    for verb in [Verb::Archive, Verb::Release] {
+    for verb in [Verb::Archive, Verb::Release, Verb::Stage] {
         let refused = bench.ended(bench.submit(verb, &["f"]));
         assert_eq!(refused.row.state, RequestState::Failed, "{verb:?}");
     }
@@ -235,6 +235,38 @@ fn p6_an_archive_takes_no_zeros_from_under_an_older_record() {
     assert!(why[0].starts_with("lost: "), "{why:?}");
     assert_eq!(state_of(&bench, "f"), FileState::Lost);
     assert_eq!(copies(&bench, "f"), before);
+}
+
+/// It would wait for nothing, and be told that all is well.
+#[test]
+fn p6_a_stage_of_a_lost_file_fails() {
+    let bench = bench();
+    overwritten(&bench, "overwritten", 1);
+    bench.write("gone", &noise(BIG, 2));
+    bench.write("cut", &noise(BIG, 3));
+    bench.write("here", &noise(BIG, 4));
+    bench.archive(&["gone", "cut", "here"]);
+    release(&bench, "gone");
+    let backing = bench.engine().backing();
+    let gone = path(&bench, "gone");
+    backing.remove_record(gone.as_fd()).unwrap();
+    // Its owner's own, of which the catalog has not heard.
+    release(&bench, "cut");
+    backing.remove_record(path(&bench, "cut").as_fd()).unwrap();
+    emptied(&bench, "cut", BIG as u64);
+    bench.engine().changelog().push(Event {
+        kind: EventKind::Resized,
+        node: bench.handle("cut"),
+        place: None,
+        from: None,
+    });
+    for name in ["overwritten", "gone"] {
+        let why = failures(&bench.ended(bench.submit(Verb::Stage, &[name])));
+        assert!(why[0].starts_with("lost: "), "{name}: {why:?}");
+        assert_eq!(state_of(&bench, name), FileState::Lost, "{name}");
+    }
+    bench.done(bench.submit(Verb::Stage, &["cut", "here"]));
+    assert_eq!(state_of(&bench, "cut"), FileState::Dirty);
 }
 
 /// Room without data in it, so that a release has a try.
