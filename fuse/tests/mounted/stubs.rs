@@ -223,3 +223,49 @@ fn truncate(path: &std::path::Path, size: u64) -> anyhow::Result<()> {
     anyhow::ensure!(status.success());
     Ok(())
 }
+
+/// Runs `change` while fetches are answered, so many of them for nothing.
+fn with_fetches_in_vain<T: Send>(rig: &Rig, in_vain: u64, change: impl FnOnce() -> T + Send) -> T {
+    rig.fake.in_vain.store(in_vain, Ordering::Relaxed);
+    let done = &AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changed = scope.spawn(|| {
+            let changed = change();
+            done.store(true, Ordering::Relaxed);
+            changed
+        });
+        eventually("the change is done", || {
+            rig.fake.stream();
+            done.load(Ordering::Relaxed)
+        });
+        changed.join().unwrap()
+    })
+}
+
+/// As an open does: a release may come between a recall's end and who waited for it.
+#[test]
+fn a_change_of_size_or_space_waits_for_a_file_that_is_released_again() -> TestResult {
+    need_mount!("a_change_of_size_or_space_waits_for_a_file_that_is_released_again");
+    let rig = Rig::new()?;
+    let data = pattern(300_000);
+    let eio = |done: std::io::Result<()>| done.map_err(|why| why.raw_os_error());
+    for (in_vain, wanted) in [(2, Ok(())), (3, Err(Some(libc::EIO)))] {
+        let name = format!("size{in_vain}");
+        rig.released(&name, &data)?;
+        let path = rig.m(&name);
+        let cut = || truncate(&path, 200_000);
+        let cut = with_fetches_in_vain(&rig, in_vain, cut);
+        assert_eq!(cut.is_ok(), wanted.is_ok(), "{name}");
+        let name = format!("space{in_vain}");
+        fs::write(rig.m(&name), &data)?;
+        let file = File::options().write(true).open(rig.m(&name))?;
+        rig.fake.release(&rig.b(&name))?;
+        let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+        let room = || Ok(rustix::fs::fallocate(&file, keep, 0, 400_000)?);
+        let room = with_fetches_in_vain(&rig, in_vain, room);
+        assert_eq!(eio(room), wanted, "{name}");
+    }
+    assert!(fs::read(rig.b("size2"))? == data[..200_000]);
+    assert!(fs::read(rig.b("space2"))? == data);
+    Ok(())
+}
