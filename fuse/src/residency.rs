@@ -2,8 +2,9 @@
 //! data that are not; and the gate through which the data's owner shuts users out of a node.
 //!
 //! Rules for implementers: nothing here may block on a recall, a tier or a database. Quick calls
-//! ([`Residency::presence`], [`Residency::shown`]) may read one extended attribute. Whatever has
-//! to wait takes a `done` and calls it exactly once, later, from any thread (P11).
+//! ([`Residency::presence`], [`Residency::shown`]) may read one extended attribute and ask for the
+//! file's status. Whatever has to wait takes a `done` and calls it exactly once, later, from any
+//! thread (P11).
 
 use crate::NodeHandle;
 use std::ffi::OsStr;

@@ -216,6 +216,28 @@ impl Catalog {
         })
     }
 
+    /// As [`Self::set_state`], waiting for the commit. `false`, and no effect, if the row is not what
+    /// the caller's step was planned under.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn swap_state(
+        &self,
+        node: NodeId,
+        planned: Planned,
+        state: FileState,
+        note: Option<String>,
+    ) -> Result<bool, CatalogError> {
+        self.write(Durability::Relaxed, move |connection| {
+            let row = nodes::get(connection, node)?;
+            let as_planned = row.is_some_and(|row| row.planned() == planned);
+            if as_planned {
+                set_state(connection, node, state, note.as_deref())?;
+            }
+            Ok(as_planned)
+        })
+    }
+
     /// Takes what records or indexes say into the catalog: rebuild, and rows that a power loss
     /// took back. Aggregates not known yet get a row with [`super::ProofKind::Learned`]. What the
     /// catalog knew about a node's version before leaves a tombstone if it was a lower one of the

@@ -56,7 +56,7 @@ pub struct Prior {
     pub copies: Vec<CopyHint>,
     /// Its data are only on tiers.
     pub released: bool,
-    /// What the catalog has of it against which a file without a record is held.
+    /// What the catalog has of it against which a file without a stub is held.
     pub remembered: Option<Remembered>,
 }
 
@@ -143,7 +143,7 @@ pub enum Skip {
     #[error("it carries the stub of another file (copied or restored from a backup)")]
     Foreign,
     /// No stub, and the catalog has its data released: not zeros, lost (P6).
-    #[error("its stub is missing: it is lost until it is repaired")]
+    #[error("its stub is missing or was overwritten: it is lost until it is repaired")]
     Lost,
     /// More than [`SMALL`] stored bytes among others.
     #[error("it is too large to be packed with others ({0} bytes stored)")]

@@ -40,7 +40,7 @@ pub use start::{Claimed, Opening, Startup, claim};
 use crate::catalog::{self, Catalog, CatalogError, Incarnation};
 use crate::error::Failure;
 use crate::format::record::Record;
-use crate::hsm::backing::{Backing, BackingError, FileStat, MarkGuard};
+use crate::hsm::backing::{Backing, BackingError, MarkGuard};
 use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::id::{TierId, Timestamp};
@@ -339,7 +339,7 @@ impl Shared {
     }
 
     /// Copies as the record names them, in the catalog's form.
-    fn copies_of_record(&self, record: &Record, stat: &FileStat) -> Vec<catalog::Copy> {
+    fn copies_of_record(&self, record: &Record) -> Vec<catalog::Copy> {
         let now = self.now();
         let copy = |hint: &crate::format::record::CopyHint| catalog::Copy {
             file: record.file,
@@ -347,7 +347,8 @@ impl Shared {
             tier: hint.tier,
             aggregate: hint.aggregate,
             header: hint.header,
-            stored_len: record.size.min(stat.size),
+            // At most: how much of it is holes the record does not say. Nor does the file, by now.
+            stored_len: record.size,
             crc: record.crc,
             state: catalog::CopyState::Good,
             proven_at: now,

@@ -38,14 +38,15 @@ mod table;
 pub(in crate::hsm) mod tests;
 
 pub use adoption::Adopted;
-pub use error::RecallError;
+pub use error::{LOST, RecallError};
 pub use quota::{Owner, quota_left};
 
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
-use crate::hsm::backing::{Backing, BackingError, How};
+use crate::hsm::backing::{Backing, BackingError, FileStat, How};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::version::{Seen, Settle};
+use crate::hsm::vouch::is_bare;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
 use cairn_fuse::{ReadDone, WaitDone, WaitToken};
@@ -176,10 +177,22 @@ pub trait Asks: Send + Sync + 'static {
         hint: Option<Vec<u8>>,
         user: User,
     ) -> Result<(), Failure>;
-    /// May a file without a record be one whose stub is gone? `bare`: it holds nothing. Must be quick,
+    /// May a file without a stub be one whose stub is gone? `bare`: it holds nothing. Must be quick,
     /// and wrong only in saying yes.
     fn may_be_lost(&self, node: &NodeHandle, bare: bool) -> bool;
-    /// Is a file without a record, of which [`Self::may_be_lost`] is true, lost?
+    /// Must [`Self::vouch`] be asked about a file without a stub before its bytes are believed?
+    /// `record`: its own, which says *resident*. That is believed of any file but one that holds
+    /// nothing: it may be an older one, put over the stub. Quick.
+    fn is_doubtful(&self, node: &NodeHandle, record: Option<&Record>, stat: &FileStat) -> bool {
+        let bare = is_bare(stat);
+        match record {
+            // Data that were never archived from here cannot have been released from here.
+            Some(_) => bare && self.may_be_lost(node, false),
+            // An empty file has lost nothing.
+            None => stat.size > 0 && self.may_be_lost(node, bare),
+        }
+    }
+    /// Is a file without a stub, of which [`Self::is_doubtful`] is true, lost?
     ///
     /// # Errors
     /// [`RecallError::Lost`] if it is; another if that cannot be told now.
@@ -188,8 +201,9 @@ pub trait Asks: Send + Sync + 'static {
     fn adopted(&self, adopted: &Adopted);
     /// A stub was found foreign, because of this.
     fn foreign(&self, node: &NodeHandle, why: &str);
-    /// Does a file without a record look lost, to one who only shows it? `bare`: it holds nothing.
-    fn looks_lost(&self, node: &NodeHandle, size: u64, bare: bool) -> bool;
+    /// Does a file without a stub look lost, to one who only shows it? `record`: as in
+    /// [`Self::is_doubtful`].
+    fn looks_lost(&self, node: &NodeHandle, record: Option<&Record>, stat: &FileStat) -> bool;
     /// How long until the file is back, if that can be said. Must be quick.
     fn eta(&self, file: FileId) -> Option<Duration>;
     /// Who keeps the file on disk, and until when. Must be quick.

@@ -7,6 +7,8 @@
 //!   [`State::Recalling`]: a stub whose file may hold extents that mean nothing. Only behind the
 //!   punch does it say [`State::Released`], with which extents would be a conflict. So a crash
 //!   anywhere leaves a resident or a released file, also in the middle of a long punch.
+//! - The catalog is told before the first write to the file ([`Order::note`]), and told otherwise by the
+//!   caller if nothing comes of it.
 //! - Only a [`Permit`] lets anybody release here: the filesystem can do it and users cannot go
 //!   around the mount (P7, P10).
 
@@ -102,6 +104,10 @@ pub struct Order<'a> {
     /// The catalog's answer, asked under the lease: the copies of exactly this file, version and
     /// sum that are proven durable on live places, the best first; or why there is no answer.
     pub prove: &'a dyn Fn(&Record) -> Result<Vec<CopyHint>, String>,
+    /// Called under the lease, when nothing speaks against the release any more and nothing of the
+    /// file was changed: the catalog has it as released from here on. A file without its stub is
+    /// judged by that, so without it no block goes.
+    pub note: &'a dyn Fn() -> Result<(), String>,
 }
 
 /// What a release did.
@@ -152,6 +158,9 @@ pub enum Refusal {
     /// The catalog gave no answer.
     #[error("its copies cannot be proven: {0}")]
     Unproven(String),
+    /// The catalog could not be told before.
+    #[error("its release cannot be noted: {0}")]
+    Unnoted(String),
     /// Smaller than is worth it.
     #[error("it is smaller than {0} bytes")]
     Small(u64),
@@ -209,6 +218,7 @@ pub fn release(
     let record = check::proven(backing, order, &quiet)?;
     let stat = backing.stat(quiet.fd())?;
     check::frees(backing, quiet.fd(), &stat)?;
+    (order.note)().map_err(Refusal::Unnoted)?;
     // (4) to (6)
     let emptied = empty(backing, &quiet, order, &record, &stat);
     backing.was_touched(order.node, quiet.fd());
@@ -315,16 +325,21 @@ fn settle_stub(
     Ok(Stamp::set(backing, fd, hint, &record, SetHow::Replace)?)
 }
 
-/// Gives back all blocks, those behind the end too; the set-id bits that this takes.
+/// Gives back all blocks, those behind the end too: a punch reaches as far as the last block that has
+/// data, and a cut to the size that the file has takes what was allocated behind it. So a released
+/// file has no block but of attributes, whatever room it had (see [`crate::hsm::vouch::is_bare`]).
+/// Gives the set-id bits that this takes.
 fn punch(
     backing: &Backing,
     fd: BorrowedFd<'_>,
     node: &NodeHandle,
     stat: &FileStat,
 ) -> Result<Option<SetId>, BackingError> {
-    let turn = backing.turn(node);
-    let taken = backing.set_id(fd)?;
-    drop(turn);
+    let set_id = || {
+        let _turn = backing.turn(node);
+        backing.set_id(fd)
+    };
+    let before = set_id()?;
     let block = u64::from(stat.block_size).max(MIN_SIZE);
     let longest = i64::MAX.cast_unsigned() & !(MIN_SIZE - 1);
     let end = stat
@@ -337,6 +352,18 @@ fn punch(
         .map_err(|why| BackingError::of("punch", || describe(fd), why))?;
     #[cfg(test)]
     tests::behind_punch()?;
+    // A user may have given it some since.
+    let taken = set_id()?.or(before);
+    // Nobody can have it open; but whoever asked to cut it waits for the lease only so long.
+    if backing.stat(fd)?.size != stat.size {
+        return Err(BackingError::Busy {
+            step: "give back the room behind the end of",
+            object: describe(fd),
+        });
+    }
+    rustix::fs::ftruncate(fd, stat.size).map_err(|why| {
+        BackingError::of("give back the room behind the end of", || describe(fd), why)
+    })?;
     Ok(taken)
 }
 

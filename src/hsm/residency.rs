@@ -4,6 +4,7 @@
 //! Invariants:
 //! - A stub is never called resident: what cannot be read, or belongs to another inode, is refused.
 //!   Nor is a file that may have lost its stub, until the catalog was asked ([`crate::hsm::vouch`]).
+//!   What a record that says *resident* costs is a look at the file's blocks.
 //! - Nothing here waits for a tier or a database; whatever has to wait goes to the recaller.
 //! - A stub shows at least one block, and no holes but those the file had (P5).
 
@@ -23,7 +24,6 @@ use crate::hsm::backing::{
 use crate::hsm::emergency::Room;
 use crate::hsm::recall::{Asks, Recaller};
 use crate::hsm::version::{in_window, may_be_setting};
-use crate::hsm::vouch::is_bare;
 use cairn_fuse::{
     AttributeChange, Caller, Changed, Errno, Event, FileRef, Presence, ReadDone, Residency, Shown,
     WaitDone, WaitToken,
@@ -39,7 +39,7 @@ use std::sync::Arc;
 enum Elsewhere {
     /// Its data are on tiers.
     Stub(Record),
-    /// It has no record, and may have lost one: the recaller finds out, with the catalog's help.
+    /// It has no stub, and may have lost one: the recaller finds out, with the catalog's help.
     Unvouched,
 }
 
@@ -121,16 +121,15 @@ impl HsmResidency {
     /// Where the file's data are, if they are not here. Finishes a truncation that a crash cut
     /// short.
     fn stub(&self, file: FileRef<'_>) -> Result<Option<Elsewhere>, BackingError> {
-        let Some(record) = self.backing().record(file.fd)? else {
-            let stat = self.backing().stat(file.fd)?;
-            let bare = is_bare(stat.size, stat.blocks, stat.block_size);
-            // An empty file has lost nothing.
-            let unvouched = stat.size > 0 && self.asks.may_be_lost(file.handle, bare);
-            return Ok(unvouched.then_some(Elsewhere::Unvouched));
+        let record = match self.backing().record(file.fd)? {
+            Some(record) if record.state != State::Resident => record,
+            rest => {
+                let stat = self.backing().stat(file.fd)?;
+                let own = rest.filter(|r| belongs_to(r, self.backing().fs(), file.handle));
+                let unvouched = self.asks.is_doubtful(file.handle, own.as_ref(), &stat);
+                return Ok(unvouched.then_some(Elsewhere::Unvouched));
+            }
         };
-        if record.state == State::Resident {
-            return Ok(None);
-        }
         if record.size > 0 && self.backing().stat(file.fd)?.size == 0 {
             // P5: ftruncate came first; what is left to do is to drop the stub.
             let running = self.recaller.is_running(file.handle);
@@ -205,7 +204,8 @@ impl Residency for HsmResidency {
         Shown {
             ctime: (ctime != stat.ctime).then_some((ctime.sec, ctime.nsec)),
             mtime: (mtime != stat.mtime).then_some((mtime.sec, mtime.nsec)),
-            at_least_one_block: released,
+            at_least_one_block: released
+                || stat.blocks == 0 && self.asks.is_doubtful(file.handle, Some(&record), &stat),
             hidden_blocks: self.record_blocks(&stat, record.state),
         }
     }
@@ -365,7 +365,7 @@ impl HsmResidency {
     /// Blocks that hold nothing but the record: ext4 puts an attribute of its size beside the
     /// inode. All of a stub's; of a file with data the one that is too many for its size.
     fn record_blocks(&self, stat: &FileStat, state: State) -> u64 {
-        let block = u64::from(stat.block_size.max(512)) / 512;
+        let block = stat.one_block();
         match (self.backing().capabilities().filesystem, state) {
             (_, State::Recalling) => 0,
             (_, State::Released) => stat.blocks.min(block),

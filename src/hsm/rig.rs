@@ -208,6 +208,7 @@ impl Rig {
             copies: 1,
             seen,
             prove,
+            note: &|| Ok(()),
         };
         let permit = Permit::of(&self.backing, false).unwrap();
         let in_use = |why: &Refusal| matches!(why, Refusal::InUse);

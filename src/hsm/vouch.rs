@@ -1,5 +1,6 @@
-//! Files without a record: may their bytes be believed, or are they the holes of a released file
-//! whose stub is gone (removed around the mount, not restored with the file, taken by fsck)?
+//! Files without a stub: may their bytes be believed, or are they the holes of a released file whose
+//! stub is gone (removed around the mount, not restored with the file, taken by fsck), or was
+//! overwritten by an older record that says *resident* (attributes restored from a backup)?
 //!
 //! Invariants (design, "never zeros"; P6):
 //! - A file whose data the catalog has on tiers alone, and whose holes are all that is left, is
@@ -8,9 +9,16 @@
 //!   just the same. So data are measured, not blocks, and compared with what was archived.
 //! - What a user made is believed: a file that the catalog does not know, or knows to have changed,
 //!   may be as empty as its owner likes.
+//! - A record that says *resident* outweighs a catalog that may be behind, but for one case: the file
+//!   holds nothing at all, and the catalog has this version or a later one on tiers alone
+//!   ([`Remembered::is_overtaken`]). Half of a recall under such a record is a fault upon a fault: it
+//!   is not told from a preallocated file.
 
-use crate::catalog::{self, FileState, Node};
+use crate::catalog::{self, FileState, Node, Version};
+use crate::format::record::{Record, State};
+use crate::hsm::backing::FileStat;
 use crate::id::NodeHandle;
+use cairn_mover::Crc32c;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -25,7 +33,7 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 /// open that asked, and not much longer, so that it is told by a later one.
 const FOR_NOW: Duration = Duration::from_secs(10);
 
-/// What is known of a file's archived data, when its record is gone.
+/// What the catalog knows of a file's archived data, against which it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remembered {
     /// They are only on tiers, or nowhere. If not: they were on disk, too, and nobody was seen to
@@ -33,12 +41,15 @@ pub struct Remembered {
     pub released: bool,
     /// The file's size then, bytes.
     pub size: u64,
-    /// Bytes of data then, without holes; `None`: not known.
+    /// Bytes of data then, without holes, or `size` where only a record told of the copies; `None`:
+    /// not known.
     pub stored: Option<u64>,
+    /// Which data.
+    pub version: Version,
 }
 
-/// What the catalog remembers of the data of a node that carries no record. `None`: nothing that
-/// would speak against them.
+/// What the catalog remembers of the data of a node. `None`: nothing that would speak against those
+/// on disk.
 #[must_use]
 pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
     let released = match node.state {
@@ -46,8 +57,9 @@ pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
         FileState::Archived => false,
         FileState::None | FileState::Dirty => return None,
     };
-    node.version?;
+    let version = node.version?;
     Some(Remembered {
+        version,
         released,
         size: node.proven.map_or(node.attributes.size, |p| p.size),
         stored: copies.iter().map(|c| c.stored_len).max(),
@@ -55,10 +67,14 @@ pub fn remembered(node: &Node, copies: &[catalog::Copy]) -> Option<Remembered> {
 }
 
 impl Remembered {
-    /// Fewest bytes of data with which a file of `size` bytes without a record is not lost. At most
-    /// `size`.
+    /// Fewest bytes of data with which a file of `size` bytes without a stub is not lost; `record`: its
+    /// own, which says *resident*. At most `size`.
     #[must_use]
-    pub fn needs(&self, size: u64) -> u64 {
+    pub fn needs(&self, record: Option<&Record>, size: u64) -> u64 {
+        if let Some(record) = record {
+            // What it says outweighs a catalog that may be behind, unless there is nothing at all.
+            return u64::from(self.is_overtaken(record)).min(size);
+        }
         let same_size = size == self.size;
         let least = match (self.released, self.stored) {
             // Holes alone were archived.
@@ -72,22 +88,38 @@ impl Remembered {
         };
         least.min(size)
     }
+
+    /// Does a record that says *resident* speak of data that were released since? Then its file is
+    /// lost if it holds nothing. Not so if zeros are what was released: they are all there.
+    #[must_use]
+    pub fn is_overtaken(&self, record: &Record) -> bool {
+        let released = &self.version;
+        let older = released.file == record.file && record.version <= released.version;
+        let size = if record.version == released.version {
+            record.size
+        } else {
+            self.size
+        };
+        let told = self.released && record.state == State::Resident && older;
+        told && released.crc != Crc32c::of_zeros(size)
+    }
 }
 
-/// Is a file of `size` bytes without a record, `data` of them in data runs, lost?
+/// Is a file of `size` bytes without a stub, `data` of them in data runs, lost? `record`: its own.
 #[must_use]
-pub fn is_lost(remembered: &Remembered, size: u64, data: u64) -> bool {
-    data < remembered.needs(size)
+pub fn is_lost(remembered: &Remembered, record: Option<&Record>, (size, data): (u64, u64)) -> bool {
+    data < remembered.needs(record, size)
 }
 
 /// Smallest file that is looked at because it holds nothing: none that small is released.
 const LEAST: u64 = 4096;
 
-/// Does a file of `size` bytes in `blocks` blocks of 512 bytes hold nothing but, perhaps, one block
-/// of attributes? `block_size`: of the filesystem, bytes.
+/// Does a file, by its size and blocks, hold nothing but, perhaps, one block
+/// of attributes?
 #[must_use]
-pub fn is_bare(size: u64, blocks: u64, block_size: u32) -> bool {
-    size >= LEAST && blocks <= u64::from(block_size.max(512)) / 512 && size > blocks * 512
+pub fn is_bare(stat: &FileStat) -> bool {
+    let (size, blocks) = (stat.size, stat.blocks);
+    size >= LEAST && blocks <= stat.one_block() && size > blocks * 512
 }
 
 /// Nodes that were looked at and are believed, until their data are given back the next time.
@@ -193,47 +225,153 @@ impl Drop for Look<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{DataVersion, FileId, FsUuid, Timestamp};
 
     fn known(released: bool, stored: Option<u64>) -> Remembered {
+        let version = Version {
+            file: FileId([1; 16]),
+            version: DataVersion(4),
+            crc: Crc32c(77),
+            blocks_crc: Crc32c(78),
+        };
         Remembered {
             released,
             size: 8192,
             stored,
+            version,
         }
+    }
+
+    fn record(version: u64) -> Record {
+        let zero = Timestamp { sec: 0, nsec: 0 };
+        Record {
+            state: State::Resident,
+            fs: FsUuid([2; 16]),
+            file: FileId([1; 16]),
+            version: DataVersion(version),
+            crc: Crc32c(77),
+            handle: NodeHandle {
+                kind: 1,
+                bytes: vec![1],
+            },
+            size: 8192,
+            mtime: zero,
+            user_ctime: zero,
+            ctime_floor: None,
+            blocks_crc: Crc32c(78),
+            copies: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn p6_a_resident_record_is_overtaken_by_a_release_of_its_version_or_a_later_one() {
+        let released = known(true, Some(8192));
+        assert!(released.is_overtaken(&record(4)) && released.is_overtaken(&record(3)));
+        assert!(known(true, None).is_overtaken(&record(4)));
+        let wrong = known(true, Some(0));
+        assert!(wrong.is_overtaken(&record(4)), "the sum outweighs a count");
+        assert!(!released.is_overtaken(&record(5)), "the catalog is behind");
+        assert!(!known(false, Some(8192)).is_overtaken(&record(4)));
+        let other = Record {
+            file: FileId([9; 16]),
+            ..record(4)
+        };
+        assert!(!released.is_overtaken(&other));
+        for state in [State::Released, State::Recalling] {
+            let stub = Record { state, ..record(4) };
+            assert!(!released.is_overtaken(&stub));
+        }
+    }
+
+    #[test]
+    fn p6_zeros_that_were_released_are_zeros() {
+        let mut released = known(true, Some(8192));
+        released.version.crc = Crc32c::of_zeros(8192);
+        assert!(!released.is_overtaken(&record(4)));
+        assert!(!released.is_overtaken(&record(3)));
+        // The catalog may have the size of something else by now; the record has that of its version.
+        released.size = 100;
+        assert!(!released.is_overtaken(&record(4)));
+        assert!(released.is_overtaken(&record(3)));
+    }
+
+    #[test]
+    fn p6_under_an_overtaken_record_nothing_at_all_is_lost() {
+        let released = known(true, Some(8192));
+        let (old, later) = (record(4), record(5));
+        assert!(is_lost(&released, Some(&old), (8192, 0)));
+        assert!(!is_lost(&released, Some(&old), (8192, 1)), "half a recall");
+        assert!(!is_lost(&released, Some(&old), (0, 0)), "cut to nothing");
+        assert!(!is_lost(&released, Some(&later), (8192, 0)));
+        assert!(!is_lost(&known(false, None), Some(&old), (8192, 0)));
     }
 
     #[test]
     fn p6_holes_where_data_were_released_are_lost() {
         let released = known(true, Some(8192));
-        assert!(is_lost(&released, 8192, 0));
-        assert!(is_lost(&released, 9000, 0), "whatever its size");
-        assert!(is_lost(&released, 8192, 4096), "half of a recall");
-        assert!(!is_lost(&released, 8192, 8192), "all of it is there");
-        assert!(!is_lost(&released, 4096, 4096), "written anew");
-        assert!(!is_lost(&released, 0, 0), "cut to nothing");
-        assert!(is_lost(&known(true, None), 8192, 0));
-        assert!(is_lost(&known(true, None), 8192, 4096), "unknown layout");
+        assert!(is_lost(&released, None, (8192, 0)));
+        assert!(is_lost(&released, None, (9000, 0)), "whatever its size");
+        assert!(is_lost(&released, None, (8192, 4096)), "half of a recall");
+        assert!(
+            !is_lost(&released, None, (8192, 8192)),
+            "all of it is there"
+        );
+        assert!(!is_lost(&released, None, (4096, 4096)), "written anew");
+        assert!(!is_lost(&released, None, (0, 0)), "cut to nothing");
+        assert!(is_lost(&known(true, None), None, (8192, 0)));
+        assert!(
+            is_lost(&known(true, None), None, (8192, 4096)),
+            "unknown layout"
+        );
     }
 
     #[test]
     fn p6_a_hole_that_was_archived_as_one_is_none() {
-        assert!(!is_lost(&known(true, Some(0)), 8192, 0));
-        assert!(!is_lost(&known(false, Some(0)), 8192, 0));
+        assert!(!is_lost(&known(true, Some(0)), None, (8192, 0)));
+        assert!(!is_lost(&known(false, Some(0)), None, (8192, 0)));
     }
 
     #[test]
     fn p6_archived_data_that_became_a_hole_unseen_are_lost() {
-        assert!(is_lost(&known(false, Some(8192)), 8192, 0));
-        assert!(!is_lost(&known(false, Some(8192)), 8192, 4096));
-        assert!(!is_lost(&known(false, Some(8192)), 4096, 0));
-        assert!(!is_lost(&known(false, None), 8192, 0));
+        assert!(is_lost(&known(false, Some(8192)), None, (8192, 0)));
+        assert!(!is_lost(&known(false, Some(8192)), None, (8192, 4096)));
+        assert!(!is_lost(&known(false, Some(8192)), None, (4096, 0)));
+        assert!(!is_lost(&known(false, None), None, (8192, 0)));
+    }
+
+    fn bare(size: u64, blocks: u64, block_size: u32) -> bool {
+        let stat = rustix::fs::statx(
+            rustix::fs::CWD,
+            ".",
+            rustix::fs::AtFlags::empty(),
+            rustix::fs::StatxFlags::BASIC_STATS,
+        );
+        let stat = FileStat::from_statx(&stat.unwrap()).unwrap();
+        is_bare(&FileStat {
+            size,
+            blocks,
+            block_size,
+            ..stat
+        })
     }
 
     #[test]
     fn what_may_be_a_restored_hole() {
-        assert!(is_bare(8192, 0, 4096) && is_bare(8192, 8, 4096));
-        assert!(!is_bare(8192, 16, 4096) && !is_bare(4096, 8, 4096));
-        assert!(!is_bare(0, 0, 4096) && !is_bare(60, 0, 4096));
+        assert!(bare(8192, 0, 4096) && bare(8192, 8, 4096));
+        assert!(!bare(8192, 16, 4096) && !bare(4096, 8, 4096));
+        assert!(!bare(0, 0, 4096) && !bare(60, 0, 4096));
+        // A filesystem of small blocks, and of the largest.
+        assert!(bare(8192, 2, 1024) && !bare(8192, 4, 1024));
+        assert!(bare(1 << 20, 128, 65536) && !bare(1 << 20, 136, 65536));
+    }
+
+    #[test]
+    fn p6_what_io_likes_is_no_block() {
+        // ZFS, and XFS with `largeio`: half of such a file is data.
+        for liked in [128 << 10, 1 << 20, u32::MAX] {
+            assert!(bare(4 << 20, 1, liked) && bare(4 << 20, 128, liked));
+            assert!(!bare(4 << 20, 136, liked), "{liked}");
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@
 //! - What cannot be looked at is an error, never a "no".
 
 use crate::catalog::{CatalogError, FileState, Node, Unserved};
-use crate::format::record::{Record, State};
+use crate::format::record::Record;
 use crate::hsm::backing::{
-    BackingError, FileStat, Mark, data_bytes, handle_of, open_alone, stat_of,
+    BackingError, FileStat, Mark, belongs_to, data_bytes, handle_of, open_alone, stat_of,
 };
 use crate::hsm::state_dir::{self, StateError};
 use crate::hsm::vouch::{Remembered, is_bare, is_lost, remembered};
@@ -113,17 +113,15 @@ impl Witness {
             Some(row) => self.remembered(row)?,
             None => None,
         };
-        if let Some(record) = record {
-            let Some((row, known)) = row.as_ref().zip(known) else {
-                return Ok(false);
-            };
-            return self.is_contradicted(file.as_fd(), &stat, record, row, &known);
-        }
+        // Another inode's, copied with the data, says nothing of this file.
+        let fs = self.catalog.identity().fs;
+        let record = record.filter(|r| belongs_to(r, fs, &node));
         if let Some(known) = known {
-            let data = data_bytes(file.as_fd(), stat.size, known.needs(stat.size))?;
-            return Ok(is_lost(&known, stat.size, data));
+            let needs = known.needs(record, stat.size);
+            let data = data_bytes(file.as_fd(), stat.size, needs)?;
+            return Ok(is_lost(&known, record, (stat.size, data)));
         }
-        if row.is_some_and(|row| row.version.is_some()) {
+        if record.is_some() || row.is_some_and(|row| row.version.is_some()) {
             return Ok(false);
         }
         self.is_restored(path, file.as_fd(), &node, &stat)
@@ -137,26 +135,6 @@ impl Witness {
         let file = open_alone(path, OFlags::PATH)?;
         let row = self.catalog.node_by_handle(&handle_of(file.as_fd())?)?;
         Ok(row.is_some())
-    }
-
-    /// Is a record that says *resident* older than the release that the catalog knows of? Only of a
-    /// file that holds nothing at all: what a record says outweighs a catalog that may be behind.
-    fn is_contradicted(
-        &self,
-        file: BorrowedFd<'_>,
-        stat: &FileStat,
-        record: &Record,
-        row: &Node,
-        known: &Remembered,
-    ) -> Result<bool, WitnessError> {
-        let older = row.version.is_some_and(|version| {
-            version.file == record.file && record.version <= version.version
-        });
-        let told = known.released && older && record.state == State::Resident;
-        if !told || known.needs(stat.size) == 0 {
-            return Ok(false);
-        }
-        Ok(data_bytes(file, stat.size, 1)? == 0)
     }
 
     fn remembered(&self, row: &Node) -> Result<Option<Remembered>, WitnessError> {
@@ -206,5 +184,5 @@ pub fn is_bare_file(path: &Path) -> Result<bool, WitnessError> {
 }
 
 fn holds_nothing(file: BorrowedFd<'_>, stat: &FileStat) -> Result<bool, BackingError> {
-    Ok(is_bare(stat.size, stat.blocks, stat.block_size) && data_bytes(file, stat.size, 1)? == 0)
+    Ok(is_bare(stat) && data_bytes(file, stat.size, 1)? == 0)
 }

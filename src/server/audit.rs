@@ -105,7 +105,7 @@ impl Event {
         Self {
             result: Failure::Lost.as_str().to_owned(),
             message: Some(format!(
-                "{path}: its data were released and its stub is gone"
+                "{path}: its data were released and its stub is gone or was overwritten"
             )),
             ..Self::new(&nobody, "lost")
         }

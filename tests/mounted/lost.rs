@@ -311,6 +311,7 @@ fn p7_undo_asks_the_catalog_for_files_that_lost_their_stubs() -> Result<()> {
     cairn.released("sub/stripped", &data)?;
     cairn.released("restored", &data)?;
     let old = released_once(&cairn, "old", &data)?;
+    cairn.released("anothers", &data)?;
     // Back on disk, and a record of before the release says so: no reason for a doubt.
     let was = released_once(&cairn, "back", &data)?;
     ensure!(fs::read(cairn.at("back"))? == data);
@@ -324,15 +325,16 @@ fn p7_undo_asks_the_catalog_for_files_that_lost_their_stubs() -> Result<()> {
     rustix::fs::removexattr(cairn.below("kept"), RECORD)?;
     File::create(cairn.at("empty"))?.set_len(1 << 20)?;
     cairn.down()?;
-    let bad = ["sub/stripped", "old", "restored"];
+    let bad = ["sub/stripped", "old", "anothers", "restored"];
     strip(&cairn, "sub/stripped")?;
     restore_bare(&cairn, "restored")?;
     put_back(&cairn, "old", &old)?;
+    put_back(&cairn, "anothers", &old)?;
     put_back(&cairn, "back", &was)?;
     let names_all = |said: &str| bad.iter().all(|name| said.contains(*name));
     let (done, said) = undo(&cairn, &tree, &[])?;
     ensure!(!done, "zeros came out");
-    ensure!(said.contains("3 files") && names_all(&said), "{said}");
+    ensure!(said.contains("4 files") && names_all(&said), "{said}");
     for good in ["kept", "empty", "data/back"] {
         ensure!(!said.contains(good), "{said}");
     }
@@ -444,4 +446,136 @@ fn p7_undo_refuses_a_tree_that_is_served_under_another_mount() -> Result<()> {
     ensure!(done, "{said}");
     ensure!(fs::read(tree.join("file"))? == b"bytes");
     Ok(())
+}
+
+fn stub_of(cairn: &Instance, name: &str) -> Result<Vec<u8>> {
+    let mut stub = vec![0; 512];
+    let length = rustix::fs::getxattr(cairn.below(name), RECORD, &mut stub[..])?;
+    stub.truncate(length);
+    Ok(stub)
+}
+
+/// The copies that the catalog knows of a file, and the objects on the tier.
+fn copies(cairn: &Instance, name: &str) -> Result<(serde_json::Value, usize)> {
+    let path = cairn.at(name);
+    let said = cairn.cairn([OsStr::new("state"), OsStr::new("--json"), path.as_os_str()])?;
+    let said: serde_json::Value = serde_json::from_str(&said)?;
+    let copies = said["copies"].clone();
+    ensure!(copies.as_array().is_some_and(|c| c.len() == 1), "{said}");
+    let found = Command::new("find")
+        .arg(&cairn.tier)
+        .args(["-name", "*.tar"])
+        .output()?;
+    Ok((copies, found.stdout.iter().filter(|b| **b == b'\n').count()))
+}
+
+#[test]
+fn p6_an_older_record_put_back_over_a_stub_gives_no_zeros() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let data = tree::bytes(7, 300_000);
+    let names = ["read", "scanned", "cut"];
+    let mut olds = Vec::new();
+    for name in names {
+        olds.push((released_once(&cairn, name, &data)?, stub_of(&cairn, name)?));
+    }
+    let before = copies(&cairn, "read")?;
+    put_back(&cairn, "read", &olds[0].0)?;
+    assert_lost(&cairn, "read")?;
+    ensure!(counted(&cairn)? == 1, "status counts {}", counted(&cairn)?);
+    let log = cairn.log();
+    ensure!(
+        log.contains("an older record was put over its stub"),
+        "{log}"
+    );
+    let path = cairn.at("read");
+    let why = cairn.cairn([OsStr::new("why"), path.as_os_str()])?;
+    ensure!(why.contains("an older record"), "{why}");
+    // A scan of everything, with nobody who reads.
+    cairn.kill()?;
+    for (name, (old, _)) in names.iter().zip(&olds).skip(1) {
+        put_back(&cairn, name, old)?;
+    }
+    cairn.up()?;
+    wait_for("the scan", || Ok(counted(&cairn)? == 3))?;
+    for name in names {
+        assert_lost(&cairn, name)?;
+    }
+    ensure!(copies(&cairn, "read")? == before, "{}", cairn.log());
+    // The stub brings the data back; a cut makes a new file.
+    for (name, (_, stub)) in names.iter().zip(&olds).take(2) {
+        put_back(&cairn, name, stub)?;
+        ensure!(fs::read(cairn.at(name))? == data, "{name}");
+    }
+    let new = tree::bytes(8, 200_000);
+    fs::write(cairn.at("cut"), &new)?;
+    ensure!(fs::read(cairn.at("cut"))? == new);
+    wait_for("the catalog to hear of it", || Ok(counted(&cairn)? == 0))?;
+    cairn.archive("cut")?;
+    cairn.release("cut")?;
+    ensure!(on_disk(&cairn.below("cut"))? <= 8192, "{}", cairn.log());
+    ensure!(fs::read(cairn.at("cut"))? == new, "the next cycle");
+    cairn.down()
+}
+
+fn grow_from_nothing(path: &Path, size: u64) -> Result<()> {
+    truncate(path, 0)?;
+    truncate(path, size)
+}
+
+/// All of it can be read, as zeros, and opened for writing.
+fn assert_holes(cairn: &Instance, names: &[&str], size: usize, when: &str) -> Result<()> {
+    drop_caches()?;
+    for name in names {
+        let read = fs::read(cairn.at(name)).with_context(|| format!("{when}: {name}"))?;
+        ensure!(read == vec![0; size], "{when}: {name}");
+        File::options().write(true).open(cairn.at(name))?;
+    }
+    let lost = counted(cairn)?;
+    ensure!(lost == 0, "{when}: {lost} are lost\n{}", cairn.log());
+    Ok(())
+}
+
+/// Files of holes with a record: archived as such; cut and grown after they were archived, and after
+/// they came back; now, and after a stop of either kind.
+#[test]
+fn p6_files_of_holes_that_have_a_record_are_no_loss() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let size = 300_000;
+    let data = tree::bytes(9, size);
+    let names = ["image", "resident", "back", "cut"];
+    File::create(cairn.at("image"))?.set_len(size as u64)?;
+    fs::write(cairn.at("resident"), &data)?;
+    for name in ["image", "resident"] {
+        cairn.archive(name)?;
+    }
+    for name in ["back", "cut"] {
+        cairn.released(name, &data)?;
+    }
+    ensure!(fs::read(cairn.at("back"))? == data);
+    wait_for(
+        "the recall",
+        || Ok(cairn.shown_state("back")? == "archived"),
+    )?;
+    assert_holes(&cairn, &["image"], size, "archived as holes")?;
+    for name in &names[1..] {
+        grow_from_nothing(&cairn.at(name), size as u64)?;
+    }
+    assert_holes(&cairn, &names, size, "at once")?;
+    cairn.down()?;
+    cairn.up()?;
+    assert_holes(&cairn, &names, size, "after a stop")?;
+    // With data again, cut again, and the instance gone before it can have noted that.
+    for name in names {
+        fs::write(cairn.at(name), &data)?;
+        cairn.archive(name)?;
+        grow_from_nothing(&cairn.at(name), size as u64)?;
+    }
+    cairn.kill()?;
+    cairn.up()?;
+    assert_holes(&cairn, &names, size, "after a kill")?;
+    cairn.down()
 }

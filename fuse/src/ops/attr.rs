@@ -4,6 +4,7 @@ use crate::attr::asked_time;
 use crate::backing::proc_path;
 use crate::core::{Core, file_ref, own};
 use crate::node::{InUse, Node};
+use crate::ops::open::FETCHES;
 use crate::park::Reply;
 use crate::{Caller, Changed, EventKind, Presence};
 use fuser::{FileAttr, TimeOrNow};
@@ -60,7 +61,7 @@ impl Core {
                 caller,
                 size,
                 change,
-                fetched: false,
+                fetches: FETCHES,
             };
             let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
                 let again = core.clone();
@@ -138,7 +139,8 @@ struct Resize {
     caller: Caller,
     size: u64,
     change: Change,
-    fetched: bool,
+    /// As many more, if its data are elsewhere.
+    fetches: u8,
 }
 
 impl Resize {
@@ -156,12 +158,11 @@ impl Resize {
                 });
                 core.cut_stub(in_use, self.caller, reply, next);
             }
-            Ok(Presence::Released | Presence::Doubtful) if self.fetched => reply.error(Errno::IO),
             Ok(Presence::Released | Presence::Doubtful) => {
-                let again = Self {
-                    fetched: true,
-                    ..self
+                let Some(fetches) = self.fetches.checked_sub(1) else {
+                    return reply.error(Errno::IO);
                 };
+                let again = Self { fetches, ..self };
                 let next = Box::new(move |core: &Arc<Core>, in_use, reply| {
                     again.run(core, in_use, reply);
                 });

@@ -24,9 +24,9 @@ use std::sync::atomic::Ordering;
 
 /// `__FMODE_EXEC`: the kernel opens a program to run it.
 const FMODE_EXEC: i32 = 0x20;
-/// Recalls that one open waits for before it gives up: more means that the file is released as
-/// fast as it is recalled.
-const FETCHES: u8 = 3;
+/// Recalls that one open, or change of size or space, waits for before it gives up: more means that
+/// the file is released as fast as it is recalled.
+pub(super) const FETCHES: u8 = 3;
 
 /// What `fh` says of an open. The rest of its bits number it.
 pub(crate) const FH_CACHED: u64 = 1;

@@ -4,6 +4,7 @@
 use crate::core::{Core, file_ref, own};
 use crate::gate::Next;
 use crate::node::InUse;
+use crate::ops::open::FETCHES;
 use crate::park::Reply;
 use crate::{Caller, EventKind, Presence};
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
@@ -29,7 +30,7 @@ impl Core {
         let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
             let again = core.clone();
             core.workers
-                .slow(move || again.fetch_then(in_use, caller, reply, work, true));
+                .slow(move || again.fetch_then(in_use, caller, reply, work, FETCHES));
         });
         self.enter(in_use, caller.pid, reply, next);
     }
@@ -40,16 +41,18 @@ impl Core {
         caller: Caller,
         reply: Reply,
         work: Next,
-        may_fetch: bool,
+        fetches: u8,
     ) {
         match self.presence(&in_use) {
             Err(error) => reply.error(error),
             Ok(Presence::Refused(error)) => reply.error(own(error)),
             Ok(Presence::Resident) => work(self, in_use, reply),
-            Ok(Presence::Released | Presence::Doubtful) if !may_fetch => reply.error(Errno::IO),
             Ok(Presence::Released | Presence::Doubtful) => {
+                let Some(left) = fetches.checked_sub(1) else {
+                    return reply.error(Errno::IO);
+                };
                 let next = Box::new(move |core: &Arc<Self>, in_use, reply| {
-                    core.fetch_then(in_use, caller, reply, work, false);
+                    core.fetch_then(in_use, caller, reply, work, left);
                 });
                 self.fetch(in_use, caller, None, reply, next);
             }

@@ -169,6 +169,8 @@ pub(crate) struct Fake {
     pub(crate) asked: AtomicU64,
     /// What happens when attributes were looked at, before it is said how users see them.
     pub(crate) meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// As many fetches end, and the file is released again before anybody has it.
+    pub(crate) in_vain: AtomicU64,
     gate: OnceLock<Arc<dyn Gate>>,
     backing: Mutex<PathBuf>,
 }
@@ -241,6 +243,10 @@ impl Fake {
             match waiting {
                 Waiting::Read(handle, fd, offset, len, done) => {
                     done(Ok(self.bytes(&handle, fd.as_fd(), offset, len)))
+                }
+                Waiting::Fetch(_, _, done) if self.in_vain.load(Ordering::Relaxed) > 0 => {
+                    self.in_vain.fetch_sub(1, Ordering::Relaxed);
+                    done(Ok(()));
                 }
                 Waiting::Fetch(handle, fd, done) => {
                     if self.restore_file(&handle, &open(fd.as_fd(), OFlags::WRONLY)) {

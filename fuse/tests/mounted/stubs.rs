@@ -210,3 +210,32 @@ fn sparse_tools_see_data_not_holes() -> TestResult {
     assert!(fs::read(rig.b("g"))? == data);
     Ok(())
 }
+
+/// As an open does: a release may come between a recall's end and who waited for it.
+#[test]
+fn a_change_of_size_or_space_waits_for_a_file_that_is_released_again() -> TestResult {
+    need_mount!("a_change_of_size_or_space_waits_for_a_file_that_is_released_again");
+    let rig = Rig::new()?;
+    let data = pattern(300_000);
+    let eio = |done: std::io::Result<()>| done.map_err(|why| why.raw_os_error());
+    for (in_vain, wanted) in [(2, Ok(())), (3, Err(Some(libc::EIO)))] {
+        let name = format!("size{in_vain}");
+        rig.released(&name, &data)?;
+        let path = rig.m(&name);
+        rig.fake.in_vain.store(in_vain, Ordering::Relaxed);
+        let cut = while_recalling(&rig, || truncate(&path, 200_000));
+        assert_eq!(eio(cut), wanted, "{name}");
+        let name = format!("space{in_vain}");
+        fs::write(rig.m(&name), &data)?;
+        let file = File::options().write(true).open(rig.m(&name))?;
+        rig.fake.release(&rig.b(&name))?;
+        let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+        let room = || Ok(rustix::fs::fallocate(&file, keep, 0, 400_000)?);
+        rig.fake.in_vain.store(in_vain, Ordering::Relaxed);
+        let room = while_recalling(&rig, room);
+        assert_eq!(eio(room), wanted, "{name}");
+    }
+    assert!(fs::read(rig.b("size2"))? == data[..200_000]);
+    assert!(fs::read(rig.b("space2"))? == data);
+    Ok(())
+}

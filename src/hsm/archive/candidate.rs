@@ -80,13 +80,12 @@ impl Candidate {
         fd: BorrowedFd<'_>,
     ) -> Result<bool, BackingError> {
         let remembered = item.prior.as_ref().and_then(|p| p.remembered.as_ref());
-        match remembered.filter(|_| self.record.is_none()) {
-            Some(known) => {
-                let data = data_bytes(fd, size, known.needs(size))?;
-                Ok(is_lost(known, size, data))
-            }
-            None => Ok(false),
-        }
+        let Some(known) = remembered else {
+            return Ok(false);
+        };
+        let record = self.record.as_ref();
+        let data = data_bytes(fd, size, known.needs(record, size))?;
+        Ok(is_lost(known, record, (size, data)))
     }
 
     /// The ctime that users see, given the backing's.

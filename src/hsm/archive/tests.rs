@@ -3,6 +3,7 @@
 mod race;
 
 use super::*;
+use crate::catalog::Version;
 use crate::format::member::Kind;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::SetHow;
@@ -411,30 +412,36 @@ fn p6_a_copied_stub_is_foreign_and_a_copied_record_says_nothing() {
     ));
 }
 
-#[test]
-fn p6_a_hole_whose_stub_is_missing_is_lost_not_zeros() {
-    let rig = Rig::new();
+/// A released file, and what the catalog has of it.
+fn released(rig: &Rig) -> (Record, Prior) {
     rig.write("f", &noise(100_000, 1));
     let seen = rig.archived("f");
     rig.release("f", Some((&seen, Trust::Sound))).unwrap();
     let record = rig.record("f").unwrap();
-    rig.backing
-        .remove_record(rig.open("f", How::Path).as_fd())
-        .unwrap();
     let prior = Prior {
         file: record.file,
         version: record.version,
         size: record.size,
         crc: record.crc,
         seen: None,
-        copies: record.copies,
+        copies: record.copies.clone(),
         released: true,
         remembered: Some(Remembered {
             released: true,
             size: record.size,
             stored: Some(100_000),
+            version: Version {
+                file: record.file,
+                version: record.version,
+                crc: record.crc,
+                blocks_crc: record.blocks_crc,
+            },
         }),
     };
+    (record, prior)
+}
+
+fn assert_lost(rig: &Rig, prior: Prior) {
     let items = [Item {
         prior: Some(prior),
         ..rig.item("f")
@@ -445,4 +452,29 @@ fn p6_a_hole_whose_stub_is_missing_is_lost_not_zeros() {
         [Outcome::Skipped(Skip::Lost)]
     ));
     assert_eq!(MemoryTier::ID, rig.tier.mark().tier);
+}
+
+#[test]
+fn p6_a_hole_whose_stub_is_missing_is_lost_not_zeros() {
+    let rig = Rig::new();
+    let (_, prior) = released(&rig);
+    rig.backing
+        .remove_record(rig.open("f", How::Path).as_fd())
+        .unwrap();
+    assert_lost(&rig, prior);
+}
+
+#[test]
+fn p6_a_hole_whose_stub_was_overwritten_is_lost_not_zeros() {
+    let rig = Rig::new();
+    let (stub, prior) = released(&rig);
+    let old = Record {
+        state: State::Resident,
+        ..stub
+    };
+    let file = rig.open("f", How::ReadWrite);
+    let how = SetHow::Replace;
+    rig.backing.set_record(file.as_fd(), &old, how).unwrap();
+    drop(file);
+    assert_lost(&rig, prior);
 }

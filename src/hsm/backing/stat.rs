@@ -39,7 +39,8 @@ pub struct FileStat {
     pub size: u64,
     /// Blocks of 512 bytes.
     pub blocks: u64,
-    /// Preferred I/O size, bytes: the filesystem's block size for regular files.
+    /// Preferred I/O size, bytes: of most filesystems their block size, of ZFS its record's, of XFS
+    /// with `largeio` a stripe's. See [`Self::one_block`].
     pub block_size: u32,
     /// Last modification.
     pub mtime: Timestamp,
@@ -57,6 +58,9 @@ pub struct FileStat {
     pub rdev: (u32, u32),
 }
 
+/// The largest block of ext4 and XFS: what is said to be larger is another size, one that I/O likes.
+const LARGEST_BLOCK: u32 = 64 << 10;
+
 fn time(t: StatxTimestamp) -> Timestamp {
     Timestamp {
         sec: t.tv_sec,
@@ -65,6 +69,13 @@ fn time(t: StatxTimestamp) -> Timestamp {
 }
 
 impl FileStat {
+    /// The filesystem's block, in blocks of 512 bytes: what a file without data takes at most, for its
+    /// attributes.
+    #[must_use]
+    pub fn one_block(&self) -> u64 {
+        u64::from(self.block_size.clamp(512, LARGEST_BLOCK)) / 512
+    }
+
     /// Asks the filesystem. Any descriptor will do.
     pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let raw = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;

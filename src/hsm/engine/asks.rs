@@ -3,8 +3,8 @@
 use super::{EngineError, Shared, tree};
 use crate::catalog::{CopyState, Durability, Proven, Recalled};
 use crate::error::Failure;
-use crate::format::record::CopyHint;
-use crate::hsm::backing::{BackingError, How};
+use crate::format::record::{CopyHint, Record};
+use crate::hsm::backing::{BackingError, FileStat, How};
 use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User, Vouched};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -116,9 +116,9 @@ impl Asks for Answers {
         }
     }
 
-    fn looks_lost(&self, node: &NodeHandle, size: u64, bare: bool) -> bool {
+    fn looks_lost(&self, node: &NodeHandle, record: Option<&Record>, stat: &FileStat) -> bool {
         let shared = self.0.upgrade();
-        shared.is_some_and(|s| s.looks_lost(node, size, bare))
+        shared.is_some_and(|s| s.looks_lost(node, record, stat))
     }
 
     fn eta(&self, _file: FileId) -> Option<Duration> {

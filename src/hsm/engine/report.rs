@@ -255,7 +255,7 @@ impl Shared {
         if copies.is_empty()
             && let Some(record) = &record
         {
-            copies = self.copies_of_record(record, &stat);
+            copies = self.copies_of_record(record);
         }
         let (pins, open) = match &node {
             Some(node) => (

@@ -7,6 +7,7 @@ mod copies;
 mod doubts;
 mod lanes;
 mod names;
+mod overwritten;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};
@@ -39,6 +40,17 @@ type Hook = Box<dyn FnMut() + Send>;
 struct Veiled {
     tier: Arc<dyn Tier>,
     on_put: Arc<Mutex<Option<Hook>>>,
+    on_stat: Arc<Mutex<Option<Hook>>>,
+}
+
+/// Runs a hook, taken out meanwhile: it may panic, and others come by.
+fn run(hook: &Arc<Mutex<Option<Hook>>>) {
+    let taken = hook.lock().take();
+    if let Some(mut taken) = taken {
+        let mut again = Again(hook.clone(), None);
+        taken();
+        again.1 = Some(taken);
+    }
 }
 
 impl Tier for Veiled {
@@ -53,20 +65,14 @@ impl Tier for Veiled {
         }
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
-        // Taken out while it runs: it may panic, and others put meanwhile.
-        let hook = self.on_put.lock().take();
-        if let Some(mut hook) = hook {
-            let again = Again(self.on_put.clone(), None);
-            hook();
-            let mut again = again;
-            again.1 = Some(hook);
-        }
+        run(&self.on_put);
         self.tier.put(name, size_hint)
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         self.tier.read(name, offset, len)
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
+        run(&self.on_stat);
         self.tier.stat(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
@@ -100,6 +106,8 @@ struct Bench {
     engine: Option<Engine>,
     root: PathBuf,
     hooks: Vec<Arc<Mutex<Option<Hook>>>>,
+    /// What is done when a tier is asked for an aggregate's length: a release asks.
+    asked: Vec<Arc<Mutex<Option<Hook>>>>,
     _state: crate::hsm::state_dir::StateDir,
     _dir: tempfile::TempDir,
 }
@@ -146,13 +154,18 @@ impl Bench {
         };
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
-        let mut hooks = Vec::new();
+        let (mut hooks, mut asked) = (Vec::new(), Vec::new());
         for (slot, place) in slots.iter_mut().zip(places) {
-            let on_put = Arc::new(Mutex::new(None));
-            hooks.push(on_put.clone());
+            let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
+            hooks.push(Arc::clone(&on_put));
+            asked.push(Arc::clone(&on_stat));
             if matches!(place, Place::Elsewhere) {
                 let tier = slot.tier.clone();
-                let veiled = Arc::new(Veiled { tier, on_put });
+                let veiled = Arc::new(Veiled {
+                    tier,
+                    on_put,
+                    on_stat,
+                });
                 *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
             }
         }
@@ -164,6 +177,7 @@ impl Bench {
             engine: Some(engine),
             root,
             hooks,
+            asked,
             _state: state,
             _dir: dir,
         }

@@ -12,7 +12,6 @@ use crate::format::member::Kind;
 use crate::format::record::{Record, State as Data};
 use crate::hsm::backing::{BackingError, FileStat, How, SetHow, belongs_to, shown_ctime};
 use crate::hsm::version::Stamp;
-use crate::hsm::vouch::is_bare;
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -29,7 +28,7 @@ pub(super) enum Found {
     Stub(Arc<Opened>),
     /// Another inode's stub.
     Foreign(Arc<Opened>),
-    /// It has no record, and may have lost one.
+    /// It has no stub, and may have lost one.
     Unvouched,
 }
 
@@ -38,7 +37,7 @@ pub(super) fn open(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     look_and_go_on(shared, recall, false);
 }
 
-/// `vouched`: if it has no record, it has lost none.
+/// `vouched`: if it has no stub, it has lost none.
 fn look_and_go_on(shared: &Arc<Shared>, recall: &Arc<Recall>, vouched: bool) {
     if recall.is_stopped() {
         return;
@@ -114,13 +113,19 @@ fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>
     let object = backing
         .path_of(reader.as_fd())
         .map_or(object, |p| String::from_utf8_lossy(&p).into_owned());
-    let bare = is_bare(before.size, before.blocks, before.block_size);
-    let doubtful = record.is_none() && before.size > 0 && !vouched;
-    if doubtful && shared.asks.may_be_lost(&recall.node, bare) {
-        return Ok(Some(Found::Unvouched));
-    }
-    let Some(record) = record.filter(|r| r.state != Data::Resident) else {
-        return Ok(Some(Found::Resident(reader)));
+    let (stub, rest) = match record {
+        Some(record) if record.state != Data::Resident => (Some(record), None),
+        rest => (None, rest),
+    };
+    let Some(record) = stub else {
+        let own = rest.filter(|r| belongs_to(r, backing.fs(), &recall.node));
+        let asks = &shared.asks;
+        let doubtful = !vouched && asks.is_doubtful(&recall.node, own.as_ref(), &before);
+        return Ok(Some(if doubtful {
+            Found::Unvouched
+        } else {
+            Found::Resident(reader)
+        }));
     };
     if before.size == 0 && record.size > 0 {
         let done = finish_truncation(shared, recall, reader.as_fd(), &record)

@@ -9,6 +9,9 @@ use crate::hsm::backing::BackingError;
 use cairn_fuse::Errno;
 use std::sync::Arc;
 
+/// What is told of a lost file.
+pub const LOST: &str = "it is lost: its data were released, and its stub is gone or was overwritten by an older record; put the stub back, or get the data from its copies (docs/operations.md, \"Lost\")";
+
 /// Why a recall, or one wait for it, came to nothing. Cheap to clone: many may wait for one file.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecallError {
@@ -27,9 +30,7 @@ pub enum RecallError {
         why: &'static str,
     },
     /// It has no record, and what is on disk is not what was archived (P6).
-    #[error(
-        "it is lost: its data were released and its stub is gone (docs/operations.md, \"lost\")"
-    )]
+    #[error("{LOST}")]
     Lost,
     /// The record cannot be read.
     #[error("its record cannot be read: {why}")]

@@ -80,6 +80,69 @@ fn p3_frees_blocks_xfs() {
     }
 }
 
+/// Allocates 4 MiB, most of it behind the end.
+fn with_room(rig: &Rig, name: &str) {
+    let file = rig.open(name, How::ReadWrite);
+    rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 4 << 20).unwrap();
+    rustix::fs::fsync(&file).unwrap();
+    assert!(rig.blocks(name) >= 8000, "{}", rig.blocks(name));
+}
+
+fn frees_room_behind_the_end(image: &Image) {
+    let rig = Rig::on(image.path());
+    let seen = archived(&rig, "f");
+    with_room(&rig, "f");
+    let before = rig.blocks("f");
+    let done = rig.release("f", sound(&seen)).unwrap();
+    assert!(rig.blocks("f") <= 8, "{} blocks left", rig.blocks("f"));
+    assert_eq!(done.freed, (before - rig.blocks("f")) * 512);
+    assert_released(&rig, "f");
+    // A crash behind the punch, before the room was given back.
+    let seen = archived(&rig, "g");
+    with_room(&rig, "g");
+    BEHIND_PUNCH.set(Some(Box::new(|| {
+        Err(BackingError::of(
+            "survive",
+            || "g".to_owned(),
+            std::io::Error::from_raw_os_error(libc::EIO),
+        ))
+    })));
+    rig.release("g", sound(&seen)).unwrap_err();
+    assert!(rig.blocks("g") > 1000, "{} blocks", rig.blocks("g"));
+    assert!(matches!(recovered(&rig, "g"), Recovered::Released(_)));
+    assert!(rig.blocks("g") <= 8, "{} blocks left", rig.blocks("g"));
+    assert_released(&rig, "g");
+}
+
+#[test]
+fn p3_room_behind_the_end_comes_free_ext4() {
+    if let Some(image) = Image::ext4("p3_room_behind_the_end_comes_free_ext4") {
+        frees_room_behind_the_end(&image);
+    }
+}
+
+#[test]
+fn p3_room_behind_the_end_comes_free_xfs() {
+    if let Some(image) = Image::xfs("p3_room_behind_the_end_comes_free_xfs") {
+        frees_room_behind_the_end(&image);
+    }
+}
+
+/// As by somebody who waited for the lease until the kernel let him.
+#[test]
+fn p3_a_size_that_changed_behind_the_punch_is_left_alone() {
+    let rig = Rig::new();
+    crashed_before_punch(&rig, "f", State::Recalling);
+    let (fd, node) = (rig.open("f", How::ReadWrite), rig.node("f"));
+    let stat = rig.backing.stat(fd.as_fd()).unwrap();
+    for size in [stat.size - 1, stat.size + 4096] {
+        let before = FileStat { size, ..stat };
+        let refused = punch(&rig.backing, fd.as_fd(), &node, &before).map_err(Refusal::from);
+        assert!(matches!(refused, Err(Refusal::InUse)), "{refused:?}");
+        assert_eq!(rig.backing.stat(fd.as_fd()).unwrap().size, stat.size);
+    }
+}
+
 #[test]
 fn p3_shared_extents_are_left_alone() {
     let Some(image) = Image::xfs("p3_shared_extents_are_left_alone") else {
@@ -233,6 +296,7 @@ fn p3_set_id_bits_that_a_user_took_meanwhile_stay_taken() {
     assert_eq!(set_id_after(nothing), [0o4711; 2]);
     without_fsetid(move || assert_eq!(set_id_after(nothing), [0o4711; 2]));
     without_fsetid(|| assert_eq!(set_id_after(|path| chmod(path, 0o2700)), [0o2700; 2]));
+    without_fsetid(|| assert_eq!(set_id_after(|path| chmod(path, 0o6755)), [0o6755; 2]));
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED p3_set_id_bits_that_a_user_took_meanwhile_stay_taken: not root");
         return;
@@ -335,6 +399,41 @@ fn p3_release_wants_as_many_copies_as_policy_asks() {
     let unknown = rig.release_with("f", sound(&seen), &|_| Err("no catalog".to_owned()));
     assert!(matches!(unknown, Err(Refusal::Unproven(_))));
     assert_resident(&rig, "f");
+}
+
+#[test]
+fn p3_nothing_is_changed_before_the_release_is_noted() {
+    let rig = Rig::new();
+    let seen = archived(&rig, "f");
+    let before = rig.record("f");
+    let (node, noted) = (rig.node("f"), std::cell::Cell::new(0));
+    let order = Order {
+        node: &node,
+        hint: Some(b"f"),
+        min_size: 4096,
+        copies: 1,
+        seen: None,
+        prove: &|record| Ok(record.copies.clone()),
+        note: &|| {
+            noted.set(noted.get() + 1);
+            assert_eq!(rig.record("f"), before);
+            Err("no room".to_owned())
+        },
+    };
+    let permit = Permit::of(&rig.backing, false).unwrap();
+    let in_use = |why: &Refusal| matches!(why, Refusal::InUse);
+    let refused = patiently(|| release(permit, &rig.gate, &order), in_use);
+    assert!(matches!(refused, Err(Refusal::Unnoted(_))), "{refused:?}");
+    assert_resident(&rig, "f");
+    // Nor is one noted that is refused anyway.
+    let none = Order {
+        prove: &|_| Ok(Vec::new()),
+        ..order
+    };
+    let refused = patiently(|| release(permit, &rig.gate, &none), in_use);
+    assert!(matches!(refused, Err(Refusal::Copies { .. })));
+    assert_eq!(noted.get(), 1);
+    rig.release("f", sound(&seen)).unwrap();
 }
 
 #[test]

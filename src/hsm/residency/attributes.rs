@@ -14,7 +14,6 @@ use super::{FileRef, HsmResidency};
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{FileStat, NodeKind, belongs_to};
 use crate::hsm::recall::User;
-use crate::hsm::vouch::is_bare;
 use cairn_fuse::{Caller, Errno};
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -55,12 +54,16 @@ impl HsmResidency {
 
     /// For people: whether the data really changed since they were archived only P1 can prove.
     fn state(&self, file: FileRef<'_>, record: Option<&Record>, stat: &FileStat) -> &'static str {
+        let own = |r: &&Record| belongs_to(r, self.backing().fs(), file.handle);
+        let (node, resident) = (file.handle, record.filter(own));
+        if record.is_none_or(|r| r.state == State::Resident)
+            && self.asks.may_be_lost(node, false)
+            && self.asks.looks_lost(node, resident, stat)
+        {
+            return "lost";
+        }
         let Some(record) = record else {
-            let node = file.handle;
-            let bare = is_bare(stat.size, stat.blocks, stat.block_size);
-            let lost =
-                self.asks.may_be_lost(node, false) && self.asks.looks_lost(node, stat.size, bare);
-            return if lost { "lost" } else { "resident" };
+            return "resident";
         };
         match record.state {
             _ if !belongs_to(record, self.backing().fs(), file.handle) => "foreign",

@@ -5,8 +5,9 @@ use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared, shifted};
 use super::CHUNK;
 use super::wanted::{Facts, Wanted, wanted};
-use crate::catalog::{self, Durability, Met, NewAction, NodeId, Verb};
+use crate::catalog::{self, Durability, FileState, Met, NewAction, Node, NodeId, Verb};
 use crate::error::Failure;
+use crate::format::record::{Record, State};
 use crate::hsm::backing::{Access, How, NodeKind};
 use crate::id::{NodeHandle, RequestId};
 use std::os::fd::AsFd;
@@ -278,11 +279,14 @@ impl Walk<'_> {
         };
         let (node, copies) = met.map_or((None, Vec::new()), |met| (Some(met.node), met.copies));
         let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
+        let lost =
+            self.ask.verb == Verb::Stage && self.is_lost(looked, node.as_ref(), record.as_ref());
         Ok(Facts {
             stat: looked.stat,
             record,
             node,
             pinned,
+            lost,
             direct,
             owned: self.ask.asker.owns(looked.stat.uid),
             readable: self.may_read(looked),
@@ -296,6 +300,22 @@ impl Walk<'_> {
                 .map(|c| c.tier)
                 .collect(),
         })
+    }
+
+    /// Are a file's data on tiers alone, and its stub is gone? As far as it looks, where nobody can
+    /// tell.
+    fn is_lost(&self, looked: &Looked, node: Option<&Node>, record: Option<&Record>) -> bool {
+        let (shared, stub) = (
+            self.shared,
+            record.is_some_and(|r| r.state != State::Resident),
+        );
+        let gone = |n: &Node| matches!(n.state, FileState::Released | FileState::Lost);
+        !stub
+            && node.is_some_and(gone)
+            && shared.looks_lost(&looked.handle, record, &looked.stat)
+            && shared
+                .is_lost(&looked.handle, looked.fd.as_fd())
+                .unwrap_or(true)
     }
 
     fn tier_choice(&self) -> Vec<crate::id::TierId> {

@@ -4,6 +4,7 @@ use crate::catalog::{FileState, Incarnation, Node, Place, Verb};
 use crate::error::Failure;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{FileStat, NodeKind};
+use crate::hsm::recall::LOST;
 use crate::id::TierId;
 
 /// What is known about a node when a request meets it.
@@ -13,6 +14,8 @@ pub(super) struct Facts {
     pub(super) record: Option<Record>,
     pub(super) node: Option<Node>,
     pub(super) pinned: bool,
+    /// It has no stub and should have one; asked for a stage alone.
+    pub(super) lost: bool,
     /// It was named itself, and not met in a directory.
     pub(super) direct: bool,
     pub(super) owned: bool,
@@ -83,6 +86,7 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
         Verb::Archive => archive(facts),
         Verb::Stage | Verb::Release | Verb::Verify if !regular => Wanted::Nothing(None),
         Verb::Release => release(facts),
+        Verb::Stage if facts.lost => Wanted::Refuse(Failure::Lost, LOST),
         Verb::Stage if !facts.released() => Wanted::Nothing(None),
         Verb::Stage if !facts.readable => {
             Wanted::Refuse(Failure::NotPermitted, "no permission to read the file")
@@ -176,7 +180,7 @@ fn release(facts: &Facts) -> Wanted {
     if facts.stat.size < facts.min_release {
         return quietly(Failure::Usage, "smaller than what is released");
     }
-    if facts.stat.blocks * 512 <= u64::from(facts.stat.block_size) {
+    if facts.stat.blocks <= facts.stat.one_block() {
         // The record may have a block of its own; the data have none.
         return quietly(Failure::Usage, "all holes: it has no blocks to give back");
     }

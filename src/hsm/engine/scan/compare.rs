@@ -184,6 +184,12 @@ impl<'a> Comparison<'a> {
         if agrees {
             return self.still_archived(looked, node, &record, version);
         }
+        if resident && matches!(node.state, FileState::Released | FileState::Lost) {
+            // What a recall brought back, or an older record over a stub.
+            if self.shared.is_lost(&looked.handle, looked.fd.as_fd())? {
+                return Ok(());
+            }
+        }
         let state = if resident {
             let proven = node.proven.filter(|_| same_version);
             match self.data(looked, &record, proven, Doubt::Read)? {
@@ -197,7 +203,7 @@ impl<'a> Comparison<'a> {
         } else {
             FileState::Released
         };
-        let copies = self.shared.copies_of_record(&record, &looked.stat);
+        let copies = self.shared.copies_of_record(&record);
         self.known.push(Known {
             node: node.id,
             state,
@@ -287,8 +293,7 @@ impl<'a> Comparison<'a> {
         }
         let fits = (stat.size, stat.mtime) == (record.size, record.mtime);
         // The record itself may take one block.
-        let block = u64::from(stat.block_size.max(512)) / 512;
-        fits && (stat.blocks <= block || !self.has_data(looked.fd.as_fd()))
+        fits && (stat.blocks <= stat.one_block() || !self.has_data(looked.fd.as_fd()))
     }
 
     fn has_data(&self, fd: BorrowedFd<'_>) -> bool {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 const BIG: usize = 256 << 10;
 
-fn path(bench: &Bench, name: &str) -> OwnedFd {
+pub(super) fn path(bench: &Bench, name: &str) -> OwnedFd {
     let backing = bench.engine().backing();
     let fd = backing.open_node(&bench.handle(name), None, How::Path);
     fd.unwrap()
@@ -31,7 +31,7 @@ fn emptied(bench: &Bench, name: &str) {
 }
 
 /// Polls for what must come true, with a bound that only a hang reaches.
-fn eventually(mut condition: impl FnMut() -> bool) {
+pub(super) fn eventually(mut condition: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !condition() {
         assert!(std::time::Instant::now() < end, "it never came true");
@@ -40,7 +40,7 @@ fn eventually(mut condition: impl FnMut() -> bool) {
 }
 
 /// Lost or not, if that can be told; and whether an open is answered by it.
-fn judged(bench: &Bench, name: &str) -> (Option<bool>, bool) {
+pub(super) fn judged(bench: &Bench, name: &str) -> (Option<bool>, bool) {
     let (shared, node) = (&bench.engine().shared, bench.handle(name));
     let lost = shared.is_lost(&node, path(bench, name).as_fd());
     (lost.ok(), shared.believed.holds(&node))

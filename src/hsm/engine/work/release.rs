@@ -3,10 +3,13 @@
 use super::super::{Shared, tree};
 use super::{end, failed, later, soon_or_never};
 use crate::catalog::{
-    self, Action, Durability, FileState, Finish, Node, Origin, Proven, TombstoneWhy, Version,
+    self, Action, Durability, FileState, Finish, Node, Origin, Planned, Proven, TombstoneWhy,
+    Version,
 };
 use crate::error::Failure;
-use crate::hsm::backing::{FileStat, How};
+use crate::format::record::State;
+use crate::hsm::backing::{BackingError, FileStat, How};
+use crate::hsm::recall::RecallError;
 use crate::hsm::release::{
     Gain, Order, Permit, Proof, Recovered, Refusal, Released, recover as set_in_order,
     release as punch,
@@ -91,8 +94,6 @@ fn one(
             0,
         );
     }
-    // From here on a missing record is a missing stub.
-    shared.believed.forget(&action.handle);
     let node = match shared.catalog.node_by_handle(&action.handle) {
         Ok(Some(node)) => node,
         Ok(None) => return (Finish::Done, 0),
@@ -129,14 +130,17 @@ fn one(
                 trust,
             }),
         prove: &|record| shared.prove(record),
+        note: &|| announce(shared, &node),
     };
     let mut done = punch(permit, gate, &order);
+    take_back(shared, &node, &done);
     if matches!(&done, Err(Refusal::Backing(full)) if full.is_full())
         && shared.reserve.backing.give_up()
     {
         // P13: what is kept back for this; the punch makes more room than the stub takes.
         tracing::warn!("the backing is full: its ballast is given up for a stub");
         done = punch(permit, gate, &order);
+        take_back(shared, &node, &done);
     }
     match done {
         Ok(released) => (note(shared, &node, &released), released.freed),
@@ -173,6 +177,52 @@ pub(in crate::hsm::engine) fn recover(shared: &Shared, node: &crate::id::NodeHan
     let backing = &shared.backing;
     if let Ok(fd) = backing.open_node(node, hint.as_deref(), How::Path) {
         backing.was_touched(node, fd.as_fd());
+    }
+}
+
+/// The row says *released* before the first block goes, so that whoever finds the file without its stub
+/// knows (P6). A row that could not be written behind the punch would say that its holes are data.
+pub(in crate::hsm::engine) fn announce(shared: &Shared, node: &Node) -> Result<(), String> {
+    // From here on a missing record is a missing stub. Nobody looks at the file meanwhile: the lease
+    // keeps them out.
+    shared.believed.forget(&node.handle);
+    let told = shared
+        .catalog
+        .swap_state(node.id, node.planned(), FileState::Released, None);
+    match told {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the catalog has other news of it".to_owned()),
+        Err(why) => Err(why.to_string()),
+    }
+}
+
+/// The row is as it was, where a release ended with the file still resident.
+pub(in crate::hsm::engine) fn take_back(
+    shared: &Shared,
+    node: &Node,
+    done: &Result<Released, Refusal>,
+) {
+    if done.is_ok() || node.state == FileState::Released {
+        return;
+    }
+    let planned = Planned {
+        state: FileState::Released,
+        ..node.planned()
+    };
+    let resident = || {
+        let hint = tree::hint(shared, &node.handle).ok().flatten();
+        let fd = shared
+            .backing
+            .open_node(&node.handle, hint.as_deref(), How::Path)?;
+        let record = shared.backing.record(fd.as_fd())?;
+        Ok::<_, BackingError>(record.is_none_or(|r| r.state == State::Resident))
+    };
+    if resident().unwrap_or(false)
+        && let Err(why) = shared
+            .catalog
+            .swap_state(node.id, planned, node.state, node.note.clone())
+    {
+        tracing::warn!(%why, "a release that was not done stays noted; the next scan finds it");
     }
 }
 
@@ -233,7 +283,8 @@ fn note_stub(
 ) -> Result<(), catalog::CatalogError> {
     let record = &released.record;
     if node.planned().version == Some((record.file, record.version)) {
-        let (planned, seen) = (node.planned(), tree::attributes(stat));
+        let (mut planned, seen) = (node.planned(), tree::attributes(stat));
+        planned.state = FileState::Released;
         return shared
             .catalog
             .released(node.id, planned, seen, proven, Durability::Relaxed);
@@ -248,7 +299,7 @@ fn note_stub(
             crc: record.crc,
             blocks_crc: record.blocks_crc,
         },
-        copies: shared.copies_of_record(record, stat),
+        copies: shared.copies_of_record(record),
         under: None,
     };
     shared
@@ -265,6 +316,20 @@ fn lacks_record(shared: &Shared, node: &Node) -> Result<(), crate::hsm::engine::
     shared.lacks_record(node, fd.as_fd())
 }
 
+fn changed(shared: &Shared, node: &Node, why: &Refusal) -> Finish {
+    let noted = shared.catalog.differs(
+        node.id,
+        node.proven,
+        TombstoneWhy::Overwrite,
+        shared.now(),
+        Durability::Relaxed,
+    );
+    if let Err(why) = noted {
+        tracing::warn!(%why, "a change could not be noted");
+    }
+    failed(Failure::Changed, why)
+}
+
 fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
     match why {
         Refusal::InUse | Refusal::NotQuiet(_) => soon_or_never(shared, action, Failure::Busy, why),
@@ -274,19 +339,15 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
             Finish::Done
         }
         Refusal::Vanished => Finish::Done,
-        Refusal::Dirty { .. } => {
-            let noted = shared.catalog.differs(
-                node.id,
-                node.proven,
-                TombstoneWhy::Overwrite,
-                shared.now(),
-                Durability::Relaxed,
-            );
-            if let Err(why) = noted {
-                tracing::warn!(%why, "a change could not be noted");
+        // Its holes are no new data: the catalog's copies are those of the file.
+        Refusal::Dirty { .. } if matches!(node.state, FileState::Released | FileState::Lost) => {
+            match shared.look_again(&node.handle) {
+                Ok(true) => failed(Failure::Lost, RecallError::Lost),
+                Ok(false) => changed(shared, node, why),
+                Err(why) => later(shared, action, why.code(), why),
             }
-            failed(Failure::Changed, why)
         }
+        Refusal::Dirty { .. } => changed(shared, node, why),
         Refusal::NotArchived => {
             if let Err(why) = lacks_record(shared, node) {
                 tracing::warn!(%why, "a missing record could not be noted");
@@ -294,6 +355,8 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
             failed(Failure::NoGoodCopy, why)
         }
         Refusal::Copies { .. } | Refusal::Unproven(_) => failed(Failure::NoGoodCopy, why),
+        // A full state directory, most often; or somebody was quicker.
+        Refusal::Unnoted(_) => later(shared, action, Failure::Internal, why),
         Refusal::Foreign => failed(Failure::Foreign, why),
         Refusal::Small(_) | Refusal::FreesNothing(_) => failed(Failure::Usage, why),
         Refusal::Backing(full) if full.is_full() => later(shared, action, Failure::NoSpace, why),

@@ -2,8 +2,8 @@
 
 use super::rig::PATIENCE;
 use crate::error::Failure;
-use crate::format::record::{CopyHint, State};
-use crate::hsm::backing::{Backing, How, SealKey};
+use crate::format::record::{CopyHint, Record, State};
+use crate::hsm::backing::{Backing, FileStat, How, SealKey};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, StageAsk, User, Vouched};
 use crate::hsm::rig::{Image, MemoryTier, Rig, noise};
@@ -52,7 +52,7 @@ impl Asks for Plain {
     }
     fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
     fn foreign(&self, _: &NodeHandle, _: &str) {}
-    fn looks_lost(&self, _: &NodeHandle, _: u64, _: bool) -> bool {
+    fn looks_lost(&self, _: &NodeHandle, _: Option<&Record>, _: &FileStat) -> bool {
         false
     }
     fn eta(&self, _: FileId) -> Option<Duration> {

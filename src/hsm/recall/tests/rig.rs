@@ -176,7 +176,7 @@ impl Asks for Above {
     fn foreign(&self, node: &NodeHandle, why: &str) {
         self.foreign.lock().push((node.clone(), why.to_owned()));
     }
-    fn looks_lost(&self, node: &NodeHandle, _: u64, _: bool) -> bool {
+    fn looks_lost(&self, node: &NodeHandle, _: Option<&Record>, _: &FileStat) -> bool {
         self.doubted.lock().get(node) == Some(&true)
     }
     fn eta(&self, _: FileId) -> Option<Duration> {
