@@ -1,7 +1,6 @@
 //! The running mirror: start, facts for status, gate, unmount, wait.
 
 mod connect;
-mod descriptors;
 mod inherit;
 mod prepare;
 
@@ -11,7 +10,7 @@ use crate::gate::MirrorGate;
 use crate::ledger::Found;
 use crate::mount::{COVERED, Inheritance, Mounter, Pinned, device_of_fd};
 use crate::workers::spawn;
-use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
+use crate::{Gate, MirrorError, NodeHandle, Residency, creds, descriptors, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
 use crossbeam_channel::Receiver;
 use fuser::Session;

@@ -1,6 +1,6 @@
 //! Everything that stands before the mount: places, backing, tables.
 
-use super::{BackingDir, MirrorConfig, Passthrough, descriptors, inherit};
+use super::{BackingDir, MirrorConfig, Passthrough, inherit};
 use crate::backing::{Backing, Seen, stat_of};
 use crate::core::Core;
 use crate::fs::{Agreed, Wanted};
@@ -13,7 +13,7 @@ use crate::notify::Notices;
 use crate::park::Park;
 use crate::restart::Replays;
 use crate::workers::Workers;
-use crate::{MirrorError, NodeHandle, creds, sys};
+use crate::{MirrorError, NodeHandle, creds, descriptors, sys};
 use crossbeam_channel::Receiver;
 use lru::LruCache;
 use parking_lot::Mutex;

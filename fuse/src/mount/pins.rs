@@ -52,6 +52,33 @@ pub(crate) struct Pinned {
     pub(crate) locks: Vec<(LockPin, OwnedFd)>,
 }
 
+impl Pinned {
+    /// One message of the holder, with a descriptor for each thing that it names. `EMFILE`: not all
+    /// have arrived, there are too many for this process.
+    pub(super) fn add(&mut self, message: &[u8], fds: Vec<OwnedFd>) -> Result<(), Errno> {
+        let mut fields = Fields(message);
+        let kind = fields.byte();
+        for fd in fds {
+            match kind {
+                Some(b'K') => {
+                    let node = fields.long().ok_or(Errno::PROTO)?;
+                    self.inodes.insert(node, fd);
+                }
+                Some(b'L') => {
+                    let lock = LockPin::get(&mut fields).ok_or(Errno::PROTO)?;
+                    self.locks.push((lock, fd));
+                }
+                _ => return Err(Errno::PROTO),
+            }
+        }
+        match kind {
+            Some(b'K' | b'L') if fields.0.is_empty() => Ok(()),
+            Some(b'K' | b'L') => Err(Errno::MFILE),
+            _ => Err(Errno::PROTO),
+        }
+    }
+}
+
 /// A message about a pinned inode, by its node's id, or about a description with locks. It has no
 /// answer.
 pub(super) enum Pin {

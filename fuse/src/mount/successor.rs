@@ -3,9 +3,9 @@
 
 use super::holder::PROTOCOL;
 use super::mounter::{self, Fields, Mounter};
-use super::pins::{LockPin, Pinned};
-use crate::MirrorError;
+use super::pins::Pinned;
 use crate::ledger::{self, Agreement, Ledger, Mapping};
+use crate::{MirrorError, descriptors};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -49,6 +49,8 @@ impl Successor {
     /// [`MirrorError::TakeOver`] if what it says cannot be understood.
     pub fn meet(socket: &Path) -> Result<Option<Self>, MirrorError> {
         let failed = |why: Errno| MirrorError::take_over("talk to its holder", why);
+        // What would not fit the kernel takes out of a message.
+        descriptors::raise_limit();
         let connected = match dial(socket) {
             Ok(connected) => connected,
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
@@ -148,23 +150,11 @@ impl Successor {
         let mut pins = Pinned::default();
         loop {
             let (message, fds) = next()?;
-            let mut fields = Fields(&message);
-            match fields.byte() {
-                Some(b'G') => break,
-                Some(b'K') => {
-                    for fd in fds {
-                        let node = fields.long().ok_or_else(|| failed(Errno::PROTO))?;
-                        pins.inodes.insert(node, fd);
-                    }
-                }
-                Some(b'L') => {
-                    for fd in fds {
-                        let lock = LockPin::get(&mut fields).ok_or_else(|| failed(Errno::PROTO))?;
-                        pins.locks.push((lock, fd));
-                    }
-                }
-                _ => return Err(failed(Errno::PROTO)),
+            if message.first() == Some(&b'G') {
+                tell_lost(&message[1..]);
+                break;
             }
+            pins.add(&message, fds).map_err(failed)?;
         }
         set_socket_timeout(&self.socket, Timeout::Recv, None).map_err(failed)?;
         // It came with this process's copy of the users' namespace.
@@ -182,6 +172,20 @@ impl Successor {
             ledger: self.ledger,
             pins,
         })
+    }
+}
+
+/// What the holder should have had for this server.
+fn tell_lost(message: &[u8]) {
+    let mut fields = Fields(message);
+    for what in ["inodes that are open without a name", "record locks"] {
+        if let Some(count @ 1..) = fields.number() {
+            tracing::error!(
+                count,
+                what,
+                "lost with the predecessor: the holder had no descriptors left to keep them"
+            );
+        }
     }
 }
 
