@@ -22,6 +22,8 @@ pub(crate) enum Reply {
     Create(fuser::ReplyCreate, Box<Entry>),
     Attr(fuser::ReplyAttr),
     Empty(fuser::ReplyEmpty),
+    /// Of a request to lock or unlock.
+    SetLock(fuser::ReplyEmpty),
     Write(fuser::ReplyWrite),
     Lseek(fuser::ReplyLseek),
     Lock(fuser::ReplyLock),
@@ -41,7 +43,7 @@ impl Reply {
             Self::Open(reply) => reply.error(error),
             Self::Create(reply, _) => reply.error(error),
             Self::Attr(reply) => reply.error(error),
-            Self::Empty(reply) => reply.error(error),
+            Self::Empty(reply) | Self::SetLock(reply) => reply.error(error),
             Self::Write(reply) => reply.error(error),
             Self::Lseek(reply) => reply.error(error),
             Self::Lock(reply) => reply.error(error),
@@ -71,7 +73,7 @@ impl Reply {
 
     pub(crate) fn ok(self) {
         match self {
-            Self::Empty(reply) => reply.ok(),
+            Self::Empty(reply) | Self::SetLock(reply) => reply.ok(),
             other => other.error(Errno::INVAL),
         }
     }
@@ -127,6 +129,15 @@ struct Slots {
     expecting: HashSet<Ticket>,
     next: u64,
     closed: bool,
+}
+
+/// A parked reply as the watcher sees it.
+pub(crate) struct Waiting {
+    pub(crate) ticket: Ticket,
+    pub(crate) thread: u32,
+    /// The kernel makes of its EINTR that the call begins anew, and leaves it to the thread's signal
+    /// to do that or to tell EINTR: without one the caller sees what no caller should (512).
+    pub(crate) restarts: bool,
 }
 
 /// All parked replies.
@@ -206,8 +217,8 @@ impl Park {
         }
     }
 
-    /// The threads that wait, waiting itself until there are any. `None`: closed.
-    pub(crate) fn waiting(&self) -> Option<Vec<(Ticket, u32)>> {
+    /// Who waits, waiting itself until there are any. `None`: closed.
+    pub(crate) fn waiting(&self) -> Option<Vec<Waiting>> {
         let mut slots = self.slots.lock();
         while slots.parked.is_empty() && !slots.closed {
             self.arrived.wait(&mut slots);
@@ -215,7 +226,12 @@ impl Park {
         if slots.closed {
             return None;
         }
-        Some(slots.parked.iter().map(|(t, p)| (*t, p.thread)).collect())
+        let parked = slots.parked.iter().map(|(ticket, parked)| Waiting {
+            ticket: *ticket,
+            thread: parked.thread,
+            restarts: matches!(parked.reply, Reply::SetLock(_)),
+        });
+        Some(parked.collect())
     }
 
     /// Sleeps, but not beyond [`Park::close`]. `false`: closed.

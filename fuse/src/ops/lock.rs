@@ -53,7 +53,7 @@ impl Drop for Turn {
 impl Core {
     /// Locks or unlocks.
     pub(crate) fn set_lock(self: &Arc<Self>, ask: Ask, reply: fuser::ReplyEmpty) {
-        self.ask_for_lock(ask, Reply::Empty(reply));
+        self.ask_for_lock(ask, Reply::SetLock(reply));
     }
 
     fn ask_for_lock(self: &Arc<Self>, ask: Ask, reply: Reply) {
