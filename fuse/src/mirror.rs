@@ -12,7 +12,6 @@ use crate::mount::{COVERED, Inheritance, Mounter, Pinned, device_of_fd};
 use crate::workers::spawn;
 use crate::{Gate, MirrorError, NodeHandle, Residency, creds, descriptors, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
-use crossbeam_channel::Receiver;
 use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
@@ -405,9 +404,9 @@ fn serve(
     core: &Core,
     ended: &Arc<Ended>,
     session: Session<MirrorFs>,
-    notices: Receiver<u64>,
+    notices: notify::Inbox,
 ) -> Result<(), MirrorError> {
-    notify::run(notices, session.notifier())?;
+    notify::run(notices, &session.notifier())?;
     let (park, residency) = (core.park.clone(), core.residency.clone());
     spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
     let (park, residency) = (core.park.clone(), core.residency.clone());

@@ -28,6 +28,8 @@ mod model;
 mod names;
 #[path = "mounted/parked.rs"]
 mod parked;
+#[path = "mounted/passed_on.rs"]
+mod passed_on;
 #[path = "mounted/places.rs"]
 mod places;
 #[path = "mounted/posix.rs"]

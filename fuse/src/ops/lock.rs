@@ -11,6 +11,8 @@
 //!    the open that they came through.
 //! 3. All that touches the backing runs on workers, in the owner's turn; who waits for a lock is
 //!    parked, and tried for when one is given up through this mount, or after a while.
+//! 4. A lock is told of only after the kernel was told to forget the file's attributes, and its
+//!    data where it remembers them.
 
 use crate::core::Core;
 use crate::locks::{Ask, Kind, Owner, Range};
@@ -79,6 +81,7 @@ impl Core {
             Err(error) => return reply.error(error),
         };
         match self.lock_now(&node, &ask) {
+            Ok(()) if ask.kind.is_some() => self.granted(&node, reply),
             Ok(()) => reply.ok(),
             Err(Refusal::Conflict) if ask.waits => self.wait_for_lock(ask, reply),
             Err(Refusal::Conflict) => reply.error(Errno::AGAIN),
@@ -89,6 +92,23 @@ impl Core {
                 self.retry(InUse::new(node), ask.thread, reply, next);
             }
             Err(Refusal::Failed(error)) => reply.error(error),
+        }
+    }
+
+    /// Who holds a lock sees what was written under others' before: what the kernel remembers of the
+    /// file goes first. The size and time of change that it would look at otherwise may be the
+    /// same (one tick of a server's clock, or a time that was set back). By passthrough no data are
+    /// remembered; of a file that was opened while its data were elsewhere nothing is dropped that
+    /// may be on its way, which a recall may delay for hours.
+    fn granted(&self, node: &Node, reply: Reply) {
+        let remembered = {
+            let state = node.state.lock();
+            !state.io.passes_through() && !state.through_residency
+        };
+        if remembered {
+            self.notices.data_first(node.id, reply);
+        } else {
+            self.notices.attributes_first(node.id, reply);
         }
     }
 

@@ -143,14 +143,14 @@ impl Locker {
 }
 
 /// Two mounts of one backing, with a file in it.
-struct Both {
-    one: Rig,
-    two: Rig,
+pub(crate) struct Both {
+    pub(crate) one: Rig,
+    pub(crate) two: Rig,
     disk: Disk,
 }
 
 impl Both {
-    fn new(name: &str, passthrough: Passthrough) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(name: &str, passthrough: Passthrough) -> anyhow::Result<Option<Self>> {
         let Some(disk) = Disk::in_memory(name, "size=2m,mode=755") else {
             return Ok(None);
         };
