@@ -377,7 +377,7 @@ impl Drop for Mirror {
 
 /// Enters what was agreed on, or goes on with what a predecessor left.
 fn begin(
-    core: &Core,
+    core: &Arc<Core>,
     session: &Session<MirrorFs>,
     agreed: Agreed,
     pins: Option<Pinned>,

@@ -10,6 +10,8 @@
 mod atime;
 #[path = "mounted/basic.rs"]
 mod basic;
+#[path = "mounted/contended.rs"]
+mod contended;
 #[path = "mounted/direct.rs"]
 mod direct;
 #[path = "mounted/dirs.rs"]

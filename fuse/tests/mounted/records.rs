@@ -49,15 +49,15 @@ def tell(words):
 for line in sys.stdin: tell(line.split())
 ";
 
-struct Locker {
+pub(crate) struct Locker {
     child: Child,
     orders: ChildStdin,
-    answers: Receiver<String>,
+    pub(crate) answers: Receiver<String>,
 }
 
 impl Locker {
     /// With the file open for writing, as its descriptor 0.
-    fn at(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn at(path: &Path) -> anyhow::Result<Self> {
         Self::with(path, "w")
     }
 
@@ -108,7 +108,7 @@ impl Locker {
         self.answers()
     }
 
-    fn gets(&mut self, order: &str) -> anyhow::Result<bool> {
+    pub(crate) fn gets(&mut self, order: &str) -> anyhow::Result<bool> {
         match &*self.does(order)? {
             "ok" => Ok(true),
             "EAGAIN" | "EACCES" => Ok(false),
@@ -134,7 +134,7 @@ impl Locker {
     }
 
     /// Begins what cannot be done yet, and is there when it waits.
-    fn waits(&mut self, order: &str) -> TestResult {
+    pub(crate) fn waits(&mut self, order: &str) -> TestResult {
         self.begins(order)?;
         eventually("it waits in fcntl", || self.is_waiting());
         anyhow::ensure!(self.answers.try_recv().is_err(), "{order}: it did not wait");
