@@ -34,8 +34,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Of the conversation with a successor; changes with its messages.
+/// Of the conversation with a successor; changes with its messages. What follows 1 differs from it in
+/// record locks alone, which only shared mounts have.
 pub(super) const PROTOCOL: u32 = 2;
+pub(super) const WITHOUT_LOCKS: u32 = 1;
 /// Inodes, or descriptions, in one message.
 const PINS_AT_ONCE: usize = 32;
 /// How long a killed server may take to end.

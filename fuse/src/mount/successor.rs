@@ -1,7 +1,7 @@
 //! The successor's side of a take-over: it meets the holder, looks whether it can go on with what
 //! is there, and only then takes it, which ends the predecessor.
 
-use super::holder::PROTOCOL;
+use super::holder::{PROTOCOL, WITHOUT_LOCKS};
 use super::mounter::{self, Fields, Mounter};
 use super::pins::Pinned;
 use crate::ledger::{self, Agreement, Ledger, Mapping};
@@ -25,6 +25,7 @@ const LINE: i32 = 4;
 pub struct Successor {
     socket: OwnedFd,
     holder: i32,
+    keeps_locks: bool,
     predecessor: Option<i32>,
     device: Option<u64>,
     mountpoint: PathBuf,
@@ -71,9 +72,11 @@ impl Successor {
     fn of(socket: OwnedFd, message: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self, MirrorError> {
         let failed = |why: Errno| MirrorError::take_over("understand its holder", why);
         let mut fields = Fields(message);
-        if fields.byte() != Some(b'O') || fields.number() != Some(PROTOCOL) {
-            return Err(failed(Errno::PROTO));
-        }
+        let keeps_locks = match (fields.byte(), fields.number()) {
+            (Some(b'O'), Some(PROTOCOL)) => true,
+            (Some(b'O'), Some(WITHOUT_LOCKS)) => false,
+            _ => return Err(failed(Errno::PROTO)),
+        };
         let offer = (|| {
             let holder = fields.number()?.cast_signed();
             let predecessor = Some(fields.number()?.cast_signed()).filter(|pid| *pid > 0);
@@ -89,11 +92,17 @@ impl Successor {
         Ok(Self {
             socket,
             holder,
+            keeps_locks,
             predecessor,
             device,
             mountpoint,
             ledger,
         })
+    }
+
+    /// Does the holder know of record locks? One of an older version does not.
+    pub(crate) fn keeps_locks(&self) -> bool {
+        self.keeps_locks
     }
 
     /// Where it is mounted.
@@ -247,4 +256,40 @@ fn reachable(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
         .join(dir.as_raw_fd().to_string())
         .join(name);
     Ok((dir, SocketAddrUnix::new(way)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Shape;
+    use rustix::net::socketpair;
+
+    /// What a holder of that version offers.
+    fn offered(protocol: u32) -> Result<Successor, MirrorError> {
+        let mapping = Mapping::create().unwrap();
+        let memory = mapping.fd().try_clone_to_owned().unwrap();
+        let _ledger = Ledger::create(Box::new(mapping), Shape::REAL, 7);
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (socket, _far) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let mut message = vec![b'O'];
+        for word in [protocol, 100, 101] {
+            message.extend(word.to_le_bytes());
+        }
+        message.extend(9_u64.to_le_bytes());
+        mounter::field(&mut message, b"/data");
+        Successor::of(socket, &message, vec![memory])
+    }
+
+    #[test]
+    fn a_holder_that_knows_nothing_of_locks_is_met_too() {
+        for (protocol, keeps_locks) in [(1, false), (2, true)] {
+            let met = offered(protocol).unwrap();
+            assert_eq!(met.keeps_locks(), keeps_locks);
+            assert_eq!(met.mountpoint(), Path::new("/data"));
+            assert_eq!(met.predecessor_pid(), Some(101));
+        }
+        for protocol in [0, PROTOCOL + 1] {
+            assert!(offered(protocol).is_err(), "{protocol}");
+        }
+    }
 }
