@@ -8,7 +8,7 @@ use crate::creds::Creator;
 use crate::ledger::Agreement;
 use crate::locks::{Ask, Kind, Owner, Range};
 use crate::node::Node;
-use crate::ops::{Change, Copy, FIRST_STEP, Listing, New};
+use crate::ops::{Change, Copy, Listing, New};
 use crate::park::errno;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, FileType, Filesystem,
@@ -125,7 +125,6 @@ fn ask(
         range: Range { first, last },
         kind,
         waits: false,
-        step: FIRST_STEP,
     }
 }
 

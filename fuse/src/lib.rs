@@ -49,6 +49,7 @@ mod backing;
 mod buffers;
 mod core;
 mod creds;
+mod descriptors;
 mod error;
 mod fs;
 mod gate;

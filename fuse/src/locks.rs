@@ -6,15 +6,18 @@
 //!    locks do not conflict on one description, and would on two.
 //! 2. What an owner does on a node is done one after the other (its *turns*), so that nobody locks
 //!    through a description that another of its threads is about to give up.
-//! 3. Who waits is in the list of its node until whoever takes it out of there tries for it.
+//! 3. What is entered as locked is locked on the backing, or was until a moment ago: it is entered
+//!    after that, and struck out before somebody is tried for who waited for it.
 //!
 //! A leaf of the lock order (see `node`): nothing is locked under it, and it is not held across
 //! system calls.
 
+mod line;
+
 use crate::park::Ticket;
 use crate::workers::Job;
+use line::{Held, Line, Refused};
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 /// The last byte that a lock can cover: "to the end, however long the file becomes".
 pub(crate) const END: u64 = i64::MAX as u64;
@@ -31,6 +34,10 @@ impl Range {
         first: 0,
         last: END,
     };
+
+    fn lies_within(self, other: Self) -> bool {
+        other.first <= self.first && self.last <= other.last
+    }
 
     fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
@@ -57,7 +64,7 @@ pub(crate) struct Owner {
 }
 
 /// What somebody wants of a range.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) owner: Owner,
     /// The open that it came through.
@@ -69,48 +76,70 @@ pub(crate) struct Ask {
     /// `None`: to unlock.
     pub(crate) kind: Option<Kind>,
     pub(crate) waits: bool,
-    /// How long it waits until it is tried again.
-    pub(crate) step: Duration,
 }
 
-/// Which bytes are locked, in whatever way: sorted, apart from each other.
+impl Ask {
+    /// Would one of these two locks shut the other out, if others hold them?
+    fn conflicts(&self, kind: Kind, range: Range) -> bool {
+        let both_read = kind == Kind::Read && self.kind == Some(Kind::Read);
+        self.kind.is_some() && !both_read && self.range.overlaps(range)
+    }
+}
+
+/// Locked bytes of one kind. `None`: not known, perhaps not locked at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    range: Range,
+    kind: Option<Kind>,
+}
+
+/// Which bytes are locked, and how: sorted, and of one kind apart from each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Covered(Vec<Range>);
+struct Covered(Vec<Part>);
 
 impl Covered {
-    fn add(&mut self, mut range: Range) {
+    fn add(&mut self, mut range: Range, kind: Option<Kind>) {
+        self.remove(range);
         self.0.retain(|held| {
-            let joined = held.touches(range);
+            let joined = held.kind == kind && held.range.touches(range);
             if joined {
-                range.first = range.first.min(held.first);
-                range.last = range.last.max(held.last);
+                range.first = range.first.min(held.range.first);
+                range.last = range.last.max(held.range.last);
             }
             !joined
         });
-        let at = self.0.partition_point(|held| held.first < range.first);
-        self.0.insert(at, range);
+        let at = self
+            .0
+            .partition_point(|held| held.range.first < range.first);
+        self.0.insert(at, Part { range, kind });
     }
 
     fn remove(&mut self, range: Range) {
         let held = std::mem::take(&mut self.0);
-        for part in held {
+        for Part { range: part, kind } in held {
             if !part.overlaps(range) {
-                self.0.push(part);
+                self.0.push(Part { range: part, kind });
                 continue;
             }
             if part.first < range.first {
-                self.0.push(Range {
-                    first: part.first,
-                    last: range.first - 1,
-                });
+                let (first, last) = (part.first, range.first - 1);
+                let range = Range { first, last };
+                self.0.push(Part { range, kind });
             }
             if part.last > range.last {
-                self.0.push(Range {
-                    first: range.last + 1,
-                    last: part.last,
-                });
+                let (first, last) = (range.last + 1, part.last);
+                let range = Range { first, last };
+                self.0.push(Part { range, kind });
             }
         }
+    }
+
+    fn shuts_out(&self, ask: &Ask) -> bool {
+        let mut parts = self.0.iter();
+        parts.any(|part| {
+            part.kind
+                .is_some_and(|kind| ask.conflicts(kind, part.range))
+        })
     }
 }
 
@@ -130,7 +159,8 @@ pub(crate) struct Locks<D> {
     most: usize,
     /// Whose turn it is, and what is to be done after it.
     turns: HashMap<Owner, VecDeque<Job>>,
-    waiting: HashMap<u64, Vec<(Ticket, Ask)>>,
+    /// By node.
+    waiting: HashMap<u64, Line>,
 }
 
 impl<D: Clone> Locks<D> {
@@ -202,11 +232,11 @@ impl<D: Clone> Locks<D> {
             }
         });
         holder.fh = ask.fh;
-        holder.covered.add(ask.range);
+        holder.covered.add(ask.range, ask.kind);
     }
 
-    /// A description with locks that were taken through a predecessor. How much of the file they
-    /// cover is not known: it counts as all of it until all is given up.
+    /// A description with locks that were taken through a predecessor. What they are is not known:
+    /// they may cover all of the file until all is given up.
     pub(crate) fn adopt(&mut self, owner: Owner, fh: u64, process: u32, description: D) {
         let ask = Ask {
             owner,
@@ -216,7 +246,6 @@ impl<D: Clone> Locks<D> {
             range: Range::WHOLE,
             kind: None,
             waits: false,
-            step: Duration::ZERO,
         };
         self.locked(&ask, description);
     }
@@ -251,36 +280,82 @@ impl<D: Clone> Locks<D> {
             first: place,
             last: place,
         };
+        let has_it = |part: &Part| part.kind.is_some() && part.range.overlaps(here);
         self.holders
             .get(&asking.node)?
             .iter()
             .filter(|(number, _)| **number != asking.number)
-            .find(|(_, holder)| holder.covered.0.iter().any(|held| held.overlaps(here)))
+            .find(|(_, holder)| holder.covered.0.iter().any(has_it))
             .map(|(_, holder)| holder.process)
     }
 
-    /// Somebody waits with a parked reply.
-    pub(crate) fn wait(&mut self, ticket: Ticket, ask: Ask) {
-        let waiting = self.waiting.entry(ask.owner.node).or_default();
-        waiting.push((ticket, ask));
+    /// Is a lock in the way of which it is known here?
+    pub(crate) fn is_shut_out(&self, ask: &Ask) -> bool {
+        Known(self.holders.get(&ask.owner.node)).shut_out(ask)
     }
 
-    /// What that one wanted, unless somebody else tries for it already.
+    /// Somebody waits, and is being tried for.
+    pub(crate) fn wait(&mut self, ticket: Ticket, ask: Ask) {
+        let line = self.waiting.entry(ask.owner.node).or_default();
+        line.enter(ticket, ask);
+    }
+
+    /// It did not get its lock.
     #[must_use]
-    pub(crate) fn take_waiting(&mut self, node: u64, ticket: Ticket) -> Option<Ask> {
-        let waiting = self.waiting.get_mut(&node)?;
-        let at = waiting.iter().position(|(known, _)| *known == ticket)?;
-        let (_, ask) = waiting.remove(at);
-        if waiting.is_empty() {
+    pub(crate) fn refused(&mut self, node: u64, ticket: Ticket) -> Refused {
+        let known = Known(self.holders.get(&node));
+        let line = self.waiting.get_mut(&node);
+        line.map(|line| line.refused(ticket, &known))
+            .unwrap_or_default()
+    }
+
+    /// The time has come. Who is to be tried for now, which may be others.
+    #[must_use]
+    pub(crate) fn due(&mut self, node: u64, ticket: Ticket, turn: u64) -> Vec<(Ticket, Ask)> {
+        let known = Known(self.holders.get(&node));
+        let line = self.waiting.get_mut(&node);
+        line.map(|line| line.due(ticket, turn, &known))
+            .unwrap_or_default()
+    }
+
+    /// It waits no more. Who is to be tried for instead.
+    #[must_use]
+    pub(crate) fn left(&mut self, node: u64, ticket: Ticket) -> Vec<(Ticket, Ask)> {
+        let known = Known(self.holders.get(&node));
+        let Some(line) = self.waiting.get_mut(&node) else {
+            return Vec::new();
+        };
+        let next = line.left(ticket, &known);
+        if line.is_empty() {
             self.waiting.remove(&node);
         }
-        Some(ask)
+        next
     }
 
-    /// All who wait at a node, in the order in which they came.
+    /// Locks within that range were given up: who is to be tried for.
     #[must_use]
-    pub(crate) fn take_all_waiting(&mut self, node: u64) -> Vec<(Ticket, Ask)> {
-        self.waiting.remove(&node).unwrap_or_default()
+    pub(crate) fn freed(&mut self, node: u64, range: Range) -> Vec<(Ticket, Ask)> {
+        let known = Known(self.holders.get(&node));
+        let line = self.waiting.get_mut(&node);
+        line.map(|line| line.freed(range, &known))
+            .unwrap_or_default()
+    }
+}
+
+/// The locks of one node.
+struct Known<'a, D>(Option<&'a HashMap<u64, Holder<D>>>);
+
+impl<D> Held for Known<'_, D> {
+    fn shut_out(&self, ask: &Ask) -> bool {
+        let holders = self.0.into_iter().flatten();
+        holders
+            .filter(|(number, _)| **number != ask.owner.number)
+            .any(|(_, holder)| holder.covered.shuts_out(ask))
+    }
+
+    fn all_known(&self) -> bool {
+        let mut holders = self.0.into_iter().flatten();
+        holders.all(|(_, holder)| holder.covered.0.iter().all(|part| part.kind.is_some()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The running mirror: start, facts for status, gate, unmount, wait.
 
 mod connect;
-mod descriptors;
 mod inherit;
 mod prepare;
 
@@ -12,9 +11,8 @@ use crate::guard::Guarded;
 use crate::ledger::Found;
 use crate::mount::{COVERED, Inheritance, Mounter, Pinned, device_of_fd};
 use crate::workers::spawn;
-use crate::{Gate, MirrorError, NodeHandle, Residency, creds, notify, sys, watch};
+use crate::{Gate, MirrorError, NodeHandle, Residency, creds, descriptors, notify, sys, watch};
 use connect::{Mounted, connect, probe_passthrough};
-use crossbeam_channel::Receiver;
 use fuser::Session;
 use parking_lot::{Condvar, Mutex};
 use prepare::Prepared;
@@ -380,7 +378,7 @@ impl Drop for Mirror {
 
 /// Enters what was agreed on, or goes on with what a predecessor left.
 fn begin(
-    core: &Core,
+    core: &Arc<Core>,
     session: &Session<Guarded>,
     agreed: Agreed,
     pins: Option<Pinned>,
@@ -407,9 +405,9 @@ fn serve(
     core: &Core,
     ended: &Arc<Ended>,
     session: Session<Guarded>,
-    notices: Receiver<u64>,
+    notices: notify::Inbox,
 ) -> Result<(), MirrorError> {
-    notify::run(notices, session.notifier())?;
+    notify::run(notices, &session.notifier())?;
     let (park, residency) = (core.park.clone(), core.residency.clone());
     spawn("cairn-fuse-watch", move || watch::run(&park, &residency))?;
     let (park, residency) = (core.park.clone(), core.residency.clone());

@@ -1,38 +1,83 @@
-//! Notices to the kernel that cached attributes are old. One thread that holds no lock sends
-//! them all (P11): only attributes are dropped, never pages, so the kernel waits for nothing
-//! while it takes one.
+//! Notices to the kernel that what it remembers is old. Threads that hold no lock send them (P11):
+//! one those about attributes alone, for which the kernel waits for nothing; another those about
+//! pages, too, for which it waits until reads and writes of them that are under way are answered.
 
 use crate::MirrorError;
+use crate::park::Reply;
 use crate::workers::spawn;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use fuser::{INodeNo, Notifier};
 
 /// An offset below zero means: attributes alone.
 const NO_PAGES: i64 = -1;
+/// From there on, of any length.
+const ALL_PAGES: i64 = 0;
+
+struct Notice {
+    id: u64,
+    /// Who is told that all went well once the kernel knows.
+    then: Option<Reply>,
+}
 
 /// Where notices are left.
-pub(crate) struct Notices(Sender<u64>);
+pub(crate) struct Notices {
+    attributes: Sender<Notice>,
+    data: Sender<Notice>,
+}
+
+/// What the threads take them from.
+pub(crate) struct Inbox {
+    attributes: Receiver<Notice>,
+    data: Receiver<Notice>,
+}
 
 impl Notices {
-    pub(crate) fn new() -> (Self, Receiver<u64>) {
-        let (sender, receiver) = unbounded();
-        (Self(sender), receiver)
+    pub(crate) fn new() -> (Self, Inbox) {
+        let (attributes, about_attributes) = unbounded();
+        let (data, about_data) = unbounded();
+        let inbox = Inbox {
+            attributes: about_attributes,
+            data: about_data,
+        };
+        (Self { attributes, data }, inbox)
     }
 
     /// The attributes of a node changed behind the kernel's back. Never blocks.
     pub(crate) fn attributes(&self, id: u64) {
-        let _ = self.0.send(id);
+        let _ = self.attributes.send(Notice { id, then: None });
+    }
+
+    /// They may have: answers when they are asked for anew. Never blocks.
+    pub(crate) fn attributes_first(&self, id: u64, then: Reply) {
+        let then = Some(then);
+        let _ = self.attributes.send(Notice { id, then });
+    }
+
+    /// And so may the data. Not for files whose reads wait for a recall.
+    pub(crate) fn data_first(&self, id: u64, then: Reply) {
+        let then = Some(then);
+        let _ = self.data.send(Notice { id, then });
     }
 }
 
-/// Starts the thread; it ends with the last sender.
-pub(crate) fn run(notices: Receiver<u64>, notifier: Notifier) -> Result<(), MirrorError> {
-    spawn("cairn-fuse-notify", move || {
-        for id in &notices {
-            if let Err(error) = notifier.inval_inode(INodeNo(id), NO_PAGES, 0) {
-                tracing::debug!(id, %error, "attributes could not be invalidated");
+/// Starts the threads; they end with the last sender.
+pub(crate) fn run(inbox: Inbox, notifier: &Notifier) -> Result<(), MirrorError> {
+    let Inbox { attributes, data } = inbox;
+    for (name, notices, offset) in [
+        ("cairn-fuse-notify", attributes, NO_PAGES),
+        ("cairn-fuse-pages", data, ALL_PAGES),
+    ] {
+        let notifier = notifier.clone();
+        spawn(name, move || {
+            for Notice { id, then } in &notices {
+                if let Err(error) = notifier.inval_inode(INodeNo(id), offset, 0) {
+                    tracing::debug!(id, %error, "what the kernel remembers could not be dropped");
+                }
+                if let Some(reply) = then {
+                    reply.ok();
+                }
             }
-        }
-    })
-    .map(drop)
+        })?;
+    }
+    Ok(())
 }

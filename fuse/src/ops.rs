@@ -15,7 +15,6 @@ mod xattr;
 pub(crate) use attr::Change;
 pub(crate) use create::New;
 pub(crate) use dir::Listing;
-pub(crate) use lock::FIRST_STEP;
 pub(crate) use open::{FH_CACHED, FH_WRITES};
 pub(crate) use remove::is_large;
 pub(crate) use space::Copy;

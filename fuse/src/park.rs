@@ -8,6 +8,7 @@ use crate::locks::Kind;
 use crate::node::InUse;
 use crate::passthrough::Registered;
 use crate::sys::FoundLock;
+use crate::workers::Job;
 use crate::{Residency, WaitToken};
 use fuser::{FileHandle, FopenFlags};
 use parking_lot::{Condvar, Mutex};
@@ -22,9 +23,14 @@ pub(crate) enum Reply {
     Create(fuser::ReplyCreate, Box<Entry>),
     Attr(fuser::ReplyAttr),
     Empty(fuser::ReplyEmpty),
+    /// Of a request to lock or unlock.
+    SetLock(fuser::ReplyEmpty),
     Write(fuser::ReplyWrite),
     Lseek(fuser::ReplyLseek),
     Lock(fuser::ReplyLock),
+    /// In place of the library's, which cannot be made without a mount.
+    #[cfg(test)]
+    Told(crossbeam_channel::Sender<Errno>),
 }
 
 /// The errno as FUSE's library wants it.
@@ -35,16 +41,23 @@ pub(crate) fn errno(error: Errno) -> fuser::Errno {
 impl Reply {
     /// Ends the request with an error.
     pub(crate) fn error(self, error: Errno) {
+        #[cfg(test)]
+        if let Self::Told(tell) = &self {
+            let _ = tell.send(error);
+            return;
+        }
         let error = errno(error);
         match self {
             Self::Data(reply) => reply.error(error),
             Self::Open(reply) => reply.error(error),
             Self::Create(reply, _) => reply.error(error),
             Self::Attr(reply) => reply.error(error),
-            Self::Empty(reply) => reply.error(error),
+            Self::Empty(reply) | Self::SetLock(reply) => reply.error(error),
             Self::Write(reply) => reply.error(error),
             Self::Lseek(reply) => reply.error(error),
             Self::Lock(reply) => reply.error(error),
+            #[cfg(test)]
+            Self::Told(_) => {}
         }
     }
 
@@ -71,7 +84,7 @@ impl Reply {
 
     pub(crate) fn ok(self) {
         match self {
-            Self::Empty(reply) => reply.ok(),
+            Self::Empty(reply) | Self::SetLock(reply) => reply.ok(),
             other => other.error(Errno::INVAL),
         }
     }
@@ -116,17 +129,37 @@ struct Parked {
     reply: Reply,
     in_use: Option<InUse>,
     token: Option<WaitToken>,
+    /// To be done when the caller does not wait any more.
+    given_up: Option<Job>,
+}
+
+/// A reply that is out for a moment, to be answered or laid aside again.
+struct Lent {
+    thread: u32,
+    /// The caller does not wait any more.
+    stop: Option<Errno>,
+    given_up: Job,
 }
 
 #[derive(Default)]
 struct Slots {
     parked: HashMap<Ticket, Parked>,
+    lent: HashMap<Ticket, Lent>,
     /// Abandoned before their token was known.
     orphaned: HashSet<Ticket>,
     /// Parked by whom a token will be told.
     expecting: HashSet<Ticket>,
     next: u64,
     closed: bool,
+}
+
+/// A parked reply as the watcher sees it.
+pub(crate) struct Waiting {
+    pub(crate) ticket: Ticket,
+    pub(crate) thread: u32,
+    /// The kernel makes of its EINTR that the call begins anew, and leaves it to the thread's signal
+    /// to do that or to tell EINTR: without one the caller sees what no caller should (512).
+    pub(crate) restarts: bool,
 }
 
 /// All parked replies.
@@ -165,12 +198,73 @@ impl Park {
             reply,
             in_use,
             token: None,
+            given_up: None,
         };
+        self.lay_aside(&mut slots, ticket, parked);
+        ticket
+    }
+
+    fn lay_aside(&self, slots: &mut Slots, ticket: Ticket, parked: Parked) {
         slots.parked.insert(ticket, parked);
         if slots.parked.len() == 1 {
             self.arrived.notify_all();
         }
+    }
+
+    /// The name of a reply that is about to be lent for the first time: to be laid aside again with
+    /// [`Park::give_back`], or answered and then [`settled`](Park::settle). If its caller gives up
+    /// meanwhile that is known when it comes back.
+    pub(crate) fn lent(&self, caller: u32, given_up: impl FnOnce(Ticket) -> Job) -> Ticket {
+        let mut slots = self.slots.lock();
+        slots.next += 1;
+        let ticket = Ticket(slots.next);
+        let lent = Lent {
+            thread: caller,
+            stop: None,
+            given_up: given_up(ticket),
+        };
+        slots.lent.insert(ticket, lent);
         ticket
+    }
+
+    /// Takes it out again, unless it was answered.
+    pub(crate) fn lend(&self, ticket: Ticket) -> Option<Reply> {
+        let mut slots = self.slots.lock();
+        let mut parked = slots.parked.remove(&ticket)?;
+        let lent = Lent {
+            thread: parked.thread,
+            stop: None,
+            given_up: parked.given_up.take()?,
+        };
+        slots.lent.insert(ticket, lent);
+        Some(parked.reply)
+    }
+
+    pub(crate) fn give_back(&self, ticket: Ticket, reply: Reply) {
+        let mut slots = self.slots.lock();
+        let closed = slots.closed.then_some(Errno::NOTCONN);
+        let Some(lent) = slots.lent.remove(&ticket) else {
+            return;
+        };
+        if let Some(error) = lent.stop.or(closed) {
+            drop(slots);
+            reply.error(error);
+            return (lent.given_up)();
+        }
+        let parked = Parked {
+            thread: lent.thread,
+            reply,
+            in_use: None,
+            token: None,
+            given_up: Some(lent.given_up),
+        };
+        self.lay_aside(&mut slots, ticket, parked);
+    }
+
+    /// A lent reply was answered.
+    pub(crate) fn settle(&self, ticket: Ticket) {
+        let lent = self.slots.lock().lent.remove(&ticket);
+        drop(lent);
     }
 
     /// What the wait is called. `false`: the caller is gone already; give the wait up.
@@ -194,6 +288,9 @@ impl Park {
     pub(crate) fn abandon(&self, ticket: Ticket, error: Errno, residency: &dyn Residency) {
         let mut slots = self.slots.lock();
         let Some(parked) = slots.parked.remove(&ticket) else {
+            if let Some(lent) = slots.lent.get_mut(&ticket) {
+                lent.stop = Some(error);
+            }
             return;
         };
         if parked.token.is_none() && slots.expecting.contains(&ticket) {
@@ -204,18 +301,32 @@ impl Park {
         if let Some(token) = parked.token {
             residency.give_up(token);
         }
+        if let Some(job) = parked.given_up {
+            job();
+        }
     }
 
-    /// The threads that wait, waiting itself until there are any. `None`: closed.
-    pub(crate) fn waiting(&self) -> Option<Vec<(Ticket, u32)>> {
+    /// Who waits, waiting itself until there are any. `None`: closed.
+    pub(crate) fn waiting(&self) -> Option<Vec<Waiting>> {
         let mut slots = self.slots.lock();
-        while slots.parked.is_empty() && !slots.closed {
+        while slots.parked.is_empty() && slots.lent.is_empty() && !slots.closed {
             self.arrived.wait(&mut slots);
         }
         if slots.closed {
             return None;
         }
-        Some(slots.parked.iter().map(|(t, p)| (*t, p.thread)).collect())
+        let parked = slots.parked.iter().map(|(ticket, parked)| Waiting {
+            ticket: *ticket,
+            thread: parked.thread,
+            restarts: matches!(parked.reply, Reply::SetLock(_)),
+        });
+        // Only who waits for a lock comes and goes.
+        let lent = slots.lent.iter().map(|(ticket, lent)| Waiting {
+            ticket: *ticket,
+            thread: lent.thread,
+            restarts: true,
+        });
+        Some(parked.chain(lent).collect())
     }
 
     /// Sleeps, but not beyond [`Park::close`]. `false`: closed.
@@ -243,3 +354,7 @@ impl Park {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "park/tests.rs"]
+mod tests;

@@ -217,7 +217,7 @@ impl Core {
     }
 
     /// Takes over what the kernel knows and has open. Before any request is read.
-    pub(crate) fn adopt(&self, found: Found, mut pins: Pinned) {
+    pub(crate) fn adopt(self: &Arc<Self>, found: Found, mut pins: Pinned) {
         let (Some(ledger), Some(device)) = (&self.nodes.ledger, self.device.lock().clone()) else {
             return;
         };
@@ -257,7 +257,7 @@ impl Core {
     }
 
     /// What is locked on a description its owner knows: it counts as all until it is given up.
-    fn adopt_locks(&self, locks: Vec<(LockPin, OwnedFd)>, opens: &[FoundOpen]) {
+    fn adopt_locks(self: &Arc<Self>, locks: Vec<(LockPin, OwnedFd)>, opens: &[FoundOpen]) {
         let opens: HashSet<u64> = opens.iter().map(|open| open.fh).collect();
         for (lock, description) in locks {
             if opens.contains(&lock.fh) {
@@ -270,9 +270,7 @@ impl Core {
             }
             // Its open was closed, and its server died before it had unlocked everything.
             let _ = sys::set_lock(description.as_fd(), None, Range::WHOLE);
-            if let Some(pins) = &self.pins {
-                pins.let_lock_go(lock.owner);
-            }
+            self.let_lock_go(lock.owner);
         }
     }
 

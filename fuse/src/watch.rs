@@ -4,6 +4,7 @@
 use crate::Residency;
 use crate::park::Park;
 use rustix::io::Errno;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,35 +16,38 @@ const STOPPING: u64 = (1 << (libc::SIGSTOP - 1))
     | (1 << (libc::SIGTTIN - 1))
     | (1 << (libc::SIGTTOU - 1));
 
-/// What to do about a parked caller.
-#[derive(Debug, PartialEq, Eq)]
-enum Caller {
-    Waits,
-    Interrupted,
-    Gone,
-}
-
 /// Watches until the park is closed.
 pub(crate) fn run(park: &Park, residency: &Arc<dyn Residency>) {
-    let mut buffer = Vec::with_capacity(4096);
+    let mut look = Look::default();
+    let mut shared = Shared::default();
     while let Some(mut waiting) = park.waiting() {
         // A thread with several readahead requests is looked at once.
-        waiting.sort_unstable_by_key(|(_, thread)| *thread);
+        waiting.sort_unstable_by_key(|one| one.thread);
         let begun = Instant::now();
-        let mut seen: Option<(u32, bool)> = None;
-        for (ticket, thread) in waiting {
-            if thread == 0 {
+        shared.next_round();
+        let mut seen: Option<(u32, Caller)> = None;
+        for one in waiting {
+            if one.thread == 0 {
                 // Of another pid namespace: bounded by the residency's own time limits, or by the
                 // lock that is in the way.
                 continue;
             }
-            let stop = match seen {
-                Some((known, stop)) if known == thread => stop,
-                _ => look(thread, &mut buffer) != Caller::Waits,
+            let caller = match seen {
+                Some((known, caller)) if known == one.thread => caller,
+                _ => look.at(one.thread),
             };
-            seen = Some((thread, stop));
+            seen = Some((one.thread, caller));
+            let stop = match caller {
+                Caller::Gone => true,
+                Caller::Unknown => false,
+                Caller::Lives(signals) if one.restarts => {
+                    signals.interrupts(signals.own)
+                        || shared.is_for(one.thread, &signals, |leader| look.at(leader))
+                }
+                Caller::Lives(signals) => signals.interrupts(signals.own | signals.shared),
+            };
             if stop {
-                park.abandon(ticket, Errno::INTR, residency.as_ref());
+                park.abandon(one.ticket, Errno::INTR, residency.as_ref());
             }
         }
         if !park.pause(period(begun.elapsed())) {
@@ -64,75 +68,119 @@ fn period(scan: Duration) -> Duration {
     (scan * 20).clamp(shortest, ROUND.saturating_sub(scan).max(shortest))
 }
 
-fn look(thread: u32, buffer: &mut Vec<u8>) -> Caller {
-    buffer.clear();
-    match std::fs::File::open(format!("/proc/{thread}/status")) {
-        Ok(mut file) => match file.read_to_end(buffer) {
-            Ok(_) => judge(&String::from_utf8_lossy(buffer)),
-            Err(_) => Caller::Gone,
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Caller::Gone,
-        Err(_) => Caller::Waits,
+/// What is known of a parked caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Lives(Signals),
+    Gone,
+    Unknown,
+}
+
+/// A thread's signals, as `/proc` has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Signals {
+    /// The process, which is the number of its first thread.
+    process: u32,
+    /// Pending for this very thread.
+    own: u64,
+    /// Pending for any thread of its process.
+    shared: u64,
+    blocked: u64,
+    caught: u64,
+}
+
+impl Signals {
+    /// Those of `pending` that end a wait of this thread.
+    fn effective(&self, pending: u64) -> u64 {
+        pending & !self.blocked & (!STOPPING | self.caught)
+    }
+
+    fn interrupts(&self, pending: u64) -> bool {
+        self.effective(pending) != 0
+    }
+}
+
+/// To which of a process's threads the kernel has given a signal that is for any of them: it does
+/// not say. It takes the first thread of the process, unless that blocks the signal; else one that
+/// does not. If that one runs, or sleeps otherwise, the signal is not pending for long; so it is
+/// taken for a waiting thread's only in the second round. Which of several that wait is a guess:
+/// that they are asked in the order in which they were made. One in a round, so that a wrong one is
+/// the only wrong one.
+#[derive(Default)]
+struct Shared {
+    /// Processes with such signals, and which.
+    now: HashMap<u32, u64>,
+    before: HashMap<u32, u64>,
+    answered: HashSet<u32>,
+}
+
+impl Shared {
+    fn next_round(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+        self.answered.clear();
+    }
+
+    fn is_for(
+        &mut self,
+        thread: u32,
+        signals: &Signals,
+        mut look: impl FnMut(u32) -> Caller,
+    ) -> bool {
+        let mut pending = signals.effective(signals.shared);
+        if pending == 0 || self.answered.contains(&signals.process) {
+            return false;
+        }
+        if thread != signals.process {
+            if let Caller::Lives(first) = look(signals.process) {
+                pending &= first.blocked;
+            }
+            *self.now.entry(signals.process).or_default() |= pending;
+            let before = self.before.get(&signals.process);
+            pending &= before.copied().unwrap_or_default();
+        }
+        pending != 0 && self.answered.insert(signals.process)
+    }
+}
+
+/// Looks at threads.
+#[derive(Default)]
+struct Look(Vec<u8>);
+
+impl Look {
+    fn at(&mut self, thread: u32) -> Caller {
+        self.0.clear();
+        match std::fs::File::open(format!("/proc/{thread}/status")) {
+            Ok(mut file) => match file.read_to_end(&mut self.0) {
+                Ok(_) => judge(&String::from_utf8_lossy(&self.0)),
+                Err(_) => Caller::Gone,
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Caller::Gone,
+            Err(_) => Caller::Unknown,
+        }
     }
 }
 
 fn judge(status: &str) -> Caller {
-    let (mut pending, mut blocked, mut caught) = (0, 0, 0);
+    let mut signals = Signals::default();
     for line in status.lines() {
         let Some((key, value)) = line.split_once(':') else {
             continue;
         };
-        let mask = || u64::from_str_radix(value.trim(), 16).unwrap_or(0);
+        let value = value.trim();
+        let mask = || u64::from_str_radix(value, 16).unwrap_or(0);
         match key {
-            "State" if value.trim_start().starts_with(['Z', 'X']) => return Caller::Gone,
-            "SigPnd" | "ShdPnd" => pending |= mask(),
-            "SigBlk" => blocked = mask(),
-            "SigCgt" => caught = mask(),
+            "State" if value.starts_with(['Z', 'X']) => return Caller::Gone,
+            "Tgid" => signals.process = value.parse().unwrap_or(0),
+            "SigPnd" => signals.own = mask(),
+            "ShdPnd" => signals.shared = mask(),
+            "SigBlk" => signals.blocked = mask(),
+            "SigCgt" => signals.caught = mask(),
             _ => {}
         }
     }
-    if pending & !blocked & (!STOPPING | caught) != 0 {
-        Caller::Interrupted
-    } else {
-        Caller::Waits
-    }
+    Caller::Lives(signals)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(pending: u64, blocked: u64, caught: u64) -> String {
-        format!(
-            "Name:\tcat\nState:\tD (disk sleep)\nSigPnd:\t{pending:016x}\nShdPnd:\t{:016x}\n\
-             SigBlk:\t{blocked:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{caught:016x}\n",
-            0, 0
-        )
-    }
-
-    #[test]
-    fn pending_signals_interrupt_unless_blocked_or_merely_stopping() {
-        let int = 1 << (libc::SIGINT - 1);
-        let stop = 1 << (libc::SIGTSTP - 1);
-        assert_eq!(judge(&status(0, 0, 0)), Caller::Waits);
-        assert_eq!(judge(&status(int, 0, 0)), Caller::Interrupted);
-        assert_eq!(judge(&status(int, int, 0)), Caller::Waits);
-        assert_eq!(judge(&status(stop, 0, 0)), Caller::Waits);
-        assert_eq!(judge(&status(stop, 0, stop)), Caller::Interrupted);
-        assert_eq!(judge("State:\tZ (zombie)\n"), Caller::Gone);
-        assert_eq!(look(u32::MAX, &mut Vec::new()), Caller::Gone);
-    }
-
-    #[test]
-    fn looking_takes_a_twentieth_of_the_time_or_keeps_the_round() {
-        assert_eq!(period(Duration::ZERO), Duration::from_millis(100));
-        assert_eq!(
-            period(Duration::from_millis(10)),
-            Duration::from_millis(200)
-        );
-        for scan in [20, 100, 250, 300].map(Duration::from_millis) {
-            assert_eq!(scan + period(scan), ROUND, "{scan:?}");
-        }
-        assert_eq!(period(Duration::from_secs(9)), Duration::from_millis(100));
-    }
-}
+#[path = "watch/tests.rs"]
+mod tests;

@@ -16,7 +16,8 @@ pub(crate) struct Workers {
     data: Sender<Job>,
     slow: Sender<Job>,
     asking: Sender<Job>,
-    timer: Sender<(Instant, Job)>,
+    waits: Sender<Job>,
+    timer: Sender<Timed>,
 }
 
 impl Workers {
@@ -25,13 +26,14 @@ impl Workers {
         let data = pool("cairn-fuse-data", (cores * 2).clamp(4, 32))?;
         let slow = pool("cairn-fuse-slow", 16)?;
         let asking = pool("cairn-fuse-ask", 4)?;
+        let waits = pool("cairn-fuse-wait", 4)?;
         let (timer, waiting) = unbounded();
-        let due = slow.clone();
-        spawn("cairn-fuse-timer", move || keep_time(&waiting, &due))?;
+        spawn("cairn-fuse-timer", move || keep_time(&waiting))?;
         Ok(Self {
             data,
             slow,
             asking,
+            waits,
             timer,
         })
     }
@@ -53,7 +55,22 @@ impl Workers {
 
     /// On the slow pool, after a while.
     pub(crate) fn later(&self, after: Duration, job: impl FnOnce() + Send + 'static) {
-        let _ = self.timer.send((Instant::now() + after, Box::new(job)));
+        self.at(after, self.slow.clone(), Box::new(job));
+    }
+
+    /// Tries for those who wait for record locks, of whom there may be thousands.
+    pub(crate) fn waits(&self, job: impl FnOnce() + Send + 'static) {
+        let _ = self.waits.send(Box::new(job));
+    }
+
+    /// The same, after a while.
+    pub(crate) fn waits_later(&self, after: Duration, job: impl FnOnce() + Send + 'static) {
+        self.at(after, self.waits.clone(), Box::new(job));
+    }
+
+    fn at(&self, after: Duration, pool: Sender<Job>, job: Job) {
+        let at = Instant::now() + after;
+        let _ = self.timer.send(Timed { at, pool, job });
     }
 }
 
@@ -87,11 +104,15 @@ fn pool(name: &'static str, threads: usize) -> Result<Sender<Job>, MirrorError> 
     Ok(sender)
 }
 
-struct Timed(Instant, Job);
+struct Timed {
+    at: Instant,
+    pool: Sender<Job>,
+    job: Job,
+}
 
 impl PartialEq for Timed {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        self.at == other.at
     }
 }
 impl Eq for Timed {}
@@ -102,24 +123,24 @@ impl PartialOrd for Timed {
 }
 impl Ord for Timed {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
+        self.at.cmp(&other.at)
     }
 }
 
-fn keep_time(arriving: &Receiver<(Instant, Job)>, due: &Sender<Job>) {
+fn keep_time(arriving: &Receiver<Timed>) {
     let mut waiting: BinaryHeap<Reverse<Timed>> = BinaryHeap::new();
     loop {
         let now = Instant::now();
-        while waiting.peek().is_some_and(|next| next.0.0 <= now) {
-            if let Some(Reverse(Timed(_, job))) = waiting.pop() {
-                let _ = due.send(job);
+        while waiting.peek().is_some_and(|next| next.0.at <= now) {
+            if let Some(Reverse(Timed { pool, job, .. })) = waiting.pop() {
+                let _ = pool.send(job);
             }
         }
         let wait = waiting
             .peek()
-            .map_or(Duration::from_secs(3600), |next| next.0.0 - now);
+            .map_or(Duration::from_secs(3600), |next| next.0.at - now);
         match arriving.recv_timeout(wait) {
-            Ok((at, job)) => waiting.push(Reverse(Timed(at, job))),
+            Ok(timed) => waiting.push(Reverse(timed)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

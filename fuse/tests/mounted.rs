@@ -10,6 +10,8 @@
 mod atime;
 #[path = "mounted/basic.rs"]
 mod basic;
+#[path = "mounted/contended.rs"]
+mod contended;
 #[path = "mounted/direct.rs"]
 mod direct;
 #[path = "mounted/dirs.rs"]
@@ -32,6 +34,8 @@ mod model;
 mod names;
 #[path = "mounted/parked.rs"]
 mod parked;
+#[path = "mounted/passed_on.rs"]
+mod passed_on;
 #[path = "mounted/places.rs"]
 mod places;
 #[path = "mounted/posix.rs"]

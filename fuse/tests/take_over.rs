@@ -55,6 +55,14 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("record_locks_go_on", locks::record_locks_go_on),
     (
+        "many_locks_and_nameless_files_go_on",
+        locks::many_locks_and_nameless_files_go_on,
+    ),
+    (
+        "locks_that_do_not_fit_are_refused_as_a_whole",
+        locks::locks_that_do_not_fit_are_refused_as_a_whole,
+    ),
+    (
         "who_waits_for_a_record_lock_goes_on_waiting",
         locks::who_waits_for_a_record_lock_goes_on_waiting,
     ),

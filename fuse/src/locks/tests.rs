@@ -21,36 +21,81 @@ fn ask(owner: Owner, fh: u64, range: Range) -> Ask {
         range,
         kind: Some(Kind::Write),
         waits: true,
-        step: Duration::ZERO,
     }
+}
+
+fn kind() -> impl Strategy<Value = Option<Kind>> {
+    prop_oneof![Just(None), Just(Some(Kind::Read)), Just(Some(Kind::Write))]
 }
 
 proptest! {
     /// Against a list of bytes; the last of them stands for all behind it.
     #[test]
-    fn covered_bytes_are_those_that_were_locked_last(
-        steps in proptest::collection::vec((any::<bool>(), 0_u64..24, 0_u64..24), 1..40)
+    fn covered_bytes_are_as_they_were_locked_last(
+        steps in proptest::collection::vec((any::<bool>(), kind(), 0_u64..24, 0_u64..24), 1..40)
     ) {
         let mut covered = Covered::default();
-        let mut model = [false; 24];
-        for (locks, a, b) in steps {
+        let mut model = [None; 24];
+        for (locks, kind, a, b) in steps {
             let (first, last) = (a.min(b), a.max(b));
-            model[first as usize..=last as usize].fill(locks);
+            model[first as usize..=last as usize].fill(locks.then_some(kind));
             let part = range(first, if last == 23 { END } else { last });
             if locks {
-                covered.add(part);
+                covered.add(part, kind);
             } else {
                 covered.remove(part);
             }
             for (at, locked) in model.iter().enumerate() {
                 let here = range(at as u64, at as u64);
-                prop_assert_eq!(covered.0.iter().any(|held| held.overlaps(here)), *locked);
+                let mut there = covered.0.iter().filter(|held| held.range.overlaps(here));
+                prop_assert_eq!(there.next().map(|held| held.kind), *locked);
+                prop_assert!(there.next().is_none(), "once: {:?}", covered);
             }
             for two in covered.0.windows(2) {
-                prop_assert!(two[0].last + 1 < two[1].first, "sorted, apart: {:?}", covered);
+                let apart = two[0].range.last + 1 < two[1].range.first;
+                prop_assert!(apart || two[0].kind != two[1].kind, "joined: {:?}", covered);
+                prop_assert!(two[0].range.last < two[1].range.first, "sorted: {:?}", covered);
             }
         }
     }
+}
+
+#[test]
+fn writers_shut_others_out_and_readers_writers() {
+    let mut locks = Locks::new(9);
+    let reads = |owner| Ask {
+        kind: Some(Kind::Read),
+        ..ask(owner, 10, range(5, 5))
+    };
+    let writes = |owner| ask(owner, 10, range(5, 5));
+    locks.locked(&ask(ME, 10, range(0, 9)), 'd');
+    assert!(locks.is_shut_out(&reads(YOU)) && locks.is_shut_out(&writes(YOU)));
+    assert!(!locks.is_shut_out(&writes(ME)), "not by one's own");
+    assert!(
+        !locks.is_shut_out(&ask(YOU, 10, range(10, END))),
+        "beside it"
+    );
+    locks.locked(&reads(ME), 'd');
+    assert!(!locks.is_shut_out(&reads(YOU)) && locks.is_shut_out(&writes(YOU)));
+    let unlocks = Ask {
+        kind: None,
+        ..writes(YOU)
+    };
+    assert!(!locks.is_shut_out(&unlocks));
+}
+
+#[test]
+fn what_a_predecessors_locks_are_is_asked_of_the_backing() {
+    let mut locks = Locks::new(9);
+    locks.adopt(ME, 10, 100, 'd');
+    assert!(!locks.is_shut_out(&ask(YOU, 11, range(0, 9))));
+    assert_eq!(locks.process_at(YOU, 5), None, "it may be another's");
+    locks.locked(&ask(ME, 10, range(0, 9)), 'd');
+    assert!(locks.is_shut_out(&ask(YOU, 11, range(0, 9))));
+    assert_eq!(locks.process_at(YOU, 5), Some(100));
+    assert_eq!(locks.process_at(YOU, 10), None);
+    assert_eq!(locks.unlocked(ME, range(0, 9)), None, "perhaps not all");
+    assert_eq!(locks.unlocked(ME, Range::WHOLE), Some('d'));
 }
 
 #[test]
@@ -115,18 +160,25 @@ fn one_owners_turns_follow_each_other() {
 }
 
 #[test]
-fn who_waits_is_tried_for_once() {
-    let mut locks = Locks::<char>::new(9);
+fn who_waits_is_tried_for_by_one() {
+    let mut locks = Locks::new(9);
+    locks.locked(&ask(YOU, 10, range(0, 9)), 'd');
     let tickets = [1, 2, 3].map(Ticket);
     for ticket in tickets {
-        locks.wait(ticket, ask(ME, 10, range(ticket.0, ticket.0)));
+        locks.wait(ticket, ask(ME, 11, range(ticket.0, ticket.0)));
+        assert_eq!(locks.refused(7, ticket), Refused::default());
     }
-    assert!(locks.take_waiting(8, tickets[1]).is_none());
-    let taken = locks.take_waiting(7, tickets[1]).unwrap();
-    assert_eq!(taken.range, range(2, 2));
-    assert!(locks.take_waiting(7, tickets[1]).is_none());
-    let rest: Vec<_> = locks.take_all_waiting(7).iter().map(|w| w.0).collect();
-    assert_eq!(rest, [tickets[0], tickets[2]]);
-    assert!(locks.take_all_waiting(7).is_empty());
+    assert_eq!(locks.unlocked(YOU, Range::WHOLE), Some('d'));
+    let mut freed = || -> Vec<_> {
+        let next = locks.freed(7, Range::WHOLE);
+        next.iter().map(|one| one.0).collect()
+    };
+    assert_eq!(freed(), tickets);
+    assert_eq!(freed(), []);
+    assert!(locks.freed(8, Range::WHOLE).is_empty());
+    for ticket in tickets {
+        assert_eq!(locks.left(7, ticket), []);
+        assert_eq!(locks.left(7, ticket), [], "it has gone already");
+    }
     assert!(locks.waiting.is_empty());
 }

@@ -43,6 +43,12 @@ impl Successor {
         if told(&root) != self.root() {
             return Err(other_backing());
         }
+        if config.shared && !self.keeps_locks() {
+            return Err(MirrorError::Ledger {
+                why: "its holder is of an older version, which does not keep record locks"
+                    .to_owned(),
+            });
+        }
         let wanted = prepare::wanted(config, backing.0.as_fd());
         let trial = Trial {
             wanted,

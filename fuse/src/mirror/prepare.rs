@@ -1,6 +1,6 @@
 //! Everything that stands before the mount: places, backing, tables.
 
-use super::{BackingDir, MirrorConfig, Passthrough, descriptors, inherit};
+use super::{BackingDir, MirrorConfig, Passthrough, inherit};
 use crate::backing::{Backing, Seen, stat_of};
 use crate::core::Core;
 use crate::fs::{Agreed, Wanted};
@@ -9,12 +9,11 @@ use crate::ledger::{self, Found, Ledger, Mapping, Shape, told};
 use crate::locks::Locks;
 use crate::mount::{Pins, check_places, clean_stale};
 use crate::node::Nodes;
-use crate::notify::Notices;
+use crate::notify::{Inbox, Notices};
 use crate::park::Park;
 use crate::restart::Replays;
 use crate::workers::Workers;
-use crate::{MirrorError, NodeHandle, creds, sys};
-use crossbeam_channel::Receiver;
+use crate::{MirrorError, NodeHandle, creds, descriptors, sys};
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatfs, fstatvfs, openat};
@@ -41,7 +40,7 @@ pub(super) struct Prepared {
     pub(super) core: Arc<Core>,
     pub(super) wanted: Wanted,
     pub(super) agreed: Arc<Mutex<Agreed>>,
-    pub(super) notices: Receiver<u64>,
+    pub(super) notices: Inbox,
     /// Absolute, without symbolic links.
     pub(super) mountpoint: PathBuf,
     /// `MS_*` of the backing's own mount: what is forbidden there stays forbidden here.

@@ -17,25 +17,27 @@
 //! A successor's conversation: it connects to the socket beside the state; the holder offers
 //! (`O`, with the ledger); it answers `T` or goes; the holder kills and buries the server, and
 //! sends an error number with connection and root, then pinned inodes (`K`) and locks (`L`), then
-//! `G`. From then on it is the server, on that socket.
+//! `G`, with how many of each it should have and has not. From then on it is the server, on that
+//! socket.
 
 use super::mounter::{self, Fields, Mounted, field};
 use super::pins::{LockPin, Pin};
 use crate::ledger::{Ledger, Mapping};
 use crate::locks::Owner;
-use crate::sys;
+use crate::{descriptors, sys};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Of the conversation with a successor; changes with its messages.
+/// Of the conversation with a successor; changes with its messages. What follows 1 differs from it in
+/// record locks alone, which only shared mounts have.
 pub(super) const PROTOCOL: u32 = 2;
+pub(super) const WITHOUT_LOCKS: u32 = 1;
 /// Inodes, or descriptions, in one message.
 const PINS_AT_ONCE: usize = 32;
 /// How long a killed server may take to end.
@@ -53,8 +55,9 @@ pub(super) struct Keep {
     ledger: Mapping,
     root: OwnedFd,
     pub(super) device: Option<OwnedFd>,
-    pins: HashMap<u64, OwnedFd>,
-    locks: HashMap<Owner, (LockPin, OwnedFd)>,
+    /// `None`: the descriptor did not arrive, this process has too many.
+    pins: HashMap<u64, Option<OwnedFd>>,
+    locks: HashMap<Owner, (LockPin, Option<OwnedFd>)>,
 }
 
 impl Keep {
@@ -217,8 +220,8 @@ impl Life {
                 true
             }
             (_, Some(Pin::Keep(node))) => {
-                if let (Some(keep), Some(fd)) = (&mut self.keep, fds.pop()) {
-                    keep.pins.insert(node, fd);
+                if let Some(keep) = &mut self.keep {
+                    keep.pins.insert(node, fds.pop());
                 }
                 true
             }
@@ -229,8 +232,8 @@ impl Life {
                 true
             }
             (_, Some(Pin::KeepLock(lock))) => {
-                if let (Some(keep), Some(fd)) = (&mut self.keep, fds.pop()) {
-                    keep.locks.insert(lock.owner, (lock, fd));
+                if let Some(keep) = &mut self.keep {
+                    keep.locks.insert(lock.owner, (lock, fds.pop()));
                 }
                 true
             }
@@ -357,14 +360,7 @@ impl Life {
 /// many descriptors as it may.
 pub(super) fn settle_down() {
     let _ = rustix::process::setsid();
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
+    descriptors::raise_limit();
 }
 
 /// Waits for the end of a holder that is no child.
@@ -382,7 +378,8 @@ fn number(pid: Pid) -> u32 {
 fn grant(keep: &Keep, device: &OwnedFd, heir: BorrowedFd<'_>) -> Result<(), Errno> {
     let fds = [device.as_fd(), keep.root.as_fd()];
     mounter::send(heir, &0_u32.to_le_bytes(), &fds)?;
-    let pins: Vec<_> = keep.pins.iter().collect();
+    let held = keep.pins.iter();
+    let pins: Vec<_> = held.filter_map(|(n, fd)| Some((n, fd.as_ref()?))).collect();
     for some in pins.chunks(PINS_AT_ONCE) {
         let mut message = vec![b'K'];
         for (node, _) in some {
@@ -391,7 +388,8 @@ fn grant(keep: &Keep, device: &OwnedFd, heir: BorrowedFd<'_>) -> Result<(), Errn
         let fds: Vec<_> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
         mounter::send(heir, &message, &fds)?;
     }
-    let locks: Vec<_> = keep.locks.values().collect();
+    let held = keep.locks.values();
+    let locks: Vec<_> = held.filter_map(|(l, fd)| Some((l, fd.as_ref()?))).collect();
     for some in locks.chunks(PINS_AT_ONCE) {
         let mut message = vec![b'L'];
         for (lock, _) in some {
@@ -400,5 +398,12 @@ fn grant(keep: &Keep, device: &OwnedFd, heir: BorrowedFd<'_>) -> Result<(), Errn
         let fds: Vec<_> = some.iter().map(|(_, fd)| fd.as_fd()).collect();
         mounter::send(heir, &message, &fds)?;
     }
-    mounter::send(heir, b"G", &[])
+    let mut end = vec![b'G'];
+    for (kept, sent) in [
+        (keep.pins.len(), pins.len()),
+        (keep.locks.len(), locks.len()),
+    ] {
+        end.extend(((kept - sent) as u32).to_le_bytes());
+    }
+    mounter::send(heir, &end, &[])
 }

@@ -52,6 +52,33 @@ pub(crate) struct Pinned {
     pub(crate) locks: Vec<(LockPin, OwnedFd)>,
 }
 
+impl Pinned {
+    /// One message of the holder, with a descriptor for each thing that it names. `EMFILE`: not all
+    /// have arrived, there are too many for this process.
+    pub(super) fn add(&mut self, message: &[u8], fds: Vec<OwnedFd>) -> Result<(), Errno> {
+        let mut fields = Fields(message);
+        let kind = fields.byte();
+        for fd in fds {
+            match kind {
+                Some(b'K') => {
+                    let node = fields.long().ok_or(Errno::PROTO)?;
+                    self.inodes.insert(node, fd);
+                }
+                Some(b'L') => {
+                    let lock = LockPin::get(&mut fields).ok_or(Errno::PROTO)?;
+                    self.locks.push((lock, fd));
+                }
+                _ => return Err(Errno::PROTO),
+            }
+        }
+        match kind {
+            Some(b'K' | b'L') if fields.0.is_empty() => Ok(()),
+            Some(b'K' | b'L') => Err(Errno::MFILE),
+            _ => Err(Errno::PROTO),
+        }
+    }
+}
+
 /// A message about a pinned inode, by its node's id, or about a description with locks. It has no
 /// answer.
 pub(super) enum Pin {
@@ -77,9 +104,17 @@ impl Pin {
 /// The server's side. Never waits: what the holder does not take at once is not kept.
 pub(crate) struct Pins {
     socket: OwnedFd,
-    /// Whose locks it is still to let go: the holder would not take the message. Held while one is
-    /// sent, so that nobody's are let go after the same owner has new ones.
-    unsent: Mutex<Vec<Owner>>,
+    /// Held while a message is sent, so that nobody's locks are let go after the same owner has new
+    /// ones.
+    unsent: Mutex<Unsent>,
+}
+
+/// Whose locks the holder is still to let go: it would not take the message.
+#[derive(Default)]
+struct Unsent {
+    owners: Vec<Owner>,
+    /// Somebody will see to it.
+    is_retried: bool,
 }
 
 impl Pins {
@@ -112,25 +147,40 @@ impl Pins {
         let mut unsent = self.unsent.lock();
         let mut message = vec![b'L'];
         lock.put(&mut message);
-        self.catch_up(&mut unsent) && !is_busy(self.send(&message, Some(fd)))
+        self.tell(&mut unsent) && !is_busy(self.send(&message, Some(fd)))
     }
 
-    /// Nothing is locked on that description any more.
-    pub(crate) fn let_lock_go(&self, owner: Owner) {
+    /// Nothing is locked on that description any more. `false`: the holder does not hear it now, and
+    /// the caller is to [try again](Pins::try_again) later.
+    #[must_use]
+    pub(crate) fn let_lock_go(&self, owner: Owner) -> bool {
         let mut unsent = self.unsent.lock();
-        unsent.push(owner);
-        if !self.catch_up(&mut unsent) {
-            tracing::debug!("the holder is to be told later of locks that were given up");
-        }
+        unsent.owners.push(owner);
+        self.tell(&mut unsent) || std::mem::replace(&mut unsent.is_retried, true)
     }
 
-    fn catch_up(&self, unsent: &mut Vec<Owner>) -> bool {
-        while let Some(owner) = unsent.last() {
+    /// Tells what is still to be told. `false`: the holder does not hear it now.
+    #[must_use]
+    pub(crate) fn catch_up(&self) -> bool {
+        self.tell(&mut self.unsent.lock())
+    }
+
+    /// The same, for whom [`Pins::let_lock_go`] asked to; over and over, until it is done.
+    #[must_use]
+    pub(crate) fn try_again(&self) -> bool {
+        let mut unsent = self.unsent.lock();
+        let done = self.tell(&mut unsent);
+        unsent.is_retried = !done;
+        done
+    }
+
+    fn tell(&self, unsent: &mut Unsent) -> bool {
+        while let Some(owner) = unsent.owners.last() {
             let message = numbered(b'l', &[owner.node, owner.number]);
             if is_busy(self.send(&message, None)) {
                 return false;
             }
-            unsent.pop();
+            unsent.owners.pop();
         }
         true
     }
@@ -148,13 +198,73 @@ impl Pins {
     }
 }
 
-/// Would it take the message later? Other errors say that there is no holder.
+/// Is there a holder which has not taken the message?
 fn is_busy(sent: Result<(), Errno>) -> bool {
-    matches!(sent, Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS))
+    let gone = [Errno::PIPE, Errno::CONNRESET, Errno::NOTCONN];
+    sent.is_err_and(|why| !gone.contains(&why))
 }
 
 fn numbered(letter: u8, numbers: &[u64]) -> Vec<u8> {
     let mut message = vec![letter];
     message.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::mounter;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::os::fd::AsFd;
+
+    const LOCK: LockPin = LockPin {
+        owner: Owner { node: 7, number: 1 },
+        fh: 10,
+        process: 100,
+    };
+
+    /// The server's end, and the holder's.
+    fn pins() -> (Pins, OwnedFd) {
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        (Pins::of(ours.as_fd()).unwrap(), theirs)
+    }
+
+    #[test]
+    fn a_busy_holder_is_told_later_and_by_one() {
+        let (pins, holder) = pins();
+        let mut before = 0;
+        while pins.keep(9, holder.as_fd()) {
+            before += 1;
+        }
+        assert!(!pins.keep_lock(LOCK, holder.as_fd()), "it has no place");
+        assert!(!pins.let_lock_go(LOCK.owner), "to be tried again");
+        assert!(pins.let_lock_go(LOCK.owner), "by whom was told that");
+        assert!(!pins.catch_up());
+        assert!(!pins.try_again(), "once more");
+        assert!(pins.let_lock_go(LOCK.owner), "by the same one");
+        for _ in 0..before {
+            mounter::receive(&holder).unwrap();
+        }
+        assert!(pins.try_again());
+        assert!(pins.keep_lock(LOCK, holder.as_fd()));
+        // All that was given up before the new one is kept.
+        let heard = [(); 4].map(|()| mounter::receive(&holder).unwrap().0[0]);
+        assert_eq!(&heard, b"lllL");
+        while pins.keep(9, holder.as_fd()) {}
+        assert!(!pins.let_lock_go(LOCK.owner), "by nobody yet");
+    }
+
+    #[test]
+    fn a_dead_holder_keeps_nothing_and_an_error_is_no_death() {
+        let (pins, holder) = pins();
+        let root = std::fs::File::open("/").unwrap();
+        drop(holder);
+        assert!(pins.keep_lock(LOCK, root.as_fd()), "for whom?");
+        assert!(pins.let_lock_go(LOCK.owner) && pins.catch_up());
+        for error in [Errno::AGAIN, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
+            assert!(is_busy(Err(error)), "{error}");
+        }
+        assert!(!is_busy(Ok(())));
+    }
 }

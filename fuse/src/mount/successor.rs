@@ -1,11 +1,11 @@
 //! The successor's side of a take-over: it meets the holder, looks whether it can go on with what
 //! is there, and only then takes it, which ends the predecessor.
 
-use super::holder::PROTOCOL;
+use super::holder::{PROTOCOL, WITHOUT_LOCKS};
 use super::mounter::{self, Fields, Mounter};
-use super::pins::{LockPin, Pinned};
-use crate::MirrorError;
+use super::pins::Pinned;
 use crate::ledger::{self, Agreement, Ledger, Mapping};
+use crate::{MirrorError, descriptors};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -25,6 +25,7 @@ const LINE: i32 = 4;
 pub struct Successor {
     socket: OwnedFd,
     holder: i32,
+    keeps_locks: bool,
     predecessor: Option<i32>,
     device: Option<u64>,
     mountpoint: PathBuf,
@@ -49,6 +50,8 @@ impl Successor {
     /// [`MirrorError::TakeOver`] if what it says cannot be understood.
     pub fn meet(socket: &Path) -> Result<Option<Self>, MirrorError> {
         let failed = |why: Errno| MirrorError::take_over("talk to its holder", why);
+        // What would not fit the kernel takes out of a message.
+        descriptors::raise_limit();
         let connected = match dial(socket) {
             Ok(connected) => connected,
             Err(Errno::NOENT | Errno::CONNREFUSED) => return Ok(None),
@@ -69,9 +72,11 @@ impl Successor {
     fn of(socket: OwnedFd, message: &[u8], mut fds: Vec<OwnedFd>) -> Result<Self, MirrorError> {
         let failed = |why: Errno| MirrorError::take_over("understand its holder", why);
         let mut fields = Fields(message);
-        if fields.byte() != Some(b'O') || fields.number() != Some(PROTOCOL) {
-            return Err(failed(Errno::PROTO));
-        }
+        let keeps_locks = match (fields.byte(), fields.number()) {
+            (Some(b'O'), Some(PROTOCOL)) => true,
+            (Some(b'O'), Some(WITHOUT_LOCKS)) => false,
+            _ => return Err(failed(Errno::PROTO)),
+        };
         let offer = (|| {
             let holder = fields.number()?.cast_signed();
             let predecessor = Some(fields.number()?.cast_signed()).filter(|pid| *pid > 0);
@@ -87,11 +92,17 @@ impl Successor {
         Ok(Self {
             socket,
             holder,
+            keeps_locks,
             predecessor,
             device,
             mountpoint,
             ledger,
         })
+    }
+
+    /// Does the holder know of record locks? One of an older version does not.
+    pub(crate) fn keeps_locks(&self) -> bool {
+        self.keeps_locks
     }
 
     /// Where it is mounted.
@@ -148,23 +159,11 @@ impl Successor {
         let mut pins = Pinned::default();
         loop {
             let (message, fds) = next()?;
-            let mut fields = Fields(&message);
-            match fields.byte() {
-                Some(b'G') => break,
-                Some(b'K') => {
-                    for fd in fds {
-                        let node = fields.long().ok_or_else(|| failed(Errno::PROTO))?;
-                        pins.inodes.insert(node, fd);
-                    }
-                }
-                Some(b'L') => {
-                    for fd in fds {
-                        let lock = LockPin::get(&mut fields).ok_or_else(|| failed(Errno::PROTO))?;
-                        pins.locks.push((lock, fd));
-                    }
-                }
-                _ => return Err(failed(Errno::PROTO)),
+            if message.first() == Some(&b'G') {
+                tell_lost(&message[1..]);
+                break;
             }
+            pins.add(&message, fds).map_err(failed)?;
         }
         set_socket_timeout(&self.socket, Timeout::Recv, None).map_err(failed)?;
         // It came with this process's copy of the users' namespace.
@@ -182,6 +181,20 @@ impl Successor {
             ledger: self.ledger,
             pins,
         })
+    }
+}
+
+/// What the holder should have had for this server.
+fn tell_lost(message: &[u8]) {
+    let mut fields = Fields(message);
+    for what in ["inodes that are open without a name", "record locks"] {
+        if let Some(count @ 1..) = fields.number() {
+            tracing::error!(
+                count,
+                what,
+                "lost with the predecessor: the holder had no descriptors left to keep them"
+            );
+        }
     }
 }
 
@@ -243,4 +256,40 @@ fn reachable(path: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
         .join(dir.as_raw_fd().to_string())
         .join(name);
     Ok((dir, SocketAddrUnix::new(way)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Shape;
+    use rustix::net::socketpair;
+
+    /// What a holder of that version offers.
+    fn offered(protocol: u32) -> Result<Successor, MirrorError> {
+        let mapping = Mapping::create().unwrap();
+        let memory = mapping.fd().try_clone_to_owned().unwrap();
+        let _ledger = Ledger::create(Box::new(mapping), Shape::REAL, 7);
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (socket, _far) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let mut message = vec![b'O'];
+        for word in [protocol, 100, 101] {
+            message.extend(word.to_le_bytes());
+        }
+        message.extend(9_u64.to_le_bytes());
+        mounter::field(&mut message, b"/data");
+        Successor::of(socket, &message, vec![memory])
+    }
+
+    #[test]
+    fn a_holder_that_knows_nothing_of_locks_is_met_too() {
+        for (protocol, keeps_locks) in [(1, false), (2, true)] {
+            let met = offered(protocol).unwrap();
+            assert_eq!(met.keeps_locks(), keeps_locks);
+            assert_eq!(met.mountpoint(), Path::new("/data"));
+            assert_eq!(met.predecessor_pid(), Some(101));
+        }
+        for protocol in [0, PROTOCOL + 1] {
+            assert!(offered(protocol).is_err(), "{protocol}");
+        }
+    }
 }

@@ -10,7 +10,10 @@
 //!    file description, and of one who lost a race between fcntl and close, with the RELEASE of
 //!    the open that they came through.
 //! 3. All that touches the backing runs on workers, in the owner's turn; who waits for a lock is
-//!    parked, and tried for when one is given up through this mount, or after a while.
+//!    parked, and tried for on workers of its own when its [line](crate::locks) says so. Who gives
+//!    a lock up is answered first.
+//! 4. A lock is told of only after the kernel was told to forget the file's attributes, and its
+//!    data where it remembers them.
 
 use crate::core::Core;
 use crate::locks::{Ask, Kind, Owner, Range};
@@ -18,16 +21,14 @@ use crate::mount::LockPin;
 use crate::node::{InUse, Node};
 use crate::park::{Reply, Ticket};
 use crate::sys;
+use crate::workers::{Job, Workers};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long somebody waits until its lock is tried again, at first and at most: nobody tells of
-/// locks that are given up around this mount. A hundred who wait long ask a network's server some
-/// three hundred times a second.
-pub(crate) const FIRST_STEP: Duration = Duration::from_millis(5);
-const LONGEST_STEP: Duration = Duration::from_millis(320);
+/// How long until a busy holder is told again.
+const HOLDER_RETRY: Duration = Duration::from_millis(100);
 
 /// Why a lock was not granted.
 enum Refusal {
@@ -50,18 +51,50 @@ impl Drop for Turn {
     }
 }
 
+/// A waiting request with its reply in hand, while its lock is tried for.
+struct Attempt {
+    core: Arc<Core>,
+    ticket: Ticket,
+    ask: Ask,
+    waits_on: bool,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let (core, ticket, node) = (&self.core, self.ticket, self.ask.owner.node);
+        let next = if self.waits_on {
+            let refused = core.locks.lock().refused(node, ticket);
+            if let Some((step, turn)) = refused.again {
+                core.try_later(node, ticket, step, turn);
+            }
+            refused.next
+        } else {
+            core.park.settle(ticket);
+            core.locks.lock().left(node, ticket)
+        };
+        core.try_for(next);
+    }
+}
+
 impl Core {
     /// Locks or unlocks.
     pub(crate) fn set_lock(self: &Arc<Self>, ask: Ask, reply: fuser::ReplyEmpty) {
-        self.ask_for_lock(ask, Reply::Empty(reply));
+        self.ask_for_lock(ask, Reply::SetLock(reply));
     }
 
     fn ask_for_lock(self: &Arc<Self>, ask: Ask, reply: Reply) {
-        self.in_turn(ask.owner, move |core| core.try_lock(ask, reply));
+        self.in_turn(ask.owner, Workers::slow, move |core| {
+            core.try_lock(ask, reply);
+        });
     }
 
     /// Runs on a worker, after what the same owner does on the same node already.
-    fn in_turn(self: &Arc<Self>, owner: Owner, work: impl FnOnce(&Arc<Self>) + Send + 'static) {
+    fn in_turn(
+        self: &Arc<Self>,
+        owner: Owner,
+        pool: fn(&Workers, Job),
+        work: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
         let core = self.clone();
         let job = Box::new(move || {
             let turn = Turn(core, owner);
@@ -69,55 +102,104 @@ impl Core {
         });
         let now = self.locks.lock().begin(owner, job);
         if let Some(job) = now {
-            self.workers.slow(job);
+            pool(&self.workers, job);
         }
     }
 
     fn try_lock(self: &Arc<Self>, ask: Ask, reply: Reply) {
-        let node = match self.node(ask.owner.node) {
-            Ok(node) => node,
-            Err(error) => return reply.error(error),
-        };
-        match self.lock_now(&node, &ask) {
-            Ok(()) => reply.ok(),
-            Err(Refusal::Conflict) if ask.waits => self.wait_for_lock(ask, reply),
-            Err(Refusal::Conflict) => reply.error(Errno::AGAIN),
-            Err(Refusal::Later) => {
-                let next = Box::new(move |core: &Arc<Self>, _in_use, reply| {
-                    core.ask_for_lock(ask, reply);
-                });
-                self.retry(InUse::new(node), ask.thread, reply, next);
-            }
-            Err(Refusal::Failed(error)) => reply.error(error),
+        match self.lock_now(&ask) {
+            Err(Refusal::Conflict | Refusal::Later) if ask.waits => self.wait_for_lock(ask, reply),
+            Err(Refusal::Later) => match self.node(ask.owner.node) {
+                Ok(node) => {
+                    let next = Box::new(move |core: &Arc<Self>, _in_use, reply| {
+                        core.ask_for_lock(ask, reply);
+                    });
+                    self.retry(InUse::new(node), ask.thread, reply, next);
+                }
+                Err(error) => reply.error(error),
+            },
+            result => self.answer_lock(&ask, reply, result),
         }
     }
 
-    fn lock_now(self: &Arc<Self>, node: &Node, ask: &Ask) -> Result<(), Refusal> {
+    fn answer_lock(self: &Arc<Self>, ask: &Ask, reply: Reply, result: Result<(), Refusal>) {
+        let node = ask.owner.node;
+        match result {
+            Ok(()) if ask.kind.is_some() => self.granted(node, reply),
+            Ok(()) => reply.ok(),
+            Err(Refusal::Conflict | Refusal::Later) => return reply.error(Errno::AGAIN),
+            Err(Refusal::Failed(error)) => return reply.error(error),
+        }
+        if ask.kind != Some(Kind::Write) {
+            self.wake(node, ask.range);
+        }
+    }
+
+    /// Who holds a lock sees what was written under others' before: what the kernel remembers of the
+    /// file goes first. The size and time of change that it would look at otherwise may be the
+    /// same (one tick of a server's clock, or a time that was set back). By passthrough no data are
+    /// remembered; of a file that was opened while its data were elsewhere nothing is dropped that
+    /// may be on its way, which a recall may delay for hours.
+    fn granted(&self, node: u64, reply: Reply) {
+        let remembered = self.node(node).is_ok_and(|node| {
+            let state = node.state.lock();
+            !state.io.passes_through() && !state.through_residency
+        });
+        if remembered {
+            self.notices.data_first(node, reply);
+        } else {
+            self.notices.attributes_first(node, reply);
+        }
+    }
+
+    fn lock_now(self: &Arc<Self>, ask: &Ask) -> Result<(), Refusal> {
         let (known, has_room) = {
             let locks = self.locks.lock();
+            if locks.is_shut_out(ask) {
+                return Err(Refusal::Conflict);
+            }
             (locks.description(ask.owner), locks.has_room())
         };
-        let is_new = known.is_none();
         let description = match (known, ask.kind) {
             (None, None) => return Ok(()),
-            (Some(known), _) => known,
+            (Some(known), _) => {
+                set(&known, ask)?;
+                known
+            }
             (None, Some(_)) if !has_room => return Err(Refusal::Failed(Errno::NOLCK)),
-            // For whatever it may lock later: no lock moves from one description to another.
-            (None, Some(_)) => Arc::new(self.open_to_lock(node, libc::O_RDWR)?),
+            (None, Some(_)) => self.lock_anew(ask)?,
         };
-        set(&description, ask)?;
-        if is_new {
-            self.keep_lock(ask, &description)?;
-        }
         if ask.kind.is_some() {
             self.locks.lock().locked(ask, description);
         } else {
             self.unlocked(ask.owner, ask.range);
         }
-        if ask.kind != Some(Kind::Write) {
-            self.wake(ask.owner.node);
-        }
         Ok(())
+    }
+
+    /// A first lock, on a description that the holder has then, too.
+    fn lock_anew(&self, ask: &Ask) -> Result<Arc<OwnedFd>, Refusal> {
+        if self.pins.as_ref().is_some_and(|pins| !pins.catch_up()) {
+            return Err(Refusal::Later);
+        }
+        let node = self.node(ask.owner.node).map_err(Refusal::Failed)?;
+        // For whatever it may lock later: no lock moves from one description to another.
+        let description = self.open_to_lock(&node, libc::O_RDWR)?;
+        set(&description, ask)?;
+        let Some(pins) = &self.pins else {
+            return Ok(Arc::new(description));
+        };
+        let lock = LockPin {
+            owner: ask.owner,
+            fh: ask.fh,
+            process: ask.process,
+        };
+        if pins.keep_lock(lock, description.as_fd()) {
+            return Ok(Arc::new(description));
+        }
+        // Not by closing alone: that counts only when nobody else has the description.
+        let _ = sys::set_lock(description.as_fd(), None, Range::WHOLE);
+        Err(Refusal::Later)
     }
 
     /// A description to lock or look through, opened that way first.
@@ -138,35 +220,37 @@ impl Core {
         Err(Refusal::Failed(refused))
     }
 
-    /// Hands a description to the holder, on which a first lock was taken.
-    fn keep_lock(&self, ask: &Ask, description: &OwnedFd) -> Result<(), Refusal> {
-        let Some(pins) = &self.pins else {
-            return Ok(());
-        };
-        let lock = LockPin {
-            owner: ask.owner,
-            fh: ask.fh,
-            process: ask.process,
-        };
-        if pins.keep_lock(lock, description.as_fd()) {
-            Ok(())
-        } else {
-            Err(Refusal::Later)
-        }
-    }
-
     /// A range was unlocked on the backing.
-    fn unlocked(&self, owner: Owner, range: Range) {
+    fn unlocked(self: &Arc<Self>, owner: Owner, range: Range) {
         let last = self.locks.lock().unlocked(owner, range);
-        if let (Some(_), Some(pins)) = (&last, &self.pins) {
-            pins.let_lock_go(owner);
+        if last.is_some() {
+            self.let_lock_go(owner);
         }
     }
 
-    /// Gives up all that an owner holds on a node, in its turn.
-    fn give_up(self: &Arc<Self>, owner: Owner) {
+    /// Tells the holder that nothing is locked there any more.
+    pub(crate) fn let_lock_go(self: &Arc<Self>, owner: Owner) {
+        if let Some(pins) = &self.pins
+            && !pins.let_lock_go(owner)
+        {
+            self.tell_holder_later();
+        }
+    }
+
+    fn tell_holder_later(self: &Arc<Self>) {
+        let core = Arc::downgrade(self);
+        self.workers.waits_later(HOLDER_RETRY, move || {
+            let Some(core) = core.upgrade() else { return };
+            if core.pins.as_ref().is_some_and(|pins| !pins.try_again()) {
+                core.tell_holder_later();
+            }
+        });
+    }
+
+    /// Gives up all that an owner holds on a node, in its turn. `false`: it held nothing.
+    fn give_up(self: &Arc<Self>, owner: Owner) -> bool {
         let Some(description) = self.locks.lock().description(owner) else {
-            return;
+            return false;
         };
         // Not by closing alone: that counts only when nobody else has the description.
         if let Err(error) = sys::set_lock(description.as_fd(), None, Range::WHOLE) {
@@ -174,7 +258,7 @@ impl Core {
         }
         drop(description);
         self.unlocked(owner, Range::WHOLE);
-        self.wake(owner.node);
+        true
     }
 
     /// A descriptor is closed: its process's locks on the file go (FLUSH).
@@ -182,9 +266,12 @@ impl Core {
         if !self.locks.lock().concerns(owner) {
             return reply.ok();
         }
-        self.in_turn(owner, move |core| {
-            core.give_up(owner);
+        self.in_turn(owner, Workers::slow, move |core| {
+            let given_up = core.give_up(owner);
             reply.ok();
+            if given_up {
+                core.wake(owner.node, Range::WHOLE);
+            }
         });
     }
 
@@ -194,45 +281,76 @@ impl Core {
         for owner in owners {
             // Until the description is closed: a lease would find it.
             let in_use = InUse::new(in_use.node().clone());
-            self.in_turn(owner, move |core| {
+            self.in_turn(owner, Workers::slow, move |core| {
                 let still = core.locks.lock().fh(owner) == Some(fh);
-                if still {
-                    core.give_up(owner);
-                }
+                let given_up = still && core.give_up(owner);
                 drop(in_use);
+                if given_up {
+                    core.wake(owner.node, Range::WHOLE);
+                }
             });
         }
     }
 
-    fn wait_for_lock(self: &Arc<Self>, mut ask: Ask, reply: Reply) {
-        let step = ask.step;
-        ask.step = (step * 2).min(LONGEST_STEP);
-        let node = ask.owner.node;
-        let ticket = self.park.park(ask.thread, reply, None, false);
+    /// It waits under one name until it is answered, however often it is tried for.
+    fn wait_for_lock(self: &Arc<Self>, ask: Ask, reply: Reply) {
+        let (core, node) = (self.clone(), ask.owner.node);
+        let ticket = self.park.lent(ask.thread, |ticket| {
+            Box::new(move || {
+                let next = core.locks.lock().left(node, ticket);
+                core.try_for(next);
+            })
+        });
         self.locks.lock().wait(ticket, ask);
-        let core = self.clone();
-        self.workers.later(step, move || {
-            let ask = core.locks.lock().take_waiting(node, ticket);
-            if let Some(ask) = ask {
-                core.try_waiting(ticket, ask);
-            }
+        self.park.give_back(ticket, reply);
+        drop(Attempt {
+            core: self.clone(),
+            ticket,
+            ask,
+            waits_on: true,
         });
     }
 
-    /// Locks of a node were given up: who waits for one tries again.
-    fn wake(self: &Arc<Self>, node: u64) {
-        let waiting = self.locks.lock().take_all_waiting(node);
-        for (ticket, mut ask) in waiting {
-            // Where locks go from hand to hand here, the next one comes soon.
-            ask.step = FIRST_STEP;
-            self.try_waiting(ticket, ask);
+    fn try_later(self: &Arc<Self>, node: u64, ticket: Ticket, after: Duration, turn: u64) {
+        let core = self.clone();
+        self.workers.waits_later(after, move || {
+            let next = core.locks.lock().due(node, ticket, turn);
+            core.try_for(next);
+        });
+    }
+
+    /// Locks within a range were given up: who waits for them is tried for.
+    fn wake(self: &Arc<Self>, node: u64, range: Range) {
+        let next = self.locks.lock().freed(node, range);
+        self.try_for(next);
+    }
+
+    fn try_for(self: &Arc<Self>, waiting: Vec<(Ticket, Ask)>) {
+        for (ticket, ask) in waiting {
+            self.in_turn(ask.owner, Workers::waits, move |core| {
+                core.try_waiting(ticket, ask);
+            });
         }
     }
 
     /// Nothing happens if it was interrupted meanwhile.
     fn try_waiting(self: &Arc<Self>, ticket: Ticket, ask: Ask) {
-        if let Some((reply, _)) = self.park.take(ticket) {
-            self.ask_for_lock(ask, reply);
+        let Some(reply) = self.park.lend(ticket) else {
+            return;
+        };
+        let mut attempt = Attempt {
+            core: self.clone(),
+            ticket,
+            ask,
+            waits_on: false,
+        };
+        match self.lock_now(&ask) {
+            Err(Refusal::Conflict | Refusal::Later) => {
+                // Before it may be tried for again: then it must be found.
+                self.park.give_back(ticket, reply);
+                attempt.waits_on = true;
+            }
+            result => self.answer_lock(&ask, reply, result),
         }
     }
 
@@ -242,13 +360,12 @@ impl Core {
     }
 
     fn look_for_lock(self: &Arc<Self>, ask: Ask, reply: Reply) {
-        let node = match self.node(ask.owner.node) {
-            Ok(node) => node,
-            Err(error) => return reply.error(error),
-        };
-        let core = self.clone();
-        self.workers
-            .slow(move || match core.find_lock(&node, &ask) {
+        self.in_turn(ask.owner, Workers::slow, move |core| {
+            let node = match core.node(ask.owner.node) {
+                Ok(node) => node,
+                Err(error) => return reply.error(error),
+            };
+            match core.find_lock(&node, &ask) {
                 Ok(found) => reply.lock(&found),
                 Err(Refusal::Conflict | Refusal::Later) => {
                     let next = Box::new(move |core: &Arc<Self>, _in_use, reply| {
@@ -257,7 +374,8 @@ impl Core {
                     core.retry(InUse::new(node), ask.thread, reply, next);
                 }
                 Err(Refusal::Failed(error)) => reply.error(error),
-            });
+            }
+        });
     }
 
     fn find_lock(&self, node: &Node, ask: &Ask) -> Result<sys::FoundLock, Refusal> {

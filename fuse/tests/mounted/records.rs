@@ -26,7 +26,7 @@ fds=[]
 def call(fd,how,kind,first,count):
     record=ctypes.create_string_buffer(struct.pack(FORM,KINDS[kind],0,first,count,0))
     if libc.fcntl(fd,ctypes.c_int(CALLS[how]),record)<0:
-        return errno.errorcode[ctypes.get_errno()]
+        return errno.errorcode.get(ctypes.get_errno(), str(ctypes.get_errno()))
     if how!='get': return 'ok'
     kind,_,first,count,pid=struct.unpack(FORM,record.raw[:struct.calcsize(FORM)])
     kind=[k for k in KINDS if KINDS[k]==kind][0]
@@ -39,6 +39,7 @@ def obey(words):
         if os.fork()==0:
             os.close(fds[int(words[1])]); os._exit(0)
         os.wait()
+    elif verb=='block': signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     elif verb=='thread': threading.Thread(target=tell, args=(words[1:],)).start()
     else: return call(fds[int(words[1])],verb,words[2],int(words[3]),int(words[4]))
     return 'ok'
@@ -48,15 +49,15 @@ def tell(words):
 for line in sys.stdin: tell(line.split())
 ";
 
-struct Locker {
+pub(crate) struct Locker {
     child: Child,
     orders: ChildStdin,
-    answers: Receiver<String>,
+    pub(crate) answers: Receiver<String>,
 }
 
 impl Locker {
     /// With the file open for writing, as its descriptor 0.
-    fn at(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn at(path: &Path) -> anyhow::Result<Self> {
         Self::with(path, "w")
     }
 
@@ -107,7 +108,7 @@ impl Locker {
         self.answers()
     }
 
-    fn gets(&mut self, order: &str) -> anyhow::Result<bool> {
+    pub(crate) fn gets(&mut self, order: &str) -> anyhow::Result<bool> {
         match &*self.does(order)? {
             "ok" => Ok(true),
             "EAGAIN" | "EACCES" => Ok(false),
@@ -117,17 +118,23 @@ impl Locker {
 
     /// Is one of its threads in the system call that waits for a lock?
     fn is_waiting(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// How many are?
+    fn waiting(&self) -> usize {
         let waits = format!(" {:#x} ", libc::F_SETLKW);
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.0.id())).ok();
-        tasks.into_iter().flatten().flatten().any(|task| {
+        let waiting = tasks.into_iter().flatten().flatten().filter(|task| {
             // Number, descriptor, command.
             let call = fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
             call.starts_with(&format!("{} ", libc::SYS_fcntl)) && call.contains(&waits)
-        })
+        });
+        waiting.count()
     }
 
     /// Begins what cannot be done yet, and is there when it waits.
-    fn waits(&mut self, order: &str) -> TestResult {
+    pub(crate) fn waits(&mut self, order: &str) -> TestResult {
         self.begins(order)?;
         eventually("it waits in fcntl", || self.is_waiting());
         anyhow::ensure!(self.answers.try_recv().is_err(), "{order}: it did not wait");
@@ -136,14 +143,14 @@ impl Locker {
 }
 
 /// Two mounts of one backing, with a file in it.
-struct Both {
-    one: Rig,
-    two: Rig,
+pub(crate) struct Both {
+    pub(crate) one: Rig,
+    pub(crate) two: Rig,
     disk: Disk,
 }
 
 impl Both {
-    fn new(name: &str, passthrough: Passthrough) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn new(name: &str, passthrough: Passthrough) -> anyhow::Result<Option<Self>> {
         let Some(disk) = Disk::in_memory(name, "size=2m,mode=755") else {
             return Ok(None);
         };
@@ -331,6 +338,36 @@ fn who_waits_for_a_record_lock_can_be_interrupted() -> TestResult {
         // It was no end: the same process waits again, and gets it.
         assert!(waiter.gets("wait 0 w 0 0")?);
         assert!(!holder.gets("lock 0 r 0 1")?);
+    }
+    Ok(())
+}
+
+/// Two threads wait, and a signal comes for their process: it interrupts one of them.
+#[test]
+fn a_signal_interrupts_one_of_a_processs_waiting_threads() -> TestResult {
+    need_mount!("a_signal_interrupts_one_of_a_processs_waiting_threads");
+    let rig = Rig::with(|c| c.shared = true)?;
+    fs::write(rig.m("f"), b"data")?;
+    for first_blocks in [false, true] {
+        let mut holder = Locker::at(&rig.b("f"))?;
+        assert!(holder.gets("lock 0 w 0 0")?);
+        let mut waiter = Locker::at(&rig.m("f"))?;
+        assert_eq!(waiter.does("thread wait 0 w 0 0")?, "ok");
+        eventually("a thread waits", || waiter.waiting() == 1);
+        if first_blocks {
+            assert_eq!(waiter.does("thread wait 0 w 0 0")?, "ok");
+            eventually("two threads wait", || waiter.waiting() == 2);
+            assert_eq!(waiter.does("block")?, "ok");
+        } else {
+            waiter.begins("wait 0 w 0 0")?;
+        }
+        eventually("two threads wait", || waiter.waiting() == 2);
+        waiter.child.signal(libc::SIGINT);
+        assert_eq!(waiter.answers()?, "EINTR", "{first_blocks}");
+        assert_eq!(waiter.waiting(), 1, "{first_blocks}");
+        assert!(holder.gets("lock 0 u 0 0")?);
+        assert_eq!(waiter.answers()?, "ok", "{first_blocks}");
+        assert!(!holder.gets("lock 0 r 0 1")?, "it has the lock");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use anyhow::Context;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -14,6 +15,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 pub(crate) fn obey(args: &[String]) -> anyhow::Result<()> {
     let path = args.first().context("no file")?;
     let mut file = Some(File::options().read(true).write(true).open(path)?);
+    let mut many = Vec::new();
     println!("open");
     for order in std::io::stdin().lines() {
         let how = match &*order? {
@@ -21,12 +23,22 @@ pub(crate) fn obey(args: &[String]) -> anyhow::Result<()> {
             "wait" => FlockOperation::LockExclusive,
             "unlock" => FlockOperation::Unlock,
             "own" => {
-                let done = lock_open_file(file.as_ref().context("closed")?);
+                let done = lock_open_file(file.as_ref().context("closed")?, 0, 0);
                 println!("{}", if done { "ok" } else { "refused" });
                 continue;
             }
+            "many" => {
+                many = open_many(path)?;
+                println!("ok");
+                continue;
+            }
+            "look" => {
+                let good = many.iter().all(|(_, nameless)| is_whole(nameless));
+                println!("{}", if good { "ok" } else { "lost" });
+                continue;
+            }
             _ => {
-                file = None;
+                (file, many) = (None, Vec::new());
                 println!("ok");
                 continue;
             }
@@ -37,13 +49,38 @@ pub(crate) fn obey(args: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A lock of the open file, not of the process, on the whole file.
+const MANY: i64 = 100;
+
+/// Opens of the file, each with a lock on a byte of its own; beside each a file without a name.
+fn open_many(path: &str) -> anyhow::Result<Vec<(File, File)>> {
+    let how = || File::options().read(true).write(true).clone();
+    let one = |number| {
+        let file = how().open(path)?;
+        anyhow::ensure!(lock_open_file(&file, number, 1), "no lock on {number}");
+        let name = format!("{path}.{number}");
+        let nameless = how().create_new(true).open(&name)?;
+        nameless.write_all_at(b"whole", 0)?;
+        fs::remove_file(name)?;
+        Ok((file, nameless))
+    };
+    (0..MANY).map(one).collect()
+}
+
+fn is_whole(nameless: &File) -> bool {
+    let mut text = [0; 5];
+    let read = nameless.read_exact_at(&mut text, 0);
+    let unnamed = nameless.metadata().is_ok_and(|stat| stat.nlink() == 0);
+    read.is_ok() && &text == b"whole" && unnamed && nameless.write_all_at(b"whole", 0).is_ok()
+}
+
+/// A lock of the open file, not of the process; of no bytes: to the end.
 #[allow(unsafe_code, reason = "no safe wrapper has locks of open files")]
-fn lock_open_file(file: &File) -> bool {
+fn lock_open_file(file: &File, first: i64, count: i64) -> bool {
     use std::os::fd::AsRawFd;
     // SAFETY: a `struct flock` may be all zeros: the whole file, from its beginning.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::F_WRLCK as _;
+    (lock.l_start, lock.l_len) = (first, count);
     // SAFETY: the descriptor is open, and the lock a valid one.
     unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) == 0 }
 }
@@ -134,6 +171,45 @@ pub(crate) fn record_locks_go_on(place: &Place) -> anyhow::Result<()> {
     assert_eq!(inside.answer()?, "ok");
     assert!(below.does("lock")?);
     eventually("the holder lets it go", || descriptors(holder) == before);
+    Ok(())
+}
+
+/// The successor begins with a soft limit that does not take them.
+pub(crate) fn many_locks_and_nameless_files_go_on(place: &Place) -> anyhow::Result<()> {
+    fs::write(place.b("file"), b"data")?;
+    let mut server = place.server(&["shared"])?;
+    let holder = server.holder()?;
+    let before = descriptors(holder);
+    let mut inside = Locker::at(&place.m("file"))?;
+    let mut below = Locker::at(&place.b("file"))?;
+    assert!(inside.does("many")?);
+    let kept = before + 2 * usize::try_from(MANY)?;
+    eventually("the holder has them", || descriptors(holder) == kept);
+    for words in [&["shared", "few-descriptors"][..], &["shared"]] {
+        server.kill()?;
+        server = place.server(words)?;
+        assert!(inside.does("look")?, "{words:?}");
+        assert!(!below.does("lock")?, "{words:?}");
+    }
+    assert!(inside.does("close")?);
+    eventually("all locks go", || below.does("lock").is_ok_and(|got| got));
+    eventually("the holder lets all go", || descriptors(holder) == before);
+    Ok(())
+}
+
+/// Never one of them in silence.
+pub(crate) fn locks_that_do_not_fit_are_refused_as_a_whole(place: &Place) -> anyhow::Result<()> {
+    fs::write(place.b("file"), b"data")?;
+    let mut server = place.server(&["shared"])?;
+    let mut inside = Locker::at(&place.m("file"))?;
+    let mut below = Locker::at(&place.b("file"))?;
+    assert!(inside.does("many")?);
+    server.kill()?;
+    let why = place.refused(&["shared", "never-more-descriptors"])?;
+    assert!(why.contains("take it from its holder"), "{why}");
+    let _server = place.server(&["shared"])?;
+    assert!(inside.does("look")?);
+    assert!(!below.does("lock")?);
     Ok(())
 }
 

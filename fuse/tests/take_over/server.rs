@@ -6,6 +6,7 @@ use cairn_fuse::{
     AlwaysResident, AttributeChange, Caller, Event, FileRef, Holding, Mirror, MirrorConfig,
     Passthrough, Presence, ReadDone, Residency, Shown, WaitDone, WaitToken,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -28,6 +29,13 @@ pub(crate) fn serve(args: &[String]) -> anyhow::Result<()> {
         Some(inner) => Path::new(backing).join(inner),
         None => backing.into(),
     };
+    let ever = has("never-more-descriptors");
+    if ever || has("few-descriptors") {
+        let maximum = getrlimit(Resource::Nofile).maximum.filter(|_| !ever);
+        let current = Some(64);
+        let maximum = maximum.or(current.filter(|_| ever));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    }
     let residency = Odd {
         dies_at: after("die-at"),
         away: has("away"),

@@ -11,7 +11,7 @@ const TABLE_CEILING: u64 = 256 * 1024;
 const SHARED_CACHE: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// Raises the soft limit to the hard one; returns what holds then.
-pub(super) fn raise_limit() -> u64 {
+pub(crate) fn raise_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -24,18 +24,18 @@ pub(super) fn raise_limit() -> u64 {
 }
 
 /// To what size the table is grown at start.
-pub(super) fn table_size(limit: u64) -> u64 {
+pub(crate) fn table_size(limit: u64) -> u64 {
     limit.min(TABLE_CEILING)
 }
 
 /// How many of them record locks may take: where these are forwarded the node cache takes few.
-pub(super) fn for_locks(limit: u64) -> usize {
+pub(crate) fn for_locks(limit: u64) -> usize {
     usize::try_from(limit / 2).unwrap_or(usize::MAX)
 }
 
 /// Descriptors for the node cache: half of what there is, the rest is for opens and the owner.
 /// Few on a shared backing: there they keep the blocks of files that others remove.
-pub(super) fn cache_size(limit: u64, shared: bool) -> NonZeroUsize {
+pub(crate) fn cache_size(limit: u64, shared: bool) -> NonZeroUsize {
     if shared {
         return SHARED_CACHE;
     }
