@@ -219,6 +219,11 @@ pub fn release(
     let stat = backing.stat(quiet.fd())?;
     check::frees(backing, quiet.fd(), &stat)?;
     (order.note)().map_err(Refusal::Unnoted)?;
+    // That may have waited for a disk, and who wants the file waits for a lease only so long: what
+    // they wrote since must not get a mark that says that it may be punched.
+    if !quiet.still_held() {
+        return Err(Refusal::InUse);
+    }
     // (4) to (6)
     let emptied = empty(backing, &quiet, order, &record, &stat);
     backing.was_touched(order.node, quiet.fd());
@@ -270,7 +275,7 @@ fn empty(
         }
         return Err(why);
     }
-    let taken = punch(backing, fd, order.node, stat)?;
+    let taken = punch(backing, quiet, order.node, stat)?;
     let stamp = settle_stub(backing, fd, of, (record, State::Released), taken)?;
     // One fsync for the punch and what came after it: the filesystem's journal keeps their order,
     // and a record that says Released over data that are all still there is finished by `recover`.
@@ -331,10 +336,11 @@ fn settle_stub(
 /// Gives the set-id bits that this takes.
 fn punch(
     backing: &Backing,
-    fd: BorrowedFd<'_>,
+    quiet: &Quiet,
     node: &NodeHandle,
     stat: &FileStat,
 ) -> Result<Option<SetId>, BackingError> {
+    let fd = quiet.fd();
     let set_id = || {
         let _turn = backing.turn(node);
         backing.set_id(fd)
@@ -354,7 +360,11 @@ fn punch(
     tests::behind_punch()?;
     // A user may have given it some since.
     let taken = set_id()?.or(before);
-    // Nobody can have it open; but whoever asked to cut it waits for the lease only so long.
+    // Nobody can have it open; but who asked for it waits for the lease only so long. Held now, it
+    // is for as long as that. Else the room stays: that is no harm.
+    if !quiet.still_held() {
+        return Ok(taken);
+    }
     if backing.stat(fd)?.size != stat.size {
         return Err(BackingError::Busy {
             step: "give back the room behind the end of",

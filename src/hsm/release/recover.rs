@@ -127,7 +127,7 @@ fn empty(file: &Found<'_>, stat: &FileStat) -> Result<Option<SetId>, Refusal> {
     if kept {
         sync(fd)?;
     }
-    Ok(punch(backing, fd, file.node, stat)?)
+    Ok(punch(backing, file.quiet, file.node, stat)?)
 }
 
 fn has_content(file: &Found<'_>, record: &Record) -> Result<bool, Refusal> {

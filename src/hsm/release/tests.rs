@@ -133,14 +133,47 @@ fn p3_room_behind_the_end_comes_free_xfs() {
 fn p3_a_size_that_changed_behind_the_punch_is_left_alone() {
     let rig = Rig::new();
     crashed_before_punch(&rig, "f", State::Recalling);
-    let (fd, node) = (rig.open("f", How::ReadWrite), rig.node("f"));
-    let stat = rig.backing.stat(fd.as_fd()).unwrap();
+    let node = rig.node("f");
+    let in_use = |why: &Refusal| matches!(why, Refusal::InUse);
+    let quiet = patiently(|| alone(&rig.backing, &node, Some(b"f")), in_use).unwrap();
+    let stat = rig.backing.stat(quiet.fd()).unwrap();
     for size in [stat.size - 1, stat.size + 4096] {
         let before = FileStat { size, ..stat };
-        let refused = punch(&rig.backing, fd.as_fd(), &node, &before).map_err(Refusal::from);
+        let refused = punch(&rig.backing, &quiet, &node, &before).map_err(Refusal::from);
         assert!(matches!(refused, Err(Refusal::InUse)), "{refused:?}");
-        assert_eq!(rig.backing.stat(fd.as_fd()).unwrap().size, stat.size);
+        assert_eq!(rig.backing.stat(quiet.fd()).unwrap().size, stat.size);
     }
+}
+
+/// The catalog's disk may be slow, and whoever wants the file waits for the lease only so long.
+#[test]
+fn p3_who_came_while_the_release_was_noted_is_left_alone() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let rig = Rig::new();
+    let seen = archived(&rig, "f");
+    let (node, before) = (rig.node("f"), rig.record("f"));
+    let noted = std::cell::Cell::new(false);
+    let order = Order {
+        node: &node,
+        hint: Some(b"f"),
+        min_size: 4096,
+        copies: 1,
+        seen: None,
+        prove: &|record| Ok(record.copies.clone()),
+        note: &|| {
+            let mut options = std::fs::OpenOptions::new();
+            let came = options.write(true).custom_flags(libc::O_NONBLOCK);
+            came.open(rig.path("f")).unwrap_err();
+            noted.set(true);
+            Ok(())
+        },
+    };
+    let permit = Permit::of(&rig.backing, false).unwrap();
+    let too_early = |why: &Refusal| matches!(why, Refusal::InUse) && !noted.get();
+    let refused = patiently(|| release(permit, &rig.gate, &order), too_early);
+    assert!(matches!(refused, Err(Refusal::InUse)), "{refused:?}");
+    assert_eq!(rig.record("f"), before, "nothing was marked");
+    rig.release("f", sound(&seen)).unwrap();
 }
 
 #[test]
@@ -561,8 +594,11 @@ fn p3_crash_behind_the_punch_gives_a_released_file() {
     crashed_before_punch(&rig, "f", State::Recalling);
     let fd = rig.open("f", How::ReadWrite);
     let stat = rig.backing.stat(fd.as_fd()).unwrap();
-    punch(&rig.backing, fd.as_fd(), &rig.node("f"), &stat).unwrap();
     drop(fd);
+    let (node, in_use) = (rig.node("f"), |why: &Refusal| matches!(why, Refusal::InUse));
+    let quiet = patiently(|| alone(&rig.backing, &node, Some(b"f")), in_use).unwrap();
+    punch(&rig.backing, &quiet, &node, &stat).unwrap();
+    drop(quiet);
     assert!(matches!(recovered(&rig, "f"), Recovered::Released(_)));
     assert_released(&rig, "f");
 }

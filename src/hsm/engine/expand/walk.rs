@@ -302,7 +302,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Are a file's data on tiers alone, and its stub is gone? As far as it looks, where nobody can
+    /// Are a file's data on tiers alone, and its stub is gone? As the row says, where nobody can
     /// tell.
     fn is_lost(&self, looked: &Looked, node: Option<&Node>, record: Option<&Record>) -> bool {
         let (shared, stub) = (
@@ -310,12 +310,13 @@ impl Walk<'_> {
             record.is_some_and(|r| r.state != State::Resident),
         );
         let gone = |n: &Node| matches!(n.state, FileState::Released | FileState::Lost);
+        let lost = node.is_some_and(|n| n.state == FileState::Lost);
         !stub
             && node.is_some_and(gone)
             && shared.looks_lost(&looked.handle, record, &looked.stat)
             && shared
                 .is_lost(&looked.handle, looked.fd.as_fd())
-                .unwrap_or(true)
+                .unwrap_or(lost)
     }
 
     fn tier_choice(&self) -> Vec<crate::id::TierId> {

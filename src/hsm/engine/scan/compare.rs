@@ -6,6 +6,7 @@
 //! nothing vouches for is dirty, and the next archive makes a copy of it.
 
 use super::super::Shared;
+use super::super::lanes::Claim;
 use super::super::tree::Looked;
 use super::super::work::release;
 use crate::catalog::{
@@ -185,14 +186,49 @@ impl<'a> Comparison<'a> {
             return self.still_archived(looked, node, &record, version);
         }
         if resident && matches!(node.state, FileState::Released | FileState::Lost) {
-            // What a recall brought back, or an older record over a stub.
-            if self.shared.is_lost(&looked.handle, looked.fd.as_fd())? {
-                return Ok(());
-            }
+            return self.back_on_disk(looked, node, &record, version);
         }
-        let state = if resident {
-            let proven = node.proven.filter(|_| same_version);
-            match self.data(looked, &record, proven, Doubt::Read)? {
+        self.learn(looked, node, &record, version, None)
+    }
+
+    /// A resident file that the catalog has on tiers alone: what a recall brought back, a release
+    /// that was not done, or an older record over a stub. A release says so in the catalog before it
+    /// writes the stub, so it is kept out until the catalog is told.
+    fn back_on_disk(
+        &mut self,
+        looked: &Looked,
+        node: &Node,
+        record: &Record,
+        version: Version,
+    ) -> Result<(), EngineError> {
+        let (shared, fd) = (self.shared, looked.fd.as_fd());
+        let Some(claim) = shared.lanes.claim(&looked.handle) else {
+            return Ok(());
+        };
+        let row = shared.catalog.node(node.id)?;
+        let as_it_was = shared.backing.record(fd)?.as_ref() == Some(record)
+            && shared.backing.stat(fd)?.ctime == looked.stat.ctime
+            && row.is_some_and(|row| row.planned() == node.planned());
+        // If not, whoever changed it tells the catalog.
+        if !as_it_was || shared.is_lost(&looked.handle, fd)? {
+            return Ok(());
+        }
+        self.learn(looked, node, record, version, Some(&claim))?;
+        self.tell()
+    }
+
+    /// What the record says, for the catalog. `claim`: the caller's, if it has one.
+    fn learn(
+        &mut self,
+        looked: &Looked,
+        node: &Node,
+        record: &Record,
+        version: Version,
+        claim: Option<&Claim<'_>>,
+    ) -> Result<(), EngineError> {
+        let state = if record.state == State::Resident {
+            let proven = node.proven.filter(|_| node.version == Some(version));
+            match self.data(looked, record, (proven, Doubt::Read), claim)? {
                 Data::Vouched => FileState::Archived,
                 Data::Same(proven) => {
                     self.same(node, version, proven);
@@ -203,7 +239,7 @@ impl<'a> Comparison<'a> {
         } else {
             FileState::Released
         };
-        let copies = self.shared.copies_of_record(&record);
+        let copies = self.shared.copies_of_record(record);
         self.known.push(Known {
             node: node.id,
             state,
@@ -222,7 +258,7 @@ impl<'a> Comparison<'a> {
         record: &Record,
         version: Version,
     ) -> Result<(), EngineError> {
-        match self.data(looked, record, node.proven, self.doubt)? {
+        match self.data(looked, record, (node.proven, self.doubt), None)? {
             Data::Vouched | Data::InHand => {}
             Data::Same(proven) => self.same(node, version, proven),
             // Written to, and the event was lost: no rule would ever archive it again. Where it
@@ -250,8 +286,8 @@ impl<'a> Comparison<'a> {
         &mut self,
         looked: &Looked,
         record: &Record,
-        proven: Option<Proven>,
-        doubt: Doubt,
+        (proven, doubt): (Option<Proven>, Doubt),
+        claim: Option<&Claim<'_>>,
     ) -> Result<Data, EngineError> {
         let stat = &looked.stat;
         if (stat.size, stat.mtime) != (record.size, record.mtime) {
@@ -263,9 +299,12 @@ impl<'a> Comparison<'a> {
             return Ok(Data::Vouched);
         }
         // Whoever of Cairn's own has it knows more than can be seen from here.
-        let Some(_claim) = self.shared.lanes.claim(&looked.handle) else {
+        let own = claim
+            .is_none()
+            .then(|| self.shared.lanes.claim(&looked.handle));
+        if matches!(own, Some(None)) {
             return Ok(Data::InHand);
-        };
+        }
         let file = match self.shared.backing.reopen(looked.fd.as_fd(), How::Read) {
             Ok(file) => file,
             Err(BackingError::Busy { .. }) => return Ok(Data::Unknown),

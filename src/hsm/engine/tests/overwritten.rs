@@ -540,6 +540,28 @@ fn p6_a_release_that_was_not_done_does_not_stay_noted() {
     assert_eq!(state_of(&bench, "f"), dirty);
 }
 
+/// Noted as released, and its record still says resident: the release that is at it knows better. One
+/// that nobody is at any more was not done.
+#[test]
+fn p6_a_scan_leaves_a_file_alone_that_is_being_released() {
+    use super::super::work::release::announce;
+    let bench = bench();
+    let data = noise(BIG, 1);
+    bench.write("f", &data);
+    bench.archive(&["f"]);
+    let (shared, node) = (&bench.engine().shared, bench.node("f"));
+    let claim = shared.lanes.claim(&node.handle).unwrap();
+    announce(shared, &node).unwrap();
+    scan(&bench);
+    assert_eq!(state_of(&bench, "f"), FileState::Released);
+    drop(claim);
+    scan(&bench);
+    eventually(|| state_of(&bench, "f") == FileState::Archived);
+    release(&bench, "f");
+    stage(&bench, "f");
+    assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), data);
+}
+
 /// Believed when the release had begun, and before it had the file to itself.
 #[test]
 fn p6_what_was_believed_while_a_release_began_is_forgotten() {

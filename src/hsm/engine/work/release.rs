@@ -7,7 +7,7 @@ use crate::catalog::{
     Version,
 };
 use crate::error::Failure;
-use crate::format::record::State;
+use crate::format::record::{Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How};
 use crate::hsm::recall::RecallError;
 use crate::hsm::release::{
@@ -132,6 +132,10 @@ fn one(
         prove: &|record| shared.prove(record),
         note: &|| announce(shared, &node),
     };
+    // What the catalog's writer has in its queue now is not waited for under the lease.
+    if let Err(why) = shared.catalog.settle(Durability::Relaxed) {
+        return (later(shared, action, Failure::Internal, why), 0);
+    }
     let mut done = punch(permit, gate, &order);
     take_back(shared, &node, &done);
     if matches!(&done, Err(Refusal::Backing(full)) if full.is_full())
@@ -159,13 +163,19 @@ pub(in crate::hsm::engine) fn recover(shared: &Shared, node: &crate::id::NodeHan
     }
     let hint = tree::hint(shared, node).ok().flatten();
     match set_in_order(&shared.backing, &**gate, node, hint.as_deref()) {
-        Ok(Recovered::Resident(stamp) | Recovered::Released(stamp)) => {
+        Ok(found @ (Recovered::Resident(_) | Recovered::Released(_))) => {
             tracing::info!(
                 ?node,
                 "a release or recall that was cut short is in order again"
             );
-            if let Some(settle) = stamp.settle {
-                let _ = shared.settles.send(settle);
+            let (Recovered::Resident(stamp) | Recovered::Released(stamp)) = &found else {
+                return;
+            };
+            if matches!(found, Recovered::Resident(_)) {
+                is_whole_again(shared, node, &stamp.record);
+            }
+            if let Some(settle) = &stamp.settle {
+                let _ = shared.settles.send(settle.clone());
             }
         }
         Ok(Recovered::Nothing | Recovered::Truncated) => {}
@@ -177,6 +187,23 @@ pub(in crate::hsm::engine) fn recover(shared: &Shared, node: &crate::id::NodeHan
     let backing = &shared.backing;
     if let Ok(fd) = backing.open_node(node, hint.as_deref(), How::Path) {
         backing.was_touched(node, fd.as_fd());
+    }
+}
+
+/// A release that was cut short had noted its file as released; it is resident.
+fn is_whole_again(shared: &Shared, node: &crate::id::NodeHandle, record: &Record) {
+    let told = shared.catalog.node_by_handle(node).and_then(|row| {
+        let version = Some((record.file, record.version));
+        let row = row.filter(|r| r.state == FileState::Released && r.planned().version == version);
+        row.map_or(Ok(true), |row| {
+            let (id, planned) = (row.id, row.planned());
+            shared
+                .catalog
+                .swap_state(id, planned, FileState::Archived, row.note)
+        })
+    });
+    if let Err(why) = told {
+        tracing::warn!(?node, %why, "that it is resident again could not be noted; the next scan finds it");
     }
 }
 
@@ -355,8 +382,8 @@ fn refusal(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Fini
             failed(Failure::NoGoodCopy, why)
         }
         Refusal::Copies { .. } | Refusal::Unproven(_) => failed(Failure::NoGoodCopy, why),
-        // A full state directory, most often; or somebody was quicker.
-        Refusal::Unnoted(_) => later(shared, action, Failure::Internal, why),
+        // A full state directory, most often; or news of the file that are not committed yet.
+        Refusal::Unnoted(_) => soon_or_never(shared, action, Failure::Busy, why),
         Refusal::Foreign => failed(Failure::Foreign, why),
         Refusal::Small(_) | Refusal::FreesNothing(_) => failed(Failure::Usage, why),
         Refusal::Backing(full) if full.is_full() => later(shared, action, Failure::NoSpace, why),
