@@ -2,7 +2,7 @@
 //! and from who works on the backing itself.
 
 use crate::disk::Disk;
-use crate::rig::{Child, Rig, TestResult, eventually, need_mount};
+use crate::rig::{Child, Rig, TestResult, eventually, leased, need_mount};
 use anyhow::Context;
 use cairn_fuse::{BackingDir, Passthrough};
 use std::fs;
@@ -554,27 +554,10 @@ fn a_lease_on_the_backing_delays_a_record_lock() -> TestResult {
     need_mount!("a_lease_on_the_backing_delays_a_record_lock");
     let rig = Rig::with(|c| c.shared = true)?;
     fs::write(rig.m("f"), b"data")?;
-    // Lets go when it is told that somebody opens the file to write.
-    let script = "import fcntl,os,signal,sys,time\n\
-        fd=os.open(sys.argv[1], os.O_RDONLY)\n\
-        signal.signal(signal.SIGIO, lambda *_: None)\n\
-        while True:\n    try:\n        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK); break\n\
-        \x20   except OSError: time.sleep(0.01)\n\
-        open(sys.argv[2], 'w').close()\n\
-        signal.pause()\n\
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n";
-    let (file, flag) = (rig.b("f"), rig.b("leased"));
-    let args = [
-        "-c".as_ref(),
-        script.as_ref(),
-        file.as_os_str(),
-        flag.as_os_str(),
-    ];
-    let mut leaser = Child::spawn("python3", &args)?;
-    eventually("the lease is held", || flag.exists());
+    let mut leaser = leased(&rig, "f")?;
     let mut reader = Locker::with(&rig.m("f"), "r")?;
     assert!(reader.gets("lock 0 r 0 0")?);
     eventually("the lease was broken", || leaser.ended());
-    assert!(!Locker::at(&file)?.gets("lock 0 w 0 0")?);
+    assert!(!Locker::at(&rig.b("f"))?.gets("lock 0 w 0 0")?);
     Ok(())
 }

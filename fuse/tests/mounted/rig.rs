@@ -162,6 +162,29 @@ impl Rig {
     }
 }
 
+/// A child that holds a read lease on a file of the backing, and lets go and ends when it is told that
+/// somebody opens it to write.
+pub(crate) fn leased(rig: &Rig, name: &str) -> anyhow::Result<Child> {
+    let script = "import fcntl,os,signal,sys,time\n\
+        fd=os.open(sys.argv[1], os.O_RDONLY)\n\
+        signal.signal(signal.SIGIO, lambda *_: None)\n\
+        while True:\n    try:\n        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK); break\n\
+        \x20   except OSError: time.sleep(0.01)\n\
+        open(sys.argv[2], 'w').close()\n\
+        signal.pause()\n\
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n";
+    let (file, flag) = (rig.b(name), rig.b("leased"));
+    let args = [
+        OsStr::new("-c"),
+        OsStr::new(script),
+        file.as_os_str(),
+        flag.as_os_str(),
+    ];
+    let holder = Child::spawn("python3", &args)?;
+    eventually("the lease is held", || flag.exists());
+    Ok(holder)
+}
+
 /// Bytes that differ from offset to offset.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 256 + 7) as u8).collect()

@@ -1,6 +1,6 @@
 //! Who waits can be interrupted, delays nobody else, and is let in when the gate opens.
 
-use crate::rig::{Child, Rig, TestResult, eventually, need_mount, pattern};
+use crate::rig::{Child, Rig, TestResult, eventually, leased, need_mount, pattern};
 use cairn_fuse::NodeHandle;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -176,24 +176,7 @@ fn a_lease_on_the_backing_delays_only_who_breaks_it() -> TestResult {
     let rig = Rig::new()?;
     fs::write(rig.m("f"), b"data")?;
     fs::write(rig.m("g"), b"other")?;
-    // A child holds a read lease and lets go when it is told that a writer comes.
-    let script = "import fcntl,os,signal,sys,time\n\
-        fd=os.open(sys.argv[1], os.O_RDONLY)\n\
-        signal.signal(signal.SIGIO, lambda *_: None)\n\
-        while True:\n    try:\n        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK); break\n\
-        \x20   except OSError: time.sleep(0.01)\n\
-        open(sys.argv[2], 'w').close()\n\
-        signal.pause()\n\
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n";
-    let (file, flag) = (rig.b("f"), rig.b("leased"));
-    let args = [
-        OsStr::new("-c"),
-        OsStr::new(script),
-        file.as_os_str(),
-        flag.as_os_str(),
-    ];
-    let _holder = Child::spawn("python3", &args)?;
-    eventually("the lease is held", || flag.exists());
+    let _holder = leased(&rig, "f")?;
     assert_eq!(
         fs::read(rig.m("f"))?,
         b"data",
