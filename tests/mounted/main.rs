@@ -24,3 +24,4 @@ mod touched;
 mod truncated;
 mod unprivileged;
 mod waiting;
+mod walkers;
