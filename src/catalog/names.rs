@@ -70,7 +70,7 @@ impl Catalog {
             all(
                 connection,
                 &format!(
-                    "SELECT names.name AS entry, {NODE} FROM names
+                    "SELECT {NODE}, names.name AS entry FROM names
                      JOIN nodes ON nodes.id = names.node
                      WHERE names.parent = ? AND names.name > ? ORDER BY names.name LIMIT ?"
                 ),

@@ -84,6 +84,23 @@ impl Catalog {
         self.read(|connection| by_handle(connection, handle))
     }
 
+    /// Nodes by their inodes, as of one moment; those that are not known are left out. Some thousands at
+    /// a time are best.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn nodes_by_handles<'h>(
+        &self,
+        handles: impl IntoIterator<Item = &'h NodeHandle>,
+    ) -> Result<Vec<Node>, CatalogError> {
+        self.read(|connection| {
+            handles
+                .into_iter()
+                .filter_map(|handle| by_handle(connection, handle).transpose())
+                .collect()
+        })
+    }
+
     /// The nodes that carry a file id (more than one after a stub was copied), at most 100.
     ///
     /// # Errors

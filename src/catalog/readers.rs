@@ -23,6 +23,7 @@ impl Readers {
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(std::time::Duration::from_secs(30))?;
             connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
+            super::schema::plan_once(&connection)?;
             connection.set_prepared_statement_cache_capacity(128);
             Ok(connection)
         };

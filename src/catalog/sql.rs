@@ -8,7 +8,7 @@ use super::{
 use crate::id::{DataVersion, FileId, NodeHandle, Timestamp};
 use cairn_mover::Crc32c;
 use rusqlite::types::{FromSqlError, Type};
-use rusqlite::{Connection, Params, Row};
+use rusqlite::{Connection, Params, Row, RowIndex};
 
 /// A number that stands for a value, for good: numbers are never given to another value.
 pub(super) trait Code: Copy + Sized + 'static {
@@ -44,7 +44,7 @@ codes! {
 }
 
 /// The value of a numbered column.
-pub(super) fn coded<T: Code>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+pub(super) fn coded<T: Code>(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<T> {
     let code: i64 = row.get(column)?;
     T::ALL
         .iter()
@@ -53,8 +53,8 @@ pub(super) fn coded<T: Code>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
         .ok_or_else(|| bad(row, column, code))
 }
 
-fn bad(row: &Row<'_>, column: &str, code: i64) -> rusqlite::Error {
-    let at = row.as_ref().column_index(column).unwrap_or(0);
+fn bad(row: &Row<'_>, column: impl RowIndex, code: i64) -> rusqlite::Error {
+    let at = column.idx(row.as_ref()).unwrap_or(0);
     rusqlite::Error::FromSqlConversionFailure(
         at,
         Type::Integer,
@@ -68,7 +68,7 @@ pub(super) fn int(value: u64) -> i64 {
 }
 
 /// An unsigned quantity out of a column.
-pub(super) fn uint(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+pub(super) fn uint(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| bad(row, column, value))
 }
@@ -87,12 +87,15 @@ pub(super) fn time(nanos: i64) -> Timestamp {
 }
 
 /// An optional time out of a column.
-pub(super) fn maybe_time(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Timestamp>> {
+pub(super) fn maybe_time(
+    row: &Row<'_>,
+    column: impl RowIndex,
+) -> rusqlite::Result<Option<Timestamp>> {
     Ok(row.get::<_, Option<i64>>(column)?.map(time))
 }
 
 /// A time that must be there.
-pub(super) fn some_time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+pub(super) fn some_time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Timestamp> {
     row.get(column).map(time)
 }
 
@@ -104,7 +107,7 @@ pub(super) fn handle_key(handle: &NodeHandle) -> Vec<u8> {
 }
 
 /// A handle out of its key.
-pub(super) fn handle(row: &Row<'_>, column: &str) -> rusqlite::Result<NodeHandle> {
+pub(super) fn handle(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<NodeHandle> {
     let key: Vec<u8> = row.get(column)?;
     let (kind, bytes) = key.split_first_chunk().ok_or_else(|| bad(row, column, 0))?;
     Ok(NodeHandle {
@@ -120,55 +123,92 @@ pub(super) const NODE: &str = "nodes.id, nodes.handle, nodes.kind, nodes.mode, n
     nodes.crc, nodes.blocks_crc, nodes.proven_size, nodes.proven_ctime, nodes.proven_boot, \
     nodes.last_access, nodes.staged_at, nodes.copies, nodes.seen, nodes.trouble";
 
-/// A node's row.
+/// Places of [`NODE`]'s columns.
+mod at {
+    macro_rules! places {
+        ($($name:ident = $place:literal),+ $(,)?) => {$(pub(super) const $name: usize = $place;)+};
+    }
+    places! {
+        ID = 0,
+        HANDLE = 1,
+        KIND = 2,
+        MODE = 3,
+        UID = 4,
+        GID = 5,
+        SIZE = 6,
+        BLOCKS = 7,
+        NLINK = 8,
+        MTIME = 9,
+        CTIME = 10,
+        ATIME = 11,
+        NOARCHIVE = 12,
+        NORELEASE = 13,
+        STATE = 14,
+        NOTE = 15,
+        FILE = 16,
+        VERSION = 17,
+        CRC = 18,
+        BLOCKS_CRC = 19,
+        PROVEN_SIZE = 20,
+        PROVEN_CTIME = 21,
+        PROVEN_BOOT = 22,
+        LAST_ACCESS = 23,
+        STAGED_AT = 24,
+        COPIES = 25,
+        SEEN = 26,
+        TROUBLE = 27,
+    }
+}
+
+/// A node's row: its columns stand first in the query.
 pub(super) fn node(row: &Row<'_>) -> rusqlite::Result<Node> {
     let attributes = Attributes {
-        kind: coded(row, "kind")?,
-        mode: row.get("mode")?,
-        uid: row.get("uid")?,
-        gid: row.get("gid")?,
-        size: uint(row, "size")?,
-        blocks: uint(row, "blocks")?,
-        nlink: uint(row, "nlink")?,
-        mtime: some_time(row, "mtime")?,
-        ctime: some_time(row, "ctime")?,
-        atime: some_time(row, "atime")?,
+        kind: coded(row, at::KIND)?,
+        mode: row.get(at::MODE)?,
+        uid: row.get(at::UID)?,
+        gid: row.get(at::GID)?,
+        size: uint(row, at::SIZE)?,
+        blocks: uint(row, at::BLOCKS)?,
+        nlink: uint(row, at::NLINK)?,
+        mtime: some_time(row, at::MTIME)?,
+        ctime: some_time(row, at::CTIME)?,
+        atime: some_time(row, at::ATIME)?,
     };
-    let version = match row.get::<_, Option<[u8; 16]>>("file")? {
+    let version = match row.get::<_, Option<[u8; 16]>>(at::FILE)? {
         Some(file) => Some(Version {
             file: FileId(file),
-            version: DataVersion(uint(row, "version")?),
-            crc: Crc32c(row.get("crc")?),
-            blocks_crc: Crc32c(row.get("blocks_crc")?),
+            version: DataVersion(uint(row, at::VERSION)?),
+            crc: Crc32c(row.get(at::CRC)?),
+            blocks_crc: Crc32c(row.get(at::BLOCKS_CRC)?),
         }),
         None => None,
     };
-    let proven = match row.get::<_, Option<u32>>("proven_boot")? {
+    let proven = match row.get::<_, Option<u32>>(at::PROVEN_BOOT)? {
         Some(boot) => Some(Proven {
-            size: uint(row, "proven_size")?,
-            ctime: some_time(row, "proven_ctime")?,
+            size: uint(row, at::PROVEN_SIZE)?,
+            ctime: some_time(row, at::PROVEN_CTIME)?,
             boot: BootSeq(boot),
         }),
         None => None,
     };
     Ok(Node {
-        id: NodeId(row.get("id")?),
-        handle: handle(row, "handle")?,
+        id: NodeId(row.get(at::ID)?),
+        handle: handle(row, at::HANDLE)?,
         attributes,
-        noarchive: row.get("noarchive")?,
-        norelease: row.get("norelease")?,
-        state: coded(row, "state")?,
-        note: row.get("note")?,
+        noarchive: row.get(at::NOARCHIVE)?,
+        norelease: row.get(at::NORELEASE)?,
+        state: coded(row, at::STATE)?,
+        note: row.get(at::NOTE)?,
         version,
         proven,
-        last_access: maybe_time(row, "last_access")?,
-        staged_at: maybe_time(row, "staged_at")?,
-        copies: row.get("copies")?,
+        last_access: maybe_time(row, at::LAST_ACCESS)?,
+        staged_at: maybe_time(row, at::STAGED_AT)?,
+        copies: row.get(at::COPIES)?,
         // Below 0: missed by that scan.
-        seen_scan: u64::try_from(row.get::<_, i64>("seen")?).unwrap_or(0),
-        trouble: match row.get::<_, i64>("trouble")? {
+        seen_scan: u64::try_from(row.get::<_, i64>(at::SEEN)?).unwrap_or(0),
+        trouble: match row.get::<_, i64>(at::TROUBLE)? {
             0 => None,
-            _ => Some(coded(row, "trouble")?),
+            _ => Some(coded(row, at::TROUBLE)?),
         },
     })
 }

@@ -4,6 +4,9 @@ use super::*;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+/// The schema version after the one that this program writes.
+const NEWER: u32 = crate::catalog::schema::VERSION + 1;
+
 #[test]
 fn a_newer_catalog_is_refused_and_keeps_every_byte() {
     let Rig { dir, catalog } = Rig::new();
@@ -11,7 +14,9 @@ fn a_newer_catalog_is_refused_and_keeps_every_byte() {
     let path = dir.path().join("catalog");
     let newer = rusqlite::Connection::open(&path).unwrap();
     newer
-        .execute_batch("PRAGMA user_version = 3; PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute_batch(&format!(
+            "PRAGMA user_version = {NEWER}; PRAGMA wal_checkpoint(TRUNCATE)"
+        ))
         .unwrap();
     drop(newer);
     refused_untouched(dir.path());
@@ -23,14 +28,14 @@ fn a_newer_catalog_whose_log_was_not_folded_is_refused_too() {
     let rig = Rig::new();
     let copy = tempfile::tempdir().unwrap();
     rig.connection()
-        .execute_batch("PRAGMA user_version = 3")
+        .execute_batch(&format!("PRAGMA user_version = {NEWER}"))
         .unwrap();
     for name in ["catalog", "catalog-wal"] {
         std::fs::copy(rig.dir.path().join(name), copy.path().join(name)).unwrap();
     }
     let header = std::fs::read(copy.path().join("catalog")).unwrap();
     assert!(
-        header.len() < 64 || header[63] != 3,
+        header.len() < 64 || u32::from(header[63]) != NEWER,
         "the header must lag behind for this test"
     );
     refused_untouched(copy.path());
@@ -40,12 +45,10 @@ fn refused_untouched(dir: &std::path::Path) {
     let bytes = |name: &str| std::fs::read(dir.join(name)).ok();
     let before = (bytes("catalog"), bytes("catalog-wal").unwrap_or_default());
     let refused = Catalog::open(&dir.join("catalog"), identity());
-    let Err(CatalogError::Newer {
-        found: 3, known: 2, ..
-    }) = refused
-    else {
+    let Err(CatalogError::Newer { found, known, .. }) = refused else {
         panic!("not refused as newer: {:?}", refused.err());
     };
+    assert_eq!((found, known), (NEWER, NEWER - 1));
     let after = (bytes("catalog"), bytes("catalog-wal").unwrap_or_default());
     assert!(before == after, "a refused catalog was written to");
 }

@@ -46,7 +46,7 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
     }
     // What was merely looked at could wait for the names.
     names.flush()?;
-    look(shared, looks)?;
+    look(shared, &looks)?;
     if !reads.is_empty() {
         shared
             .catalog
@@ -143,7 +143,11 @@ impl Names<'_> {
             return Ok(Some(*id));
         }
         self.flush()?;
-        Ok(self.shared.catalog.node_by_handle(handle)?.map(|n| n.id))
+        let id = self.shared.catalog.node_by_handle(handle)?.map(|n| n.id);
+        if let Some(id) = id {
+            self.directories.insert(handle.clone(), id);
+        }
+        Ok(id)
     }
 
     /// The number of a directory, which is noted if it is not known yet; `None`: it is gone.
@@ -176,17 +180,15 @@ impl Names<'_> {
 }
 
 /// Nodes to be looked at; those whose data may have changed are compared with what was proven.
-fn look(shared: &Shared, looks: HashMap<NodeHandle, bool>) -> Result<(), EngineError> {
+fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), EngineError> {
     let (mut seen, mut dirty) = (Vec::new(), Vec::new());
-    for (handle, data) in looks {
-        let Some(node) = shared.catalog.node_by_handle(&handle)? else {
-            continue;
-        };
-        let Some(stat) = stat_of(shared, &handle)? else {
+    for node in shared.catalog.nodes_by_handles(looks.keys())? {
+        let data = looks.get(&node.handle).copied().unwrap_or(true);
+        let Some(stat) = stat_of(shared, &node.handle)? else {
             continue;
         };
         seen.push(Sighting {
-            handle,
+            handle: node.handle.clone(),
             attributes: attributes(&stat),
             place: None,
         });
