@@ -97,7 +97,8 @@ enum Command {
     #[command(after_help = "Example: cairn state -r /srv/data/proj")]
     State(state::State),
     /// List files with state and size on disk
-    #[command(after_help = "Example: cairn ls -l /srv/data/proj")]
+    #[command(after_help = "Example: cairn ls -l /srv/data/proj
+         cairn ls -Ra0 --on-disk . | tar --null --no-recursion -T - -cf /backup/new.tar")]
     Ls(ls::Ls),
     /// Copy files to a tier
     #[command(after_help = "Example: cairn archive --wait /srv/data/run-17")]

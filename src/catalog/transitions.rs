@@ -175,7 +175,7 @@ impl Catalog {
             set_state(connection, node, FileState::Archived, None)?;
             change(
                 connection,
-                "UPDATE nodes SET staged_at = ? WHERE id = ?",
+                "UPDATE nodes SET staged_at = ?, trouble = 0 WHERE id = ?",
                 params![now.nanos(), node.0],
                 "note a stage",
                 node,

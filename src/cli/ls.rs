@@ -27,6 +27,15 @@ pub(crate) struct Ls {
     /// Also names that begin with a dot.
     #[arg(short)]
     all: bool,
+    /// Only what can be read without a recall: what is not a file, and files with their data on disk.
+    #[arg(long)]
+    on_disk: bool,
+    /// Only what is no directory.
+    #[arg(long)]
+    files: bool,
+    /// Print names alone, whole, each with a NUL behind it, for tar -T, rsync --files-from and the like.
+    #[arg(short = '0', long = "null", conflicts_with_all = ["long", "json"])]
+    null: bool,
     /// Print one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -108,6 +117,9 @@ impl Listing<'_> {
         } else {
             Walk::Children
         };
+        if self.ls.null && !self.ls.files {
+            self.output.name_and_nul(&top)?;
+        }
         let mut parent = top.clone();
         let mut group: Vec<NodeState> = Vec::new();
         client.state(&mut std::iter::once(top.clone()), walk, |node| {
@@ -136,7 +148,7 @@ impl Listing<'_> {
         directory: &[u8],
         group: Vec<NodeState>,
     ) -> Result<(), CliError> {
-        if self.headings && !self.output.json {
+        if self.headings && !self.output.json && !self.ls.null {
             let gap = if self.printed { "\n" } else { "" };
             self.output.path_line(gap, directory, ":")?;
             self.printed = true;
@@ -146,8 +158,19 @@ impl Listing<'_> {
 
     /// Sorted by name; whole paths for what was named, names for what lies in a directory.
     fn group(&mut self, mut group: Vec<NodeState>, whole: bool) -> Result<(), CliError> {
+        if self.ls.on_disk {
+            group.retain(is_on_disk);
+        }
+        if self.ls.files {
+            group.retain(|node| node.kind != NodeType::Directory);
+        }
         group.sort_by_cached_key(|node| node.path.bytes());
         self.printed |= !group.is_empty();
+        if self.ls.null {
+            return group
+                .iter()
+                .try_for_each(|node| self.output.name_and_nul(&node.path.bytes()));
+        }
         if self.output.json {
             return group
                 .into_iter()
@@ -197,6 +220,13 @@ fn is_hidden(path: &[u8], top: &[u8]) -> bool {
         .any(|name| name.first() == Some(&b'.'))
 }
 
+/// Reading it asks no tier for anything.
+fn is_on_disk(node: &NodeState) -> bool {
+    use StateFlag::{Conflict, Foreign, Lost, Released};
+    let away = [Lost, Foreign, Conflict, Released];
+    node.kind != NodeType::File || !away.into_iter().any(|flag| node.is(flag))
+}
+
 /// The state in one word, for a column.
 fn word(node: &NodeState) -> &'static str {
     if node.kind != NodeType::File {
@@ -205,6 +235,7 @@ fn word(node: &NodeState) -> &'static str {
     let order = [
         StateFlag::Lost,
         StateFlag::Foreign,
+        StateFlag::Conflict,
         StateFlag::Released,
         StateFlag::Dirty,
         StateFlag::Archived,

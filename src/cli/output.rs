@@ -49,6 +49,13 @@ impl Output {
         Ok(self.settle()?)
     }
 
+    /// One name for a program: its exact bytes, and a NUL.
+    pub(crate) fn name_and_nul(&mut self, path: &[u8]) -> Result<(), CliError> {
+        self.to.write_all(path)?;
+        self.to.write_all(b"\0")?;
+        Ok(self.settle()?)
+    }
+
     /// One object.
     pub(crate) fn object<T: Schema + Serialize>(&mut self, value: T) -> Result<(), CliError> {
         let text = serde_json::to_string(&Tagged::from(value)).map_err(io::Error::from)?;

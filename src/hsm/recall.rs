@@ -201,6 +201,8 @@ pub trait Asks: Send + Sync + 'static {
     fn adopted(&self, adopted: &Adopted);
     /// A stub was found foreign, because of this.
     fn foreign(&self, node: &NodeHandle, why: &str);
+    /// A stub was found contradicted by its file, by this (P4).
+    fn conflict(&self, node: &NodeHandle, why: &str);
     /// Does a file without a stub look lost, to one who only shows it? `record`: as in
     /// [`Self::is_doubtful`].
     fn looks_lost(&self, node: &NodeHandle, record: Option<&Record>, stat: &FileStat) -> bool;

@@ -5,6 +5,7 @@ mod rig;
 
 mod adoption;
 mod attributes;
+mod backups;
 mod capability;
 mod changes;
 mod elsewhere;

@@ -4,7 +4,7 @@
 //! to that (CAP_SYS_ADMIN); in `user.*` the value ends in an HMAC-SHA256 over the record and the
 //! inode's handle under the instance's key, so that a user can neither make one nor move one.
 
-use super::{Backing, BackingError, MAX_XATTR, describe};
+use super::{Backing, BackingError, FileStat, MAX_XATTR, describe};
 use crate::format::record::{Record, State};
 use crate::hsm::version;
 use crate::id::{NodeHandle, Timestamp};
@@ -184,6 +184,37 @@ impl Backing {
             self.remove_record(fd)?;
         }
         Ok(still)
+    }
+}
+
+impl Backing {
+    /// P4 (1): what of the file (open for reading) contradicts the stub that it carries; `None`: nothing.
+    /// A stub that an earlier recall left marked may hold data; its mtime is not looked at, because that
+    /// recall's writes may have changed it.
+    ///
+    /// # Errors
+    /// What the filesystem says.
+    pub fn contradiction(
+        &self,
+        fd: BorrowedFd<'_>,
+        stat: &FileStat,
+        record: &Record,
+    ) -> Result<Option<&'static str>, BackingError> {
+        if record.state == State::Resident {
+            return Ok(None);
+        }
+        if stat.size != record.size {
+            return Ok(Some("its size differs"));
+        }
+        if record.state == State::Released {
+            if self.has_data(fd)? {
+                return Ok(Some("it holds data"));
+            }
+            if stat.mtime != record.mtime {
+                return Ok(Some("its modification time differs"));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{CopyState, Durability, Proven, Recalled};
+use crate::catalog::{CopyState, Durability, Proven, Recalled, Trouble};
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::backing::{BackingError, FileStat, How};
@@ -111,8 +111,19 @@ impl Asks for Answers {
         let Some(shared) = self.0.upgrade() else {
             return;
         };
-        if let Err(why) = super::vouch::note_foreign(&shared, node, why) {
+        let note = format!("foreign: it carries the stub of another file, and {why}");
+        if let Err(why) = super::vouch::note_trouble(&shared, node, Trouble::Foreign, note) {
             tracing::warn!(%why, "a foreign stub could not be noted");
+        }
+    }
+
+    fn conflict(&self, node: &NodeHandle, why: &str) {
+        let Some(shared) = self.0.upgrade() else {
+            return;
+        };
+        let note = format!("conflict: somebody changed a released file behind Cairn's back: {why}");
+        if let Err(why) = super::vouch::note_trouble(&shared, node, Trouble::Conflict, note) {
+            tracing::warn!(%why, "a stub in conflict could not be noted; the next scan finds it");
         }
     }
 

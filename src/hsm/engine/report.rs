@@ -7,9 +7,9 @@ use crate::catalog::{
 };
 use crate::error::Failure;
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{FileStat, NodeKind, belongs_to};
+use crate::hsm::backing::{BackingError, FileStat, How, NodeKind, belongs_to};
 use crate::id::{NodeHandle, RequestId};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// A file as a door shows it.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct FileReport {
     pub record: Option<Record>,
     /// It carries another file's stub.
     pub foreign: bool,
+    /// What is on disk contradicts its stub (P4).
+    pub conflict: bool,
     /// What the catalog knows, if it knows it.
     pub node: Option<Node>,
     /// Copies of the present version.
@@ -242,6 +244,9 @@ impl Shared {
         } else {
             None
         };
+        let conflict = record
+            .as_ref()
+            .is_some_and(|record| self.is_contradicted(fd, &handle, &stat, record));
         let node = self.catalog.node_by_handle(&handle)?;
         let version = record.as_ref().map(|r| (r.file, r.version)).or_else(|| {
             node.as_ref()
@@ -269,11 +274,41 @@ impl Shared {
             handle,
             record,
             foreign,
+            conflict,
             node,
             copies,
             pins,
             open,
         })
+    }
+
+    /// Does what is on disk contradict the stub, for good? Who cannot be looked at now is not accused: a
+    /// release sets the stub before it punches, and users set times meanwhile.
+    fn is_contradicted(
+        &self,
+        fd: BorrowedFd<'_>,
+        handle: &NodeHandle,
+        stat: &FileStat,
+        record: &Record,
+    ) -> bool {
+        let stub = record.state != State::Resident && stat.size > 0;
+        // What is as the stub says and has no block but that of its attributes needs no closer look.
+        let plain = (stat.size, stat.mtime) == (record.size, record.mtime)
+            && stat.blocks <= stat.one_block();
+        let Some(_claim) = (stub && !plain).then(|| self.lanes.claim(handle)).flatten() else {
+            return false;
+        };
+        let look = || -> Result<bool, BackingError> {
+            let file = self.backing.reopen(fd, How::Read)?;
+            let _turn = self.backing.turn(handle);
+            let stat = self.backing.stat(file.as_fd())?;
+            let Some(now) = self.backing.record(file.as_fd())? else {
+                return Ok(false);
+            };
+            let found = self.backing.contradiction(file.as_fd(), &stat, &now)?;
+            Ok(found.is_some() && stat.size > 0)
+        };
+        look().unwrap_or(false)
     }
 
     pub(super) fn cancel(&self, id: RequestId) -> Result<(), EngineError> {

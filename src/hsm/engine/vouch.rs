@@ -485,18 +485,18 @@ pub(super) fn note_adopted(shared: &Shared, adopted: &Adopted) -> Result<(), Eng
     Ok(())
 }
 
-/// A foreign stub: its state stays what it was, the words say why it is foreign.
-pub(super) fn note_foreign(
+/// A stub that cannot be used: its state stays what it was, the words say why.
+pub(super) fn note_trouble(
     shared: &Shared,
     node: &NodeHandle,
-    why: &str,
+    trouble: Trouble,
+    note: String,
 ) -> Result<(), EngineError> {
     let Some(row) = shared.catalog.node_by_handle(node)? else {
         return Ok(());
     };
-    let note = format!("foreign: it carries the stub of another file, and {why}");
     let (state, durability) = (row.state, Durability::Relaxed);
-    let trouble = vec![(row.id, Some(Trouble::Foreign))];
+    let trouble = vec![(row.id, Some(trouble))];
     shared.catalog.set_trouble(trouble, durability)?;
     Ok(shared
         .catalog

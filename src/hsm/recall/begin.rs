@@ -10,7 +10,7 @@ use super::{RecallError, Step, Vouched, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
 use crate::format::record::{Record, State as Data};
-use crate::hsm::backing::{BackingError, FileStat, How, SetHow, belongs_to, shown_ctime};
+use crate::hsm::backing::{BackingError, How, SetHow, belongs_to, shown_ctime};
 use crate::hsm::version::Stamp;
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -140,7 +140,11 @@ fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>
             before,
         }))));
     }
-    check(shared, reader.as_fd(), &before, &record)?;
+    let found = backing.contradiction(reader.as_fd(), &before, &record);
+    if let Some(why) = found.map_err(fail("look for data"))? {
+        shared.asks.conflict(&recall.node, why);
+        return Err(RecallError::Conflict { why });
+    }
     Ok(Some(Found::Stub(Arc::new(Opened {
         object,
         reader: Arc::new(reader),
@@ -160,30 +164,6 @@ fn finish_truncation(
     rustix::fs::fsync(fd)
         .map_err(|why| BackingError::of("sync", || "a truncated file".into(), why))?;
     Ok(done)
-}
-
-/// P4 (1). A stub that an earlier recall left marked may hold data; its mtime is not looked at,
-/// because that recall's writes may have changed it.
-fn check(
-    shared: &Shared,
-    fd: BorrowedFd<'_>,
-    stat: &FileStat,
-    record: &Record,
-) -> Result<(), RecallError> {
-    let conflict = |why| Err(RecallError::Conflict { why });
-    if stat.size != record.size {
-        return conflict("its size differs");
-    }
-    if record.state == Data::Released {
-        let holds = shared.backing.has_data(fd);
-        if holds.map_err(|why| RecallError::backing("look for data", why))? {
-            return conflict("it holds data");
-        }
-        if stat.mtime != record.mtime {
-            return conflict("its modification time differs");
-        }
-    }
-    Ok(())
 }
 
 /// Goes on, on the lane of the tier that the stub names first.

@@ -121,6 +121,7 @@ fn flags(report: &FileReport) -> Vec<StateFlag> {
         (StateFlag::NoRelease, node.is_some_and(|n| n.norelease)),
         (StateFlag::Lost, report.is_lost()),
         (StateFlag::Foreign, report.foreign),
+        (StateFlag::Conflict, report.conflict),
     ];
     states
         .into_iter()

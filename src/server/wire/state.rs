@@ -23,6 +23,8 @@ pub enum StateFlag {
     Lost,
     /// It carries another file's stub: copied or restored, and not adopted.
     Foreign,
+    /// Its file contradicts the stub: somebody wrote to it around the mount.
+    Conflict,
 }
 
 impl StateFlag {
@@ -38,6 +40,7 @@ impl StateFlag {
             Self::NoRelease => "norelease",
             Self::Lost => "lost",
             Self::Foreign => "foreign",
+            Self::Conflict => "conflict",
         }
     }
 }

@@ -52,6 +52,7 @@ impl Asks for Plain {
     }
     fn adopted(&self, _: &crate::hsm::recall::Adopted) {}
     fn foreign(&self, _: &NodeHandle, _: &str) {}
+    fn conflict(&self, _: &NodeHandle, _: &str) {}
     fn looks_lost(&self, _: &NodeHandle, _: Option<&Record>, _: &FileStat) -> bool {
         false
     }

@@ -300,6 +300,8 @@ fn p4_a_stub_that_somebody_wrote_into_is_a_conflict() {
         assert_eq!(rig.read(stub, 0, 10).wait(), eio, "{:?}", stub.path);
         assert!(matches!(rig.stage(stub), Err(RecallError::Conflict { .. })));
         assert_eq!(rig.record(stub).expect("untouched").state, State::Released);
+        let told = rig.above.conflicts.lock();
+        assert!(told.iter().any(|(node, _)| *node == stub.node), "not told");
     }
     assert_eq!(rig.tier().bytes_read(), 0);
 }

@@ -106,6 +106,7 @@ pub(in crate::hsm) struct Above {
     /// Nodes without a record that are to be asked about, and whether they are lost.
     pub(in crate::hsm) adopted: Mutex<Vec<crate::hsm::recall::Adopted>>,
     pub(in crate::hsm) foreign: Mutex<Vec<(NodeHandle, String)>>,
+    pub(in crate::hsm) conflicts: Mutex<Vec<(NodeHandle, String)>>,
     pub(in crate::hsm) doubted: Mutex<HashMap<NodeHandle, bool>>,
     /// So often somebody holds a lease on a doubted file.
     pub(in crate::hsm) leased: AtomicU64,
@@ -175,6 +176,9 @@ impl Asks for Above {
     }
     fn foreign(&self, node: &NodeHandle, why: &str) {
         self.foreign.lock().push((node.clone(), why.to_owned()));
+    }
+    fn conflict(&self, node: &NodeHandle, why: &str) {
+        self.conflicts.lock().push((node.clone(), why.to_owned()));
     }
     fn looks_lost(&self, node: &NodeHandle, _: Option<&Record>, _: &FileStat) -> bool {
         self.doubted.lock().get(node) == Some(&true)
