@@ -7,6 +7,8 @@ mod fuzzed;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
+mod site;
+#[cfg(test)]
 mod state;
 #[cfg(test)]
 mod tar;
