@@ -5,6 +5,7 @@ mod leave;
 mod plan;
 pub mod rights;
 mod serve;
+mod supervisor;
 mod take_over;
 
 pub(in crate::cli) use plan::default_state;

@@ -8,6 +8,7 @@ use super::down::absolute;
 use super::up::{TAKE_OVER, detach};
 use super::{CliError, Session};
 use crate::client::{Client, Place};
+use crate::config::Config;
 use crate::error::Failure;
 use clap::Args;
 use std::ffi::{OsStr, OsString};
@@ -23,7 +24,11 @@ use std::process::{Command, Stdio};
 #[derive(Debug, Args)]
 pub(crate) struct Upgrade {
     /// Where it is mounted.
-    mount: PathBuf,
+    #[arg(required_unless_present = "config")]
+    mount: Option<PathBuf>,
+    /// The instance's configuration file says where it is mounted.
+    #[arg(long, value_name = "FILE", conflicts_with = "mount")]
+    config: Option<PathBuf>,
     /// The new program (default: this one).
     #[arg(long, value_name = "PATH")]
     exec: Option<PathBuf>,
@@ -31,7 +36,7 @@ pub(crate) struct Upgrade {
 
 impl Upgrade {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
-        let mount = absolute(&self.mount)?;
+        let mount = absolute(&self.mountpoint()?)?;
         let mut client = session.client_near(Some(&mount))?;
         let status = client.status()?;
         let socket = client.socket().to_owned();
@@ -66,6 +71,20 @@ impl Upgrade {
             .with_hint(format!("process {} serves on", old.pid))),
             Started::Failed(said) => Err(old.again(&said)),
         }
+    }
+}
+
+impl Upgrade {
+    fn mountpoint(&self) -> Result<PathBuf, CliError> {
+        if let Some(mount) = &self.mount {
+            return Ok(mount.clone());
+        }
+        let file = self.config.as_deref().unwrap_or_else(|| Path::new(""));
+        let config = Config::load(file).map_err(CliError::usage)?;
+        config.mount.ok_or_else(|| {
+            CliError::usage(format!("{} names no mount", file.display()))
+                .with_hint("cairn upgrade MOUNT")
+        })
     }
 }
 

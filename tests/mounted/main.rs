@@ -20,6 +20,7 @@ mod scans;
 mod shared;
 mod stops;
 mod strangers;
+mod supervised;
 mod tier_away;
 mod touched;
 mod truncated;

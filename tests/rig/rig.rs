@@ -63,6 +63,8 @@ pub(crate) struct Instance {
     pub(crate) hold: Option<String>,
     /// Further arguments of `cairn up`.
     pub(crate) args: Vec<String>,
+    /// Environment of `cairn up`.
+    pub(crate) environment: Vec<(&'static str, std::ffi::OsString)>,
     /// Done to the command of `cairn up` before it starts.
     pub(crate) prepare: Option<fn(&mut Command)>,
     child: Option<Child>,
@@ -103,6 +105,7 @@ impl Instance {
             tier,
             hold: Some("0s".to_owned()),
             args: Vec::new(),
+            environment: Vec::new(),
             prepare: None,
             child: None,
         })
@@ -128,6 +131,7 @@ impl Instance {
             command.args(["--hold", hold]);
         }
         command.args(&self.args).arg(&self.backing).arg(&self.mount);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let log = fs::File::options()
             .create(true)

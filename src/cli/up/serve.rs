@@ -3,6 +3,7 @@
 
 use super::UpPlan;
 use super::leave::{Leaving, Signal, signals};
+use super::supervisor::Supervisor;
 use super::take_over;
 use crate::cli::CliError;
 use crate::error::Failure;
@@ -32,13 +33,17 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// Why it did not start; nothing is left mounted.
 pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
+    let front = Front {
+        supervisor: Supervisor::of_environment(),
+        is_ready: Cell::new(false),
+    };
     let settings = settings(plan);
     for key in plan.settings.without_effect() {
         eprintln!("cairn: the setting {key} has no effect in this version");
     }
     let policy = policy(plan)?;
     // Nothing may look at a mount that is held for this process before it has taken it.
-    let way = way(plan, mounter)?;
+    let way = way(plan, mounter, &front.supervisor)?;
     stand_clear(plan, &way);
     let opening = Opening {
         backing: plan.backing.clone(),
@@ -61,7 +66,8 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     }
     let (engine, state) = claimed.start(tiers, settings, policy).map_err(startup)?;
     let engine = Arc::new(engine);
-    let done = run(plan, &engine, &state, way);
+    let done = run(plan, &engine, &state, way, &front);
+    front.supervisor.stopping();
     let stopped = engine.stop(matches!(done, Ok(true)));
     if engine.has_left_threads() {
         // Kept for ever, so that no drop waits for a tier; the process ends now.
@@ -71,6 +77,12 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     stopped
         .map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
     Ok(0)
+}
+
+/// Who is told that users are served, and whether that was told.
+struct Front {
+    supervisor: Supervisor,
+    is_ready: Cell<bool>,
 }
 
 /// How the mount is come by.
@@ -93,18 +105,24 @@ impl Way {
     }
 }
 
-fn way(plan: &UpPlan, mounter: Option<Mounter>) -> Result<Way, CliError> {
+fn way(plan: &UpPlan, mounter: Option<Mounter>, supervisor: &Supervisor) -> Result<Way, CliError> {
     let Some(mounter) = mounter else {
         return Ok(Way::Alone);
     };
-    Ok(match take_over::inherit(plan)? {
+    Ok(match take_over::inherit(plan, supervisor)? {
         Some(inheritance) => Way::Inherited(inheritance),
         None => Way::Mounter(mounter),
     })
 }
 
 /// Mounts and serves; `true`: the mount went and nobody can still write.
-fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, way: Way) -> Result<bool, CliError> {
+fn run(
+    plan: &UpPlan,
+    engine: &Arc<Engine>,
+    state: &StateDir,
+    way: Way,
+    front: &Front,
+) -> Result<bool, CliError> {
     let recaller = engine
         .recaller()
         .ok_or_else(|| CliError::new(Failure::Internal, "the engine has no recaller"))?;
@@ -128,9 +146,8 @@ fn run(plan: &UpPlan, engine: &Arc<Engine>, state: &StateDir, way: Way) -> Resul
     if let Err(why) = &mirror.facts().hold {
         eprintln!("cairn: the mount ends with this instance: {why}");
     }
-    let is_ready = Cell::new(false);
-    let done = open_doors(plan, engine, state, &mirror, &is_ready);
-    if done.is_err() && inherited && !is_ready.get() {
+    let done = open_doors(plan, engine, state, &mirror, front);
+    if done.is_err() && inherited && !front.is_ready.get() {
         // The mount's users had a server before; they shall have one after this process, too. So
         // it is not unmounted: the holder waits for the next.
         std::mem::forget(mirror.clone());
@@ -181,7 +198,7 @@ fn open_doors(
     engine: &Arc<Engine>,
     state: &StateDir,
     mirror: &Arc<Mirror>,
-    is_ready: &Cell<bool>,
+    front: &Front,
 ) -> Result<(), CliError> {
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
@@ -203,7 +220,8 @@ fn open_doors(
         eprintln!("cairn: releases are disabled: {why}");
     }
     ready(plan, engine.tiers())?;
-    is_ready.set(true);
+    front.supervisor.ready(&plan.mount.to_string_lossy());
+    front.is_ready.set(true);
     wait(engine, mirror, &ended)?;
     server.stop();
     Ok(())

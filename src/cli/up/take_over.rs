@@ -3,6 +3,7 @@
 //! Invariant: what can be found wrong with this command is found before the predecessor is ended.
 
 use super::UpPlan;
+use super::supervisor::Supervisor;
 use crate::cli::CliError;
 use crate::error::Failure;
 use cairn_fuse::mount::{Inheritance, Predecessor, Successor};
@@ -31,7 +32,10 @@ pub(in crate::cli) fn holder_socket(state: &Path) -> PathBuf {
 ///
 /// # Errors
 /// There is one, and this process cannot or must not go on with it.
-pub(super) fn inherit(plan: &UpPlan) -> Result<Option<Inheritance>, CliError> {
+pub(super) fn inherit(
+    plan: &UpPlan,
+    supervisor: &Supervisor,
+) -> Result<Option<Inheritance>, CliError> {
     let Some(successor) = Successor::meet(&socket(plan)).map_err(failed)? else {
         return Ok(None);
     };
@@ -59,7 +63,15 @@ pub(super) fn inherit(plan: &UpPlan) -> Result<Option<Inheritance>, CliError> {
     );
     config.shared = plan.shared;
     successor.check(&config).map_err(failed)?;
-    successor.take().map(Some).map_err(failed)
+    let predecessor = successor.predecessor_pid();
+    // Before the predecessor's end, or its supervisor would take that for the service's.
+    supervisor.main_process(std::process::id());
+    successor.take().map(Some).map_err(|why| {
+        if let Some(pid) = predecessor {
+            supervisor.main_process(pid);
+        }
+        failed(why)
+    })
 }
 
 /// Does the predecessor serve, and go on serving?
