@@ -20,6 +20,7 @@ use std::sync::Arc;
 use writer::Size;
 
 mod aggregates;
+mod backup;
 mod candidates;
 mod copy;
 mod dispatch;
@@ -44,6 +45,7 @@ mod transitions;
 mod unserved;
 mod writer;
 
+pub use backup::backup;
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
     Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,

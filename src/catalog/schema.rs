@@ -56,7 +56,7 @@ pub(super) fn is_present(path: &Path) -> Result<bool, CatalogError> {
 }
 
 /// The version of the catalog at `path`, without writing a byte; `None`: there is none yet.
-fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
+pub(super) fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
     let not = |why: &str| CatalogError::NotACatalog {
         path: path.to_owned(),
         why: why.to_owned(),

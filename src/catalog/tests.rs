@@ -8,6 +8,7 @@ use cairn_mover::Crc32c;
 use std::path::PathBuf;
 
 mod archive;
+mod backups;
 mod durability;
 mod model;
 mod nodes;
