@@ -30,6 +30,10 @@ fn of(command: &str) -> &'static str {
         "why" | "requests" | "cancel" | "retry" => {
             "0 done, 1 not found or failed, 2 wrong usage, 3 no running instance, 5 not permitted"
         }
+        "undelete" => {
+            "0 done, 1 some files could not be had, 2 wrong usage, 3 no running instance, \
+             4 still running, 5 not permitted, 6 a tier is unavailable"
+        }
         "status" => {
             "0 done, 3 no running instance; with --check 0 ok, 1 warning, 2 critical, 3 unknown"
         }

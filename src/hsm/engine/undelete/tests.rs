@@ -1,0 +1,1 @@
+//! Undelete: what comes back, and what a crash leaves.
