@@ -33,3 +33,5 @@ ALTER TABLE tombstones ADD COLUMN heir_since INTEGER;
 CREATE INDEX tombstones_path ON tombstones (path, id);
 CREATE INDEX tombstones_uid ON tombstones (uid, path, id);
 CREATE INDEX tombstones_heir ON tombstones (id) WHERE heir IS NOT NULL;
+-- Where a node was whose name a scan found gone: for its tombstone, if it is found gone itself.
+CREATE TABLE last_paths (node INTEGER PRIMARY KEY, path BLOB NOT NULL);

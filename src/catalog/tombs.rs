@@ -141,7 +141,17 @@ pub(super) fn forget(
             now,
         )?;
     }
+    // What was below a directory, and is known still, was there.
+    change(
+        connection,
+        "INSERT OR REPLACE INTO last_paths
+             SELECT node, CAST(?2 || x'2f' || name AS BLOB) FROM names WHERE parent = ?1",
+        params![node.0, path],
+        "keep paths below",
+        node,
+    )?;
     for sql in [
+        "DELETE FROM last_paths WHERE node = ?",
         "DELETE FROM names WHERE node = ?",
         "DELETE FROM names WHERE parent = ?",
         "DELETE FROM pins WHERE node = ?",

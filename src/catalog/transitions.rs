@@ -296,7 +296,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<bool, CatalogError> {
         self.write(durability, move |connection| {
-            let path = names::path(connection, node)?.unwrap_or_default();
+            let path = names::last_path(connection, node)?.unwrap_or_default();
             tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)
         })
     }

@@ -125,15 +125,15 @@ fn show(output: &mut Output, view: UndeletedView) -> Result<(), CliError> {
     if output.json {
         return output.object(view);
     }
-    let size = Bytes(view.size);
+    let (size, modified) = (Bytes(view.size), view.modified.to_seconds());
     let what = match view.by {
         DeletedBy::Unlink => "",
         // Whatever came later is another version, or was never archived.
         DeletedBy::Overwrite | DeletedBy::Truncate | DeletedBy::Remove => {
-            &format!(", as it was until {}", view.deleted)
+            &format!(", as it was until {}", view.deleted.to_seconds())
         }
     };
-    output.path_line("", &view.now.bytes(), &format!(": released, {size}{what}"))
+    output.path_line("", &view.now.bytes(), &format!(": released, {size}, modified {modified}{what}"))
 }
 
 fn list(session: &Session, path: &[u8], output: &mut Output) -> Result<u8, CliError> {

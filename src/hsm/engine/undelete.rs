@@ -21,12 +21,12 @@ pub use choice::Which;
 use super::ask::Asker;
 use super::{Engine, EngineError, Shared, tree};
 use crate::catalog::{
-    Below, CameBack, Copy, CopyState, NotRevived, Proven, Revived, Sighting, Tombstone,
+    Below, CameBack, Copy, CopyState, Durability, NotRevived, Proven, Revived, Sighting, Tombstone,
     TombstoneWhy, Version,
 };
 use crate::error::Failure;
-use crate::format::record::CopyHint;
-use crate::hsm::backing::BackingError;
+use crate::format::record::{CopyHint, State};
+use crate::hsm::backing::{BackingError, NodeKind, belongs_to};
 use crate::hsm::release::Permit;
 use crate::hsm::undelete::{Data, Nameless, Owner, Unnamed};
 use crate::id::{NodeHandle, Timestamp};
@@ -97,6 +97,8 @@ pub struct Back {
     pub node: NodeHandle,
     /// Its size, bytes.
     pub size: u64,
+    /// When its data were last modified.
+    pub modified: Timestamp,
     /// Why it was gone, and when.
     pub stone: Tombstone,
 }
@@ -182,13 +184,51 @@ impl Shared {
     /// The place's path relative to the root.
     fn base(&self, place: &Place) -> Result<Vec<u8>, EngineError> {
         self.drain_changelog()?;
+        self.catalog.settle(Durability::Relaxed)?;
         let id = tree::ensure_directory(self, &place.directory)?;
         let path = self.catalog.path_of(id)?.ok_or_else(|| {
             EngineError::refused(Failure::NotFound, "the directory it is asked in is gone")
         })?;
         let parts = std::iter::once(&path).filter(|p| !p.is_empty());
         let parts: Vec<&[u8]> = parts.chain(&place.below).map(Vec::as_slice).collect();
-        Ok(parts.join(&b'/'))
+        let path = parts.join(&b'/');
+        self.notice_change(&path)?;
+        Ok(path)
+    }
+
+    /// Whoever overwrote a file a moment ago may ask for what it was before the mount has told of
+    /// it: a file that is there is looked at.
+    fn notice_change(&self, path: &[u8]) -> Result<(), EngineError> {
+        let Ok(fd) = self.backing.open_beneath(path) else {
+            return Ok(());
+        };
+        let stat = self.backing.stat(fd.as_fd())?;
+        let handle = self.backing.handle_of(fd.as_fd())?;
+        let Some(row) = self.catalog.node_by_handle(&handle)? else {
+            return Ok(());
+        };
+        if stat.kind != NodeKind::Regular || row.version.is_none() {
+            return Ok(());
+        }
+        let own = self.backing.record(fd.as_fd())?;
+        let own = own.filter(|r| belongs_to(r, self.backing.fs(), &handle));
+        let changed = match own {
+            Some(record) => {
+                let resident = record.state == State::Resident;
+                resident && (record.size, record.mtime) != (stat.size, stat.mtime)
+            }
+            // Cut, and written anew.
+            None => row.proven.is_some_and(|p| p.size != stat.size),
+        };
+        if changed {
+            let cut = row.proven.is_some_and(|p| stat.size < p.size);
+            let why = if cut { TombstoneWhy::Truncate } else { TombstoneWhy::Overwrite };
+            let now = self.now();
+            self.catalog
+                .differs(row.id, row.proven, why, now, Durability::Relaxed)?;
+            self.catalog.settle(Durability::Relaxed)?;
+        }
+        Ok(())
     }
 
     fn stones_at(&self, path: &[u8], looker: &Looker) -> Result<Vec<Tombstone>, EngineError> {
@@ -373,7 +413,7 @@ impl Shared {
             return Err(under_way());
         };
         let owner = rights.owner_of(&source.member, Some(stone.uid), dir)?;
-        let size = source.size();
+        let (size, modified) = (source.size(), source.member.mtime);
         let node = if source.stored == 0 {
             self.make_hole(&source, (dir, name), owner)?
         } else {
@@ -389,6 +429,7 @@ impl Shared {
             path,
             node,
             size,
+            modified,
             stone,
         })
     }
@@ -404,7 +445,7 @@ impl Shared {
         let named = made.name(&self.backing, dir.fd.as_fd(), name).map_err(unnamed)?;
         let seen = sighting(&named, dir, name);
         self.catalog
-            .note(vec![seen], crate::catalog::Durability::Relaxed)?;
+            .note(vec![seen], Durability::Relaxed)?;
         Ok(named.handle)
     }
 

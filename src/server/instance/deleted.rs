@@ -280,6 +280,7 @@ fn undeleted_view(back: &Back, ask: &Undelete, from: &GivenPath) -> UndeletedVie
         path,
         now,
         size: back.size,
+        modified: views::when(back.modified),
         version: back.stone.version.0,
         deleted: views::when(back.stone.at),
         by: by(back.stone.why),

@@ -117,6 +117,8 @@ pub struct UndeletedView {
     pub now: GivenPath,
     /// Its size, bytes.
     pub size: u64,
+    /// When its data were last modified.
+    pub modified: When,
     /// Which version of its data.
     pub version: u64,
     /// When that had ended.
