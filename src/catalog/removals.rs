@@ -9,7 +9,7 @@
 //!   tombstone, and the file is one that was never archived. Its id is not used again.
 
 use super::copy::{CopyState, TombstoneWhy};
-use super::sql::{Code, change, int};
+use super::sql::{Code, all, change, int};
 use super::{Catalog, CatalogError, Copy, Durability, FileState, NodeId, Planned};
 use super::{names, nodes, tombs};
 use crate::id::Timestamp;
@@ -58,7 +58,9 @@ impl Catalog {
                 for copy in &removal.copies {
                     give_up(connection, copy)?;
                 }
-                tombs::recount(connection, row.id)?;
+                for holder in holders(connection, &removal.copies)? {
+                    tombs::recount(connection, holder)?;
+                }
                 return note(connection, row.id, removal.note.as_deref());
             }
             let (Some(version), FileState::Archived) = (row.version, row.state) else {
@@ -79,6 +81,21 @@ impl Catalog {
             note(connection, row.id, removal.note.as_deref())
         })
     }
+}
+
+/// All files of the version: a copied stub shares it until it is adopted.
+fn holders(connection: &Connection, copies: &[Copy]) -> Result<Vec<NodeId>, CatalogError> {
+    let Some(copy) = copies.first() else {
+        return Ok(Vec::new());
+    };
+    all(
+        connection,
+        "SELECT id FROM nodes WHERE file = ?",
+        [copy.file.0],
+        |row| row.get(0).map(NodeId),
+        "find by file",
+        copy.file,
+    )
 }
 
 fn note(

@@ -23,7 +23,7 @@ use super::wire::{
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
-use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
+use crate::hsm::engine::ask::{Ask, Asker, Consent, Forecast, Named};
 use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
@@ -117,6 +117,10 @@ impl Instance {
             tier: options.tier.clone(),
             pin_for: options.pin_for_s.map(Duration::from_secs),
             flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
+            consent: Consent {
+                last_copy: options.last_copy,
+                below_policy: options.below_policy,
+            },
             into: part.into.map(RequestId),
             last: part.last,
         })

@@ -296,3 +296,50 @@ fn p15_users_have_back_their_own_and_learn_of_no_others() -> Result<()> {
     ensure!(fs::read(cairn.at("home/mine"))? == tree::bytes(1, 80_000));
     cairn.down()
 }
+
+#[test]
+fn a_copy_that_was_removed_is_no_more_counted_on() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    let second = cairn.dir.path().join("second");
+    fs::create_dir(&second)?;
+    for (name, at) in [("one", &cairn.tier), ("two", &second)] {
+        let url = format!("{name}=dir:{}", at.display());
+        cairn.args.extend(["--tier".to_owned(), url]);
+    }
+    cairn.up()?;
+    let data = tree::bytes(1, 300_000);
+    fs::write(cairn.at("f"), &data)?;
+    let path = cairn.at("f").to_string_lossy().into_owned();
+    for tier in ["one", "two"] {
+        cairn.cairn(["archive", "--wait", "--tier", tier, &path])?;
+    }
+    cairn.release("f")?;
+    let ctime = |m: fs::Metadata| (m.ctime(), m.ctime_nsec());
+    let shown = ctime(fs::metadata(cairn.at("f"))?);
+    let copies = |cairn: &Instance| -> Result<String> {
+        Ok(String::from_utf8(attribute(cairn, "f", "user.cairn.copies")?)?)
+    };
+    ensure!(copies(&cairn)?.lines().count() == 2, "{}", copies(&cairn)?);
+    let told = said(&as_user(&cairn, STRANGER, &["remove", "--wait", "--tier", "one", "f"])?);
+    ensure!(!told.0 && told.1.contains("owner"), "{told:?}");
+    cairn.cairn(["remove", "--wait", "--tier", "one", &path])?;
+    let left = copies(&cairn)?;
+    ensure!(left.lines().count() == 1 && left.contains("two"), "{left}");
+    ensure!(ctime(fs::metadata(cairn.at("f"))?) == shown, "it shows as a change of status");
+    let last = cairn.run(["remove", "--wait", "--last-copy", "--tier", "two", &path])?;
+    ensure!(!last.status.success() && said(&last).1.contains("stage"), "{:?}", said(&last));
+    // The bytes on the first may go, and the second is read.
+    fs::remove_dir_all(&cairn.tier)?;
+    drop_caches()?;
+    ensure!(fs::read(cairn.at("f"))? == data, "other bytes");
+    let last = cairn.run(["remove", "--wait", "--last-copy", "--tier", "two", &path])?;
+    ensure!(last.status.success(), "{:?}", said(&last));
+    ensure!(cairn.shown_state("f")? == "resident", "{}", cairn.shown_state("f")?);
+    let why = cairn.cairn(["why", &path])?;
+    ensure!(why.contains("0 of the 1 copies"), "{why}");
+    // Until its bytes are reclaimed even that can be had again.
+    let listed = expect(&cairn, &["--list"], "f")?;
+    ensure!(listed.contains("remove"), "{listed}");
+    cairn.down()
+}

@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod removal;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};
@@ -221,6 +222,7 @@ impl Bench {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            consent: super::ask::Consent::default(),
             into: None,
             last: true,
         }

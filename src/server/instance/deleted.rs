@@ -4,7 +4,7 @@ use super::nodes::may;
 use super::{Instance, asker, views};
 use crate::catalog::{Origin, TombstoneWhy, Verb};
 use crate::error::Failure;
-use crate::hsm::engine::ask::{Ask, Asker, Named};
+use crate::hsm::engine::ask::{Ask, Asker, Consent, Named};
 use crate::hsm::engine::undelete::{self, Back, Deleted, Looker, Place, Which};
 use crate::hsm::engine::{Engine, EngineError, shifted};
 use crate::id::{DataVersion, Timestamp};
@@ -237,6 +237,7 @@ impl Instance {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            consent: Consent::default(),
             into: None,
             last: true,
         })
