@@ -61,11 +61,11 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
+pub use removals::{Removal, Removed};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
 };
-pub use removals::{Removed, Removal};
 pub use revivals::{Below, CameBack};
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use status::{Backlog, FailureCause, Snapshot, Usage};

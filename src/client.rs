@@ -14,10 +14,10 @@ pub use error::ClientError;
 
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
-    Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery, PolicyReport, PolicyRun,
-    PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
-    StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted, UndeleteQuery, UndeletedView, Verb, Walk,
-    When, Why, WhyQuery,
+    Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
+    PolicyReport, PolicyRun, PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView,
+    Schema, ShutdownQuery, StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted,
+    UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use http::Http;
 use hyper::Method;

@@ -61,7 +61,9 @@ impl Notices {
 
     /// A name was made in a directory behind the kernel's back. Never blocks.
     pub(crate) fn name(&self, directory: u64, name: &[u8]) {
-        let _ = self.names.send((directory, OsStr::from_bytes(name).to_owned()));
+        let _ = self
+            .names
+            .send((directory, OsStr::from_bytes(name).to_owned()));
     }
 
     /// They may have: answers when they are asked for anew. Never blocks.

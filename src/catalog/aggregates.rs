@@ -222,7 +222,9 @@ pub(super) fn copies(
 ) -> Result<Vec<Copy>, CatalogError> {
     all(
         connection,
-        &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? AND state < 3 ORDER BY state"),
+        &format!(
+            "SELECT {COPY} FROM copies WHERE file = ? AND version = ? AND state < 3 ORDER BY state"
+        ),
         params![file.0, int(version.0)],
         copy_row,
         "find copies",

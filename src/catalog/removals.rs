@@ -44,11 +44,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn remove_copies(
-        &self,
-        removal: Removal,
-        now: Timestamp,
-    ) -> Result<Removed, CatalogError> {
+    pub fn remove_copies(&self, removal: Removal, now: Timestamp) -> Result<Removed, CatalogError> {
         self.write(Durability::Full, move |connection| {
             let row = nodes::get(connection, removal.node)?;
             let Some(row) = row.filter(|row| row.planned() == removal.planned) else {

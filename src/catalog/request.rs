@@ -79,12 +79,7 @@ impl Class {
             (Verb::Archive, Origin::Policy) => Self::PolicyArchive,
             (Verb::Archive, Origin::User | Origin::Implicit) => Self::Archive,
             (
-                Verb::Release
-                | Verb::Remove
-                | Verb::Pin
-                | Verb::Unpin
-                | Verb::Set
-                | Verb::Clear,
+                Verb::Release | Verb::Remove | Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear,
                 _,
             ) => Self::Release,
             (Verb::Verify | Verb::Repack, _) => Self::Verify,

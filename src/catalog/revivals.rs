@@ -153,9 +153,8 @@ impl Catalog {
             } = file;
             let stone = tombs::stone(connection, revived.tombstone)?;
             // A scan may have met the file before, and ended it.
-            let known = nodes::by_handle(connection, &seen.handle)?.is_some_and(|n| {
-                n.planned().version == Some((revived.file, revived.version))
-            });
+            let known = nodes::by_handle(connection, &seen.handle)?
+                .is_some_and(|n| n.planned().version == Some((revived.file, revived.version)));
             let stone = stone.filter(|s| s.heir == Some(revived.file));
             if stone.is_none() && !known {
                 return Ok(None);

@@ -260,11 +260,7 @@ fn may_be_read(connection: &Connection, copy: &Copy) -> Result<bool, CatalogErro
     let known = first(
         connection,
         "SELECT 1 FROM aggregates WHERE tier = ? AND epoch = ? AND seq = ?",
-        params![
-            copy.tier.0,
-            copy.aggregate.epoch,
-            int(copy.aggregate.seq)
-        ],
+        params![copy.tier.0, copy.aggregate.epoch, int(copy.aggregate.seq)],
         |_| Ok(()),
         "find",
         copy.aggregate,

@@ -385,7 +385,11 @@ fn changed_since(row: &Node, file: &Archived) -> bool {
     noted || row.attributes.ctime > file.proven.ctime
 }
 
-pub(super) fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(), CatalogError> {
+pub(super) fn learn_one(
+    connection: &Connection,
+    known: &Known,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
     let row = nodes::get(connection, known.node)?;
     let mut state = known.state;
     if let (Some(row), Some((planned, ctime))) = (&row, known.under) {
@@ -483,7 +487,11 @@ fn dirty(
     tombs::bury(connection, row.id, version, why, &path, uid, now)
 }
 
-pub(super) fn prove(connection: &Connection, node: NodeId, proven: &Proven) -> Result<(), CatalogError> {
+pub(super) fn prove(
+    connection: &Connection,
+    node: NodeId,
+    proven: &Proven,
+) -> Result<(), CatalogError> {
     let rows = change(
         connection,
         "UPDATE nodes SET proven_size = ?, proven_ctime = ?, proven_boot = ? WHERE id = ?",

@@ -6,7 +6,8 @@ use clap::Command;
 /// What a command can end with, and what that means for it.
 fn of(command: &str) -> &'static str {
     match command {
-        "archive" | "release" | "stage" | "verify" | "remove" | "pin" | "unpin" | "set" | "clear" => {
+        "archive" | "release" | "stage" | "verify" | "remove" | "pin" | "unpin" | "set"
+        | "clear" => {
             "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
              4 still running, 5 not permitted, 6 a tier is unavailable"
         }

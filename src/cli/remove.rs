@@ -8,14 +8,14 @@ use clap::Args;
 /// Arguments of `remove`.
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// Also if it is the last good copy, of files whose data are on disk.
-    #[arg(long)]
-    last_copy: bool,
+    #[command(flatten)]
+    acting: Acting,
     /// Also if fewer copies are left than policy asks for.
     #[arg(long)]
     below_policy: bool,
-    #[command(flatten)]
-    acting: Acting,
+    /// Also if it is the last good copy, of files whose data are on disk.
+    #[arg(long)]
+    last_copy: bool,
 }
 
 impl Remove {

@@ -54,7 +54,11 @@ pub(crate) struct Undelete {
 impl Undelete {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         let here = || vec![OsString::from(".")];
-        let paths = if self.paths.is_empty() { here() } else { self.paths.clone() };
+        let paths = if self.paths.is_empty() {
+            here()
+        } else {
+            self.paths.clone()
+        };
         if self.to.is_some() && paths.len() > 1 {
             return Err(CliError::usage("--to takes one PATH"));
         }
@@ -133,7 +137,11 @@ fn show(output: &mut Output, view: UndeletedView) -> Result<(), CliError> {
             &format!(", as it was until {}", view.deleted.to_seconds())
         }
     };
-    output.path_line("", &view.now.bytes(), &format!(": released, {size}, modified {modified}{what}"))
+    output.path_line(
+        "",
+        &view.now.bytes(),
+        &format!(": released, {size}, modified {modified}{what}"),
+    )
 }
 
 fn list(session: &Session, path: &[u8], output: &mut Output) -> Result<u8, CliError> {
@@ -148,7 +156,11 @@ fn list(session: &Session, path: &[u8], output: &mut Output) -> Result<u8, CliEr
         if rows.len() < TOGETHER {
             return Ok(());
         }
-        print(output, std::mem::take(&mut rows), std::mem::take(&mut first))
+        print(
+            output,
+            std::mem::take(&mut rows),
+            std::mem::take(&mut first),
+        )
     })?;
     print(output, rows, first)?;
     Ok(outcome::OK)
@@ -158,13 +170,19 @@ fn print(output: &mut Output, views: Vec<DeletedView>, heading: bool) -> Result<
     if views.is_empty() {
         return Ok(());
     }
-    let head = ["DELETED", "BY", "VERSION", "SIZE", "UNTIL", "COPIES", "PATH"];
+    let head = [
+        "DELETED", "BY", "VERSION", "SIZE", "UNTIL", "COPIES", "PATH",
+    ];
     let mut rows = Vec::new();
     rows.extend(heading.then(|| head.map(str::to_owned).to_vec()));
     rows.extend(views.iter().map(|view| {
         let mut tiers: Vec<&str> = view.copies.iter().map(|c| c.tier.as_str()).collect();
         tiers.dedup();
-        let tiers = if tiers.is_empty() { "none".to_owned() } else { tiers.join(",") };
+        let tiers = if tiers.is_empty() {
+            "none".to_owned()
+        } else {
+            tiers.join(",")
+        };
         vec![
             view.deleted.to_seconds(),
             view.by.to_string(),

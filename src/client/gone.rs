@@ -97,6 +97,9 @@ mod tests {
         assert_eq!(found("/gone/../x").unwrap_err().code, "usage");
         assert_eq!(nearest(b"/nothing-here/x").unwrap().path, b"/");
         let here = nearest(b"nothing-here").unwrap();
-        assert_eq!((&here.path[..], &here.below[..]), (&b"."[..], &b"nothing-here"[..]));
+        assert_eq!(
+            (&here.path[..], &here.below[..]),
+            (&b"."[..], &b"nothing-here"[..])
+        );
     }
 }

@@ -172,8 +172,8 @@ pub fn make_directory(
     let os = OsStr::from_bytes(name);
     rustix::fs::mkdirat(parent, os, Mode::RWXU).map_err(fail("make a directory in", parent))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = openat(parent, os, flags, Mode::empty())
-        .map_err(fail("open what was made in", parent))?;
+    let made =
+        openat(parent, os, flags, Mode::empty()).map_err(fail("open what was made in", parent))?;
     match member {
         Some(member) => dress(made.as_fd(), member, owner)?,
         None => give(made.as_fd(), owner)?,

@@ -11,8 +11,8 @@
 
 use super::wire::{Accepted, ErrorBody, Part, Problem};
 use super::wire::{
-    DeletedView, NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
-    Submitted, UndeletedView, Verb, Walk, When, Why,
+    DeletedView, NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped,
+    SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
 };
 use crate::error::Failure;
 use crate::id::RequestId;
@@ -174,12 +174,7 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// The place is on no directory of this mount's.
-    fn deleted(
-        &self,
-        place: Gone,
-        peer: &Peer,
-        sink: DeletedSink<'_>,
-    ) -> Result<(), ControlError>;
+    fn deleted(&self, place: Gone, peer: &Peer, sink: DeletedSink<'_>) -> Result<(), ControlError>;
 
     /// Brings deleted files back as released ones, each handed to `sink` when it has its name. The
     /// request that stages them, if that was asked for.

@@ -14,7 +14,8 @@ mod views;
 pub(super) use views::verb_out;
 
 use super::control::{
-    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink, Wake,
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
+    Wake,
 };
 use super::wire::{
     Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
@@ -224,12 +225,7 @@ impl Control for Instance {
         nodes::why(&self.engine, &node, &subject.given, &for_whom).map_err(self.tells(peer))
     }
 
-    fn deleted(
-        &self,
-        place: Gone,
-        peer: &Peer,
-        sink: DeletedSink<'_>,
-    ) -> Result<(), ControlError> {
+    fn deleted(&self, place: Gone, peer: &Peer, sink: DeletedSink<'_>) -> Result<(), ControlError> {
         self.list_deleted(&place, peer, sink)
     }
 

@@ -14,9 +14,7 @@ mod state;
 mod status;
 mod when;
 
-pub use deleted::{
-    DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView,
-};
+pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};

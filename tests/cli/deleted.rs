@@ -6,7 +6,10 @@ use cairn::server::wire::Verb;
 #[test]
 fn what_can_be_had_is_listed() {
     let rig = Rig::new();
-    insta::assert_snapshot!("undelete_list", rig.shown(&["undelete", "--list", "gone/proj"]));
+    insta::assert_snapshot!(
+        "undelete_list",
+        rig.shown(&["undelete", "--list", "gone/proj"])
+    );
     insta::assert_snapshot!(
         "undelete_list_json",
         rig.shown(&["undelete", "--list", "--json"])
@@ -22,11 +25,21 @@ fn what_comes_back_is_said() {
     insta::assert_snapshot!("undelete_tree", rig.shown(&["undelete", "-r", "gone"]));
     insta::assert_snapshot!(
         "undelete_json",
-        rig.shown(&["undelete", "--json", "--to", "sub/x", "--stage", "notes.txt"])
+        rig.shown(&[
+            "undelete",
+            "--json",
+            "--to",
+            "sub/x",
+            "--stage",
+            "notes.txt"
+        ])
     );
     insta::assert_snapshot!("undelete_lost", rig.shown(&["undelete", "lost"]));
     let last = rig.audit().pop().unwrap();
-    assert_eq!((&last["action"], &last["path"]), (&"undelete".into(), &"lost".into()));
+    assert_eq!(
+        (&last["action"], &last["path"]),
+        (&"undelete".into(), &"lost".into())
+    );
     assert_eq!(last["result"], "failed");
 }
 

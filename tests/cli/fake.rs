@@ -18,7 +18,8 @@ mod status;
 use cairn::error::Failure;
 use cairn::id::RequestId;
 use cairn::server::control::{
-    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink, Wake,
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
+    Wake,
 };
 use cairn::server::wire::*;
 use status::status;
@@ -372,7 +373,9 @@ impl Control for Fake {
         sink: UndeletedSink<'_>,
     ) -> Result<Option<Accepted>, ControlError> {
         let top = GivenPath::new(&ask.from.subject.given).reach(&ask.from.below);
-        let to = ask.to.map(|to| GivenPath::new(&to.subject.given).reach(&to.below));
+        let to = ask
+            .to
+            .map(|to| GivenPath::new(&to.subject.given).reach(&to.below));
         if has(&ask.from.below, "lost") {
             let message = "what was never archived cannot be had".to_owned();
             sink(Err(Problem {
@@ -386,7 +389,11 @@ impl Control for Fake {
             if !ask.recursive && by == DeletedBy::Unlink {
                 continue;
             }
-            let path = if ask.recursive { top.join(name.as_bytes()) } else { top.clone() };
+            let path = if ask.recursive {
+                top.join(name.as_bytes())
+            } else {
+                top.clone()
+            };
             sink(Ok(UndeletedView {
                 now: to.clone().unwrap_or_else(|| path.clone()),
                 path,

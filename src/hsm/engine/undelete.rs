@@ -222,7 +222,11 @@ impl Shared {
         };
         if changed {
             let cut = row.proven.is_some_and(|p| stat.size < p.size);
-            let why = if cut { TombstoneWhy::Truncate } else { TombstoneWhy::Overwrite };
+            let why = if cut {
+                TombstoneWhy::Truncate
+            } else {
+                TombstoneWhy::Overwrite
+            };
             let now = self.now();
             self.catalog
                 .differs(row.id, row.proven, why, now, Durability::Relaxed)?;
@@ -442,10 +446,11 @@ impl Shared {
         owner: Owner,
     ) -> Result<NodeHandle, EngineError> {
         let made = Nameless::make(&self.backing, dir.fd.as_fd(), &source.member, owner, None)?;
-        let named = made.name(&self.backing, dir.fd.as_fd(), name).map_err(unnamed)?;
+        let named = made
+            .name(&self.backing, dir.fd.as_fd(), name)
+            .map_err(unnamed)?;
         let seen = sighting(&named, dir, name);
-        self.catalog
-            .note(vec![seen], Durability::Relaxed)?;
+        self.catalog.note(vec![seen], Durability::Relaxed)?;
         Ok(named.handle)
     }
 
@@ -501,7 +506,9 @@ impl Shared {
         };
         match self.catalog.came_back(back, self.now()) {
             Ok(Some(_)) => {}
-            Ok(None) => tracing::error!(path = %String::from_utf8_lossy(&dir.path_of(name)), "an undelete was settled while it was under way"),
+            Ok(None) => {
+                tracing::error!(path = %String::from_utf8_lossy(&dir.path_of(name)), "an undelete was settled while it was under way")
+            }
             Err(why) => {
                 tracing::warn!(%why, "an undeleted file could not be noted; the next scan finds it");
             }
@@ -514,9 +521,7 @@ impl Shared {
     pub(super) fn settle_revivals(&self, begun: Option<Timestamp>) -> Result<(), EngineError> {
         let Some(begun) = begun else { return Ok(()) };
         let under_way = self.undeleting.all();
-        let buried = self
-            .catalog
-            .settle_revivals(begun, under_way, self.now())?;
+        let buried = self.catalog.settle_revivals(begun, under_way, self.now())?;
         if buried > 0 {
             tracing::info!(buried, "undeletes that were cut short are undone");
         }

@@ -54,9 +54,7 @@ pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
         Lane::Recall => stage::stage(shared, actions),
         Lane::Archive => archive::archive(shared, dispatch.tier, actions),
         Lane::Release => {
-            let removals: Vec<_> = actions
-                .extract_if(.., |a| a.verb == Verb::Remove)
-                .collect();
+            let removals: Vec<_> = actions.extract_if(.., |a| a.verb == Verb::Remove).collect();
             remove::remove(shared, &removals);
             if !actions.is_empty() {
                 release::release(shared, &actions);

@@ -8,9 +8,7 @@ use crate::hsm::engine::ask::{Ask, Asker, Consent, Named};
 use crate::hsm::engine::undelete::{self, Back, Deleted, Looker, Place, Which};
 use crate::hsm::engine::{Engine, EngineError, shifted};
 use crate::id::{DataVersion, Timestamp};
-use crate::server::control::{
-    ControlError, DeletedSink, Gone, Peer, Undelete, UndeletedSink,
-};
+use crate::server::control::{ControlError, DeletedSink, Gone, Peer, Undelete, UndeletedSink};
 use crate::server::wire::{
     Accepted, CopyView, DeletedBy, DeletedView, GivenPath, Problem, UndeletedView, When,
 };
@@ -145,7 +143,12 @@ impl Instance {
         let given = given(gone);
         let mut each = |one: Deleted| sink(self.deleted_view(one, &given));
         self.engine
-            .deleted(&place, &looker, &mut |p, named| sight.knows(p, named), &mut each)
+            .deleted(
+                &place,
+                &looker,
+                &mut |p, named| sight.knows(p, named),
+                &mut each,
+            )
             .map_err(self.tells(peer))
     }
 
@@ -211,7 +214,12 @@ impl Instance {
             Err((below, why)) => sink(Err(problem(from.join(&below), tells(why)))),
         };
         self.engine
-            .undelete(&wanted, &looker, &mut |p, named| sight.knows(p, named), &mut each)
+            .undelete(
+                &wanted,
+                &looker,
+                &mut |p, named| sight.knows(p, named),
+                &mut each,
+            )
             .map_err(self.tells(peer))?;
         if !ask.stage || made.is_empty() {
             return Ok(None);

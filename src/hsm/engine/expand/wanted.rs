@@ -86,7 +86,9 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
     let regular = facts.stat.kind == NodeKind::Regular;
     match verb {
         Verb::Archive => archive(facts),
-        Verb::Stage | Verb::Release | Verb::Verify | Verb::Remove if !regular => Wanted::Nothing(None),
+        Verb::Stage | Verb::Release | Verb::Verify | Verb::Remove if !regular => {
+            Wanted::Nothing(None)
+        }
         Verb::Release => release(facts),
         Verb::Stage if facts.lost => Wanted::Refuse(Failure::Lost, LOST),
         Verb::Stage if !facts.released() => Wanted::Nothing(None),

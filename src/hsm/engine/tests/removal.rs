@@ -86,7 +86,10 @@ fn a_copy_that_is_not_the_last_is_given_up_and_the_other_is_read() {
         assert_eq!(row.copies, 1);
         let version = row.version.unwrap();
         let catalog = bench.engine().catalog();
-        assert_eq!(catalog.copies(version.file, version.version).unwrap().len(), 1);
+        assert_eq!(
+            catalog.copies(version.file, version.version).unwrap().len(),
+            1
+        );
         // Whoever reclaims aggregates is told that this one was given up.
         let given_up = catalog.aggregates(t0, None, 10).unwrap()[0].id;
         let members = catalog.members(t0, given_up, None, 10).unwrap();
@@ -138,14 +141,20 @@ fn the_last_copy_of_a_resident_file_goes_on_its_owners_word() {
     let before = bench.node("f").version.unwrap();
     is_done(&remove(&bench, "t1", LAST));
     let row = bench.node("f");
-    assert_eq!((row.state, row.version, row.copies), (FileState::None, None, 0));
+    assert_eq!(
+        (row.state, row.version, row.copies),
+        (FileState::None, None, 0)
+    );
     assert!(record(&bench).is_none());
     assert_eq!((live(&bench, 0), live(&bench, 1)), (0, 0));
     assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 1));
     let catalog = bench.engine().catalog();
     let stones = catalog.tombstones(None, 10).unwrap();
     assert_eq!(stones.len(), 1);
-    assert_eq!((stones[0].why, &stones[0].path[..]), (TombstoneWhy::Remove, &b"f"[..]));
+    assert_eq!(
+        (stones[0].why, &stones[0].path[..]),
+        (TombstoneWhy::Remove, &b"f"[..])
+    );
     assert!(row.note.unwrap().contains("0 of the 1 copies"));
     // It is a file that was never archived: its numbers are another's.
     bench.archive(&["f"]);
@@ -158,7 +167,10 @@ fn the_last_copy_of_a_resident_file_goes_on_its_owners_word() {
 #[test]
 fn fewer_than_policy_asks_are_left_only_on_request_and_it_is_said() {
     let bench = on_both(2);
-    is_refused(&remove(&bench, "t0", Consent::default()), "policy asks for 2");
+    is_refused(
+        &remove(&bench, "t0", Consent::default()),
+        "policy asks for 2",
+    );
     is_refused(&remove(&bench, "t0", LAST), "policy asks for 2");
     assert_eq!(bench.run_policy(), [0], "it has what is asked for");
     is_done(&remove(&bench, "t0", BELOW));

@@ -120,7 +120,11 @@ mod tests {
         };
         let chosen = |which| {
             let mut latest = Latest::new(which);
-            let mut ids: Vec<u64> = all().into_iter().filter_map(|s| latest.push(s)).map(|s| s.id).collect();
+            let mut ids: Vec<u64> = all()
+                .into_iter()
+                .filter_map(|s| latest.push(s))
+                .map(|s| s.id)
+                .collect();
             ids.extend(latest.end().map(|s| s.id));
             ids
         };
@@ -134,7 +138,10 @@ mod tests {
 
     #[test]
     fn a_name_beside_says_until_when() {
-        let at = Timestamp { sec: 1_700_000_000, nsec: 5 };
+        let at = Timestamp {
+            sec: 1_700_000_000,
+            nsec: 5,
+        };
         assert_eq!(name_beside(b"x\xff", at), b"x\xff.until-20231114T221320Z");
     }
 }

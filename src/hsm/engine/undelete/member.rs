@@ -74,9 +74,9 @@ impl Shared {
     }
 
     fn look_into(&self, copy: &Copy) -> Result<Source, Miss> {
-        let slot = self.slot(copy.tier).ok_or_else(|| {
-            Miss::Passing(format!("tier {} is not configured here", copy.tier))
-        })?;
+        let slot = self
+            .slot(copy.tier)
+            .ok_or_else(|| Miss::Passing(format!("tier {} is not configured here", copy.tier)))?;
         let recaller = self
             .recaller()
             .ok_or_else(|| Miss::Passing("the instance is starting".to_owned()))?;

@@ -8,8 +8,8 @@
 use super::super::ask::Asker;
 use super::super::tree::{self, look_at};
 use super::super::{EngineError, Shared};
-use super::member::Source;
 use super::is_absent;
+use super::member::Source;
 use crate::catalog::NodeId;
 use crate::error::Failure;
 use crate::format::member::Member;
@@ -121,7 +121,11 @@ impl Dir {
     /// The group of what a user makes in it.
     fn group_for(&self, gid: u32) -> Result<u32, EngineError> {
         let stat = self.backing.stat(self.fd.as_fd())?;
-        Ok(if stat.mode & 0o2000 == 0 { gid } else { stat.gid })
+        Ok(if stat.mode & 0o2000 == 0 {
+            gid
+        } else {
+            stat.gid
+        })
     }
 }
 

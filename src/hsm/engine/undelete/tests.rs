@@ -115,10 +115,18 @@ fn p8_a_crash_after_any_step_leaves_nothing_or_a_released_file() {
         }
         scan(&bench);
         if there {
-            assert_eq!((live(&bench), listed(&bench, "f").len()), (1, 0), "{step:?}");
+            assert_eq!(
+                (live(&bench), listed(&bench, "f").len()),
+                (1, 0),
+                "{step:?}"
+            );
             assert_eq!(state_of(&bench, "f"), FileState::Released, "{step:?}");
         } else {
-            assert_eq!((live(&bench), listed(&bench, "f").len()), (0, 1), "{step:?}");
+            assert_eq!(
+                (live(&bench), listed(&bench, "f").len()),
+                (0, 1),
+                "{step:?}"
+            );
             try_it(&bench, "f", &|_| true).unwrap();
         }
         reads_right(&bench, "f", 1);
@@ -178,7 +186,11 @@ fn a_version_of_a_file_that_lives_comes_back_as_another_file() {
     let old = bench.node("f").version.unwrap();
     let shared = &bench.engine().shared;
     // Also where a crash comes before the catalog hears of it, or before there is a file.
-    let tries = [("one", Step::Made, 1), ("one", Step::Named, 2), ("two", Step::Noted, 3)];
+    let tries = [
+        ("one", Step::Made, 1),
+        ("one", Step::Named, 2),
+        ("two", Step::Noted, 3),
+    ];
     for (name, step, count) in tries {
         let mut to = ask(&bench, "f");
         to.to = Some(Place {
@@ -196,7 +208,11 @@ fn a_version_of_a_file_that_lives_comes_back_as_another_file() {
     assert!(beside.starts_with("f.until-"), "{beside}");
     for name in ["one", "two", &beside] {
         let row = bench.node(name);
-        assert_ne!(row.version.unwrap().file, old.file, "two files number versions alike");
+        assert_ne!(
+            row.version.unwrap().file,
+            old.file,
+            "two files number versions alike"
+        );
         reads_right(&bench, name, 1);
     }
     assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 2));

@@ -113,7 +113,9 @@ fn give_up(shared: &Shared, action: &Action, tier: TierId) -> Result<Finish, Eng
     if let Some(not_now) = forget(shared, action, &file, (!last).then_some(hints))? {
         return Ok(not_now);
     }
-    let name = shared.slot(tier).map_or_else(|| tier.to_string(), |s| s.name.clone());
+    let name = shared
+        .slot(tier)
+        .map_or_else(|| tier.to_string(), |s| s.name.clone());
     let removal = Removal {
         node: row.id,
         planned: row.planned(),
@@ -151,7 +153,8 @@ fn unfit(
     consent: Consent,
 ) -> Result<Option<Finish>, EngineError> {
     let changed = || {
-        let why = "it changed since it was archived: its copies are kept as those of deleted files are";
+        let why =
+            "it changed since it was archived: its copies are kept as those of deleted files are";
         Ok(Some(failed(Failure::Changed, why)))
     };
     let stat = shared.backing.stat(file.fd.as_fd())?;
@@ -188,11 +191,12 @@ fn unfit(
 fn refusal(state: FileState, left: usize, asked: usize, consent: Consent) -> Option<String> {
     let released = state == FileState::Released;
     match left {
-        0 if released => Some(
-            "it is the last good copy of a released file: `cairn stage` first".to_owned(),
-        ),
+        0 if released => {
+            Some("it is the last good copy of a released file: `cairn stage` first".to_owned())
+        }
         0 if !consent.last_copy => Some(
-            "it is the last good copy that can be proven now: --last-copy gives it up all the same".to_owned(),
+            "it is the last good copy that can be proven now: --last-copy gives it up all the same"
+                .to_owned(),
         ),
         0 => None,
         left if left < asked && !consent.below_policy => Some(format!(
@@ -348,9 +352,7 @@ fn proven(
             boot: shared.incarnation.boot,
         },
     };
-    Ok(shared
-        .catalog
-        .rebound(vec![point], Durability::Relaxed)?)
+    Ok(shared.catalog.rebound(vec![point], Durability::Relaxed)?)
 }
 
 #[cfg(test)]
@@ -360,8 +362,14 @@ mod tests {
     #[test]
     fn the_last_good_copy_stays_unless_the_data_are_on_disk_and_it_was_said() {
         let no = Consent::default();
-        let last = Consent { last_copy: true, below_policy: false };
-        let below = Consent { last_copy: false, below_policy: true };
+        let last = Consent {
+            last_copy: true,
+            below_policy: false,
+        };
+        let below = Consent {
+            last_copy: false,
+            below_policy: true,
+        };
         let stays = |state, left, asked, consent| refusal(state, left, asked, consent).is_some();
         use FileState::{Archived, Released};
         for consent in [no, last, below] {
