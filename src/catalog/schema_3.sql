@@ -26,7 +26,7 @@ BEGIN
     WHERE NEW.kind = 0 AND uid = NEW.uid AND state = NEW.state;
 END;
 -- What can be undeleted: found by path, and by path for one user; how large it was; undeletes under
--- way (the file id under which the version comes back, since when, under which epoch).
+-- way (the file id under which the version comes back, and since when).
 ALTER TABLE tombstones ADD COLUMN size INTEGER;
 ALTER TABLE tombstones ADD COLUMN heir BLOB;
 ALTER TABLE tombstones ADD COLUMN heir_since INTEGER;
