@@ -31,8 +31,10 @@ mod node;
 mod nodes;
 mod pins;
 mod readers;
+mod removals;
 mod request;
 mod requests;
+mod revivals;
 mod rows;
 mod scan;
 mod schema;
@@ -59,12 +61,15 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
+pub use removals::{Removal, Removed};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
 };
+pub use revivals::{Below, CameBack};
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
+pub use tombs::{NotRevived, Revived};
 pub use unserved::Unserved;
 
 /// Rows that one page of any listing holds at most, whatever its caller asked for.

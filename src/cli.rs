@@ -15,12 +15,14 @@ mod outcome;
 mod output;
 mod policy;
 mod progress;
+mod remove;
 mod requests;
 mod shell;
 mod state;
 mod status;
 mod subjects;
 mod sys;
+mod undelete;
 pub mod up;
 mod upgrade;
 mod why;
@@ -114,6 +116,12 @@ enum Command {
     /// Read copies back and compare
     #[command(after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17")]
     Verify(acting::Acting),
+    /// Give up the copies of files on one tier
+    #[command(after_help = "Example: cairn remove --wait --tier cold /srv/data/run-17")]
+    Remove(remove::Remove),
+    /// Bring deleted and overwritten files back
+    #[command(after_help = "Example: cairn undelete --list /srv/data/run-17")]
+    Undelete(undelete::Undelete),
     /// Keep files on disk for a while
     #[command(after_help = "Example: cairn pin --for 7d /srv/data/run-17")]
     Pin(acting::Pin),
@@ -255,6 +263,8 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Release(args) => args.run(session, Verb::Release),
         Command::Stage(args) => args.run(session, Verb::Stage),
         Command::Verify(args) => args.run(session, Verb::Verify),
+        Command::Remove(args) => args.run(session),
+        Command::Undelete(args) => args.run(session),
         Command::Pin(args) => args.run(session),
         Command::Unpin(args) => args.run(session, Verb::Unpin),
         Command::Set(args) => args.run(session, Verb::Set),

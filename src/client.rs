@@ -3,6 +3,7 @@
 
 mod discover;
 mod error;
+mod gone;
 mod handles;
 pub mod holders;
 mod http;
@@ -13,9 +14,10 @@ pub use error::ClientError;
 
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
-    Accepted, GivenPath, NodeState, Part, Plan, PolicyCheckQuery, PolicyReport, PolicyRun,
-    PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
-    StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted, Verb, Walk, Why, WhyQuery,
+    Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
+    PolicyReport, PolicyRun, PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView,
+    Schema, ShutdownQuery, StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted,
+    UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use http::Http;
 use hyper::Method;
@@ -47,6 +49,21 @@ pub struct Submittal {
     pub submitted: Option<Submitted>,
     /// Paths that could not be handed over.
     pub problems: Vec<Problem>,
+}
+
+/// How deleted files are to come back.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Undeleting<'a> {
+    /// Where to; else where they were.
+    pub to: Option<&'a [u8]>,
+    /// As they were at that time.
+    pub at: Option<When>,
+    /// The version of this number.
+    pub version: Option<u64>,
+    /// All below the path.
+    pub recursive: bool,
+    /// Their data, too.
+    pub stage: bool,
 }
 
 impl Client {
@@ -197,6 +214,64 @@ impl Client {
             (None, Some(problem)) => Err(ClientError::from(problem)),
             (None, None) => Err(ClientError::not_understood("no token came back")),
         }
+    }
+
+    /// What was deleted at the path and below it, handed to `each` as it comes.
+    ///
+    /// # Errors
+    /// Refused, or the answer broke off, or `each` failed.
+    pub fn deleted<E: From<ClientError>>(
+        &mut self,
+        path: &[u8],
+        mut each: impl FnMut(DeletedView) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut hatch = handles::Hatch::connect(&self.socket)?;
+        let place = hatch.hand_over_gone(path)?.map_err(ClientError::from)?;
+        let body = DeletedQuery { place };
+        let mut lines = self.http.lines(Method::POST, "/v1/deleted", Some(&body))?;
+        while let Some(line) = lines.next(None)? {
+            each(line.parse()?)?;
+        }
+        Ok(())
+    }
+
+    /// Brings deleted files back; each, or why not, is handed to `each` as it comes. The request that
+    /// stages them, if that was asked for.
+    ///
+    /// # Errors
+    /// As [`Client::deleted`].
+    pub fn undelete<E: From<ClientError>>(
+        &mut self,
+        path: &[u8],
+        how: &Undeleting<'_>,
+        mut each: impl FnMut(Result<UndeletedView, Problem>) -> Result<(), E>,
+    ) -> Result<Option<Accepted>, E> {
+        let mut hatch = handles::Hatch::connect(&self.socket)?;
+        let from = hatch.hand_over_gone(path)?.map_err(ClientError::from)?;
+        let to = match how.to {
+            Some(to) => Some(hatch.hand_over_gone(to)?.map_err(ClientError::from)?),
+            None => None,
+        };
+        let body = UndeleteQuery {
+            from,
+            to,
+            at: how.at,
+            version: how.version,
+            recursive: how.recursive,
+            stage: how.stage,
+        };
+        let mut lines = self.http.lines(Method::POST, "/v1/undelete", Some(&body))?;
+        let mut staging = None;
+        while let Some(line) = lines.next(None)? {
+            if line.is(Problem::SCHEMA) {
+                each(Err(line.parse()?))?;
+            } else if line.is(Accepted::SCHEMA) {
+                staging = Some(line.parse()?);
+            } else {
+                each(Ok(line.parse()?))?;
+            }
+        }
+        Ok(staging)
     }
 
     /// Requests, newest first.

@@ -31,6 +31,8 @@ pub enum Failure {
     NotPermitted,
     /// There is no such file.
     NotFound,
+    /// The name is taken. Choose another.
+    Exists,
     /// It is no regular file.
     NotAFile,
     /// Somebody has it open, or works on it. Try later.
@@ -58,7 +60,7 @@ pub const EXIT_DONE: u8 = 0;
 
 impl Failure {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NoGoodCopy,
         Self::Conflict,
         Self::Foreign,
@@ -71,6 +73,7 @@ impl Failure {
         Self::QuotaExceeded,
         Self::NotPermitted,
         Self::NotFound,
+        Self::Exists,
         Self::NotAFile,
         Self::Busy,
         Self::Changed,
@@ -99,6 +102,7 @@ impl Failure {
             Self::QuotaExceeded => "quota-exceeded",
             Self::NotPermitted => "not-permitted",
             Self::NotFound => "not-found",
+            Self::Exists => "exists",
             Self::NotAFile => "not-a-file",
             Self::Busy => "busy",
             Self::Changed => "changed",
@@ -133,6 +137,7 @@ impl Failure {
             Self::QuotaExceeded => libc::EDQUOT,
             Self::NotPermitted => libc::EPERM,
             Self::NotFound => libc::ENOENT,
+            Self::Exists => libc::EEXIST,
             Self::NotAFile | Self::Usage => libc::EINVAL,
             Self::Busy | Self::AlreadyRunning => libc::EBUSY,
             Self::Changed => libc::EAGAIN,
@@ -156,6 +161,7 @@ impl Failure {
             | Self::NoSpace
             | Self::QuotaExceeded
             | Self::NotFound
+            | Self::Exists
             | Self::NotAFile
             | Self::Busy
             | Self::Changed
@@ -181,6 +187,7 @@ impl Failure {
             Self::NotFound => 404,
             Self::Conflict
             | Self::Foreign
+            | Self::Exists
             | Self::Busy
             | Self::Changed
             | Self::Cancelled

@@ -3,7 +3,7 @@
 //! The lower half knows one file, or one batch of files, and the order of steps that keeps their
 //! data safe (the protocols P1 to P6): [`backing`] is the directory with the data, [`lease`] shuts
 //! writers out, [`version`] proves that a file has not changed, [`archive`], [`release`],
-//! [`recall`] and [`verify`] act on it, [`vouch`] says which files without a record are believed, and
+//! [`recall`], [`undelete`] and [`verify`] act on it, [`vouch`] says which files without a record are believed, and
 //! [`witness`] which of a backing that nobody serves are not. The upper half carries out what was asked for:
 //! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount;
 //! [`emergency`] and [`ballast`] see them through full disks.
@@ -23,6 +23,7 @@ pub mod residency;
 pub(crate) mod rig;
 pub mod schedule;
 pub mod state_dir;
+pub mod undelete;
 pub mod verify;
 pub mod version;
 pub mod vouch;

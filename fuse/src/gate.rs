@@ -152,4 +152,12 @@ impl Gate for MirrorGate {
             core.notices.attributes(known.id);
         }
     }
+
+    fn named(&self, directory: &NodeHandle, name: &[u8]) {
+        if let Some(core) = self.0.upgrade()
+            && let Some(known) = core.nodes.by_handle(directory)
+        {
+            core.notices.name(known.id, name);
+        }
+    }
 }

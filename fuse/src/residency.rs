@@ -256,6 +256,10 @@ pub trait Gate: Send + Sync {
     /// The owner changed attributes or residency behind the kernel's back: kernel attributes are
     /// invalidated, asynchronously, from the one notification thread. Never drops cached pages.
     fn changed(&self, node: &NodeHandle);
+    /// The owner made a name in a directory behind the kernel's back: what the kernel remembers of
+    /// the name (that there is none) and of the directory is invalidated, asynchronously, from a
+    /// thread that holds no lock and waits for nobody else's requests.
+    fn named(&self, directory: &NodeHandle, name: &[u8]);
 }
 
 /// Users are shut out of a node while this lives.

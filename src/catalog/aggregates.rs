@@ -1,14 +1,16 @@
 //! Copies, aggregates and tombstones: what lies where, and what is known about it.
 
 use super::copy::{Aggregate, Copy, CopyState, Member, Tombstone};
-use super::sql::{Code, all, change, coded, first, int, maybe_time, page, some_time, uint};
+use super::sql::{
+    Code, all, change, coded, first, int, maybe_time, maybe_uint, page, some_time, uint,
+};
 use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
 use cairn_mover::Crc32c;
 use rusqlite::{Connection, Row, params};
 
 impl Catalog {
-    /// The copies of one version, good ones first.
+    /// The copies of one version, good ones first; those that were given up are none.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -169,7 +171,8 @@ impl Catalog {
         })
     }
 
-    /// Tombstones in the order in which they were made, from after the number `after`.
+    /// Tombstones in the order in which they were made, from after the number `after`; those whose
+    /// version is being undeleted are left out.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -181,7 +184,7 @@ impl Catalog {
         self.read(|connection| {
             all(
                 connection,
-                "SELECT * FROM tombstones WHERE id > ? ORDER BY id LIMIT ?",
+                "SELECT * FROM tombstones WHERE id > ? AND heir IS NULL ORDER BY id LIMIT ?",
                 params![after.map_or(0, int), page(limit)],
                 tombstone_row,
                 "list",
@@ -211,7 +214,7 @@ impl Catalog {
 const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 
-/// The copies of one version, good ones first.
+/// The copies of one version, good ones first; those that were given up are none.
 pub(super) fn copies(
     connection: &Connection,
     file: FileId,
@@ -219,7 +222,9 @@ pub(super) fn copies(
 ) -> Result<Vec<Copy>, CatalogError> {
     all(
         connection,
-        &format!("SELECT {COPY} FROM copies WHERE file = ? AND version = ? ORDER BY state"),
+        &format!(
+            "SELECT {COPY} FROM copies WHERE file = ? AND version = ? AND state < 3 ORDER BY state"
+        ),
         params![file.0, int(version.0)],
         copy_row,
         "find copies",
@@ -264,7 +269,7 @@ fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
     })
 }
 
-fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
+pub(super) fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
     Ok(Tombstone {
         id: uint(row, "id")?,
         file: FileId(row.get("file")?),
@@ -274,6 +279,8 @@ fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
         epoch: row.get("epoch")?,
         path: row.get("path")?,
         uid: row.get("uid")?,
+        size: maybe_uint(row, "size")?,
+        heir: row.get::<_, Option<[u8; 16]>>("heir")?.map(FileId),
     })
 }
 
@@ -363,6 +370,39 @@ fn count(
         ],
         "count members",
         aggregate,
+    )
+    .map(drop)
+}
+
+/// Takes away the rows of a version's copies, and counts them no more. Their bytes are another
+/// file's, too.
+pub(super) fn drop_copies(
+    connection: &Connection,
+    file: FileId,
+    version: DataVersion,
+) -> Result<(), CatalogError> {
+    for copy in copies(connection, file, version)? {
+        change(
+            connection,
+            "UPDATE aggregates SET members = members - 1, bytes = bytes - ?1,
+                 live_members = live_members - 1, live_bytes = live_bytes - ?1
+             WHERE tier = ?2 AND epoch = ?3 AND seq = ?4",
+            params![
+                int(copy.stored_len),
+                copy.tier.0,
+                copy.aggregate.epoch,
+                int(copy.aggregate.seq)
+            ],
+            "count members",
+            copy.aggregate,
+        )?;
+    }
+    change(
+        connection,
+        "DELETE FROM copies WHERE file = ? AND version = ?",
+        params![file.0, int(version.0)],
+        "drop copies",
+        file,
     )
     .map(drop)
 }

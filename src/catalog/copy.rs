@@ -13,6 +13,8 @@ pub enum CopyState {
     Suspect,
     /// Its bytes were read and are wrong, or it is gone.
     Bad,
+    /// Given up by `cairn remove`: no file counts on it any more, whatever its bytes are.
+    Removed,
 }
 
 /// How an aggregate's durability was proven (P2); mirrors `tier::Proof`, which stands beside.
@@ -148,6 +150,8 @@ pub enum TombstoneWhy {
     Overwrite,
     /// Cut to size 0 or another size.
     Truncate,
+    /// Its last copy was given up while the data are on disk.
+    Remove,
 }
 
 /// A version that the namespace no longer names (P8). Bytes are never deleted on its word alone.
@@ -169,4 +173,8 @@ pub struct Tombstone {
     pub path: Vec<u8>,
     /// Who owned the file.
     pub uid: u32,
+    /// The file's size, bytes, where it is known.
+    pub size: Option<u64>,
+    /// It is being undeleted, or was when the process died.
+    pub heir: Option<FileId>,
 }

@@ -332,6 +332,64 @@ pub(super) fn path(connection: &Connection, node: NodeId) -> Result<Option<Vec<u
     Ok(Some(names.join(&b'/')))
 }
 
+/// One path of a node, or the one that it had last: for its tombstone.
+pub(super) fn last_path(
+    connection: &Connection,
+    node: NodeId,
+) -> Result<Option<Vec<u8>>, CatalogError> {
+    let mut below: Vec<Vec<u8>> = Vec::new();
+    let mut at = node;
+    let top = loop {
+        if at == NodeId::ROOT || below.len() > DEPTH {
+            break None;
+        }
+        if let Some((parent, name)) = places(connection, at, 1)?.pop() {
+            below.push(name);
+            at = parent;
+            continue;
+        }
+        let kept = first(
+            connection,
+            "SELECT path FROM last_paths WHERE node = ?",
+            [at.0],
+            |row| row.get::<_, Vec<u8>>(0),
+            "find the last path of",
+            at,
+        )?;
+        match kept {
+            Some(path) => break Some(path),
+            None => return Ok(None),
+        }
+    };
+    below.extend(top);
+    below.reverse();
+    Ok(Some(below.join(&b'/')))
+}
+
+/// These names are gone from a directory, and what had them may be.
+pub(super) fn keep_last_paths(
+    connection: &Connection,
+    directory: NodeId,
+    dropped: &[(NodeId, Vec<u8>)],
+) -> Result<(), CatalogError> {
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    let Some(above) = last_path(connection, directory)? else {
+        return Ok(());
+    };
+    for (node, name) in dropped {
+        change(
+            connection,
+            "INSERT OR REPLACE INTO last_paths VALUES (?, ?)",
+            params![node.0, join(above.clone(), name)],
+            "keep the last path of",
+            node,
+        )?;
+    }
+    Ok(())
+}
+
 /// All known paths of a node, at most `limit`. `directories`: paths of directories that were found before
 /// in the same transaction.
 pub(super) fn names(
@@ -370,7 +428,7 @@ fn drop_name(
     alive: bool,
     now: Timestamp,
 ) -> Result<bool, CatalogError> {
-    let last_path = path(connection, parent)?.map(|directory| join(directory, name));
+    let last_path = last_path(connection, parent)?.map(|directory| join(directory, name));
     take(connection, parent, name)?;
     if alive || !places(connection, node, 1)?.is_empty() {
         return Ok(false);

@@ -78,8 +78,11 @@ impl Class {
             (Verb::Stage, Origin::User | Origin::Policy) => Self::Stage,
             (Verb::Archive, Origin::Policy) => Self::PolicyArchive,
             (Verb::Archive, Origin::User | Origin::Implicit) => Self::Archive,
-            (Verb::Release | Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear, _) => Self::Release,
-            (Verb::Verify | Verb::Remove | Verb::Repack, _) => Self::Verify,
+            (
+                Verb::Release | Verb::Remove | Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear,
+                _,
+            ) => Self::Release,
+            (Verb::Verify | Verb::Repack, _) => Self::Verify,
         }
     }
 }

@@ -222,16 +222,18 @@ impl Catalog {
         limit: usize,
     ) -> Result<Vec<NodeId>, CatalogError> {
         self.write(Durability::Relaxed, move |connection| {
-            all(
+            let dropped: Vec<(NodeId, Vec<u8>)> = all(
                 connection,
                 "DELETE FROM names WHERE parent = ?1 AND name IN
                      (SELECT name FROM names WHERE parent = ?1 AND seen < ?2 LIMIT ?3)
-                 RETURNING node",
+                 RETURNING node, name",
                 params![directory.0, int(generation), page(limit)],
-                |row| row.get(0).map(NodeId),
+                |row| Ok((NodeId(row.get(0)?), row.get(1)?)),
                 "drop names that are gone",
                 directory,
-            )
+            )?;
+            names::keep_last_paths(connection, directory, &dropped)?;
+            Ok(dropped.into_iter().map(|(node, _)| node).collect())
         })
     }
 
@@ -299,7 +301,7 @@ impl Catalog {
         self.write(Durability::Relaxed, move |connection| {
             let mut forgotten = 0;
             let mut forget = |node: NodeId| -> Result<(), CatalogError> {
-                let path = names::path(connection, node)?.unwrap_or_default();
+                let path = names::last_path(connection, node)?.unwrap_or_default();
                 let gone = tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)?;
                 forgotten += u64::from(gone);
                 Ok(())

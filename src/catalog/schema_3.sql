@@ -25,3 +25,13 @@ BEGIN
     UPDATE usage SET files = files + 1, bytes = bytes + NEW.size, blocks = blocks + NEW.blocks
     WHERE NEW.kind = 0 AND uid = NEW.uid AND state = NEW.state;
 END;
+-- What can be undeleted: found by path, and by path for one user; how large it was; undeletes under
+-- way (the file id under which the version comes back, and since when).
+ALTER TABLE tombstones ADD COLUMN size INTEGER;
+ALTER TABLE tombstones ADD COLUMN heir BLOB;
+ALTER TABLE tombstones ADD COLUMN heir_since INTEGER;
+CREATE INDEX tombstones_path ON tombstones (path, id);
+CREATE INDEX tombstones_uid ON tombstones (uid, path, id);
+CREATE INDEX tombstones_heir ON tombstones (id) WHERE heir IS NOT NULL;
+-- Where a node was whose name a scan found gone: for its tombstone, if it is found gone itself.
+CREATE TABLE last_paths (node INTEGER PRIMARY KEY, path BLOB NOT NULL);

@@ -33,9 +33,9 @@ codes! {
     FileKind: Regular = 0, Directory = 1, Symlink = 2, Special = 3;
     FileState: None = 0, Archived = 1, Dirty = 2, Released = 3, Lost = 4;
     Trouble: Foreign = 1, Conflict = 2;
-    CopyState: Good = 0, Suspect = 1, Bad = 2;
+    CopyState: Good = 0, Suspect = 1, Bad = 2, Removed = 3;
     ProofKind: ReadBack = 0, ServiceChecksum = 1, Drive = 2, Volatile = 3, Learned = 4;
-    TombstoneWhy: Unlink = 0, Overwrite = 1, Truncate = 2;
+    TombstoneWhy: Unlink = 0, Overwrite = 1, Truncate = 2, Remove = 3;
     Verb: Archive = 0, Release = 1, Stage = 2, Verify = 3, Pin = 4, Unpin = 5, Set = 6, Clear = 7,
         Remove = 8, Repack = 9;
     Origin: User = 0, Policy = 1, Implicit = 2;
@@ -71,6 +71,14 @@ pub(super) fn int(value: u64) -> i64 {
 pub(super) fn uint(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| bad(row, column, value))
+}
+
+/// An optional quantity out of a column.
+pub(super) fn maybe_uint(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
+    match row.get::<_, Option<i64>>(column)? {
+        Some(_) => uint(row, column).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// A page's length: at least 1, at most [`super::PAGE_MAX`].

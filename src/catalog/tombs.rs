@@ -1,11 +1,17 @@
 //! The end of versions and nodes: tombstones, and what copies and aggregates lose by them.
 //!
-//! Invariants: a (file, version) has at most one tombstone; an aggregate's live counts are those
-//! of the copies in it that are live.
+//! Invariants:
+//! - A (file, version) has at most one tombstone; an aggregate's live counts are those of the copies
+//!   in it that are live.
+//! - A version that is being undeleted has live copies *and* a marked tombstone. A crash in between
+//!   leaves both, until a complete scan has seen whether the file is there ([`came_back`],
+//!   [`rest_again`]).
 
 use super::node::{NodeId, Version};
 use super::sql::{Code, all, change, first, int};
-use super::{CatalogError, TombstoneWhy, incarnation, nodes};
+use super::{
+    CatalogError, Copy, CopyState, Tombstone, TombstoneWhy, aggregates, incarnation, nodes,
+};
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
 
@@ -34,8 +40,9 @@ pub(super) fn bury(
     }
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones (file, version, at, why, epoch, path, uid)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO tombstones (file, version, at, why, epoch, path, uid, size)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+             (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2))",
         params![
             version.file.0,
             int(version.version.0),
@@ -43,7 +50,8 @@ pub(super) fn bury(
             why.code(),
             incarnation::epoch(connection)?,
             path,
-            uid
+            uid,
+            node.0
         ],
         "write a tombstone",
         version.file,
@@ -67,8 +75,9 @@ pub(super) fn unearth(
     set_live(connection, file, version, true)
 }
 
-/// Makes a version's copies count, or not count, in their aggregates.
-fn set_live(
+/// Makes a version's copies count, or not count, in their aggregates. Those that were given up never
+/// do.
+pub(super) fn set_live(
     connection: &Connection,
     file: FileId,
     version: DataVersion,
@@ -78,7 +87,7 @@ fn set_live(
     let copies = all(
         connection,
         "SELECT tier, epoch, seq, stored_len FROM copies
-         WHERE file = ? AND version = ? AND live = ?",
+         WHERE file = ? AND version = ? AND live = ? AND state < 3",
         key,
         |row| {
             let place: (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -100,7 +109,8 @@ fn set_live(
     }
     change(
         connection,
-        "UPDATE copies SET live = NOT live WHERE file = ? AND version = ? AND live = ?",
+        "UPDATE copies SET live = NOT live
+         WHERE file = ? AND version = ? AND live = ? AND state < 3",
         key,
         "retire copies",
         file,
@@ -131,7 +141,17 @@ pub(super) fn forget(
             now,
         )?;
     }
+    // What was below a directory, and is known still, was there.
+    change(
+        connection,
+        "INSERT OR REPLACE INTO last_paths
+             SELECT node, CAST(?2 || x'2f' || name AS BLOB) FROM names WHERE parent = ?1",
+        params![node.0, path],
+        "keep paths below",
+        node,
+    )?;
     for sql in [
+        "DELETE FROM last_paths WHERE node = ?",
         "DELETE FROM names WHERE node = ?",
         "DELETE FROM names WHERE parent = ?",
         "DELETE FROM pins WHERE node = ?",
@@ -156,4 +176,166 @@ pub(super) fn recount(connection: &Connection, node: NodeId) -> Result<(), Catal
         node,
     )
     .map(drop)
+}
+
+/// Why a version cannot come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRevived {
+    /// Its tombstone is gone: it came back already, or its copies are gone for good.
+    Gone,
+    /// No copy of it can be read any more.
+    NoCopy,
+    /// Somebody is undeleting it, or a crash cut that short and the scan has not yet said what came
+    /// of it.
+    UnderWay,
+}
+
+/// A version whose copies count again, for a file that is about to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revived {
+    /// The tombstone.
+    pub tombstone: u64,
+    /// The file id under which it comes back: the old one where nothing else has it and no later
+    /// version of it was ever made, else a new one.
+    pub file: FileId,
+    /// Which data.
+    pub version: DataVersion,
+    /// Its copies under that id, good ones first.
+    pub copies: Vec<Copy>,
+}
+
+/// The last word on whether a version may come back, and its copies made to count, in one
+/// transaction: what deletes aggregates sees either the tombstone or live members. The tombstone
+/// stays, marked, until [`came_back`] or [`rest_again`].
+pub(super) fn revive(
+    connection: &Connection,
+    tombstone: u64,
+    fresh: FileId,
+    now: Timestamp,
+) -> Result<Result<Revived, NotRevived>, CatalogError> {
+    let Some(stone) = stone(connection, tombstone)? else {
+        return Ok(Err(NotRevived::Gone));
+    };
+    if stone.heir.is_some() {
+        return Ok(Err(NotRevived::UnderWay));
+    }
+    let (old, version) = (stone.file, stone.version);
+    let mut copies = aggregates::copies(connection, old, version)?;
+    let mut usable = Vec::with_capacity(copies.len());
+    for copy in copies.drain(..) {
+        if copy.state != CopyState::Bad && may_be_read(connection, &copy)? {
+            usable.push(copy);
+        }
+    }
+    if usable.is_empty() {
+        return Ok(Err(NotRevived::NoCopy));
+    }
+    let file = if is_free(connection, old, version)? {
+        set_live(connection, old, version, true)?;
+        old
+    } else {
+        for copy in &mut usable {
+            copy.file = fresh;
+            aggregates::put_copy(connection, copy)?;
+        }
+        fresh
+    };
+    change(
+        connection,
+        "UPDATE tombstones SET heir = ?, heir_since = ? WHERE id = ?",
+        params![file.0, now.nanos(), int(tombstone)],
+        "begin to undelete",
+        file,
+    )?;
+    Ok(Ok(Revived {
+        tombstone,
+        file,
+        version,
+        copies: usable,
+    }))
+}
+
+/// May what the copy's aggregate holds be counted on again? Not once the aggregate is to go.
+fn may_be_read(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
+    let known = first(
+        connection,
+        "SELECT 1 FROM aggregates WHERE tier = ? AND epoch = ? AND seq = ?",
+        params![copy.tier.0, copy.aggregate.epoch, int(copy.aggregate.seq)],
+        |_| Ok(()),
+        "find",
+        copy.aggregate,
+    )?;
+    Ok(known.is_some())
+}
+
+/// Does no file have this id, and was no later version of it made? Only then may a file be given it:
+/// two files would number their versions alike.
+fn is_free(
+    connection: &Connection,
+    file: FileId,
+    version: DataVersion,
+) -> Result<bool, CatalogError> {
+    for sql in [
+        "SELECT 1 FROM nodes WHERE file = ?1 AND ?2 = ?2 LIMIT 1",
+        "SELECT 1 FROM copies WHERE file = ? AND version > ? LIMIT 1",
+        "SELECT 1 FROM tombstones WHERE file = ? AND version > ? LIMIT 1",
+    ] {
+        let key = params![file.0, int(version.0)];
+        if first(connection, sql, key, |_| Ok(()), "look for", file)?.is_some() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The file is there: the tombstone goes, or, where the version came back as another file's, is as it
+/// was.
+pub(super) fn came_back(connection: &Connection, stone: &Tombstone) -> Result<(), CatalogError> {
+    match stone.heir {
+        Some(heir) if heir == stone.file => unearth(connection, stone.file, stone.version),
+        _ => forget_heir(connection, stone, stone.at),
+    }
+}
+
+/// No file came of it: the copies stop counting, and the tombstone is as it was, but for its time.
+pub(super) fn rest_again(
+    connection: &Connection,
+    stone: &Tombstone,
+    at: Timestamp,
+) -> Result<(), CatalogError> {
+    match stone.heir {
+        Some(heir) if heir == stone.file => {
+            set_live(connection, stone.file, stone.version, false)?;
+        }
+        Some(heir) => aggregates::drop_copies(connection, heir, stone.version)?,
+        None => {}
+    }
+    forget_heir(connection, stone, at)
+}
+
+fn forget_heir(
+    connection: &Connection,
+    stone: &Tombstone,
+    at: Timestamp,
+) -> Result<(), CatalogError> {
+    change(
+        connection,
+        "UPDATE tombstones SET heir = NULL, heir_since = NULL, at = ? WHERE id = ?",
+        params![at.nanos(), int(stone.id)],
+        "end an undelete",
+        stone.file,
+    )
+    .map(drop)
+}
+
+/// A tombstone by its number.
+pub(super) fn stone(connection: &Connection, id: u64) -> Result<Option<Tombstone>, CatalogError> {
+    first(
+        connection,
+        "SELECT * FROM tombstones WHERE id = ?",
+        [int(id)],
+        aggregates::tombstone_row,
+        "find",
+        "tombstone",
+    )
 }

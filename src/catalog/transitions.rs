@@ -296,7 +296,7 @@ impl Catalog {
         durability: Durability,
     ) -> Result<bool, CatalogError> {
         self.write(durability, move |connection| {
-            let path = names::path(connection, node)?.unwrap_or_default();
+            let path = names::last_path(connection, node)?.unwrap_or_default();
             tombs::forget(connection, node, TombstoneWhy::Unlink, &path, now)
         })
     }
@@ -385,7 +385,11 @@ fn changed_since(row: &Node, file: &Archived) -> bool {
     noted || row.attributes.ctime > file.proven.ctime
 }
 
-fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(), CatalogError> {
+pub(super) fn learn_one(
+    connection: &Connection,
+    known: &Known,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
     let row = nodes::get(connection, known.node)?;
     let mut state = known.state;
     if let (Some(row), Some((planned, ctime))) = (&row, known.under) {
@@ -483,7 +487,11 @@ fn dirty(
     tombs::bury(connection, row.id, version, why, &path, uid, now)
 }
 
-fn prove(connection: &Connection, node: NodeId, proven: &Proven) -> Result<(), CatalogError> {
+pub(super) fn prove(
+    connection: &Connection,
+    node: NodeId,
+    proven: &Proven,
+) -> Result<(), CatalogError> {
     let rows = change(
         connection,
         "UPDATE nodes SET proven_size = ?, proven_ctime = ?, proven_boot = ? WHERE id = ?",

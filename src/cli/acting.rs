@@ -105,7 +105,12 @@ impl Acting {
         self.submit(session, verb, SubmitOptions::default())
     }
 
-    fn submit(
+    /// Was a tier named?
+    pub(crate) fn names_a_tier(&self) -> bool {
+        self.tier.is_some()
+    }
+
+    pub(crate) fn submit(
         &self,
         session: &Session,
         verb: Verb,

@@ -6,7 +6,8 @@ use clap::Command;
 /// What a command can end with, and what that means for it.
 fn of(command: &str) -> &'static str {
     match command {
-        "archive" | "release" | "stage" | "verify" | "pin" | "unpin" | "set" | "clear" => {
+        "archive" | "release" | "stage" | "verify" | "remove" | "pin" | "unpin" | "set"
+        | "clear" => {
             "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
              4 still running, 5 not permitted, 6 a tier is unavailable"
         }
@@ -29,6 +30,10 @@ fn of(command: &str) -> &'static str {
         }
         "why" | "requests" | "cancel" | "retry" => {
             "0 done, 1 not found or failed, 2 wrong usage, 3 no running instance, 5 not permitted"
+        }
+        "undelete" => {
+            "0 done, 1 some files could not be had, 2 wrong usage, 3 no running instance, \
+             4 still running, 5 not permitted, 6 a tier is unavailable"
         }
         "status" => {
             "0 done, 3 no running instance; with --check 0 ok, 1 warning, 2 critical, 3 unknown"

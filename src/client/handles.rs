@@ -1,10 +1,11 @@
 //! Hands files over as O_PATH descriptors and gets the tokens that name them (P15).
 
 use super::error::ClientError;
+use super::gone::nearest;
 use super::problem;
 use crate::error::Failure;
 use crate::server::socket::{self, MAX_BATCH, Reachable, message, token_text};
-use crate::server::wire::{GivenPath, Problem, SubjectRef};
+use crate::server::wire::{GivenPath, GonePlace, Problem, SubjectRef};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -79,6 +80,27 @@ impl Hatch {
             );
         }
         Ok((subjects, problems))
+    }
+
+    /// Hands a place over that may be gone.
+    pub(super) fn hand_over_gone(
+        &mut self,
+        path: &[u8],
+    ) -> Result<Result<GonePlace, Problem>, ClientError> {
+        let nearest = match nearest(path) {
+            Ok(nearest) => nearest,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let tokens = self.exchange(&[nearest.fd])?;
+        let token = tokens.first();
+        let token = token.ok_or_else(|| ClientError::not_understood("no token came back"))?;
+        Ok(Ok(GonePlace {
+            subject: SubjectRef {
+                token: token_text(token),
+                path: GivenPath::new(&nearest.path),
+            },
+            below: GivenPath::new(&nearest.below),
+        }))
     }
 
     fn exchange(&mut self, fds: &[OwnedFd]) -> Result<Vec<[u8; 16]>, ClientError> {

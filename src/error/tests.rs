@@ -27,6 +27,7 @@ fn the_table_is_as_promised() {
     quota-exceeded      122    1   507
     not-permitted         1    5   403
     not-found             2    1   404
+    exists               17    1   409
     not-a-file           22    1   400
     busy                 16    1   409
     changed              11    1   409
@@ -57,6 +58,7 @@ fn the_table_in_the_document_is_this_one() {
     let names = [
         ("EPERM", libc::EPERM),
         ("ENOENT", libc::ENOENT),
+        ("EEXIST", libc::EEXIST),
         ("EINTR", libc::EINTR),
         ("EIO", libc::EIO),
         ("EAGAIN", libc::EAGAIN),

@@ -27,6 +27,7 @@ mod scan;
 mod slot;
 mod start;
 mod tree;
+pub mod undelete;
 mod vouch;
 mod work;
 
@@ -78,6 +79,8 @@ pub struct Settings {
     pub index_bytes: u64,
     /// How long requests that ended are remembered; zero: for ever.
     pub keep_requests: Duration,
+    /// How long copies of deleted files are kept.
+    pub keep_deleted: Duration,
     /// How long after the end of a scan the next one follows; zero: never.
     pub scan_every: Duration,
     /// Above this share of the backing opens for writing wait (P13).
@@ -106,6 +109,7 @@ impl Default for Settings {
             unsafe_open_backing: false,
             index_bytes: 1 << 30,
             keep_requests: config.keep_requests,
+            keep_deleted: config.keep_deleted,
             scan_every: config.scan_every,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
@@ -260,6 +264,7 @@ pub(super) struct Shared {
     wakes: Mutex<Vec<Wake>>,
     believed: crate::hsm::vouch::Believed,
     refused: refused::Refused,
+    undeleting: undelete::UnderWay,
     lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct TestGate {
     pub(crate) open: Mutex<HashSet<NodeHandle>>,
     pub(crate) changed: Mutex<Vec<NodeHandle>>,
+    pub(crate) named: Mutex<Vec<(NodeHandle, Vec<u8>)>>,
 }
 
 struct Held;
@@ -42,6 +43,9 @@ impl Gate for TestGate {
     }
     fn changed(&self, node: &NodeHandle) {
         self.changed.lock().push(node.clone());
+    }
+    fn named(&self, directory: &NodeHandle, name: &[u8]) {
+        self.named.lock().push((directory.clone(), name.to_vec()));
     }
 }
 

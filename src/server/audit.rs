@@ -64,6 +64,18 @@ impl Event {
         self.first = first;
         self
     }
+    /// What came of it, in words.
+    #[must_use]
+    pub fn said(mut self, message: String) -> Self {
+        self.message = Some(message);
+        self
+    }
+    /// It did not go well for any of its subjects.
+    #[must_use]
+    pub fn ended_as(mut self, result: &str) -> Self {
+        self.result = result.to_owned();
+        self
+    }
     /// The request concerned.
     #[must_use]
     pub fn request(mut self, request: u64) -> Self {

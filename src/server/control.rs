@@ -3,15 +3,16 @@
 //!
 //! # The contract
 //! - Methods block and may be called from any thread, many at once; the server calls them from
-//!   threads of its own, a bounded number. None waits for a tier.
+//!   threads of its own, a bounded number. None waits for a tier but [`Control::undelete`], which
+//!   reads what it makes files from.
 //! - The engine decides what [`Peer`] may do: what the namespace's permissions let that user do,
 //!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
-use super::wire::{Accepted, ErrorBody, Part};
+use super::wire::{Accepted, ErrorBody, Part, Problem};
 use super::wire::{
-    NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
-    Submitted, Verb, Walk, Why,
+    DeletedView, NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped,
+    SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
 };
 use crate::error::Failure;
 use crate::id::RequestId;
@@ -52,6 +53,38 @@ pub struct Subject {
     /// The path as the user typed it: for messages and views only.
     pub given: Vec<u8>,
 }
+
+/// A place that may be gone.
+#[derive(Debug)]
+pub struct Gone {
+    /// The nearest directory above it that is there.
+    pub subject: Subject,
+    /// The path from there on, as the user typed it.
+    pub below: Vec<u8>,
+}
+
+/// What is to come back.
+#[derive(Debug)]
+pub struct Undelete {
+    /// What was deleted.
+    pub from: Gone,
+    /// Where to; else where it was.
+    pub to: Option<Gone>,
+    /// What was there at that time.
+    pub at: Option<When>,
+    /// The version of this number.
+    pub version: Option<u64>,
+    /// All below it.
+    pub recursive: bool,
+    /// The data, too.
+    pub stage: bool,
+}
+
+/// Takes what was deleted one by one; `false`: the caller is gone, stop.
+pub type DeletedSink<'a> = &'a mut dyn FnMut(DeletedView) -> bool;
+
+/// Takes what came back, and what did not, one by one.
+pub type UndeletedSink<'a> = &'a mut dyn FnMut(Result<UndeletedView, Problem>) -> bool;
 
 /// A refusal or failure, as the caller will see it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -135,6 +168,25 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::state`].
     fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError>;
+
+    /// What was deleted at a place and below it, as far as the peer may know of it, handed to `sink`
+    /// as it is found.
+    ///
+    /// # Errors
+    /// The place is on no directory of this mount's.
+    fn deleted(&self, place: Gone, peer: &Peer, sink: DeletedSink<'_>) -> Result<(), ControlError>;
+
+    /// Brings deleted files back as released ones, each handed to `sink` when it has its name. The
+    /// request that stages them, if that was asked for.
+    ///
+    /// # Errors
+    /// Nothing was begun.
+    fn undelete(
+        &self,
+        ask: Undelete,
+        peer: &Peer,
+        sink: UndeletedSink<'_>,
+    ) -> Result<Option<Accepted>, ControlError>;
 
     /// Requests, newest first, at most `filter.limit`; paths and keys only of the peer's own.
     ///

@@ -2,6 +2,7 @@
 //! field; see [`super::wire`].
 
 mod admin;
+mod deleted;
 mod nodes;
 mod requests;
 
@@ -257,6 +258,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/requests/{id}/retry", post(requests::retry))
         .route("/v1/state", post(nodes::state))
         .route("/v1/why", post(nodes::why))
+        .route("/v1/deleted", post(deleted::list))
+        .route("/v1/undelete", post(deleted::undelete))
         .route("/v1/status", get(admin::status))
         .route("/v1/policy/check", post(admin::policy_check))
         .route("/v1/policy/run", post(admin::policy_run))

@@ -3,6 +3,7 @@
 //! Who may do what is decided here and in the engine, by the peer's credentials alone (P15):
 //! a subject is mapped from its descriptor to a node, never by its path.
 
+mod deleted;
 mod nodes;
 mod sight;
 mod space;
@@ -12,7 +13,10 @@ mod views;
 
 pub(super) use views::verb_out;
 
-use super::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use super::control::{
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
+    Wake,
+};
 use super::wire::{
     Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
     RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
@@ -20,7 +24,7 @@ use super::wire::{
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
-use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
+use crate::hsm::engine::ask::{Ask, Asker, Consent, Forecast, Named};
 use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
@@ -114,6 +118,10 @@ impl Instance {
             tier: options.tier.clone(),
             pin_for: options.pin_for_s.map(Duration::from_secs),
             flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
+            consent: Consent {
+                last_copy: options.last_copy,
+                below_policy: options.below_policy,
+            },
             into: part.into.map(RequestId),
             last: part.last,
         })
@@ -215,6 +223,19 @@ impl Control for Instance {
         let node = self.node(&subject, peer)?;
         let for_whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
         nodes::why(&self.engine, &node, &subject.given, &for_whom).map_err(self.tells(peer))
+    }
+
+    fn deleted(&self, place: Gone, peer: &Peer, sink: DeletedSink<'_>) -> Result<(), ControlError> {
+        self.list_deleted(&place, peer, sink)
+    }
+
+    fn undelete(
+        &self,
+        ask: Undelete,
+        peer: &Peer,
+        sink: UndeletedSink<'_>,
+    ) -> Result<Option<Accepted>, ControlError> {
+        self.bring_back(&ask, peer, sink)
     }
 
     fn requests(

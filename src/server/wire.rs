@@ -5,6 +5,7 @@
 //! [`Tagged`], which adds its `schema` field. A change that an old reader would misunderstand
 //! makes a new schema name; added fields do not.
 
+mod deleted;
 mod path;
 mod policy;
 mod query;
@@ -13,6 +14,7 @@ mod state;
 mod status;
 mod when;
 
+pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
@@ -82,6 +84,10 @@ schemas! {
     PolicyCheckQuery => "cairn.policy-check-query.v1",
     PolicyRunQuery => "cairn.policy-run-query.v1",
     ShutdownQuery => "cairn.shutdown-query.v1",
+    DeletedQuery => "cairn.deleted-query.v1",
+    DeletedView => "cairn.undelete.v1",
+    UndeleteQuery => "cairn.undelete-query.v1",
+    UndeletedView => "cairn.undeleted.v1",
 }
 
 /// Body of every answer that is no success, and last line of a stream that broke off.

@@ -9,12 +9,18 @@
 //! | `forbidden` | may not be worked on |
 //! | `notier` | lies on a tier that does not answer |
 //! | `slow` | is never done until its request is cancelled |
+//!
+//! Of what is gone, in a directory of any name, `results.h5` was deleted and `notes.txt` overwritten;
+//! below `lost` nothing can be had.
 
 mod status;
 
 use cairn::error::Failure;
 use cairn::id::RequestId;
-use cairn::server::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use cairn::server::control::{
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
+    Wake,
+};
 use cairn::server::wire::*;
 use status::status;
 use std::collections::BTreeMap;
@@ -317,7 +323,93 @@ fn problem_of(path: &[u8]) -> Option<Problem> {
     })
 }
 
+/// What the fake says was deleted, by names below a place.
+fn gone() -> [(&'static str, DeletedBy, u64); 2] {
+    [
+        ("notes.txt", DeletedBy::Overwrite, 2048),
+        ("sub/results.h5", DeletedBy::Unlink, 70_000),
+    ]
+}
+
 impl Control for Fake {
+    fn deleted(
+        &self,
+        place: Gone,
+        _peer: &Peer,
+        sink: DeletedSink<'_>,
+    ) -> Result<(), ControlError> {
+        let top = GivenPath::new(&place.subject.given).reach(&place.below);
+        if has(&place.below, "lost") {
+            return Ok(());
+        }
+        for (name, by, size) in gone() {
+            let aggregate = "e00000001-000000000001".to_owned();
+            let tier = "archive".to_owned();
+            let going_on = sink(DeletedView {
+                path: top.join(name.as_bytes()),
+                size,
+                uid: 1000,
+                version: 3,
+                deleted: When::from_unix(1_700_000_000),
+                by,
+                until: When::from_unix(1_702_592_000),
+                copies: vec![CopyView {
+                    tier,
+                    aggregate,
+                    version: 3,
+                }],
+            });
+            if !going_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn undelete(
+        &self,
+        ask: Undelete,
+        _peer: &Peer,
+        sink: UndeletedSink<'_>,
+    ) -> Result<Option<Accepted>, ControlError> {
+        let top = GivenPath::new(&ask.from.subject.given).reach(&ask.from.below);
+        let to = ask
+            .to
+            .map(|to| GivenPath::new(&to.subject.given).reach(&to.below));
+        if has(&ask.from.below, "lost") {
+            let message = "what was never archived cannot be had".to_owned();
+            sink(Err(Problem {
+                path: Some(top),
+                code: Failure::NotFound.as_str().to_owned(),
+                message,
+            }));
+            return Ok(None);
+        }
+        for (name, by, size) in gone() {
+            if !ask.recursive && by == DeletedBy::Unlink {
+                continue;
+            }
+            let path = if ask.recursive {
+                top.join(name.as_bytes())
+            } else {
+                top.clone()
+            };
+            sink(Ok(UndeletedView {
+                now: to.clone().unwrap_or_else(|| path.clone()),
+                path,
+                size,
+                modified: When::from_unix(1_690_000_000),
+                version: ask.version.unwrap_or(3),
+                deleted: ask.at.unwrap_or(When::from_unix(1_700_000_000)),
+                by,
+            }));
+        }
+        Ok(ask.stage.then_some(Accepted {
+            request: 7,
+            known: false,
+        }))
+    }
+
     fn submit(
         &self,
         verb: Verb,

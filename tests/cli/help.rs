@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 27] = [
     "up",
     "adopt",
     "upgrade",
@@ -14,6 +14,8 @@ const COMMANDS: [&str; 25] = [
     "release",
     "stage",
     "verify",
+    "remove",
+    "undelete",
     "pin",
     "unpin",
     "set",
@@ -120,6 +122,12 @@ fn wrong_usage_exits_with_2() {
         &["stage", "--wait", "--dry-run", "x"],
         &["stage", "-0", "x"],
         &["wait", "x"],
+        &["undelete"],
+        &["undelete", "--list", "--stage", "x"],
+        &["undelete", "--to", "y", "x", "z"],
+        &["undelete", "--at", "yesterday", "x"],
+        &["undelete", "gone/../x"],
+        &["remove", "warm"],
         &["demo", "--size", "much"],
         &["up", "/nonexistent", "/"],
     ] {

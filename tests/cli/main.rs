@@ -8,6 +8,7 @@
     reason = "a test fails by panicking; the rig is shared between its modules"
 )]
 
+mod deleted;
 mod doors;
 mod fake;
 mod help;

@@ -24,6 +24,7 @@ mod supervised;
 mod tier_away;
 mod touched;
 mod truncated;
+mod undelete;
 mod unprivileged;
 mod waiting;
 mod walkers;

@@ -92,12 +92,75 @@ fn call_everything(rig: &Rig) {
     rig.to_release(release, None, 5).unwrap();
     rig.under_copied(2, None, 5).unwrap();
     scans(rig, f);
+    deleted(rig);
     requests(rig);
     rig.status(2).unwrap();
     rig.usage_of(0).unwrap();
     rig.last_failures(5).unwrap();
     rig.tiers().unwrap();
     rig.settle(d).unwrap();
+}
+
+/// Deleted versions listed and brought back, and copies given up.
+fn deleted(rig: &Rig) {
+    for (number, alone) in [(31, true), (32, false)] {
+        let f = rig.file(number, 10);
+        rig.archive(f, 1, TIER);
+        rig.archive(f, if alone { 1 } else { 2 }, TIER);
+        let name = format!("file{number}").into_bytes();
+        rig.unlink(NodeId::ROOT, &name, false, at(4), Durability::Full)
+            .unwrap();
+        let mut stones = Vec::new();
+        for uid in [None, Some(1000)] {
+            stones = rig.deleted_at(&name, uid, 5).unwrap();
+            let below = Below {
+                directory: Vec::new(),
+                uid,
+            };
+            assert!(!rig.deleted_below(&below, None, 5).unwrap().is_empty());
+        }
+        let last = stones.last().unwrap();
+        let revived = rig.revive(last.id, at(5)).unwrap().unwrap();
+        assert_eq!(revived.file == last.file, alone, "a later version is known");
+        rig.rest_again(&revived).unwrap();
+        let revived = rig.revive(last.id, at(5)).unwrap().unwrap();
+        rig.settle_revivals(at(6), Vec::new(), at(7)).unwrap();
+        let again = rig.revive(last.id, at(8)).unwrap().unwrap();
+        let seen = Sighting {
+            handle: handle(number + 100),
+            attributes: attributes(FileKind::Regular, 10),
+            place: Some((NodeId::ROOT, b"back".to_vec())),
+        };
+        let back = CameBack {
+            version: Version {
+                file: again.file,
+                ..version_of(f, 1)
+            },
+            revived: again,
+            seen,
+            proven: proven(1),
+        };
+        let node = rig.came_back(back, at(9)).unwrap().unwrap();
+        give_up(rig, node, !alone);
+        drop(revived);
+    }
+}
+
+fn give_up(rig: &Rig, node: NodeId, last: bool) {
+    let version = rig.row(node).version.unwrap();
+    if last {
+        rig.set_state(node, FileState::Archived, None, Durability::Full)
+            .unwrap();
+    }
+    let removal = Removal {
+        node,
+        planned: rig.plan(node),
+        copies: rig.copies(version.file, version.version).unwrap(),
+        last,
+        note: Some("gone".into()),
+    };
+    assert_eq!(rig.remove_copies(removal, at(9)).unwrap(), Removed::Done);
+    assert_eq!(rig.row(node).copies, 0);
 }
 
 fn scans(rig: &Rig, f: NodeId) {
@@ -243,6 +306,11 @@ fn what_users_wait_for_is_answered_by_the_index_made_for_it() {
             assert!(!plan.contains("B-TREE"), "{sql}\n  sorts: {plan}");
         }
     };
+    uses("tombstones WHERE (path, id)", "tombstones_path");
+    uses("uid = ? AND (path, id)", "tombstones_uid");
+    uses("tombstones WHERE path =", "tombstones_path");
+    uses("uid = ? AND path =", "tombstones_uid");
+    uses("heir IS NOT NULL", "tombstones_heir");
     uses("mtime AS cursor", "nodes_to_archive");
     uses("accessed AS cursor", "nodes_to_release");
     uses("copies AS cursor", "nodes_by_copies");

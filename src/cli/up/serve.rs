@@ -318,6 +318,7 @@ fn settings(plan: &UpPlan) -> Settings {
         allow_same_fs: plan.allow_same_fs,
         unsafe_open_backing: plan.unsafe_open_backing,
         keep_requests: config.keep_requests,
+        keep_deleted: config.keep_deleted,
         scan_every: config.scan_every,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,

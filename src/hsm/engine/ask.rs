@@ -40,6 +40,15 @@ pub struct Named {
     pub given: Vec<u8>,
 }
 
+/// What an owner agrees to when copies are given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Consent {
+    /// The last good copy may go, of a file whose data are on disk.
+    pub last_copy: bool,
+    /// Fewer may be left than policy asks for.
+    pub below_policy: bool,
+}
+
 /// A request to be made.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -59,6 +68,8 @@ pub struct Ask {
     pub pin_for: Option<Duration>,
     /// Flags to set or clear.
     pub flags: Vec<Flag>,
+    /// What may be given up.
+    pub consent: Consent,
     /// A later part of this request.
     pub into: Option<crate::id::RequestId>,
     /// No further part will come.
@@ -94,6 +105,8 @@ pub(super) struct Options {
     pub(super) pin_for_s: Option<u64>,
     pub(super) noarchive: bool,
     pub(super) norelease: bool,
+    #[serde(default)]
+    pub(super) consent: Consent,
 }
 
 impl Options {
@@ -105,6 +118,7 @@ impl Options {
             pin_for_s: ask.pin_for.map(|d| d.as_secs()),
             noarchive: ask.flags.contains(&Flag::NoArchive),
             norelease: ask.flags.contains(&Flag::NoRelease),
+            consent: ask.consent,
         }
     }
 
@@ -130,6 +144,7 @@ impl Options {
             tier,
             pin_for: self.pin_for_s.map(Duration::from_secs),
             flags,
+            consent: self.consent,
             into: None,
             last: true,
         }

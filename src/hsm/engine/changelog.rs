@@ -38,6 +38,10 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
                 looks.entry(event.node.clone()).or_insert(false);
             }
             EventKind::Created | EventKind::Linked | EventKind::Unlinked | EventKind::Renamed => {
+                let written = looks.get(&event.node) == Some(&true);
+                if event.kind == EventKind::Unlinked && written {
+                    names.written(&event.node)?;
+                }
                 if let Err(why) = names.event(event) {
                     misplaced(shared, event, &why)?;
                 }
@@ -115,6 +119,20 @@ impl Names<'_> {
             attributes: attributes(&stat),
             place: Some((parent, name.clone())),
         }));
+        Ok(())
+    }
+
+    /// Its last name may be about to go, and with it all that could be compared: what was archived may
+    /// not be what it was in the end.
+    fn written(&mut self, node: &NodeHandle) -> Result<(), EngineError> {
+        self.flush()?;
+        let catalog = &self.shared.catalog;
+        if let Some(row) = catalog.node_by_handle(node)?
+            && stat_of(self.shared, node)?.is_none()
+        {
+            let (why, now) = (TombstoneWhy::Overwrite, self.shared.now());
+            catalog.differs(row.id, row.proven, why, now, Durability::Relaxed)?;
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod wanted;
 pub(super) use parts::Parts;
 pub(super) use wanted::is_current;
 
-use super::ask::{Ask, Asker, Forecast, Named, Options};
+use super::ask::{Ask, Asker, Consent, Forecast, Named, Options};
 use super::{Admission, EngineError, Shared};
 use crate::catalog::{self, NewRequest, Submitted, Verb};
 use crate::error::Failure;
@@ -318,6 +318,7 @@ impl Shared {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            consent: Consent::default(),
             into: None,
             last: true,
         })?;
@@ -372,6 +373,10 @@ impl Shared {
                     format!("releases are disabled: {why}"),
                 )
             }),
+            Verb::Remove if ask.tier.is_none() => {
+                let why = "which copy is to go must be said";
+                Err(EngineError::refused(Failure::Usage, why).hint("--tier NAME names it"))
+            }
             _ => Ok(()),
         }
     }

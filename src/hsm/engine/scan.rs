@@ -172,6 +172,10 @@ impl Walk {
         }
         let whole = self.gaps.is_empty();
         shared.catalog.finish_scan(shared.now(), whole)?;
+        if whole {
+            let state = shared.catalog.scan_state()?;
+            shared.settle_revivals(state.finished_begun_at)?;
+        }
         if !self.gaps.unproven() {
             unseen::settle_all(shared, self.generation, whole && self.in_one_go)?;
         }

@@ -255,6 +255,7 @@ impl Claimed {
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
+            undeleting: Default::default(),
             lost_ears: Mutex::default(),
             started: now(),
         });

@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod removal;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Where a tier of a test lies.
 #[derive(Debug, Clone)]
-enum Place {
+pub(super) enum Place {
     /// Beside the backing, and it shows.
     Beside,
     /// Taken for another machine's.
@@ -102,9 +103,9 @@ impl Drop for Again {
 }
 
 /// An instance.
-struct Bench {
+pub(super) struct Bench {
     engine: Option<Engine>,
-    root: PathBuf,
+    pub(super) root: PathBuf,
     hooks: Vec<Arc<Mutex<Option<Hook>>>>,
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
@@ -122,7 +123,7 @@ impl Drop for Bench {
 
 impl Bench {
     /// On the filesystem of the temporary directory; tiers are named `t0`, `t1`, ...
-    fn new(places: &[Place], settings: Settings, policy: &str) -> Self {
+    pub(super) fn new(places: &[Place], settings: Settings, policy: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("backing");
         std::fs::create_dir(&root).unwrap();
@@ -183,23 +184,23 @@ impl Bench {
         }
     }
 
-    fn engine(&self) -> &Engine {
+    pub(super) fn engine(&self) -> &Engine {
         self.engine.as_ref().unwrap()
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) {
         let path = self.root.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
 
-    fn handle(&self, name: &str) -> NodeHandle {
+    pub(super) fn handle(&self, name: &str) -> NodeHandle {
         let backing = self.engine().backing();
         let fd = backing.open_beneath(name.as_bytes()).unwrap();
         backing.handle_of(std::os::fd::AsFd::as_fd(&fd)).unwrap()
     }
 
-    fn node(&self, name: &str) -> Node {
+    pub(super) fn node(&self, name: &str) -> Node {
         let found = self.engine().catalog().node_by_handle(&self.handle(name));
         found.unwrap().unwrap()
     }
@@ -221,12 +222,13 @@ impl Bench {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            consent: super::ask::Consent::default(),
             into: None,
             last: true,
         }
     }
 
-    fn submit(&self, verb: Verb, names: &[&str]) -> RequestId {
+    pub(super) fn submit(&self, verb: Verb, names: &[&str]) -> RequestId {
         let subjects = names.iter().map(|name| self.named(name)).collect();
         self.engine().submit(self.ask(verb, subjects)).unwrap().id
     }
@@ -239,13 +241,13 @@ impl Bench {
         })
     }
 
-    fn done(&self, id: RequestId) -> RequestReport {
+    pub(super) fn done(&self, id: RequestId) -> RequestReport {
         let report = self.ended(id);
         assert_eq!(report.row.state, RequestState::Done, "{report:?}");
         report
     }
 
-    fn archive(&self, names: &[&str]) -> RequestReport {
+    pub(super) fn archive(&self, names: &[&str]) -> RequestReport {
         self.done(self.submit(Verb::Archive, names))
     }
 
@@ -268,7 +270,7 @@ impl Bench {
 }
 
 /// Looks until there is an answer. The bound is for a machine that does many other things.
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(180);
     loop {
         if let Some(found) = look() {
@@ -285,7 +287,7 @@ fn failures(report: &RequestReport) -> Vec<String> {
     failed.map(|f| format!("{}: {}", f.code, f.text)).collect()
 }
 
-fn small() -> Settings {
+pub(super) fn small() -> Settings {
     Settings {
         archive_workers: 1,
         release_workers: 1,
@@ -293,8 +295,8 @@ fn small() -> Settings {
     }
 }
 
-const NOTHING: &str = "rule archive none\n  never\n";
+pub(super) const NOTHING: &str = "rule archive none\n  never\n";
 
-fn state_of(bench: &Bench, name: &str) -> FileState {
+pub(super) fn state_of(bench: &Bench, name: &str) -> FileState {
     bench.node(name).state
 }

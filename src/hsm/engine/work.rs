@@ -2,6 +2,7 @@
 
 mod archive;
 pub(super) mod release;
+mod remove;
 mod stage;
 mod verify;
 
@@ -52,7 +53,13 @@ pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
     match dispatch.lane {
         Lane::Recall => stage::stage(shared, actions),
         Lane::Archive => archive::archive(shared, dispatch.tier, actions),
-        Lane::Release => release::release(shared, &actions),
+        Lane::Release => {
+            let removals: Vec<_> = actions.extract_if(.., |a| a.verb == Verb::Remove).collect();
+            remove::remove(shared, &removals);
+            if !actions.is_empty() {
+                release::release(shared, &actions);
+            }
+        }
         Lane::Verify => verify::verify(shared, &actions),
     }
 }

@@ -60,6 +60,7 @@ const fn sentence(code: Failure) -> &'static str {
         Failure::QuotaExceeded => "its owner's quota is used up",
         Failure::NotPermitted => "you may not",
         Failure::NotFound => "it is gone",
+        Failure::Exists => "the name is taken",
         Failure::NotAFile => "it is no regular file",
         Failure::Busy => "it is in use",
         Failure::Changed => "it changed meanwhile",

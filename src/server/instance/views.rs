@@ -21,6 +21,7 @@ pub(super) fn verb_in(verb: Verb) -> catalog::Verb {
         Verb::Unpin => catalog::Verb::Unpin,
         Verb::Set => catalog::Verb::Set,
         Verb::Clear => catalog::Verb::Clear,
+        Verb::Remove => catalog::Verb::Remove,
     }
 }
 
@@ -28,7 +29,8 @@ pub(super) fn verb_in(verb: Verb) -> catalog::Verb {
 pub(in crate::server) fn verb_out(verb: catalog::Verb) -> Verb {
     match verb {
         catalog::Verb::Archive | catalog::Verb::Repack => Verb::Archive,
-        catalog::Verb::Release | catalog::Verb::Remove => Verb::Release,
+        catalog::Verb::Release => Verb::Release,
+        catalog::Verb::Remove => Verb::Remove,
         catalog::Verb::Stage => Verb::Stage,
         catalog::Verb::Verify => Verb::Verify,
         catalog::Verb::Pin => Verb::Pin,

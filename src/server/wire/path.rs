@@ -56,6 +56,15 @@ impl GivenPath {
         }
         Self::new(&bytes)
     }
+
+    /// As [`Self::join`]; what lies in the working directory goes by its name alone.
+    #[must_use]
+    pub fn reach(&self, below: &[u8]) -> Self {
+        if self.path == "." && !below.is_empty() {
+            return Self::new(below);
+        }
+        self.join(below)
+    }
 }
 
 impl From<&[u8]> for GivenPath {

@@ -24,6 +24,8 @@ pub enum Verb {
     Set,
     /// Clear flags.
     Clear,
+    /// Give up the copy on one tier ([`SubmitOptions::tier`]).
+    Remove,
 }
 
 impl Verb {
@@ -39,6 +41,7 @@ impl Verb {
             Self::Unpin => "unpin",
             Self::Set => "set",
             Self::Clear => "clear",
+            Self::Remove => "remove",
         }
     }
 }
@@ -87,6 +90,12 @@ pub struct SubmitOptions {
     /// Which flags (verbs `set` and `clear`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<Flag>,
+    /// Also the last good copy, of a file whose data are on disk (verb `remove`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last_copy: bool,
+    /// Also if fewer copies are left than policy asks for (verb `remove`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub below_policy: bool,
 }
 
 /// A request with more subjects than one call may carry is handed over in parts.

@@ -22,6 +22,22 @@ impl When {
     pub fn from_unix(seconds: u64) -> Self {
         Self(UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND)))
     }
+    /// As a person writes it: RFC 3339, or date and time with a space between, in UTC.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        humantime::parse_rfc3339_weak(text)
+            .map(Self)
+            .map_err(|why| format!("{why}; write 2026-01-31 12:00:00"))
+    }
+    /// For people: whole seconds.
+    #[must_use]
+    pub fn to_seconds(self) -> String {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = Duration::from_secs(since.as_secs().min(LAST_SECOND));
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+    }
     /// How long before `now` it was; zero if it lies ahead.
     #[must_use]
     pub fn age(self, now: SystemTime) -> Duration {

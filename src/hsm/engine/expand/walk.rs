@@ -252,7 +252,7 @@ impl Walk<'_> {
 
     /// Rows of nodes, and their copies where the verb asks for them.
     fn meet(&self, ids: &[NodeId]) -> Result<Vec<Option<Met>>, EngineError> {
-        let copies = matches!(self.ask.verb, Verb::Archive | Verb::Stage);
+        let copies = matches!(self.ask.verb, Verb::Archive | Verb::Stage | Verb::Remove);
         Ok(self.shared.catalog.meet_by_number(ids, copies)?)
     }
 
@@ -293,6 +293,7 @@ impl Walk<'_> {
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,
             stored: copies.iter().map(|c| c.stored_len).max(),
+            lies_there: copies.iter().any(|c| self.tier_choice().contains(&c.tier)),
             tiers_wanted: self.tier_choice(),
             tiers_have: copies
                 .iter()

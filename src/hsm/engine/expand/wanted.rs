@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) trusted_from: Incarnation,
     /// Bytes of its data without holes, where copies of them are known.
     pub(super) stored: Option<u64>,
+    /// Some copy of it, good or not, lies on a wanted tier.
+    pub(super) lies_there: bool,
     pub(super) tiers_wanted: Vec<TierId>,
     pub(super) tiers_have: Vec<TierId>,
 }
@@ -84,7 +86,9 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
     let regular = facts.stat.kind == NodeKind::Regular;
     match verb {
         Verb::Archive => archive(facts),
-        Verb::Stage | Verb::Release | Verb::Verify if !regular => Wanted::Nothing(None),
+        Verb::Stage | Verb::Release | Verb::Verify | Verb::Remove if !regular => {
+            Wanted::Nothing(None)
+        }
         Verb::Release => release(facts),
         Verb::Stage if facts.lost => Wanted::Refuse(Failure::Lost, LOST),
         Verb::Stage if !facts.released() => Wanted::Nothing(None),
@@ -114,9 +118,8 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
                 refuse_stranger()
             }
         }
-        Verb::Remove | Verb::Repack => {
-            Wanted::Refuse(Failure::Usage, "this version cannot remove or repack")
-        }
+        Verb::Remove => remove(facts),
+        Verb::Repack => Wanted::Refuse(Failure::Usage, "this version cannot repack"),
     }
 }
 
@@ -199,6 +202,33 @@ fn release(facts: &Facts) -> Wanted {
     Wanted::Act {
         bytes: facts.stat.size,
         place: None,
+    }
+}
+
+fn remove(facts: &Facts) -> Wanted {
+    let quietly = |code, why| {
+        if facts.direct {
+            Wanted::Refuse(code, why)
+        } else {
+            Wanted::Nothing(Some(why))
+        }
+    };
+    if !facts.owned {
+        return refuse_stranger();
+    }
+    let state = facts.node.as_ref().map(|n| n.state);
+    match state {
+        None | Some(FileState::None) => quietly(Failure::NoGoodCopy, "never archived"),
+        Some(FileState::Dirty) => quietly(
+            Failure::Changed,
+            "it changed since it was archived: its copies are kept as those of deleted files are",
+        ),
+        Some(FileState::Lost) => quietly(Failure::Lost, LOST),
+        Some(_) if !facts.lies_there => quietly(Failure::NotFound, "it has no copy there"),
+        Some(_) => Wanted::Act {
+            bytes: facts.stat.size,
+            place: None,
+        },
     }
 }
 
