@@ -25,10 +25,12 @@ mod copy;
 mod dispatch;
 mod error;
 mod incarnation;
+mod lives;
 mod names;
 mod node;
 mod nodes;
 mod pins;
+mod quarantine;
 mod readers;
 mod request;
 mod requests;
@@ -46,17 +48,19 @@ mod writer;
 
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
-    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
+    Aggregate, Archived, Copy, CopyState, Life, Member, NewAggregate, ProofKind, Rebound, Recalled,
     Tombstone, TombstoneWhy,
 };
 pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
+pub use lives::{Bound, Departed, Grave, Hold, MemberKey, Naming, TierSum};
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
     Version,
 };
 pub use pins::Pin;
+pub use quarantine::{Found, Moved, Quarantined};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,

@@ -1,8 +1,10 @@
 //! Copies, aggregates and tombstones: what lies where, and what is known about it.
 
 use super::copy::{Aggregate, Copy, CopyState, Member, Tombstone};
-use super::sql::{Code, all, change, coded, first, int, maybe_time, page, some_time, uint};
-use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
+use super::sql::{
+    Code, all, change, coded, first, int, maybe_handle, maybe_time, page, some_time, uint,
+};
+use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, lives, tombs};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
 use cairn_mover::Crc32c;
 use rusqlite::{Connection, Row, params};
@@ -208,7 +210,7 @@ impl Catalog {
     }
 }
 
-const COPY: &str =
+pub(super) const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 
 /// The copies of one version, good ones first.
@@ -227,14 +229,14 @@ pub(super) fn copies(
     )
 }
 
-fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
+pub(super) fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
     Ok(AggregateId {
         epoch: row.get("epoch")?,
         seq: uint(row, "seq")?,
     })
 }
 
-fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
+pub(super) fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
     Ok(Copy {
         file: FileId(row.get("file")?),
         version: DataVersion(uint(row, "version")?),
@@ -249,7 +251,7 @@ fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
     })
 }
 
-fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
+pub(super) fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
     Ok(Aggregate {
         tier: TierId(row.get("tier")?),
         id: id_row(row)?,
@@ -261,10 +263,13 @@ fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
         bytes: uint(row, "bytes")?,
         live_members: uint(row, "live_members")?,
         live_bytes: uint(row, "live_bytes")?,
+        life: coded(row, "life")?,
+        since: maybe_time(row, "since")?,
+        decided_by: row.get("life_epoch")?,
     })
 }
 
-fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
+pub(super) fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
     Ok(Tombstone {
         id: uint(row, "id")?,
         file: FileId(row.get("file")?),
@@ -274,6 +279,8 @@ fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
         epoch: row.get("epoch")?,
         path: row.get("path")?,
         uid: row.get("uid")?,
+        handle: maybe_handle(row, "handle")?,
+        generation: uint(row, "generation")?,
     })
 }
 
@@ -285,7 +292,9 @@ pub(super) fn insert(
 ) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT INTO aggregates VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
+        "INSERT INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
+             members, bytes, live_members, live_bytes)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
          ON CONFLICT DO UPDATE SET len = excluded.len, crc = excluded.crc, proof = excluded.proof",
         params![
             a.tier.0,
@@ -310,7 +319,9 @@ pub(super) fn learn(
 ) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT OR IGNORE INTO aggregates VALUES (?, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0)",
+        "INSERT OR IGNORE INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
+             members, bytes, live_members, live_bytes)
+         VALUES (?, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0)",
         params![
             copy.tier.0,
             copy.aggregate.epoch,
@@ -329,6 +340,8 @@ pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), Catal
     if !add_copy(connection, copy)? {
         return Ok(());
     }
+    let AggregateId { epoch, seq } = copy.aggregate;
+    lives::reprieve(connection, (copy.tier.0.into(), epoch.into(), int(seq)))?;
     count(connection, copy.tier, copy.aggregate, 1, copy.stored_len)
 }
 
@@ -342,7 +355,7 @@ pub(super) fn count_members(
     count(connection, aggregate.tier, aggregate.id, members, bytes)
 }
 
-fn count(
+pub(super) fn count(
     connection: &Connection,
     tier: TierId,
     aggregate: AggregateId,

@@ -5,7 +5,7 @@
 
 use super::node::{NodeId, Version};
 use super::sql::{Code, all, change, first, int};
-use super::{CatalogError, TombstoneWhy, incarnation, nodes};
+use super::{CatalogError, TombstoneWhy, incarnation, lives, nodes};
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
 
@@ -34,8 +34,10 @@ pub(super) fn bury(
     }
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones (file, version, at, why, epoch, path, uid)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO tombstones
+             (file, version, at, why, epoch, path, uid, handle, generation)
+         VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT handle FROM nodes WHERE id = ?),
+             (SELECT generation FROM scan WHERE id = 1))",
         params![
             version.file.0,
             int(version.version.0),
@@ -43,7 +45,8 @@ pub(super) fn bury(
             why.code(),
             incarnation::epoch(connection)?,
             path,
-            uid
+            uid,
+            node.0
         ],
         "write a tombstone",
         version.file,
@@ -97,6 +100,9 @@ fn set_live(
             "count live members",
             file,
         )?;
+        if live {
+            lives::reprieve(connection, (tier, epoch, seq))?;
+        }
     }
     change(
         connection,

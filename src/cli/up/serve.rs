@@ -301,6 +301,9 @@ fn settings(plan: &UpPlan) -> Settings {
         unsafe_open_backing: plan.unsafe_open_backing,
         keep_requests: config.keep_requests,
         scan_every: config.scan_every,
+        keep_deleted: config.keep_deleted,
+        collect_every: config.collect_every,
+        repack_share: config.repack_share,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

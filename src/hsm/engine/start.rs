@@ -255,6 +255,7 @@ impl Claimed {
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
+            desk: Default::default(),
             lost_ears: Mutex::default(),
             started: now(),
         });
@@ -316,6 +317,8 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("reclaim", Box::new(move || super::reclaim::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();
