@@ -266,6 +266,11 @@ pub(super) fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
         life: coded(row, "life")?,
         since: maybe_time(row, "since")?,
         decided_by: row.get("life_epoch")?,
+        moved_to: Some(AggregateId {
+            epoch: row.get("moved_epoch")?,
+            seq: uint(row, "moved_seq")?,
+        })
+        .filter(|to| to.seq > 0),
     })
 }
 

@@ -99,6 +99,8 @@ pub struct Aggregate {
     pub since: Option<Timestamp>,
     /// The epoch that decided it.
     pub decided_by: u32,
+    /// The aggregate that took its place, if it was repacked.
+    pub moved_to: Option<AggregateId>,
 }
 
 /// Where an aggregate stands on the way out (P8).

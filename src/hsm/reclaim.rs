@@ -348,7 +348,7 @@ fn decide_one(
     if hopeless {
         return Ok(());
     }
-    let judged = judge::judge(ground, row.id)?;
+    let judged = judge::judge(ground, row)?;
     judged.tell(report);
     match judged.verdict(share) {
         judge::Verdict::Stays => {

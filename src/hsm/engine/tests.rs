@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod reclaim;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};
@@ -181,6 +182,25 @@ impl Bench {
             _state: state,
             _dir: dir,
         }
+    }
+
+    /// Stops, lets `between` work on the state directory, and starts anew in the same places.
+    fn again(
+        mut self,
+        places: &[Place],
+        settings: Settings,
+        policy: &str,
+        between: impl FnOnce(&Path),
+    ) -> Self {
+        if let Some(engine) = self.engine.take() {
+            engine.stop(true).unwrap();
+        }
+        let dir = std::mem::replace(&mut self._dir, tempfile::tempdir().unwrap());
+        let root = self.root.clone();
+        // Its lock on the state directory goes with it.
+        drop(self);
+        between(&dir.path().join("state"));
+        Self::on(dir, root, places, settings, policy)
     }
 
     fn engine(&self) -> &Engine {

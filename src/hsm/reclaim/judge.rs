@@ -12,7 +12,6 @@ use crate::format::aggregate::{Index, IndexEntry};
 use crate::format::member::{Kind, MemberPath};
 use crate::hsm::backing::{Access, BackingError, How, NodeKind};
 use crate::hsm::verify::read_index;
-use crate::id::AggregateId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;
 
@@ -106,7 +105,8 @@ fn add(to: &mut BTreeMap<Hold, u64>, more: &BTreeMap<Hold, u64>) {
 }
 
 /// Reads the aggregate's index and judges it.
-pub(super) fn judge(ground: &Ground<'_>, id: AggregateId) -> Result<Judged, ReclaimError> {
+pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, ReclaimError> {
+    let id = row.id;
     let (_, index) = read_index(ground.tier, id).map_err(|source| ReclaimError::Index {
         aggregate: id,
         source,
@@ -159,7 +159,7 @@ pub(super) fn judge(ground: &Ground<'_>, id: AggregateId) -> Result<Judged, Recl
         fixed,
         holds: BTreeMap::new(),
     };
-    judged.weigh(ground, &fates);
+    judged.weigh(ground, row.moved_to.is_some(), &fates);
     Ok(judged)
 }
 
@@ -170,7 +170,15 @@ pub(super) fn key_of(entry: &IndexEntry) -> Option<MemberKey> {
 }
 
 impl Judged {
-    fn weigh(&mut self, ground: &Ground<'_>, fates: &HashMap<MemberKey, Fate>) {
+    /// `moved`: it was repacked, and its names went along.
+    fn weigh(&mut self, ground: &Ground<'_>, moved: bool, fates: &HashMap<MemberKey, Fate>) {
+        let name_fate = |entry| {
+            if moved {
+                Fate::Moved
+            } else {
+                name_fate(ground, entry)
+            }
+        };
         let mut by_path: HashMap<&MemberPath, Fate> = HashMap::new();
         for entry in &self.index.entries {
             if let Some(fate) = key_of(entry).and_then(|key| fates.get(&key)) {
@@ -185,9 +193,9 @@ impl Judged {
                 Kind::Directory => Fate::Gone,
                 Kind::HardLink { target } => match by_path.get(target) {
                     Some(fate) => *fate,
-                    None => name_fate(ground, entry),
+                    None => name_fate(entry),
                 },
-                _ => name_fate(ground, entry),
+                _ => name_fate(entry),
             };
             let weight = entry.stored_len() + entry.header_len();
             if key_of(entry).is_some() {
@@ -235,10 +243,9 @@ impl Judged {
     }
 
     pub(super) fn why_it_goes(&self) -> String {
-        let moved = self.fates.iter().filter(|f| **f == Fate::Moved).count();
-        match moved {
-            0 => format!("nobody needs its {} members", self.keys.len()),
-            n => format!("{n} members lie elsewhere, nobody needs the others"),
+        match self.fates.contains(&Fate::Moved) {
+            false => format!("nobody needs its {} members", self.keys.len()),
+            true => "what is needed of it lies in another aggregate".to_owned(),
         }
     }
 

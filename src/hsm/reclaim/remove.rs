@@ -89,7 +89,7 @@ fn all_of(ground: &Ground<'_>, life: Life) -> Result<Vec<Aggregate>, ReclaimErro
 }
 
 fn remove(ground: &Ground<'_>, row: &Aggregate, report: &mut Report) -> Result<(), ReclaimError> {
-    let judged = judge(ground, row.id)?;
+    let judged = judge(ground, row)?;
     if judged.verdict(100) != Verdict::Goes {
         judged.tell(report);
         ground.catalog.spare(ground.id, row.id)?;
