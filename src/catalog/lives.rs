@@ -433,7 +433,7 @@ fn proof(connection: &Connection) -> Result<Proof, CatalogError> {
         connection,
         "SELECT proof_generation, ifnull(proof_begun_at, 0),
              proof_epoch = (SELECT epoch FROM instance WHERE id = 1) AND proof_generation > 0
-                 AND NOT EXISTS (SELECT 1 FROM rescans LIMIT 1),
+                 AND (SELECT rows FROM row_counts WHERE what = 'rescans') = 0,
              (SELECT first_seen FROM boots
               WHERE seq = (SELECT boot FROM instance WHERE id = 1))
          FROM scan WHERE id = 1",

@@ -325,7 +325,7 @@ fn is_scanned_since(
          WHERE tier = ? AND aggregates.epoch = ? AND seq = ?
              AND proof_generation > life_generation AND proof_begun_at > since
              AND proof_epoch = (SELECT epoch FROM instance WHERE id = 1)
-             AND NOT EXISTS (SELECT 1 FROM rescans LIMIT 1)",
+             AND (SELECT rows FROM row_counts WHERE what = 'rescans') = 0",
         params![tier.0, id.epoch, int(id.seq)],
         |_| Ok(()),
         "look for a scan since",
