@@ -24,6 +24,7 @@ BEGIN
     WHERE NEW.kind = 0 AND uid = -1 AND state = NEW.state;
     UPDATE usage SET files = files + 1, bytes = bytes + NEW.size, blocks = blocks + NEW.blocks
     WHERE NEW.kind = 0 AND uid = NEW.uid AND state = NEW.state;
+END;
 -- Deleting (P8): the inode of each tombstone and its order against scans, the records that scans
 -- met, and the lives of aggregates with their sums by tier.
 ALTER TABLE tombstones ADD COLUMN handle BLOB;

@@ -165,8 +165,8 @@ fn reclaim(rig: &Rig, f: NodeId, id: AggregateId) {
     };
     let moved = Moved { key, header: 512 };
     rig.repacked(id, new, vec![moved], vec![], at(9)).unwrap();
-    drop(rig.condemn(TIER, id, vec![key], bound).unwrap());
-    drop(rig.doom(TIER, id, vec![key], at(9), bound).unwrap());
+    let _ = rig.condemn(TIER, id, vec![key], bound).unwrap();
+    let _ = rig.doom(TIER, id, vec![key], at(9), bound).unwrap();
     rig.spare(TIER, id).unwrap();
     rig.forget_aggregate(TIER, id).unwrap();
 }
