@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "up",
     "adopt",
     "upgrade",
@@ -26,6 +26,9 @@ const COMMANDS: [&str; 25] = [
     "status",
     "policy check",
     "policy run",
+    "tier list",
+    "tier collect",
+    "tier owner",
     "demo",
     "completions",
     "man",

@@ -42,8 +42,21 @@ pub struct TierView {
     pub url: String,
     /// By what they are.
     pub sums: Vec<TierSum>,
-    /// As of the last run over it.
+    /// A run looked at it since the start.
+    pub looked: bool,
+    /// As of the last run over it, or of the look at the start.
     pub last: Option<Report>,
+}
+
+impl TierView {
+    /// Objects that the catalog did not know.
+    #[must_use]
+    pub fn quarantined(&self) -> u64 {
+        let of = self.sums.iter();
+        of.filter(|sum| sum.life == crate::catalog::Life::Quarantined)
+            .map(|sum| sum.objects)
+            .sum()
+    }
 }
 
 #[derive(Default)]
@@ -54,6 +67,8 @@ struct State {
     asked: Vec<(u64, bool)>,
     /// The latest ones, the newest last.
     runs: Vec<Collection>,
+    /// What the look at the start found, by tier.
+    surveys: Vec<(String, Report)>,
     /// The last run that was no dry one, by tier.
     last: Vec<(String, Report)>,
 }
@@ -96,14 +111,18 @@ impl Engine {
         let shared = &self.shared;
         let views = shared.tiers.iter().map(|slot| {
             let state = shared.desk.0.lock();
-            let last = state.last.iter().find(|(name, _)| *name == slot.name);
-            let last = last.map(|(_, report)| report.clone());
+            let of = |all: &[(String, Report)]| {
+                let found = all.iter().find(|(name, _)| *name == slot.name);
+                found.map(|(_, report)| report.clone())
+            };
+            let (last, survey) = (of(&state.last), of(&state.surveys));
             drop(state);
             Ok(TierView {
+                looked: last.is_some(),
                 name: slot.name.clone(),
                 url: slot.url.clone(),
                 sums: shared.catalog.tier_sums(slot.id)?,
-                last,
+                last: last.or(survey),
             })
         });
         views.collect()
@@ -128,8 +147,15 @@ pub(super) fn work(shared: &Arc<Shared>) {
     for slot in &shared.tiers {
         let stop = |_: Option<Step>| shared.stopping();
         let surveyed = with_ground(shared, slot, &stop, |ground| reclaim::survey(ground));
-        if let Some(Err(why)) = surveyed {
-            tracing::warn!(tier = %slot.name, %why, "its objects could not be looked through");
+        match surveyed {
+            Some(Ok(report)) => {
+                let found = (slot.name.clone(), report);
+                shared.desk.0.lock().surveys.push(found);
+            }
+            Some(Err(why)) => {
+                tracing::warn!(tier = %slot.name, %why, "its objects could not be looked through");
+            }
+            None => {}
         }
     }
     let mut due = Due {
