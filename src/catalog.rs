@@ -24,6 +24,7 @@ mod candidates;
 mod copy;
 mod dispatch;
 mod error;
+mod graves;
 mod incarnation;
 mod lives;
 mod names;
@@ -52,8 +53,9 @@ pub use copy::{
     Tombstone, TombstoneWhy,
 };
 pub use error::CatalogError;
+pub use graves::{Bound, Departed, Grave, Hold, MemberKey, Naming};
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
-pub use lives::{Bound, Departed, Grave, Hold, MemberKey, Naming, TierSum};
+pub use lives::TierSum;
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,

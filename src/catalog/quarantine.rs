@@ -9,7 +9,8 @@
 
 use super::aggregates::{self, add_copy, count};
 use super::copy::{Copy, CopyState, Life, NewAggregate};
-use super::lives::{MemberKey, life_of, recount_holders, rows_in, set_life};
+use super::graves::MemberKey;
+use super::lives::{life_of, recount_holders, rows_in, set_life};
 use super::sql::{Code, all, change, first, int};
 use super::{Catalog, CatalogError, Durability, ProofKind, TombstoneWhy, incarnation};
 use crate::id::{AggregateId, TierId, Timestamp};

@@ -42,7 +42,7 @@ ALTER TABLE aggregates ADD COLUMN life_generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE aggregates ADD COLUMN moved_epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE aggregates ADD COLUMN moved_seq INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX aggregates_retired ON aggregates (tier, epoch, seq)
-    WHERE life = 0 AND live_members < members;
+    WHERE life = 0 AND (live_members < members OR moved_seq > 0);
 CREATE INDEX aggregates_lives ON aggregates (tier, life, epoch, seq) WHERE life > 0;
 CREATE INDEX aggregates_moved ON aggregates (tier, moved_epoch, moved_seq) WHERE moved_seq > 0;
 CREATE TABLE tier_sums (
