@@ -56,6 +56,8 @@ pub enum Departed {
     Dead(Grave),
     /// It lies, proven, in the aggregate that took the place of this one.
     Moved,
+    /// This copy of it was given up, and there is another good one.
+    GivenUp,
 }
 
 /// Whose decision it is, and what it may rely on.
@@ -256,7 +258,16 @@ fn grave(
         "look for holders of",
         file,
     )?;
-    if needed.is_some() {
+    // Somebody who is bringing it back makes its copies count first.
+    let counted = first(
+        connection,
+        "SELECT 1 FROM copies WHERE file = ? AND version = ? AND live = 1 LIMIT 1",
+        key,
+        |_| Ok(()),
+        "look for live copies of",
+        file,
+    )?;
+    if needed.is_some() || counted.is_some() {
         return Ok(Err(Hold::NamedByFile));
     }
     if at > bound.before || at > bound.now {
@@ -303,8 +314,32 @@ pub(super) fn departed(
     match grave(connection, member, bound, proof)? {
         Ok(grave) => Ok(Ok(Departed::Dead(grave))),
         Err(_) if has_moved(connection, place, member)? => Ok(Ok(Departed::Moved)),
+        Err(_) if is_given_up(connection, place, member)? => Ok(Ok(Departed::GivenUp)),
         Err(hold) => Ok(Err(hold)),
     }
+}
+
+/// The copy at this place was given up by an administrator, whose row stays to say so (state 3), and a
+/// good one lies elsewhere, in an ordinary aggregate.
+fn is_given_up(
+    connection: &Connection,
+    (tier, id): (TierId, AggregateId),
+    (file, version): MemberKey,
+) -> Result<bool, CatalogError> {
+    let given_up = first(
+        connection,
+        "SELECT 1 FROM copies AS here
+             JOIN copies AS good ON good.file = here.file AND good.version = here.version
+             JOIN aggregates AS its ON its.tier = good.tier AND its.epoch = good.epoch
+                 AND its.seq = good.seq
+         WHERE here.file = ?1 AND here.version = ?2 AND here.tier = ?3 AND here.epoch = ?4
+             AND here.seq = ?5 AND here.state = 3 AND good.state = 0 AND its.life = 0",
+        params![file.0, int(version.0), tier.0, id.epoch, int(id.seq)],
+        |_| Ok(()),
+        "look whether it was given up in",
+        id,
+    )?;
+    Ok(given_up.is_some())
 }
 
 /// A good copy lies in the aggregate that took the place of `from`, which is an ordinary one.

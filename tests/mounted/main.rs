@@ -21,6 +21,7 @@ mod shared;
 mod stops;
 mod strangers;
 mod tier_away;
+mod tiers;
 mod touched;
 mod truncated;
 mod unprivileged;

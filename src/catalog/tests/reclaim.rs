@@ -285,6 +285,37 @@ fn a_repack_moves_all_rows_or_none() {
 }
 
 #[test]
+fn p8_a_copy_that_was_given_up_holds_its_aggregate_only_while_no_other_is_good() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    let (one, other) = (rig.archive(node, 1, TIER), rig.archive(node, 1, TierId(8)));
+    let hold = |rig: &Rig, of: NewAggregate| {
+        let found = rig.departed(of.tier, of.id, &[key(node, 1)], bound(LATE));
+        found.unwrap().remove(0)
+    };
+    assert_eq!(hold(&rig, one), Err(Hold::NoTombstone));
+    let sql = "UPDATE copies SET state = 3, live = 0 WHERE tier = 7";
+    rig.connection().execute(sql, []).unwrap();
+    assert_eq!(hold(&rig, one), Ok(Departed::GivenUp));
+    assert_eq!(hold(&rig, other), Err(Hold::NoTombstone));
+    let sql = "UPDATE copies SET state = 2 WHERE tier = 8";
+    rig.connection().execute(sql, []).unwrap();
+    assert_eq!(hold(&rig, one), Err(Hold::NoTombstone));
+}
+
+#[test]
+fn p8_what_somebody_brings_back_is_not_dead() {
+    let rig = Rig::new();
+    let (aggregate, key) = deleted(&rig);
+    scan(&rig, 300);
+    assert_eq!(hold(&rig, aggregate, key, LATE), None);
+    // Its copies count before its tombstone goes.
+    let sql = "UPDATE copies SET live = 1";
+    rig.connection().execute(sql, []).unwrap();
+    assert_eq!(hold(&rig, aggregate, key, LATE), Some(Hold::NamedByFile));
+}
+
+#[test]
 fn a_catalog_of_version_2_is_brought_forward_with_tombstones_and_sums() {
     let rig = Rig::new();
     let (aggregate, key) = deleted(&rig);

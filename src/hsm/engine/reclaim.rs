@@ -146,7 +146,7 @@ pub(super) fn work(shared: &Arc<Shared>) {
     // What a restored catalog does not know must be known before somebody reads it.
     for slot in &shared.tiers {
         let stop = |_: Option<Step>| shared.stopping();
-        let surveyed = with_ground(shared, slot, &stop, |ground| reclaim::survey(ground));
+        let surveyed = with_ground(shared, slot, &stop, reclaim::survey);
         match surveyed {
             Some(Ok(report)) => {
                 let found = (slot.name.clone(), report);

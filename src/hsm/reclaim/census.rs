@@ -95,6 +95,9 @@ fn learn(
             return Ok(());
         }
     };
+    if super::judge::lists_names(&index) {
+        return Ok(());
+    }
     if trailer.fs != ground.backing.fs() {
         let why = format!("it is of another backing ({})", trailer.fs);
         strange(report, id, why);

@@ -15,6 +15,9 @@ use crate::hsm::verify::read_index;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;
 
+/// Below here lie listings of the namespace.
+const LISTINGS: &[u8] = b".cairn-namespace/";
+
 /// What is to be done with an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -126,6 +129,7 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
         ground.go_on()?;
         let fate = match departed {
             Ok(Departed::Moved) => Fate::Moved,
+            Ok(Departed::GivenUp) => Fate::Gone,
             Ok(Departed::Dead(grave)) => {
                 inode_holds(ground, *key, &grave).map_or(Fate::Gone, Fate::Kept)
             }
@@ -146,7 +150,7 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
     if fates.iter().any(is_rowless) {
         fixed = Some(Hold::Unclear);
     }
-    if own.is_empty() {
+    if own.is_empty() || lists_names(&index) {
         fixed = Some(Hold::OnlyNames);
     }
     let mut judged = Judged {
@@ -161,6 +165,12 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
     };
     judged.weigh(ground, row.moved_to.is_some(), &fates);
     Ok(judged)
+}
+
+/// It is a listing of the namespace, which is nobody's file and is kept by who makes it.
+pub(super) fn lists_names(index: &Index) -> bool {
+    let mut entries = index.entries.iter();
+    entries.any(|entry| entry.member.path.as_bytes().starts_with(LISTINGS))
 }
 
 pub(super) fn key_of(entry: &IndexEntry) -> Option<MemberKey> {

@@ -426,3 +426,22 @@ fn p8_a_condemned_aggregate_whose_member_is_named_again_is_spared() {
     clock.advance(DELAY * 2);
     assert_eq!((acts(&collect(&bench)), bench.objects(0)), (vec![], 1));
 }
+
+#[test]
+fn a_listing_of_the_namespace_is_nobodys_file_and_stays() {
+    let (bench, clock) = bench();
+    bench.write(".cairn-namespace/e1/000001.jsonl", &noise(BIG, 1));
+    scan(&bench);
+    bench.archive(&[".cairn-namespace/e1/000001.jsonl"]);
+    remove(&bench, &[".cairn-namespace/e1/000001.jsonl"]);
+    scan(&bench);
+    assert_eq!((collect_all(&bench, &clock), bench.objects(0)), (vec![], 1));
+    // Not even by a catalog that does not know it.
+    let bench = bench.again(PLACES, settings(&clock), NOTHING, |state| {
+        for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+            let _ = std::fs::remove_file(state.join(name));
+        }
+    });
+    settled(&bench);
+    assert_eq!((collect_all(&bench, &clock), bench.objects(0)), (vec![], 1));
+}
