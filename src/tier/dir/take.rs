@@ -92,7 +92,11 @@ fn last_written(dir: &OwnedFd) -> Option<i64> {
     };
     let mut newest = written(c"")?;
     for entry in Dir::read_from(&incoming).ok()?.flatten() {
-        newest = newest.max(written(entry.file_name()).unwrap_or(newest));
+        let name = entry.file_name();
+        // The directory above changes with its mark, too.
+        if name != c"." && name != c".." {
+            newest = newest.max(written(name).unwrap_or(newest));
+        }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     Some(
