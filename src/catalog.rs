@@ -25,11 +25,14 @@ mod candidates;
 mod copy;
 mod dispatch;
 mod error;
+mod graves;
 mod incarnation;
+mod lives;
 mod names;
 mod node;
 mod nodes;
 mod pins;
+mod quarantine;
 mod readers;
 mod removals;
 mod request;
@@ -50,17 +53,20 @@ mod writer;
 pub use backup::backup;
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
-    Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
+    Aggregate, Archived, Copy, CopyState, Life, Member, NewAggregate, ProofKind, Rebound, Recalled,
     Tombstone, TombstoneWhy,
 };
 pub use error::CatalogError;
+pub use graves::{Bound, Departed, Grave, Hold, MemberKey, Naming};
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
+pub use lives::TierSum;
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
     Version,
 };
 pub use pins::Pin;
+pub use quarantine::{Found, Moved, Quarantined};
 pub use removals::{Removal, Removed};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,

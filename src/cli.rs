@@ -22,6 +22,7 @@ mod state;
 mod status;
 mod subjects;
 mod sys;
+mod tier;
 mod undelete;
 pub mod up;
 mod upgrade;
@@ -154,6 +155,8 @@ enum Command {
     Status(status::Status),
     /// Check and run policies
     Policy(policy::Policy),
+    /// See what lies on tiers, free them of what nobody needs, say whose they are
+    Tier(tier::Tier),
     /// See the main job on real files of this machine
     #[command(after_help = "Example: cairn demo --size 200M")]
     Demo(demo::DemoArgs),
@@ -276,6 +279,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Retry(args) => args.retry(session),
         Command::Status(args) => args.run(session),
         Command::Policy(args) => args.run(session),
+        Command::Tier(args) => args.run(session),
         Command::Demo(args) => {
             demo::run(args).map_err(CliError::from)?;
             Ok(0)

@@ -9,7 +9,7 @@ pub mod holders;
 mod http;
 
 pub use discover::Place;
-pub(crate) use discover::is_mounted_at;
+pub(crate) use discover::{is_mounted_at, mounts};
 pub use error::ClientError;
 
 use crate::server::MAX_SUBJECTS;
@@ -19,6 +19,7 @@ use crate::server::wire::{
     Schema, ShutdownQuery, StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted,
     UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
+use crate::server::wire::{Collect, CollectQuery, TierList};
 use http::Http;
 use hyper::Method;
 use std::path::{Path, PathBuf};
@@ -391,6 +392,33 @@ impl Client {
             runs.push(line.parse()?);
         }
         Ok(runs)
+    }
+
+    /// What lies on the tiers.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tiers(&mut self) -> Result<TierList, ClientError> {
+        self.http.ask(Method::GET, "/v1/tiers", NOTHING)
+    }
+
+    /// Asks for a run that frees the tiers of what nobody needs.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn collect(&mut self, dry_run: bool) -> Result<Collect, ClientError> {
+        let body = CollectQuery { dry_run };
+        self.http
+            .ask(Method::POST, "/v1/tiers/collect", Some(&body))
+    }
+
+    /// How far such a run has come.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn collection(&mut self, number: u64) -> Result<Collect, ClientError> {
+        let route = format!("/v1/tiers/collect/{number}");
+        self.http.ask(Method::GET, &route, NOTHING)
     }
 
     /// Unmounts and stops the instance.

@@ -45,8 +45,12 @@ pub struct Config {
     pub aggregate_size: u64,
     /// Indexes of aggregates kept in the state directory, bytes; 0 keeps none.
     pub index_cache_size: u64,
-    /// How long bytes outlive the name they had (P8). Not in effect yet: nothing is deleted.
+    /// How long bytes outlive the name they had (P8).
     pub keep_deleted: Duration,
+    /// How often reclaiming runs by itself; zero: only when asked.
+    pub collect_every: Duration,
+    /// An aggregate of which so much can go is repacked.
+    pub repack_share: Percent,
     /// How long requests that ended are remembered, with their actions and keys; zero: for ever.
     pub keep_requests: Duration,
     /// How long after the end of a scan of the whole tree the next one follows; zero: never.
@@ -164,7 +168,7 @@ impl Config {
     /// Keys of settings that were changed and that this version does not act on.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
-        const LATER: [&str; 2] = ["keep-deleted", "workers.stage"];
+        const LATER: [&str; 1] = ["workers.stage"];
         SETTINGS
             .iter()
             .filter(|s| LATER.contains(&s.key) && (s.get)(self) != s.default_text())

@@ -6,7 +6,7 @@
 //! [`recall`], [`undelete`] and [`verify`] act on it, [`vouch`] says which files without a record are believed, and
 //! [`witness`] which of a backing that nobody serves are not. The upper half carries out what was asked for:
 //! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount;
-//! [`emergency`] and [`ballast`] see them through full disks.
+//! [`emergency`] and [`ballast`] see them through full disks; [`reclaim`] is the one that deletes.
 
 pub mod archive;
 pub mod backing;
@@ -17,6 +17,7 @@ pub mod index_cache;
 pub mod index_store;
 pub mod lease;
 pub mod recall;
+pub mod reclaim;
 pub mod release;
 pub mod residency;
 #[cfg(test)]

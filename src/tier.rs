@@ -24,6 +24,7 @@ pub mod faults;
 pub mod limit;
 pub mod mem;
 mod open;
+pub mod owner;
 pub mod retry;
 pub mod throttle;
 mod url;

@@ -2,9 +2,10 @@
 
 use super::copy::{Aggregate, Copy, CopyState, Member, Tombstone};
 use super::sql::{
-    Code, all, change, coded, first, int, maybe_time, maybe_uint, page, some_time, uint,
+    Code, all, change, coded, first, int, maybe_handle, maybe_time, maybe_uint, page, some_time,
+    uint,
 };
-use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
+use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, lives, tombs};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
 use cairn_mover::Crc32c;
 use rusqlite::{Connection, Row, params};
@@ -211,7 +212,7 @@ impl Catalog {
     }
 }
 
-const COPY: &str =
+pub(super) const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 
 /// The copies of one version, good ones first; those that were given up are none.
@@ -232,14 +233,14 @@ pub(super) fn copies(
     )
 }
 
-fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
+pub(super) fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
     Ok(AggregateId {
         epoch: row.get("epoch")?,
         seq: uint(row, "seq")?,
     })
 }
 
-fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
+pub(super) fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
     Ok(Copy {
         file: FileId(row.get("file")?),
         version: DataVersion(uint(row, "version")?),
@@ -254,7 +255,7 @@ fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
     })
 }
 
-fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
+pub(super) fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
     Ok(Aggregate {
         tier: TierId(row.get("tier")?),
         id: id_row(row)?,
@@ -266,6 +267,14 @@ fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
         bytes: uint(row, "bytes")?,
         live_members: uint(row, "live_members")?,
         live_bytes: uint(row, "live_bytes")?,
+        life: coded(row, "life")?,
+        since: maybe_time(row, "since")?,
+        decided_by: row.get("life_epoch")?,
+        moved_to: Some(AggregateId {
+            epoch: row.get("moved_epoch")?,
+            seq: uint(row, "moved_seq")?,
+        })
+        .filter(|to| to.seq > 0),
     })
 }
 
@@ -281,6 +290,8 @@ pub(super) fn tombstone_row(row: &Row<'_>) -> rusqlite::Result<Tombstone> {
         uid: row.get("uid")?,
         size: maybe_uint(row, "size")?,
         heir: row.get::<_, Option<[u8; 16]>>("heir")?.map(FileId),
+        handle: maybe_handle(row, "handle")?,
+        generation: uint(row, "generation")?,
     })
 }
 
@@ -292,7 +303,9 @@ pub(super) fn insert(
 ) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT INTO aggregates VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
+        "INSERT INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
+             members, bytes, live_members, live_bytes)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
          ON CONFLICT DO UPDATE SET len = excluded.len, crc = excluded.crc, proof = excluded.proof",
         params![
             a.tier.0,
@@ -317,7 +330,9 @@ pub(super) fn learn(
 ) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT OR IGNORE INTO aggregates VALUES (?, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0)",
+        "INSERT OR IGNORE INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
+             members, bytes, live_members, live_bytes)
+         VALUES (?, ?, ?, 0, 0, ?, ?, 0, 0, 0, 0)",
         params![
             copy.tier.0,
             copy.aggregate.epoch,
@@ -336,6 +351,8 @@ pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), Catal
     if !add_copy(connection, copy)? {
         return Ok(());
     }
+    let AggregateId { epoch, seq } = copy.aggregate;
+    lives::reprieve(connection, (copy.tier.0.into(), epoch.into(), int(seq)))?;
     count(connection, copy.tier, copy.aggregate, 1, copy.stored_len)
 }
 
@@ -349,7 +366,7 @@ pub(super) fn count_members(
     count(connection, aggregate.tier, aggregate.id, members, bytes)
 }
 
-fn count(
+pub(super) fn count(
     connection: &Connection,
     tier: TierId,
     aggregate: AggregateId,

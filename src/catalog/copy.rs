@@ -1,7 +1,7 @@
 //! Vocabulary of copies: aggregates, what lies in them, and what was deleted.
 
 use super::node::{Attributes, NodeId, Planned, Proven, Version};
-use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
+use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use cairn_mover::Crc32c;
 
 /// What is known about a copy's bytes.
@@ -95,6 +95,27 @@ pub struct Aggregate {
     pub live_members: u64,
     /// Their stored bytes.
     pub live_bytes: u64,
+    /// Where it stands on the way out.
+    pub life: Life,
+    /// Since when, if it is not an ordinary one.
+    pub since: Option<Timestamp>,
+    /// The epoch that decided it.
+    pub decided_by: u32,
+    /// The aggregate that took its place, if it was repacked.
+    pub moved_to: Option<AggregateId>,
+}
+
+/// Where an aggregate stands on the way out (P8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Life {
+    /// An ordinary one.
+    Live,
+    /// Nobody needs it any more; it goes after a delay. Whatever names a member of it takes it back.
+    Condemned,
+    /// Found on its tier by a catalog that did not know it: read, never deleted.
+    Quarantined,
+    /// Its object is being deleted: nothing takes it back.
+    Doomed,
 }
 
 /// One file of an aggregate that was just made durable: P2 step 5.
@@ -152,6 +173,8 @@ pub enum TombstoneWhy {
     Truncate,
     /// Its last copy was given up while the data are on disk.
     Remove,
+    /// Nobody knows: found in an aggregate that the catalog did not know, and named by no file.
+    Unknown,
 }
 
 /// A version that the namespace no longer names (P8). Bytes are never deleted on its word alone.
@@ -177,4 +200,8 @@ pub struct Tombstone {
     pub size: Option<u64>,
     /// It is being undeleted, or was when the process died.
     pub heir: Option<FileId>,
+    /// The inode that had it; `None`: not known.
+    pub handle: Option<NodeHandle>,
+    /// The scan that was the latest when it was written.
+    pub generation: u64,
 }

@@ -39,6 +39,8 @@ pub struct ScanState {
     pub finished_epoch: u32,
     /// When it finished.
     pub finished_at: Option<Timestamp>,
+    /// Generation of the last one that proves what it did not find ([`Catalog::scan_proves`]).
+    pub proof_generation: u64,
 }
 
 /// A subtree that must be looked at again: changelog records about it were lost.
@@ -466,6 +468,7 @@ pub(super) fn state(connection: &Connection) -> Result<ScanState, CatalogError> 
                 finished_begun_at: maybe_time(row, "finished_begun_at")?,
                 finished_epoch: row.get("finished_epoch")?,
                 finished_at: maybe_time(row, "finished_at")?,
+                proof_generation: uint(row, "proof_generation")?,
             })
         },
         "read the state",

@@ -35,3 +35,45 @@ CREATE INDEX tombstones_uid ON tombstones (uid, path, id);
 CREATE INDEX tombstones_heir ON tombstones (id) WHERE heir IS NOT NULL;
 -- Where a node was whose name a scan found gone: for its tombstone, if it is found gone itself.
 CREATE TABLE last_paths (node INTEGER PRIMARY KEY, path BLOB NOT NULL);
+-- Deleting (P8): the inode of each tombstone and its order against scans, the records that scans
+-- met, and the lives of aggregates with their sums by tier.
+ALTER TABLE tombstones ADD COLUMN handle BLOB;
+ALTER TABLE tombstones ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+UPDATE tombstones SET generation = (SELECT generation FROM scan WHERE id = 1);
+CREATE TABLE namings (what BLOB PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX namings_generation ON namings (generation);
+ALTER TABLE scan ADD COLUMN proof_generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scan ADD COLUMN proof_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE scan ADD COLUMN proof_begun_at INTEGER;
+ALTER TABLE aggregates ADD COLUMN life INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE aggregates ADD COLUMN since INTEGER;
+ALTER TABLE aggregates ADD COLUMN life_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE aggregates ADD COLUMN life_generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE aggregates ADD COLUMN moved_epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE aggregates ADD COLUMN moved_seq INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX aggregates_retired ON aggregates (tier, epoch, seq)
+    WHERE life = 0 AND (live_members < members OR moved_seq > 0);
+CREATE INDEX aggregates_lives ON aggregates (tier, life, epoch, seq) WHERE life > 0;
+CREATE INDEX aggregates_moved ON aggregates (tier, moved_epoch, moved_seq) WHERE moved_seq > 0;
+CREATE TABLE tier_sums (
+    tier INTEGER NOT NULL, life INTEGER NOT NULL, objects INTEGER NOT NULL, len INTEGER NOT NULL,
+    bytes INTEGER NOT NULL, live_bytes INTEGER NOT NULL, PRIMARY KEY (tier, life)
+) WITHOUT ROWID;
+INSERT INTO tier_sums
+    SELECT tier, 0, count(*), sum(len), sum(bytes), sum(live_bytes) FROM aggregates GROUP BY tier;
+CREATE TRIGGER aggregate_added AFTER INSERT ON aggregates BEGIN
+    INSERT INTO tier_sums VALUES (NEW.tier, NEW.life, 1, NEW.len, NEW.bytes, NEW.live_bytes)
+    ON CONFLICT DO UPDATE SET objects = objects + 1, len = len + excluded.len,
+        bytes = bytes + excluded.bytes, live_bytes = live_bytes + excluded.live_bytes;
+END;
+CREATE TRIGGER aggregate_removed AFTER DELETE ON aggregates BEGIN
+    UPDATE tier_sums SET objects = objects - 1, len = len - OLD.len, bytes = bytes - OLD.bytes,
+        live_bytes = live_bytes - OLD.live_bytes WHERE tier = OLD.tier AND life = OLD.life;
+END;
+CREATE TRIGGER aggregate_changed AFTER UPDATE OF len, bytes, live_bytes, life ON aggregates BEGIN
+    UPDATE tier_sums SET objects = objects - 1, len = len - OLD.len, bytes = bytes - OLD.bytes,
+        live_bytes = live_bytes - OLD.live_bytes WHERE tier = OLD.tier AND life = OLD.life;
+    INSERT INTO tier_sums VALUES (NEW.tier, NEW.life, 1, NEW.len, NEW.bytes, NEW.live_bytes)
+    ON CONFLICT DO UPDATE SET objects = objects + 1, len = len + excluded.len,
+        bytes = bytes + excluded.bytes, live_bytes = live_bytes + excluded.live_bytes;
+END;

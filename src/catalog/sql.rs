@@ -3,7 +3,8 @@
 use super::error::At;
 use super::node::{Attributes, FileKind, FileState, Node, NodeId, Proven, Trouble, Version};
 use super::{
-    BootSeq, CatalogError, Class, CopyState, Origin, ProofKind, RequestState, TombstoneWhy, Verb,
+    BootSeq, CatalogError, Class, CopyState, Life, Origin, ProofKind, RequestState, TombstoneWhy,
+    Verb,
 };
 use crate::id::{DataVersion, FileId, NodeHandle, Timestamp};
 use cairn_mover::Crc32c;
@@ -35,7 +36,8 @@ codes! {
     Trouble: Foreign = 1, Conflict = 2;
     CopyState: Good = 0, Suspect = 1, Bad = 2, Removed = 3;
     ProofKind: ReadBack = 0, ServiceChecksum = 1, Drive = 2, Volatile = 3, Learned = 4;
-    TombstoneWhy: Unlink = 0, Overwrite = 1, Truncate = 2, Remove = 3;
+    TombstoneWhy: Unlink = 0, Overwrite = 1, Truncate = 2, Remove = 3, Unknown = 4;
+    Life: Live = 0, Condemned = 1, Quarantined = 2, Doomed = 3;
     Verb: Archive = 0, Release = 1, Stage = 2, Verify = 3, Pin = 4, Unpin = 5, Set = 6, Clear = 7,
         Remove = 8, Repack = 9;
     Origin: User = 0, Policy = 1, Implicit = 2;
@@ -122,6 +124,14 @@ pub(super) fn handle(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<N
         kind: i32::from_le_bytes(*kind),
         bytes: bytes.to_vec(),
     })
+}
+
+/// A handle that may not be known.
+pub(super) fn maybe_handle(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<NodeHandle>> {
+    match row.get_ref(column)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => handle(row, column).map(Some),
+    }
 }
 
 /// Columns of [`node`], for `SELECT`.

@@ -10,7 +10,7 @@
 use super::node::{NodeId, Version};
 use super::sql::{Code, all, change, first, int};
 use super::{
-    CatalogError, Copy, CopyState, Tombstone, TombstoneWhy, aggregates, incarnation, nodes,
+    CatalogError, Copy, CopyState, Tombstone, TombstoneWhy, aggregates, incarnation, lives, nodes,
 };
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
@@ -40,9 +40,12 @@ pub(super) fn bury(
     }
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones (file, version, at, why, epoch, path, uid, size)
+        "INSERT OR IGNORE INTO tombstones
+             (file, version, at, why, epoch, path, uid, size, handle, generation)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
-             (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2))",
+             (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2),
+             (SELECT handle FROM nodes WHERE id = ?8),
+             (SELECT generation FROM scan WHERE id = 1))",
         params![
             version.file.0,
             int(version.version.0),
@@ -106,6 +109,9 @@ pub(super) fn set_live(
             "count live members",
             file,
         )?;
+        if live {
+            lives::reprieve(connection, (tier, epoch, seq))?;
+        }
     }
     change(
         connection,
@@ -255,11 +261,11 @@ pub(super) fn revive(
     }))
 }
 
-/// May what the copy's aggregate holds be counted on again? Not once the aggregate is to go.
+/// May what the copy's aggregate holds be counted on again? Not once its object is being deleted.
 fn may_be_read(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
     let known = first(
         connection,
-        "SELECT 1 FROM aggregates WHERE tier = ? AND epoch = ? AND seq = ?",
+        "SELECT 1 FROM aggregates WHERE tier = ? AND epoch = ? AND seq = ? AND life <> 3",
         params![copy.tier.0, copy.aggregate.epoch, int(copy.aggregate.seq)],
         |_| Ok(()),
         "find",
@@ -320,7 +326,8 @@ fn forget_heir(
 ) -> Result<(), CatalogError> {
     change(
         connection,
-        "UPDATE tombstones SET heir = NULL, heir_since = NULL, at = ? WHERE id = ?",
+        "UPDATE tombstones SET heir = NULL, heir_since = NULL, at = ?,
+             generation = (SELECT generation FROM scan WHERE id = 1) WHERE id = ?",
         params![at.nanos(), int(stone.id)],
         "end an undelete",
         stone.file,

@@ -43,6 +43,14 @@ fn of(command: &str) -> &'static str {
             "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
              4 still running, 5 not permitted, 6 a tier is unavailable"
         }
+        "list" => "0 done, 2 wrong usage, 3 no running instance, 5 not permitted",
+        "collect" => {
+            "0 done or begun, 1 a tier was not gone through, 2 wrong usage, 3 no running instance, \
+             5 not permitted"
+        }
+        "owner" => {
+            "0 done, 1 refused, 2 wrong usage, 3 no running instance, 6 a tier is unavailable"
+        }
         "demo" => "0 all came back as it was, 1 it failed",
         _ => "0 done, 1 failed, 2 wrong usage",
     }

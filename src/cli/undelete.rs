@@ -131,7 +131,7 @@ fn show(output: &mut Output, view: UndeletedView) -> Result<(), CliError> {
     }
     let (size, modified) = (Bytes(view.size), view.modified.to_seconds());
     let what = match view.by {
-        DeletedBy::Unlink => "",
+        DeletedBy::Unlink | DeletedBy::Unknown => "",
         // Whatever came later is another version, or was never archived.
         DeletedBy::Overwrite | DeletedBy::Truncate | DeletedBy::Remove => {
             &format!(", as it was until {}", view.deleted.to_seconds())

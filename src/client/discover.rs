@@ -92,7 +92,7 @@ fn ask(path: &Path) -> Option<PathBuf> {
 }
 
 /// Where Cairn is mounted, as this process sees it.
-pub(super) fn mounts() -> Vec<PathBuf> {
+pub(crate) fn mounts() -> Vec<PathBuf> {
     let Ok(table) = std::fs::read("/proc/self/mountinfo") else {
         return Vec::new();
     };

@@ -38,6 +38,11 @@ const EMERGENCY_MARK: Percent = match Percent::new(97) {
     None => Percent(100),
 };
 
+const REPACK_SHARE: Percent = match Percent::new(50) {
+    Some(percent) => percent,
+    None => Percent(100),
+};
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -53,6 +58,8 @@ impl Default for Config {
             release_min_size: 64 << 10,
             aggregate_size: 1 << 30,
             keep_deleted: Duration::from_secs(30 * 86_400),
+            collect_every: Duration::from_secs(86_400),
+            repack_share: REPACK_SHARE,
             keep_requests: Duration::from_secs(30 * 86_400),
             scan_every: Duration::from_secs(7 * 86_400),
             emergency_mark: EMERGENCY_MARK,
@@ -138,9 +145,21 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "keep-deleted",
-        meaning: "how long copies of deleted files are kept (not in effect yet: for ever)",
+        meaning: "how long copies of deleted files are kept",
         set: |c, text| duration(text).map(|v| c.keep_deleted = v),
         get: |c| Some(format_duration(c.keep_deleted)),
+    },
+    Setting {
+        key: "collect-every",
+        meaning: "how often tiers are freed of what nobody needs; 0: only by `cairn tier collect`",
+        set: |c, text| duration(text).map(|v| c.collect_every = v),
+        get: |c| Some(format_duration(c.collect_every)),
+    },
+    Setting {
+        key: "repack-share",
+        meaning: "an archive of which so much can go is written anew without it",
+        set: |c, text| percent(text).map(|v| c.repack_share = v),
+        get: |c| Some(c.repack_share.to_string()),
     },
     Setting {
         key: "emergency-mark",

@@ -20,6 +20,7 @@ mod expand;
 mod facts;
 mod lanes;
 mod policy;
+mod reclaim;
 mod refused;
 mod report;
 mod room;
@@ -34,6 +35,7 @@ mod work;
 pub use admission::{Admission, Need};
 pub use facts::Counts;
 pub use policy::{RuleRun, RunAsk};
+pub use reclaim::{Collection, TierView};
 pub use report::{FileReport, RequestReport};
 pub use slot::{Slot, Weakness};
 pub use start::{Claimed, Opening, Startup, claim};
@@ -79,10 +81,18 @@ pub struct Settings {
     pub index_bytes: u64,
     /// How long requests that ended are remembered; zero: for ever.
     pub keep_requests: Duration,
-    /// How long copies of deleted files are kept.
-    pub keep_deleted: Duration,
     /// How long after the end of a scan the next one follows; zero: never.
     pub scan_every: Duration,
+    /// How long bytes outlive the name that they had (P8).
+    pub keep_deleted: Duration,
+    /// How often reclaiming runs by itself; zero: only when asked.
+    pub collect_every: Duration,
+    /// Between the decision to delete an object and its deletion (P9).
+    pub delete_delay: Duration,
+    /// An aggregate of which so much can go is repacked.
+    pub repack_share: crate::config::Percent,
+    /// The clock.
+    pub clock: Clock,
     /// Above this share of the backing opens for writing wait (P13).
     pub emergency_mark: crate::config::Percent,
     /// How long; zero: not at all.
@@ -109,8 +119,12 @@ impl Default for Settings {
             unsafe_open_backing: false,
             index_bytes: 1 << 30,
             keep_requests: config.keep_requests,
-            keep_deleted: config.keep_deleted,
             scan_every: config.scan_every,
+            keep_deleted: config.keep_deleted,
+            collect_every: config.collect_every,
+            delete_delay: Duration::from_secs(3600),
+            repack_share: config.repack_share,
+            clock: Clock::default(),
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
             reserve: 64 << 20,
@@ -265,6 +279,7 @@ pub(super) struct Shared {
     believed: crate::hsm::vouch::Believed,
     refused: refused::Refused,
     undeleting: undelete::UnderWay,
+    desk: reclaim::Desk,
     lost_ears: Mutex<Vec<LostEar>>,
     started: Timestamp,
 }
@@ -296,6 +311,22 @@ pub fn now() -> Timestamp {
     }
 }
 
+/// The time as the engine takes it; a test moves it. Clones are the same clock.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    /// Goes ahead of `CLOCK_REALTIME` by so much more.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(by.as_secs(), Ordering::AcqRel);
+    }
+
+    fn now(&self) -> Timestamp {
+        let ahead = Duration::from_secs(self.0.load(Ordering::Acquire));
+        shifted(now(), ahead, true)
+    }
+}
+
 /// A moment `by` before (or after) another.
 #[must_use]
 pub fn shifted(from: Timestamp, by: Duration, later: bool) -> Timestamp {
@@ -313,7 +344,7 @@ pub fn shifted(from: Timestamp, by: Duration, later: bool) -> Timestamp {
 
 impl Shared {
     fn now(&self) -> Timestamp {
-        now()
+        self.settings.clock.now()
     }
 
     fn stopping(&self) -> bool {

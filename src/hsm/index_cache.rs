@@ -232,6 +232,17 @@ impl IndexCache {
         self.kept.lock().keep((id, aggregate), loaded, self.bound);
     }
 
+    /// The aggregate is gone from its tier.
+    pub fn forget(&self, tier: TierId, aggregate: AggregateId) {
+        if let Some(store) = &self.store {
+            store.forget(tier, aggregate);
+        }
+        let mut kept = self.kept.lock();
+        if let Some(gone) = kept.loaded.pop(&(tier, aggregate)) {
+            kept.weight -= gone.weight;
+        }
+    }
+
     fn stored(&self, key: Key) -> Option<Arc<Loaded>> {
         let (index, len) = self.store.as_ref()?.get(key.0, key.1)?;
         let loaded = Arc::new(Loaded::new(index, len));

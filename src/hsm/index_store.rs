@@ -121,6 +121,16 @@ impl IndexStore {
         Ok((index, bytes.len() as u64))
     }
 
+    /// Its aggregate is gone.
+    pub fn forget(&self, tier: TierId, aggregate: AggregateId) {
+        let name = name_of(tier, aggregate);
+        let mut kept = self.kept.lock();
+        if let Some(len) = kept.files.pop(&name) {
+            kept.bytes -= len;
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+    }
+
     /// Keeps an index, if there is room for it.
     pub fn put(&self, tier: TierId, index: &Index) {
         let name = name_of(tier, index.aggregate);

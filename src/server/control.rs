@@ -9,7 +9,7 @@
 //!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
-use super::wire::{Accepted, ErrorBody, Part, Problem};
+use super::wire::{Accepted, Collect, ErrorBody, Part, Problem, TierList};
 use super::wire::{
     DeletedView, NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped,
     SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
@@ -243,6 +243,24 @@ pub trait Control: Send + Sync {
         dry_run: bool,
         peer: &Peer,
     ) -> Result<Vec<PolicyRun>, ControlError>;
+
+    /// What lies on the tiers.
+    ///
+    /// # Errors
+    /// [`Failure::NotPermitted`] unless root or the instance's own user.
+    fn tiers(&self, peer: &Peer) -> Result<TierList, ControlError>;
+
+    /// Asks for a run that frees the tiers of what nobody needs (P8). It runs on its own.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`].
+    fn collect(&self, dry_run: bool, peer: &Peer) -> Result<Collect, ControlError>;
+
+    /// How far such a run has come.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`]; [`Failure::NotFound`].
+    fn collection(&self, number: u64, peer: &Peer) -> Result<Collect, ControlError>;
 
     /// Unmounts and begins to stop; the process ends soon after the answer. With `force` also
     /// while the mount is in use.

@@ -5,6 +5,7 @@ mod admin;
 mod deleted;
 mod nodes;
 mod requests;
+mod tiers;
 
 use super::audit::{Audit, Event};
 use super::control::{Control, ControlError, Peer, Subject};
@@ -263,6 +264,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/status", get(admin::status))
         .route("/v1/policy/check", post(admin::policy_check))
         .route("/v1/policy/run", post(admin::policy_run))
+        .route("/v1/tiers", get(tiers::list))
+        .route("/v1/tiers/collect", post(tiers::collect))
+        .route("/v1/tiers/collect/{number}", get(tiers::collection))
         .route("/v1/shutdown", post(admin::shutdown))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)

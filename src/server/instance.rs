@@ -8,6 +8,7 @@ mod nodes;
 mod sight;
 mod space;
 mod status;
+mod tiers;
 mod told;
 mod views;
 
@@ -18,8 +19,9 @@ use super::control::{
     Wake,
 };
 use super::wire::{
-    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
-    RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
+    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun,
+    RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList, Verb, Walk,
+    Why,
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
@@ -153,6 +155,13 @@ impl Instance {
         let mut sees = |path: &[u8]| sight.reaches(path);
         let sees: Option<views::Sees<'_>> = if own { Some(&mut sees) } else { None };
         views::request(report, sees, false, &self.mount)
+    }
+
+    fn only_rulers(&self, peer: &Peer, why: &str) -> Result<(), ControlError> {
+        if self.rules(peer) {
+            return Ok(());
+        }
+        Err(ControlError::new(Failure::NotPermitted, why))
     }
 
     /// Root, or who runs the instance.
@@ -331,6 +340,32 @@ impl Control for Instance {
             .run_policy(&RunAsk::Now(rule), dry_run)
             .map_err(self.tells(peer))?;
         Ok(runs.into_iter().map(views::policy_run).collect())
+    }
+
+    fn tiers(&self, peer: &Peer) -> Result<TierList, ControlError> {
+        self.only_rulers(peer, "only root may look through tiers")?;
+        let views = self.engine.tier_views().map_err(self.tells(peer))?;
+        Ok(tiers::list(views))
+    }
+
+    fn collect(&self, dry_run: bool, peer: &Peer) -> Result<Collect, ControlError> {
+        self.only_rulers(peer, "only root may free tiers")?;
+        let number = self.engine.collect(dry_run);
+        Ok(Collect {
+            number,
+            dry_run,
+            ..Collect::default()
+        })
+    }
+
+    fn collection(&self, number: u64, peer: &Peer) -> Result<Collect, ControlError> {
+        self.only_rulers(peer, "only root may free tiers")?;
+        let found = self.engine.collection(number).map_err(self.tells(peer))?;
+        let waits = || Collect {
+            number,
+            ..Collect::default()
+        };
+        Ok(found.map_or_else(waits, tiers::collect))
     }
 
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {

@@ -12,6 +12,7 @@ mod query;
 mod request;
 mod state;
 mod status;
+mod tier;
 mod when;
 
 pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
@@ -26,6 +27,10 @@ pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk
 pub use status::{
     Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
     ScanStatus, Status, TierHealth, TierStatus, TroubledFile, Warning,
+};
+pub use tier::{
+    Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierList,
+    TierObjects, TierOwner,
 };
 pub use when::When;
 
@@ -76,6 +81,10 @@ schemas! {
     Status => "cairn.status.v1",
     PolicyReport => "cairn.policy.v1",
     PolicyRun => "cairn.policy-run.v1",
+    TierList => "cairn.tiers.v1",
+    TierOwner => "cairn.tier-owner.v1",
+    Collect => "cairn.collect.v1",
+    CollectQuery => "cairn.collect-query.v1",
     ErrorBody => "cairn.error.v1",
     End => "cairn.end.v1",
     Stopped => "cairn.stopped.v1",

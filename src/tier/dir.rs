@@ -18,6 +18,9 @@ mod mark;
 mod place;
 mod put;
 mod readback;
+mod take;
+
+pub(super) use take::{owner_of, take};
 
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError};
 use crate::id::AggregateId;

@@ -649,6 +649,26 @@ impl Control for Fake {
         }])
     }
 
+    fn tiers(&self, _peer: &Peer) -> Result<TierList, ControlError> {
+        Ok(status::tier_list())
+    }
+
+    fn collect(&self, dry_run: bool, peer: &Peer) -> Result<Collect, ControlError> {
+        if !peer.is_root() {
+            let why = "only root may free tiers";
+            return Err(ControlError::new(Failure::NotPermitted, why));
+        }
+        Ok(Collect {
+            number: 3 + u64::from(dry_run),
+            dry_run,
+            ..Collect::default()
+        })
+    }
+
+    fn collection(&self, number: u64, _peer: &Peer) -> Result<Collect, ControlError> {
+        Ok(status::collect(number))
+    }
+
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
         if !peer.is_root() {
             return Err(ControlError::new(

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 30] = [
     "up",
     "adopt",
     "upgrade",
@@ -28,6 +28,9 @@ const COMMANDS: [&str; 27] = [
     "status",
     "policy check",
     "policy run",
+    "tier list",
+    "tier collect",
+    "tier owner",
     "demo",
     "completions",
     "man",

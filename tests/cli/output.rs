@@ -50,6 +50,15 @@ frozen! { policy_is_frozen:
     "policy_run_wait" ["policy", "run", "--wait", "cool"],
     "policy_run_json" ["policy", "run", "--dry-run", "--json"],
 }
+frozen! { tiers_are_frozen:
+    "tier_list" ["tier", "list"],
+    "tier_list_json" ["tier", "list", "--json"],
+    "tier_collect" ["tier", "collect"],
+    "tier_collect_dry" ["tier", "collect", "--dry-run"],
+    "tier_collect_wait" ["tier", "collect", "--wait"],
+    "tier_collect_json" ["tier", "collect", "-n", "--json"],
+    "tier_owner_nothing" ["tier", "owner", "dir:/nonexistent/tier"],
+}
 frozen! { down_is_frozen:
     "down_busy" ["down", "/mnt/data"],
     "down_force" ["down", "--force", "/mnt/data"],

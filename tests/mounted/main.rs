@@ -22,6 +22,7 @@ mod stops;
 mod strangers;
 mod supervised;
 mod tier_away;
+mod tiers;
 mod touched;
 mod truncated;
 mod undelete;

@@ -93,6 +93,7 @@ fn call_everything(rig: &Rig) {
     rig.under_copied(2, None, 5).unwrap();
     scans(rig, f);
     deleted(rig);
+    reclaim(rig, f, aggregate.id);
     requests(rig);
     rig.status(2).unwrap();
     rig.usage_of(0).unwrap();
@@ -189,6 +190,48 @@ fn scans(rig: &Rig, f: NodeId) {
     rig.troubled(Trouble::Foreign, None, 5).unwrap();
     rig.lost_files(None, 5).unwrap();
     rig.advance_changelog(1, 1, 0, 0).unwrap();
+}
+
+/// What the collector asks and does.
+fn reclaim(rig: &Rig, f: NodeId, id: AggregateId) {
+    let bound = Bound {
+        before: at(900),
+        now: at(1000),
+    };
+    let key = (file_id(f), DataVersion(1));
+    let naming = Naming::Version(key);
+    rig.met(vec![naming], Durability::Full).unwrap();
+    rig.scan_proves(9).unwrap();
+    rig.departed(TIER, id, &[key], bound).unwrap().pop();
+    rig.died(key).unwrap();
+    rig.retired(TIER, None, 5).unwrap();
+    rig.tier_sums(TIER).unwrap();
+    rig.all_members(TIER, id).unwrap();
+    let found = Found {
+        key,
+        header: 512,
+        stored_len: 9,
+        crc: Crc32c(1),
+    };
+    let stray = AggregateId { epoch: 0, seq: 77 };
+    assert_eq!(rig.unknown(TIER, &[id, stray]).unwrap(), [stray]);
+    assert!(rig.quarantine(TIER, stray, 9, vec![found], at(1)).unwrap());
+    rig.of_life(TIER, Life::Quarantined, None, 5).unwrap();
+    rig.settle_quarantine(TIER, stray, at(9), at(9)).unwrap();
+    rig.miss_aggregate(TIER, id).unwrap();
+    let new = NewAggregate {
+        tier: TIER,
+        id: rig.next_aggregate().unwrap(),
+        len: 1,
+        crc: Crc32c(1),
+        proof: ProofKind::Volatile,
+    };
+    let moved = Moved { key, header: 512 };
+    rig.repacked(id, new, vec![moved], vec![], at(9)).unwrap();
+    let _ = rig.condemn(TIER, id, vec![key], bound).unwrap();
+    let _ = rig.doom(TIER, id, vec![key], at(9), bound).unwrap();
+    rig.spare(TIER, id).unwrap();
+    rig.forget_aggregate(TIER, id).unwrap();
 }
 
 fn requests(rig: &Rig) {

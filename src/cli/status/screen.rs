@@ -186,10 +186,16 @@ fn tiers(tiers: &[TierStatus]) -> Vec<Vec<String>> {
             .to_vec(),
     ];
     rows.extend(tiers.iter().map(|tier| {
-        let message = tier
+        let mut message = tier
             .message
             .as_ref()
             .map_or(String::new(), |m| format!(" ({m})"));
+        if let Some(can_go) = tier.reclaimable.filter(|n| *n > 0) {
+            message += &format!(", {} can go", Bytes(can_go));
+        }
+        if let Some(objects) = tier.quarantined {
+            message += &format!(", {} in quarantine", counted(objects, "object"));
+        }
         vec![
             tier.name.clone(),
             tier.state.as_str().to_owned(),

@@ -318,8 +318,10 @@ fn settings(plan: &UpPlan) -> Settings {
         allow_same_fs: plan.allow_same_fs,
         unsafe_open_backing: plan.unsafe_open_backing,
         keep_requests: config.keep_requests,
-        keep_deleted: config.keep_deleted,
         scan_every: config.scan_every,
+        keep_deleted: config.keep_deleted,
+        collect_every: config.collect_every,
+        repack_share: config.repack_share,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

@@ -178,6 +178,11 @@ impl Walk {
         }
         if !self.gaps.unproven() {
             unseen::settle_all(shared, self.generation, whole && self.in_one_go)?;
+            // P8: only now is everything told that it found; and only what it began itself counts.
+            if whole && self.in_one_go && !shared.stopping() {
+                shared.catalog.scan_proves(self.generation)?;
+                shared.bell.ring();
+            }
         }
         Ok(self.gaps.reached())
     }

@@ -256,6 +256,7 @@ impl Claimed {
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
             undeleting: Default::default(),
+            desk: Default::default(),
             lost_ears: Mutex::default(),
             started: now(),
         });
@@ -317,6 +318,8 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("reclaim", Box::new(move || super::reclaim::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();

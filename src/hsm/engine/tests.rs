@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod reclaim;
 mod removal;
 mod subjects;
 
@@ -137,6 +138,23 @@ impl Bench {
         settings: Settings,
         policy: &str,
     ) -> Self {
+        let bench = Self::unattached(dir, root, places, settings, policy);
+        bench.attach();
+        bench
+    }
+
+    /// From here on it releases and scans.
+    fn attach(&self) {
+        self.engine().attach(Arc::new(TestGate::default()));
+    }
+
+    fn unattached(
+        dir: tempfile::TempDir,
+        root: PathBuf,
+        places: &[Place],
+        settings: Settings,
+        policy: &str,
+    ) -> Self {
         std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o700)).unwrap();
         let opening = Opening {
             backing: root.clone(),
@@ -173,7 +191,6 @@ impl Bench {
         let parsed = cairn_policies::Policy::parse("test", policy).unwrap();
         let policy = ("test".to_owned(), policy.to_owned(), parsed);
         let (engine, state) = claimed.start(slots, settings, policy).unwrap();
-        engine.attach(Arc::new(TestGate::default()));
         Self {
             engine: Some(engine),
             root,
@@ -182,6 +199,37 @@ impl Bench {
             _state: state,
             _dir: dir,
         }
+    }
+
+    /// Stops, lets `between` work on the state directory, and starts anew in the same places.
+    fn again(
+        self,
+        places: &[Place],
+        settings: Settings,
+        policy: &str,
+        between: impl FnOnce(&Path),
+    ) -> Self {
+        let bench = self.again_unattached(places, settings, policy, between);
+        bench.attach();
+        bench
+    }
+
+    fn again_unattached(
+        mut self,
+        places: &[Place],
+        settings: Settings,
+        policy: &str,
+        between: impl FnOnce(&Path),
+    ) -> Self {
+        if let Some(engine) = self.engine.take() {
+            engine.stop(true).unwrap();
+        }
+        let dir = std::mem::replace(&mut self._dir, tempfile::tempdir().unwrap());
+        let root = self.root.clone();
+        // Its lock on the state directory goes with it.
+        drop(self);
+        between(&dir.path().join("state"));
+        Self::unattached(dir, root, places, settings, policy)
     }
 
     pub(super) fn engine(&self) -> &Engine {

@@ -99,6 +99,7 @@ fn by(why: TombstoneWhy) -> DeletedBy {
         TombstoneWhy::Overwrite => DeletedBy::Overwrite,
         TombstoneWhy::Truncate => DeletedBy::Truncate,
         TombstoneWhy::Remove => DeletedBy::Remove,
+        TombstoneWhy::Unknown => DeletedBy::Unknown,
     }
 }
 

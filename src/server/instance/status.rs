@@ -18,7 +18,7 @@ const NAMED: usize = 100;
 pub(super) fn status(instance: &Instance, names: bool) -> Result<Status, EngineError> {
     let engine = &instance.engine;
     let (snapshot, counts, (free, total)) = (engine.snapshot()?, engine.counts(), engine.room()?);
-    let tiers = tiers(instance);
+    let tiers = tiers(instance)?;
     let warnings = warnings(engine, &snapshot, &tiers, instance);
     let age = |t: crate::id::Timestamp| u64::try_from(now().sec - t.sec).unwrap_or(0);
     let waiting = snapshot
@@ -166,6 +166,8 @@ pub(super) fn for_users(mut status: Status) -> Status {
     status.backing = None;
     for tier in &mut status.tiers {
         tier.message = None;
+        tier.reclaimable = None;
+        tier.quarantined = None;
         // What kind it is, and not where.
         if let Some(colon) = tier.url.find(':') {
             tier.url.truncate(colon + 1);
@@ -185,7 +187,8 @@ pub(super) fn for_users(mut status: Status) -> Status {
     status
 }
 
-fn tiers(instance: &Instance) -> Vec<TierStatus> {
+fn tiers(instance: &Instance) -> Result<Vec<TierStatus>, EngineError> {
+    let views = instance.engine.tier_views()?;
     let one = |slot: &Slot| {
         let said = instance.questions.space(slot.id, &slot.tier);
         let (state, message) = match &said {
@@ -194,7 +197,14 @@ fn tiers(instance: &Instance) -> Vec<TierStatus> {
             Err((_, why)) => (TierHealth::Unavailable, Some(why.clone())),
         };
         let space = said.unwrap_or_default();
+        let of = views.iter().find(|view| view.name == slot.name);
+        let quarantined = of.map(|view| view.quarantined()).filter(|n| *n > 0);
+        let last = of
+            .filter(|view| view.looked)
+            .and_then(|view| view.last.as_ref());
         TierStatus {
+            reclaimable: last.map(|report| report.reclaimable),
+            quarantined,
             name: slot.name.clone(),
             url: slot.url.clone(),
             state,
@@ -206,7 +216,7 @@ fn tiers(instance: &Instance) -> Vec<TierStatus> {
             message,
         }
     };
-    instance.engine.tiers().iter().map(one).collect()
+    Ok(instance.engine.tiers().iter().map(one).collect())
 }
 
 fn warnings(

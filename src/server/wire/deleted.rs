@@ -64,6 +64,8 @@ pub enum DeletedBy {
     Truncate,
     /// Its last copy was given up (`cairn remove --last-copy`); the data were on disk.
     Remove,
+    /// Nobody knows: found on a tier by a catalog that was rebuilt or put back, and no file names it.
+    Unknown,
 }
 
 impl DeletedBy {
@@ -75,6 +77,7 @@ impl DeletedBy {
             Self::Overwrite => "overwrite",
             Self::Truncate => "truncate",
             Self::Remove => "remove",
+            Self::Unknown => "unknown",
         }
     }
 }

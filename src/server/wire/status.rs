@@ -126,6 +126,12 @@ pub struct TierStatus {
     /// `volatile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weakness: Option<String>,
+    /// Bytes that can go, when that was last looked at (root only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reclaimable: Option<u64>,
+    /// Objects that the catalog did not know, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<u64>,
     /// What was last seen when it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

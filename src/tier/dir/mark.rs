@@ -157,9 +157,10 @@ pub(super) fn check_owner(root: &Path, mark: Mark, ours: InstanceId) -> Result<(
     }
     let why = format!(
         "it belongs to instance {}, this is {ours}. Choose another directory; or, if that \
-         instance will never write here again, set \"owner\" in {} to {ours}",
+         instance will never write here again: cairn tier owner {} --state DIR --take {}",
         mark.owner,
-        root.join(MARK).display()
+        root.display(),
+        mark.owner
     );
     Err(refused(root, &why))
 }
@@ -205,6 +206,29 @@ fn half_written(nonce: &str) -> String {
 }
 
 fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
+    let (temporary, fd) = prepare(root, mark)?;
+    let placed = super::put::move_exclusively(root, &temporary, root, MARK, &fd);
+    if !matches!(placed, Ok(true)) {
+        // It may be gone already: removing it is a courtesy.
+        let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
+    }
+    placed?;
+    layout::sync_dir(root)
+}
+
+/// Puts another mark in the place of the one that is there.
+pub(super) fn replace(root: &OwnedFd, mark: Mark) -> io::Result<()> {
+    let (temporary, _) = prepare(root, mark)?;
+    let placed = rustix::fs::renameat(root, &temporary, root, MARK);
+    if placed.is_err() {
+        let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
+    }
+    placed?;
+    layout::sync_dir(root)
+}
+
+/// The mark under a name of its own, durable.
+fn prepare(root: &OwnedFd, mark: Mark) -> io::Result<(String, File)> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let file = MarkFile {
         format: FORMAT.to_owned(),
@@ -220,16 +244,11 @@ fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(root, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
     let mut fd = File::from(fd);
-    let placed = fd
-        .write_all(&text)
-        .and_then(|()| fd.sync_all())
-        .and_then(|()| super::put::move_exclusively(root, &temporary, root, MARK, &fd));
-    if !matches!(placed, Ok(true)) {
-        // It may be gone already: removing it is a courtesy.
+    if let Err(why) = fd.write_all(&text).and_then(|()| fd.sync_all()) {
         let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
+        return Err(why);
     }
-    placed?;
-    layout::sync_dir(root)
+    Ok((temporary, fd))
 }
 
 #[cfg(test)]

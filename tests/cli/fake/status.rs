@@ -101,6 +101,8 @@ fn tiers() -> Vec<TierStatus> {
             free: Some(20 << 40),
             total: Some(40 << 40),
             weakness: None,
+            reclaimable: Some(5 << 30),
+            quarantined: Some(2),
             message: None,
         },
         TierStatus {
@@ -110,7 +112,94 @@ fn tiers() -> Vec<TierStatus> {
             free: None,
             total: None,
             weakness: None,
+            reclaimable: None,
+            quarantined: None,
             message: Some("connection refused".to_owned()),
         },
     ]
+}
+
+/// Tiers of which one has something of everything.
+pub(super) fn tier_list() -> TierList {
+    let count = |objects, bytes| ObjectCount { objects, bytes };
+    TierList {
+        tiers: vec![
+            TierObjects {
+                tier: "archive".to_owned(),
+                url: "dir:/var/lib/cairn/data/archive".to_owned(),
+                ordinary: count(12_345, 7 << 40),
+                live_bytes: 6 << 40,
+                dead_bytes: 1 << 40,
+                condemned: count(3, 300 << 20),
+                quarantined: count(2, 2 << 30),
+                reclaimable: Some(5 << 30),
+                next: Some(When::from_unix(1_700_100_000)),
+                missing: 1,
+                strange: vec![StrangeObject {
+                    object: "e00000001-000000000007".to_owned(),
+                    why: "no trailer at the end".to_owned(),
+                }],
+            },
+            TierObjects {
+                tier: "off-site".to_owned(),
+                url: "s3://bucket/prefix".to_owned(),
+                ordinary: ObjectCount::default(),
+                live_bytes: 0,
+                dead_bytes: 0,
+                condemned: ObjectCount::default(),
+                quarantined: ObjectCount::default(),
+                reclaimable: None,
+                next: None,
+                missing: 0,
+                strange: Vec::new(),
+            },
+        ],
+    }
+}
+
+/// A run that did something of everything; number 4 is a dry one.
+pub(super) fn collect(number: u64) -> Collect {
+    let deed = |object: &str, act: &str, bytes, why: &str| CollectDeed {
+        object: object.to_owned(),
+        act: act.to_owned(),
+        bytes,
+        why: why.to_owned(),
+    };
+    let kept = [("keep-deleted", 7), ("scan", 1), ("named-by-record", 2)];
+    let tier = CollectTier {
+        tier: "archive".to_owned(),
+        objects: 12_350,
+        reclaimable: 5 << 30,
+        done: [("condemn".to_owned(), 1), ("repack".to_owned(), 1)].into(),
+        deeds: vec![
+            deed(
+                "e00000002-000000000001",
+                "condemn",
+                1 << 30,
+                "nobody needs its 3 members",
+            ),
+            deed(
+                "e00000002-000000000002",
+                "repack",
+                4 << 30,
+                "80 % of it can go",
+            ),
+        ],
+        kept: kept.map(|(why, n)| (why.to_owned(), n)).into(),
+        below_share: 4,
+        next: Some(When::from_unix(1_700_100_000)),
+        error: None,
+    };
+    let away = CollectTier {
+        tier: "off-site".to_owned(),
+        error: Some("connection refused".to_owned()),
+        ..CollectTier::default()
+    };
+    Collect {
+        number,
+        dry_run: number == 4,
+        begun: Some(When::from_unix(1_700_000_000)),
+        ended: Some(When::from_unix(1_700_000_060)),
+        tiers: vec![tier, away],
+    }
 }

@@ -10,9 +10,10 @@ use super::super::lanes::Claim;
 use super::super::tree::Looked;
 use super::super::work::release;
 use crate::catalog::{
-    self, Durability, FileState, Known, Node, NodeId, Proven, TombstoneWhy, Trouble, Version,
+    self, Durability, FileState, Known, Naming, Node, NodeId, Proven, TombstoneWhy, Trouble,
+    Version,
 };
-use crate::format::record::{Record, State};
+use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How, belongs_to};
 use crate::hsm::engine::EngineError;
 use crate::hsm::version::{Rebound, in_window, rebind};
@@ -55,6 +56,8 @@ pub(super) struct Comparison<'a> {
     trouble: Vec<(NodeId, Option<Trouble>)>,
     /// Files that are not as their stubs say, to be looked at once more.
     suspects: Vec<(NodeId, Option<Trouble>, &'a Looked)>,
+    /// Records that name what no row does: they keep copies from being deleted (P8).
+    namings: Vec<Naming>,
     /// A file was read, and the catalog does not know yet.
     read: bool,
 }
@@ -68,6 +71,7 @@ impl<'a> Comparison<'a> {
             proven: Vec::new(),
             trouble: Vec::new(),
             suspects: Vec::new(),
+            namings: Vec::new(),
             read: false,
         }
     }
@@ -93,6 +97,9 @@ impl<'a> Comparison<'a> {
         let Some(node) = self.shared.catalog.node(id)? else {
             return Ok(true);
         };
+        if let Some(record) = &record {
+            self.note_naming(&node, record, own);
+        }
         let trouble = match &record {
             Some(record) if record.state == State::Resident => None,
             Some(_) if !own => Some(Trouble::Foreign),
@@ -114,6 +121,23 @@ impl<'a> Comparison<'a> {
             self.tell()?;
         }
         Ok(true)
+    }
+
+    /// What the record names, unless that is what the node's row says.
+    fn note_naming(&mut self, node: &Node, record: &Record, own: bool) {
+        let key = (record.file, record.version);
+        let is_row = own
+            && node.planned().version == Some(key)
+            && matches!(node.state, FileState::Archived | FileState::Released);
+        if is_row {
+            return;
+        }
+        self.namings.push(Naming::Version(key));
+        if !own {
+            // Its identity may be that of an adopted stub, which no index has.
+            let place = |c: &CopyHint| Naming::Place(c.tier, c.aggregate);
+            self.namings.extend(record.copies.iter().map(place));
+        }
     }
 
     /// The record on the file, and whether it is the file's own. `None`: it cannot be read.
@@ -369,6 +393,10 @@ impl<'a> Comparison<'a> {
 
     fn tell(&mut self) -> Result<(), EngineError> {
         let catalog = &self.shared.catalog;
+        let namings = std::mem::take(&mut self.namings);
+        if !namings.is_empty() {
+            catalog.met(namings, Durability::Relaxed)?;
+        }
         let known = std::mem::take(&mut self.known);
         if !known.is_empty() {
             catalog.learn(known, self.shared.now(), Durability::Relaxed)?;

@@ -104,6 +104,8 @@ mod tests {
             uid: 0,
             size: None,
             heir: None,
+            handle: None,
+            generation: 0,
         }
     }
 

@@ -1,0 +1,285 @@
+//! When tiers are freed of what nobody needs ([`crate::hsm::reclaim`]), and what is told of it.
+//!
+//! One thread, at low priority: at the start it learns of objects that the catalog does not know;
+//! then it runs daily, after each complete scan, when a condemned object has waited, and when
+//! somebody asks.
+
+use super::{Engine, EngineError, Shared, shifted};
+use crate::catalog::TierSum;
+use crate::error::Failure;
+use crate::hsm::reclaim::{self, Ground, Report, Rules, Step};
+use crate::id::Timestamp;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often the thread looks whether something is due when nothing rings.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest rest between two reads of a pass that nobody asked for.
+const REST: Duration = Duration::from_millis(200);
+
+/// What a run over all tiers did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collection {
+    /// Its number, from 1.
+    pub number: u64,
+    /// It changes nothing.
+    pub dry: bool,
+    /// When it began.
+    pub begun: Timestamp,
+    /// When it ended; `None`: it runs.
+    pub ended: Option<Timestamp>,
+    /// Tiers by name: what was done, or why it ended early.
+    pub tiers: Vec<(String, Result<Report, String>)>,
+}
+
+/// A tier's objects, summed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierView {
+    /// Its name.
+    pub name: String,
+    /// Its URL, without secrets.
+    pub url: String,
+    /// By what they are.
+    pub sums: Vec<TierSum>,
+    /// A run looked at it since the start.
+    pub looked: bool,
+    /// As of the last run over it, or of the look at the start.
+    pub last: Option<Report>,
+}
+
+impl TierView {
+    /// Objects that the catalog did not know.
+    #[must_use]
+    pub fn quarantined(&self) -> u64 {
+        let of = self.sums.iter();
+        of.filter(|sum| sum.life == crate::catalog::Life::Quarantined)
+            .map(|sum| sum.objects)
+            .sum()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of the last run that was asked for or began.
+    number: u64,
+    /// Runs that were asked for: their number, and whether they are dry.
+    asked: Vec<(u64, bool)>,
+    /// The latest ones, the newest last.
+    runs: Vec<Collection>,
+    /// What the look at the start found, by tier.
+    surveys: Vec<(String, Report)>,
+    /// The last run that was no dry one, by tier.
+    last: Vec<(String, Report)>,
+}
+
+/// What is asked of the thread, and what it answered.
+#[derive(Default)]
+pub(super) struct Desk(Mutex<State>);
+
+impl Engine {
+    /// Asks for a run over all tiers; its number.
+    pub fn collect(&self, dry: bool) -> u64 {
+        let mut state = self.shared.desk.0.lock();
+        state.number += 1;
+        let number = state.number;
+        state.asked.push((number, dry));
+        drop(state);
+        self.shared.bell.ring();
+        number
+    }
+
+    /// A run by its number; `None`: it has not begun.
+    ///
+    /// # Errors
+    /// There was none, or it was long ago.
+    pub fn collection(&self, number: u64) -> Result<Option<Collection>, EngineError> {
+        let state = self.shared.desk.0.lock();
+        let found = state.runs.iter().find(|run| run.number == number);
+        if found.is_none() && !state.asked.iter().any(|(asked, _)| *asked == number) {
+            let why = format!("there is no run {number} of the collector");
+            return Err(EngineError::refused(Failure::NotFound, why));
+        }
+        Ok(found.cloned())
+    }
+
+    /// The tiers and what lies on them.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn tier_views(&self) -> Result<Vec<TierView>, EngineError> {
+        let shared = &self.shared;
+        let views = shared.tiers.iter().map(|slot| {
+            let state = shared.desk.0.lock();
+            let of = |all: &[(String, Report)]| {
+                let found = all.iter().find(|(name, _)| *name == slot.name);
+                found.map(|(_, report)| report.clone())
+            };
+            let (last, survey) = (of(&state.last), of(&state.surveys));
+            drop(state);
+            Ok(TierView {
+                looked: last.is_some(),
+                name: slot.name.clone(),
+                url: slot.url.clone(),
+                sums: shared.catalog.tier_sums(slot.id)?,
+                last: last.or(survey),
+            })
+        });
+        views.collect()
+    }
+}
+
+/// When what was done last.
+struct Due {
+    last: Instant,
+    proof: u64,
+    /// A condemned object will have waited.
+    next: Option<Timestamp>,
+}
+
+/// The thread's work, until the engine stops.
+pub(super) fn work(shared: &Arc<Shared>) {
+    // This thread alone: users come first.
+    if let Err(why) = rustix::process::setpriority_process(None, 15) {
+        tracing::debug!(%why, "tiers are freed at ordinary priority");
+    }
+    // What a restored catalog does not know must be known before somebody reads it.
+    for slot in &shared.tiers {
+        let stop = |_: Option<Step>| shared.stopping();
+        let surveyed = with_ground(shared, slot, &stop, reclaim::survey);
+        match surveyed {
+            Some(Ok(report)) => {
+                let found = (slot.name.clone(), report);
+                shared.desk.0.lock().surveys.push(found);
+            }
+            Some(Err(why)) => {
+                tracing::warn!(tier = %slot.name, %why, "its objects could not be looked through");
+            }
+            None => {}
+        }
+    }
+    let mut due = Due {
+        last: Instant::now(),
+        proof: 0,
+        next: None,
+    };
+    let mut heard = 0;
+    while !shared.stopping() {
+        let asked = {
+            let mut state = shared.desk.0.lock();
+            (!state.asked.is_empty()).then(|| state.asked.remove(0))
+        };
+        if let Some((number, dry)) = asked {
+            run(shared, number, dry, &mut due, false);
+        } else if is_due(shared, &due) {
+            let number = {
+                let mut state = shared.desk.0.lock();
+                state.number += 1;
+                state.number
+            };
+            run(shared, number, false, &mut due, true);
+        } else {
+            heard = shared.bell.wait(heard, PATIENCE);
+        }
+    }
+}
+
+fn is_due(shared: &Shared, due: &Due) -> bool {
+    let every = shared.settings.collect_every;
+    if every.is_zero() {
+        return false;
+    }
+    let proof = shared
+        .catalog
+        .scan_state()
+        .map_or(due.proof, |state| state.proof_generation);
+    let waited = due.next.is_some_and(|next| next <= shared.now());
+    due.last.elapsed() >= every || proof > due.proof || waited
+}
+
+fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
+    if let Ok(state) = shared.catalog.scan_state() {
+        due.proof = state.proof_generation;
+    }
+    let begun = Collection {
+        number,
+        dry,
+        begun: shared.now(),
+        ended: None,
+        tiers: Vec::new(),
+    };
+    {
+        let mut state = shared.desk.0.lock();
+        if state.runs.len() >= 16 {
+            state.runs.remove(0);
+        }
+        state.runs.push(begun);
+    }
+    let mut next: Option<Timestamp> = None;
+    for slot in &shared.tiers {
+        let worked = Mutex::new(Instant::now());
+        let stop = |step: Option<Step>| {
+            if gentle && matches!(step, None | Some(Step::Copying)) {
+                // As long as the work took, so that users have half of the tier at least.
+                let mut since = worked.lock();
+                std::thread::sleep(since.elapsed().min(REST));
+                *since = Instant::now();
+            }
+            shared.stopping()
+        };
+        let done = with_ground(shared, slot, &stop, |ground| reclaim::pass(ground, dry));
+        let Some(done) = done else { continue };
+        if let Err(why) = &done {
+            tracing::warn!(tier = %slot.name, %why, "freeing the tier ended early");
+        }
+        if let Ok(report) = &done {
+            next = [next, report.next].into_iter().flatten().min();
+        }
+        let mut state = shared.desk.0.lock();
+        if let (Ok(report), false) = (&done, dry) {
+            state.last.retain(|(name, _)| *name != slot.name);
+            state.last.push((slot.name.clone(), report.clone()));
+        }
+        if let Some(run) = state.runs.last_mut() {
+            let done = done.map_err(|why| why.to_string());
+            run.tiers.push((slot.name.clone(), done));
+        }
+    }
+    let now = shared.now();
+    let mut state = shared.desk.0.lock();
+    if let Some(run) = state.runs.last_mut() {
+        run.ended = Some(now);
+    }
+    if !dry {
+        due.last = Instant::now();
+        // What is just waiting for a scan is waited for by the scan.
+        due.next = next.map(|next| next.max(shifted(now, PATIENCE, true)));
+    }
+}
+
+/// What a pass over the slot needs; `None`: the engine has no recaller yet.
+pub(super) fn with_ground<T>(
+    shared: &Shared,
+    slot: &super::Slot,
+    stop: &dyn Fn(Option<Step>) -> bool,
+    work: impl FnOnce(&Ground<'_>) -> T,
+) -> Option<T> {
+    let recaller = shared.recaller()?;
+    let settings = &shared.settings;
+    let ground = Ground {
+        catalog: &shared.catalog,
+        backing: &shared.backing,
+        tier: &*slot.tier,
+        id: slot.id,
+        indexes: recaller.indexes(),
+        rules: Rules {
+            keep: settings.keep_deleted,
+            delay: settings.delete_delay,
+            dead_share: settings.repack_share,
+        },
+        epoch: shared.incarnation.epoch,
+        now: &|| shared.now(),
+        stop,
+    };
+    Some(work(&ground))
+}

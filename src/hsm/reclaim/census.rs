@@ -1,0 +1,180 @@
+//! What lies on a tier, held against the catalog.
+//!
+//! Invariant: an object without a row is read and written down, never deleted. One of this epoch is
+//! somebody's who has not told the catalog yet; one of a later epoch is another process's.
+
+use super::{Act, Ground, PAGE, ReclaimError, Report, Step, earlier, later};
+use crate::catalog::{Found, Life, Quarantined};
+use crate::hsm::index_cache::tier_is_passing;
+use crate::hsm::verify::{VerifyError, read_index};
+use crate::id::AggregateId;
+use crate::tier::TierError;
+
+/// Objects that a report names.
+const NAMED: usize = 100;
+
+/// Compares all objects of the tier with the catalog, in the order of their names.
+pub(super) fn take(
+    ground: &Ground<'_>,
+    dry: bool,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
+    let mut after = None;
+    loop {
+        ground.go_on()?;
+        let objects = ground.tier.list(after, PAGE)?;
+        report.objects += objects.len() as u64;
+        let upto = objects.last().copied().filter(|_| objects.len() == PAGE);
+        find_missing(ground, after, upto, &objects, dry, report)?;
+        let mine = |id: &AggregateId| id.epoch < ground.epoch;
+        let older: Vec<_> = objects.iter().copied().filter(mine).collect();
+        for id in ground.catalog.unknown(ground.id, &older)? {
+            ground.go_on()?;
+            learn(ground, id, dry, report)?;
+        }
+        for id in objects.iter().filter(|id| id.epoch > ground.epoch) {
+            strange(
+                report,
+                *id,
+                "it is of a later epoch than this instance's".into(),
+            );
+        }
+        match upto {
+            Some(last) => after = Some(last),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Aggregates of the catalog in a range of names, without an object.
+fn find_missing(
+    ground: &Ground<'_>,
+    after: Option<AggregateId>,
+    upto: Option<AggregateId>,
+    objects: &[AggregateId],
+    dry: bool,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
+    let mut at = after;
+    loop {
+        let rows = ground.catalog.aggregates(ground.id, at, PAGE)?;
+        for row in &rows {
+            if upto.is_some_and(|upto| row.id > upto) {
+                return Ok(());
+            }
+            at = Some(row.id);
+            let settled =
+                row.id.epoch < ground.epoch && !matches!(row.life, Life::Condemned | Life::Doomed);
+            if settled
+                && objects.binary_search(&row.id).is_err()
+                && matches!(ground.tier.stat(row.id), Err(TierError::Missing { .. }))
+            {
+                report.missing += 1;
+                if !dry {
+                    ground.catalog.miss_aggregate(ground.id, row.id)?;
+                }
+            }
+        }
+        if rows.len() < PAGE {
+            return Ok(());
+        }
+    }
+}
+
+fn learn(
+    ground: &Ground<'_>,
+    id: AggregateId,
+    dry: bool,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
+    let (trailer, index) = match read_index(ground.tier, id) {
+        Ok(found) => found,
+        Err(VerifyError::Tier(why)) if tier_is_passing(&why) => return Err(why.into()),
+        Err(why) => {
+            strange(report, id, why.to_string());
+            return Ok(());
+        }
+    };
+    if super::judge::lists_names(&index) {
+        return Ok(());
+    }
+    if trailer.fs != ground.backing.fs() {
+        let why = format!("it is of another backing ({})", trailer.fs);
+        strange(report, id, why);
+        return Ok(());
+    }
+    let members: Vec<Found> = index
+        .entries
+        .iter()
+        .filter_map(|entry| {
+            Some(Found {
+                key: super::judge::key_of(entry)?,
+                header: entry.header,
+                stored_len: entry.stored_len(),
+                crc: entry.member.identity?.crc?,
+            })
+        })
+        .collect();
+    let why = format!("the catalog did not know it; {} members", members.len());
+    if !dry {
+        let len = trailer.total_len;
+        ground
+            .catalog
+            .quarantine(ground.id, id, len, members, (ground.now)())?;
+    }
+    report.note(id, Act::Quarantine, 0, why);
+    if dry {
+        return Ok(());
+    }
+    ground.did(Step::Quarantined)
+}
+
+fn strange(report: &mut Report, id: AggregateId, why: String) {
+    tracing::warn!(aggregate = %id, why, "an object that is left alone");
+    if report.strange.len() < NAMED {
+        report.strange.push((id, why));
+    }
+}
+
+/// Looks which quarantined aggregates are known by now, or have waited long enough.
+pub(super) fn settle_quarantines(
+    ground: &Ground<'_>,
+    dry: bool,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
+    let mut after = None;
+    loop {
+        let rows = ground
+            .catalog
+            .of_life(ground.id, Life::Quarantined, after, PAGE)?;
+        for row in &rows {
+            ground.go_on()?;
+            after = Some(row.id);
+            if dry {
+                continue;
+            }
+            let now = (ground.now)();
+            let before = earlier(now, ground.rules.keep);
+            let settled = ground
+                .catalog
+                .settle_quarantine(ground.id, row.id, before, now)?;
+            match settled {
+                Quarantined::Waits { .. } => {
+                    if let Some(since) = row.since {
+                        report.wait_until(later(since, ground.rules.keep));
+                    }
+                }
+                Quarantined::Released { tombstones: 0 } => {
+                    report.note(row.id, Act::Release, 0, "all its members are known");
+                }
+                Quarantined::Released { tombstones } => {
+                    let why = format!("{tombstones} members that nobody names got tombstones");
+                    report.note(row.id, Act::Release, 0, why);
+                }
+            }
+        }
+        if rows.len() < PAGE {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
+
+use super::{Mark, TierError, TierUrl, dir};
+use crate::id::InstanceId;
+
+/// The mark of the tier at `url`.
+///
+/// # Errors
+/// [`TierError::Unavailable`] if nothing is there; [`TierError::Refused`] if it is no tier.
+pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
+    match url {
+        TierUrl::Dir { path, .. } => dir::owner_of(path),
+    }
+}
+
+/// Gives the tier of `from` to `to`; its number stays. Refused while somebody seems to write there.
+///
+/// # Errors
+/// [`TierError::Refused`] if it is another's by now, or was written to within the last 90 seconds.
+pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
+    match url {
+        TierUrl::Dir { path, .. } => dir::take(path, from, to),
+    }
+}
