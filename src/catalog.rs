@@ -24,6 +24,7 @@ mod backup;
 mod candidates;
 mod copy;
 mod dispatch;
+mod dump;
 mod error;
 mod incarnation;
 mod names;
@@ -31,6 +32,7 @@ mod node;
 mod nodes;
 mod pins;
 mod readers;
+mod rebuild;
 mod request;
 mod requests;
 mod rows;
@@ -51,6 +53,7 @@ pub use copy::{
     Aggregate, Archived, Copy, CopyState, Member, NewAggregate, ProofKind, Rebound, Recalled,
     Tombstone, TombstoneWhy,
 };
+pub use dump::{CopyKey, CopyRow};
 pub use error::CatalogError;
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
 pub use names::{Entry, NameChange, Unlinked};
@@ -59,11 +62,15 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
+pub use rebuild::{
+    LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead,
+};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
 };
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
+pub use schema::Condition;
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 pub use unserved::Unserved;
 
@@ -125,6 +132,22 @@ impl Catalog {
         };
         catalog.fill_sieve_at_first()?;
         Ok(catalog)
+    }
+
+    /// What is at `path`, which nobody has open; reads all of it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Newer`], [`CatalogError::Io`]: it cannot be told.
+    pub fn condition(path: &Path) -> Result<Condition, CatalogError> {
+        schema::condition(path)
+    }
+
+    /// Is there a catalog at `path`, of whatever version? Writes no byte.
+    ///
+    /// # Errors
+    /// [`CatalogError::Newer`], [`CatalogError::NotACatalog`], [`CatalogError::Io`].
+    pub fn is_there(path: &Path) -> Result<bool, CatalogError> {
+        schema::is_there(path)
     }
 
     /// Whose catalog it is.

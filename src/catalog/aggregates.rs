@@ -122,18 +122,7 @@ impl Catalog {
         after: Option<AggregateId>,
         limit: usize,
     ) -> Result<Vec<Aggregate>, CatalogError> {
-        let after = after.unwrap_or(AggregateId { epoch: 0, seq: 0 });
-        self.read(|connection| {
-            all(
-                connection,
-                "SELECT * FROM aggregates WHERE tier = ? AND (epoch, seq) > (?, ?)
-                 ORDER BY epoch, seq LIMIT ?",
-                params![tier.0, after.epoch, int(after.seq), page(limit)],
-                aggregate_row,
-                "list aggregates of tier",
-                tier,
-            )
-        })
+        self.read(|connection| of_tier(connection, tier, after, limit))
     }
 
     /// What lies in an aggregate by ascending offset, from after the offset `after`.
@@ -208,7 +197,27 @@ impl Catalog {
     }
 }
 
-const COPY: &str =
+/// A tier's aggregates in the order of their names, from after `after`.
+pub(super) fn of_tier(
+    connection: &Connection,
+    tier: TierId,
+    after: Option<AggregateId>,
+    limit: usize,
+) -> Result<Vec<Aggregate>, CatalogError> {
+    let after = after.unwrap_or(AggregateId { epoch: 0, seq: 0 });
+    all(
+        connection,
+        "SELECT * FROM aggregates WHERE tier = ? AND (epoch, seq) > (?, ?)
+         ORDER BY epoch, seq LIMIT ?",
+        params![tier.0, after.epoch, int(after.seq), page(limit)],
+        aggregate_row,
+        "list aggregates of tier",
+        tier,
+    )
+}
+
+/// Columns of [`copy_row`], for `SELECT`.
+pub(super) const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 
 /// The copies of one version, good ones first.
@@ -234,7 +243,7 @@ fn id_row(row: &Row<'_>) -> rusqlite::Result<AggregateId> {
     })
 }
 
-fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
+pub(super) fn copy_row(row: &Row<'_>) -> rusqlite::Result<Copy> {
     Ok(Copy {
         file: FileId(row.get("file")?),
         version: DataVersion(uint(row, "version")?),

@@ -412,6 +412,13 @@ fn learn_one(connection: &Connection, known: &Known, now: Timestamp) -> Result<(
     set_version(connection, known.node, &known.version, now)?;
     set_state(connection, known.node, state, None)?;
     tombs::unearth(connection, known.version.file, known.version.version)?;
+    if state == FileState::Dirty {
+        // The namespace has other data by now, as after any change (see `dirty`).
+        let path = names::path(connection, known.node)?.unwrap_or_default();
+        let uid = nodes::get(connection, known.node)?.map_or(0, |row| row.attributes.uid);
+        let (version, why) = (&known.version, TombstoneWhy::Overwrite);
+        tombs::bury(connection, known.node, version, why, &path, uid, now)?;
+    }
     tombs::recount(connection, known.node)
 }
 

@@ -20,6 +20,7 @@ mod expand;
 mod facts;
 mod lanes;
 mod policy;
+pub mod rebuild;
 mod refused;
 mod report;
 mod room;
@@ -269,6 +270,8 @@ pub(super) struct Shared {
 struct Late {
     recaller: OnceLock<Arc<Recaller>>,
     gate: OnceLock<Arc<dyn Gate>>,
+    /// A rebuild read tiers.
+    read: OnceLock<rebuild::Read>,
 }
 
 /// A running engine. Dropping it stops its threads.
