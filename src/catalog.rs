@@ -62,9 +62,7 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
-pub use rebuild::{
-    LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead,
-};
+pub use rebuild::{LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,

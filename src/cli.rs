@@ -5,6 +5,7 @@
 
 mod acting;
 pub mod adopt;
+mod catalog;
 mod codes;
 pub mod demo;
 mod down;
@@ -15,6 +16,7 @@ mod outcome;
 mod output;
 mod policy;
 mod progress;
+mod rebuild;
 mod requests;
 mod shell;
 mod state;
@@ -87,6 +89,13 @@ enum Command {
         after_help = "Example: cairn adopt /srv/data && cairn up /srv/.cairn-data/backing /srv/data"
     )]
     Adopt(adopt::AdoptArgs),
+    /// Build a lost or damaged catalog anew, while the instance is down
+    #[command(
+        after_help = "Example: cairn rebuild --tier cold=dir:/mnt/cold /srv/.cairn-data/backing"
+    )]
+    Rebuild(rebuild::RebuildArgs),
+    /// Print what the catalog knows
+    Catalog(catalog::Catalog),
     /// Replace the program that serves a mount while it is in use
     #[command(after_help = "Example: cairn upgrade --exec /usr/local/bin/cairn /srv/data")]
     Upgrade(upgrade::Upgrade),
@@ -247,6 +256,8 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
     match command {
         Command::Up(args) => up::run(args, starter),
         Command::Adopt(args) => adopt::run(args),
+        Command::Rebuild(args) => args.run(),
+        Command::Catalog(args) => args.run(),
         Command::Upgrade(args) => args.run(session),
         Command::Down(args) => args.run(session),
         Command::State(args) => args.run(session),

@@ -216,6 +216,21 @@ pub(super) fn of_tier(
     )
 }
 
+/// The first tier above `after` that has an aggregate.
+pub(super) fn next_tier(
+    connection: &Connection,
+    after: TierId,
+) -> Result<Option<TierId>, CatalogError> {
+    first(
+        connection,
+        "SELECT tier FROM aggregates WHERE tier > ? ORDER BY tier LIMIT 1",
+        [after.0],
+        |row| row.get(0).map(TierId),
+        "find a tier above",
+        after,
+    )
+}
+
 /// Columns of [`copy_row`], for `SELECT`.
 pub(super) const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";

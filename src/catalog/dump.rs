@@ -130,6 +130,23 @@ impl Unserved {
         Ok(tiers)
     }
 
+    /// Numbers of all tiers that have a row or an aggregate, ascending.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn tier_numbers(&self) -> Result<Vec<TierId>, CatalogError> {
+        let mut known: Vec<TierId> = self.tiers()?.iter().map(|tier| tier.id).collect();
+        // Tiers that only records told of: from one to the next.
+        let mut after = TierId(0);
+        while let Some(next) = self.readers.read(|c| aggregates::next_tier(c, after))? {
+            known.push(next);
+            after = next;
+        }
+        known.sort();
+        known.dedup();
+        Ok(known)
+    }
+
     /// Tombstones in the order of file and version, from after `after`.
     ///
     /// # Errors

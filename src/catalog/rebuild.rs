@@ -145,6 +145,14 @@ impl Catalog {
         })
     }
 
+    /// Was anything ever done with this catalog? Not with one that was made a moment before a crash.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_served(&self) -> Result<bool, CatalogError> {
+        self.read(|connection| Ok(super::incarnation::epoch(connection)? > 0))
+    }
+
     /// The rebuild that is under way, or the last one; `None`: this catalog never was built anew.
     ///
     /// # Errors

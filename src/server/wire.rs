@@ -8,6 +8,7 @@
 mod path;
 mod policy;
 mod query;
+mod rebuild;
 mod request;
 mod state;
 mod status;
@@ -16,6 +17,7 @@ mod when;
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
+pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
     SubjectRef, Submission, SubmitOptions, Submitted, Verb,
@@ -74,6 +76,7 @@ schemas! {
     Status => "cairn.status.v1",
     PolicyReport => "cairn.policy.v1",
     PolicyRun => "cairn.policy-run.v1",
+    RebuildReport => "cairn.rebuild.v1",
     ErrorBody => "cairn.error.v1",
     End => "cairn.end.v1",
     Stopped => "cairn.stopped.v1",

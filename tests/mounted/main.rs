@@ -13,6 +13,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod rebuild;
 mod released;
 mod rights;
 mod round_trip;

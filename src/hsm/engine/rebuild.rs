@@ -130,14 +130,16 @@ impl Rebuild {
         order: &Order,
         policy: (String, String, cairn_policies::Policy),
     ) -> Result<Self, Startup> {
-        let mut aside = None;
+        let (mut aside, mut resumed) = (None, false);
         let claimed = claim_with(&order.opening, |state| {
             aside = clear_the_way(state, order)?;
+            let catalog = Catalog::open(&state.catalog(), identity(state))?;
+            let known = catalog.rebuild_state()?;
+            resumed = known.is_some_and(|s| s.finished_at.is_none());
+            // Before anything else is done with it: from here on it is one that is being built.
+            catalog.begin_rebuild(order.sources, now())?;
             Ok(())
         })?;
-        let known = claimed.catalog().rebuild_state()?;
-        let resumed = known.is_some_and(|s| s.finished_at.is_none());
-        claimed.catalog().begin_rebuild(order.sources, now())?;
         let (tiers, absent) = open_what_is_there(&claimed, &order.tiers)?;
         let (still, _) = claimed.share(tiers, Settings::default(), policy)?;
         Ok(Self {
@@ -308,13 +310,10 @@ fn clear_the_way(state: &StateDir, order: &Order) -> Result<Option<PathBuf>, Sta
 
 /// Why a catalog that is whole goes aside all the same; `None`: it is gone on with.
 fn whole(state: &StateDir, order: &Order) -> Result<Option<String>, Startup> {
-    let identity = catalog::Identity {
-        instance: state.instance,
-        fs: state.fs,
-    };
     // Opened, and closed again: it may be of an older version.
-    let found = Catalog::open(&state.catalog(), identity)?.rebuild_state()?;
-    match found {
+    let catalog = Catalog::open(&state.catalog(), identity(state))?;
+    match catalog.rebuild_state()? {
+        None if !catalog.has_served()? => Ok(None),
         Some(RebuildState {
             finished_at: None,
             sources,
@@ -331,6 +330,13 @@ fn whole(state: &StateDir, order: &Order) -> Result<Option<String>, Startup> {
             "the catalog is there and whole",
             "--anew puts it aside and builds another; pins, flags and requests stay behind in it",
         )),
+    }
+}
+
+fn identity(state: &StateDir) -> catalog::Identity {
+    catalog::Identity {
+        instance: state.instance,
+        fs: state.fs,
     }
 }
 
@@ -362,7 +368,10 @@ fn open_what_is_there(
         match crate::tier::is_there(&parsed) {
             Ok(true) => {}
             Ok(false) => {
-                absent.push((name.clone(), "no tier lies there: is it mounted?".to_owned()));
+                absent.push((
+                    name.clone(),
+                    "no tier lies there: is it mounted?".to_owned(),
+                ));
                 continue;
             }
             Err(why) => {

@@ -62,6 +62,8 @@ pub struct Claimed {
     pub backing: Arc<Backing>,
     /// The backing was served before, and there was no catalog: this one is new.
     pub catalog_was_gone: bool,
+    /// The catalog is being built anew, and that was cut short.
+    pub rebuild_is_open: bool,
     catalog: Catalog,
     incarnation: catalog::Incarnation,
     mark: MarkGuard,
@@ -172,12 +174,15 @@ pub(super) fn claim_with(
         epoch_above: mark.epoch,
         now: started,
     })?;
+    let rebuild = catalog.rebuild_state()?;
+    let rebuild_is_open = rebuild.is_some_and(|state| state.finished_at.is_none());
     let mut guard = guard;
     guard.set_epoch(incarnation.epoch)?;
     Ok(Claimed {
         state,
         backing: Arc::new(backing),
         catalog_was_gone,
+        rebuild_is_open,
         catalog,
         incarnation,
         mark: guard,

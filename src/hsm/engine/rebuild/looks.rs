@@ -44,9 +44,7 @@ impl Shared {
                 continue;
             }
             let place = (copy.tier, copy.aggregate, copy.header);
-            let found = self
-                .catalog
-                .copy_at(place.0, place.1, place.2, copy.crc)?;
+            let found = self.catalog.copy_at(place.0, place.1, place.2, copy.crc)?;
             copies.extend(found.map(|found| catalog::Copy {
                 file: copy.file,
                 version: copy.version,
@@ -57,11 +55,17 @@ impl Shared {
     }
 
     /// In a rebuild that read all tiers that a record names: is its version on none of them?
-    pub(in crate::hsm::engine) fn is_on_no_tier(&self, record: &Record) -> Result<bool, EngineError> {
+    pub(in crate::hsm::engine) fn is_on_no_tier(
+        &self,
+        record: &Record,
+    ) -> Result<bool, EngineError> {
         let Some(read) = self.late.read.get() else {
             return Ok(false);
         };
-        let all_read = record.copies.iter().all(|c| read.complete.contains(&c.tier));
+        let all_read = record
+            .copies
+            .iter()
+            .all(|c| read.complete.contains(&c.tier));
         if record.copies.is_empty() || !all_read {
             return Ok(false);
         }
