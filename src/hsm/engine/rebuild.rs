@@ -326,8 +326,12 @@ fn whole(state: &StateDir, order: &Order) -> Result<Option<String>, Startup> {
             "a rebuild from other sources was begun and is not done",
             "name the same --from to go on with it, or --anew to begin again",
         )),
-        _ => Err(refused(
-            "the catalog is there and whole",
+        found => Err(refused(
+            match found {
+                // That one may have been killed before it could say so.
+                Some(_) => "the catalog is whole: a rebuild of it is done",
+                None => "the catalog is there and whole",
+            },
             "--anew puts it aside and builds another; pins, flags and requests stay behind in it",
         )),
     }
