@@ -17,6 +17,7 @@ mod output;
 mod policy;
 mod progress;
 mod rebuild;
+mod repair;
 mod requests;
 mod shell;
 mod state;
@@ -135,6 +136,9 @@ enum Command {
     /// Clear a flag
     #[command(after_help = "Example: cairn clear norelease /srv/data/index.db")]
     Clear(acting::Flags),
+    /// Mend files that are lost, foreign or in conflict
+    #[command(after_help = "Example: cairn repair --keep archive --apply /srv/data/run-17/out.h5")]
+    Repair(repair::RepairArgs),
     /// Say what a file waits for, since when, and how long still
     #[command(after_help = "Example: cairn why /srv/data/run-17/out.h5")]
     Why(why::Why),
@@ -270,6 +274,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Unpin(args) => args.run(session, Verb::Unpin),
         Command::Set(args) => args.run(session, Verb::Set),
         Command::Clear(args) => args.run(session, Verb::Clear),
+        Command::Repair(args) => args.run(session),
         Command::Why(args) => args.run(session),
         Command::Requests(args) => args.run(session),
         Command::Wait(args) => args.run(session),

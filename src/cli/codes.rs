@@ -22,6 +22,10 @@ fn of(command: &str) -> &'static str {
         "upgrade" => {
             "0 replaced, 1 not replaced, 2 wrong usage, 3 no running instance, 5 not permitted"
         }
+        "repair" => {
+            "0 nothing is wrong or all was mended, 1 something is left, 2 wrong usage, \
+             3 no running instance, 5 not permitted"
+        }
         "rebuild" => {
             "0 done, 1 not complete or failed, 2 wrong usage, 5 not permitted, 6 a tier is unavailable"
         }

@@ -22,6 +22,7 @@ mod lanes;
 mod policy;
 pub mod rebuild;
 mod refused;
+pub mod repair;
 mod report;
 mod room;
 mod scan;

@@ -12,15 +12,16 @@ mod views;
 
 pub(super) use views::verb_out;
 
-use super::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use super::control::{Control, ControlError, NodeSink, Peer, RepairSink, Subject, Wake};
 use super::wire::{
-    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
-    RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
+    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RepairKeep,
+    RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
+use crate::hsm::engine::repair::{KeepWhat, RepairAsk};
 use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
@@ -310,6 +311,34 @@ impl Control for Instance {
             .run_policy(&RunAsk::Now(rule), dry_run)
             .map_err(self.tells(peer))?;
         Ok(runs.into_iter().map(views::policy_run).collect())
+    }
+
+    fn repair(
+        &self,
+        subjects: Vec<Subject>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        peer: &Peer,
+        sink: RepairSink<'_>,
+    ) -> Result<(), ControlError> {
+        if !self.rules(peer) {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may repair files of this instance",
+            ));
+        }
+        let nodes = subjects.iter().map(|subject| self.node(subject, peer));
+        let ask = RepairAsk {
+            nodes: nodes.collect::<Result<_, _>>()?,
+            apply,
+            keep: keep.map(|keep| match keep {
+                RepairKeep::Disk => KeepWhat::Disk,
+                RepairKeep::Archive => KeepWhat::Archive,
+            }),
+        };
+        self.engine
+            .repair(&ask, &mut |repair| sink(views::repair(repair)))
+            .map_err(self.tells(peer))
     }
 
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {

@@ -9,6 +9,7 @@ mod path;
 mod policy;
 mod query;
 mod rebuild;
+mod repair;
 mod request;
 mod state;
 mod status;
@@ -18,6 +19,7 @@ pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
 pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
+pub use repair::{RepairKeep, RepairQuery, RepairView};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
     SubjectRef, Submission, SubmitOptions, Submitted, Verb,
@@ -77,6 +79,8 @@ schemas! {
     PolicyReport => "cairn.policy.v1",
     PolicyRun => "cairn.policy-run.v1",
     RebuildReport => "cairn.rebuild.v1",
+    RepairQuery => "cairn.repair-query.v1",
+    RepairView => "cairn.repair.v1",
     ErrorBody => "cairn.error.v1",
     End => "cairn.end.v1",
     Stopped => "cairn.stopped.v1",

@@ -14,7 +14,7 @@ mod status;
 
 use cairn::error::Failure;
 use cairn::id::RequestId;
-use cairn::server::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
+use cairn::server::control::{Control, ControlError, NodeSink, Peer, RepairSink, Subject, Wake};
 use cairn::server::wire::*;
 use status::status;
 use std::collections::BTreeMap;
@@ -506,6 +506,45 @@ impl Control for Fake {
             rules,
             problems,
         })
+    }
+
+    fn repair(
+        &self,
+        subjects: Vec<Subject>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        peer: &Peer,
+        sink: RepairSink<'_>,
+    ) -> Result<(), ControlError> {
+        if !peer.is_root() {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may repair files of this instance",
+            ));
+        }
+        let view = |path: &str, trouble: &str, remedy: &str, advice: Option<&str>| RepairView {
+            path: GivenPath::new(path.as_bytes()),
+            trouble: trouble.to_owned(),
+            why: "because".to_owned(),
+            remedy: remedy.to_owned(),
+            advice: advice.map(str::to_owned),
+            result: match (apply, remedy) {
+                (_, "none") | (false, _) => "planned".to_owned(),
+                (true, _) => "done".to_owned(),
+            },
+            message: None,
+            kept: (apply && remedy == "keep-disk").then(|| GivenPath::new(b"b.dat.cairn-kept-1")),
+        };
+        let mut found = vec![view("a.dat", "lost", "put-stub-back", None)];
+        found.push(match keep {
+            Some(_) => view("b.dat", "conflict", "keep-disk", None),
+            None => view("b.dat", "conflict", "none", Some("choose")),
+        });
+        if !subjects.is_empty() {
+            found.truncate(1);
+        }
+        let _ = found.into_iter().all(sink);
+        Ok(())
     }
 
     fn policy_run(

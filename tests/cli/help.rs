@@ -3,9 +3,11 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "up",
     "adopt",
+    "rebuild",
+    "catalog dump",
     "upgrade",
     "down",
     "state",
@@ -18,6 +20,7 @@ const COMMANDS: [&str; 25] = [
     "unpin",
     "set",
     "clear",
+    "repair",
     "why",
     "requests",
     "wait",

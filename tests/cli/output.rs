@@ -50,6 +50,11 @@ frozen! { policy_is_frozen:
     "policy_run_wait" ["policy", "run", "--wait", "cool"],
     "policy_run_json" ["policy", "run", "--dry-run", "--json"],
 }
+frozen! { repairs_are_frozen:
+    "repair" ["repair"],
+    "repair_apply" ["repair", "--keep", "disk", "--apply"],
+    "repair_json" ["repair", "--json", "new"],
+}
 frozen! { down_is_frozen:
     "down_busy" ["down", "/mnt/data"],
     "down_force" ["down", "--force", "/mnt/data"],

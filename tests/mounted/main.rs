@@ -15,6 +15,7 @@ mod indexes;
 mod lost;
 mod rebuild;
 mod released;
+mod repair;
 mod rights;
 mod round_trip;
 mod scans;

@@ -317,7 +317,7 @@ fn a_rebuild_that_is_killed_goes_on() -> Result<()> {
 #[test]
 fn files_that_lost_their_records_are_known_again_from_tiers() -> Result<()> {
     needs_mounts!();
-    let (mut cairn, _, _, before) = lived_in()?;
+    let (mut cairn, content, _, before) = lived_in()?;
     let all = Command::new("find")
         .arg(&cairn.backing)
         .args([
@@ -352,6 +352,8 @@ fn files_that_lost_their_records_are_known_again_from_tiers() -> Result<()> {
     ensure!(dirty.is_empty(), "{found:#?}");
     cairn.up()?;
     ensure!(fs::read(cairn.at("large")).is_err(), "zeros");
+    cairn.cairn(["repair", "--apply"])?;
+    same_content(&cairn, &content)?;
     cairn.down()
 }
 
