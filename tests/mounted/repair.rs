@@ -1,7 +1,7 @@
 //! `cairn repair`: a lost stub put back, a conflict settled either way, and what is left alone.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree, wait_for};
+use crate::rig::{Instance, drop_caches, on_disk, tree};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -188,9 +188,7 @@ fn p4_a_conflict_is_settled_as_the_administrator_says_and_the_other_is_kept() ->
         ensure!(read == *content, "{name}");
     }
     // Both go on as files do.
-    wait_for("it to be a new version", || {
-        Ok(cairn.shown_state("disk")? == "dirty")
-    })?;
+    ensure!(cairn.shown_state("disk")? == "resident");
     cairn.archive("")?;
     for name in [
         "disk",

@@ -12,7 +12,7 @@ mod act;
 mod beside;
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{CopyState, Durability, Node, NodeId, Trouble};
+use crate::catalog::{CopyState, Durability, Node, NodeId, Sighting, Trouble};
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How, NodeKind, belongs_to};
@@ -171,7 +171,11 @@ impl Wanted {
             below: Vec::new(),
         };
         for handle in nodes {
-            let row = shared.catalog.node_by_handle(handle)?;
+            let row = match shared.catalog.node_by_handle(handle)? {
+                Some(row) => Some(row),
+                // Put there around the mount, and no scan met it yet.
+                None => meet(shared, handle)?,
+            };
             let Some(row) = row else { continue };
             if row.attributes.kind == crate::catalog::FileKind::Directory {
                 wanted.below.extend(shared.catalog.path_of(row.id)?);
@@ -198,6 +202,26 @@ impl Wanted {
         };
         Ok(self.below.iter().any(is_below))
     }
+}
+
+/// A node that the catalog does not know, noted under its name.
+fn meet(shared: &Shared, handle: &NodeHandle) -> Result<Option<Node>, EngineError> {
+    let backing = &shared.backing;
+    let fd = backing.open_node(handle, None, How::Path)?;
+    let path = backing.path_of(fd.as_fd())?;
+    let (above, name) = match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b""[..], &path[..]),
+    };
+    let directory = backing.open_beneath(above)?;
+    let parent = tree::ensure_directory(shared, &backing.handle_of(directory.as_fd())?)?;
+    let seen = Sighting {
+        handle: handle.clone(),
+        attributes: tree::attributes(&backing.stat(fd.as_fd())?),
+        place: Some((parent, name.to_vec())),
+    };
+    shared.catalog.note(vec![seen], Durability::Relaxed)?;
+    Ok(shared.catalog.node_by_handle(handle)?)
 }
 
 impl Shared {
