@@ -78,19 +78,14 @@ fn populate(cairn: &mut Instance) -> Result<Content> {
     cairn.down()?;
     cairn.up()?;
     cairn.archive("")?;
-    // Since then: changed and not archived, changed and archived, renamed, given away, deleted.
-    write(
-        cairn,
-        &mut content,
-        "big/r2".as_ref(),
-        tree::bytes(200, 200_001),
-    )?;
-    write(
-        cairn,
-        &mut content,
-        "big/r3".as_ref(),
-        tree::bytes(201, 200_002),
-    )?;
+    live_on(cairn, &mut content)?;
+    Ok(content)
+}
+
+/// Since then: changed and not archived, changed and archived, renamed, given away, deleted, released.
+fn live_on(cairn: &mut Instance, content: &mut Content) -> Result<()> {
+    write(cairn, content, "big/r2".as_ref(), tree::bytes(200, 200_001))?;
+    write(cairn, content, "big/r3".as_ref(), tree::bytes(201, 200_002))?;
     cairn.down()?;
     cairn.up()?;
     cairn.archive("big/r3")?;
@@ -107,7 +102,7 @@ fn populate(cairn: &mut Instance) -> Result<Content> {
         fs::remove_file(cairn.at(name))?;
         content.remove(Path::new(name));
     }
-    write(cairn, &mut content, "new".as_ref(), tree::bytes(202, 1000))?;
+    write(cairn, content, "new".as_ref(), tree::bytes(202, 1000))?;
     for name in ["big/r1", "big/r3", "small/moved", "sparse", "large"] {
         cairn.release(name)?;
         ensure!(
@@ -120,7 +115,7 @@ fn populate(cairn: &mut Instance) -> Result<Content> {
     fs::rename(cairn.at("big/r3"), cairn.at("odd/r3"))?;
     let data = content.remove(Path::new("big/r3")).context("r3")?;
     content.insert("odd/r3".into(), data);
-    Ok(content)
+    Ok(())
 }
 
 fn same_content(cairn: &Instance, content: &Content) -> Result<()> {
