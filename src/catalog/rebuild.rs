@@ -127,7 +127,11 @@ impl Catalog {
                     why: "one from other sources is under way",
                 });
             }
-            for sql in ["DELETE FROM rebuild_tiers", "DELETE FROM rebuild_members"] {
+            for sql in [
+                "DELETE FROM rebuild_tiers",
+                "DELETE FROM rebuild_damaged",
+                "DELETE FROM rebuild_members",
+            ] {
                 change(connection, sql, [], "begin", "rebuild")?;
             }
             change(
@@ -247,6 +251,25 @@ impl Catalog {
                 advance(c, &aggregate)?;
             }
             Ok(())
+        })
+    }
+
+    /// Was the index of an aggregate found damaged, or could it not be read? Then what it does not bear
+    /// out may be in it all the same.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn was_damaged(&self, tier: TierId, id: AggregateId) -> Result<bool, CatalogError> {
+        self.read(|connection| {
+            let found = first(
+                connection,
+                "SELECT 1 FROM rebuild_damaged WHERE tier = ? AND epoch = ? AND seq = ?",
+                params![tier.0, id.epoch, int(id.seq)],
+                |_| Ok(()),
+                "find",
+                id,
+            )?;
+            Ok(found.is_some())
         })
     }
 
@@ -498,6 +521,15 @@ fn count(
 }
 
 fn advance(connection: &Connection, a: &LearnedAggregate) -> Result<(), CatalogError> {
+    if a.damaged {
+        change(
+            connection,
+            "INSERT OR IGNORE INTO rebuild_damaged VALUES (?, ?, ?)",
+            params![a.tier.0, a.id.epoch, int(a.id.seq)],
+            "note the damage of",
+            a.id,
+        )?;
+    }
     change(
         connection,
         "UPDATE rebuild_tiers SET epoch = ?, seq = ?, aggregates = aggregates + 1,

@@ -35,6 +35,10 @@ CREATE TABLE rebuild_tiers (
     complete INTEGER NOT NULL, aggregates INTEGER NOT NULL, members INTEGER NOT NULL,
     damaged INTEGER NOT NULL
 );
+CREATE TABLE rebuild_damaged (
+    tier INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (tier, epoch, seq)
+) WITHOUT ROWID;
 CREATE TABLE rebuild_members (
     path BLOB PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
     file BLOB NOT NULL, version INTEGER NOT NULL, crc INTEGER NOT NULL, blocks_crc INTEGER NOT NULL,

@@ -4,7 +4,12 @@ use super::*;
 use crate::catalog::sql::SEEN;
 
 /// Tables of a handful of rows, listed whole; and what a rebuild kept, which goes as a whole.
-const SMALL: [&str; 3] = ["tiers", "rebuild_tiers", "rebuild_members"];
+const SMALL: [&str; 4] = [
+    "tiers",
+    "rebuild_tiers",
+    "rebuild_damaged",
+    "rebuild_members",
+];
 
 /// How steps end that were planned earlier.
 fn late_news(rig: &Rig, f: NodeId) {
@@ -112,7 +117,7 @@ fn rebuilds(rig: &Rig, f: NodeId) {
         id: AggregateId { epoch: 9, seq: 9 },
         len: 1,
         composed: at(1),
-        damaged: false,
+        damaged: true,
     };
     let member = LearnedMember {
         file: file_id(f),
@@ -129,6 +134,7 @@ fn rebuilds(rig: &Rig, f: NodeId) {
     };
     rig.learn_members(aggregate, vec![member], true).unwrap();
     rig.remembered_as(b"x").unwrap();
+    rig.was_damaged(TIER, aggregate.id).unwrap();
     rig.remembered_alike(1, at(1), 5).unwrap();
     rig.learn_length(TIER, aggregate.id, 1).unwrap();
     rig.finish_tier(TIER).unwrap();

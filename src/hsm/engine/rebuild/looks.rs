@@ -45,11 +45,19 @@ impl Shared {
             }
             let place = (copy.tier, copy.aggregate, copy.header);
             let found = self.catalog.copy_at(place.0, place.1, place.2, copy.crc)?;
-            copies.extend(found.map(|found| catalog::Copy {
-                file: copy.file,
-                version: copy.version,
-                ..found
-            }));
+            match found {
+                Some(found) => copies.push(catalog::Copy {
+                    file: copy.file,
+                    version: copy.version,
+                    ..found
+                }),
+                // It may be there; a read tries it.
+                None if self.catalog.was_damaged(place.0, place.1)? => {
+                    let state = catalog::CopyState::Suspect;
+                    copies.push(catalog::Copy { state, ..copy });
+                }
+                None => {}
+            }
         }
         Ok(copies)
     }

@@ -170,7 +170,7 @@ fn tell(problems: &mut Vec<String>, problem: String) {
     }
 }
 
-/// `Err`: the tier cannot say now.
+/// `Err`: the tier is away.
 fn look(
     shared: &Shared,
     slot: &Slot,
@@ -181,41 +181,59 @@ fn look(
         let tier = &slot.name;
         tell(problems, format!("tier {tier}, aggregate {name}: {why}"));
     };
-    let len = slot.tier.stat(name)?;
     let mut aggregate = LearnedAggregate {
         tier: slot.id,
         id: name,
-        len,
+        len: 0,
         composed: Timestamp::default(),
-        damaged: false,
+        damaged: true,
+    };
+    let unknown = |aggregate| {
+        let members = Vec::new();
+        Ok(Found { aggregate, members })
+    };
+    aggregate.len = match slot.tier.stat(name) {
+        Ok(len) => len,
+        Err(why) if is_away(&why) => return Err(why.into()),
+        Err(why) => {
+            bad(&format!("{why}; what it holds is not known"));
+            return unknown(aggregate);
+        }
     };
     // No cache: what the tier has is the question.
     let why = match IndexCache::new(0).load(&*slot.tier, slot.id, name) {
         Ok(loaded) => {
             let index = loaded.index();
             aggregate.composed = index.composed;
+            aggregate.damaged = false;
             if index.fs != shared.backing.fs() {
                 bad(&format!("it is of another backing, {}", index.fs));
-                return Ok(Found {
-                    aggregate,
-                    members: Vec::new(),
-                });
+                return unknown(aggregate);
             }
             let members = members(index);
             return Ok(Found { aggregate, members });
         }
-        Err(why) if why.is_passing() => return Err(passing(&why)),
         Err(why) => why,
     };
-    bad(&format!("{why}; its members are read from the front"));
-    aggregate.damaged = true;
-    let mut scanner = Scanner::seekable(Object::new(&*slot.tier, name, len));
+    match &*why {
+        IndexError::Tier(away) if is_away(away) => return Err(passing(&why)),
+        IndexError::Bytes {
+            source: AggregateError::Newer(_),
+            ..
+        } => {
+            bad(&format!("{why}; what it holds is not known"));
+            return unknown(aggregate);
+        }
+        _ => bad(&format!("{why}; its members are read from the front")),
+    }
+    let mut scanner = Scanner::seekable(Object::new(&*slot.tier, name, aggregate.len));
     let mut entries = Vec::new();
     if let Err(why) = scan(&mut scanner, &mut entries) {
-        if let AggregateError::Io { source, .. } = why {
-            return Err(EngineError::io("reading an aggregate")(source));
-        }
+        // A tier that went away shows at the next aggregate, and this one is read again then.
+        slot.tier.stat(name)?;
         bad(&format!("{why}; what lies behind it is not known"));
+    } else if scanner.end().is_none() {
+        bad("it ends before tar does; what lies behind is not known");
     }
     let composition = scanner.composition();
     let ours = composition.filter(|c| c.aggregate == name && c.fs == shared.backing.fs());
@@ -234,6 +252,12 @@ fn look(
         aggregate,
         members: members(&index),
     })
+}
+
+/// The tier as a whole does not answer. Anything else is about this one object, and keeps nobody from the
+/// others.
+fn is_away(why: &TierError) -> bool {
+    matches!(why, TierError::Unavailable { .. })
 }
 
 fn passing(why: &IndexError) -> EngineError {
@@ -289,3 +313,6 @@ fn members(index: &Index) -> Vec<LearnedMember> {
     };
     index.entries.iter().filter_map(learned).collect()
 }
+
+#[cfg(test)]
+mod tests;
