@@ -63,7 +63,12 @@ pub(super) fn is_there(path: &Path) -> Result<bool, CatalogError> {
 /// What is at `path`; reads all of it. SQLite may fold the log that it finds.
 pub(super) fn condition(path: &Path) -> Result<Condition, CatalogError> {
     let damaged = |why: String| Ok(Condition::Damaged(why));
-    match look(path) {
+    // Only who may write can roll back what a crash left half done, as while a file is being made.
+    let looked = match look(path) {
+        Err(CatalogError::Sql { .. }) => connect(path).and_then(|_| look(path)),
+        looked => looked,
+    };
+    match looked {
         Ok(None) => return Ok(Condition::Absent),
         Ok(Some(_)) => {}
         Err(CatalogError::NotACatalog { why, .. }) => return damaged(why),

@@ -238,7 +238,7 @@ impl StateDir {
         };
         let place = self.path.join(&name);
         // The log without its database is what SQLite must not find beside a new one.
-        for ending in ["", "-wal", "-shm"] {
+        for ending in ["", "-journal", "-wal", "-shm"] {
             let from = self.path.join(format!("catalog.sqlite{ending}"));
             let to = self.path.join(format!("{name}{ending}"));
             match fs::rename(&from, &to) {
