@@ -24,6 +24,7 @@ mod backup;
 mod candidates;
 mod copy;
 mod dispatch;
+mod dump;
 mod error;
 mod graves;
 mod incarnation;
@@ -34,6 +35,7 @@ mod nodes;
 mod pins;
 mod quarantine;
 mod readers;
+mod rebuild;
 mod removals;
 mod request;
 mod requests;
@@ -56,6 +58,7 @@ pub use copy::{
     Aggregate, Archived, Copy, CopyState, Life, Member, NewAggregate, ProofKind, Rebound, Recalled,
     Tombstone, TombstoneWhy,
 };
+pub use dump::{CopyKey, CopyRow};
 pub use error::CatalogError;
 pub use graves::{Bound, Departed, Grave, Hold, MemberKey, Naming};
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
@@ -67,6 +70,7 @@ pub use node::{
 };
 pub use pins::Pin;
 pub use quarantine::{Found, Moved, Quarantined};
+pub use rebuild::{LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead};
 pub use removals::{Removal, Removed};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
@@ -74,6 +78,7 @@ pub use request::{
 };
 pub use revivals::{Below, CameBack};
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
+pub use schema::Condition;
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 pub use tombs::{NotRevived, Revived};
 pub use unserved::Unserved;
@@ -136,6 +141,22 @@ impl Catalog {
         };
         catalog.fill_sieve_at_first()?;
         Ok(catalog)
+    }
+
+    /// What is at `path`, which nobody has open; reads all of it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Newer`], [`CatalogError::Io`]: it cannot be told.
+    pub fn condition(path: &Path) -> Result<Condition, CatalogError> {
+        schema::condition(path)
+    }
+
+    /// Is there a catalog at `path`, of whatever version? Writes no byte.
+    ///
+    /// # Errors
+    /// [`CatalogError::Newer`], [`CatalogError::NotACatalog`], [`CatalogError::Io`].
+    pub fn is_there(path: &Path) -> Result<bool, CatalogError> {
+        schema::is_there(path)
     }
 
     /// Whose catalog it is.

@@ -5,6 +5,7 @@
 
 mod acting;
 pub mod adopt;
+mod catalog;
 mod codes;
 pub mod demo;
 mod down;
@@ -15,7 +16,9 @@ mod outcome;
 mod output;
 mod policy;
 mod progress;
+mod rebuild;
 mod remove;
+mod repair;
 mod requests;
 mod shell;
 mod state;
@@ -90,6 +93,13 @@ enum Command {
         after_help = "Example: cairn adopt /srv/data && cairn up /srv/.cairn-data/backing /srv/data"
     )]
     Adopt(adopt::AdoptArgs),
+    /// Build a lost or damaged catalog anew, while the instance is down
+    #[command(
+        after_help = "Example: cairn rebuild --tier cold=dir:/mnt/cold /srv/.cairn-data/backing"
+    )]
+    Rebuild(rebuild::RebuildArgs),
+    /// Print what the catalog knows
+    Catalog(catalog::Catalog),
     /// Replace the program that serves a mount while it is in use
     #[command(after_help = "Example: cairn upgrade --exec /usr/local/bin/cairn /srv/data")]
     Upgrade(upgrade::Upgrade),
@@ -135,6 +145,9 @@ enum Command {
     /// Clear a flag
     #[command(after_help = "Example: cairn clear norelease /srv/data/index.db")]
     Clear(acting::Flags),
+    /// Mend files that are lost, foreign or in conflict
+    #[command(after_help = "Example: cairn repair --keep archive --apply /srv/data/run-17/out.h5")]
+    Repair(repair::RepairArgs),
     /// Say what a file waits for, since when, and how long still
     #[command(after_help = "Example: cairn why /srv/data/run-17/out.h5")]
     Why(why::Why),
@@ -258,6 +271,8 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
     match command {
         Command::Up(args) => up::run(args, starter),
         Command::Adopt(args) => adopt::run(args),
+        Command::Rebuild(args) => args.run(),
+        Command::Catalog(args) => args.run(),
         Command::Upgrade(args) => args.run(session),
         Command::Down(args) => args.run(session),
         Command::State(args) => args.run(session),
@@ -272,6 +287,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Unpin(args) => args.run(session, Verb::Unpin),
         Command::Set(args) => args.run(session, Verb::Set),
         Command::Clear(args) => args.run(session, Verb::Clear),
+        Command::Repair(args) => args.run(session),
         Command::Why(args) => args.run(session),
         Command::Requests(args) => args.run(session),
         Command::Wait(args) => args.run(session),

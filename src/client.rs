@@ -15,9 +15,10 @@ pub use error::ClientError;
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
     Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
-    PolicyReport, PolicyRun, PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView,
-    Schema, ShutdownQuery, StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted,
-    UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
+    PolicyReport, PolicyRun, PolicyRunQuery, Problem, RepairKeep, RepairQuery, RepairView,
+    RequestFilter, RequestList, RequestView, Schema, ShutdownQuery, StateQuery, Status, Stopped,
+    Submission, SubmitOptions, Submitted, UndeleteQuery, UndeletedView, Verb, Walk, When, Why,
+    WhyQuery,
 };
 use crate::server::wire::{Collect, CollectQuery, TierList};
 use http::Http;
@@ -230,6 +231,40 @@ impl Client {
         let place = hatch.hand_over_gone(path)?.map_err(ClientError::from)?;
         let body = DeletedQuery { place };
         let mut lines = self.http.lines(Method::POST, "/v1/deleted", Some(&body))?;
+        while let Some(line) = lines.next(None)? {
+            each(line.parse()?)?;
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the paths (none: with anything), handed to `each` as it comes, and what was or
+    /// would be done about it.
+    ///
+    /// # Errors
+    /// Refused; a path cannot be opened; the answer broke off, or `each` failed.
+    pub fn repair<E: From<ClientError>>(
+        &mut self,
+        paths: Vec<Vec<u8>>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        mut each: impl FnMut(RepairView) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut subjects = Vec::new();
+        // What was handed over is forgotten with it.
+        let mut hatch = None;
+        if !paths.is_empty() {
+            let (handed, mut problems) = self.hatch(&mut hatch)?.hand_over(paths)?;
+            if let Some(problem) = problems.pop() {
+                return Err(ClientError::from(problem).into());
+            }
+            subjects = handed;
+        }
+        let body = RepairQuery {
+            subjects,
+            apply,
+            keep,
+        };
+        let mut lines = self.http.lines(Method::POST, "/v1/repair", Some(&body))?;
         while let Some(line) = lines.next(None)? {
             each(line.parse()?)?;
         }

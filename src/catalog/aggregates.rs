@@ -125,18 +125,7 @@ impl Catalog {
         after: Option<AggregateId>,
         limit: usize,
     ) -> Result<Vec<Aggregate>, CatalogError> {
-        let after = after.unwrap_or(AggregateId { epoch: 0, seq: 0 });
-        self.read(|connection| {
-            all(
-                connection,
-                "SELECT * FROM aggregates WHERE tier = ? AND (epoch, seq) > (?, ?)
-                 ORDER BY epoch, seq LIMIT ?",
-                params![tier.0, after.epoch, int(after.seq), page(limit)],
-                aggregate_row,
-                "list aggregates of tier",
-                tier,
-            )
-        })
+        self.read(|connection| of_tier(connection, tier, after, limit))
     }
 
     /// What lies in an aggregate by ascending offset, from after the offset `after`.
@@ -212,6 +201,41 @@ impl Catalog {
     }
 }
 
+/// A tier's aggregates in the order of their names, from after `after`.
+pub(super) fn of_tier(
+    connection: &Connection,
+    tier: TierId,
+    after: Option<AggregateId>,
+    limit: usize,
+) -> Result<Vec<Aggregate>, CatalogError> {
+    let after = after.unwrap_or(AggregateId { epoch: 0, seq: 0 });
+    all(
+        connection,
+        "SELECT * FROM aggregates WHERE tier = ? AND (epoch, seq) > (?, ?)
+         ORDER BY epoch, seq LIMIT ?",
+        params![tier.0, after.epoch, int(after.seq), page(limit)],
+        aggregate_row,
+        "list aggregates of tier",
+        tier,
+    )
+}
+
+/// The first tier above `after` that has an aggregate.
+pub(super) fn next_tier(
+    connection: &Connection,
+    after: TierId,
+) -> Result<Option<TierId>, CatalogError> {
+    first(
+        connection,
+        "SELECT tier FROM aggregates WHERE tier > ? ORDER BY tier LIMIT 1",
+        [after.0],
+        |row| row.get(0).map(TierId),
+        "find a tier above",
+        after,
+    )
+}
+
+/// Columns of [`copy_row`], for `SELECT`.
 pub(super) const COPY: &str =
     "file, version, tier, epoch, seq, header, stored_len, crc, state, proven_at, last_verified";
 

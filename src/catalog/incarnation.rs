@@ -156,25 +156,45 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn tiers(&self) -> Result<Vec<TierRow>, CatalogError> {
-        self.read(|connection| {
-            all(
+        self.read(tiers)
+    }
+
+    /// The next incarnation's epoch lies above this one, whatever the last one's was. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn raise_epoch(&self, above: u32) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            change(
                 connection,
-                "SELECT id, name, url, kind, owner FROM tiers ORDER BY name",
-                [],
-                |row| {
-                    Ok(TierRow {
-                        id: TierId(row.get(0)?),
-                        name: row.get(1)?,
-                        url: row.get(2)?,
-                        kind: row.get(3)?,
-                        owner: InstanceId(row.get(4)?),
-                    })
-                },
-                "list",
-                "tiers",
+                "UPDATE instance SET epoch = max(epoch, ?) WHERE id = 1",
+                [above],
+                "raise the epoch",
+                "instance",
             )
+            .map(drop)
         })
     }
+}
+
+/// The tiers by name.
+pub(super) fn tiers(connection: &Connection) -> Result<Vec<TierRow>, CatalogError> {
+    all(
+        connection,
+        "SELECT id, name, url, kind, owner FROM tiers ORDER BY name",
+        [],
+        |row| {
+            Ok(TierRow {
+                id: TierId(row.get(0)?),
+                name: row.get(1)?,
+                url: row.get(2)?,
+                kind: row.get(3)?,
+                owner: InstanceId(row.get(4)?),
+            })
+        },
+        "list",
+        "tiers",
+    )
 }
 
 /// The epoch that is being written under.

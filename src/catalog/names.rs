@@ -65,26 +65,7 @@ impl Catalog {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, CatalogError> {
-        self.read(|connection| {
-            // No name is empty, so everything sorts after the empty one.
-            all(
-                connection,
-                &format!(
-                    "SELECT {NODE}, names.name AS entry FROM names
-                     JOIN nodes ON nodes.id = names.node
-                     WHERE names.parent = ? AND names.name > ? ORDER BY names.name LIMIT ?"
-                ),
-                params![parent.0, after.unwrap_or_default(), page(limit)],
-                |row| {
-                    Ok(Entry {
-                        name: row.get("entry")?,
-                        node: sql::node(row)?,
-                    })
-                },
-                "list the directory",
-                parent,
-            )
-        })
+        self.read(|connection| children(connection, parent, after, limit))
     }
 
     /// Notes a further name of a known node. A name that named another node names this one now.
@@ -240,6 +221,33 @@ fn unlinked(
     };
     let forgotten = drop_name(connection, parent, name, node, alive, now)?;
     Ok(Some(Unlinked { node, forgotten }))
+}
+
+/// The entries of a directory in the order of their bytes, from after `after`.
+pub(super) fn children(
+    connection: &Connection,
+    parent: NodeId,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<Entry>, CatalogError> {
+    // No name is empty, so everything sorts after the empty one.
+    all(
+        connection,
+        &format!(
+            "SELECT {NODE}, names.name AS entry FROM names
+             JOIN nodes ON nodes.id = names.node
+             WHERE names.parent = ? AND names.name > ? ORDER BY names.name LIMIT ?"
+        ),
+        params![parent.0, after.unwrap_or_default(), page(limit)],
+        |row| {
+            Ok(Entry {
+                name: row.get("entry")?,
+                node: sql::node(row)?,
+            })
+        },
+        "list the directory",
+        parent,
+    )
 }
 
 pub(super) fn find(

@@ -4,7 +4,7 @@ use super::node::NodeId;
 use super::sql::{all, change, first, page, time};
 use super::{Catalog, CatalogError, Durability};
 use crate::id::Timestamp;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 /// One pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,22 +86,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn pins(&self, node: NodeId) -> Result<Vec<Pin>, CatalogError> {
-        self.read(|connection| {
-            all(
-                connection,
-                "SELECT node, holder, expires FROM pins WHERE node = ? LIMIT ?",
-                params![node.0, page(super::PAGE_MAX)],
-                |row| {
-                    Ok(Pin {
-                        node: NodeId(row.get(0)?),
-                        holder: row.get(1)?,
-                        expires: time(row.get(2)?),
-                    })
-                },
-                "find pins",
-                node,
-            )
-        })
+        self.read(|connection| of(connection, node))
     }
 
     /// Sweeps away at most `limit` pins that have expired; gives how many.
@@ -121,4 +106,22 @@ impl Catalog {
             Ok(swept as u64)
         })
     }
+}
+
+/// The pins of a node.
+pub(super) fn of(connection: &Connection, node: NodeId) -> Result<Vec<Pin>, CatalogError> {
+    all(
+        connection,
+        "SELECT node, holder, expires FROM pins WHERE node = ? LIMIT ?",
+        params![node.0, page(super::PAGE_MAX)],
+        |row| {
+            Ok(Pin {
+                node: NodeId(row.get(0)?),
+                holder: row.get(1)?,
+                expires: time(row.get(2)?),
+            })
+        },
+        "find pins",
+        node,
+    )
 }

@@ -55,6 +55,53 @@ pub(super) fn is_present(path: &Path) -> Result<bool, CatalogError> {
     }
 }
 
+/// Is there a catalog at `path`, of whatever version? Writes no byte.
+pub(super) fn is_there(path: &Path) -> Result<bool, CatalogError> {
+    Ok(look(path)?.is_some())
+}
+
+/// What is at `path`; reads all of it. SQLite may fold the log that it finds.
+pub(super) fn condition(path: &Path) -> Result<Condition, CatalogError> {
+    let damaged = |why: String| Ok(Condition::Damaged(why));
+    // Only who may write can roll back what a crash left half done, as while a file is being made.
+    let looked = match look(path) {
+        Err(CatalogError::Sql { .. }) => connect(path).and_then(|_| look(path)),
+        looked => looked,
+    };
+    match looked {
+        Ok(None) => return Ok(Condition::Absent),
+        Ok(Some(_)) => {}
+        Err(CatalogError::NotACatalog { why, .. }) => return damaged(why),
+        Err(CatalogError::Sql { source, .. }) => return damaged(source.to_string()),
+        Err(why) => return Err(why),
+    }
+    let checked = connect(path).and_then(|connection| {
+        let step = "check";
+        let said: String = connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .at(step, path.display())?;
+        identity(&connection)?;
+        Ok(said)
+    });
+    match checked {
+        Ok(said) if said == "ok" => Ok(Condition::Whole),
+        Ok(said) => damaged(said),
+        Err(CatalogError::Sql { source, .. }) => damaged(source.to_string()),
+        Err(why) => Err(why),
+    }
+}
+
+/// What is at a catalog's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing, or an empty file.
+    Absent,
+    /// A catalog that can be read to its end.
+    Whole,
+    /// Something else, or a catalog that cannot be read; with why.
+    Damaged(String),
+}
+
 /// The version of the catalog at `path`, without writing a byte; `None`: there is none yet.
 pub(super) fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
     let not = |why: &str| CatalogError::NotACatalog {

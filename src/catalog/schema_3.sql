@@ -77,3 +77,23 @@ CREATE TRIGGER aggregate_changed AFTER UPDATE OF len, bytes, live_bytes, life ON
     ON CONFLICT DO UPDATE SET objects = objects + 1, len = len + excluded.len,
         bytes = bytes + excluded.bytes, live_bytes = live_bytes + excluded.live_bytes;
 END;
+-- Rebuilding: how far it came, and what aggregates say of files until their inodes are found.
+CREATE TABLE rebuild (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    stubs INTEGER NOT NULL, tiers INTEGER NOT NULL, begun_at INTEGER NOT NULL, finished_at INTEGER
+);
+CREATE TABLE rebuild_tiers (
+    tier INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    complete INTEGER NOT NULL, aggregates INTEGER NOT NULL, members INTEGER NOT NULL,
+    damaged INTEGER NOT NULL
+);
+CREATE TABLE rebuild_damaged (
+    tier INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    PRIMARY KEY (tier, epoch, seq)
+) WITHOUT ROWID;
+CREATE TABLE rebuild_members (
+    path BLOB PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    file BLOB NOT NULL, version INTEGER NOT NULL, crc INTEGER NOT NULL, blocks_crc INTEGER NOT NULL,
+    size INTEGER NOT NULL, mtime INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX rebuild_members_looks ON rebuild_members (size, mtime);

@@ -13,6 +13,7 @@ mod durability;
 mod model;
 mod nodes;
 mod plans;
+mod rebuild;
 mod reclaim;
 mod requests;
 

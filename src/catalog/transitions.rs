@@ -232,6 +232,14 @@ impl Catalog {
             let row = nodes::get(connection, node)?;
             let as_planned = row.is_some_and(|row| row.planned() == planned);
             if as_planned {
+                // Taken for a change, and compared since: what the row was planned under is its
+                // version, and needed.
+                let needed = matches!(state, FileState::Archived | FileState::Released);
+                if let (FileState::Dirty, Some((file, version)), true) =
+                    (planned.state, planned.version, needed)
+                {
+                    tombs::unearth(connection, file, version)?;
+                }
                 set_state(connection, node, state, note.as_deref())?;
             }
             Ok(as_planned)
@@ -416,6 +424,13 @@ pub(super) fn learn_one(
     set_version(connection, known.node, &known.version, now)?;
     set_state(connection, known.node, state, None)?;
     tombs::unearth(connection, known.version.file, known.version.version)?;
+    if known.state == FileState::Dirty {
+        // Who looked found other data, as after any change (see `dirty`).
+        let path = names::path(connection, known.node)?.unwrap_or_default();
+        let uid = nodes::get(connection, known.node)?.map_or(0, |row| row.attributes.uid);
+        let (version, why) = (&known.version, TombstoneWhy::Overwrite);
+        tombs::bury(connection, known.node, version, why, &path, uid, now)?;
+    }
     tombs::recount(connection, known.node)
 }
 

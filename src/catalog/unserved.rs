@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// See the module.
 pub struct Unserved {
-    readers: Readers,
+    pub(super) readers: Readers,
     identity: Identity,
 }
 

@@ -23,6 +23,13 @@ fn of(command: &str) -> &'static str {
         "upgrade" => {
             "0 replaced, 1 not replaced, 2 wrong usage, 3 no running instance, 5 not permitted"
         }
+        "repair" => {
+            "0 nothing is wrong or all was mended, 1 something is left, 2 wrong usage, \
+             3 no running instance, 5 not permitted"
+        }
+        "rebuild" => {
+            "0 done, 1 not complete or failed, 2 wrong usage, 5 not permitted, 6 a tier is unavailable"
+        }
         "adopt" => "0 done, 1 refused or failed, 2 wrong usage, 5 not permitted",
         "state" | "ls" => {
             "0 done, 1 some files could not be shown, 2 wrong usage, 3 no running instance, \
@@ -38,6 +45,7 @@ fn of(command: &str) -> &'static str {
         "status" => {
             "0 done, 3 no running instance; with --check 0 ok, 1 warning, 2 critical, 3 unknown"
         }
+        "dump" => "0 done, 1 failed, 2 wrong usage",
         "check" => "0 good, 1 mistakes were found, 2 wrong usage, 3 no running instance",
         "run" => {
             "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \

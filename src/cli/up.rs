@@ -2,15 +2,18 @@
 
 pub mod detach;
 mod leave;
+mod offline;
 mod plan;
 pub mod rights;
 mod serve;
 mod supervisor;
 mod take_over;
 
+pub(in crate::cli) use offline::OfflineArgs;
 pub(in crate::cli) use plan::default_state;
 pub use plan::{TierSpec, UpPlan};
 pub use serve::serve;
+pub(in crate::cli) use serve::startup;
 pub(super) use take_over::{VARIABLE as TAKE_OVER, holder_socket};
 
 use super::{CliError, Starter};

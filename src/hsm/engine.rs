@@ -20,8 +20,10 @@ mod expand;
 mod facts;
 mod lanes;
 mod policy;
+pub mod rebuild;
 mod reclaim;
 mod refused;
+pub mod repair;
 mod report;
 mod room;
 mod scan;
@@ -289,6 +291,8 @@ pub(super) struct Shared {
 struct Late {
     recaller: OnceLock<Arc<Recaller>>,
     gate: OnceLock<Arc<dyn Gate>>,
+    /// A rebuild read tiers.
+    read: OnceLock<rebuild::Read>,
 }
 
 /// A running engine. Dropping it stops its threads.

@@ -14,11 +14,13 @@
 
 mod check;
 mod gain;
+mod mend;
 mod recover;
 #[cfg(test)]
 mod tests;
 
 pub use gain::{Gain, Shortfall};
+pub use mend::{Keep, MendError, Patient, drop_stub, make_stub_whole, put_stub};
 pub use recover::{Recovered, recover};
 
 use crate::format::record::{CopyHint, Record, State};

@@ -8,6 +8,7 @@
 //!   seal.key            0600  32 random bytes: the MAC key of records in an unprivileged mount
 //!   ballast             0600  given up when the disk is full (P13)
 //!   audit.jsonl         0600
+//!   catalog.aside       0600  a catalog is being put aside: under which name
 //!   archive/            0700  the embedded tier, when none was named
 //!   run/                0755  control.sock, handles.sock
 //! ```
@@ -24,6 +25,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+/// The mark that a catalog is being put aside.
+const ASIDE: &str = "catalog.aside";
 /// Version of the directory's layout.
 pub const FORMAT: u32 = 1;
 
@@ -53,6 +56,12 @@ pub enum StateError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// A catalog was being put aside when the power went, or the process.
+    #[error("the catalog in {} is being put aside: `cairn rebuild` goes on with that", path.display())]
+    Aside {
+        /// The directory.
+        path: PathBuf,
     },
     /// A system call failed.
     #[error("{step} {}: {source}", path.display())]
@@ -119,8 +128,9 @@ impl StateDir {
         };
         // Users may pass through this directory: what holds their names must not be theirs to read.
         // SQLite gives the log beside it the same mode.
+        let in_place = !path.join(ASIDE).exists();
         for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
-            keep_private(&path.join(name), name == "catalog.sqlite")?;
+            keep_private(&path.join(name), in_place && name == "catalog.sqlite")?;
         }
         let damaged = |why: String| StateError::Damaged {
             path: path.join("instance.json"),
@@ -190,6 +200,60 @@ impl StateDir {
             path,
             why: "the key must be 32 bytes".into(),
         })
+    }
+
+    /// Refuses a catalog that is half put aside.
+    ///
+    /// # Errors
+    /// [`StateError::Aside`].
+    pub fn check_catalog_in_place(&self) -> Result<(), StateError> {
+        if self.path.join(ASIDE).exists() {
+            let path = self.path.clone();
+            return Err(StateError::Aside { path });
+        }
+        Ok(())
+    }
+
+    /// Puts the catalog aside, with its log, under a name that ends in `stamp`; nothing is deleted. A
+    /// crash in between leaves a mark, so that it is gone on with and nobody opens half of it. Durable.
+    /// Its place; also of one that a crash kept from being put there.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn put_catalog_aside(&self, stamp: &str) -> Result<PathBuf, StateError> {
+        let mark = self.path.join(ASIDE);
+        let name = match fs::read_to_string(&mark) {
+            Ok(name) => name,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut name = format!("catalog.sqlite.aside-{stamp}");
+                let mut n = 1;
+                while self.path.join(&name).exists() {
+                    n += 1;
+                    name = format!("catalog.sqlite.aside-{stamp}.{n}");
+                }
+                write_durably(&self.path, ASIDE, name.as_bytes())?;
+                name
+            }
+            Err(e) => return Err(io_at("reading", &mark)(e)),
+        };
+        let place = self.path.join(&name);
+        // The log without its database is what SQLite must not find beside a new one.
+        for ending in ["", "-journal", "-wal", "-shm"] {
+            let from = self.path.join(format!("catalog.sqlite{ending}"));
+            let to = self.path.join(format!("{name}{ending}"));
+            match fs::rename(&from, &to) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_at("putting aside", &from)(e));
+                }
+                _ => {}
+            }
+        }
+        sync_directory(&self.path)?;
+        fs::remove_file(&mark).map_err(io_at("removing", &mark))?;
+        sync_directory(&self.path)?;
+        // As at opening: users pass through this directory.
+        keep_private(&self.catalog(), true)?;
+        Ok(place)
     }
 
     /// The `len` bytes that are kept in reserve here (P13).
@@ -332,6 +396,10 @@ fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StateError>
         .and_then(|()| file.sync_all())
         .map_err(io_at("writing", &fresh))?;
     fs::rename(&fresh, &path).map_err(io_at("renaming to", &path))?;
+    sync_directory(dir)
+}
+
+fn sync_directory(dir: &Path) -> Result<(), StateError> {
     let handle = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
         .map_err(|e| io_at("opening", dir)(e.into()))?;
     rustix::fs::fsync(&handle).map_err(|e| io_at("syncing", dir)(e.into()))
@@ -372,6 +440,37 @@ mod tests {
             let mode = fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn a_catalog_is_put_aside_whole_also_after_a_crash_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path(), None).unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let read = |name: &str| fs::read_to_string(at(name)).unwrap();
+        fs::write(at("catalog.sqlite"), "database").unwrap();
+        fs::write(at("catalog.sqlite-wal"), "log").unwrap();
+        let first = state.put_catalog_aside("T").unwrap();
+        assert_eq!(first, at("catalog.sqlite.aside-T"));
+        assert_eq!(read("catalog.sqlite.aside-T"), "database");
+        assert_eq!(read("catalog.sqlite.aside-T-wal"), "log");
+        assert!(!at("catalog.sqlite-wal").exists());
+        assert_eq!(read("catalog.sqlite"), "");
+        // A second one at the same time, cut short behind its first rename.
+        fs::write(at("catalog.sqlite-wal"), "log 2").unwrap();
+        fs::write(at("catalog.aside"), "catalog.sqlite.aside-T.2").unwrap();
+        fs::write(at("catalog.sqlite.aside-T.2"), "database 2").unwrap();
+        fs::remove_file(at("catalog.sqlite")).unwrap();
+        assert!(matches!(
+            state.check_catalog_in_place(),
+            Err(StateError::Aside { .. })
+        ));
+        let again = state.put_catalog_aside("U").unwrap();
+        assert_eq!(again, at("catalog.sqlite.aside-T.2"));
+        assert_eq!(read("catalog.sqlite.aside-T.2"), "database 2");
+        assert_eq!(read("catalog.sqlite.aside-T.2-wal"), "log 2");
+        state.check_catalog_in_place().unwrap();
+        assert_eq!(read("catalog.sqlite.aside-T"), "database", "kept");
     }
 
     #[test]

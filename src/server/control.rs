@@ -11,8 +11,8 @@
 
 use super::wire::{Accepted, Collect, ErrorBody, Part, Problem, TierList};
 use super::wire::{
-    DeletedView, NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped,
-    SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
+    DeletedView, NodeState, PolicyReport, PolicyRun, RepairKeep, RepairView, RequestFilter,
+    RequestView, Status, Stopped, SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
 };
 use crate::error::Failure;
 use crate::id::RequestId;
@@ -127,6 +127,9 @@ impl From<ControlError> for ErrorBody {
 
 /// Takes the nodes of an answer one by one; `false`: the caller is gone, stop.
 pub type NodeSink<'a> = &'a mut dyn FnMut(NodeState) -> bool;
+
+/// Takes repairs one by one; `false`: the caller is gone, stop.
+pub type RepairSink<'a> = &'a mut dyn FnMut(RepairView) -> bool;
 
 /// Called with a request's number when something about it changed; must not block.
 pub type Wake = Box<dyn Fn(RequestId) + Send + Sync>;
@@ -261,6 +264,19 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::tiers`]; [`Failure::NotFound`].
     fn collection(&self, number: u64, peer: &Peer) -> Result<Collect, ControlError>;
+    /// Hands what is wrong with the subjects (none: with anything), and what would be done about it,
+    /// to `sink`; with `apply` it is done. Unlike the other methods this may wait for a tier.
+    ///
+    /// # Errors
+    /// [`Failure::NotPermitted`] unless root or the instance's own user.
+    fn repair(
+        &self,
+        subjects: Vec<Subject>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        peer: &Peer,
+        sink: RepairSink<'_>,
+    ) -> Result<(), ControlError>;
 
     /// Unmounts and begins to stop; the process ends soon after the answer. With `force` also
     /// while the mount is in use.

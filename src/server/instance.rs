@@ -15,11 +15,11 @@ mod views;
 pub(super) use views::verb_out;
 
 use super::control::{
-    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
-    Wake,
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, RepairSink, Subject, Undelete,
+    UndeletedSink, Wake,
 };
 use super::wire::{
-    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun,
+    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RepairKeep,
     RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList, Verb, Walk,
     Why,
 };
@@ -27,6 +27,7 @@ use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Consent, Forecast, Named};
+use crate::hsm::engine::repair::{KeepWhat, RepairAsk};
 use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
@@ -366,6 +367,34 @@ impl Control for Instance {
             ..Collect::default()
         };
         Ok(found.map_or_else(waits, tiers::collect))
+    }
+
+    fn repair(
+        &self,
+        subjects: Vec<Subject>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        peer: &Peer,
+        sink: RepairSink<'_>,
+    ) -> Result<(), ControlError> {
+        if !self.rules(peer) {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may repair files of this instance",
+            ));
+        }
+        let nodes = subjects.iter().map(|subject| self.node(subject, peer));
+        let ask = RepairAsk {
+            nodes: nodes.collect::<Result<_, _>>()?,
+            apply,
+            keep: keep.map(|keep| match keep {
+                RepairKeep::Disk => KeepWhat::Disk,
+                RepairKeep::Archive => KeepWhat::Archive,
+            }),
+        };
+        self.engine
+            .repair(&ask, &mut |repair| sink(views::repair(repair)))
+            .map_err(self.tells(peer))
     }
 
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {

@@ -9,6 +9,8 @@ mod deleted;
 mod path;
 mod policy;
 mod query;
+mod rebuild;
+mod repair;
 mod request;
 mod state;
 mod status;
@@ -19,6 +21,8 @@ pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
+pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
+pub use repair::{RepairKeep, RepairQuery, RepairView};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
     SubjectRef, Submission, SubmitOptions, Submitted, Verb,
@@ -85,6 +89,9 @@ schemas! {
     TierOwner => "cairn.tier-owner.v1",
     Collect => "cairn.collect.v1",
     CollectQuery => "cairn.collect-query.v1",
+    RebuildReport => "cairn.rebuild.v1",
+    RepairQuery => "cairn.repair-query.v1",
+    RepairView => "cairn.repair.v1",
     ErrorBody => "cairn.error.v1",
     End => "cairn.end.v1",
     Stopped => "cairn.stopped.v1",

@@ -38,6 +38,11 @@ pub struct DirTier {
     handles: handles::Handles,
 }
 
+/// Does a directory carry a tier's mark?
+pub(super) fn is_marked(root: &Path) -> std::io::Result<bool> {
+    root.join(layout::MARK).try_exists()
+}
+
 impl DirTier {
     /// Opens the tier at the absolute path `root`; see [`Expect`] for what may be there.
     ///

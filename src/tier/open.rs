@@ -43,6 +43,17 @@ impl OpenHow {
     }
 }
 
+/// Does a tier lie at `url`, whose ever it is? An empty place, or a mount point without what belongs
+/// on it, is none. For those who must not make one.
+///
+/// # Errors
+/// It cannot be told.
+pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
+    match url {
+        TierUrl::Dir { path, .. } => super::dir::is_marked(path),
+    }
+}
+
 /// Opens the tier at `url`, slowed down as its options say. It does not retry: wrap it in
 /// [`super::retry::Retry`] where that is wanted.
 ///

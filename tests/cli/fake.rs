@@ -13,15 +13,17 @@
 //! Of what is gone, in a directory of any name, `results.h5` was deleted and `notes.txt` overwritten;
 //! below `lost` nothing can be had.
 
+mod repairs;
 mod status;
 
 use cairn::error::Failure;
 use cairn::id::RequestId;
 use cairn::server::control::{
-    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, Subject, Undelete, UndeletedSink,
-    Wake,
+    Control, ControlError, DeletedSink, Gone, NodeSink, Peer, RepairSink, Subject, Undelete,
+    UndeletedSink, Wake,
 };
 use cairn::server::wire::*;
+use repairs::empty;
 use status::status;
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -577,27 +579,25 @@ impl Control for Fake {
         _peer: &Peer,
     ) -> Result<PolicyReport, ControlError> {
         let (source, text) = text.unwrap_or(("shipped policy", "good"));
-        let problems = match text.lines().position(|line| line.contains("bad")) {
-            None => vec![],
-            Some(at) => vec![PolicyProblem {
-                file: source.to_owned(),
-                line: u32::try_from(at).unwrap() + 1,
-                column: 1,
-                message: "unknown word \"bad\"".to_owned(),
-                hint: Some("did you mean \"good\"?".to_owned()),
-            }],
-        };
-        let says = "archive files that have not changed for 1h".to_owned();
-        let rules = vec![PolicyRule {
-            name: "cool".to_owned(),
-            says,
-        }];
-        let rules = if problems.is_empty() { rules } else { vec![] };
-        Ok(PolicyReport {
-            source: source.to_owned(),
-            rules,
-            problems,
-        })
+        Ok(repairs::policy_check(source, text))
+    }
+
+    fn repair(
+        &self,
+        subjects: Vec<Subject>,
+        apply: bool,
+        keep: Option<RepairKeep>,
+        peer: &Peer,
+        sink: RepairSink<'_>,
+    ) -> Result<(), ControlError> {
+        if !peer.is_root() {
+            return Err(ControlError::new(
+                Failure::NotPermitted,
+                "only root may repair files of this instance",
+            ));
+        }
+        repairs::repair(&subjects, apply, keep, sink);
+        Ok(())
     }
 
     fn policy_run(
@@ -687,26 +687,5 @@ impl Control for Fake {
 
     fn on_change(&self, wake: Wake) {
         *lock(&self.wake) = Some(wake);
-    }
-}
-
-fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
-    RequestView {
-        request,
-        verb,
-        state: RequestState::Queued,
-        uid,
-        key: None,
-        created: When::from_unix(1_700_000_000),
-        finished: None,
-        files: 0,
-        files_done: 0,
-        files_failed: 0,
-        bytes: 0,
-        bytes_done: 0,
-        eta_s: None,
-        waiting: None,
-        paths: vec![],
-        problems: vec![],
     }
 }

@@ -3,9 +3,11 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 33] = [
     "up",
     "adopt",
+    "rebuild",
+    "catalog dump",
     "upgrade",
     "down",
     "state",
@@ -20,6 +22,7 @@ const COMMANDS: [&str; 30] = [
     "unpin",
     "set",
     "clear",
+    "repair",
     "why",
     "requests",
     "wait",

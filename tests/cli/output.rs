@@ -59,6 +59,11 @@ frozen! { tiers_are_frozen:
     "tier_collect_json" ["tier", "collect", "-n", "--json"],
     "tier_owner_nothing" ["tier", "owner", "dir:/nonexistent/tier"],
 }
+frozen! { repairs_are_frozen:
+    "repair" ["repair"],
+    "repair_apply" ["repair", "--keep", "disk", "--apply"],
+    "repair_json" ["repair", "--json", "new"],
+}
 frozen! { down_is_frozen:
     "down_busy" ["down", "/mnt/data"],
     "down_force" ["down", "--force", "/mnt/data"],

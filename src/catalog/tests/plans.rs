@@ -3,8 +3,13 @@
 use super::*;
 use crate::catalog::sql::SEEN;
 
-/// Tables of a handful of rows, listed whole.
-const SMALL: [&str; 1] = ["tiers"];
+/// Tables of a handful of rows, listed whole; and what a rebuild kept, which goes as a whole.
+const SMALL: [&str; 4] = [
+    "tiers",
+    "rebuild_tiers",
+    "rebuild_damaged",
+    "rebuild_members",
+];
 
 /// How steps end that were planned earlier.
 fn late_news(rig: &Rig, f: NodeId) {
@@ -94,6 +99,7 @@ fn call_everything(rig: &Rig) {
     scans(rig, f);
     deleted(rig);
     reclaim(rig, f, aggregate.id);
+    rebuilds(rig, f);
     requests(rig);
     rig.status(2).unwrap();
     rig.usage_of(0).unwrap();
@@ -162,6 +168,47 @@ fn give_up(rig: &Rig, node: NodeId, last: bool) {
     };
     assert_eq!(rig.remove_copies(removal, at(9)).unwrap(), Removed::Done);
     assert_eq!(rig.row(node).copies, 0);
+}
+
+fn rebuilds(rig: &Rig, f: NodeId) {
+    let sources = Sources {
+        stubs: true,
+        tiers: true,
+    };
+    rig.begin_rebuild(sources, at(1)).unwrap();
+    let aggregate = LearnedAggregate {
+        tier: TIER,
+        id: AggregateId { epoch: 9, seq: 9 },
+        len: 1,
+        composed: at(1),
+        damaged: true,
+    };
+    let member = LearnedMember {
+        file: file_id(f),
+        version: DataVersion(9),
+        header: 512,
+        stored_len: 1,
+        crc: Crc32c(1),
+        blocks_crc: Crc32c(1),
+        names: vec![b"x".to_vec()],
+        size: 1,
+        mtime: at(1),
+        uid: 0,
+        gid: 0,
+    };
+    rig.learn_members(aggregate, vec![member], true).unwrap();
+    rig.remembered_as(b"x").unwrap();
+    rig.was_damaged(TIER, aggregate.id).unwrap();
+    rig.remembered_alike(1, at(1), 5).unwrap();
+    rig.learn_length(TIER, aggregate.id, 1).unwrap();
+    rig.finish_tier(TIER).unwrap();
+    rig.finish_rebuild(at(2)).unwrap();
+    rig.raise_epoch(1).unwrap();
+    let kept = Unserved::open(&rig.path()).unwrap().unwrap();
+    kept.nodes(Some(&handle(2)), 5).unwrap();
+    kept.all_copies(None, 5).unwrap();
+    kept.tombstones(None, 5).unwrap();
+    kept.tier_numbers().unwrap();
 }
 
 fn scans(rig: &Rig, f: NodeId) {

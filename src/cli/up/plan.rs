@@ -113,14 +113,7 @@ impl UpPlan {
         };
         let embedded = tiers.is_empty();
         if embedded {
-            let url = TierUrl::Dir {
-                path: state.join("archive"),
-                pace: Default::default(),
-            };
-            tiers.push(TierSpec {
-                name: "archive".to_owned(),
-                url,
-            });
+            tiers.push(self::embedded(&state));
         }
         check_tiers(&mut tiers, &backing, &mount)?;
         Ok(Self {
@@ -144,8 +137,19 @@ impl UpPlan {
     }
 }
 
+/// The tier that is used where none is named.
+pub(super) fn embedded(state: &Path) -> TierSpec {
+    TierSpec {
+        name: "archive".to_owned(),
+        url: TierUrl::Dir {
+            path: state.join("archive"),
+            pace: Default::default(),
+        },
+    }
+}
+
 /// The tiers of a configuration file.
-fn of_file(tiers: &[TierSetting]) -> Result<Vec<TierSpec>, CliError> {
+pub(super) fn of_file(tiers: &[TierSetting]) -> Result<Vec<TierSpec>, CliError> {
     let spec = |t: &TierSetting| {
         TierSpec::new(&t.name, &t.url)
             .map_err(|why| CliError::usage(format!("tier.{}.url: {why}", t.name)))
@@ -154,7 +158,11 @@ fn of_file(tiers: &[TierSetting]) -> Result<Vec<TierSpec>, CliError> {
 }
 
 /// The directory of the command line, else that of the configuration file.
-fn named(what: &str, given: &Option<PathBuf>, set: &Option<PathBuf>) -> Result<PathBuf, CliError> {
+pub(super) fn named(
+    what: &str,
+    given: &Option<PathBuf>,
+    set: &Option<PathBuf>,
+) -> Result<PathBuf, CliError> {
     match given.as_deref().or(set.as_deref()) {
         Some(path) if what == "MOUNT" => mountpoint(path),
         Some(path) => directory(what, path),
@@ -164,7 +172,11 @@ fn named(what: &str, given: &Option<PathBuf>, set: &Option<PathBuf>) -> Result<P
     }
 }
 
-fn check_tiers(tiers: &mut [TierSpec], backing: &Path, mount: &Path) -> Result<(), CliError> {
+pub(super) fn check_tiers(
+    tiers: &mut [TierSpec],
+    backing: &Path,
+    mount: &Path,
+) -> Result<(), CliError> {
     for at in 0..tiers.len() {
         let (earlier, rest) = tiers.split_at_mut(at);
         let Some(tier) = rest.first_mut() else { break };
@@ -243,7 +255,7 @@ fn file(what: &str, path: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// Absolute and free of links, as far as it exists.
-fn resolved(path: &Path) -> Result<PathBuf, CliError> {
+pub(super) fn resolved(path: &Path) -> Result<PathBuf, CliError> {
     let failed = |error| CliError::system(format!("resolve {}", path.display()), &error);
     let whole = std::path::absolute(path).map_err(failed)?;
     for above in whole.ancestors() {

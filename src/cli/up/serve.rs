@@ -5,6 +5,7 @@ use super::UpPlan;
 use super::leave::{Leaving, Signal, signals};
 use super::supervisor::Supervisor;
 use super::take_over;
+use crate::catalog::CatalogError;
 use crate::cli::CliError;
 use crate::error::Failure;
 use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
@@ -24,6 +25,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// What to do about a catalog that cannot be read.
+const REBUILD: &str = "cairn rebuild puts it aside and builds it anew, from the records on the files and \
+                       the indexes on the tiers";
 
 /// How often the main thread looks whether the mount is still there: anybody may unmount it.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,6 +58,18 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         ballast: plan.settings.ballast_size,
     };
     let claimed = claim(&opening).map_err(startup)?;
+    if claimed.catalog_was_gone {
+        eprintln!(
+            "cairn: the catalog is gone; it is built anew from the records on the files, by a scan"
+        );
+        eprintln!(
+            "hint: what only the tiers know is found by `cairn rebuild`, while this instance is down"
+        );
+    }
+    if claimed.rebuild_is_open {
+        eprintln!("cairn: the catalog was being built anew, and not all that tiers hold is known");
+        eprintln!("hint: the same `cairn rebuild` goes on, while this instance is down");
+    }
     let named: Vec<_> = plan
         .tiers
         .iter()
@@ -353,7 +370,22 @@ fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {
     Ok((name, text, policy))
 }
 
-fn startup(why: Startup) -> CliError {
+/// Why an instance, or what works on its directories, did not start.
+pub(in crate::cli) fn startup(why: Startup) -> CliError {
+    if let Startup::Engine(EngineError::Catalog(
+        damaged @ (CatalogError::NotACatalog { .. } | CatalogError::Sql { .. }),
+    )) = &why
+    {
+        return CliError::new(Failure::Internal, damaged).with_hint(REBUILD);
+    }
+    if let Startup::Engine(EngineError::Refused {
+        code,
+        hint: Some(hint),
+        ..
+    }) = &why
+    {
+        return CliError::new(*code, &why).with_hint(hint);
+    }
     let failure = match &why {
         Startup::State(StateError::InUse { .. }) => Failure::AlreadyRunning,
         Startup::State(StateError::Newer { .. }) => Failure::Newer,

@@ -95,6 +95,38 @@ impl Place {
     }
 }
 
+/// How a scan ended that a rebuild makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    /// It looked everywhere.
+    Done,
+    /// It went everywhere, and something could not be looked at: marks say what.
+    Gaps,
+    /// It was stopped, and can be gone on with.
+    Stopped,
+}
+
+/// One scan of everything for a catalog that is built anew, or the rest of it. One that is at its end
+/// already is not made again.
+pub(super) fn sweep(shared: &Shared) -> Result<Sweep, EngineError> {
+    let state = shared.catalog.scan_state()?;
+    if !state.running && state.finished_generation != 0 {
+        return Ok(match shared.catalog.rescans(1)?.is_empty() {
+            true => Sweep::Done,
+            false => Sweep::Gaps,
+        });
+    }
+    let manner = Manner {
+        doubt: Doubt::Read,
+        gentle: false,
+    };
+    Ok(match whole(shared, manner)? {
+        Reached::End => Sweep::Done,
+        Reached::Gaps => Sweep::Gaps,
+        Reached::Stopped => Sweep::Stopped,
+    })
+}
+
 /// Scans the whole tree once, or goes on with the scan that was running. Returns early, keeping
 /// its position, when the engine stops.
 fn whole(shared: &Shared, manner: Manner) -> Result<Reached, EngineError> {

@@ -60,6 +60,10 @@ pub struct Claimed {
     pub state: StateDir,
     /// The backing directory.
     pub backing: Arc<Backing>,
+    /// The backing was served before, and there was no catalog: this one is new.
+    pub catalog_was_gone: bool,
+    /// The catalog is being built anew, and that was cut short.
+    pub rebuild_is_open: bool,
     catalog: Catalog,
     incarnation: catalog::Incarnation,
     mark: MarkGuard,
@@ -113,6 +117,25 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 /// [`Startup`]: another instance, a newer version, a backing that lacks what is needed. Nothing of
 /// another instance was changed.
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
+    let claimed = claim_with(opening, |state| Ok(state.check_catalog_in_place()?))?;
+    if !claimed.incarnation.after_clean_stop {
+        // What the mount told of and what was not yet applied went with the process. The mark
+        // outlives this process, too, until a scan that began after it is at its end.
+        claimed.catalog.need_rescan(vec![catalog::Rescan {
+            node: catalog::NodeId::ROOT,
+            since: now(),
+            why: "the last stop was not a clean one".to_owned(),
+        }])?;
+    }
+    Ok(claimed)
+}
+
+/// As [`claim`], without the mark that asks for a scan. `prepare`: before the catalog is opened, of
+/// which it sees to it that it may be; backing and state are this process's by then.
+pub(super) fn claim_with(
+    opening: &Opening,
+    prepare: impl FnOnce(&StateDir) -> Result<(), Startup>,
+) -> Result<Claimed, Startup> {
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
     // It is this process's now, and what follows is to be written.
@@ -142,26 +165,24 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
         instance: state.instance,
         fs: state.fs,
     };
+    prepare(&state)?;
+    let served = old.is_some_and(|m| m.epoch > 0);
+    let catalog_was_gone = served && !Catalog::is_there(&state.catalog())?;
     let catalog = Catalog::open(&state.catalog(), identity)?;
     let incarnation = catalog.begin_incarnation(Start {
         boot: life_of(&opening.outside, &boot),
         epoch_above: mark.epoch,
         now: started,
     })?;
-    if !incarnation.after_clean_stop {
-        // What the mount told of and what was not yet applied went with the process. The mark
-        // outlives this process, too, until a scan that began after it is at its end.
-        catalog.need_rescan(vec![catalog::Rescan {
-            node: catalog::NodeId::ROOT,
-            since: started,
-            why: "the last stop was not a clean one".to_owned(),
-        }])?;
-    }
+    let rebuild = catalog.rebuild_state()?;
+    let rebuild_is_open = rebuild.is_some_and(|state| state.finished_at.is_none());
     let mut guard = guard;
     guard.set_epoch(incarnation.epoch)?;
     Ok(Claimed {
         state,
         backing: Arc::new(backing),
+        catalog_was_gone,
+        rebuild_is_open,
         catalog,
         incarnation,
         mark: guard,
@@ -170,7 +191,6 @@ pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
 }
 
 impl Claimed {
-    #[cfg(test)]
     pub(super) fn catalog(&self) -> &Catalog {
         &self.catalog
     }
@@ -221,6 +241,40 @@ impl Claimed {
         settings: Settings,
         policy: (String, String, cairn_policies::Policy),
     ) -> Result<(Engine, StateDir), Startup> {
+        let (still, (ends, due)) = self.share(tiers, settings, policy)?;
+        let Still {
+            shared,
+            mark,
+            state,
+        } = still;
+        let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
+        let store = IndexStore::open(&state.indexes(), shared.settings.index_bytes).map_err(
+            EngineError::io("opening the indexes in the state directory"),
+        )?;
+        let indexes = IndexCache::with_store(INDEX_MEMORY, Some(Arc::new(store)));
+        let indexes = Arc::new(indexes);
+        let recall = shared.settings.recall.clone();
+        let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
+            .map_err(Startup::Thread)?;
+        let _ = shared.late.recaller.set(Arc::new(recaller));
+        let engine = Engine {
+            shared,
+            threads: Mutex::new(Vec::new()),
+            mark: Mutex::new(Some(mark)),
+            abandoned: AtomicBool::new(false),
+        };
+        engine.start_threads(ends, due)?;
+        engine.shared.resume_expansion()?;
+        Ok((engine, state))
+    }
+
+    /// What the threads share, before there are any.
+    pub(super) fn share(
+        self,
+        tiers: Vec<Slot>,
+        settings: Settings,
+        policy: (String, String, cairn_policies::Policy),
+    ) -> Result<(Still, (lanes::Ends, Receiver<Settle>)), Startup> {
         let (settles, due) = crossbeam_channel::unbounded();
         let limits = Limits {
             archive_slots: settings.archive_workers.max(1),
@@ -260,29 +314,23 @@ impl Claimed {
             lost_ears: Mutex::default(),
             started: now(),
         });
-        let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
-        let store = IndexStore::open(&self.state.indexes(), shared.settings.index_bytes).map_err(
-            EngineError::io("opening the indexes in the state directory"),
-        )?;
-        let indexes = IndexCache::with_store(INDEX_MEMORY, Some(Arc::new(store)));
-        let indexes = Arc::new(indexes);
-        let recall = shared.settings.recall.clone();
-        let recaller = Recaller::start(shared.backing.clone(), answers, indexes, recall)
-            .map_err(Startup::Thread)?;
-        let _ = shared.late.recaller.set(Arc::new(recaller));
-        let engine = Engine {
+        let still = Still {
             shared,
-            threads: Mutex::new(Vec::new()),
-            mark: Mutex::new(Some(self.mark)),
-            abandoned: AtomicBool::new(false),
+            mark: self.mark,
+            state: self.state,
         };
-        engine.start_threads(ends, due)?;
-        engine.shared.resume_expansion()?;
-        Ok((engine, self.state))
+        Ok((still, (ends, due)))
     }
 }
 
-fn fresh_tier(known: &[catalog::TierRow]) -> TierId {
+/// An engine without threads.
+pub(super) struct Still {
+    pub(super) shared: Arc<Shared>,
+    pub(super) mark: MarkGuard,
+    pub(super) state: StateDir,
+}
+
+pub(super) fn fresh_tier(known: &[catalog::TierRow]) -> TierId {
     loop {
         let random = crate::id::InstanceId::random().0;
         let id = u32::from_le_bytes([random[0], random[1], random[2], random[3]]);

@@ -79,11 +79,11 @@ pub fn recover(
 }
 
 /// The file, alone and quiet.
-struct Found<'a> {
-    backing: &'a Backing,
-    quiet: &'a Quiet,
-    node: &'a NodeHandle,
-    hint: Option<&'a [u8]>,
+pub(super) struct Found<'a> {
+    pub(super) backing: &'a Backing,
+    pub(super) quiet: &'a Quiet,
+    pub(super) node: &'a NodeHandle,
+    pub(super) hint: Option<&'a [u8]>,
 }
 
 /// A release or a recall was under way: extents mean nothing unless they are the whole content.
@@ -119,7 +119,7 @@ fn stub(file: &Found<'_>, record: &Record, stat: &FileStat) -> Result<Recovered,
 }
 
 /// Punches, without losing the capability; the set-id bits that this takes.
-fn empty(file: &Found<'_>, stat: &FileStat) -> Result<Option<SetId>, Refusal> {
+pub(super) fn empty(file: &Found<'_>, stat: &FileStat) -> Result<Option<SetId>, Refusal> {
     let (backing, fd) = (file.backing, file.quiet.fd());
     let turn = backing.turn(file.node);
     let kept = backing.keep_capability(fd)?;
@@ -144,7 +144,7 @@ fn has_content(file: &Found<'_>, record: &Record) -> Result<bool, Refusal> {
 }
 
 /// What the kernel took back, and the record last, with what users set up to now.
-fn finish(
+pub(super) fn finish(
     file: &Found<'_>,
     record: &Record,
     state: State,

@@ -2,8 +2,11 @@
 
 use super::{Answer, Refusal, Shared, Who, parse, stream, tagged};
 use crate::error::Failure;
+use crate::server::audit::Event;
 use crate::server::control::{Control, Peer, Subject};
-use crate::server::wire::{GivenPath, Problem, StateQuery, Walk, WhyQuery};
+use crate::server::wire::{
+    ErrorBody, GivenPath, Problem, RepairQuery, RepairView, StateQuery, Walk, WhyQuery,
+};
 use axum::extract::{ConnectInfo, State};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -72,4 +75,59 @@ pub(super) async fn why(State(api): Shared, ConnectInfo(who): Who, body: Bytes) 
         api.ask(who.0, move |control, peer| control.why(subject, peer))
             .await?,
     ))
+}
+
+/// One line a file that is not in order; what was done is in the audit log.
+pub(super) async fn repair(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let RepairQuery {
+        subjects,
+        apply,
+        keep,
+    } = parse(&body)?;
+    let subjects = api.subjects(&subjects, &who.0)?;
+    let place = api.walk(&who.0).await?;
+    let (mut lines, response) = stream::answer();
+    tokio::spawn(async move {
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let peer = who.0;
+            let mut listening = true;
+            let went = api
+                .control
+                .repair(subjects, apply, keep, &peer, &mut |repair| {
+                    if apply && repair.remedy != "none" {
+                        api.audit.record(&mended(&peer, &repair));
+                    }
+                    listening = listening && lines.send_blocking(repair);
+                    listening
+                });
+            if let Err(error) = &went
+                && listening
+            {
+                let said: ErrorBody = error.clone().into();
+                listening = lines.send_blocking(said);
+            }
+            (lines, listening && went.is_ok())
+        })
+        .await;
+        match done {
+            Ok((lines, true)) => lines.end().await,
+            Ok((_, false)) => {}
+            Err(error) => tracing::error!(%error, "a repair did not return"),
+        }
+    });
+    Ok(response)
+}
+
+fn mended(peer: &Peer, repair: &RepairView) -> Event {
+    let event = Event::new(peer, format!("repair {}", repair.remedy));
+    let event = event.subjects(1, Some(repair.path.clone()));
+    match repair.result.as_str() {
+        "done" => event,
+        word => {
+            let code = Failure::parse(word).unwrap_or(Failure::Internal);
+            let message = repair.message.clone().unwrap_or_default();
+            event.failed(&crate::server::control::ControlError::new(code, message))
+        }
+    }
 }

@@ -3,10 +3,11 @@
 use super::told;
 use crate::catalog;
 use crate::error::Failure;
+use crate::hsm::engine::repair::{Ill, Remedy, Repair, Went};
 use crate::hsm::engine::{RequestReport, RuleRun};
 use crate::id::Timestamp;
 use crate::server::wire::{
-    Flag, GivenPath, Plan, PolicyRun, Problem, RequestState, RequestView, Verb, When,
+    Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState, RequestView, Verb, When,
 };
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -50,6 +51,36 @@ pub(super) fn flag_in(flag: Flag) -> catalog::Flag {
 pub(super) fn when(t: Timestamp) -> When {
     let since = Duration::new(u64::try_from(t.sec).unwrap_or(0), t.nsec.min(999_999_999));
     When(UNIX_EPOCH + since)
+}
+
+/// A file that is not in order.
+pub(super) fn repair(found: Repair) -> RepairView {
+    let (remedy, advice) = match found.remedy {
+        Remedy::PutStubBack => ("put-stub-back", None),
+        Remedy::KeepDisk => ("keep-disk", None),
+        Remedy::KeepArchive => ("keep-archive", None),
+        Remedy::Nothing(advice) => ("none", Some(advice)),
+    };
+    let (result, message, kept) = match found.went {
+        Went::Planned => ("planned", None, None),
+        Went::Done(kept) => ("done", None, kept),
+        Went::Failed(code, why) => (code.as_str(), Some(why), None),
+    };
+    let trouble = match found.ill {
+        Ill::Lost => "lost",
+        Ill::Foreign => "foreign",
+        Ill::Conflict => "conflict",
+    };
+    RepairView {
+        path: GivenPath::new(&found.path),
+        trouble: trouble.to_owned(),
+        why: found.why,
+        remedy: remedy.to_owned(),
+        advice,
+        result: result.to_owned(),
+        message,
+        kept: kept.map(|path| GivenPath::new(&path)),
+    }
 }
 
 /// What was left out of a plan, and why.

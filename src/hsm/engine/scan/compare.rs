@@ -5,6 +5,8 @@
 //! a ctime that Cairn's own writing of the record left, or the sum, read under a lease (P1). What
 //! nothing vouches for is dirty, and the next archive makes a copy of it.
 
+mod looks;
+
 use super::super::Shared;
 use super::super::lanes::Claim;
 use super::super::tree::Looked;
@@ -172,7 +174,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn without_record(&self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
+    fn without_record(&mut self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
+        if self.shared.has_read_tiers() {
+            return self.by_looks(looked, node);
+        }
         if node.version.is_none() || node.state == FileState::Dirty {
             return Ok(());
         }
@@ -250,7 +255,11 @@ impl<'a> Comparison<'a> {
         version: Version,
         claim: Option<&Claim<'_>>,
     ) -> Result<(), EngineError> {
-        let state = if record.state == State::Resident {
+        let copies = self.shared.believable_copies(record)?;
+        let state = if record.state == State::Resident && self.shared.is_on_no_tier(record)? {
+            // What the record says was archived is on no tier: the next archive makes a copy.
+            FileState::Dirty
+        } else if record.state == State::Resident {
             let proven = node.proven.filter(|_| node.version == Some(version));
             match self.data(looked, record, (proven, Doubt::Read), claim)? {
                 Data::Vouched => FileState::Archived,
@@ -263,7 +272,6 @@ impl<'a> Comparison<'a> {
         } else {
             FileState::Released
         };
-        let copies = self.shared.copies_of_record(record);
         self.known.push(Known {
             node: node.id,
             state,
