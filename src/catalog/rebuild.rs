@@ -405,7 +405,9 @@ fn remembrance_row(row: &Row<'_>) -> rusqlite::Result<Remembrance> {
 fn insert_aggregate(connection: &Connection, a: &LearnedAggregate) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT INTO aggregates VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0)
+        "INSERT INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
+             members, bytes, live_members, live_bytes)
+         VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0)
          ON CONFLICT DO UPDATE SET len = CASE len WHEN 0 THEN excluded.len ELSE len END",
         params![
             a.tier.0,

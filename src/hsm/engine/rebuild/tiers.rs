@@ -226,6 +226,17 @@ fn look(
         }
         _ => bad(&format!("{why}; its members are read from the front")),
     }
+    from_the_front(shared, slot, aggregate, &mut bad)
+}
+
+/// The index is damaged: the members, as far as the tar part can be read from the front.
+fn from_the_front(
+    shared: &Shared,
+    slot: &Slot,
+    mut aggregate: LearnedAggregate,
+    bad: &mut dyn FnMut(&str),
+) -> Result<Found, EngineError> {
+    let name = aggregate.id;
     let mut scanner = Scanner::seekable(Object::new(&*slot.tier, name, aggregate.len));
     let mut entries = Vec::new();
     if let Err(why) = scan(&mut scanner, &mut entries) {
