@@ -37,6 +37,7 @@ mod rows;
 mod scan;
 mod schema;
 mod sieve;
+mod snapshots;
 mod sql;
 mod status;
 mod tally;
@@ -64,6 +65,7 @@ pub use request::{
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,
 };
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
+pub use snapshots::NamespaceSnapshot;
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 pub use unserved::Unserved;
 

@@ -22,6 +22,7 @@ pub mod residency;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod schedule;
+pub mod snapshot;
 pub mod state_dir;
 pub mod verify;
 pub mod version;

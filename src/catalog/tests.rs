@@ -14,6 +14,7 @@ mod model;
 mod nodes;
 mod plans;
 mod requests;
+mod snapshots;
 
 const TIER: TierId = TierId(7);
 

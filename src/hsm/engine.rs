@@ -25,8 +25,9 @@ mod report;
 mod room;
 mod scan;
 mod slot;
+mod snapshots;
 mod start;
-mod tree;
+pub(in crate::hsm) mod tree;
 mod vouch;
 mod work;
 
@@ -80,6 +81,10 @@ pub struct Settings {
     pub keep_requests: Duration,
     /// How long after the end of a scan the next one follows; zero: never.
     pub scan_every: Duration,
+    /// How often the whole namespace goes to every tier; zero: never.
+    pub snapshot_every: Duration,
+    /// And what changed of it in between; zero: never.
+    pub snapshot_changes: Duration,
     /// Above this share of the backing opens for writing wait (P13).
     pub emergency_mark: crate::config::Percent,
     /// How long; zero: not at all.
@@ -107,6 +112,8 @@ impl Default for Settings {
             index_bytes: 1 << 30,
             keep_requests: config.keep_requests,
             scan_every: config.scan_every,
+            snapshot_every: Duration::ZERO,
+            snapshot_changes: Duration::ZERO,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
             reserve: 64 << 20,
@@ -261,6 +268,7 @@ pub(super) struct Shared {
     believed: crate::hsm::vouch::Believed,
     refused: refused::Refused,
     lost_ears: Mutex<Vec<LostEar>>,
+    composing: snapshots::Composing,
     started: Timestamp,
 }
 

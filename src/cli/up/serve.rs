@@ -319,6 +319,8 @@ fn settings(plan: &UpPlan) -> Settings {
         unsafe_open_backing: plan.unsafe_open_backing,
         keep_requests: config.keep_requests,
         scan_every: config.scan_every,
+        snapshot_every: config.snapshot_every,
+        snapshot_changes: config.snapshot_changes,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

@@ -4,7 +4,7 @@
 use super::policy::InForce;
 use super::{
     Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
-    policy, room, scan,
+    policy, room, scan, snapshots,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
@@ -256,6 +256,7 @@ impl Claimed {
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
             lost_ears: Mutex::default(),
+            composing: Default::default(),
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
@@ -316,6 +317,8 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("snapshot", Box::new(move || snapshots::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();
@@ -394,6 +397,10 @@ impl Engine {
             .and_then(|()| changelog::rescan_overflows(&self.shared));
         if let Err(why) = marked {
             tracing::error!(%why, "events of the mount are not in the catalog");
+            quiet = false;
+        }
+        if quiet && !snapshots::at_stop(&self.shared) {
+            self.abandoned.store(true, Ordering::Release);
             quiet = false;
         }
         self.shared.stop.store(true, Ordering::Release);
