@@ -19,6 +19,7 @@ pub mod lease;
 pub mod recall;
 pub mod release;
 pub mod residency;
+pub mod restore;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod schedule;

@@ -29,7 +29,7 @@ pub mod throttle;
 mod url;
 
 pub use error::{ErrorKind, TierError};
-pub use open::{Expect, OpenHow, open};
+pub use open::{Expect, OpenHow, give, mark_at, open};
 pub use url::{TierUrl, UrlError};
 
 use crate::id::{AggregateId, InstanceId, TierId};

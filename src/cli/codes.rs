@@ -38,6 +38,10 @@ fn of(command: &str) -> &'static str {
             "0 done or accepted, 1 some files failed, 2 wrong usage, 3 no running instance, \
              4 still running, 5 not permitted, 6 a tier is unavailable"
         }
+        "restore" => {
+            "0 all is as it was, 1 some names are not (they are listed), 2 wrong usage, \
+             5 not permitted, 6 the tier is unavailable"
+        }
         "demo" => "0 all came back as it was, 1 it failed",
         _ => "0 done, 1 failed, 2 wrong usage",
     }

@@ -2,7 +2,7 @@
 
 use super::dir::DirTier;
 use super::throttle::{Pace, Throttle};
-use super::{Tier, TierError, TierUrl};
+use super::{Mark, Tier, TierError, TierUrl};
 use crate::id::{InstanceId, TierId};
 use std::sync::Arc;
 
@@ -40,6 +40,26 @@ impl OpenHow {
     pub fn known(owner: InstanceId, tier: TierId) -> Self {
         let expect = Expect::Known(tier);
         Self { owner, expect }
+    }
+}
+
+/// The mark at `url`, whoever's it is: for reading another instance's tier, or taking it over.
+///
+/// # Errors
+/// [`TierError::Unavailable`] if there is none; [`TierError::Refused`] if it cannot be read.
+pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
+    match url {
+        TierUrl::Dir { path, .. } => super::dir::mark_at(path, &url.to_string()),
+    }
+}
+
+/// Gives the tier at `url` from one instance to another: the first must never write there again.
+///
+/// # Errors
+/// [`TierError::Refused`] if it is not `from`'s; [`TierError::Unavailable`].
+pub fn give(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<(), TierError> {
+    match url {
+        TierUrl::Dir { path, .. } => super::dir::give(path, &url.to_string(), from, to),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "up",
     "adopt",
     "upgrade",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 25] = [
     "wait",
     "cancel",
     "retry",
+    "restore",
     "status",
     "policy check",
     "policy run",

@@ -7,6 +7,7 @@ use super::{
     policy, room, scan, snapshots,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
+use crate::error::Failure;
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::index_store::IndexStore;
@@ -113,6 +114,18 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 /// [`Startup`]: another instance, a newer version, a backing that lacks what is needed. Nothing of
 /// another instance was changed.
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
+    let unfinished = crate::hsm::restore::is_unfinished(&opening.backing).map_err(
+        EngineError::io("looking whether a restore of the backing is unfinished"),
+    )?;
+    if unfinished.is_some() {
+        let at = opening.backing.display();
+        let why = EngineError::refused(
+            Failure::Conflict,
+            format!("a restore into {at} is not finished"),
+        );
+        let hint = format!("give the same command again: cairn restore --tier URL --to {at}");
+        return Err(why.hint(hint).into());
+    }
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
     // It is this process's now, and what follows is to be written.

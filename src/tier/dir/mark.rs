@@ -150,6 +150,51 @@ fn settle(
     }
 }
 
+/// The mark at `root`, whoever's it is.
+pub(in crate::tier) fn at(root: &Path, label: &str) -> Result<Mark, TierError> {
+    let away = |error: io::Error| TierError::Unavailable {
+        tier: label.to_owned(),
+        step: "reading the mark",
+        why: error.to_string(),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| away(e.into()))?;
+    read(&dir).map_err(|error| match error {
+        MarkError::Io(error) => away(error),
+        other => refused(root, &other.to_string()),
+    })
+}
+
+/// Gives the tier at `root` from one owner to another. The mark is replaced whole, or not at all.
+pub(in crate::tier) fn give(
+    root: &Path,
+    label: &str,
+    from: InstanceId,
+    to: InstanceId,
+) -> Result<(), TierError> {
+    let mark = at(root, label)?;
+    check_owner(root, mark, from)?;
+    let given = || -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(root, flags, Mode::empty())?;
+        let mark = Mark { owner: to, ..mark };
+        let (temporary, file) = write_beside(&dir, mark)?;
+        let placed = rustix::fs::renameat(&dir, &temporary, &dir, MARK);
+        if placed.is_err() {
+            // The old one stands.
+            let _ = rustix::fs::unlinkat(&dir, &temporary, AtFlags::empty());
+        }
+        drop(file);
+        placed?;
+        layout::sync_dir(&dir)
+    };
+    given().map_err(|error| TierError::Unavailable {
+        tier: label.to_owned(),
+        step: "writing the mark",
+        why: error.to_string(),
+    })
+}
+
 /// Refuses another instance's tier and says the way out.
 pub(super) fn check_owner(root: &Path, mark: Mark, ours: InstanceId) -> Result<(), TierError> {
     if mark.owner == ours {
@@ -204,7 +249,8 @@ fn half_written(nonce: &str) -> String {
     format!(".{MARK}.{nonce}")
 }
 
-fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
+/// A mark under a name of its own, durable.
+fn write_beside(root: &OwnedFd, mark: Mark) -> io::Result<(String, File)> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let file = MarkFile {
         format: FORMAT.to_owned(),
@@ -220,10 +266,17 @@ fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(root, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
     let mut fd = File::from(fd);
-    let placed = fd
-        .write_all(&text)
-        .and_then(|()| fd.sync_all())
-        .and_then(|()| super::put::move_exclusively(root, &temporary, root, MARK, &fd));
+    if let Err(error) = fd.write_all(&text).and_then(|()| fd.sync_all()) {
+        // A courtesy.
+        let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
+        return Err(error);
+    }
+    Ok((temporary, fd))
+}
+
+fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
+    let (temporary, fd) = write_beside(root, mark)?;
+    let placed = super::put::move_exclusively(root, &temporary, root, MARK, &fd);
     if !matches!(placed, Ok(true)) {
         // It may be gone already: removing it is a courtesy.
         let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
