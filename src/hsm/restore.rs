@@ -18,7 +18,7 @@ mod node;
 mod site;
 mod spool;
 #[cfg(test)]
-mod tests;
+pub(in crate::hsm) mod tests;
 
 pub use find::{Found, all as snapshots};
 pub use site::is_unfinished;

@@ -15,7 +15,7 @@
 mod entry;
 mod put;
 #[cfg(test)]
-mod tests;
+pub(in crate::hsm) mod tests;
 mod walk;
 
 pub use entry::Knows;

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 pub(super) const ROUNDS: usize = 8;
 /// Longest rest between two directories.
 const REST: Duration = Duration::from_millis(200);
+/// Some ticks of the coarse clock.
+const TICKS: Duration = Duration::from_millis(50);
 /// It rests after so much work.
 const WORK: Duration = Duration::from_millis(20);
 
@@ -88,6 +90,7 @@ impl<'a> Walk<'a> {
             path: Vec::new(),
         })?;
         for _ in 0..ROUNDS {
+            self.let_the_clock_pass();
             if !self.again()? {
                 return Ok(());
             }
@@ -142,6 +145,19 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(!changed.is_empty())
+    }
+
+    /// What changes from here on has another ctime than what was seen.
+    fn let_the_clock_pass(&self) {
+        let step = self.backing.capabilities().granularity_ns;
+        let patience = TICKS + Duration::from_nanos(step.into());
+        let (begun, before) = (Instant::now(), floor(coarse_now(), step));
+        while floor(coarse_now(), step) <= before
+            && begun.elapsed() < patience
+            && !(self.order.stop)()
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn pause(&mut self) -> Result<(), SnapshotError> {
