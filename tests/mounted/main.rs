@@ -14,6 +14,7 @@ mod hold;
 mod indexes;
 mod lost;
 mod released;
+mod restore;
 mod rights;
 mod round_trip;
 mod scans;

@@ -203,10 +203,16 @@ fn tiers(instance: &Instance) -> Vec<TierStatus> {
             weakness: slot
                 .weakness(instance.engine.backing())
                 .map(|w| w.as_str().to_owned()),
+            namespace: namespace(&instance.engine, slot).0.map(when),
             message,
         }
     };
     instance.engine.tiers().iter().map(one).collect()
+}
+
+/// When the namespace was last put on the tier, and whether that is too long ago.
+fn namespace(engine: &Engine, slot: &Slot) -> (Option<crate::id::Timestamp>, bool) {
+    engine.namespace_on(slot.id).unwrap_or_default()
 }
 
 fn warnings(
@@ -227,6 +233,11 @@ fn warnings(
         if let Some(weak) = slot.weakness(engine.backing()) {
             let message = format!("tier {} {weak}", slot.name);
             warn(weak.as_str(), Level::Warning, message);
+        }
+        if let (last, true) = namespace(engine, slot) {
+            let last = last.map_or("never".to_owned(), |at| when(at).to_string());
+            let message = format!("tier {} got the namespace last: {last}", slot.name);
+            warn("namespace", Level::Warning, message);
         }
     }
     if engine.settings().unsafe_open_backing {

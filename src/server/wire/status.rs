@@ -126,6 +126,9 @@ pub struct TierStatus {
     /// `volatile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weakness: Option<String>,
+    /// When the namespace was last put on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<When>,
     /// What was last seen when it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

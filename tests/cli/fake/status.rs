@@ -101,6 +101,7 @@ fn tiers() -> Vec<TierStatus> {
             free: Some(20 << 40),
             total: Some(40 << 40),
             weakness: None,
+            namespace: Some(When::from_unix(1_767_225_600)),
             message: None,
         },
         TierStatus {
@@ -110,6 +111,7 @@ fn tiers() -> Vec<TierStatus> {
             free: None,
             total: None,
             weakness: None,
+            namespace: None,
             message: Some("connection refused".to_owned()),
         },
     ]
