@@ -1,3 +1,5 @@
+//! Listings: what is written is read back, and nothing else is taken for one.
+
 use super::*;
 use proptest::collection::vec;
 use proptest::option;

@@ -234,11 +234,6 @@ fn warnings(
             let message = format!("tier {} {weak}", slot.name);
             warn(weak.as_str(), Level::Warning, message);
         }
-        if let (last, true) = namespace(engine, slot) {
-            let last = last.map_or("never".to_owned(), |at| when(at).to_string());
-            let message = format!("tier {} got the namespace last: {last}", slot.name);
-            warn("namespace", Level::Warning, message);
-        }
     }
     if engine.settings().unsafe_open_backing {
         warn(
@@ -294,8 +289,22 @@ fn warnings(
             format!("{} writes to the catalog failed", snapshot.write_errors),
         );
     }
+    found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
     found.extend(emergency(engine));
     found
+}
+
+/// The tier would give an old namespace back.
+fn late(engine: &Engine, slot: &Slot) -> Option<Warning> {
+    let (last, true) = namespace(engine, slot) else {
+        return None;
+    };
+    let last = last.map_or("never".to_owned(), |at| when(at).to_string());
+    Some(Warning {
+        code: "namespace".into(),
+        level: Level::Warning,
+        message: format!("tier {} got the namespace last: {last}", slot.name),
+    })
 }
 
 fn emergency(engine: &Engine) -> Option<Warning> {
