@@ -20,7 +20,7 @@ mod spool;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
 
-pub use find::{Found, all as snapshots};
+pub use find::{Found, Listed, all as snapshots};
 pub use site::is_unfinished;
 
 use crate::format::aggregate::AggregateError;

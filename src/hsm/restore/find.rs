@@ -32,6 +32,11 @@ pub struct Found {
     pub bytes: u64,
 }
 
+/// A snapshot's name, and what it is, or why it cannot be read.
+pub type Listed = (AggregateId, Result<Found, RestoreError>);
+/// Snapshots that cannot be used, and why.
+pub(super) type Skipped = Vec<(AggregateId, String)>;
+
 /// A snapshot of the chain.
 pub(super) struct Link {
     pub(super) found: Found,
@@ -77,9 +82,7 @@ pub(super) fn names(tier: &dyn Tier) -> Result<(Vec<AggregateId>, u32), RestoreE
 ///
 /// # Errors
 /// The tier cannot be listed.
-pub fn all(
-    tier: &dyn Tier,
-) -> Result<Vec<(AggregateId, Result<Found, RestoreError>)>, RestoreError> {
+pub fn all(tier: &dyn Tier) -> Result<Vec<Listed>, RestoreError> {
     let indexes = IndexCache::new(super::INDEXES);
     let (names, _) = names(tier)?;
     let one = |id: AggregateId| (id, look(tier, &indexes, id).map(|link| link.found));
@@ -155,7 +158,7 @@ pub(super) fn chain(
     order: &Order<'_>,
     indexes: &IndexCache,
     only: Option<AggregateId>,
-) -> Result<(Vec<Link>, Vec<(AggregateId, String)>), RestoreError> {
+) -> Result<(Vec<Link>, Skipped), RestoreError> {
     let (names, _) = names(order.tier)?;
     let mut skipped = Vec::new();
     for id in names.iter().rev() {
