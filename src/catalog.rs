@@ -44,6 +44,7 @@ mod rows;
 mod scan;
 mod schema;
 mod sieve;
+mod snapshots;
 mod sql;
 mod status;
 mod tally;
@@ -79,6 +80,7 @@ pub use request::{
 pub use revivals::{Below, CameBack};
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use schema::Condition;
+pub use snapshots::NamespaceSnapshot;
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 pub use tombs::{NotRevived, Revived};
 pub use unserved::Unserved;

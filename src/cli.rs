@@ -20,6 +20,7 @@ mod rebuild;
 mod remove;
 mod repair;
 mod requests;
+mod restore;
 mod shell;
 mod state;
 mod status;
@@ -163,6 +164,11 @@ enum Command {
     /// Ask again for what failed or was cancelled
     #[command(after_help = "Example: cairn retry 12")]
     Retry(requests::Request),
+    /// Make a new backing of stubs from a tier alone
+    #[command(
+        after_help = "Example: cairn restore --tier dir:/mnt/cold --to /srv/.cairn-data/backing --take"
+    )]
+    Restore(restore::Restore),
     /// Show the state of the instance
     #[command(after_help = "Example: cairn status --check")]
     Status(status::Status),
@@ -293,6 +299,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Wait(args) => args.run(session),
         Command::Cancel(args) => args.cancel(session),
         Command::Retry(args) => args.retry(session),
+        Command::Restore(args) => args.run(),
         Command::Status(args) => args.run(session),
         Command::Policy(args) => args.run(session),
         Command::Tier(args) => args.run(session),

@@ -55,6 +55,10 @@ pub struct Config {
     pub keep_requests: Duration,
     /// How long after the end of a scan of the whole tree the next one follows; zero: never.
     pub scan_every: Duration,
+    /// How often the listing of all names goes to every tier; zero: never.
+    pub snapshot_every: Duration,
+    /// How often what changed of it goes there in between; zero: never.
+    pub snapshot_changes: Duration,
     /// Above it, opens for writing wait while releases make room (P13).
     pub emergency_mark: Percent,
     /// How long such an open waits at most; zero: not at all.

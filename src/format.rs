@@ -12,6 +12,7 @@
 //! | read a range of a member | [`aggregate::IndexEntry::blocks_for`] and what stands beside it |
 //! | read one whose end is lost | [`scan::Scanner`] |
 //! | mark a file | [`record::Record`] |
+//! | list a namespace | [`namespace`] |
 
 pub mod acl;
 pub mod aggregate;
@@ -20,6 +21,7 @@ mod arbitrary;
 mod header;
 mod index;
 pub mod member;
+pub mod namespace;
 mod pax;
 mod places;
 pub mod range;

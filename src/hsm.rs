@@ -20,9 +20,11 @@ pub mod recall;
 pub mod reclaim;
 pub mod release;
 pub mod residency;
+pub mod restore;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod schedule;
+pub mod snapshot;
 pub mod state_dir;
 pub mod undelete;
 pub mod verify;

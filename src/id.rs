@@ -83,13 +83,35 @@ impl fmt::Debug for TierId {
 }
 
 /// Name of an aggregate: the epoch of the catalog incarnation that composed it and a sequence
-/// number within it. Names are never reused and order by age within an instance (P9).
+/// number within it. Names are never reused and order by age within an instance (P9). Numbers from
+/// [`AggregateId::NAMESPACE`] on are snapshots of the namespace: a listing of names finds those of
+/// an epoch behind all its other aggregates, without looking into any.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AggregateId {
     /// Grows with every start of an instance on its catalog; a rebuilt catalog starts above all seen.
     pub epoch: u32,
     /// Grows with every aggregate of one epoch, from 1.
     pub seq: u64,
+}
+
+impl AggregateId {
+    /// The first sequence number of namespace snapshots: `e0000002a-100000000000`.
+    pub const NAMESPACE: u64 = 1 << 44;
+
+    /// The name of the namespace snapshot that is taken when this name is given.
+    #[must_use]
+    pub const fn snapshot(self) -> Self {
+        Self {
+            epoch: self.epoch,
+            seq: self.seq | Self::NAMESPACE,
+        }
+    }
+
+    /// Does it name a namespace snapshot, and no files of users?
+    #[must_use]
+    pub const fn is_snapshot(self) -> bool {
+        self.seq >= Self::NAMESPACE
+    }
 }
 
 impl fmt::Display for AggregateId {

@@ -30,7 +30,7 @@ pub mod throttle;
 mod url;
 
 pub use error::{ErrorKind, TierError};
-pub use open::{Expect, OpenHow, is_there, open};
+pub use open::{Expect, OpenHow, is_there, mark_at, open};
 pub use url::{TierUrl, UrlError};
 
 use crate::id::{AggregateId, InstanceId, TierId};

@@ -97,3 +97,15 @@ CREATE TABLE rebuild_members (
     size INTEGER NOT NULL, mtime INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX rebuild_members_looks ON rebuild_members (size, mtime);
+-- Namespace snapshots: which lie on which tier. A chain is a full one and what stands on it.
+CREATE TABLE snapshots (
+    tier INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    base_epoch INTEGER, base_seq INTEGER, depth INTEGER NOT NULL,
+    begun_at INTEGER NOT NULL, ended_at INTEGER NOT NULL, took INTEGER NOT NULL,
+    len INTEGER NOT NULL, crc INTEGER NOT NULL, proof INTEGER NOT NULL,
+    directories INTEGER NOT NULL, entries INTEGER NOT NULL,
+    changelog INTEGER NOT NULL, newest_epoch INTEGER NOT NULL, newest_seq INTEGER NOT NULL,
+    superseded_at INTEGER,
+    PRIMARY KEY (tier, epoch, seq)
+) WITHOUT ROWID;
+CREATE INDEX snapshots_superseded ON snapshots (superseded_at) WHERE superseded_at IS NOT NULL;

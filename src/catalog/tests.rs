@@ -16,6 +16,7 @@ mod plans;
 mod rebuild;
 mod reclaim;
 mod requests;
+mod snapshots;
 
 const TIER: TierId = TierId(7);
 

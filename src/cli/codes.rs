@@ -59,6 +59,10 @@ fn of(command: &str) -> &'static str {
         "owner" => {
             "0 done, 1 refused, 2 wrong usage, 3 no running instance, 6 a tier is unavailable"
         }
+        "restore" => {
+            "0 all is as it was, 1 some names are not (they are listed), 2 wrong usage, \
+             5 not permitted, 6 the tier is unavailable"
+        }
         "demo" => "0 all came back as it was, 1 it failed",
         _ => "0 done, 1 failed, 2 wrong usage",
     }

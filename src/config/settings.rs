@@ -62,6 +62,8 @@ impl Default for Config {
             repack_share: REPACK_SHARE,
             keep_requests: Duration::from_secs(30 * 86_400),
             scan_every: Duration::from_secs(7 * 86_400),
+            snapshot_every: Duration::from_secs(86_400),
+            snapshot_changes: Duration::from_secs(3600),
             emergency_mark: EMERGENCY_MARK,
             emergency_wait: Duration::from_secs(60),
             ballast_size: 64 << 20,
@@ -184,6 +186,18 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "how long after a scan of the whole tree the next one follows; 0: never",
         set: |c, text| duration(text).map(|v| c.scan_every = v),
         get: |c| Some(format_duration(c.scan_every)),
+    },
+    Setting {
+        key: "snapshot-every",
+        meaning: "how often the listing of all names goes to every tier; 0: never",
+        set: |c, text| duration(text).map(|v| c.snapshot_every = v),
+        get: |c| Some(format_duration(c.snapshot_every)),
+    },
+    Setting {
+        key: "snapshot-changes",
+        meaning: "how often what changed of it goes there in between; 0: never",
+        set: |c, text| duration(text).map(|v| c.snapshot_changes = v),
+        get: |c| Some(format_duration(c.snapshot_changes)),
     },
     Setting {
         key: "ballast-size",

@@ -21,8 +21,31 @@ pub use super::range::{BlockPlace, BlockRange, DataMap, Piece};
 pub use super::trailer::decode_trailer;
 pub use super::writer::{Added, AggregateWriter, WHOLE};
 
-/// Version of the format that this program writes, and the highest it reads.
+/// Version of trailer and index of aggregates that hold users' files.
 pub const VERSION: u32 = 1;
+/// Version of trailer and index of namespace snapshots (see [`AggregateId::is_snapshot`]): a program
+/// that knows version 1 alone leaves them be.
+pub const NAMESPACE_VERSION: u32 = 2;
+/// The flag that every trailer and index of version 2 has: it lists a namespace.
+pub const NAMESPACE_FLAG: u32 = 1;
+
+/// Version and flags of an aggregate's trailer and index.
+pub(super) fn told(aggregate: AggregateId) -> (u32, u32) {
+    if aggregate.is_snapshot() {
+        (NAMESPACE_VERSION, NAMESPACE_FLAG)
+    } else {
+        (VERSION, 0)
+    }
+}
+
+/// `Err`: a version that this program does not know.
+pub(super) fn check_version(version: u32, flags: u32) -> Result<(), AggregateError> {
+    match (version, flags) {
+        // What else version 1 leaves zero is looked at behind it.
+        (VERSION, _) | (NAMESPACE_VERSION, NAMESPACE_FLAG) => Ok(()),
+        _ => Err(AggregateError::Newer(version)),
+    }
+}
 /// The index begins at a multiple of this many bytes.
 pub const INDEX_ALIGN: u64 = 4096;
 

@@ -1,7 +1,7 @@
 //! The index: every member of an aggregate, by path, with block checksums.
 //!
 //! ```text
-//!   0 "CAIRNIDX" | 8 version u32 | 12 flags u32 = 0 | 16 epoch u32 | 20 zero u32 | 24 seq u64
+//!   0 "CAIRNIDX" | 8 version u32 | 12 flags u32 | 16 epoch u32 | 20 zero u32 | 24 seq u64
 //!  32 fs uuid | 48 composed: sec i64, nsec u32 | 60 zero u32 | 64 count u64
 //!  72 body length u64 | 80 body crc u32 | 84 crc32c of 0..84
 //!  88 body: `count` entries, each behind its length (docs/format.md draws one)
@@ -11,7 +11,7 @@
 //! anything is allocated; paths are whole (no shared prefixes), so that decoding takes memory in
 //! proportion to the bytes and never their square.
 
-use super::aggregate::{AggregateError, BLOCK, Index, IndexEntry, Trailer, VERSION};
+use super::aggregate::{AggregateError, BLOCK, Index, IndexEntry, Trailer, check_version, told};
 use super::member::{DataIdentity, Extent, Kind, Member, MemberPath, check_extents};
 use super::places::{Place, Places};
 use super::wire::{Cursor, Wrong, put_bytes, put_signed, put_time, put_varint};
@@ -40,8 +40,9 @@ pub fn encode(index: &Index) -> Vec<u8> {
     }
     let mut out = Vec::with_capacity(HEAD_LEN + body.len());
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    let (version, flags) = told(index.aggregate);
+    out.extend_from_slice(&version.to_le_bytes());
+    out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&index.aggregate.epoch.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&index.aggregate.seq.to_le_bytes());
@@ -176,12 +177,16 @@ fn decode(bytes: &[u8], offset: u64) -> Result<(Index, usize), AggregateError> {
         return Err(damaged("the checksum of its head is wrong"));
     }
     let mut cursor = Cursor::new(&summed[MAGIC.len()..]);
-    match cursor.u32().map_err(damaged)? {
-        0 => return Err(damaged("version 0")),
-        VERSION => {}
-        newer => return Err(AggregateError::Newer(newer)),
+    let version = cursor.u32().map_err(damaged)?;
+    let flags = cursor.u32().map_err(damaged)?;
+    if version == 0 {
+        return Err(damaged("version 0"));
     }
+    check_version(version, flags)?;
     let head = Head::decode(cursor).map_err(damaged)?;
+    if told(head.aggregate) != (version, flags) {
+        return Err(damaged("its name and its flags do not belong together"));
+    }
     let body = usize::try_from(head.body_len)
         .ok()
         .and_then(|len| rest.get(..len));
@@ -209,16 +214,15 @@ struct Head {
 }
 
 impl Head {
-    /// What follows the version.
+    /// What follows the flags.
     fn decode(mut cursor: Cursor<'_>) -> Result<Self, Wrong> {
-        let flags = cursor.u32()?;
         let epoch = cursor.u32()?;
         let zero = cursor.u32()?;
         let seq = cursor.u64()?;
         let fs = FsUuid(cursor.array()?);
         let (sec, nsec) = (cursor.i64()?, cursor.u32()?);
         let zero_too = cursor.u32()?;
-        if flags != 0 || zero != 0 || zero_too != 0 || nsec >= 1_000_000_000 {
+        if zero != 0 || zero_too != 0 || nsec >= 1_000_000_000 {
             return Err("its head holds what version 1 does not");
         }
         Ok(Self {

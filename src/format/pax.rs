@@ -15,6 +15,8 @@ use super::member::{DataIdentity, Xattr};
 pub(super) const MAX_BODY: usize = 1 << 20;
 /// First word of every comment that is Cairn's: format version 1.
 const COMMENT: &str = "cairn1";
+/// First word of a namespace snapshot's global comment: format version 2.
+const NAMESPACE: &str = "cairn2";
 const XATTR: &[u8] = b"SCHILY.xattr.";
 const ACL_ACCESS: &[u8] = b"SCHILY.acl.access";
 const ACL_DEFAULT: &[u8] = b"SCHILY.acl.default";
@@ -144,16 +146,27 @@ pub(super) fn parse_identity(text: &[u8]) -> Option<DataIdentity> {
     (identity(&found).as_bytes() == text).then_some(found)
 }
 
-/// The comment of the global header: which aggregate this is.
+/// The comment of the global header: which aggregate this is. A namespace snapshot says that it is
+/// one, in a form that readers of version 1 refuse.
 pub(super) fn composition(aggregate: AggregateId, fs: FsUuid, composed: Timestamp) -> String {
     let composed = time(composed);
+    if aggregate.is_snapshot() {
+        return format!("{NAMESPACE} namespace={aggregate} fs={fs} composed={composed}");
+    }
     format!("{COMMENT} aggregate={aggregate} fs={fs} composed={composed}")
 }
 
 /// The inverse of [`composition`].
 pub(super) fn parse_composition(text: &[u8]) -> Option<(AggregateId, FsUuid, Timestamp)> {
-    let mut words = words(text)?;
-    let aggregate = words.next()?.strip_prefix("aggregate=")?.parse().ok()?;
+    let text_of = std::str::from_utf8(text).ok()?;
+    let (mut words, key) = match text_of.strip_prefix(NAMESPACE) {
+        Some(rest) => (rest.strip_prefix(' ')?.split(' '), "namespace="),
+        None => (
+            text_of.strip_prefix(COMMENT)?.strip_prefix(' ')?.split(' '),
+            "aggregate=",
+        ),
+    };
+    let aggregate = words.next()?.strip_prefix(key)?.parse().ok()?;
     let fs = words.next()?.strip_prefix("fs=")?.parse().ok()?;
     let composed = parse_time(words.next()?.strip_prefix("composed=")?.as_bytes())?;
     (composition(aggregate, fs, composed).as_bytes() == text).then_some((aggregate, fs, composed))

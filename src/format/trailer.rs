@@ -9,7 +9,7 @@
 //! can tell "newer" from "damaged". The total length is in it so that a trailer inside a longer
 //! object (a concatenation, an image inside an image) is not taken for that object's end.
 
-use super::aggregate::{AggregateError, INDEX_ALIGN, TRAILER_LEN, Trailer, VERSION};
+use super::aggregate::{AggregateError, INDEX_ALIGN, TRAILER_LEN, Trailer, check_version, told};
 use super::index::HEAD_LEN;
 use super::wire::{Cursor, Wrong};
 use crate::id::{AggregateId, FsUuid};
@@ -23,8 +23,9 @@ const SUM_AT: usize = LEN - 4;
 pub(super) fn encode(trailer: &Trailer) -> [u8; LEN] {
     let mut head = Vec::with_capacity(LEN);
     head.extend_from_slice(MAGIC);
-    head.extend_from_slice(&VERSION.to_le_bytes());
-    head.extend_from_slice(&[0; 4]);
+    let (version, flags) = told(trailer.aggregate);
+    head.extend_from_slice(&version.to_le_bytes());
+    head.extend_from_slice(&flags.to_le_bytes());
     head.extend_from_slice(&trailer.fs.0);
     head.extend_from_slice(&trailer.aggregate.epoch.to_le_bytes());
     head.extend_from_slice(&[0; 4]);
@@ -56,12 +57,18 @@ pub fn decode_trailer(last: &[u8], object_len: u64) -> Result<Trailer, Aggregate
     if Crc32c::of(&bytes[..SUM_AT]).0.to_le_bytes() != bytes[SUM_AT..] {
         return Err(AggregateError::NoTrailer("its checksum is wrong"));
     }
-    match cursor.u32().map_err(AggregateError::NoTrailer)? {
-        0 => return Err(AggregateError::NoTrailer("version 0")),
-        VERSION => {}
-        newer => return Err(AggregateError::Newer(newer)),
+    let version = cursor.u32().map_err(AggregateError::NoTrailer)?;
+    let flags = cursor.u32().map_err(AggregateError::NoTrailer)?;
+    if version == 0 {
+        return Err(AggregateError::NoTrailer("version 0"));
     }
+    check_version(version, flags)?;
     let trailer = fields(cursor).map_err(AggregateError::NoTrailer)?;
+    if told(trailer.aggregate) != (version, flags) {
+        return Err(AggregateError::NoTrailer(
+            "its name and its flags do not belong together",
+        ));
+    }
     if trailer.total_len != object_len {
         return Err(AggregateError::NoTrailer(
             "it is of an object of another length",
@@ -83,7 +90,6 @@ pub fn decode_trailer(last: &[u8], object_len: u64) -> Result<Trailer, Aggregate
 }
 
 fn fields(mut cursor: Cursor<'_>) -> Result<Trailer, Wrong> {
-    let flags = cursor.u32()?;
     let fs = FsUuid(cursor.array()?);
     let epoch = cursor.u32()?;
     let zero = cursor.u32()?;
@@ -94,7 +100,7 @@ fn fields(mut cursor: Cursor<'_>) -> Result<Trailer, Wrong> {
     let zero_too = cursor.u32()?;
     let total_len = cursor.u64()?;
     let rest = cursor.take(cursor.remaining() - 4)?;
-    if flags != 0 || zero != 0 || zero_too != 0 || rest.iter().any(|b| *b != 0) {
+    if zero != 0 || zero_too != 0 || rest.iter().any(|b| *b != 0) {
         return Err("bytes that version 1 leaves zero are not");
     }
     Ok(Trailer {

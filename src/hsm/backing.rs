@@ -29,6 +29,7 @@ pub use privileges::SetId;
 pub(in crate::hsm) use privileges::{CAPABILITY, KEPT};
 pub use probe::{Capabilities, Filesystem, Lacking};
 pub use reach::Reach;
+pub(in crate::hsm) use reach::guard_above;
 pub use record::{RecordKeeping, SealKey, SetHow, belongs_to, shown_ctime};
 pub use stat::{FileStat, NodeKind};
 pub use turns::Turn;

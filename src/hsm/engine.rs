@@ -28,8 +28,9 @@ mod report;
 mod room;
 mod scan;
 mod slot;
+mod snapshots;
 mod start;
-mod tree;
+pub(in crate::hsm) mod tree;
 pub mod undelete;
 mod vouch;
 mod work;
@@ -95,6 +96,10 @@ pub struct Settings {
     pub repack_share: crate::config::Percent,
     /// The clock.
     pub clock: Clock,
+    /// How often the whole namespace goes to every tier; zero: never.
+    pub snapshot_every: Duration,
+    /// And what changed of it in between; zero: never.
+    pub snapshot_changes: Duration,
     /// Above this share of the backing opens for writing wait (P13).
     pub emergency_mark: crate::config::Percent,
     /// How long; zero: not at all.
@@ -127,6 +132,8 @@ impl Default for Settings {
             delete_delay: Duration::from_secs(3600),
             repack_share: config.repack_share,
             clock: Clock::default(),
+            snapshot_every: Duration::ZERO,
+            snapshot_changes: Duration::ZERO,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
             reserve: 64 << 20,
@@ -283,6 +290,7 @@ pub(super) struct Shared {
     undeleting: undelete::UnderWay,
     desk: reclaim::Desk,
     lost_ears: Mutex<Vec<LostEar>>,
+    composing: snapshots::Composing,
     started: Timestamp,
 }
 

@@ -22,6 +22,8 @@ mod take;
 
 pub(super) use take::{owner_of, take};
 
+pub(super) use mark::at as mark_at;
+
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;

@@ -2,7 +2,7 @@
 
 use super::dir::DirTier;
 use super::throttle::{Pace, Throttle};
-use super::{Tier, TierError, TierUrl};
+use super::{Mark, Tier, TierError, TierUrl};
 use crate::id::{InstanceId, TierId};
 use std::sync::Arc;
 
@@ -51,6 +51,16 @@ impl OpenHow {
 pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
+    }
+}
+
+/// The mark at `url`, whoever's it is: for reading another instance's tier, or taking it over.
+///
+/// # Errors
+/// [`TierError::Unavailable`] if there is none; [`TierError::Refused`] if it cannot be read.
+pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
+    match url {
+        TierUrl::Dir { path, .. } => super::dir::mark_at(path, &url.to_string()),
     }
 }
 

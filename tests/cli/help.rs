@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 33] = [
+const COMMANDS: [&str; 34] = [
     "up",
     "adopt",
     "rebuild",
@@ -28,6 +28,7 @@ const COMMANDS: [&str; 33] = [
     "wait",
     "cancel",
     "retry",
+    "restore",
     "status",
     "policy check",
     "policy run",

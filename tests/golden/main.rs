@@ -16,3 +16,5 @@ mod tar;
 mod tree;
 #[cfg(test)]
 mod v1;
+#[cfg(test)]
+mod v2;

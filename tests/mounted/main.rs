@@ -16,6 +16,7 @@ mod lost;
 mod rebuild;
 mod released;
 mod repair;
+mod restore;
 mod rights;
 mod round_trip;
 mod scans;

@@ -35,6 +35,15 @@ fn late_news(rig: &Rig, f: NodeId) {
     rig.differs(f, None, why, at(3), d).unwrap();
 }
 
+fn snapshots(rig: &Rig) {
+    let full = super::snapshots::snapshot(1, None);
+    rig.note_snapshot(full).unwrap();
+    rig.newest_snapshot(TIER).unwrap();
+    rig.full_snapshot(TIER).unwrap();
+    rig.superseded_snapshots(at(9), 5).unwrap();
+    rig.forget_snapshot(TIER, full.id).unwrap();
+}
+
 /// Calls everything once, so that every statement was prepared.
 fn call_everything(rig: &Rig) {
     let d = Durability::Full;
@@ -51,6 +60,7 @@ fn call_everything(rig: &Rig) {
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();
     rig.newest_aggregate().unwrap();
+    snapshots(rig);
     assert!(!rig.has_open_requests(1000, 3).unwrap());
     rig.tombstones(None, 5).unwrap();
     rig.node_by_handle(&handle(2)).unwrap();

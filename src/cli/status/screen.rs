@@ -181,7 +181,7 @@ fn backlog(status: &Status) -> Vec<Vec<String>> {
 fn tiers(tiers: &[TierStatus]) -> Vec<Vec<String>> {
     let bytes = |n: Option<u64>| n.map_or("?".to_owned(), |n| Bytes(n).to_string());
     let mut rows = vec![
-        ["TIER", "STATE", "FREE", "TOTAL", "WHERE"]
+        ["TIER", "STATE", "FREE", "TOTAL", "NAMESPACE", "WHERE"]
             .map(str::to_owned)
             .to_vec(),
     ];
@@ -201,6 +201,8 @@ fn tiers(tiers: &[TierStatus]) -> Vec<Vec<String>> {
             tier.state.as_str().to_owned(),
             bytes(tier.free),
             bytes(tier.total),
+            tier.namespace
+                .map_or("never".to_owned(), |at| at.to_string()),
             format!("{}{message}", tier.url),
         ]
     }));

@@ -339,6 +339,8 @@ fn settings(plan: &UpPlan) -> Settings {
         keep_deleted: config.keep_deleted,
         collect_every: config.collect_every,
         repack_share: config.repack_share,
+        snapshot_every: config.snapshot_every,
+        snapshot_changes: config.snapshot_changes,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

@@ -126,7 +126,8 @@ fn places(mounts: &[Mount], own: u64, path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn guard_above(directory: BorrowedFd<'_>) -> Result<Reach, BackingError> {
+/// Walks from a directory up and looks for one that guards it, itself included.
+pub(in crate::hsm) fn guard_above(directory: BorrowedFd<'_>) -> Result<Reach, BackingError> {
     let me = rustix::process::geteuid().as_raw();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut above: Option<OwnedFd> = None;

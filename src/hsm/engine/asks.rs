@@ -1,10 +1,12 @@
 //! What recalls ask of the engine: tiers, further copies, and where to write down how they ended.
 
 use super::{EngineError, Shared, tree};
-use crate::catalog::{CopyState, Durability, Proven, Recalled, Trouble};
+use crate::catalog::{
+    CopyState, Durability, FileState, Known, Node, Proven, Recalled, Trouble, Version,
+};
 use crate::error::Failure;
-use crate::format::record::{CopyHint, Record};
-use crate::hsm::backing::{BackingError, FileStat, How};
+use crate::format::record::{CopyHint, Record, State};
+use crate::hsm::backing::{BackingError, FileStat, How, belongs_to};
 use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User, Vouched};
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -177,6 +179,39 @@ impl Asks for Answers {
     }
 }
 
+/// A file that the scan has not come to since the catalog was new (a restored backing, say): its own
+/// record tells what it is, as the scan would have found it.
+fn learn(
+    shared: &Shared,
+    done: &Done,
+    node: &Node,
+    fd: BorrowedFd<'_>,
+    stat: &FileStat,
+) -> Result<(), EngineError> {
+    let record = shared.backing.record(fd)?.filter(|r| {
+        belongs_to(r, shared.backing.fs(), &node.handle)
+            && r.state == State::Resident
+            && (r.file, r.version) == (done.file, done.version)
+    });
+    let Some(record) = record else {
+        return Ok(());
+    };
+    let known = Known {
+        node: node.id,
+        state: FileState::Archived,
+        version: Version {
+            file: record.file,
+            version: record.version,
+            crc: record.crc,
+            blocks_crc: record.blocks_crc,
+        },
+        copies: shared.copies_of_record(&record),
+        under: Some((node.planned(), stat.ctime)),
+    };
+    let catalog = &shared.catalog;
+    Ok(catalog.learn(vec![known], shared.now(), Durability::Relaxed)?)
+}
+
 fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
     let Some(node) = shared.catalog.node_by_handle(&done.seen.node)? else {
         return Ok(());
@@ -186,6 +221,9 @@ fn note(shared: &Shared, done: &Done) -> Result<(), super::EngineError> {
         .backing
         .open_node(&node.handle, hint.as_deref(), How::Path)?;
     let stat = shared.backing.stat(fd.as_fd())?;
+    if node.version.is_none() {
+        learn(shared, done, &node, fd.as_fd(), &stat)?;
+    }
     let proven = Proven {
         size: done.seen.size,
         // A ctime that no file has: what was not proven is compared by its sum.

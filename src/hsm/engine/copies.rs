@@ -161,6 +161,14 @@ impl Shared {
             && self.counts(slot))
     }
 
+    /// Its trailer is where an object of that length ends, and its index is sound.
+    fn is_whole(&self, slot: &Slot, aggregate: AggregateId) -> bool {
+        let load = |indexes: &crate::hsm::index_cache::IndexCache| {
+            indexes.load(&*slot.tier, slot.id, aggregate).is_ok()
+        };
+        self.recaller().is_some_and(|r| load(r.indexes()))
+    }
+
     /// The tier answers, and the aggregate is there at its full length.
     pub(super) fn aggregate_is_live(
         &self,
@@ -169,6 +177,8 @@ impl Shared {
         known: Option<u64>,
     ) -> bool {
         match slot.tier.stat(aggregate) {
+            // Learned from records alone (of a restored backing, say): its own end says how long it is.
+            Ok(_) if known == Some(0) => self.is_whole(slot, aggregate),
             Ok(len) => known == Some(len),
             Err(why) => {
                 tracing::warn!(tier = %slot.name, %why, "a copy cannot be proven now");

@@ -4,9 +4,10 @@
 use super::policy::InForce;
 use super::{
     Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
-    policy, room, scan,
+    policy, room, scan, snapshots,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
+use crate::error::Failure;
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::index_store::IndexStore;
@@ -136,6 +137,18 @@ pub(super) fn claim_with(
     opening: &Opening,
     prepare: impl FnOnce(&StateDir) -> Result<(), Startup>,
 ) -> Result<Claimed, Startup> {
+    let unfinished = crate::hsm::restore::is_unfinished(&opening.backing).map_err(
+        EngineError::io("looking whether a restore of the backing is unfinished"),
+    )?;
+    if unfinished.is_some() {
+        let at = opening.backing.display();
+        let why = EngineError::refused(
+            Failure::Conflict,
+            format!("a restore into {at} is not finished"),
+        );
+        let hint = format!("give the same command again: cairn restore --tier URL --to {at}");
+        return Err(why.hint(hint).into());
+    }
     let old = Backing::mark_of(&opening.backing)?;
     let state = StateDir::open(&opening.state, old.as_ref().map(|m| m.fs))?;
     // It is this process's now, and what follows is to be written.
@@ -312,6 +325,7 @@ impl Claimed {
             undeleting: Default::default(),
             desk: Default::default(),
             lost_ears: Mutex::default(),
+            composing: Default::default(),
             started: now(),
         });
         let still = Still {
@@ -368,6 +382,8 @@ impl Engine {
         spawn("scan", Box::new(move || scan::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("reclaim", Box::new(move || super::reclaim::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("snapshot", Box::new(move || snapshots::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();
@@ -446,6 +462,10 @@ impl Engine {
             .and_then(|()| changelog::rescan_overflows(&self.shared));
         if let Err(why) = marked {
             tracing::error!(%why, "events of the mount are not in the catalog");
+            quiet = false;
+        }
+        if quiet && !snapshots::at_stop(&self.shared) {
+            self.abandoned.store(true, Ordering::Release);
             quiet = false;
         }
         self.shared.stop.store(true, Ordering::Release);

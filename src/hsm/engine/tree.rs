@@ -10,19 +10,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// How many entries are looked at (and held open) at once.
-pub(super) const CHUNK: usize = 256;
+pub(in crate::hsm) const CHUNK: usize = 256;
 
 /// An inode that was looked at.
 #[derive(Debug)]
-pub(super) struct Looked {
-    pub(super) name: Vec<u8>,
-    pub(super) fd: OwnedFd,
-    pub(super) handle: NodeHandle,
-    pub(super) stat: FileStat,
+pub(in crate::hsm) struct Looked {
+    pub(in crate::hsm) name: Vec<u8>,
+    pub(in crate::hsm) fd: OwnedFd,
+    pub(in crate::hsm) handle: NodeHandle,
+    pub(in crate::hsm) stat: FileStat,
 }
 
 /// Names in a directory in the order of their bytes, without `.` and `..`.
-pub(super) fn names(
+pub(in crate::hsm) fn names(
     backing: &Backing,
     directory: BorrowedFd<'_>,
 ) -> Result<Vec<Vec<u8>>, BackingError> {
@@ -41,7 +41,7 @@ pub(super) fn names(
 }
 
 /// Looks at one name; `None` if it went meanwhile, or if another filesystem is mounted there.
-pub(super) fn look_at(
+pub(in crate::hsm) fn look_at(
     backing: &Backing,
     directory: BorrowedFd<'_>,
     name: &[u8],

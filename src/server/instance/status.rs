@@ -213,10 +213,16 @@ fn tiers(instance: &Instance) -> Result<Vec<TierStatus>, EngineError> {
             weakness: slot
                 .weakness(instance.engine.backing())
                 .map(|w| w.as_str().to_owned()),
+            namespace: namespace(&instance.engine, slot).0.map(when),
             message,
         }
     };
     Ok(instance.engine.tiers().iter().map(one).collect())
+}
+
+/// When the namespace was last put on the tier, and whether that is too long ago.
+fn namespace(engine: &Engine, slot: &Slot) -> (Option<crate::id::Timestamp>, bool) {
+    engine.namespace_on(slot.id).unwrap_or_default()
 }
 
 fn warnings(
@@ -293,8 +299,22 @@ fn warnings(
             format!("{} writes to the catalog failed", snapshot.write_errors),
         );
     }
+    found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
     found.extend(emergency(engine));
     found
+}
+
+/// The tier would give an old namespace back.
+fn late(engine: &Engine, slot: &Slot) -> Option<Warning> {
+    let (last, true) = namespace(engine, slot) else {
+        return None;
+    };
+    let last = last.map_or("never".to_owned(), |at| when(at).to_string());
+    Some(Warning {
+        code: "namespace".into(),
+        level: Level::Warning,
+        message: format!("tier {} got the namespace last: {last}", slot.name),
+    })
 }
 
 fn emergency(engine: &Engine) -> Option<Warning> {

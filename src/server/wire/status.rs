@@ -132,6 +132,9 @@ pub struct TierStatus {
     /// Objects that the catalog did not know, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<u64>,
+    /// When the namespace was last put on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<When>,
     /// What was last seen when it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -150,6 +150,21 @@ fn settle(
     }
 }
 
+/// The mark at `root`, whoever's it is.
+pub(in crate::tier) fn at(root: &Path, label: &str) -> Result<Mark, TierError> {
+    let away = |error: io::Error| TierError::Unavailable {
+        tier: label.to_owned(),
+        step: "reading the mark",
+        why: error.to_string(),
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(root, flags, Mode::empty()).map_err(|e| away(e.into()))?;
+    read(&dir).map_err(|error| match error {
+        MarkError::Io(error) => away(error),
+        other => refused(root, &other.to_string()),
+    })
+}
+
 /// Refuses another instance's tier and says the way out.
 pub(super) fn check_owner(root: &Path, mark: Mark, ours: InstanceId) -> Result<(), TierError> {
     if mark.owner == ours {

@@ -103,6 +103,7 @@ fn tiers() -> Vec<TierStatus> {
             weakness: None,
             reclaimable: Some(5 << 30),
             quarantined: Some(2),
+            namespace: Some(When::from_unix(1_767_225_600)),
             message: None,
         },
         TierStatus {
@@ -114,6 +115,7 @@ fn tiers() -> Vec<TierStatus> {
             weakness: None,
             reclaimable: None,
             quarantined: None,
+            namespace: None,
             message: Some("connection refused".to_owned()),
         },
     ]

@@ -197,7 +197,7 @@ fn compose_and_record(
     items: &[Item],
     nodes: &[Node],
 ) {
-    let aggregate = match shared.catalog.next_aggregate() {
+    let composing = match shared.composing.name(&shared.catalog) {
         Ok(name) => name,
         Err(why) => {
             for action in rows {
@@ -213,7 +213,7 @@ fn compose_and_record(
     let batch = Batch {
         backing: &shared.backing,
         tier: &*slot.tier,
-        aggregate,
+        aggregate: composing.id(),
         composed: shared.now(),
         items,
     };
