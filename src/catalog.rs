@@ -29,6 +29,7 @@ mod names;
 mod node;
 mod nodes;
 mod pins;
+mod proof;
 mod readers;
 mod request;
 mod requests;
@@ -57,6 +58,7 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
+pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,
     Place, Request, RequestFilter, RequestState, Started, StateCount, Submitted, Verb,

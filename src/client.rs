@@ -127,6 +127,19 @@ impl Client {
         Ok(so_far)
     }
 
+    /// Asks for a verification of copies of the whole archive, as `options.selection` says.
+    ///
+    /// # Errors
+    /// Refused: not root.
+    pub fn submit_selection(&mut self, options: &SubmitOptions) -> Result<Submitted, ClientError> {
+        self.place(&Submission {
+            verb: Verb::Verify,
+            subjects: Vec::new(),
+            options: options.clone(),
+            part: Part::WHOLE,
+        })
+    }
+
     fn place(&mut self, body: &Submission) -> Result<Submitted, ClientError> {
         if body.options.dry_run {
             let plan: Plan = self.http.ask(Method::POST, "/v1/requests", Some(body))?;

@@ -51,6 +51,12 @@ pub struct Config {
     pub keep_requests: Duration,
     /// How long after the end of a scan of the whole tree the next one follows; zero: never.
     pub scan_every: Duration,
+    /// Every copy is read back once in so long; zero: only when somebody asks.
+    pub scrub_every: Duration,
+    /// Bytes per second that this reads of each tier.
+    pub scrub_bandwidth: u64,
+    /// Copies that are found bad are made again from good ones.
+    pub heal: bool,
     /// Above it, opens for writing wait while releases make room (P13).
     pub emergency_mark: Percent,
     /// How long such an open waits at most; zero: not at all.

@@ -115,6 +115,8 @@ fn read_value(
     let text = match value.get_ref() {
         DeValue::String(text) => text,
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        DeValue::Boolean(true) => "true",
+        DeValue::Boolean(false) => "false",
         other => {
             let why = format!(
                 "{}: wanted text or a number, found {}",

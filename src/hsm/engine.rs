@@ -18,12 +18,16 @@ mod changelog;
 mod copies;
 mod expand;
 mod facts;
+mod heal;
 mod lanes;
 mod policy;
+mod proof;
 mod refused;
 mod report;
 mod room;
 mod scan;
+mod scrub;
+mod select;
 mod slot;
 mod start;
 mod tree;
@@ -33,6 +37,9 @@ mod work;
 pub use admission::{Admission, Need};
 pub use facts::Counts;
 pub use policy::{RuleRun, RunAsk};
+pub use proof::CopyNews;
+pub use scrub::{ScrubFacts, ScrubTier};
+pub use select::{Sample, Select};
 pub use report::{FileReport, RequestReport};
 pub use slot::{Slot, Weakness};
 pub use start::{Claimed, Opening, Startup, claim};
@@ -84,6 +91,12 @@ pub struct Settings {
     pub emergency_mark: crate::config::Percent,
     /// How long; zero: not at all.
     pub emergency_wait: Duration,
+    /// Every copy is read back once in so long; zero: not by itself.
+    pub scrub_every: Duration,
+    /// Bytes per second that this reads of each tier.
+    pub scrub_bandwidth: u64,
+    /// Copies that are found bad are made again from good ones.
+    pub heal: bool,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -109,6 +122,9 @@ impl Default for Settings {
             scan_every: config.scan_every,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
+            scrub_every: config.scrub_every,
+            scrub_bandwidth: config.scrub_bandwidth,
+            heal: config.heal,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }
@@ -261,6 +277,7 @@ pub(super) struct Shared {
     believed: crate::hsm::vouch::Believed,
     refused: refused::Refused,
     lost_ears: Mutex<Vec<LostEar>>,
+    proof: proof::Proof,
     started: Timestamp,
 }
 

@@ -40,6 +40,7 @@ pub(in crate::hsm) mod tests;
 pub use adoption::Adopted;
 pub use error::{LOST, RecallError};
 pub use quota::{Owner, quota_left};
+pub(in crate::hsm) use source::mismatch;
 
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};

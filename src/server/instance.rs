@@ -21,7 +21,7 @@ use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Forecast, Named};
-use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
+use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk, Sample, Select};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
 use crossbeam_channel::Sender;
@@ -114,9 +114,41 @@ impl Instance {
             tier: options.tier.clone(),
             pin_for: options.pin_for_s.map(Duration::from_secs),
             flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
+            select: self.select(verb, options, peer)?,
             into: part.into.map(RequestId),
             last: part.last,
         })
+    }
+
+    /// Which copies of the whole archive are meant, where no files are named.
+    fn select(
+        &self,
+        verb: Verb,
+        options: &SubmitOptions,
+        peer: &Peer,
+    ) -> Result<Option<Select>, ControlError> {
+        let Some(selection) = options.selection else {
+            return Ok(None);
+        };
+        if verb != Verb::Verify {
+            let why = "only verify can be asked for of the whole archive";
+            return Err(ControlError::new(Failure::Usage, why));
+        }
+        if !self.rules(peer) {
+            let why = "only root may verify the whole archive";
+            return Err(ControlError::new(Failure::NotPermitted, why)
+                .hint("name your files: cairn verify PATH..."));
+        }
+        if selection.copies.is_some_and(|n| n > Sample::MOST) {
+            let why = format!("a sample of more than {} copies", Sample::MOST);
+            return Err(ControlError::new(Failure::Usage, why).hint("ask for a share: --sample 5%"));
+        }
+        let copies = selection.copies.map(Sample::Copies);
+        Ok(Some(Select {
+            older_than_s: selection.older_than_s,
+            sample: copies.or(selection.millionths.map(Sample::Millionths)),
+            seed: selection.seed,
+        }))
     }
 
     fn own(&self, id: RequestId, peer: &Peer) -> Result<(), ControlError> {

@@ -18,7 +18,7 @@ pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
-    SubjectRef, Submission, SubmitOptions, Submitted, Verb,
+    Selection, SubjectRef, Submission, SubmitOptions, Submitted, Verb,
 };
 pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why};
 pub use status::{

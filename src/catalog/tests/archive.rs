@@ -218,11 +218,11 @@ fn a_bad_copy_no_longer_counts() {
     assert_eq!((under(1), under(2)), (0, 1));
     let listed = rig.under_copied(2, None, 10).unwrap();
     assert_eq!((listed.nodes[0].id, listed.next), (node, None));
-    let due = rig.copies_to_verify(at(1000), 10).unwrap();
+    let due = rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap();
     assert_eq!(due, [copies[1]]);
     rig.set_copy_state(&copies[1], CopyState::Good, at(2000), Durability::Full)
         .unwrap();
-    assert_eq!(rig.copies_to_verify(at(1000), 10).unwrap(), []);
+    assert_eq!(rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap(), []);
     let listed = rig.copies(file_id(node), DataVersion(1)).unwrap();
     assert_eq!(listed[0].state, CopyState::Good, "good ones first");
 }

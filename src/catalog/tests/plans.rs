@@ -41,7 +41,7 @@ fn call_everything(rig: &Rig) {
     let copies = rig.copies(file_id(f), version).unwrap();
     rig.set_copy_state(&copies[0], CopyState::Good, at(1), d)
         .unwrap();
-    rig.copies_to_verify(at(9), 5).unwrap();
+    rig.copies_to_verify(TIER, at(9), 5).unwrap();
     rig.aggregate(TIER, aggregate.id).unwrap();
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();

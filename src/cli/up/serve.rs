@@ -319,6 +319,9 @@ fn settings(plan: &UpPlan) -> Settings {
         unsafe_open_backing: plan.unsafe_open_backing,
         keep_requests: config.keep_requests,
         scan_every: config.scan_every,
+        scrub_every: config.scrub_every,
+        scrub_bandwidth: config.scrub_bandwidth,
+        heal: config.heal,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

@@ -59,6 +59,8 @@ pub struct Ask {
     pub pin_for: Option<Duration>,
     /// Flags to set or clear.
     pub flags: Vec<Flag>,
+    /// Which copies of the whole archive; there are no subjects then (verify alone).
+    pub select: Option<super::Select>,
     /// A later part of this request.
     pub into: Option<crate::id::RequestId>,
     /// No further part will come.
@@ -94,6 +96,8 @@ pub(super) struct Options {
     pub(super) pin_for_s: Option<u64>,
     pub(super) noarchive: bool,
     pub(super) norelease: bool,
+    #[serde(default)]
+    pub(super) select: Option<super::Select>,
 }
 
 impl Options {
@@ -105,6 +109,7 @@ impl Options {
             pin_for_s: ask.pin_for.map(|d| d.as_secs()),
             noarchive: ask.flags.contains(&Flag::NoArchive),
             norelease: ask.flags.contains(&Flag::NoRelease),
+            select: ask.select,
         }
     }
 
@@ -130,6 +135,7 @@ impl Options {
             tier,
             pin_for: self.pin_for_s.map(Duration::from_secs),
             flags,
+            select: self.select,
             into: None,
             last: true,
         }

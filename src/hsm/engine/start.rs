@@ -3,8 +3,8 @@
 
 use super::policy::InForce;
 use super::{
-    Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
-    policy, room, scan,
+    Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, heal, lanes,
+    now, policy, room, scan, scrub,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, SealKey, life_of, this_boot};
@@ -228,6 +228,7 @@ impl Claimed {
             pack_bytes: settings.aggregate_bytes,
             pack_members: settings.aggregate_members,
             batch: 64,
+            verify_batch: settings.aggregate_members,
             ..Limits::default()
         };
         let (lanes, ends) = lanes::Lanes::new(limits);
@@ -256,6 +257,7 @@ impl Claimed {
             believed: crate::hsm::vouch::Believed::default(),
             refused: Default::default(),
             lost_ears: Mutex::default(),
+            proof: Default::default(),
             started: now(),
         });
         let answers = Arc::new(asks::Answers(Arc::downgrade(&shared)));
@@ -316,6 +318,12 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan::work(&shared)))?;
+        for slot in &self.shared.tiers {
+            let (shared, tier) = (self.shared.clone(), slot.id);
+            spawn("scrub", Box::new(move || scrub::work(&shared, tier)))?;
+        }
+        let shared = self.shared.clone();
+        spawn("heal", Box::new(move || heal::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("room", Box::new(move || room::work(&shared)))?;
         let shared = self.shared.clone();

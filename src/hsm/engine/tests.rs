@@ -221,6 +221,7 @@ impl Bench {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            select: None,
             into: None,
             last: true,
         }

@@ -339,7 +339,7 @@ impl Source {
 }
 
 /// What keeps an index entry from being the data that the record names.
-pub(super) fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
+pub(in crate::hsm) fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
     let Kind::Regular { size, .. } = &entry.member.kind else {
         return Some("the member is no regular file");
     };
