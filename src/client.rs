@@ -14,8 +14,9 @@ pub use error::ClientError;
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
     Accepted, GivenPath, NodeState, Part, Plan, PolicyCheckQuery, PolicyReport, PolicyRun,
-    PolicyRunQuery, Problem, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
-    StateQuery, Status, Stopped, Submission, SubmitOptions, Submitted, Verb, Walk, Why, WhyQuery,
+    PolicyRunQuery, Problem, Receipt, ReceiptQuery, RequestFilter, RequestList, RequestView,
+    Schema, ShutdownQuery, StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions,
+    Submitted, Verb, Walk, Why, WhyQuery,
 };
 use http::Http;
 use hyper::Method;
@@ -201,15 +202,20 @@ impl Client {
     /// Refused, or the path cannot be opened.
     pub fn why(&mut self, path: &[u8]) -> Result<Why, ClientError> {
         let mut hatch = handles::Hatch::connect(&self.socket)?;
-        let (mut subjects, mut problems) = hatch.hand_over(vec![path.to_vec()])?;
-        match (subjects.pop(), problems.pop()) {
-            (Some(subject), _) => {
-                self.http
-                    .ask(Method::POST, "/v1/why", Some(&WhyQuery { subject }))
-            }
-            (None, Some(problem)) => Err(ClientError::from(problem)),
-            (None, None) => Err(ClientError::not_understood("no token came back")),
-        }
+        let subject = one(&mut hatch, path)?;
+        self.http
+            .ask(Method::POST, "/v1/why", Some(&WhyQuery { subject }))
+    }
+
+    /// The file's receipt; takes as long as it takes to read the file, with `sha256`.
+    ///
+    /// # Errors
+    /// Refused, or the path cannot be opened.
+    pub fn receipt(&mut self, path: &[u8], sha256: bool) -> Result<Receipt, ClientError> {
+        let mut hatch = handles::Hatch::connect(&self.socket)?;
+        let subject = one(&mut hatch, path)?;
+        let body = ReceiptQuery { subject, sha256 };
+        self.http.ask(Method::POST, "/v1/receipt", Some(&body))
     }
 
     /// Requests, newest first.
@@ -348,6 +354,16 @@ impl Client {
 }
 
 const NOTHING: Option<&ShutdownQuery> = None;
+
+/// Hands one file over.
+fn one(hatch: &mut handles::Hatch, path: &[u8]) -> Result<SubjectRef, ClientError> {
+    let (mut subjects, mut problems) = hatch.hand_over(vec![path.to_vec()])?;
+    match (subjects.pop(), problems.pop()) {
+        (Some(subject), _) => Ok(subject),
+        (None, Some(problem)) => Err(ClientError::from(problem)),
+        (None, None) => Err(ClientError::not_understood("no token came back")),
+    }
+}
 
 /// A problem of the client's own with one path.
 fn problem(path: &[u8], failure: crate::error::Failure, message: String) -> Problem {

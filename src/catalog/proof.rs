@@ -294,11 +294,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn retire(
-        &self,
-        copies: Vec<Copy>,
-        durability: Durability,
-    ) -> Result<u64, CatalogError> {
+    pub fn retire(&self, copies: Vec<Copy>, durability: Durability) -> Result<u64, CatalogError> {
         self.write_many(copies.len(), durability, move |connection| {
             let mut retired = 0;
             for copy in &copies {

@@ -18,6 +18,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::hsm) use again::Verified;
 pub use again::{Again, Kept, Origin, Uncopied, Wanted, copy_again, restub};
 pub use recording::{NewRecord, Recorded, Unrecorded, write_records};
 

@@ -3,15 +3,15 @@
 //!
 //! # The contract
 //! - Methods block and may be called from any thread, many at once; the server calls them from
-//!   threads of its own, a bounded number. None waits for a tier.
+//!   threads of its own, a bounded number. None waits for a tier but [`Control::receipt`].
 //! - The engine decides what [`Peer`] may do: what the namespace's permissions let that user do,
 //!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
 use super::wire::{Accepted, ErrorBody, Part};
 use super::wire::{
-    NodeState, PolicyReport, PolicyRun, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
-    Submitted, Verb, Walk, Why,
+    NodeState, PolicyReport, PolicyRun, Receipt, RequestFilter, RequestView, Status, Stopped,
+    SubmitOptions, Submitted, Verb, Walk, Why,
 };
 use crate::error::Failure;
 use crate::id::RequestId;
@@ -135,6 +135,20 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::state`].
     fn why(&self, subject: Subject, peer: &Peer) -> Result<Why, ControlError>;
+
+    /// What copies of a file exist, with sums and commands that prove them without Cairn. Needs the
+    /// right to read the file. Alone among these it may wait for tiers, and reads all of the file for
+    /// `sha256`; it gives up soon after `wanted` says no.
+    ///
+    /// # Errors
+    /// As [`Control::state`]; it was never archived.
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError>;
 
     /// Requests, newest first, at most `filter.limit`; paths and keys only of the peer's own.
     ///

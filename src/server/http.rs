@@ -257,6 +257,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/requests/{id}/retry", post(requests::retry))
         .route("/v1/state", post(nodes::state))
         .route("/v1/why", post(nodes::why))
+        .route("/v1/receipt", post(nodes::receipt))
         .route("/v1/status", get(admin::status))
         .route("/v1/policy/check", post(admin::policy_check))
         .route("/v1/policy/run", post(admin::policy_run))

@@ -4,6 +4,7 @@
 //! a subject is mapped from its descriptor to a node, never by its path.
 
 mod nodes;
+mod receipt;
 mod sight;
 mod space;
 mod status;
@@ -14,8 +15,8 @@ pub(super) use views::verb_out;
 
 use super::control::{Control, ControlError, NodeSink, Peer, Subject, Wake};
 use super::wire::{
-    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RequestFilter,
-    RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
+    Accepted, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, Receipt,
+    RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, Verb, Walk, Why,
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
@@ -247,6 +248,22 @@ impl Control for Instance {
         let node = self.node(&subject, peer)?;
         let for_whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
         nodes::why(&self.engine, &node, &subject.given, &for_whom).map_err(self.tells(peer))
+    }
+
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError> {
+        let node = self.node(&subject, peer)?;
+        let whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
+        let made = receipt::receipt(&self.engine, &node, &subject.given, sha256, &whom, wanted);
+        made.map_err(|why| match why {
+            receipt::NoReceipt::Engine(why) => self.tells(peer)(why),
+            receipt::NoReceipt::Refused(why) => why,
+        })
     }
 
     fn requests(

@@ -19,6 +19,8 @@ mod place;
 mod put;
 mod readback;
 
+pub use layout::object_path;
+
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;

@@ -222,7 +222,10 @@ fn a_bad_copy_no_longer_counts() {
     assert_eq!(due, [copies[1]]);
     rig.set_copy_state(&copies[1], CopyState::Good, at(2000), Durability::Full)
         .unwrap();
-    assert_eq!(rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap(), []);
+    assert_eq!(
+        rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap(),
+        []
+    );
     let listed = rig.copies(file_id(node), DataVersion(1)).unwrap();
     assert_eq!(listed[0].state, CopyState::Good, "good ones first");
 }

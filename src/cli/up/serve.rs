@@ -205,6 +205,8 @@ fn open_doors(
     write_ends(engine, audit.clone())?;
     let lost = audit.clone();
     engine.on_lost(Box::new(move |path| lost.record(&Event::lost(path))));
+    let copies = audit.clone();
+    engine.on_copy(Box::new(move |news| copies.record(&Event::copy(news))));
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(

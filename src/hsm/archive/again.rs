@@ -275,7 +275,12 @@ impl Again<'_> {
         }
     }
 
-    fn file(&self, candidate: Candidate, record: &Record, entry: &IndexEntry) -> Result<File, Stop> {
+    fn file(
+        &self,
+        candidate: Candidate,
+        record: &Record,
+        entry: &IndexEntry,
+    ) -> Result<File, Stop> {
         let xattrs = self.batch.backing.attributes(candidate.node.as_fd())?;
         let (stat, node) = (candidate.stat, &self.batch.items[candidate.item].node);
         Ok(File {
@@ -329,7 +334,7 @@ impl From<TierError> for Miss {
 }
 
 /// A copy's stored bytes in order, each block compared with its sum before it is given.
-struct Verified<'a> {
+pub(in crate::hsm) struct Verified<'a> {
     origin: &'a Origin,
     entry: &'a IndexEntry,
     stop: &'a (dyn Fn() -> bool + Sync),
@@ -339,7 +344,7 @@ struct Verified<'a> {
 }
 
 impl<'a> Verified<'a> {
-    fn new(
+    pub(in crate::hsm) fn new(
         origin: &'a Origin,
         entry: &'a IndexEntry,
         stop: &'a (dyn Fn() -> bool + Sync),
@@ -368,13 +373,18 @@ impl<'a> Verified<'a> {
             return Err(Miss::Passing("stopped".into()));
         }
         let end = (self.next + BLOCKS).min(self.entry.block_count());
-        let places: Vec<_> = (self.next..end).filter_map(|n| self.entry.block(n)).collect();
+        let places: Vec<_> = (self.next..end)
+            .filter_map(|n| self.entry.block(n))
+            .collect();
         let Some(first) = places.first() else {
             return Ok(());
         };
         let len = places.iter().map(|p| p.len).sum();
         let aggregate = self.origin.copy.aggregate;
-        let bytes = self.origin.tier.read(aggregate, first.offset_in_object, len)?;
+        let bytes = self
+            .origin
+            .tier
+            .read(aggregate, first.offset_in_object, len)?;
         let mut rest = &bytes[..];
         for (block, place) in (self.next..).zip(&places) {
             let (data, behind) = rest.split_at(rest.len().min(place.len as usize));

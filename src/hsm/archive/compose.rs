@@ -370,7 +370,11 @@ impl<'a> Composer<'a> {
         Ok(())
     }
 
-    pub(super) fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Added, ArchiveError> {
+    pub(super) fn add(
+        &mut self,
+        member: &Member,
+        data: &mut dyn Read,
+    ) -> Result<Added, ArchiveError> {
         let aggregate = self.batch.aggregate;
         let added = self
             .writer
@@ -527,7 +531,12 @@ impl File {
         sum.sum()
     }
 
-    pub(super) fn member(&self, path: MemberPath, identity: &Identity, crc: Option<Crc32c>) -> Member {
+    pub(super) fn member(
+        &self,
+        path: MemberPath,
+        identity: &Identity,
+        crc: Option<Crc32c>,
+    ) -> Member {
         let kind = Kind::Regular {
             size: self.seen.size,
             extents: self.runs.clone(),

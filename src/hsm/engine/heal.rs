@@ -36,7 +36,7 @@ type Key = (FileId, DataVersion, TierId);
 
 /// What was tried, and when it is tried again.
 #[derive(Default)]
-struct Tried {
+pub(super) struct Tried {
     copies: HashMap<Key, (Instant, Duration)>,
     /// Requests of this process that have not ended.
     open: HashMap<TierId, RequestId>,
@@ -79,7 +79,7 @@ pub(super) fn work(shared: &Arc<Shared>) {
 }
 
 /// One look at a tier's bad copies.
-fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(), EngineError> {
+pub(super) fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(), EngineError> {
     let counts = shared.catalog.proof_counts()?;
     if !counts.iter().any(|c| c.tier == slot.id && c.bad > 0) {
         return Ok(());

@@ -118,9 +118,11 @@ impl Shared {
             .collect();
         if let Some(fault) = told.iter().flatten().find(|f| f.is_of_the_object()) {
             let all = self.live_members(slot.id, aggregate)?;
-            let others = all
-                .into_iter()
-                .filter(|c| !copies.iter().any(|k| (k.file, k.version) == (c.file, c.version)));
+            let others = all.into_iter().filter(|c| {
+                !copies
+                    .iter()
+                    .any(|k| (k.file, k.version) == (c.file, c.version))
+            });
             for copy in others.filter(|c| c.state != CopyState::Bad) {
                 checks.push((copy, CopyState::Bad));
                 news.push((copy, fault.to_string()));

@@ -80,10 +80,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub fn scrub(&self) -> Result<ScrubFacts, EngineError> {
-        let (settings, counts) = (
-            &self.shared.settings,
-            self.shared.catalog.proof_counts()?,
-        );
+        let (settings, counts) = (&self.shared.settings, self.shared.catalog.proof_counts()?);
         let one = |slot: &Slot| {
             let count = counts.iter().find(|c| c.tier == slot.id);
             let bytes = count.map_or(0, |c| c.bytes);
@@ -111,10 +108,7 @@ fn takes(bytes: u64, bandwidth: u64) -> Duration {
 
 /// Checks older than this are due: so early that all can be made in time, and not much earlier.
 fn due_before(now: Timestamp, every: Duration, takes: Duration) -> Timestamp {
-    let lead = takes
-        .saturating_add(takes / 4)
-        .max(every / 10)
-        .min(every);
+    let lead = takes.saturating_add(takes / 4).max(every / 10).min(every);
     shifted(now, every.saturating_sub(lead), false)
 }
 
@@ -189,7 +183,11 @@ impl Scrub<'_> {
             return Ok(false);
         };
         let all = unread(shared.live_members(tier, next.aggregate)?);
-        let due: Vec<Copy> = all.iter().filter(|c| checked(c) < before).copied().collect();
+        let due: Vec<Copy> = all
+            .iter()
+            .filter(|c| checked(c) < before)
+            .copied()
+            .collect();
         // Where most is due the whole is read in one go: a medium is brought there but once.
         let most = due.len() * 2 >= all.len();
         let late = checked(next) < shifted(shared.now(), every, false);

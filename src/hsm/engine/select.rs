@@ -229,7 +229,10 @@ mod tests {
                 file: FileId(file),
                 version: DataVersion(1),
                 tier: TierId(1),
-                aggregate: AggregateId { epoch: 1, seq: n / 10 },
+                aggregate: AggregateId {
+                    epoch: 1,
+                    seq: n / 10,
+                },
                 header: n,
                 stored_len: 1,
                 crc: Crc32c(0),

@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod proof;
 mod subjects;
 
 use super::ask::{Ask, Asker, Named};

@@ -119,9 +119,7 @@ fn one(
         return Err(VerifyError::Stopped);
     }
     let gone = |why: VerifyError| match why {
-        VerifyError::Tier(why) if about_the_object(&why) => {
-            Ok(Some(Fault::Gone(why.to_string())))
-        }
+        VerifyError::Tier(why) if about_the_object(&why) => Ok(Some(Fault::Gone(why.to_string()))),
         why => Err(why),
     };
     let headers = match tier.read(name, entry.header, entry.data - entry.header) {

@@ -54,12 +54,7 @@ pub(super) struct Paced<'a> {
 
 impl<'a> Paced<'a> {
     /// `busy`: others work, and are let by.
-    pub(super) fn new(
-        tier: &'a dyn Tier,
-        pacer: &'a Pacer,
-        busy: Ask<'a>,
-        stop: Ask<'a>,
-    ) -> Self {
+    pub(super) fn new(tier: &'a dyn Tier, pacer: &'a Pacer, busy: Ask<'a>, stop: Ask<'a>) -> Self {
         Self {
             tier,
             pacer,

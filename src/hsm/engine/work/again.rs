@@ -8,8 +8,7 @@ use crate::catalog::{self, Action, CopyState, Finish, Made, Met, Version};
 use crate::error::Failure;
 use crate::format::record::CopyHint;
 use crate::hsm::archive::{
-    Again, Batch, CommitError, Copied, Durable, Item, Origin, Skip, Uncopied, Wanted,
-    copy_again,
+    Again, Batch, CommitError, Copied, Durable, Item, Origin, Skip, Uncopied, Wanted, copy_again,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +49,10 @@ pub(super) fn ready<'a>(
     };
     let origins: Vec<_> = good.iter().filter_map(origin).collect();
     if origins.is_empty() {
-        let why = format!("it is released, and no other copy is good to make one on {} from", slot.name);
+        let why = format!(
+            "it is released, and no other copy is good to make one on {} from",
+            slot.name
+        );
         return Err(failed(Failure::NoGoodCopy, why));
     }
     let Version {
@@ -167,9 +169,7 @@ fn commit(
             copy: copy(c),
         })
     });
-    shared
-        .catalog
-        .made_again(aggregate, made.collect(), now)?;
+    shared.catalog.made_again(aggregate, made.collect(), now)?;
     if let Some(recaller) = shared.recaller() {
         recaller
             .indexes()

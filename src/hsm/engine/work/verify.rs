@@ -39,7 +39,14 @@ pub(super) fn verify(shared: &Arc<Shared>, actions: &[Action]) {
     let requests: BTreeSet<_> = actions.iter().map(|a| a.request).collect();
     let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
     for ((tier, aggregate), wanted) in places {
-        one(shared, (tier, aggregate), &wanted, actions, &mut sofar, &stop);
+        one(
+            shared,
+            (tier, aggregate),
+            &wanted,
+            actions,
+            &mut sofar,
+            &stop,
+        );
     }
     for (action, sofar) in actions.iter().zip(sofar) {
         end(shared, action, finish(sofar));
