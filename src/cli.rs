@@ -15,6 +15,7 @@ mod outcome;
 mod output;
 mod policy;
 mod progress;
+mod receipt;
 mod requests;
 mod shell;
 mod state;
@@ -23,6 +24,7 @@ mod subjects;
 mod sys;
 pub mod up;
 mod upgrade;
+mod verify;
 mod why;
 
 pub use error::CliError;
@@ -112,8 +114,13 @@ enum Command {
     )]
     Stage(acting::Acting),
     /// Read copies back and compare
-    #[command(after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17")]
-    Verify(acting::Acting),
+    #[command(
+        after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17\n         cairn verify --wait --sample 1% --older-than 30d"
+    )]
+    Verify(verify::Verify),
+    /// Show a file's copies, and how to prove them without Cairn
+    #[command(after_help = "Example: cairn receipt --sha256 /srv/data/run-17/out.h5")]
+    Receipt(receipt::Receipt),
     /// Keep files on disk for a while
     #[command(after_help = "Example: cairn pin --for 7d /srv/data/run-17")]
     Pin(acting::Pin),
@@ -254,7 +261,8 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Archive(args) => args.run(session, Verb::Archive),
         Command::Release(args) => args.run(session, Verb::Release),
         Command::Stage(args) => args.run(session, Verb::Stage),
-        Command::Verify(args) => args.run(session, Verb::Verify),
+        Command::Verify(args) => args.run(session),
+        Command::Receipt(args) => args.run(session),
         Command::Pin(args) => args.run(session),
         Command::Unpin(args) => args.run(session, Verb::Unpin),
         Command::Set(args) => args.run(session, Verb::Set),

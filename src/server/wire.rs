@@ -17,7 +17,7 @@ mod when;
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
-pub use receipt::{CheckCommand, CopyProof, ExactPath, Receipt, ReceiptQuery};
+pub use receipt::{CheckCommand, CopyProof, Receipt, ReceiptQuery, Verifying};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
     Selection, SubjectRef, Submission, SubmitOptions, Submitted, Verb,
@@ -74,6 +74,7 @@ schemas! {
     NodeState => "cairn.state.v1",
     Why => "cairn.why.v1",
     Receipt => "cairn.receipt.v1",
+    Verifying => "cairn.verifying.v1",
     Status => "cairn.status.v1",
     PolicyReport => "cairn.policy.v1",
     PolicyRun => "cairn.policy-run.v1",

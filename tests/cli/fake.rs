@@ -10,6 +10,7 @@
 //! | `notier` | lies on a tier that does not answer |
 //! | `slow` | is never done until its request is cancelled |
 
+mod receipt;
 mod status;
 
 use cairn::error::Failure;
@@ -405,6 +406,18 @@ impl Control for Fake {
             waiting,
             because,
         })
+    }
+
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        _wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError> {
+        let path = GivenPath::new(&subject.given);
+        let root = peer.is_root() && !has(&subject.given, "other");
+        Ok(receipt::receipt(path, sha256, root))
     }
 
     fn requests(

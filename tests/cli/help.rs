@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "up",
     "adopt",
     "upgrade",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 25] = [
     "release",
     "stage",
     "verify",
+    "receipt",
     "pin",
     "unpin",
     "set",

@@ -13,6 +13,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod proof;
 mod released;
 mod rights;
 mod round_trip;

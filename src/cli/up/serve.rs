@@ -356,6 +356,14 @@ fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {
 }
 
 fn startup(why: Startup) -> CliError {
+    if let Startup::Engine(EngineError::Catalog(damage)) = &why
+        && damage.is_damage()
+    {
+        // Nothing but the catalog was touched, and it is a cache (design, invariant 4).
+        return CliError::new(Failure::Internal, &why).with_hint(
+            "the files and their copies are as they were; `cairn rebuild` makes the catalog anew",
+        );
+    }
     let failure = match &why {
         Startup::State(StateError::InUse { .. }) => Failure::AlreadyRunning,
         Startup::State(StateError::Newer { .. }) => Failure::Newer,

@@ -82,7 +82,7 @@ pub struct MemberPlace {
 }
 
 /// Asked while something is read: is the answer still wanted?
-pub type Wanted<'a> = &'a (dyn Fn() -> bool + Sync);
+type Wanted<'a> = &'a (dyn Fn() -> bool + Sync);
 
 impl Engine {
     /// The receipt of a file; `fd`: any descriptor of it. `sha256`: with that digest, for which the file

@@ -70,10 +70,10 @@ pub struct CopyProof {
     pub aggregate_crc32c: Option<String>,
     /// The aggregate's file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub object: Option<ExactPath>,
+    pub object: Option<GivenPath>,
     /// Its name in the tar archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub member: Option<ExactPath>,
+    pub member: Option<GivenPath>,
     /// Offset of its data in the aggregate, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_offset: Option<u64>,
@@ -88,8 +88,15 @@ pub struct CopyProof {
     pub checks: Vec<CheckCommand>,
 }
 
-/// A path in an object of its own: see [`GivenPath`].
-pub type ExactPath = GivenPath;
+/// A verification of copies of the whole archive was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verifying {
+    /// The request.
+    pub request: u64,
+    /// What the sample follows from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+}
 
 /// A shell command and what it prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
