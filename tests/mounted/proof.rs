@@ -58,11 +58,10 @@ fn run_checks(receipt: &serde_json::Value, content: &[u8]) -> Result<usize> {
     Ok(ran)
 }
 
-#[test]
-fn a_receipts_commands_prove_the_copies_without_cairn() -> Result<()> {
-    needs_mounts!();
-    let mut cairn = Instance::new(None)?;
-    cairn.up()?;
+type Files = Vec<(OsString, Vec<u8>)>;
+
+/// Files with odd names, a sparse one and a large one, archived and released.
+fn odd_files(cairn: &Instance) -> Result<Files> {
     let names: [&[u8]; 9] = [
         b"plain",
         b"it's \"odd\" $HOME",
@@ -97,6 +96,15 @@ fn a_receipts_commands_prove_the_copies_without_cairn() -> Result<()> {
     cairn.archive("")?;
     cairn.release("")?;
     drop_caches()?;
+    Ok(files)
+}
+
+#[test]
+fn a_receipts_commands_prove_the_copies_without_cairn() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let files = odd_files(&cairn)?;
     for (name, data) in &files {
         let shown = receipt(&cairn, name, &[])?;
         ensure!(shown["schema"] == "cairn.receipt.v1" && shown["sha256"].is_null());
@@ -126,7 +134,12 @@ fn a_receipts_commands_prove_the_copies_without_cairn() -> Result<()> {
         run_checks(&shown, &files[files.len() - 2].1).is_err(),
         "damage was not seen"
     );
-    // Who may not read it gets none; who may, gets no place of the administrator's.
+    others_see_no_places(&cairn)?;
+    cairn.down()
+}
+
+/// Who may not read a file gets no receipt; who may, no place of the administrator's.
+fn others_see_no_places(cairn: &Instance) -> Result<()> {
     let as_user = |name: &str| {
         Command::new("setpriv")
             .args([
@@ -158,7 +171,7 @@ fn a_receipts_commands_prove_the_copies_without_cairn() -> Result<()> {
     for hidden in ["url", "object", "member", "checks"] {
         ensure!(copy[hidden].is_null(), "{hidden} is shown: {theirs}");
     }
-    cairn.down()
+    Ok(())
 }
 
 fn flip(path: &std::path::Path, at: u64) -> Result<()> {
@@ -169,17 +182,13 @@ fn flip(path: &std::path::Path, at: u64) -> Result<()> {
     Ok(file.write_all_at(&byte, at)?)
 }
 
-#[test]
-fn the_archive_is_verified_by_root_and_a_bad_copy_is_in_status_and_audit_and_healed() -> Result<()>
-{
-    needs_mounts!();
-    let mut cairn = Instance::new(None)?;
+/// An instance that makes two copies, with a file that is its configuration.
+fn with_two_tiers(cairn: &mut Instance) -> Result<(PathBuf, PathBuf)> {
     let other = cairn.dir.path().join("other");
     fs::create_dir(&other)?;
     let policy = cairn.dir.path().join("two.policy");
     fs::write(&policy, "copies 2\n\nrule archive none\n  never\n")?;
     let config = cairn.dir.path().join("cairn.toml");
-    fs::write(&config, "heal = false\n")?;
     let url = |name: &str, at: &std::path::Path| format!("{name}=dir:{}", at.display());
     cairn.args = vec![
         "--config".into(),
@@ -191,6 +200,16 @@ fn the_archive_is_verified_by_root_and_a_bad_copy_is_in_status_and_audit_and_hea
         "--tier".into(),
         url("other", &other),
     ];
+    Ok((other, config))
+}
+
+#[test]
+fn the_archive_is_verified_by_root_and_a_bad_copy_is_in_status_and_audit_and_healed() -> Result<()>
+{
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    let (other, config) = with_two_tiers(&mut cairn)?;
+    fs::write(&config, "heal = false\n")?;
     cairn.up()?;
     let data = tree::bytes(5, 300_000);
     cairn.released("f", &data)?;

@@ -24,12 +24,16 @@ use std::time::{Duration, Instant};
 
 /// How often the thread looks when nothing rings.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bad copies looked at together.
+/// Bad copies looked at together, and pages of them in one round.
 const PAGE: usize = 1000;
+const PAGES: usize = 8;
 /// Files and bytes of one request.
 const MOST: (usize, u64) = (10_000, 256 << 30);
 /// How long what could not be healed rests at first, and at last.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(86_400));
+
+/// Copies that are remembered as tried, about.
+const REMEMBERED: usize = 100_000;
 
 /// A copy that was to be healed: which version, on which tier.
 type Key = (FileId, DataVersion, TierId);
@@ -40,6 +44,8 @@ pub(super) struct Tried {
     copies: HashMap<Key, (Instant, Duration)>,
     /// Requests of this process that have not ended.
     open: HashMap<TierId, RequestId>,
+    /// Behind what the last round looked at. What nothing can be done about must not be in the way.
+    behind: HashMap<TierId, (AggregateId, u64)>,
 }
 
 impl Tried {
@@ -48,6 +54,9 @@ impl Tried {
     }
 
     fn note(&mut self, key: Key, now: Instant) {
+        if self.copies.len() >= REMEMBERED {
+            self.copies.retain(|_, (until, _)| *until > now);
+        }
         let pause = self
             .copies
             .get(&key)
@@ -91,18 +100,20 @@ pub(super) fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(
             .is_some_and(|r| r.finished.is_none()),
         None => false,
     };
-    let (mut after, mut actions, mut bytes) = (None, Vec::new(), 0_u64);
-    loop {
+    let (mut actions, mut bytes) = (Vec::new(), 0_u64);
+    for _ in 0..PAGES {
+        let after = tried.behind.remove(&slot.id);
         let page = shared.catalog.bad_copies(slot.id, after, PAGE)?;
-        let more = page.len() == PAGE;
-        after = page.last().map(|bad| (bad.copy.aggregate, bad.copy.header));
+        let (more, mut made) = (page.len() == PAGE, Vec::new());
+        let last = page.last().map(|bad| (bad.copy.aggregate, bad.copy.header));
         for bad in page {
             if shared.stopping() {
-                return Ok(());
+                break;
             }
             let full = actions.len() >= MOST.0 || bytes >= MOST.1;
             match look(shared, slot, &bad)? {
-                Look::Made(instead) => settle(shared, slot, &bad, &instead)?,
+                Look::Made(instead) if settle(shared, &bad)? => made.push((bad.copy, instead)),
+                Look::Made(_) => {}
                 Look::Wanted(node) if !running && !full => {
                     let key = (bad.copy.file, bad.copy.version, slot.id);
                     if !tried.rests(&key, Instant::now()) && !is_asked_for(shared, slot, &node)? {
@@ -114,9 +125,11 @@ pub(super) fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(
                 Look::Wanted(_) | Look::Hopeless => {}
             }
         }
-        if !more {
+        retire(shared, slot, made)?;
+        if !more || shared.stopping() {
             break;
         }
+        tried.behind.extend(last.map(|last| (slot.id, last)));
     }
     if !actions.is_empty() {
         let id = ask(shared, slot, actions)?;
@@ -136,10 +149,11 @@ enum Look {
 }
 
 fn look(shared: &Shared, slot: &Slot, bad: &BadCopy) -> Result<Look, EngineError> {
-    let Some(node) = bad.node.map(|id| shared.catalog.node(id)).transpose()? else {
+    let node = bad.node.map(|id| shared.catalog.node(id)).transpose()?;
+    let Some(node) = node.flatten() else {
         return Ok(Look::Hopeless);
     };
-    let Some((node, version)) = node.and_then(|node| Some((node.version?, node))).map(swap) else {
+    let Some(version) = node.version else {
         return Ok(Look::Hopeless);
     };
     if (version.file, version.version) != (bad.copy.file, bad.copy.version) {
@@ -155,10 +169,6 @@ fn look(shared: &Shared, slot: &Slot, bad: &BadCopy) -> Result<Look, EngineError
         FileState::Released if from_elsewhere => Look::Wanted(Box::new(node)),
         _ => Look::Hopeless,
     })
-}
-
-fn swap((version, node): (Version, Node)) -> (Node, Version) {
-    (node, version)
 }
 
 /// Good copies of a version, in the order of the tiers' configuration.
@@ -209,12 +219,12 @@ fn ask(shared: &Shared, slot: &Slot, actions: Vec<NewAction>) -> Result<RequestI
     Ok(id)
 }
 
-/// Another copy took the place of a bad one: the stub says so, and then the catalog.
-fn settle(shared: &Shared, slot: &Slot, bad: &BadCopy, instead: &Copy) -> Result<(), EngineError> {
+/// Another copy took the place of a bad one: the stub says so. `false`: not now.
+fn settle(shared: &Shared, bad: &BadCopy) -> Result<bool, EngineError> {
     for node in shared.catalog.nodes_by_file(bad.copy.file)? {
         let Some(_claim) = shared.lanes.claim(&node.handle) else {
             // Whoever works on it now is done soon.
-            return Ok(());
+            return Ok(false);
         };
         let Some(version) = node.version else {
             continue;
@@ -225,13 +235,26 @@ fn settle(shared: &Shared, slot: &Slot, bad: &BadCopy, instead: &Copy) -> Result
         match rename_copies(shared, &node, &version) {
             // A file that went needs no copy.
             Ok(()) | Err(EngineError::Backing(BackingError::Gone { .. })) => {}
-            Err(EngineError::Backing(BackingError::Busy { .. })) => return Ok(()),
+            // One whose stub cannot be written now must not keep the others from theirs.
+            Err(EngineError::Backing(why)) => {
+                tracing::debug!(%why, "a stub keeps the name of a bad copy; tried again");
+                return Ok(false);
+            }
             Err(why) => return Err(why),
         }
     }
-    if shared.catalog.retire(vec![bad.copy], Durability::Full)? > 0 {
-        tracing::info!(file = %bad.copy.file, tier = %slot.name, aggregate = %instead.aggregate, "a bad copy was made again");
-        shared.tell_copy(slot, &bad.copy, instead.aggregate, None);
+    Ok(true)
+}
+
+/// Then the catalog. `made`: bad copies, and those in their place.
+fn retire(shared: &Shared, slot: &Slot, made: Vec<(Copy, Copy)>) -> Result<(), EngineError> {
+    let bad: Vec<_> = made.iter().map(|(bad, _)| *bad).collect();
+    if bad.is_empty() || shared.catalog.retire(bad, Durability::Full)? == 0 {
+        return Ok(());
+    }
+    for (bad, instead) in made {
+        tracing::info!(file = %bad.file, tier = %slot.name, aggregate = %instead.aggregate, "a bad copy was made again");
+        shared.tell_copy(slot, &bad, instead.aggregate, None);
     }
     Ok(())
 }

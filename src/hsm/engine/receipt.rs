@@ -10,11 +10,10 @@ use crate::error::Failure;
 use crate::format::aggregate::{Index, IndexEntry};
 use crate::format::record::CopyHint;
 use crate::hsm::archive::{Origin, Verified};
-use crate::hsm::backing::{How, NodeKind};
+use crate::hsm::backing::{ContentDigest, How, NodeKind};
 use crate::id::{DataVersion, FileId};
 use crate::tier::Kind;
 use cairn_mover::{Crc32c, Crc32cHasher};
-use sha2::{Digest, Sha256};
 use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -230,7 +229,7 @@ fn entry<'a>(index: &'a Index, copy: &Copy) -> Option<&'a IndexEntry> {
 /// Both sums of a content that is given piece by piece.
 #[derive(Default)]
 struct Sums {
-    sha: Sha256,
+    sha: ContentDigest,
     crc: Crc32cHasher,
 }
 
@@ -260,7 +259,7 @@ impl Sums {
                 "what was read has the CRC32C {found}, and the version that is on record {expected}"
             ));
         }
-        Ok(self.sha.finalize().into())
+        Ok(self.sha.finish())
     }
 }
 

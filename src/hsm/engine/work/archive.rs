@@ -91,7 +91,7 @@ fn ready<'a>(
     let (mut ready, mut released) = (Vec::new(), Vec::new());
     for ((action, claim), met) in claimed.into_iter().zip(met) {
         let met = match met {
-            Some(met) if met.node.state == FileState::Released => {
+            Some(met) if has_stub(shared, &met) => {
                 match again::ready(shared, slot, &action, met, claim) {
                     Ok(one) => released.push(one),
                     Err(finish) => end(shared, &action, finish),
@@ -107,6 +107,23 @@ fn ready<'a>(
         }
     }
     (ready, released)
+}
+
+/// Is it released, as its catalog's row and its own stub say? (A file that has lost its stub is
+/// composed like any other, which finds out.)
+fn has_stub(shared: &Shared, met: &Met) -> bool {
+    let node = &met.node;
+    let hint = met.names.first().map(Vec::as_slice);
+    let record = || {
+        let fd = shared
+            .backing
+            .open_node(&node.handle, hint, How::Path)
+            .ok()?;
+        let record = shared.backing.record(fd.as_fd()).ok()??;
+        let own = belongs_to(&record, shared.backing.fs(), &node.handle);
+        (own && record.state != State::Resident).then_some(())
+    };
+    node.state == FileState::Released && record().is_some()
 }
 
 /// The components of an item's first name: compared one by one.
