@@ -4,7 +4,7 @@ use super::*;
 use crate::catalog::sql::SEEN;
 
 /// Tables of a handful of rows, listed whole.
-const SMALL: [&str; 1] = ["tiers"];
+const SMALL: [&str; 2] = ["tiers", "proof"];
 
 /// How steps end that were planned earlier.
 fn late_news(rig: &Rig, f: NodeId) {
