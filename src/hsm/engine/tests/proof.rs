@@ -82,6 +82,13 @@ fn healed(bench: &Bench) {
     });
 }
 
+/// A good copy is on the first tier, and not in that aggregate.
+fn is_made_again(bench: &Bench, name: &str, not_in: AggregateId) -> bool {
+    let there = copies_on(bench, name, 0);
+    let good = |c: &Copy| c.state == CopyState::Good && c.aggregate != not_in;
+    there.iter().any(good)
+}
+
 type News = Arc<Mutex<Vec<CopyNews>>>;
 
 fn listen(bench: &Bench) -> News {
@@ -210,11 +217,7 @@ fn an_aggregate_that_is_gone_is_made_again_as_one() {
     // A recall of one of them is enough to know it of all.
     bench.done(bench.submit(Verb::Stage, &["a"]));
     wait_for("all to be made again", || {
-        let made = |name| {
-            copies_on(&bench, name, 0)
-                .iter()
-                .any(|c| c.state == CopyState::Good)
-        };
+        let made = |name| is_made_again(&bench, name, gone);
         names.iter().all(|name| made(name)).then_some(())
     });
     healed(&bench);
@@ -223,6 +226,7 @@ fn an_aggregate_that_is_gone_is_made_again_as_one() {
         .map(|name| copies_on(&bench, name, 0).last().unwrap().aggregate)
         .collect();
     assert_eq!(places.len(), 1, "{places:?}");
+    assert!(!places.contains(&gone));
     assert!(
         bench.objects(0) <= before + 2,
         "{} objects",
@@ -349,12 +353,8 @@ fn an_object_whose_index_is_damaged_is_bad_as_a_whole() {
     let report = bench.ended(bench.engine().submit(ask).unwrap().id);
     assert_eq!(report.row.counts.failed.files, 1);
     wait_for("both to be made again", || {
-        let good = |name| {
-            copies_on(&bench, name, 0)
-                .iter()
-                .any(|c| c.state == CopyState::Good)
-        };
-        (good("f") && good("g")).then_some(())
+        let made = |name| is_made_again(&bench, name, place);
+        (made("f") && made("g")).then_some(())
     });
     healed(&bench);
 }
