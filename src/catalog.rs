@@ -33,6 +33,7 @@ mod names;
 mod node;
 mod nodes;
 mod pins;
+mod proof;
 mod quarantine;
 mod readers;
 mod rebuild;
@@ -70,6 +71,7 @@ pub use node::{
     Version,
 };
 pub use pins::Pin;
+pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use quarantine::{Found, Moved, Quarantined};
 pub use rebuild::{LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead};
 pub use removals::{Removal, Removed};

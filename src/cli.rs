@@ -17,6 +17,7 @@ mod output;
 mod policy;
 mod progress;
 mod rebuild;
+mod receipt;
 mod remove;
 mod repair;
 mod requests;
@@ -30,6 +31,7 @@ mod tier;
 mod undelete;
 pub mod up;
 mod upgrade;
+mod verify;
 mod why;
 
 pub use error::CliError;
@@ -125,15 +127,20 @@ enum Command {
         after_help = "Example: find . -name '*.h5' -print0 | cairn stage --files-from - -0 --wait"
     )]
     Stage(acting::Acting),
-    /// Read copies back and compare
-    #[command(after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17")]
-    Verify(acting::Acting),
     /// Give up the copies of files on one tier
     #[command(after_help = "Example: cairn remove --wait --tier cold /srv/data/run-17")]
     Remove(remove::Remove),
     /// Bring deleted and overwritten files back
     #[command(after_help = "Example: cairn undelete --list /srv/data/run-17")]
     Undelete(undelete::Undelete),
+    /// Read copies back and compare
+    #[command(
+        after_help = "Example: cairn verify --wait --tier cold /srv/data/run-17\n         cairn verify --wait --sample 1% --older-than 30d"
+    )]
+    Verify(verify::Verify),
+    /// Show a file's copies, and how to prove them without Cairn
+    #[command(after_help = "Example: cairn receipt --sha256 /srv/data/run-17/out.h5")]
+    Receipt(receipt::Receipt),
     /// Keep files on disk for a while
     #[command(after_help = "Example: cairn pin --for 7d /srv/data/run-17")]
     Pin(acting::Pin),
@@ -286,9 +293,10 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Archive(args) => args.run(session, Verb::Archive),
         Command::Release(args) => args.run(session, Verb::Release),
         Command::Stage(args) => args.run(session, Verb::Stage),
-        Command::Verify(args) => args.run(session, Verb::Verify),
         Command::Remove(args) => args.run(session),
         Command::Undelete(args) => args.run(session),
+        Command::Verify(args) => args.run(session),
+        Command::Receipt(args) => args.run(session),
         Command::Pin(args) => args.run(session),
         Command::Unpin(args) => args.run(session, Verb::Unpin),
         Command::Set(args) => args.run(session, Verb::Set),

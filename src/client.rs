@@ -15,10 +15,10 @@ pub use error::ClientError;
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
     Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
-    PolicyReport, PolicyRun, PolicyRunQuery, Problem, RepairKeep, RepairQuery, RepairView,
-    RequestFilter, RequestList, RequestView, Schema, ShutdownQuery, StateQuery, Status, Stopped,
-    Submission, SubmitOptions, Submitted, UndeleteQuery, UndeletedView, Verb, Walk, When, Why,
-    WhyQuery,
+    PolicyReport, PolicyRun, PolicyRunQuery, Problem, Receipt, ReceiptQuery, RepairKeep,
+    RepairQuery, RepairView, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
+    StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions, Submitted, UndeleteQuery,
+    UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use crate::server::wire::{Collect, CollectQuery, TierList};
 use http::Http;
@@ -146,6 +146,19 @@ impl Client {
         Ok(so_far)
     }
 
+    /// Asks for a verification of copies of the whole archive, as `options.selection` says.
+    ///
+    /// # Errors
+    /// Refused: not root.
+    pub fn submit_selection(&mut self, options: &SubmitOptions) -> Result<Submitted, ClientError> {
+        self.place(&Submission {
+            verb: Verb::Verify,
+            subjects: Vec::new(),
+            options: options.clone(),
+            part: Part::WHOLE,
+        })
+    }
+
     fn place(&mut self, body: &Submission) -> Result<Submitted, ClientError> {
         if body.options.dry_run {
             let plan: Plan = self.http.ask(Method::POST, "/v1/requests", Some(body))?;
@@ -207,15 +220,20 @@ impl Client {
     /// Refused, or the path cannot be opened.
     pub fn why(&mut self, path: &[u8]) -> Result<Why, ClientError> {
         let mut hatch = handles::Hatch::connect(&self.socket)?;
-        let (mut subjects, mut problems) = hatch.hand_over(vec![path.to_vec()])?;
-        match (subjects.pop(), problems.pop()) {
-            (Some(subject), _) => {
-                self.http
-                    .ask(Method::POST, "/v1/why", Some(&WhyQuery { subject }))
-            }
-            (None, Some(problem)) => Err(ClientError::from(problem)),
-            (None, None) => Err(ClientError::not_understood("no token came back")),
-        }
+        let subject = one(&mut hatch, path)?;
+        self.http
+            .ask(Method::POST, "/v1/why", Some(&WhyQuery { subject }))
+    }
+
+    /// The file's receipt; takes as long as it takes to read the file, with `sha256`.
+    ///
+    /// # Errors
+    /// Refused, or the path cannot be opened.
+    pub fn receipt(&mut self, path: &[u8], sha256: bool) -> Result<Receipt, ClientError> {
+        let mut hatch = handles::Hatch::connect(&self.socket)?;
+        let subject = one(&mut hatch, path)?;
+        let body = ReceiptQuery { subject, sha256 };
+        self.http.ask(Method::POST, "/v1/receipt", Some(&body))
     }
 
     /// What was deleted at the path and below it, handed to `each` as it comes.
@@ -473,6 +491,16 @@ impl Client {
 }
 
 const NOTHING: Option<&ShutdownQuery> = None;
+
+/// Hands one file over.
+fn one(hatch: &mut handles::Hatch, path: &[u8]) -> Result<SubjectRef, ClientError> {
+    let (mut subjects, mut problems) = hatch.hand_over(vec![path.to_vec()])?;
+    match (subjects.pop(), problems.pop()) {
+        (Some(subject), _) => Ok(subject),
+        (None, Some(problem)) => Err(ClientError::from(problem)),
+        (None, None) => Err(ClientError::not_understood("no token came back")),
+    }
+}
 
 /// A problem of the client's own with one path.
 fn problem(path: &[u8], failure: crate::error::Failure, message: String) -> Problem {

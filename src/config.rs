@@ -59,6 +59,12 @@ pub struct Config {
     pub snapshot_every: Duration,
     /// How often what changed of it goes there in between; zero: never.
     pub snapshot_changes: Duration,
+    /// Every copy is read back once in so long; zero: only when somebody asks.
+    pub scrub_every: Duration,
+    /// Bytes per second that this reads of each tier.
+    pub scrub_bandwidth: u64,
+    /// Copies that are found bad are made again from good ones.
+    pub heal: bool,
     /// Above it, opens for writing wait while releases make room (P13).
     pub emergency_mark: Percent,
     /// How long such an open waits at most; zero: not at all.

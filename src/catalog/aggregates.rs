@@ -1,11 +1,11 @@
 //! Copies, aggregates and tombstones: what lies where, and what is known about it.
 
-use super::copy::{Aggregate, Copy, CopyState, Member, Tombstone};
+use super::copy::{Aggregate, Copy, Member, Tombstone};
 use super::sql::{
     Code, all, change, coded, first, int, maybe_handle, maybe_time, maybe_uint, page, some_time,
     uint,
 };
-use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, lives, tombs};
+use super::{Catalog, CatalogError, NewAggregate, lives};
 use crate::id::{AggregateId, DataVersion, FileId, TierId, Timestamp};
 use cairn_mover::Crc32c;
 use rusqlite::{Connection, Row, params};
@@ -17,81 +17,6 @@ impl Catalog {
     /// [`CatalogError`].
     pub fn copies(&self, file: FileId, version: DataVersion) -> Result<Vec<Copy>, CatalogError> {
         self.read(|connection| copies(connection, file, version))
-    }
-
-    /// Notes what reading (or missing) a copy showed. A good read counts as verified.
-    ///
-    /// # Errors
-    /// [`CatalogError`].
-    pub fn set_copy_state(
-        &self,
-        copy: &Copy,
-        state: CopyState,
-        now: Timestamp,
-        durability: Durability,
-    ) -> Result<(), CatalogError> {
-        let copy = *copy;
-        self.post(durability, move |connection| {
-            let verified = (state == CopyState::Good).then_some(now.nanos());
-            let rows = change(
-                connection,
-                "UPDATE copies SET state = ?, last_verified = ifnull(?, last_verified)
-                 WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ?",
-                params![
-                    state.code(),
-                    verified,
-                    copy.file.0,
-                    int(copy.version.0),
-                    copy.tier.0,
-                    copy.aggregate.epoch,
-                    int(copy.aggregate.seq)
-                ],
-                "note what a copy is",
-                copy.aggregate,
-            )?;
-            if rows == 0 {
-                return Err(CatalogError::Missing {
-                    step: "note what a copy is",
-                    object: format!("copy of {} in {}", copy.file, copy.aggregate),
-                });
-            }
-            let holders = all(
-                connection,
-                "SELECT id FROM nodes WHERE file = ?",
-                [copy.file.0],
-                |row| row.get(0).map(NodeId),
-                "find by file",
-                copy.file,
-            )?;
-            holders
-                .into_iter()
-                .try_for_each(|node| tombs::recount(connection, node))
-        })
-    }
-
-    /// Copies of live files that were verified (or else proven) before `before`, oldest first.
-    ///
-    /// # Errors
-    /// [`CatalogError`].
-    pub fn copies_to_verify(
-        &self,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<Copy>, CatalogError> {
-        self.read(|connection| {
-            all(
-                connection,
-                &format!(
-                    "SELECT {COPY} FROM copies WHERE live = 1 AND state < 2
-                     AND ifnull(last_verified, proven_at) < ?
-                     ORDER BY ifnull(last_verified, proven_at) LIMIT ?"
-                ),
-                params![before.nanos(), page(limit)],
-                copy_row,
-                "find copies to verify",
-                "copies",
-            )
-        })
     }
 
     /// An aggregate's row.

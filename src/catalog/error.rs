@@ -105,6 +105,19 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// The file itself is damaged, or none of ours: it is to be made anew, not tried again.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::NotACatalog { .. } | Self::Damaged { .. } => true,
+            Self::Sql { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+            ),
+            _ => false,
+        }
+    }
+
     /// From SQLite's error, sorted by what the caller can do.
     pub(super) fn sql(step: &'static str, object: impl ToString, source: rusqlite::Error) -> Self {
         let full = source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);

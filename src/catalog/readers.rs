@@ -22,7 +22,9 @@ impl Readers {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(std::time::Duration::from_secs(30))?;
-            connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -16384;")?;
+            connection.execute_batch(
+                "PRAGMA query_only = ON; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;",
+            )?;
             super::schema::plan_once(&connection)?;
             connection.set_prepared_statement_cache_capacity(128);
             Ok(connection)

@@ -188,7 +188,8 @@ pub(super) fn connect(path: &Path) -> Result<Connection, CatalogError> {
         .execute_batch(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;
-             PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;",
+             PRAGMA cache_size = -65536; PRAGMA temp_store = FILE;
+             PRAGMA cell_size_check = ON;",
         )
         .at("set up", path.display())?;
     plan_once(&connection).at("set up", path.display())?;

@@ -15,28 +15,28 @@ use std::time::Duration;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Acting {
     #[command(flatten)]
-    subjects: Subjects,
+    pub(super) subjects: Subjects,
     /// Only say what would be done: files, bytes, time, whether it fits.
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Wait until it is done and list what failed.
     #[arg(short, long, conflicts_with = "dry_run")]
-    wait: bool,
+    pub(super) wait: bool,
     /// Stop waiting after DUR (90s, 2h); the request goes on.
     #[arg(long, value_name = "DUR", requires = "wait", value_parser = parse_duration)]
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Say nothing but errors.
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Print one JSON object a line.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Idempotency key: asking again with the same KEY gives the same request.
     #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+    pub(super) key: Option<String>,
     /// Use this tier only.
     #[arg(long, value_name = "NAME")]
-    tier: Option<String>,
+    pub(super) tier: Option<String>,
 }
 
 /// Arguments of `pin`.

@@ -6,7 +6,7 @@ use super::outcome;
 use super::output::{Output, harmless};
 use crate::client::{Client, Waited};
 use crate::config::units::shown::{Bytes, files, grouped, seconds};
-use crate::server::wire::{Problem, RequestView};
+use crate::server::wire::{Problem, RequestView, Verb};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -135,12 +135,21 @@ fn result(output: &mut Output, mut view: RequestView, quiet: bool) -> Result<(),
         0 => String::new(),
         some => format!(", {} failed", grouped(some)),
     };
+    let what = match view.verb {
+        // A copy that is bad was read as well.
+        Verb::Verify => {
+            let took = view
+                .finished
+                .map_or(0, |at| view.created.age(at.0).as_secs());
+            let read = grouped(view.files_done + view.files_failed);
+            format!("{read} read, {}, in {}", Bytes(view.bytes), seconds(took))
+        }
+        _ => format!("{}, {}", files(view.files_done), Bytes(view.bytes_done)),
+    };
     output.line(format!(
-        "request {} {}: {}, {}, {}{failed}",
+        "request {} {}: {}, {what}{failed}",
         view.request,
         view.state.as_str(),
         view.verb,
-        files(view.files_done),
-        Bytes(view.bytes_done),
     ))
 }

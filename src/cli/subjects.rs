@@ -16,13 +16,13 @@ const MAX_PATH: u64 = 4096;
 pub(crate) struct Subjects {
     /// Files and directories; a directory stands for everything below it.
     #[arg(value_name = "PATH", required_unless_present = "files_from")]
-    paths: Vec<OsString>,
+    pub(super) paths: Vec<OsString>,
     /// Also take paths from FILE, one a line (- for standard input).
     #[arg(long, value_name = "FILE")]
-    files_from: Option<PathBuf>,
+    pub(super) files_from: Option<PathBuf>,
     /// Paths in --files-from end in a NUL byte, not a newline (find -print0).
     #[arg(short = '0', long = "null", requires = "files_from")]
-    null: bool,
+    pub(super) null: bool,
 }
 
 /// Reads paths one by one; what went wrong is found in `failed` afterwards.

@@ -115,6 +115,10 @@ fn read_value(
     let text = match value.get_ref() {
         DeValue::String(text) => text,
         DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        DeValue::Boolean(yes) if is_yes_or_no(config, setting) => match yes {
+            true => "true",
+            false => "false",
+        },
         other => {
             let why = format!(
                 "{}: wanted text or a number, found {}",
@@ -126,6 +130,11 @@ fn read_value(
     };
     (setting.set)(config, text)
         .map_err(|why| complaint(value.span(), format!("{}: {why}", setting.key)))
+}
+
+/// Is its value, the default as any other, true or false?
+fn is_yes_or_no(config: &Config, setting: &Setting) -> bool {
+    matches!((setting.get)(config).as_deref(), Some("true" | "false"))
 }
 
 fn read_tiers(value: &Spanned<DeValue<'_>>) -> Result<Vec<TierSetting>, Complaint> {

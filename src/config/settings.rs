@@ -64,6 +64,9 @@ impl Default for Config {
             scan_every: Duration::from_secs(7 * 86_400),
             snapshot_every: Duration::from_secs(86_400),
             snapshot_changes: Duration::from_secs(3600),
+            scrub_every: Duration::from_secs(90 * 86_400),
+            scrub_bandwidth: 16 << 20,
+            heal: true,
             emergency_mark: EMERGENCY_MARK,
             emergency_wait: Duration::from_secs(60),
             ballast_size: 64 << 20,
@@ -200,6 +203,24 @@ pub const SETTINGS: &[Setting] = &[
         get: |c| Some(format_duration(c.snapshot_changes)),
     },
     Setting {
+        key: "scrub-every",
+        meaning: "every copy is read back once in so long; 0s: only when somebody asks",
+        set: |c, text| duration(text).map(|v| c.scrub_every = v),
+        get: |c| Some(format_duration(c.scrub_every)),
+    },
+    Setting {
+        key: "scrub-bandwidth",
+        meaning: "how much of each tier that reads in a second",
+        set: |c, text| some_size(text).map(|v| c.scrub_bandwidth = v),
+        get: |c| Some(format_size(c.scrub_bandwidth)),
+    },
+    Setting {
+        key: "heal",
+        meaning: "copies that are found bad are made again from good ones",
+        set: |c, text| yes_or_no(text).map(|v| c.heal = v),
+        get: |c| Some(c.heal.to_string()),
+    },
+    Setting {
         key: "ballast-size",
         meaning: "room kept back in the state directory and the backing for full disks",
         set: |c, text| size(text).map(|v| c.ballast_size = v),
@@ -273,6 +294,11 @@ fn some_size(text: &str) -> Result<u64, String> {
         0 => Err("must be more than 0".to_owned()),
         size => Ok(size),
     }
+}
+
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is neither true nor false"))
 }
 
 fn count(text: &str) -> Result<NonZeroU32, String> {

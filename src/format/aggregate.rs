@@ -81,6 +81,19 @@ impl IndexEntry {
     pub fn stored_len(&self) -> u64 {
         self.member.kind.stored_len()
     }
+    /// Its name as tar shows it.
+    #[must_use]
+    pub fn tar_name(&self) -> Vec<u8> {
+        super::writer::guarded(self.member.path.as_bytes())
+    }
+    /// Its stored bytes are its content: a regular file without holes.
+    #[must_use]
+    pub fn is_dense(&self) -> bool {
+        match &self.member.kind {
+            super::member::Kind::Regular { size, .. } => self.stored_len() == *size,
+            _ => false,
+        }
+    }
     /// CRC32C of the encoded block list (four bytes each, little-endian), as the record keeps it.
     #[must_use]
     pub fn blocks_crc(&self) -> Crc32c {

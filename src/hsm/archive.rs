@@ -9,6 +9,7 @@
 //! - A released, foreign or lost file is never archived: its zeros are not its data (P6).
 //! - Memory is bounded by [`GROUP_BYTES`] and one small file, whatever the batch.
 
+mod again;
 mod candidate;
 mod compose;
 mod identity;
@@ -17,6 +18,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::hsm) use again::Verified;
+pub use again::{Again, Kept, Origin, Uncopied, Wanted, copy_again, restub};
 pub use recording::{NewRecord, Recorded, Unrecorded, write_records};
 
 use crate::format::aggregate::{AggregateError, Index};
@@ -241,6 +244,12 @@ pub enum ArchiveError {
         aggregate: AggregateId,
         /// Why.
         source: CommitError,
+    },
+    /// The copy that a file stands for cannot be read to its end.
+    #[error("the copy to be copied cannot be read to its end: {why}")]
+    Origin {
+        /// Why.
+        why: String,
     },
     /// The caller asked to stop.
     #[error("stopped")]

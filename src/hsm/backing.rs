@@ -7,6 +7,7 @@
 //! - A record that is handed out was written by Cairn ([`record`]).
 
 mod attributes;
+mod digest;
 mod error;
 mod life;
 mod mark;
@@ -22,6 +23,7 @@ mod touched;
 mod turns;
 
 pub use attributes::{Attributes, is_private};
+pub use digest::ContentDigest;
 pub use error::BackingError;
 pub use life::life_of;
 pub use mark::{FRESH_SECONDS, Mark, MarkGuard, this_boot};

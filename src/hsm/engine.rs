@@ -18,15 +18,20 @@ mod changelog;
 mod copies;
 mod expand;
 mod facts;
+mod heal;
 mod lanes;
 mod policy;
+mod proof;
 pub mod rebuild;
+mod receipt;
 mod reclaim;
 mod refused;
 pub mod repair;
 mod report;
 mod room;
 mod scan;
+mod scrub;
+mod select;
 mod slot;
 mod snapshots;
 mod start;
@@ -38,8 +43,12 @@ mod work;
 pub use admission::{Admission, Need};
 pub use facts::Counts;
 pub use policy::{RuleRun, RunAsk};
+pub use proof::CopyNews;
+pub use receipt::{CopyReceipt, Digested, MemberPlace, Receipt};
 pub use reclaim::{Collection, TierView};
 pub use report::{FileReport, RequestReport};
+pub use scrub::{ScrubFacts, ScrubTier};
+pub use select::{Sample, Select};
 pub use slot::{Slot, Weakness};
 pub use start::{Claimed, Opening, Startup, claim};
 
@@ -104,6 +113,12 @@ pub struct Settings {
     pub emergency_mark: crate::config::Percent,
     /// How long; zero: not at all.
     pub emergency_wait: Duration,
+    /// Every copy is read back once in so long; zero: not by itself.
+    pub scrub_every: Duration,
+    /// Bytes per second that this reads of each tier.
+    pub scrub_bandwidth: u64,
+    /// Copies that are found bad are made again from good ones.
+    pub heal: bool,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// Recalls.
@@ -136,6 +151,9 @@ impl Default for Settings {
             snapshot_changes: Duration::ZERO,
             emergency_mark: config.emergency_mark,
             emergency_wait: config.emergency_wait,
+            scrub_every: config.scrub_every,
+            scrub_bandwidth: config.scrub_bandwidth,
+            heal: config.heal,
             reserve: 64 << 20,
             recall: crate::hsm::recall::Settings::default(),
         }
@@ -291,6 +309,7 @@ pub(super) struct Shared {
     desk: reclaim::Desk,
     lost_ears: Mutex<Vec<LostEar>>,
     composing: snapshots::Composing,
+    proof: proof::Proof,
     started: Timestamp,
 }
 

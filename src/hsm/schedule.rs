@@ -50,8 +50,10 @@ pub struct Limits {
     pub tiers: BTreeMap<TierId, usize>,
     /// Items of a class that the window holds at most.
     pub window: usize,
-    /// Items of one dispatch of recalls, releases or verifications.
+    /// Items of one dispatch of recalls or releases.
     pub batch: usize,
+    /// Items of one dispatch of verifications: what lies in one aggregate is read in one pass.
+    pub verify_batch: usize,
     /// Items of one dispatch of implicit recalls: a reader behind others in a batch waits for them.
     pub read_batch: usize,
     /// Bytes at which an aggregate of small files is full.
@@ -78,6 +80,7 @@ impl Default for Limits {
             tiers: BTreeMap::new(),
             window: 4096,
             batch: 256,
+            verify_batch: 4096,
             read_batch: 8,
             pack_bytes: 256 << 20,
             pack_members: 8192,
@@ -379,7 +382,8 @@ impl Scheduler {
         let items = match class {
             Class::Archive | Class::PolicyArchive => pack::archive(window, &first, &self.limits),
             Class::Read => pack::recall(window, &first, self.limits.read_batch, left),
-            Class::Stage | Class::Verify => pack::recall(window, &first, self.limits.batch, left),
+            Class::Stage => pack::recall(window, &first, self.limits.batch, left),
+            Class::Verify => pack::recall(window, &first, self.limits.verify_batch, left),
             Class::Release => pack::release(window, &first, self.limits.batch),
         };
         for item in &items {

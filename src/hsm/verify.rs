@@ -3,8 +3,12 @@
 //! Invariant: a verdict of "good" means that every stored byte was read just now, every block had
 //! its sum and, where the index knows it, the whole content had its sum, holes as zeros.
 
+mod ahead;
+mod copies;
 #[cfg(test)]
 mod tests;
+
+pub use copies::{Fault, verify_copies};
 
 use crate::format::aggregate::{
     AggregateError, BLOCK, Index, IndexEntry, TRAILER_LEN, Trailer, decode_index, decode_trailer,

@@ -8,6 +8,7 @@ use super::control::{ControlError, Peer};
 use super::wire::{GivenPath, When};
 use crate::catalog::{Request, RequestState};
 use crate::error::Failure;
+use crate::hsm::engine::CopyNews;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::fs::File;
@@ -120,6 +121,30 @@ impl Event {
                 "{path}: its data were released and its stub is gone or was overwritten"
             )),
             ..Self::new(&nobody, "lost")
+        }
+    }
+    /// A copy was found bad, or was made again: nobody asked for it.
+    #[must_use]
+    pub fn copy(news: &CopyNews) -> Self {
+        let nobody = Peer {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            pid: 0,
+        };
+        let place = format!("{} on tier {}", news.aggregate, news.tier);
+        let (action, result, message) = match &news.fault {
+            Some(why) => (
+                "bad copy",
+                Failure::NoGoodCopy.as_str(),
+                format!("{place}: {why}"),
+            ),
+            None => ("healed", "ok", format!("made again in {place}")),
+        };
+        Self {
+            result: result.to_owned(),
+            message: Some(message),
+            ..Self::new(&nobody, action).subjects(1, Some(GivenPath::new(&news.path)))
         }
     }
     /// It failed or was refused.

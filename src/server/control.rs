@@ -4,15 +4,16 @@
 //! # The contract
 //! - Methods block and may be called from any thread, many at once; the server calls them from
 //!   threads of its own, a bounded number. None waits for a tier but [`Control::undelete`], which
-//!   reads what it makes files from.
+//!   reads what it makes files from, [`Control::repair`] and [`Control::receipt`].
 //! - The engine decides what [`Peer`] may do: what the namespace's permissions let that user do,
 //!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
 use super::wire::{Accepted, Collect, ErrorBody, Part, Problem, TierList};
 use super::wire::{
-    DeletedView, NodeState, PolicyReport, PolicyRun, RepairKeep, RepairView, RequestFilter,
-    RequestView, Status, Stopped, SubmitOptions, Submitted, UndeletedView, Verb, Walk, When, Why,
+    DeletedView, NodeState, PolicyReport, PolicyRun, Receipt, RepairKeep, RepairView,
+    RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, UndeletedView, Verb,
+    Walk, When, Why,
 };
 use crate::error::Failure;
 use crate::id::RequestId;
@@ -190,6 +191,19 @@ pub trait Control: Send + Sync {
         peer: &Peer,
         sink: UndeletedSink<'_>,
     ) -> Result<Option<Accepted>, ControlError>;
+    /// What copies of a file exist, with sums and commands that prove them without Cairn. Needs the
+    /// right to read the file. Alone among these it may wait for tiers, and reads all of the file for
+    /// `sha256`; it gives up soon after `wanted` says no.
+    ///
+    /// # Errors
+    /// As [`Control::state`]; it was never archived.
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError>;
 
     /// Requests, newest first, at most `filter.limit`; paths and keys only of the peer's own.
     ///

@@ -262,6 +262,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/deleted", post(deleted::list))
         .route("/v1/undelete", post(deleted::undelete))
         .route("/v1/repair", post(nodes::repair))
+        .route("/v1/receipt", post(nodes::receipt))
         .route("/v1/status", get(admin::status))
         .route("/v1/policy/check", post(admin::policy_check))
         .route("/v1/policy/run", post(admin::policy_run))

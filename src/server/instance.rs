@@ -5,6 +5,7 @@
 
 mod deleted;
 mod nodes;
+mod receipt;
 mod sight;
 mod space;
 mod status;
@@ -19,16 +20,16 @@ use super::control::{
     UndeletedSink, Wake,
 };
 use super::wire::{
-    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, RepairKeep,
-    RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList, Verb, Walk,
-    Why,
+    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, Receipt,
+    RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList,
+    Verb, Walk, Why,
 };
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
 use crate::hsm::engine::ask::{Ask, Asker, Consent, Forecast, Named};
 use crate::hsm::engine::repair::{KeepWhat, RepairAsk};
-use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk};
+use crate::hsm::engine::{Engine, EngineError, RequestReport, RunAsk, Sample, Select};
 use crate::id::{NodeHandle, RequestId};
 use cairn_fuse::{Mirror, MirrorError};
 use crossbeam_channel::Sender;
@@ -125,9 +126,41 @@ impl Instance {
                 last_copy: options.last_copy,
                 below_policy: options.below_policy,
             },
+            select: self.select(verb, options, peer)?,
             into: part.into.map(RequestId),
             last: part.last,
         })
+    }
+
+    /// Which copies of the whole archive are meant, where no files are named.
+    fn select(
+        &self,
+        verb: Verb,
+        options: &SubmitOptions,
+        peer: &Peer,
+    ) -> Result<Option<Select>, ControlError> {
+        let Some(selection) = options.selection else {
+            return Ok(None);
+        };
+        if verb != Verb::Verify {
+            let why = "only verify can be asked for of the whole archive";
+            return Err(ControlError::new(Failure::Usage, why));
+        }
+        if !self.rules(peer) {
+            let why = "only root may verify the whole archive";
+            return Err(ControlError::new(Failure::NotPermitted, why)
+                .hint("name your files: cairn verify PATH..."));
+        }
+        if selection.copies.is_some_and(|n| n > Sample::MOST) {
+            let why = format!("a sample of more than {} copies", Sample::MOST);
+            return Err(ControlError::new(Failure::Usage, why).hint("ask for a share: --sample 5%"));
+        }
+        let copies = selection.copies.map(Sample::Copies);
+        Ok(Some(Select {
+            older_than_s: selection.older_than_s,
+            sample: copies.or(selection.millionths.map(Sample::Millionths)),
+            seed: selection.seed,
+        }))
     }
 
     fn own(&self, id: RequestId, peer: &Peer) -> Result<(), ControlError> {
@@ -246,6 +279,22 @@ impl Control for Instance {
         sink: UndeletedSink<'_>,
     ) -> Result<Option<Accepted>, ControlError> {
         self.bring_back(&ask, peer, sink)
+    }
+
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError> {
+        let node = self.node(&subject, peer)?;
+        let whom = nodes::ForWhom::new(asker(peer), self.rules(peer));
+        let made = receipt::receipt(&self.engine, &node, &subject.given, sha256, &whom, wanted);
+        made.map_err(|why| match why {
+            receipt::NoReceipt::Engine(why) => self.tells(peer)(why),
+            receipt::NoReceipt::Refused(why) => why,
+        })
     }
 
     fn requests(

@@ -10,6 +10,7 @@ mod path;
 mod policy;
 mod query;
 mod rebuild;
+mod receipt;
 mod repair;
 mod request;
 mod state;
@@ -22,15 +23,16 @@ pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
 pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
+pub use receipt::{CheckCommand, CopyProof, Receipt, ReceiptQuery, Verifying};
 pub use repair::{RepairKeep, RepairQuery, RepairView};
 pub use request::{
     Accepted, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState, RequestView,
-    SubjectRef, Submission, SubmitOptions, Submitted, Verb,
+    Selection, SubjectRef, Submission, SubmitOptions, Submitted, Verb,
 };
 pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why};
 pub use status::{
-    Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, RecallStatus,
-    ScanStatus, Status, TierHealth, TierStatus, TroubledFile, Warning,
+    Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, ProofStatus,
+    RecallStatus, ScanStatus, Status, TierHealth, TierProof, TierStatus, TroubledFile, Warning,
 };
 pub use tier::{
     Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierList,
@@ -82,6 +84,8 @@ schemas! {
     RequestList => "cairn.requests.v1",
     NodeState => "cairn.state.v1",
     Why => "cairn.why.v1",
+    Receipt => "cairn.receipt.v1",
+    Verifying => "cairn.verifying.v1",
     Status => "cairn.status.v1",
     PolicyReport => "cairn.policy.v1",
     PolicyRun => "cairn.policy-run.v1",
@@ -97,6 +101,7 @@ schemas! {
     Stopped => "cairn.stopped.v1",
     StateQuery => "cairn.state-query.v1",
     WhyQuery => "cairn.why-query.v1",
+    ReceiptQuery => "cairn.receipt-query.v1",
     PolicyCheckQuery => "cairn.policy-check-query.v1",
     PolicyRunQuery => "cairn.policy-run-query.v1",
     ShutdownQuery => "cairn.shutdown-query.v1",

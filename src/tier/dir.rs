@@ -24,6 +24,8 @@ pub(super) use take::{owner_of, take};
 
 pub(super) use mark::at as mark_at;
 
+pub use layout::object_path;
+
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;

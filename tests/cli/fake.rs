@@ -13,6 +13,7 @@
 //! Of what is gone, in a directory of any name, `results.h5` was deleted and `notes.txt` overwritten;
 //! below `lost` nothing can be had.
 
+mod receipt;
 mod repairs;
 mod status;
 
@@ -499,6 +500,18 @@ impl Control for Fake {
             waiting,
             because,
         })
+    }
+
+    fn receipt(
+        &self,
+        subject: Subject,
+        sha256: bool,
+        peer: &Peer,
+        _wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Receipt, ControlError> {
+        let path = GivenPath::new(&subject.given);
+        let root = peer.is_root() && !has(&subject.given, "other");
+        Ok(receipt::receipt(path, sha256, root))
     }
 
     fn requests(

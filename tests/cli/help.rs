@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 35] = [
     "up",
     "adopt",
     "rebuild",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 34] = [
     "verify",
     "remove",
     "undelete",
+    "receipt",
     "pin",
     "unpin",
     "set",

@@ -38,6 +38,16 @@ frozen! { why_is_frozen:
     "why" ["why", "sub/cold"],
     "why_json" ["why", "--json", "new"],
 }
+frozen! { receipt_is_frozen:
+    "receipt" ["receipt", "new"],
+    "receipt_json" ["receipt", "--sha256", "--json", "new"],
+}
+frozen! { verify_is_frozen:
+    "verify_all" ["verify", "--all"],
+    "verify_sample_json" ["verify", "--sample", "5%", "--seed", "7", "--json"],
+    "verify_nothing" ["verify"],
+    "verify_both" ["verify", "--all", "new"],
+}
 frozen! { status_is_frozen:
     "status" ["status"],
     "status_json" ["status", "--json"],
@@ -96,6 +106,7 @@ fn every_line_of_json_says_its_schema() {
         &["state", "-r", "--json", ".", "absent"],
         &["ls", "--json"],
         &["why", "--json", "new"],
+        &["receipt", "--json", "new"],
         &["requests", "--all", "--json"],
         &["requests", "1", "--json"],
         &["wait", "1", "--json"],

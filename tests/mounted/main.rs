@@ -13,6 +13,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod proof;
 mod rebuild;
 mod released;
 mod repair;

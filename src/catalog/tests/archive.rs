@@ -218,13 +218,82 @@ fn a_bad_copy_no_longer_counts() {
     assert_eq!((under(1), under(2)), (0, 1));
     let listed = rig.under_copied(2, None, 10).unwrap();
     assert_eq!((listed.nodes[0].id, listed.next), (node, None));
-    let due = rig.copies_to_verify(at(1000), 10).unwrap();
+    let due = rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap();
     assert_eq!(due, [copies[1]]);
     rig.set_copy_state(&copies[1], CopyState::Good, at(2000), Durability::Full)
         .unwrap();
-    assert_eq!(rig.copies_to_verify(at(1000), 10).unwrap(), []);
+    assert_eq!(
+        rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap(),
+        []
+    );
     let listed = rig.copies(file_id(node), DataVersion(1)).unwrap();
     assert_eq!(listed[0].state, CopyState::Good, "good ones first");
+}
+
+#[test]
+fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
+    let rig = Rig::new();
+    let (f, g) = (rig.file(10, 10), rig.file(11, 20));
+    let first = rig.archive(f, 1, TIER);
+    rig.archive(g, 1, TIER);
+    let counted = || {
+        let counts = rig.proof_counts().unwrap();
+        let of = counts.iter().find(|c| c.tier == TIER).unwrap();
+        (of.copies, of.bad)
+    };
+    assert_eq!(counted(), (2, 0));
+    let bad = rig.copies(file_id(f), DataVersion(1)).unwrap()[0];
+    let full = Durability::Full;
+    assert_eq!(rig.retire(vec![bad], full).unwrap(), 0, "it is good");
+    rig.note_checks(vec![(bad, CopyState::Bad)], at(50), full)
+        .unwrap();
+    assert_eq!((counted(), rig.row(f).copies), ((2, 1), 0));
+    let listed = rig.bad_copies(TIER, None, 10).unwrap();
+    assert_eq!((listed.len(), listed[0].node), (1, Some(f)));
+    assert_eq!(listed[0].copy.aggregate, first.id);
+    let behind = Some((listed[0].copy.aggregate, listed[0].copy.header));
+    assert_eq!(rig.bad_copies(TIER, behind, 10).unwrap(), []);
+    let again = NewAggregate {
+        id: AggregateId { epoch: 9, seq: 9 },
+        ..first
+    };
+    let copy = Copy {
+        aggregate: again.id,
+        state: CopyState::Good,
+        ..bad
+    };
+    rig.made_again(again, vec![Made { node: f, copy }], at(60))
+        .unwrap();
+    assert_eq!((counted(), rig.row(f).copies), ((3, 1), 1));
+    assert_eq!(rig.retire(vec![bad], full).unwrap(), 1);
+    assert_eq!(rig.retire(vec![bad], full).unwrap(), 0, "once");
+    assert_eq!(counted(), (2, 0));
+    let gone = rig.aggregate(TIER, first.id).unwrap().unwrap();
+    assert_eq!(
+        (gone.live_members, gone.live_bytes),
+        (0, 0),
+        "nobody needs it"
+    );
+    let live = rig.live_copies(file_id(f), DataVersion(1)).unwrap();
+    assert_eq!(
+        live.iter().map(|c| c.aggregate).collect::<Vec<_>>(),
+        [again.id]
+    );
+    // A copy of a version that no file has any more is nobody's.
+    rig.dirtied(f, TombstoneWhy::Overwrite, at(70), full)
+        .unwrap();
+    let late = NewAggregate {
+        id: AggregateId { epoch: 9, seq: 10 },
+        ..first
+    };
+    let copy = Copy {
+        aggregate: late.id,
+        ..copy
+    };
+    rig.made_again(late, vec![Made { node: f, copy }], at(80))
+        .unwrap();
+    let late = rig.aggregate(TIER, late.id).unwrap().unwrap();
+    assert_eq!((late.members, late.live_members), (1, 0));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use super::*;
 use crate::catalog::sql::SEEN;
 
 /// Tables of a handful of rows, listed whole; and what a rebuild kept, which goes as a whole.
-const SMALL: [&str; 4] = [
+const SMALL: [&str; 5] = [
+    "proof",
     "tiers",
     "rebuild_tiers",
     "rebuild_damaged",
@@ -44,6 +45,19 @@ fn snapshots(rig: &Rig) {
     rig.forget_snapshot(TIER, full.id).unwrap();
 }
 
+/// What is asked and noted about the proof of copies.
+fn proofs(rig: &Rig, copy: Copy) {
+    let d = Durability::Full;
+    rig.live_copies(copy.file, copy.version).unwrap();
+    rig.live_members(TIER, copy.aggregate, None, 5).unwrap();
+    rig.verifiable(TIER, None, 5).unwrap();
+    rig.proof_counts().unwrap();
+    rig.note_checks(vec![(copy, CopyState::Bad)], at(2), d)
+        .unwrap();
+    rig.bad_copies(TIER, None, 5).unwrap();
+    rig.retire(vec![copy], d).unwrap();
+}
+
 /// Calls everything once, so that every statement was prepared.
 fn call_everything(rig: &Rig) {
     let d = Durability::Full;
@@ -55,7 +69,8 @@ fn call_everything(rig: &Rig) {
     let copies = rig.copies(file_id(f), version).unwrap();
     rig.set_copy_state(&copies[0], CopyState::Good, at(1), d)
         .unwrap();
-    rig.copies_to_verify(at(9), 5).unwrap();
+    rig.copies_to_verify(TIER, at(9), 5).unwrap();
+    proofs(rig, copies[0]);
     rig.aggregate(TIER, aggregate.id).unwrap();
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();

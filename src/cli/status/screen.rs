@@ -2,7 +2,7 @@
 
 use crate::cli::output::{harmless, table};
 use crate::config::units::shown::{Bytes, counted, files, grouped, seconds};
-use crate::server::wire::{Level, Status, TierStatus};
+use crate::server::wire::{Level, Status, TierProof, TierStatus};
 
 /// The whole screen, line by line.
 pub(super) fn lines(status: &Status) -> Vec<String> {
@@ -131,16 +131,18 @@ fn health(status: &Status) -> Vec<Vec<String>> {
     ));
     let copies = &status.copies;
     let lost = format!(
-        "{} lost, {} in conflict, {} foreign",
+        "{} lost, {} in conflict, {} foreign, {} bad",
         grouped(copies.lost),
         grouped(copies.conflict),
-        grouped(copies.foreign)
+        grouped(copies.foreign),
+        grouped(copies.bad)
     );
     let few = files(copies.fewer_than_asked);
     rows.push(row(
         "copies",
         format!("{few} with fewer than asked, {lost}"),
     ));
+    rows.extend(proof(status));
     let log = &status.changelog;
     let lag = log
         .lag_s
@@ -164,6 +166,26 @@ fn health(status: &Status) -> Vec<Vec<String>> {
         format!("{now}{} seen, {last}", files(scan.files)),
     ));
     rows
+}
+
+/// How old the oldest check of a copy is, and how often each is read, tier by tier.
+fn proof(status: &Status) -> Vec<Vec<String>> {
+    let proof = &status.proof;
+    let every = match proof.every_s {
+        0 => "read only when asked".to_owned(),
+        all => format!("each read once in {}", seconds(all)),
+    };
+    let row_of = |tier: &TierProof| {
+        let oldest = tier.oldest.map_or_else(String::new, |at| {
+            format!(
+                ", the oldest check {} ago",
+                seconds(at.age(status.now.0).as_secs())
+            )
+        });
+        let all = format!("{} in {} copies", Bytes(tier.bytes), grouped(tier.copies));
+        row("scrub", format!("{}: {all}, {every}{oldest}", tier.tier))
+    };
+    proof.tiers.iter().map(row_of).collect()
 }
 
 fn backlog(status: &Status) -> Vec<Vec<String>> {

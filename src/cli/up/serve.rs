@@ -222,6 +222,8 @@ fn open_doors(
     write_ends(engine, audit.clone())?;
     let lost = audit.clone();
     engine.on_lost(Box::new(move |path| lost.record(&Event::lost(path))));
+    let copies = audit.clone();
+    engine.on_copy(Box::new(move |news| copies.record(&Event::copy(news))));
     let (end, ended) = bounded(1);
     let name = state.instance.to_string();
     let control = Instance::new(
@@ -341,6 +343,9 @@ fn settings(plan: &UpPlan) -> Settings {
         repack_share: config.repack_share,
         snapshot_every: config.snapshot_every,
         snapshot_changes: config.snapshot_changes,
+        scrub_every: config.scrub_every,
+        scrub_bandwidth: config.scrub_bandwidth,
+        heal: config.heal,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         ..Settings::default()

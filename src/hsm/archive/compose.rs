@@ -76,7 +76,7 @@ pub(super) struct Done {
 
 /// An aggregate being composed. Dropping it abandons the object.
 pub(super) struct Composer<'a> {
-    batch: Batch<'a>,
+    pub(super) batch: Batch<'a>,
     writer: AggregateWriter<Sink>,
     places: HashMap<MemberPath, Place>,
     pending: Vec<Pending>,
@@ -85,12 +85,12 @@ pub(super) struct Composer<'a> {
 }
 
 /// A regular file at its first quiescent point.
-struct File {
-    candidate: Candidate,
-    seen: Seen,
-    stat: FileStat,
-    runs: Vec<Extent>,
-    xattrs: Attributes,
+pub(super) struct File {
+    pub(super) candidate: Candidate,
+    pub(super) seen: Seen,
+    pub(super) stat: FileStat,
+    pub(super) runs: Vec<Extent>,
+    pub(super) xattrs: Attributes,
 }
 
 impl<'a> Composer<'a> {
@@ -230,7 +230,7 @@ impl<'a> Composer<'a> {
     }
 
     /// The other names of a file that was just added, and its place among those that wait.
-    fn linked(
+    pub(super) fn linked(
         &mut self,
         file: &File,
         identity: Identity,
@@ -314,7 +314,7 @@ impl<'a> Composer<'a> {
     }
 
     /// The names that lead to the node at this moment, their directories added.
-    fn names(&mut self, candidate: &Candidate) -> Result<Vec<MemberPath>, Fault> {
+    pub(super) fn names(&mut self, candidate: &Candidate) -> Result<Vec<MemberPath>, Fault> {
         let item = &self.batch.items[candidate.item];
         let is_free = |path: &MemberPath| !self.places.contains_key(path);
         let fd = candidate.node.as_fd();
@@ -370,7 +370,11 @@ impl<'a> Composer<'a> {
         Ok(())
     }
 
-    fn add(&mut self, member: &Member, data: &mut dyn Read) -> Result<Added, ArchiveError> {
+    pub(super) fn add(
+        &mut self,
+        member: &Member,
+        data: &mut dyn Read,
+    ) -> Result<Added, ArchiveError> {
         let aggregate = self.batch.aggregate;
         let added = self
             .writer
@@ -421,6 +425,26 @@ impl<'a> Composer<'a> {
         self,
         commit: &mut dyn FnMut(Durable<'_>) -> Result<(), CommitError>,
     ) -> Result<Done, ArchiveError> {
+        let backing = self.batch.backing;
+        let records: Vec<_> = self
+            .pending
+            .iter()
+            .map(|p| p.copied.new_record(&p.others))
+            .collect();
+        let (receipt, index, copied) = self.make_durable(commit)?;
+        let recorded = write_records(backing, &records);
+        Ok(Done {
+            receipt,
+            index,
+            copied: copied.into_iter().zip(recorded).collect(),
+        })
+    }
+
+    /// Steps 4 and 5.
+    pub(super) fn make_durable(
+        self,
+        commit: &mut dyn FnMut(Durable<'_>) -> Result<(), CommitError>,
+    ) -> Result<(Receipt, Index, Vec<Copied>), ArchiveError> {
         let aggregate = self.batch.aggregate;
         let (sink, index, trailer) = self
             .writer
@@ -439,11 +463,6 @@ impl<'a> Composer<'a> {
         if let Some((_, why)) = fits.into_iter().find(|(fits, _)| !fits) {
             return Err(ArchiveError::Receipt { aggregate, why });
         }
-        let records: Vec<_> = self
-            .pending
-            .iter()
-            .map(|p| p.copied.new_record(&p.others))
-            .collect();
         let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
         commit(Durable {
             receipt: &receipt,
@@ -451,12 +470,7 @@ impl<'a> Composer<'a> {
             copied: &copied,
         })
         .map_err(|source| ArchiveError::Commit { aggregate, source })?;
-        let recorded = write_records(self.batch.backing, &records);
-        Ok(Done {
-            receipt,
-            index,
-            copied: copied.into_iter().zip(recorded).collect(),
-        })
+        Ok((receipt, index, copied))
     }
 }
 
@@ -505,7 +519,7 @@ impl File {
     }
 
     /// Sum of the logical content whose stored bytes are `bytes`.
-    fn sum(&self, bytes: &[u8]) -> Crc32c {
+    pub(super) fn sum(&self, bytes: &[u8]) -> Crc32c {
         let (mut sum, mut rest) = (Crc32cHasher::default(), bytes);
         for run in &self.runs {
             sum.zeros(run.offset - sum.len());
@@ -517,7 +531,12 @@ impl File {
         sum.sum()
     }
 
-    fn member(&self, path: MemberPath, identity: &Identity, crc: Option<Crc32c>) -> Member {
+    pub(super) fn member(
+        &self,
+        path: MemberPath,
+        identity: &Identity,
+        crc: Option<Crc32c>,
+    ) -> Member {
         let kind = Kind::Regular {
             size: self.seen.size,
             extents: self.runs.clone(),

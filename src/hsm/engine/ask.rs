@@ -70,6 +70,8 @@ pub struct Ask {
     pub flags: Vec<Flag>,
     /// What may be given up.
     pub consent: Consent,
+    /// Which copies of the whole archive; there are no subjects then (verify alone).
+    pub select: Option<super::Select>,
     /// A later part of this request.
     pub into: Option<crate::id::RequestId>,
     /// No further part will come.
@@ -107,6 +109,7 @@ pub(super) struct Options {
     pub(super) norelease: bool,
     #[serde(default)]
     pub(super) consent: Consent,
+    pub(super) select: Option<super::Select>,
 }
 
 impl Options {
@@ -119,6 +122,7 @@ impl Options {
             noarchive: ask.flags.contains(&Flag::NoArchive),
             norelease: ask.flags.contains(&Flag::NoRelease),
             consent: ask.consent,
+            select: ask.select,
         }
     }
 
@@ -145,6 +149,7 @@ impl Options {
             pin_for: self.pin_for_s.map(Duration::from_secs),
             flags,
             consent: self.consent,
+            select: self.select,
             into: None,
             last: true,
         }

@@ -2,7 +2,7 @@
 
 use super::{EngineError, Shared, tree};
 use crate::catalog::{
-    CopyState, Durability, FileState, Known, Node, Proven, Recalled, Trouble, Version,
+    Copy, CopyState, Durability, FileState, Known, Node, Proven, Recalled, Trouble, Version,
 };
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
@@ -158,20 +158,10 @@ impl Asks for Answers {
         let Some(shared) = self.0.upgrade() else {
             return;
         };
-        tracing::error!(%file, version = version.0, tier = %copy.tier, aggregate = %copy.aggregate, why, "a copy is bad");
         let noted = shared.catalog.copies(file, version).and_then(|copies| {
-            for known in copies
-                .iter()
-                .filter(|c| (c.tier, c.aggregate) == (copy.tier, copy.aggregate))
-            {
-                shared.catalog.set_copy_state(
-                    known,
-                    CopyState::Bad,
-                    shared.now(),
-                    Durability::Full,
-                )?;
-            }
-            Ok(())
+            let there = |c: &&Copy| (c.tier, c.aggregate) == (copy.tier, copy.aggregate);
+            let mut known = copies.iter().filter(there);
+            known.try_for_each(|known| shared.copy_is_bad(known, why))
         });
         if let Err(why) = noted {
             tracing::error!(%why, "a bad copy could not be noted");

@@ -113,7 +113,7 @@ impl Shared {
     /// are new, else as many as it has too few copies.
     pub(super) fn lacking(&self, node: &Node) -> Result<Vec<TierId>, EngineError> {
         let mut tiers = self.archive_tiers();
-        if node.state != FileState::Archived {
+        if !matches!(node.state, FileState::Archived | FileState::Released) {
             return Ok(tiers);
         }
         let have = self.counted(node)?;

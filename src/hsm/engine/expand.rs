@@ -319,6 +319,7 @@ impl Shared {
             pin_for: None,
             flags: Vec::new(),
             consent: Consent::default(),
+            select: None,
             into: None,
             last: true,
         })?;
@@ -383,6 +384,9 @@ impl Shared {
 
     /// What a request would do, without doing it.
     pub(super) fn forecast(&self, ask: &Ask) -> Result<Forecast, EngineError> {
+        if let Some(select) = ask.select {
+            return self.forecast_selection(ask, select);
+        }
         let mut forecast = Forecast::default();
         let mut walk = Walk {
             shared: self,
@@ -410,6 +414,12 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         && let Some(Admission::Refused(code, why)) = shared.forecast(ask)?.admission
     {
         return shared.refuse_whole(request, ask, code, &why);
+    }
+    if let Some(select) = ask.select
+        && !shared.expand_selection(request, ask, select)?
+    {
+        // By a stop: the next start chooses again. Or it was cancelled, and nothing is to be sealed.
+        return Ok(());
     }
     let out = Out::Request {
         request,

@@ -98,6 +98,13 @@ impl Lanes {
         self.stages.lock().remove(&action)
     }
 
+    /// Does anything but verification run?
+    pub(super) fn is_busy(&self) -> bool {
+        let scheduler = self.scheduler.lock();
+        let mut others = Class::ALL.into_iter().filter(|c| *c != Class::Verify);
+        others.any(|class| scheduler.running(class) > 0)
+    }
+
     /// An action ended, one way or another.
     pub(super) fn end(&self, ended: Ended) {
         // The writer of ends outlives all workers; at a stop what is lost is simply done again.

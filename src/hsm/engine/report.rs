@@ -254,7 +254,7 @@ impl Shared {
                 .map(|v| (v.file, v.version))
         });
         let mut copies = match version {
-            Some((file, version)) => self.catalog.copies(file, version)?,
+            Some((file, version)) => self.catalog.live_copies(file, version)?,
             None => Vec::new(),
         };
         if copies.is_empty()

@@ -3,8 +3,8 @@
 
 use super::policy::InForce;
 use super::{
-    Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, lanes, now,
-    policy, room, scan, snapshots,
+    Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, heal, lanes,
+    now, policy, room, scan, scrub, snapshots,
 };
 use crate::catalog::{self, Catalog, Identity, Start};
 use crate::error::Failure;
@@ -295,6 +295,7 @@ impl Claimed {
             pack_bytes: settings.aggregate_bytes,
             pack_members: settings.aggregate_members,
             batch: 64,
+            verify_batch: settings.aggregate_members,
             ..Limits::default()
         };
         let (lanes, ends) = lanes::Lanes::new(limits);
@@ -326,6 +327,7 @@ impl Claimed {
             desk: Default::default(),
             lost_ears: Mutex::default(),
             composing: Default::default(),
+            proof: Default::default(),
             started: now(),
         });
         let still = Still {
@@ -380,6 +382,12 @@ impl Engine {
         spawn("policy", Box::new(move || policy::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("scan", Box::new(move || scan::work(&shared)))?;
+        for slot in &self.shared.tiers {
+            let (shared, tier) = (self.shared.clone(), slot.id);
+            spawn("scrub", Box::new(move || scrub::work(&shared, tier)))?;
+        }
+        let shared = self.shared.clone();
+        spawn("heal", Box::new(move || heal::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("reclaim", Box::new(move || super::reclaim::work(&shared)))?;
         let shared = self.shared.clone();

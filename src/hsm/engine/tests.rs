@@ -8,6 +8,7 @@ mod doubts;
 mod lanes;
 mod names;
 mod overwritten;
+mod proof;
 mod reclaim;
 mod removal;
 mod subjects;
@@ -271,6 +272,7 @@ impl Bench {
             pin_for: None,
             flags: Vec::new(),
             consent: super::ask::Consent::default(),
+            select: None,
             into: None,
             last: true,
         }

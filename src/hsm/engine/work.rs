@@ -1,5 +1,6 @@
 //! The work of the lanes: one dispatch at a time, each action's end told to the lanes.
 
+mod again;
 mod archive;
 pub(super) mod release;
 mod remove;

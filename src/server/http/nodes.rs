@@ -5,11 +5,13 @@ use crate::error::Failure;
 use crate::server::audit::Event;
 use crate::server::control::{Control, Peer, Subject};
 use crate::server::wire::{
-    ErrorBody, GivenPath, Problem, RepairQuery, RepairView, StateQuery, Walk, WhyQuery,
+    ErrorBody, GivenPath, Problem, ReceiptQuery, RepairQuery, RepairView, StateQuery, Walk,
+    WhyQuery,
 };
 use axum::extract::{ConnectInfo, State};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One line a node; a subject that cannot be shown gives a problem line and the others go on.
 pub(super) async fn state(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
@@ -63,6 +65,41 @@ fn visit(
         }
     }
     true
+}
+
+/// Sets the flag when the answer is no longer wanted: the caller went away, or has it.
+struct Unwanted(Arc<AtomicBool>);
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// May take long: it is counted among the walks.
+pub(super) async fn receipt(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let ReceiptQuery { subject, sha256 } = parse(&body)?;
+    let subject = api
+        .subjects(&[subject], &who.0)?
+        .pop()
+        .ok_or_else(|| Refusal::new(Failure::Internal, "a subject was lost"))?;
+    let place = api.walk(&who.0).await?;
+    let gone = Arc::new(AtomicBool::new(false));
+    let (_unwanted, stopped) = (Unwanted(Arc::clone(&gone)), api.stopped.clone());
+    let control = Arc::clone(&api.control);
+    let made = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let wanted = || !gone.load(Ordering::Acquire) && !*stopped.borrow();
+        control.receipt(subject, sha256, &who.0, &wanted)
+    });
+    match made.await {
+        Ok(receipt) => Ok(tagged(receipt?)),
+        Err(error) => {
+            tracing::error!(%error, "a receipt did not return");
+            let why = "the instance failed to answer";
+            Err(Refusal::new(Failure::Internal, why))
+        }
+    }
 }
 
 pub(super) async fn why(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {

@@ -246,6 +246,7 @@ impl Instance {
             tier: None,
             pin_for: None,
             flags: Vec::new(),
+            select: None,
             consent: Consent::default(),
             into: None,
             last: true,

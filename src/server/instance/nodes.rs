@@ -28,6 +28,15 @@ impl ForWhom {
         Self { asker, rules }
     }
 
+    pub(super) const fn rules(&self) -> bool {
+        self.rules
+    }
+
+    /// May they do that to what the descriptor stands for?
+    pub(super) fn may(&self, fd: &OwnedFd, access: Access) -> bool {
+        may(&self.asker, fd, access)
+    }
+
     /// The number of a request, if the caller may know that it works on the file.
     fn request(&self, engine: &Engine, action: &Action) -> Option<u64> {
         let id = action.request;

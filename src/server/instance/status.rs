@@ -1,5 +1,7 @@
 //! `cairn status`: the whole instance in one value.
 
+mod proof;
+
 use super::Instance;
 use super::views::when;
 use crate::catalog::{Class, FileState, Snapshot, Trouble};
@@ -18,8 +20,9 @@ const NAMED: usize = 100;
 pub(super) fn status(instance: &Instance, names: bool) -> Result<Status, EngineError> {
     let engine = &instance.engine;
     let (snapshot, counts, (free, total)) = (engine.snapshot()?, engine.counts(), engine.room()?);
-    let tiers = tiers(instance)?;
-    let warnings = warnings(engine, &snapshot, &tiers, instance);
+    let (tiers, scrub) = (tiers(instance)?, engine.scrub()?);
+    let mut warnings = warnings(engine, &snapshot, &tiers, instance);
+    warnings.extend(proof::warnings(&scrub));
     let age = |t: crate::id::Timestamp| u64::try_from(now().sec - t.sec).unwrap_or(0);
     let waiting = snapshot
         .backlog
@@ -70,8 +73,10 @@ pub(super) fn status(instance: &Instance, names: bool) -> Result<Status, EngineE
                 .sum(),
             conflict: snapshot.conflict,
             foreign: snapshot.foreign,
+            bad: scrub.tiers.iter().map(|t| t.bad).sum(),
         },
         troubled: if names { troubled(engine)? } else { Vec::new() },
+        proof: proof::status(&scrub),
         scan: ScanStatus {
             running: snapshot.scan.running,
             files: snapshot.scan.seen,
@@ -102,6 +107,7 @@ fn troubled(engine: &Engine) -> Result<Vec<TroubledFile>, EngineError> {
             });
         }
     }
+    files.extend(proof::bad_files(engine, NAMED)?);
     Ok(files)
 }
 

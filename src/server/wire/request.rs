@@ -72,6 +72,23 @@ pub struct SubjectRef {
     pub path: GivenPath,
 }
 
+/// Which copies of the whole archive, for a verification that names no files (root).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Selection {
+    /// Those that were not read for so long, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older_than_s: Option<u64>,
+    /// So many of them, by chance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u64>,
+    /// So many of a million of them, by chance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millionths: Option<u32>,
+    /// What the chance follows from: the same seed and the same copies give the same sample.
+    #[serde(default)]
+    pub seed: u64,
+}
+
 /// How a request is to be carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SubmitOptions {
@@ -96,6 +113,9 @@ pub struct SubmitOptions {
     /// Also if fewer copies are left than policy asks for (verb `remove`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub below_policy: bool,
+    /// Copies of the whole archive instead of files (verb `verify`; no subjects).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selection: Option<Selection>,
 }
 
 /// A request with more subjects than one call may carry is handed over in parts.

@@ -165,12 +165,45 @@ pub struct CopiesStatus {
     /// Stubs that were copied or restored from another inode's.
     #[serde(default)]
     pub foreign: u64,
+    /// Copies that were found bad and are not made again yet.
+    #[serde(default)]
+    pub bad: u64,
 }
 
-/// A file that is lost, or whose stub is not to be trusted.
+/// How the copies on one tier are proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierProof {
+    /// The tier.
+    pub tier: String,
+    /// Copies on it that files need.
+    pub copies: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of them, those found bad and not made again.
+    pub bad: u64,
+    /// When the copy was last read that was not read for the longest time.
+    pub oldest: Option<When>,
+    /// Seconds that it takes to read them all at the bandwidth that was set.
+    pub takes_s: u64,
+}
+
+/// The scrub, and what is done about bad copies.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ProofStatus {
+    /// Every copy is read once in so many seconds; 0: only when somebody asks.
+    pub every_s: u64,
+    /// Bytes that are read of each tier in a second.
+    pub bandwidth: u64,
+    /// Bad copies are made again from good ones.
+    pub heal: bool,
+    /// By tier.
+    pub tiers: Vec<TierProof>,
+}
+
+/// A file that is lost, whose stub is not to be trusted, or of which a copy is bad.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TroubledFile {
-    /// `lost`, `conflict` or `foreign`.
+    /// `lost`, `conflict`, `foreign` or `bad copy`.
     pub state: String,
     /// A path of it, relative to the mount, bytes that are not UTF-8 replaced; empty: none is known.
     pub path: String,
@@ -237,9 +270,13 @@ pub struct Status {
     pub changelog: ChangelogStatus,
     /// Missing copies.
     pub copies: CopiesStatus,
-    /// Lost, conflicting and foreign files, the first 100 of each (root only).
+    /// Lost, conflicting and foreign files, and those with bad copies, the first 100 of each (root
+    /// only).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub troubled: Vec<TroubledFile>,
+    /// How copies are proven.
+    #[serde(default)]
+    pub proof: ProofStatus,
     /// Background scan.
     pub scan: ScanStatus,
     /// Warnings.

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// The mark's file.
 pub(super) const MARK: &str = "cairn-tier.json";
@@ -54,6 +55,15 @@ impl Shard {
 /// Name of an object's file.
 pub(super) fn file_name(name: AggregateId) -> String {
     format!("{name}.tar")
+}
+
+/// Where an object lies below the root of its tier.
+#[must_use]
+pub fn object_path(root: &Path, name: AggregateId) -> PathBuf {
+    let mut path = root.join(AGGREGATES);
+    path.extend(Shard::of(name).names());
+    path.push(file_name(name));
+    path
 }
 
 /// The object whose file has this name, if it is one.

@@ -60,7 +60,9 @@ pub(super) fn status() -> Status {
             lost: 0,
             conflict: 1,
             foreign: 1,
+            bad: 2,
         },
+        proof: proof(),
         troubled: troubled(),
         scan: ScanStatus {
             running: false,
@@ -73,6 +75,22 @@ pub(super) fn status() -> Status {
             message:
                 "tier archive shares the backing's filesystem: frees no space, protects nothing"
                     .to_owned(),
+        }],
+    }
+}
+
+fn proof() -> ProofStatus {
+    ProofStatus {
+        every_s: 90 * 86_400,
+        bandwidth: 16 << 20,
+        heal: true,
+        tiers: vec![TierProof {
+            tier: "archive".to_owned(),
+            copies: 1_200_000,
+            bytes: 30 << 40,
+            bad: 2,
+            oldest: Some(When::from_unix(1_700_000_000 - 40 * 86_400)),
+            takes_s: (30 << 40) / (16 << 20),
         }],
     }
 }

@@ -59,7 +59,9 @@ impl Facts {
 
     /// Tiers that a copy of the present data is still to be made on.
     pub(super) fn tiers_missing(&self) -> Vec<TierId> {
-        let have = |tier: &TierId| self.current() && self.tiers_have.contains(tier);
+        // The data of a released file are what its copies are.
+        let same = self.released() || self.current();
+        let have = |tier: &TierId| same && self.tiers_have.contains(tier);
         self.tiers_wanted
             .iter()
             .filter(|t| !have(t))
@@ -142,17 +144,18 @@ fn archive(facts: &Facts) -> Wanted {
         };
     }
     if facts.released() {
-        return if facts
-            .tiers_wanted
-            .iter()
-            .all(|tier| facts.tiers_have.contains(tier))
-        {
+        return if facts.tiers_missing().is_empty() {
             Wanted::Nothing(None)
-        } else {
+        } else if facts.tiers_have.is_empty() {
             Wanted::Refuse(
                 Failure::NoGoodCopy,
-                "it is released and has no copy there: `cairn stage` first",
+                "it is released, and no good copy of it is known to make another from",
             )
+        } else {
+            Wanted::Act {
+                bytes: facts.stored.unwrap_or(facts.stat.size),
+                place: None,
+            }
         };
     }
     if facts.stat.kind == NodeKind::Regular && facts.tiers_missing().is_empty() {

@@ -3,11 +3,12 @@
 use super::super::expand::is_current;
 use super::super::lanes::Claim;
 use super::super::{EngineError, Shared, Slot, tree};
-use super::{end, failed, later, pause_after, soon_or_never};
+use super::{again, end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
     self, Action, CopyState, Durability, FileState, Finish, Met, Node, Proven, Version,
 };
 use crate::error::Failure;
+use crate::format::aggregate::Index;
 use crate::format::record::{CopyHint, State};
 use crate::hsm::archive::{
     ArchiveError, Batch, CommitError, Copied, Durable, Item, ItemError, Outcome, Prior, Skip,
@@ -16,7 +17,7 @@ use crate::hsm::archive::{
 use crate::hsm::backing::{How, belongs_to};
 use crate::hsm::version::{Seen, Trust};
 use crate::id::TierId;
-use crate::tier::{Proof, TierError};
+use crate::tier::{Proof, Receipt, TierError};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         }
         return;
     };
-    let mut ready = ready(shared, slot, actions);
+    let (mut ready, released) = ready(shared, slot, actions);
     // In the order of a walk, each directory before what lies in it: tar sets a directory's times
     // when it leaves it, so what it comes back to would change them.
     ready.sort_by(|a, b| walk_order(&a.0).cmp(walk_order(&b.0)));
@@ -49,14 +50,22 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
     if !items.is_empty() {
         compose_and_record(shared, slot, &rows, &items, &nodes);
     }
+    if !released.is_empty() {
+        again::again(shared, slot, released);
+    }
 }
+
+/// Resident files, to be read from the disk.
+type Resident<'a> = Vec<(Item, Action, Node, Claim<'a>)>;
+/// Released ones, to be read from another tier.
+type Released<'a> = Vec<again::Ready<'a>>;
 
 /// Claims the nodes, looks all of them up at once, and ends what is not to be composed.
 fn ready<'a>(
     shared: &'a Shared,
     slot: &Slot,
     actions: Vec<Action>,
-) -> Vec<(Item, Action, Node, Claim<'a>)> {
+) -> (Resident<'a>, Released<'a>) {
     let mut claimed = Vec::new();
     for action in actions {
         match shared.lanes.claim(&action.handle) {
@@ -76,18 +85,45 @@ fn ready<'a>(
                 let finish = later(shared, action, Failure::Internal, &why);
                 end(shared, action, finish);
             }
-            return Vec::new();
+            return (Vec::new(), Vec::new());
         }
     };
-    let mut ready = Vec::new();
+    let (mut ready, mut released) = (Vec::new(), Vec::new());
     for ((action, claim), met) in claimed.into_iter().zip(met) {
+        let met = match met {
+            Some(met) if has_stub(shared, &met) => {
+                match again::ready(shared, slot, &action, met, claim) {
+                    Ok(one) => released.push(one),
+                    Err(finish) => end(shared, &action, finish),
+                }
+                continue;
+            }
+            met => met,
+        };
         match met.map(|met| item(shared, slot, &action, met)) {
             Some(Ok(Some((item, node)))) => ready.push((item, action, node, claim)),
             None | Some(Ok(None)) => end(shared, &action, Finish::Done),
             Some(Err(finish)) => end(shared, &action, finish),
         }
     }
-    ready
+    (ready, released)
+}
+
+/// Is it released, as its catalog's row and its own stub say? (A file that has lost its stub is
+/// composed like any other, which finds out.)
+fn has_stub(shared: &Shared, met: &Met) -> bool {
+    let node = &met.node;
+    let hint = met.names.first().map(Vec::as_slice);
+    let record = || {
+        let fd = shared
+            .backing
+            .open_node(&node.handle, hint, How::Path)
+            .ok()?;
+        let record = shared.backing.record(fd.as_fd()).ok()??;
+        let own = belongs_to(&record, shared.backing.fs(), &node.handle);
+        (own && record.state != State::Resident).then_some(())
+    };
+    node.state == FileState::Released && record().is_some()
 }
 
 /// The components of an item's first name: compared one by one.
@@ -233,15 +269,9 @@ fn compose_and_record(
     }
 }
 
-/// P2 step 5.
-fn commit(
-    shared: &Shared,
-    slot: &Slot,
-    nodes: &[Node],
-    durable: Durable<'_>,
-) -> Result<(), CommitError> {
-    let receipt = durable.receipt;
-    let aggregate = catalog::NewAggregate {
+/// The catalog's words for a receipt.
+pub(super) fn new_aggregate(slot: &Slot, receipt: &Receipt) -> catalog::NewAggregate {
+    catalog::NewAggregate {
         tier: slot.id,
         id: receipt.aggregate,
         len: receipt.len,
@@ -252,13 +282,25 @@ fn commit(
             Proof::Drive => catalog::ProofKind::Drive,
             Proof::Volatile => catalog::ProofKind::Volatile,
         },
-    };
-    let stored = |c: &Copied| {
-        durable
-            .index
-            .by_identity(c.file, c.version)
-            .map_or(0, |e| e.stored_len())
-    };
+    }
+}
+
+/// Bytes of a file's data as they lie in an aggregate.
+pub(super) fn stored(index: &Index, copied: &Copied) -> u64 {
+    index
+        .by_identity(copied.file, copied.version)
+        .map_or(0, |e| e.stored_len())
+}
+
+/// P2 step 5.
+fn commit(
+    shared: &Shared,
+    slot: &Slot,
+    nodes: &[Node],
+    durable: Durable<'_>,
+) -> Result<(), CommitError> {
+    let receipt = durable.receipt;
+    let aggregate = new_aggregate(slot, receipt);
     let files = durable.copied.iter().filter_map(|c| {
         let node = nodes.get(c.item)?;
         Some(catalog::Archived {
@@ -272,7 +314,7 @@ fn commit(
             },
             proven: proven(shared, &c.seen),
             header: c.copy.header,
-            stored_len: stored(c),
+            stored_len: stored(durable.index, c),
         })
     });
     shared
@@ -383,11 +425,12 @@ fn note_records(shared: &Shared, nodes: &[Node], outcomes: &[Outcome]) {
     }
 }
 
-fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveError) {
+pub(super) fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveError) {
     let code = match why {
         ArchiveError::Tier(TierError::Full { .. }) => Failure::NoSpace,
         ArchiveError::Tier(_) => Failure::TierUnavailable,
         ArchiveError::Compose { .. }
+        | ArchiveError::Origin { .. }
         | ArchiveError::Receipt { .. }
         | ArchiveError::Commit { .. } => Failure::Internal,
         ArchiveError::Stopped => {

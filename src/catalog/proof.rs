@@ -1,0 +1,448 @@
+//! What reading copies back showed: which are due to be read again, which are bad, and what was made
+//! again in place of those.
+//!
+//! Invariants:
+//! - A copy that was read and found good counts as checked at that moment; one found bad keeps the
+//!   time of its last good check, counts for no release, and stays listed until another copy on its tier
+//!   takes its place ([`Catalog::retire`]).
+//! - A row never becomes good again but by a read that found it good.
+
+use super::aggregates::{self, COPY, copy_row};
+use super::copy::{Copy, CopyState};
+use super::sql::{Code, all, change, first, handle, int, maybe_time, page, uint};
+use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
+use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, TierId, Timestamp};
+use rusqlite::{Connection, params};
+
+/// A live copy that was found bad, and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadCopy {
+    /// The copy.
+    pub copy: Copy,
+    /// A file that needs it; `None`: none does at present.
+    pub node: Option<NodeId>,
+}
+
+/// A live copy as a verification of the whole archive meets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verifiable {
+    /// The copy.
+    pub copy: Copy,
+    /// A file that needs it.
+    pub node: NodeId,
+    /// Its inode.
+    pub handle: NodeHandle,
+}
+
+/// A copy that was made from another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// The file's node.
+    pub node: NodeId,
+    /// The new copy.
+    pub copy: Copy,
+}
+
+/// Copies of one tier, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofCount {
+    /// The tier.
+    pub tier: TierId,
+    /// Copies that files need.
+    pub copies: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+    /// Of them, those found bad and not made again.
+    pub bad: u64,
+    /// When the one that was not read for the longest time was last read, or else proven.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Where a listing of a tier's copies goes on: behind this aggregate's member at this offset.
+type Behind = Option<(AggregateId, u64)>;
+
+impl Catalog {
+    /// Notes what reading (or missing) a copy showed. A good read counts as verified.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn set_copy_state(
+        &self,
+        copy: &Copy,
+        state: CopyState,
+        now: Timestamp,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        let copy = *copy;
+        self.post(durability, move |connection| {
+            if note(connection, &copy, state, now)? {
+                return Ok(());
+            }
+            Err(CatalogError::Missing {
+                step: "note what a copy is",
+                object: format!("copy of {} in {}", copy.file, copy.aggregate),
+            })
+        })
+    }
+
+    /// The same of many; those that are no longer known are passed over.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn note_checks(
+        &self,
+        checks: Vec<(Copy, CopyState)>,
+        now: Timestamp,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.post_many(checks.len(), durability, move |connection| {
+            for (copy, state) in &checks {
+                note(connection, copy, *state, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies of live files on a tier that were verified (or else proven) before `before`, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn copies_to_verify(
+        &self,
+        tier: TierId,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Copy>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE tier = ? AND live = 1 AND state < 2
+                     AND ifnull(last_verified, proven_at) < ?
+                     ORDER BY ifnull(last_verified, proven_at) LIMIT ?"
+                ),
+                params![tier.0, before.nanos(), page(limit)],
+                copy_row,
+                "find copies to verify",
+                tier,
+            )
+        })
+    }
+
+    /// Copies in an aggregate that files need, by ascending offset, from after the offset `after`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn live_members(
+        &self,
+        tier: TierId,
+        aggregate: AggregateId,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Copy>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE tier = ? AND epoch = ? AND seq = ?
+                     AND header > ? AND live = 1 ORDER BY header LIMIT ?"
+                ),
+                params![
+                    tier.0,
+                    aggregate.epoch,
+                    int(aggregate.seq),
+                    after.map_or(-1, int),
+                    page(limit)
+                ],
+                copy_row,
+                "list live members",
+                aggregate,
+            )
+        })
+    }
+
+    /// The copies of one version, good ones first, but those in whose place others were made.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn live_copies(
+        &self,
+        file: FileId,
+        version: DataVersion,
+    ) -> Result<Vec<Copy>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE file = ? AND version = ?
+                     AND (live = 1 OR state < 2) ORDER BY state"
+                ),
+                params![file.0, int(version.0)],
+                copy_row,
+                "find copies",
+                file,
+            )
+        })
+    }
+
+    /// A tier's bad copies that files need, in the order of their places.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn bad_copies(
+        &self,
+        tier: TierId,
+        after: Behind,
+        limit: usize,
+    ) -> Result<Vec<BadCopy>, CatalogError> {
+        let (aggregate, header) = begin(after);
+        self.read(|connection| {
+            let bad = all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE tier = ? AND live = 1 AND state = 2
+                     AND (epoch, seq, header) > (?, ?, ?) ORDER BY epoch, seq, header LIMIT ?"
+                ),
+                params![
+                    tier.0,
+                    aggregate.epoch,
+                    int(aggregate.seq),
+                    header,
+                    page(limit)
+                ],
+                copy_row,
+                "list bad copies of",
+                tier,
+            )?;
+            let whose = |copy: Copy| {
+                let node = holder(connection, &copy)?.map(|(node, _)| node);
+                Ok(BadCopy { copy, node })
+            };
+            bad.into_iter().map(whose).collect()
+        })
+    }
+
+    /// A tier's copies that files need, in the order of their places, with a file each; and where to
+    /// go on. A page may be empty although more follow.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn verifiable(
+        &self,
+        tier: TierId,
+        after: Behind,
+        limit: usize,
+    ) -> Result<(Vec<Verifiable>, Behind), CatalogError> {
+        let (aggregate, header) = begin(after);
+        self.read(|connection| {
+            let copies = all(
+                connection,
+                &format!(
+                    "SELECT {COPY} FROM copies WHERE tier = ?
+                     AND (epoch, seq, header) > (?, ?, ?) AND live = 1
+                     ORDER BY epoch, seq, header LIMIT ?"
+                ),
+                params![
+                    tier.0,
+                    aggregate.epoch,
+                    int(aggregate.seq),
+                    header,
+                    page(limit)
+                ],
+                copy_row,
+                "list copies of",
+                tier,
+            )?;
+            let next = copies.last().map(|copy| (copy.aggregate, copy.header));
+            let mut found = Vec::with_capacity(copies.len());
+            for copy in copies {
+                if let Some((node, handle)) = holder(connection, &copy)? {
+                    found.push(Verifiable { copy, node, handle });
+                }
+            }
+            Ok((found, next))
+        })
+    }
+
+    /// An aggregate of copies that were made from other copies is durable. Always durable; all or
+    /// nothing. A copy whose version no file has any more counts as nobody's.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn made_again(
+        &self,
+        aggregate: NewAggregate,
+        made: Vec<Made>,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        self.write_many(made.len(), Durability::Full, move |connection| {
+            aggregates::insert(connection, &aggregate, now)?;
+            for Made { node, copy } in &made {
+                aggregates::put_copy(connection, copy)?;
+                if holder(connection, copy)?.is_none() {
+                    unneeded(connection, copy)?;
+                }
+                tombs::recount(connection, *node)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Bad copies whose place others on their tier have taken: nobody needs them any more. Gives how
+    /// many were retired.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn retire(&self, copies: Vec<Copy>, durability: Durability) -> Result<u64, CatalogError> {
+        self.write_many(copies.len(), durability, move |connection| {
+            let mut retired = 0;
+            for copy in &copies {
+                retired += u64::from(unneeded_if_bad(connection, copy)?);
+            }
+            Ok(retired)
+        })
+    }
+
+    /// The copies of each tier, counted, with the age of their oldest check.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn proof_counts(&self) -> Result<Vec<ProofCount>, CatalogError> {
+        self.read(|connection| {
+            let mut counts = all(
+                connection,
+                "SELECT tier, copies, bytes, bad FROM proof ORDER BY tier",
+                [],
+                |row| {
+                    Ok(ProofCount {
+                        tier: TierId(row.get("tier")?),
+                        copies: uint(row, "copies")?,
+                        bytes: uint(row, "bytes")?,
+                        bad: uint(row, "bad")?,
+                        oldest: None,
+                    })
+                },
+                "count",
+                "copies",
+            )?;
+            for count in &mut counts {
+                count.oldest = first(
+                    connection,
+                    "SELECT ifnull(last_verified, proven_at) AS checked FROM copies
+                     WHERE tier = ? AND live = 1 AND state < 2
+                     ORDER BY ifnull(last_verified, proven_at) LIMIT 1",
+                    [count.tier.0],
+                    |row| maybe_time(row, "checked"),
+                    "find the oldest check on",
+                    count.tier,
+                )?
+                .flatten();
+            }
+            Ok(counts)
+        })
+    }
+}
+
+fn begin(after: Behind) -> (AggregateId, i64) {
+    after.map_or((AggregateId { epoch: 0, seq: 0 }, -1), |(aggregate, at)| {
+        (aggregate, int(at))
+    })
+}
+
+/// `false`: the copy is not known.
+fn note(
+    connection: &Connection,
+    copy: &Copy,
+    state: CopyState,
+    now: Timestamp,
+) -> Result<bool, CatalogError> {
+    let verified = (state == CopyState::Good).then_some(now.nanos());
+    let rows = change(
+        connection,
+        "UPDATE copies SET state = ?, last_verified = ifnull(?, last_verified)
+         WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ?",
+        params![
+            state.code(),
+            verified,
+            copy.file.0,
+            int(copy.version.0),
+            copy.tier.0,
+            copy.aggregate.epoch,
+            int(copy.aggregate.seq)
+        ],
+        "note what a copy is",
+        copy.aggregate,
+    )?;
+    if rows > 0 && state != copy.state {
+        let holders = all(
+            connection,
+            "SELECT id FROM nodes WHERE file = ?",
+            [copy.file.0],
+            |row| row.get(0).map(NodeId),
+            "find by file",
+            copy.file,
+        )?;
+        for node in holders {
+            tombs::recount(connection, node)?;
+        }
+    }
+    Ok(rows > 0)
+}
+
+/// A node that needs the copy: its present version is this one.
+fn holder(
+    connection: &Connection,
+    copy: &Copy,
+) -> Result<Option<(NodeId, NodeHandle)>, CatalogError> {
+    first(
+        connection,
+        "SELECT id, handle FROM nodes WHERE file = ? AND version = ? AND state <> 2 LIMIT 1",
+        params![copy.file.0, int(copy.version.0)],
+        |row| Ok((NodeId(row.get("id")?), handle(row, "handle")?)),
+        "find who needs",
+        copy.file,
+    )
+}
+
+fn unneeded(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
+    set_unneeded(
+        connection,
+        copy,
+        "UPDATE copies SET live = 0 WHERE file = ? AND version = ? AND tier = ? AND epoch = ?
+         AND seq = ? AND live = 1",
+    )
+}
+
+fn unneeded_if_bad(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
+    set_unneeded(
+        connection,
+        copy,
+        "UPDATE copies SET live = 0 WHERE file = ? AND version = ? AND tier = ? AND epoch = ?
+         AND seq = ? AND live = 1 AND state = 2",
+    )
+}
+
+fn set_unneeded(connection: &Connection, copy: &Copy, sql: &str) -> Result<bool, CatalogError> {
+    let place = params![
+        copy.file.0,
+        int(copy.version.0),
+        copy.tier.0,
+        copy.aggregate.epoch,
+        int(copy.aggregate.seq)
+    ];
+    if change(connection, sql, place, "retire a copy", copy.aggregate)? == 0 {
+        return Ok(false);
+    }
+    change(
+        connection,
+        "UPDATE aggregates SET live_members = live_members - 1, live_bytes = live_bytes - (
+             SELECT stored_len FROM copies WHERE file = ? AND version = ? AND tier = ?
+                 AND epoch = ? AND seq = ?)
+         WHERE tier = ?3 AND epoch = ?4 AND seq = ?5",
+        place,
+        "count live members",
+        copy.aggregate,
+    )?;
+    Ok(true)
+}
