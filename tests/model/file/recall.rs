@@ -97,12 +97,15 @@ fn gives_back(next: &mut Next<'_>) {
 }
 
 fn ends(next: &mut Next<'_>) {
+    let rules = *next.rules;
     next.step("the catalog notes the recall", |s| {
         let (version, ctime) = (s.recalling, s.disk.ctime);
         let same = s.record() == Record::Resident(version);
-        let untouched = same && !s.writer_has_it() && s.clock > ctime;
-        // A write since has moved the times; one that comes now would share no tick with them.
-        let untouched = untouched && s.disk.data == s.content(version);
+        // A write since has moved mtime, which lies before the recall.
+        let untouched = same && !s.writer_has_it() && s.disk.data == s.content(version);
+        if untouched {
+            s.wait_a_tick(&rules);
+        }
         s.catalog.commit(false, |c| {
             if c.version == version && !(c.filed == Filed::Dirty && c.told >= ctime) {
                 c.filed = Filed::Archived;

@@ -74,11 +74,12 @@ fn begins(next: &mut Next<'_>) {
         return;
     };
     let others = from.archiver == Archiver::Idle && from.recall == Recall::Idle;
-    let alone = !from.writer_has_it() && !from.reader && from.clock > from.disk.ctime;
+    let alone = !from.writer_has_it() && !from.reader;
     if from.left.releases > 0 && others && !from.disk.is_cut() && (alone || !rules.alone) {
         next.step("a release takes the lease", |s| {
             s.left.releases -= 1;
             s.lease = Lease::Held;
+            s.wait_a_tick(&rules);
             s.releasing = version;
             s.planned = s.catalog.now.filed;
             s.releaser = Releaser::Leased;

@@ -5,7 +5,7 @@ use super::disk::{Record, bit};
 use super::state::{Archiver, Filed, Lease, Recall, Releaser, State};
 
 pub(super) fn steps(next: &mut Next<'_>) {
-    let (from, rules) = (next.from, *next.rules);
+    let from = next.from;
     let free = from.releaser == Releaser::Idle
         && from.recall == Recall::Idle
         && from.archiver == Archiver::Idle;
@@ -13,14 +13,18 @@ pub(super) fn steps(next: &mut Next<'_>) {
         return;
     }
     if let Record::Recalling(version) = from.record() {
-        if from.is_quiet(&rules) && !from.reader {
+        if from.is_quiet() && !from.reader {
             mends(next, version);
         }
         return;
     }
+    let rules = *next.rules;
     next.step("a scan compares the file with the catalog", |s| {
         s.left.scans -= 1;
-        let quiet = s.is_quiet(&rules);
+        let quiet = s.is_quiet();
+        if quiet {
+            s.wait_a_tick(&rules);
+        }
         s.compare(quiet);
     });
 }

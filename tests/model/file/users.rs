@@ -34,7 +34,7 @@ pub(super) fn steps(next: &mut Next<'_>) {
     hears(next);
     strips(next);
     // A tick is of use only to a ctime that is now.
-    if next.from.clock == next.from.disk.ctime {
+    if next.from.left.ticks && next.from.clock == next.from.disk.ctime {
         next.step("the clock ticks", |s| s.clock += 1);
     }
 }
@@ -49,6 +49,9 @@ fn begins(next: &mut Next<'_>) {
         ("a user begins to open for a mapping", Access::Map),
         ("a user begins to open with O_TRUNC", Access::Truncate),
     ] {
+        if access == Access::Map && !next.from.left.maps {
+            continue;
+        }
         next.step(name, |s| {
             s.left.writes -= 1;
             s.writer = Writer::Opens(access);
@@ -77,7 +80,8 @@ fn opens(next: &mut Next<'_>, access: Access) {
     }
     let stub = from.record().stub().is_some();
     let may = if from.left.beside {
-        !from.disk.has_hole() && from.recall == Recall::Idle
+        // Into a stub nobody is let beside the mount (P7); into a file that is about to become one, yes.
+        (!stub || from.lease == Lease::Lost) && !from.disk.has_hole()
     } else if stub {
         // Anything but a truncation waits for the recall.
         access == Access::Truncate
@@ -134,7 +138,7 @@ fn reads(next: &mut Next<'_>) {
     if from.reader {
         return next.step("the reader closes", |s| s.reader = false);
     }
-    if from.record().stub().is_none() && !from.gate_held() && !from.lost() {
+    if from.left.reader && from.record().stub().is_none() && !from.gate_held() && !from.lost() {
         next.step("a reader opens the resident file", |s| s.reader = true);
     }
 }
