@@ -29,7 +29,7 @@ impl Protocol for Deletion {
     type State = State;
 
     fn start(&self) -> State {
-        State::new(self.bounds)
+        State::new(self.bounds, &self.rules)
     }
 
     fn steps(&self, from: &State, to: &mut Vec<(Step, State)>) {

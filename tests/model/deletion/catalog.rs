@@ -61,17 +61,17 @@ pub(crate) struct Catalog {
     pub(crate) naming: u8,
     /// Something is to be scanned again.
     pub(crate) rescan: bool,
+    /// The same, since the running scan began.
+    pub(crate) rescan_again: bool,
+    /// [`Rules::window_restarts`].
+    window_restarts: bool,
 }
 
 impl Catalog {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(rules: &Rules) -> Self {
         let unknown = Life::Unknown;
         Self {
-            rows: [
-                Some((Filed::Archived, 0)),
-                Some((Filed::Archived, 1)),
-                None,
-            ],
+            rows: [Some((Filed::Archived, 0)), Some((Filed::Archived, 1)), None],
             tombs: [None; KEYS],
             copies: [bit(0), bit(0), 0, 0],
             found: [0; KEYS],
@@ -83,6 +83,8 @@ impl Catalog {
             named: 0,
             naming: 0,
             rescan: false,
+            rescan_again: false,
+            window_restarts: rules.window_restarts,
         }
     }
 
@@ -92,19 +94,24 @@ impl Catalog {
         self.rows.iter().any(needs)
     }
 
-    /// The version that an inode had ends; an older tombstone stands.
+    /// The version that an inode had ends. What kept a copy that had ended before (a file that was
+    /// taken for changed, and was not) has ended only now.
     pub(crate) fn bury(&mut self, inode: usize, key: usize) {
-        let other = |(at, row): (usize, &Row)| at != inode && matches!(row, Some((s, k)) if *k == key && *s != Filed::Dirty);
+        let other = |(at, row): (usize, &Row)| {
+            at != inode && matches!(row, Some((s, k)) if *k == key && *s != Filed::Dirty)
+        };
         if self.rows.iter().enumerate().any(other) {
             return;
         }
-        let generation = self.generation;
-        self.tombs[key].get_or_insert(Tombstone {
-            old: false,
-            generation,
-            inode,
-            heir: None,
-        });
+        let heir = self.tombs[key].and_then(|t| t.heir);
+        if self.tombs[key].is_none() || self.window_restarts {
+            self.tombs[key] = Some(Tombstone {
+                old: false,
+                generation: self.generation,
+                inode,
+                heir,
+            });
+        }
     }
 
     /// A record names the version again; what was condemned with it is spared.

@@ -43,15 +43,19 @@ pub(super) fn steps(next: &mut Next<'_>) {
 
 fn looks(next: &mut Next<'_>, at: usize) {
     let (from, rules) = (next.from, *next.rules);
-    if !from.objects[at].there || from.left.deletions == 0 {
+    if !from.objects[at].there {
         return;
     }
     match from.catalog.lives[at] {
-        Life::Live if from.goes(at, &rules) => {
-            next.of("the collector judges that it may go: aggregate", at + 1, |s| {
-                s.left.deletions -= 1;
-                s.collector = Collector::Judged(at);
-            });
+        Life::Live if from.left.deletions > 0 && from.goes(at, &rules) => {
+            next.of(
+                "the collector judges that it may go: aggregate",
+                at + 1,
+                |s| {
+                    s.left.deletions -= 1;
+                    s.collector = Collector::Judged(at);
+                },
+            );
         }
         Life::Condemned(by, true) if by == from.catalog.epoch || !rules.decisions_of_epoch => {
             let goes = from.goes(at, &rules) || !rules.looks_twice;
@@ -82,12 +86,8 @@ fn looks(next: &mut Next<'_>, at: usize) {
 
 impl State {
     /// Versions whose bytes are in an aggregate, by its index and by the catalog.
-    pub(super) fn members(&self, at: usize, rules: &Rules) -> impl Iterator<Item = usize> {
-        let index = if rules.index_read {
-            self.objects[at].members
-        } else {
-            0
-        };
+    pub(super) fn members(&self, at: usize) -> impl Iterator<Item = usize> {
+        let index = self.objects[at].members;
         let rows = (0..KEYS)
             .filter(|k| (self.catalog.copies[*k] | self.catalog.found[*k]) & bit(at) != 0)
             .fold(0, |all, k| all | bit(k));
@@ -96,7 +96,7 @@ impl State {
 
     /// As one transaction of the catalog sees it.
     pub(super) fn may_go(&self, at: usize, rules: &Rules) -> bool {
-        self.members(at, rules)
+        self.members(at)
             .all(|key| !self.catalog.keeps(key, rules) || self.catalog.has_moved(at, key))
     }
 
@@ -113,7 +113,7 @@ impl State {
     }
 
     pub(super) fn goes(&self, at: usize, rules: &Rules) -> bool {
-        self.members(at, rules)
+        self.members(at)
             .all(|key| self.gone(key, rules) || self.catalog.has_moved(at, key))
     }
 }

@@ -24,7 +24,7 @@ fn copies(next: &mut Next<'_>) {
         return;
     }
     let kept = from
-        .members(0, &rules)
+        .members(0)
         .filter(|key| !from.gone(*key, &rules))
         .fold(0, |all, key| all | bit(key));
     let all = first.members;
@@ -73,7 +73,9 @@ fn census(next: &mut Next<'_>, at: usize) {
     match from.catalog.lives[at] {
         Life::Unknown if object.there && object.epoch < from.catalog.epoch => {
             if rules.quarantine {
-                next.of("the census quarantines aggregate", at + 1, |s| s.quarantine(at));
+                next.of("the census quarantines aggregate", at + 1, |s| {
+                    s.quarantine(at)
+                });
             } else {
                 next.of("the census deletes the unknown aggregate", at + 1, |s| {
                     s.objects[at].there = false;

@@ -2,7 +2,7 @@
 
 use super::Next;
 use super::catalog::Life;
-use super::state::{AGGREGATES, Age, Collector, KEYS, Release, Scan, State, Undelete};
+use super::state::{AGGREGATES, Age, Collector, Release, Scan, State, Undelete};
 
 pub(super) fn steps(next: &mut Next<'_>) {
     let (from, rules) = (next.from, *next.rules);
@@ -14,7 +14,7 @@ pub(super) fn steps(next: &mut Next<'_>) {
     if from.left.ticks > 0 && !in_hand {
         next.step("the window passes", |s| {
             s.left.ticks -= 1;
-            s.pass();
+            s.pass(rules.scan_after_window);
         });
     }
     if from.left.kills > 0 {
@@ -33,7 +33,9 @@ pub(super) fn steps(next: &mut Next<'_>) {
         });
     }
     if from.left.restores > 0 && from.backup.is_none() {
-        next.step("the catalog is backed up", |s| s.backup = Some(Box::new(s.catalog.clone())));
+        next.step("the catalog is backed up", |s| {
+            s.backup = Some(Box::new(s.catalog.clone()))
+        });
     }
     if let (Some(backup), true) = (&from.backup, from.left.restores > 0) {
         next.step("the backup of the catalog is put in its place", |s| {
@@ -48,18 +50,21 @@ pub(super) fn steps(next: &mut Next<'_>) {
 }
 
 impl State {
-    fn pass(&mut self) {
+    fn pass(&mut self, scan_after: bool) {
         for age in &mut self.ages {
             if *age == Age::Young {
                 *age = Age::Old;
             }
         }
-        for stone in self.catalog.tombs.iter_mut().flatten() {
-            stone.old = true;
-        }
-        if let Some(backup) = &mut self.backup {
-            for stone in backup.tombs.iter_mut().flatten() {
+        let backup = self.backup.as_deref_mut();
+        for catalog in [Some(&mut self.catalog), backup].into_iter().flatten() {
+            let generation = catalog.generation;
+            for stone in catalog.tombs.iter_mut().flatten().filter(|t| !t.old) {
                 stone.old = true;
+                // Whatever scan proves must have begun after this.
+                if scan_after {
+                    stone.generation = generation;
+                }
             }
         }
         for life in &mut self.catalog.lives {
@@ -78,7 +83,8 @@ impl State {
         self.scan = Scan::Idle;
         self.catalog.naming = 0;
         // Events that were lost: their directories are looked at again.
-        self.catalog.rescan |= self.written | self.unlinked != 0;
+        self.catalog.rescan |= self.catalog.rescan_again | (self.written | self.unlinked != 0);
+        self.catalog.rescan_again = false;
         self.written = 0;
         self.unlinked = 0;
         self.epoch += 1;
@@ -92,6 +98,5 @@ impl State {
                 _ => {}
             }
         }
-        debug_assert!(self.catalog.tombs.len() == KEYS);
     }
 }

@@ -23,7 +23,8 @@ fn proves(next: &mut Next<'_>, at: usize) {
         return;
     };
     let bytes = super::state::bytes_of(key);
-    let is_it = file.linked && !file.open && !file.stub && file.data == Some(bytes);
+    let is_it =
+        file.linked && !file.foreign && !file.open && !file.stub && file.data == Some(bytes);
     let known = from.catalog.rows[at].is_some_and(|(_, k)| k == key);
     let copy = |a: usize| from.catalog.copies[key] & bit(a) != 0 && from.objects[a].there;
     if is_it && known && (0..AGGREGATES).any(copy) {
@@ -35,19 +36,19 @@ fn proves(next: &mut Next<'_>, at: usize) {
 }
 
 fn notes(next: &mut Next<'_>, at: usize) {
-    let rules = *next.rules;
-    next.of("the catalog is told that a release punches file", at + 1, |s| {
-        s.release = Release::Idle;
-        let key = s.inodes[at].record;
-        match s.catalog.rows[at] {
-            Some((_, k)) if Some(k) == key && s.inodes[at].linked && !s.inodes[at].open => {
-                s.catalog.rows[at] = Some((Filed::Released, k));
-                if rules.release_unearths {
-                    s.catalog.unearth(k);
+    next.of(
+        "the catalog is told that a release punches file",
+        at + 1,
+        |s| {
+            s.release = Release::Idle;
+            let key = s.inodes[at].record;
+            match s.catalog.rows[at] {
+                Some((_, k)) if Some(k) == key && s.inodes[at].linked && !s.inodes[at].open => {
+                    s.catalog.rows[at] = Some((Filed::Released, k));
+                    s.release = Release::Noted(at);
                 }
-                s.release = Release::Noted(at);
+                _ => {}
             }
-            _ => {}
-        }
-    });
+        },
+    );
 }

@@ -12,17 +12,15 @@ pub(super) fn steps(next: &mut Next<'_>) {
                 s.left.scans -= 1;
                 s.catalog.generation += 1;
                 s.catalog.naming = 0;
+                s.catalog.rescan_again = false;
                 s.scan = Scan::Running(0);
             });
         }
         return;
     };
-    let mut all = true;
-    for at in 0..INODES {
-        if !from.inodes[at].linked || seen & bit(at) != 0 {
-            continue;
-        }
-        all = false;
+    // In one order: nothing but the collector looks at two of them, and it waits for the end.
+    let left = (0..INODES).find(|at| from.inodes[*at].linked && seen & bit(*at) == 0);
+    if let Some(at) = left {
         next.of("the scan meets file", at + 1, |s| {
             s.meet(at);
             s.scan = Scan::Running(seen | bit(at));
@@ -31,7 +29,7 @@ pub(super) fn steps(next: &mut Next<'_>) {
             moves(next, at, seen);
         }
     }
-    if all {
+    if left.is_none() {
         next.step("the scan is at its end", |s| s.finish(seen));
     }
 }
@@ -42,10 +40,8 @@ fn moves(next: &mut Next<'_>, at: usize, seen: u8) {
     next.of("a user moves it past the scan: file", at + 1, |s| {
         s.left.renames -= 1;
         s.scan = Scan::Running(seen | bit(at));
-        if s.catalog.rows[at].is_none() {
-            s.catalog.rows[at] = Some((Filed::Never, 0));
-            s.catalog.rescan |= rules.moved_are_seen;
-        }
+        s.catalog.rows[at].get_or_insert((Filed::Never, 0));
+        s.catalog.rescan_again |= rules.moved_are_seen;
     });
 }
 
@@ -60,11 +56,11 @@ impl State {
         };
         let (state, known) = row;
         let same = known == key && state != Filed::Never;
-        if !(same && matches!(state, Filed::Archived | Filed::Released)) {
+        if file.foreign || !(same && matches!(state, Filed::Archived | Filed::Released)) {
             catalog.naming |= bit(key);
         }
-        // Whoever has it in hand tells the catalog.
-        if self.release != Release::Idle {
+        // Whoever has it in hand tells the catalog; a stub of another inode is adopted by who reads it.
+        if file.foreign || self.release != Release::Idle {
             return;
         }
         let catalog = &mut self.catalog;
@@ -108,8 +104,7 @@ impl State {
                 catalog.rest_again(key, heir);
             }
         }
-        let moved = catalog.rows.contains(&Some((Filed::Never, 0)));
-        catalog.rescan = moved && catalog.rescan;
+        (catalog.rescan, catalog.rescan_again) = (catalog.rescan_again, false);
         catalog.proof = (began, catalog.epoch);
         (catalog.named, catalog.naming) = (catalog.naming, 0);
         self.scan = Scan::Idle;

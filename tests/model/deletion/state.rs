@@ -1,6 +1,6 @@
 //! All that matters about deletion, by value.
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Filed};
 
 /// Rules of P8 and P9; all hold unless a control leaves one out.
 #[derive(Debug, Clone, Copy)]
@@ -9,6 +9,8 @@ pub(crate) struct Rules {
     pub(crate) window: bool,
     /// A complete scan must have begun after the tombstone.
     pub(crate) scan_after: bool,
+    /// And after the end of its window: what came back within it was met.
+    pub(crate) scan_after_window: bool,
     /// In the present epoch.
     pub(crate) scan_of_epoch: bool,
     /// Which met no record that names the version.
@@ -17,8 +19,6 @@ pub(crate) struct Rules {
     pub(crate) rows_count: bool,
     /// The inode is gone, or its record names something else.
     pub(crate) inode_asked: bool,
-    /// All members are looked at: those of the aggregate's own index.
-    pub(crate) index_read: bool,
     /// Everything is looked at again before the object goes.
     pub(crate) looks_twice: bool,
     /// What an earlier epoch condemned is not carried out.
@@ -33,9 +33,9 @@ pub(crate) struct Rules {
     pub(crate) revived_first: bool,
     /// What is being undeleted is not collected.
     pub(crate) heir_holds: bool,
-    /// A release takes away the tombstone of the version that it releases.
-    pub(crate) release_unearths: bool,
-    /// A file that the catalog did not know and that moved during a scan is looked at.
+    /// What ends once more begins its window anew.
+    pub(crate) window_restarts: bool,
+    /// What moved while a scan was under way is looked at again before that scan proves anything.
     pub(crate) moved_are_seen: bool,
 }
 
@@ -44,11 +44,11 @@ impl Rules {
     pub(crate) const ALL: Self = Self {
         window: true,
         scan_after: true,
+        scan_after_window: true,
         scan_of_epoch: true,
         records_count: true,
         rows_count: true,
         inode_asked: true,
-        index_read: true,
         looks_twice: true,
         decisions_of_epoch: true,
         quarantine: true,
@@ -56,7 +56,7 @@ impl Rules {
         undelete_looks: true,
         revived_first: true,
         heir_holds: true,
-        release_unearths: true,
+        window_restarts: true,
         moved_are_seen: true,
     };
 }
@@ -88,6 +88,8 @@ pub(crate) struct Bounds {
     pub(crate) repacks: u8,
     /// Undeletes.
     pub(crate) undeletes: u8,
+    /// Stubs that come back from a backup of the backing, on another inode.
+    pub(crate) comebacks: u8,
     /// Backups of the catalog put back.
     pub(crate) restores: u8,
     /// Kills.
@@ -131,6 +133,8 @@ pub(crate) struct Inode {
     /// Where the record says that the copy lies.
     pub(crate) hint: usize,
     pub(crate) stub: bool,
+    /// The stub came from a backup, and belongs to an inode that was.
+    pub(crate) foreign: bool,
     /// Whose bytes it has; `None`: new ones.
     pub(crate) data: Option<usize>,
 }
@@ -229,7 +233,7 @@ pub(crate) struct State {
 
 impl State {
     /// Two files, archived in one aggregate, resident.
-    pub(crate) fn new(left: Bounds) -> Self {
+    pub(crate) fn new(left: Bounds, rules: &Rules) -> Self {
         let file = |key| Inode {
             linked: true,
             record: Some(key),
@@ -245,7 +249,7 @@ impl State {
         Self {
             inodes: [file(0), file(1), Inode::default()],
             objects: [first, Object::default(), Object::default()],
-            catalog: Catalog::new(),
+            catalog: Catalog::new(rules),
             backup: None,
             epoch: 1,
             unlinked: 0,
@@ -260,13 +264,19 @@ impl State {
         }
     }
 
-    /// Does a file, with a name or open, have these bytes, on disk or by its stub?
+    /// Does a file, with a name or open, have these bytes, by its stub or on disk? On disk not once the
+    /// catalog takes it for changed: then it is one that was never archived, until it is archived again.
     pub(crate) fn lives(&self, bytes: usize) -> bool {
-        self.inodes.iter().any(|inode| {
-            let named = inode.record.map(bytes_of);
-            let has = if inode.stub { named } else { inode.data };
-            inode.exists() && has == Some(bytes)
-        })
+        let changed = Some((Filed::Dirty, bytes));
+        self.inodes
+            .iter()
+            .zip(&self.catalog.rows)
+            .any(|(inode, row)| {
+                let named = inode.record.map(bytes_of);
+                let on_disk = inode.data.filter(|_| *row != changed);
+                let has = if inode.stub { named } else { on_disk };
+                inode.exists() && !inode.foreign && has == Some(bytes)
+            })
     }
 
     /// After a step: what has no file any more begins to be dead.

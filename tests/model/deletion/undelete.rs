@@ -2,42 +2,65 @@
 
 use super::Next;
 use super::catalog::{Catalog, Filed, Life};
-use super::state::{AGGREGATES, HEIR, Inode, KEYS, MADE, SECOND, Undelete, bit, bytes_of};
+use super::state::{
+    AGGREGATES, HEIR, Inode, KEYS, MADE, SECOND, Scan, State, Undelete, bit, bytes_of,
+};
 
 pub(super) fn steps(next: &mut Next<'_>) {
     let rules = *next.rules;
     match next.from.undelete {
         Undelete::Idle => (0..HEIR).for_each(|key| reads(next, key)),
-        Undelete::Read(key) => next.of("the catalog says that it comes back: version", key + 1, |s| {
-            let revived = s.catalog.revive(key, rules.undelete_looks, rules.revived_first);
-            s.undelete = revived.map_or(Undelete::Idle, |heir| Undelete::Revived(key, heir));
-        }),
-        Undelete::Revived(key, heir) => next.of("the file is made of version", key + 1, |s| {
-            let hint = s.catalog.place(heir).or(s.catalog.place(key)).unwrap_or(0);
-            s.inodes[MADE] = Inode {
-                linked: true,
-                record: Some(heir),
-                hint,
-                stub: true,
-                ..Inode::default()
-            };
-            s.undelete = Undelete::Named(key, heir);
-        }),
+        Undelete::Read(key) => next.of(
+            "the catalog says that it comes back: version",
+            key + 1,
+            |s| {
+                let revived = s
+                    .catalog
+                    .revive(key, rules.undelete_looks, rules.revived_first);
+                s.undelete = revived.map_or(Undelete::Idle, |heir| Undelete::Revived(key, heir));
+            },
+        ),
+        Undelete::Revived(key, heir) => {
+            next.of("the file is made of version", key + 1, |s| {
+                s.make(key, heir)
+            });
+            if let Scan::Running(seen) = next.from.scan {
+                next.of(
+                    "the file is made where the scan has been, of version",
+                    key + 1,
+                    |s| {
+                        s.make(key, heir);
+                        s.scan = Scan::Running(seen | bit(MADE));
+                    },
+                );
+            }
+        }
         Undelete::Named(key, heir) => {
-            next.of("the catalog notes the undeleted file of version", key + 1, |s| {
-                s.undelete = Undelete::Idle;
-                s.catalog.note_undeleted(key, heir, s.inodes[MADE].hint);
-            });
-            next.of("the catalog cannot note the undeleted file of version", key + 1, |s| {
-                s.undelete = Undelete::Idle;
-            });
+            next.of(
+                "the catalog notes the undeleted file of version",
+                key + 1,
+                |s| {
+                    s.undelete = Undelete::Idle;
+                    s.catalog.note_undeleted(key, heir, s.inodes[MADE].hint);
+                },
+            );
+            next.of(
+                "the catalog cannot note the undeleted file of version",
+                key + 1,
+                |s| {
+                    s.undelete = Undelete::Idle;
+                },
+            );
         }
     }
 }
 
 fn reads(next: &mut Next<'_>, key: usize) {
     let from = next.from;
-    let known = from.catalog.place(key).is_some_and(|at| from.objects[at].there);
+    let known = from
+        .catalog
+        .place(key)
+        .is_some_and(|at| from.objects[at].there);
     let made = from.inodes[MADE].exists() || from.inodes[MADE].record.is_some();
     let stone = from.catalog.tombs[key].is_some_and(|t| t.heir.is_none());
     if from.left.undeletes > 0 && stone && known && !made && from.readable(bytes_of(key)) {
@@ -45,6 +68,20 @@ fn reads(next: &mut Next<'_>, key: usize) {
             s.left.undeletes -= 1;
             s.undelete = Undelete::Read(key);
         });
+    }
+}
+
+impl State {
+    fn make(&mut self, key: usize, heir: usize) {
+        let place = self.catalog.place(heir).or(self.catalog.place(key));
+        self.inodes[MADE] = Inode {
+            linked: true,
+            record: Some(heir),
+            hint: place.unwrap_or(0),
+            stub: true,
+            ..Inode::default()
+        };
+        self.undelete = Undelete::Named(key, heir);
     }
 }
 
@@ -62,13 +99,23 @@ impl Catalog {
             (self.copies[key] | self.found[key]) & bit(at) != 0
                 && !(looks && matches!(self.lives[at], Life::Doomed(_)))
         };
-        let places = (0..AGGREGATES).filter(|at| usable(*at)).fold(0, |all, at| all | bit(at));
+        let places = (0..AGGREGATES)
+            .filter(|at| usable(*at))
+            .fold(0, |all, at| all | bit(at));
         if places == 0 {
             return None;
         }
-        let used = |k: usize| self.rows.iter().any(|r| matches!(r, Some((s, n)) if *n == k && *s != Filed::Never));
+        let used = |k: usize| {
+            self.rows
+                .iter()
+                .any(|r| matches!(r, Some((s, n)) if *n == k && *s != Filed::Never))
+        };
         let later = key == 0 && (self.copies[SECOND] | self.found[SECOND] != 0 || used(SECOND));
-        let heir = if key == 0 && (later || used(0)) { HEIR } else { key };
+        let heir = if key == 0 && (later || used(0)) {
+            HEIR
+        } else {
+            key
+        };
         if used(heir) {
             return None;
         }

@@ -2,13 +2,14 @@
 
 use super::Next;
 use super::catalog::{Filed, Life};
-use super::state::{INODES, Object, Release, SECOND, bit};
+use super::state::{Age, INODES, Inode, MADE, Object, Release, SECOND, Scan, bit};
 
 pub(super) fn steps(next: &mut Next<'_>) {
     for at in 0..INODES {
         unlinks(next, at);
         hears(next, at);
     }
+    comes_back(next);
     opens(next);
     writes(next);
     archives(next);
@@ -34,14 +35,41 @@ fn hears(next: &mut Next<'_>, at: usize) {
         });
     }
     if from.unlinked & bit(at) != 0 {
-        next.of("the changelog tells that the name went of file", at + 1, |s| {
-            s.unlinked &= !bit(at);
-            // Open still: its row stays until a scan finds the inode gone.
-            if !s.inodes[at].exists() {
-                s.catalog.forget(at);
-            }
-        });
+        next.of(
+            "the changelog tells that the name went of file",
+            at + 1,
+            |s| {
+                s.unlinked &= !bit(at);
+                // Open still: its row stays until a scan finds the inode gone.
+                if !s.inodes[at].exists() {
+                    s.catalog.forget(at);
+                }
+            },
+        );
     }
+}
+
+/// Within the window: a stub, restored with its attribute onto another inode.
+fn comes_back(next: &mut Next<'_>) {
+    let from = next.from;
+    let free = !from.inodes[MADE].exists() && from.inodes[MADE].record.is_none();
+    if from.left.comebacks == 0 || !free || from.ages[0] == Age::Old {
+        return;
+    }
+    next.step("a stub of file 1 comes back from a backup", |s| {
+        s.left.comebacks -= 1;
+        s.inodes[MADE] = Inode {
+            linked: true,
+            record: Some(0),
+            stub: true,
+            foreign: true,
+            ..Inode::default()
+        };
+        // It is where a scan that is under way has been, perhaps.
+        if let Scan::Running(seen) = s.scan {
+            s.scan = Scan::Running(seen | bit(MADE));
+        }
+    });
 }
 
 fn opens(next: &mut Next<'_>) {
@@ -74,7 +102,10 @@ fn writes(next: &mut Next<'_>) {
     }
     for at in 0..INODES {
         let file = from.inodes[at];
-        let copy = file.record.map(super::state::bytes_of);
+        let copy = file
+            .record
+            .filter(|_| !file.foreign)
+            .map(super::state::bytes_of);
         if let (true, true, Some(bytes)) = (file.exists(), file.stub, copy)
             && from.left.recalls > 0
             && from.readable(bytes)
@@ -118,7 +149,10 @@ fn archives(next: &mut Next<'_>) {
             s.inodes[0].record = Some(SECOND);
             s.inodes[0].hint = 1;
         });
-        next.step("file 1 is archived anew, and does not get its record", |s| s.archive_second());
+        next.step(
+            "file 1 is archived anew, and does not get its record",
+            |s| s.archive_second(),
+        );
     }
 }
 

@@ -67,13 +67,17 @@ fn begins(next: &mut Next<'_>) {
 /// The record goes onto the file if that is still what was copied; its new ctime is proven under the
 /// same lease.
 fn records(next: &mut Next<'_>, v: u8, version: u8) {
-    let from = next.from;
-    let fits = from.is_quiet() && from.disk.ctime == v && from.record().stub().is_none();
+    let (from, rules) = (next.from, *next.rules);
+    let same = from.disk.ctime == v || !rules.record_compared;
+    let fits = from.is_quiet() && same && from.record().stub().is_none();
     if fits {
-        next.step("the record is set, and a kill comes before its ctime is noted", |s| {
-            s.set_resident(version);
-            s.archiver = Archiver::Idle;
-        });
+        next.step(
+            "the record is set, and a kill comes before its ctime is noted",
+            |s| {
+                s.set_resident(version);
+                s.archiver = Archiver::Idle;
+            },
+        );
         next.step("the record is set and its ctime noted", |s| {
             s.set_resident(version);
             let ctime = s.disk.ctime;

@@ -102,7 +102,10 @@ impl Hash for Medium {
             waiting,
         } = *self;
         let blocks = [data, before, after];
-        let blocks = blocks.iter().flatten().fold(0, |all, b| all << 8 | u64::from(*b));
+        let blocks = blocks
+            .iter()
+            .flatten()
+            .fold(0, |all, b| all << 8 | u64::from(*b));
         let times = u64::from(ctime) << 16 | u64::from(durable_ctime) << 8 | u64::from(waiting);
         state.write_u64(blocks);
         state.write_u64(times << 32 | record.code() << 8 | durable_record.code());
@@ -222,7 +225,11 @@ impl Medium {
             let first = self.takers(at).next();
             if let Some((0, left)) = first {
                 let last = self.takers(at).count() == 1;
-                let later = if last { self.after[at] } else { self.before[at] };
+                let later = if last {
+                    self.after[at]
+                } else {
+                    self.before[at]
+                };
                 self.before[at] = bit(left) | later;
                 if last {
                     self.after[at] = 0;

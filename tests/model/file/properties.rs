@@ -33,7 +33,7 @@ pub(super) fn broken(state: &State) -> Option<&'static str> {
     for block in 0..2 {
         let may_be = state.truth[block];
         // Readers of the mount wait for the gate; they get what is there behind it.
-        let seen = if state.left.beside && state.gate_held() {
+        let seen = if state.gate_held() {
             state.truth_of(block)
         } else {
             view(state, block)
@@ -48,7 +48,12 @@ pub(super) fn broken(state: &State) -> Option<&'static str> {
             Err(_) => return Some("a released file has no copy that can be read"),
         }
         let open = state.reader || state.writer_has_it();
-        if open && state.record().stub().is_none_or(|_| state.left.beside || state.reader) {
+        if open
+            && state
+                .record()
+                .stub()
+                .is_none_or(|_| state.left.beside || state.reader)
+        {
             match state.disk.data[block] {
                 found if may_be & bit(found) != 0 => {}
                 HOLE => return Some("an open descriptor reads zeros"),
@@ -75,7 +80,9 @@ fn has_proven_copy(state: &State) -> bool {
 
 impl State {
     fn truth_of(&self, block: usize) -> Result<u8, &'static str> {
-        super::disk::contents(self.truth[block]).next().ok_or("nothing")
+        super::disk::contents(self.truth[block])
+            .next()
+            .ok_or("nothing")
     }
 
     /// P6: no stub, or a record that was overtaken, and less data than were released.

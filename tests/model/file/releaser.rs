@@ -166,24 +166,26 @@ fn ends(next: &mut Next<'_>) {
 /// After a crash: all data are there under the mark, so the file is resident.
 fn mends_whole(next: &mut Next<'_>) {
     let works = next.rules.sync_works;
-    next.step("whole data under the mark: resident again", |s| match s.releaser {
-        Releaser::Whole => {
-            s.sync(works);
-            s.releaser = Releaser::WholeSynced;
-        }
-        Releaser::WholeSynced => {
-            s.disk.set_record(Record::Resident(s.releasing), s.clock);
-            s.releaser = Releaser::WholeSet;
-        }
-        _ => {
-            s.sync(works);
-            let version = s.releasing;
-            s.catalog.commit(false, |c| {
-                if c.filed == Filed::Released && c.version == version {
-                    c.filed = Filed::Archived;
-                }
-            });
-            s.let_go();
+    next.step("whole data under the mark: resident again", |s| {
+        match s.releaser {
+            Releaser::Whole => {
+                s.sync(works);
+                s.releaser = Releaser::WholeSynced;
+            }
+            Releaser::WholeSynced => {
+                s.disk.set_record(Record::Resident(s.releasing), s.clock);
+                s.releaser = Releaser::WholeSet;
+            }
+            _ => {
+                s.sync(works);
+                let version = s.releasing;
+                s.catalog.commit(false, |c| {
+                    if c.filed == Filed::Released && c.version == version {
+                        c.filed = Filed::Archived;
+                    }
+                });
+                s.let_go();
+            }
         }
     });
 }

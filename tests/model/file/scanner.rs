@@ -63,7 +63,10 @@ impl State {
                     return;
                 }
                 let same = c.version == version;
-                if same && (c.filed == Filed::Dirty || c.filed == Filed::Archived && c.proven == ctime && c.sound) {
+                if same
+                    && (c.filed == Filed::Dirty
+                        || c.filed == Filed::Archived && c.proven == ctime && c.sound)
+                {
                     return;
                 }
                 c.version = version;

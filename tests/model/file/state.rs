@@ -10,6 +10,8 @@ pub(crate) struct Rules {
     pub(crate) clock_passed: bool,
     /// P2 (3): v is compared after the read.
     pub(crate) second_point: bool,
+    /// P2 (6): and once more before the record is set.
+    pub(crate) record_compared: bool,
     /// P2 (4): the tier's object is durable before the catalog hears of it.
     pub(crate) tier_syncs: bool,
     /// P2 (5): the catalog's commit is durable.
@@ -49,6 +51,7 @@ impl Rules {
     pub(crate) const ALL: Self = Self {
         clock_passed: true,
         second_point: true,
+        record_compared: true,
         tier_syncs: true,
         commit_full: true,
         alone: true,

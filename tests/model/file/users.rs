@@ -89,7 +89,9 @@ fn opens(next: &mut Next<'_>, access: Access) {
         !from.lost()
     };
     if may {
-        next.step("the user's open succeeds", |s| s.writer = Writer::Opened(access));
+        next.step("the user's open succeeds", |s| {
+            s.writer = Writer::Opened(access)
+        });
     }
 }
 
