@@ -61,6 +61,23 @@ fn p8_with_a_window_that_does_not_begin_anew() {
     breaks(rules, bounds, WINDOW);
 }
 
+/// An event that comes late makes a released file's row dirty, and the file is open when its name goes:
+/// nobody tells of its last close.
+#[test]
+fn p8_with_an_end_that_nobody_noted() {
+    let rules = Rules {
+        end_is_noted: false,
+        ..ALL
+    };
+    let bounds = Bounds {
+        opens: 1,
+        touches: 1,
+        releases: 1,
+        ..NOTHING
+    };
+    breaks(rules, bounds, WINDOW);
+}
+
 #[test]
 fn p8_without_a_scan_after_the_tombstone() {
     let rules = Rules {
@@ -91,8 +108,6 @@ fn p8_with_a_scan_from_before_the_end_of_the_window() {
 fn p8_with_a_scan_of_an_earlier_epoch() {
     let rules = Rules {
         scan_of_epoch: false,
-        // Or the scan must have begun so late that this alone shows nothing within these bounds.
-        scan_after_window: false,
         ..ALL
     };
     breaks(rules, OLD_CATALOG, NO_COPY);

@@ -160,14 +160,25 @@ const DELETED: &[&str] = &["the tier deletes", "the catalog forgets"];
 fn nothing_that_is_needed_goes_while_users_release_write_and_unlink() {
     let bounds = deletion::Bounds {
         opens: 1,
-        overwrites: 1,
         touches: 1,
         releases: 1,
         ..NOTHING
     };
     let report = survives("users", &deletion(bounds));
     took(&report, DELETED);
-    took(&report, &["the release punches", "file 1 is archived anew"]);
+    took(&report, &["the release punches", "the user closes file 1"]);
+    let bounds = deletion::Bounds {
+        overwrites: 1,
+        releases: 1,
+        recalls: 1,
+        ..NOTHING
+    };
+    let report = survives("users, new data", &deletion(bounds));
+    took(&report, DELETED);
+    took(
+        &report,
+        &["a recall brings back", "file 1 is archived anew"],
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! P8: judged, condemned, judged again, doomed, deleted, forgotten. A stop between any two is survived.
 
 use super::Next;
-use super::catalog::Life;
+use super::catalog::{Filed, Life};
 use super::state::{AGGREGATES, Collector, KEYS, Rules, State, bit};
 
 pub(super) fn steps(next: &mut Next<'_>) {
@@ -105,11 +105,14 @@ impl State {
         if self.catalog.keeps(key, rules) {
             return false;
         }
-        let holds = self.catalog.tombs[key].is_some_and(|tomb| {
+        self.catalog.tombs[key].is_none_or(|tomb| {
             let inode = &self.inodes[tomb.inode];
-            inode.exists() && inode.record == Some(key)
-        });
-        !holds || !rules.inode_asked
+            if inode.exists() {
+                inode.record != Some(key) || !rules.inode_asked
+            } else {
+                self.catalog.rows[tomb.inode] != Some((Filed::Dirty, key)) || !rules.end_is_noted
+            }
+        })
     }
 
     pub(super) fn goes(&self, at: usize, rules: &Rules) -> bool {

@@ -19,6 +19,8 @@ pub(crate) struct Rules {
     pub(crate) rows_count: bool,
     /// The inode is gone, or its record names something else.
     pub(crate) inode_asked: bool,
+    /// A row of an inode that is gone holds until its end is noted, which begins the window anew.
+    pub(crate) end_is_noted: bool,
     /// Everything is looked at again before the object goes.
     pub(crate) looks_twice: bool,
     /// What an earlier epoch condemned is not carried out.
@@ -49,6 +51,7 @@ impl Rules {
         records_count: true,
         rows_count: true,
         inode_asked: true,
+        end_is_noted: true,
         looks_twice: true,
         decisions_of_epoch: true,
         quarantine: true,
