@@ -1,7 +1,7 @@
 //! The end of versions and nodes: tombstones, and what copies and aggregates lose by them.
 //!
-//! Invariants: a (file, version) has at most one tombstone; an aggregate's live counts are those
-//! of the copies in it that are live.
+//! Invariants: a (file, version) has at most one tombstone, as old as its latest end; an aggregate's
+//! live counts are those of the copies in it that are live.
 
 use super::node::{NodeId, Version};
 use super::sql::{Code, all, change, first, int};
@@ -9,7 +9,9 @@ use super::{CatalogError, TombstoneWhy, incarnation, nodes};
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
 
-/// Writes the tombstone of the version that `node` had, and retires its copies.
+/// Writes the tombstone of the version that `node` had, and retires its copies. One that is there
+/// already was of an end that was none (a file that was taken for changed, and was then released as
+/// what it is, say), or that now is sure: what it keeps is kept from now on (P8).
 pub(super) fn bury(
     connection: &Connection,
     node: NodeId,
@@ -34,8 +36,10 @@ pub(super) fn bury(
     }
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones (file, version, at, why, epoch, path, uid)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO tombstones (file, version, at, why, epoch, path, uid)
+         VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (file, version) DO UPDATE SET at = max(at, excluded.at), why = excluded.why,
+             epoch = excluded.epoch, path = excluded.path, uid = excluded.uid",
         params![
             version.file.0,
             int(version.version.0),
