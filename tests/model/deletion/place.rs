@@ -110,7 +110,7 @@ impl State {
         let scanned = generation > since && epoch == catalog.epoch && !catalog.rescan;
         let known = |c: &super::catalog::Catalog, k: usize| c.is_needed(k) || c.tombs[k].is_some();
         let all = members.iter().all(|k| known(catalog, *k));
-        if !all && !(waited && scanned) {
+        if !(all || waited && scanned) {
             return;
         }
         for key in members {
