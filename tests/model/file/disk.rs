@@ -80,7 +80,9 @@ pub(crate) struct Medium {
     durable_ctime: u8,
     /// What each block may be, by bit, if none of the waiting changes took it.
     before: [u8; 2],
-    /// And what it may be if the last of them that took it is durable, beside that.
+    /// What it may be if one of them that took it is durable, beside that, but not the last.
+    between: [u8; 2],
+    /// And if the last is.
     after: [u8; 2],
     /// The waiting changes and the ctime that each set.
     journal: [(Change, u8); JOURNAL],
@@ -97,11 +99,12 @@ impl Hash for Medium {
             durable_record,
             durable_ctime,
             before,
+            between,
             after,
             journal,
             waiting,
         } = *self;
-        let blocks = [data, before, after];
+        let blocks = [data, before, between, after];
         let blocks = blocks
             .iter()
             .flatten()
@@ -138,6 +141,7 @@ impl Medium {
             durable_record: Record::None,
             durable_ctime: 1,
             before: [bit(EMPTY) | bit(data[0]), bit(EMPTY) | bit(data[1])],
+            between: [0; 2],
             after: [0; 2],
             journal: [(Change::Nothing, 0); JOURNAL],
             waiting: 0,
@@ -182,7 +186,8 @@ impl Medium {
     fn take(&mut self, block: u8, left: u8) {
         let at = usize::from(block);
         self.data[at] = left;
-        self.before[at] |= self.after[at];
+        // Nothing, if no change that waits took it before.
+        self.between[at] |= self.after[at];
         self.after[at] = 0;
     }
 
@@ -228,9 +233,12 @@ impl Medium {
                 let later = if last {
                     self.after[at]
                 } else {
-                    self.before[at]
+                    self.between[at]
                 };
                 self.before[at] = bit(left) | later;
+                if self.takers(at).count() <= 2 {
+                    self.between[at] = 0;
+                }
                 if last {
                     self.after[at] = 0;
                 }
@@ -250,6 +258,7 @@ impl Medium {
             durable_record: self.record,
             durable_ctime: self.ctime,
             before: [bit(self.data[0]), bit(self.data[1])],
+            between: [0; 2],
             after: [0; 2],
             journal: [(Change::Nothing, 0); JOURNAL],
             waiting: 0,
@@ -286,7 +295,7 @@ impl Medium {
             let taken = self.takers(at).filter(|(n, _)| kept >> n & 1 == 1).last();
             match taken {
                 Some((number, value)) if Some(number) == last => bit(value) | self.after[at],
-                Some((_, value)) => bit(value) | self.before[at],
+                Some((_, value)) => bit(value) | self.between[at],
                 None => self.before[at],
             }
         };
