@@ -1,9 +1,9 @@
 //! The file on its disk: what the page cache has, and what a loss of power can leave of it.
 //!
 //! Invariants:
-//! - Metadata (record, ctime, punches, cuts) become durable in the order in which they were done;
-//!   data that were written, at any time or never, each block for itself. That is what a journalling
-//!   filesystem promises, and no more.
+//! - Metadata (record, ctime, punches, cuts, room for data) become durable in the order in which they
+//!   were done; data that were written, at any time or never, each block for itself, but not before
+//!   there is room for them. That is what a journalling filesystem promises, and no more.
 //! - A sync of the file makes all of it durable.
 
 use std::hash::{Hash, Hasher};
@@ -63,10 +63,12 @@ enum Change {
     Record(Record),
     Punch(u8),
     Truncate,
+    /// Room for a block of which this could be read before.
+    Allocate(u8, u8),
 }
 
 /// Changes that wait at once, at most; the oldest become durable when there are more.
-const JOURNAL: usize = 6;
+const JOURNAL: usize = 8;
 
 /// The file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +128,7 @@ impl Change {
             Self::Stamp => 1,
             Self::Truncate => 2,
             Self::Punch(block) => 4 | u64::from(block),
+            Self::Allocate(block, left) => 8 | u64::from(block) | u64::from(left) << 4,
             Self::Record(record) => 256 | record.code(),
         }
     }
@@ -194,6 +197,11 @@ impl Medium {
     /// Data, in the page cache; the ctime is the caller's.
     pub(crate) fn store(&mut self, block: u8, content: u8) {
         let at = usize::from(block);
+        let left = self.data[at];
+        if left == HOLE || left == EMPTY {
+            self.take(block, left);
+            self.change(Change::Allocate(block, left), self.ctime);
+        }
         self.data[at] = content;
         if self.takers(at).next().is_some() {
             self.after[at] |= bit(content);
@@ -211,6 +219,7 @@ impl Medium {
             .filter_map(move |((change, _), number)| match change {
                 Change::Punch(block) if usize::from(*block) == at => Some((number, HOLE)),
                 Change::Truncate => Some((number, EMPTY)),
+                Change::Allocate(block, left) if usize::from(*block) == at => Some((number, *left)),
                 _ => None,
             })
     }
