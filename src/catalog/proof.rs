@@ -350,7 +350,7 @@ fn begin(after: Behind) -> (AggregateId, i64) {
     })
 }
 
-/// `false`: the copy is not known.
+/// `false`: the copy is not known, or was given up meanwhile.
 fn note(
     connection: &Connection,
     copy: &Copy,
@@ -361,7 +361,7 @@ fn note(
     let rows = change(
         connection,
         "UPDATE copies SET state = ?, last_verified = ifnull(?, last_verified)
-         WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ?",
+         WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ? AND state < 3",
         params![
             state.code(),
             verified,

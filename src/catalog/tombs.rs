@@ -1,7 +1,7 @@
 //! The end of versions and nodes: tombstones, and what copies and aggregates lose by them.
 //!
 //! Invariants:
-//! - A (file, version) has at most one tombstone; an aggregate's live counts are those of the copies
+//! - A (file, version) has at most one tombstone, as old as its latest end; an aggregate's live counts are those of the copies
 //!   in it that are live.
 //! - A version that is being undeleted has live copies *and* a marked tombstone. A crash in between
 //!   leaves both, until a complete scan has seen whether the file is there ([`came_back`],
@@ -15,7 +15,9 @@ use super::{
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
 
-/// Writes the tombstone of the version that `node` had, and retires its copies.
+/// Writes the tombstone of the version that `node` had, and retires its copies. One that is there
+/// already was of an end that was none (a file that was taken for changed, and was then released as
+/// what it is, say), or that now is sure: what it keeps is kept from now on (P8).
 pub(super) fn bury(
     connection: &Connection,
     node: NodeId,
@@ -40,12 +42,16 @@ pub(super) fn bury(
     }
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones
+        "INSERT INTO tombstones
              (file, version, at, why, epoch, path, uid, size, handle, generation)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
              (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2),
              (SELECT handle FROM nodes WHERE id = ?8),
-             (SELECT generation FROM scan WHERE id = 1))",
+             (SELECT generation FROM scan WHERE id = 1))
+         ON CONFLICT (file, version) DO UPDATE SET at = max(at, excluded.at), why = excluded.why,
+             epoch = excluded.epoch, path = excluded.path, uid = excluded.uid,
+             size = ifnull(excluded.size, size), handle = excluded.handle,
+             generation = excluded.generation",
         params![
             version.file.0,
             int(version.version.0),

@@ -84,6 +84,25 @@ fn a_change_makes_dirty_and_leaves_one_tombstone() {
 }
 
 #[test]
+fn p8_a_deleted_file_is_kept_from_its_deletion_however_long_ago_it_was_taken_for_changed() {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    rig.dirtied(node, TombstoneWhy::Overwrite, at(60), Durability::Full)
+        .unwrap();
+    // It had not changed: a release compares the sum, and notes what it punches.
+    let planned = rig.row(node).planned();
+    let noted = rig.swap_state(node, planned, FileState::Released, None);
+    assert!(noted.unwrap());
+    rig.forget(node, at(9_000), Durability::Full).unwrap();
+    let tombs = rig.tombstones(None, 10).unwrap();
+    assert_eq!(
+        (tombs.len(), tombs[0].at, tombs[0].why),
+        (1, at(9_000), TombstoneWhy::Unlink)
+    );
+}
+
+#[test]
 fn release_stage_and_a_copy_made_while_released() {
     let rig = Rig::new();
     let node = rig.file(2, 10);
