@@ -1,7 +1,7 @@
 //! The invariants (design section 4), looked at from outside: through the mount, and on the tiers
 //! with standard tar.
 
-use crate::reference::{Reference, look, same};
+use crate::reference::{Reference, look};
 use crate::rig::is_mounted;
 use crate::site::{Site, base};
 use anyhow::{Context, Result, bail, ensure};
@@ -196,10 +196,4 @@ pub(crate) fn attribute(path: &Path, name: &str) -> Result<String> {
     let len = rustix::fs::getxattr(path, name, &mut value[..])
         .with_context(|| format!("{name} of {}", path.display()))?;
     Ok(String::from_utf8_lossy(&value[..len]).into_owned())
-}
-
-/// One file, read and compared.
-pub(crate) fn reads(site: &Site, reference: &Reference, name: &str) -> Result<()> {
-    let found = fs::read(site.cairn.mount.join(name)).with_context(|| format!("read {name}"))?;
-    same(name, &reference.files[name], &found)
 }

@@ -53,15 +53,17 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Answers a call without making it, if it likes.
+pub(crate) type Lie = Box<dyn FnMut(&Point, &Asked) -> Option<i64> + Send>;
+
 /// What the supervisor is told to do.
-#[derive(Clone, Copy)]
 pub(crate) enum Aim {
     /// To count.
     Count,
     /// To strike at the n-th point, counted from 1.
     At { n: u64, fault: Fault },
     /// To answer some calls without making them: the negative controls.
-    Lie(fn(&Point, &Asked) -> Option<i64>),
+    Lie(Lie),
 }
 
 impl fmt::Debug for Aim {

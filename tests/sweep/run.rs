@@ -23,11 +23,11 @@ pub(crate) fn count(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
     let mut site = Site::on(images)?;
     let mut points = Vec::new();
     act(&mut site, verb, &mut reference, Aim::Count, &mut points)
-        .with_context(|| site.cairn.log())?;
+        .with_context(|| site.log())?;
     if !matches!(verb.during, During::Stop) {
         site.down()?;
     }
-    again(&mut site, &mut reference).with_context(|| site.cairn.log())?;
+    again(&mut site, &mut reference).with_context(|| site.log())?;
     Ok(points)
 }
 
@@ -35,23 +35,28 @@ pub(crate) fn count(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
 pub(crate) fn strike(verb: &Verb, images: &Images, n: u64, fault: Fault) -> Result<Shown> {
     let mut site = Site::on(images)?;
     let mut reference = images.reference.clone();
-    let aim = Aim::At { n, fault };
-    struck(&mut site, verb, &mut reference, aim)
-        .with_context(|| format!("--- log\n{}", site.cairn.log()))
+    struck(&mut site, verb, &mut reference, (n, fault))
+        .with_context(|| site.log())
 }
 
-fn struck(site: &mut Site, verb: &Verb, reference: &mut Reference, aim: Aim) -> Result<Shown> {
-    let Aim::At { n, fault } = aim else {
-        anyhow::bail!("nothing to strike");
-    };
-    let told = act(site, verb, reference, aim, &mut Vec::new());
+fn struck(
+    site: &mut Site,
+    verb: &Verb,
+    reference: &mut Reference,
+    (n, fault): (u64, Fault),
+) -> Result<Shown> {
+    let told = act(site, verb, reference, Aim::At { n, fault }, &mut Vec::new());
     let supervisor = site.supervisor.clone().context("a supervisor")?;
     let at = supervisor.struck();
     let shown = Shown {
         struck: at.clone(),
         told: told.is_err(),
     };
-    let place = || format!("{fault} at {n} of {}: {at:?}; told {told:?}", verb.name);
+    let place = || {
+        let at = at.as_ref().map_or("no point".to_owned(), ToString::to_string);
+        let said = told.as_ref().err().map(|why| format!("{why:#}"));
+        format!("{fault} at {n} of {}, {at}; the user was told: {said:?}", verb.name)
+    };
     let alive = site.is_running() && (at.is_none() || fault.is_survived());
     if let Err(why) = &told {
         let wrong = format!("{why:#}");
@@ -139,7 +144,7 @@ fn dies(site: &mut Site, fault: Fault) -> Result<()> {
 }
 
 /// Starts without a fault, and looks at everything.
-fn again(site: &mut Site, reference: &mut Reference) -> Result<()> {
+pub(crate) fn again(site: &mut Site, reference: &mut Reference) -> Result<()> {
     site.up(Aim::Count, false).context("STUCK: the next start")?;
     check::restarted(site, reference)?;
     site.down().context("STUCK: the last stop")?;

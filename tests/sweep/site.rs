@@ -142,6 +142,9 @@ impl Site {
         self.cairn.prepare = Some(Box::new(move |command| supervisor.watch(command)));
         let started = self.cairn.up();
         self.cairn.prepare = None;
+        if started.is_err() {
+            wait_for("the process to end", || Ok(!self.is_running()))?;
+        }
         started
     }
 
@@ -165,6 +168,13 @@ impl Site {
     pub(crate) fn down(&mut self) -> Result<()> {
         self.cairn.down()?;
         self.ended()
+    }
+
+    /// The end of what it wrote to stderr.
+    pub(crate) fn log(&self) -> String {
+        let log = self.cairn.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
     }
 
     /// Is there a process, and has it not ended?

@@ -24,7 +24,7 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|v| !v.is_empty())
 }
 
-fn backing() -> &'static str {
+pub(crate) fn backing() -> &'static str {
     match setting("CAIRN_SWEEP_BACKING").as_deref() {
         Some("xfs") => "xfs",
         _ => "ext4",
@@ -115,7 +115,13 @@ fn work(jobs: &[Job], verbs: &[&Verb], images: &HashMap<From, Images>, tallies: 
     let many = setting("CAIRN_SWEEP_JOBS").map_or(Ok(4), |t| t.parse())?;
     let one = || -> Result<()> {
         sys::own_mounts()?;
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
+        while let Some(job) = jobs.get({
+            let n = next.fetch_add(1, Ordering::SeqCst);
+            if n > 0 && n.is_multiple_of(100) {
+                eprintln!("{n} of {} runs", jobs.len());
+            }
+            n
+        }) {
             let verb = verbs[job.verb];
             let images = images.get(&verb.from).context("images")?;
             let done = run::strike(verb, images, job.n, job.fault);

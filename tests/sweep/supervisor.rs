@@ -158,7 +158,7 @@ impl Desk {
         let Some(point) = Point::of(asked, &self.grounds) else {
             return Ok(Answer::Go);
         };
-        if let Aim::Lie(lie) = log.aim {
+        if let Aim::Lie(lie) = &mut log.aim {
             let told = lie(&point, asked);
             log.lies += u64::from(told.is_some());
             return Ok(told.map_or(Answer::Go, Answer::Say));
@@ -168,8 +168,9 @@ impl Desk {
         }
         log.points.push(point.clone());
         let many = log.points.len() as u64;
-        match log.aim {
-            Aim::At { n, fault } if n == many => {
+        match &log.aim {
+            Aim::At { n, fault } if *n == many => {
+                let fault = *fault;
                 log.struck = Some(point);
                 let process = process_of(asked).context("who asks")?;
                 drop(log);

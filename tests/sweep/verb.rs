@@ -81,11 +81,6 @@ const fn work(name: &'static str, from: From, act: fn(&Site, &mut Reference) -> 
     }
 }
 
-/// The verb of this name.
-pub(crate) fn named(name: &str) -> Result<&'static Verb> {
-    VERBS.iter().find(|v| v.name == name).context("no such verb")
-}
-
 impl From {
     /// Disks in this state, made by Cairn itself.
     pub(crate) fn prepare(self, kind: &'static str) -> Result<Images> {
