@@ -5,7 +5,7 @@ use crate::seccomp::Asked;
 use std::fmt;
 
 /// One fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Fault {
     /// The call fails with this error, once.
     Fails(i32),

@@ -9,6 +9,7 @@ mod call;
 mod check;
 mod controls;
 mod fault;
+mod older;
 mod point;
 mod reference;
 mod run;

@@ -48,7 +48,7 @@ pub(crate) struct Ground {
 }
 
 /// A call on one of the disks.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Point {
     pub(crate) class: Class,
     pub(crate) call: &'static str,

@@ -158,10 +158,7 @@ impl Site {
     pub(crate) fn ended(&mut self) -> Result<()> {
         let mount = self.cairn.mount.clone();
         wait_for("the mount to go", || Ok(!is_mounted(&mount)?))?;
-        match self.supervisor.take() {
-            Some(supervisor) => supervisor.ends(),
-            None => Ok(()),
-        }
+        self.supervisor.as_ref().map_or(Ok(()), |s| s.ends())
     }
 
     /// Ends it as an administrator would.

@@ -1,9 +1,10 @@
-//! The sweep itself. In the ordinary suite a sample of each verb's points; with
-//! `CAIRN_SWEEP=all` every point and every fault.
+//! The sweep itself. In the ordinary suite a sample of the verbs' points; with `CAIRN_SWEEP=kinds`
+//! one point of each kind (and every fault at it) in each verb, with `CAIRN_SWEEP=all` every point.
 //!
 //! `CAIRN_SWEEP_SEED` repeats a sample, `CAIRN_SWEEP_VERBS` (names with commas) chooses verbs,
 //! `CAIRN_SWEEP_BACKING` is the backing's filesystem, `CAIRN_SWEEP_AT=n,fault` one run of one verb,
-//! `CAIRN_SWEEP_JOBS` how many run at once; `CAIRN_SWEEP_SHOW=1` names every point.
+//! `CAIRN_SWEEP_JOBS` how many run at once; `CAIRN_SWEEP_SHOW=1` names every
+//! point and run.
 
 use crate::fault::Fault;
 use crate::needs_mounts;
@@ -14,7 +15,7 @@ use crate::tally::Tally;
 use crate::verb::{From, VERBS, Verb};
 use anyhow::{Context, Result, anyhow, ensure};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs in the ordinary suite, over all verbs.
@@ -102,10 +103,17 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
     let mut order: Vec<_> = (0..all.len() as u64).map(|n| (mixed(seed ^ mixed(n)), all[n as usize])).collect();
     order.sort_unstable_by_key(|(key, _)| *key);
     let mut all: Vec<_> = order.into_iter().map(|(_, job)| job).collect();
-    if setting("CAIRN_SWEEP").as_deref() != Some("all") {
-        eprintln!("{SAMPLE} of {} runs: CAIRN_SWEEP_SEED={seed}", all.len());
-        all.truncate(SAMPLE);
+    let many = all.len();
+    match setting("CAIRN_SWEEP").as_deref() {
+        Some("all") => {}
+        Some("kinds") => {
+            let mut seen = HashSet::new();
+            let at = |job: &Job| &points[job.verb][job.n as usize - 1];
+            all.retain(|job| seen.insert((job.verb, at(job), job.fault)));
+        }
+        _ => all.truncate(SAMPLE),
     }
+    eprintln!("{} of {many} runs: CAIRN_SWEEP_SEED={seed}", all.len());
     Ok(all)
 }
 
@@ -113,19 +121,18 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
 fn work(jobs: &[Job], verbs: &[&Verb], images: &HashMap<From, Images>, tallies: &[Mutex<Tally>]) -> Result<()> {
     let next = AtomicUsize::new(0);
     let many = setting("CAIRN_SWEEP_JOBS").map_or(Ok(4), |t| t.parse())?;
+    let told = setting("CAIRN_SWEEP_SHOW").is_some();
     let one = || -> Result<()> {
         sys::own_mounts()?;
-        while let Some(job) = jobs.get({
-            let n = next.fetch_add(1, Ordering::SeqCst);
-            if n > 0 && n.is_multiple_of(100) {
-                eprintln!("{n} of {} runs", jobs.len());
-            }
-            n
-        }) {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
             let verb = verbs[job.verb];
             let images = images.get(&verb.from).context("images")?;
             let done = run::strike(verb, images, job.n, job.fault);
             let mut tally = tallies[job.verb].lock();
+            if let (true, Ok(shown)) = (told, &done) {
+                let at = shown.struck.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+                eprintln!("RUN {}, {}, {}, {at}", verb.name, job.n, job.fault);
+            }
             match done {
                 Ok(shown) => match shown.struck {
                     Some(point) => tally.struck(point, job.fault, shown.told),

@@ -2,6 +2,7 @@
 
 use crate::check;
 use crate::fault::Aim;
+use crate::older;
 use crate::reference::{Content, May, Reference, fill, look};
 use crate::rig::truncate;
 use crate::site::{Images, Site};
@@ -23,6 +24,8 @@ pub(crate) enum From {
     Archived,
     /// Archived, and those that are worth it released.
     Released,
+    /// The same, with a catalog of the schema version before.
+    Older,
 }
 
 /// When the points are counted.
@@ -47,6 +50,7 @@ pub(crate) struct Verb {
 pub(crate) const VERBS: &[Verb] = &[
     verb("first start", From::Never, During::Start),
     verb("start", From::Released, During::Start),
+    verb("migration", From::Older, During::Start),
     work("archive", From::Resident, |site, _| site.whole("archive")),
     work("release", From::Archived, |site, _| site.whole("release")),
     work("read", From::Released, |site, reference| {
@@ -92,10 +96,13 @@ impl From {
             if self >= Self::Archived {
                 site.whole("archive")?;
             }
-            if self == Self::Released {
+            if self >= Self::Released {
                 site.whole("release")?;
             }
             site.down()?;
+            if self == Self::Older {
+                older::make(&site.cairn.state.join("catalog.sqlite"))?;
+            }
         }
         site.sync()?;
         site.freeze(reference)
