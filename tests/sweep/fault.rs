@@ -1,6 +1,6 @@
 //! What happens at a point.
 
-use crate::point::Point;
+use crate::point::{Class, Point};
 use crate::seccomp::Asked;
 use std::fmt;
 
@@ -24,6 +24,10 @@ impl Fault {
         let mut all = vec![Self::Fails(libc::EIO), Self::Crash, Self::Power];
         if point.takes_room() {
             all.push(Self::Fails(libc::ENOSPC));
+            // The backing is where owners have quotas.
+            if point.class == Class::Backing {
+                all.push(Self::Fails(libc::EDQUOT));
+            }
         }
         if point.is_sync() {
             all.push(Self::FailsThenPower(libc::EIO));
@@ -42,6 +46,7 @@ impl fmt::Display for Fault {
         let name = |errno: i32| match errno {
             libc::EIO => "EIO",
             libc::ENOSPC => "ENOSPC",
+            libc::EDQUOT => "EDQUOT",
             _ => "an error",
         };
         match self {

@@ -18,14 +18,18 @@ use std::sync::Arc;
 
 const MIB: [(&str, u64); 2] = [("ext4", 96), ("xfs", 320)];
 
+/// For a few sites at once and the images, bytes.
+const ROOM: u64 = 4 << 30;
+
 const POLICY: &str = "copies 2\n\
     rule archive everything when any file manual\n\
     rule release large when size >= 64 KiB manual\n";
 
-/// In memory, where there is such a place: thousands of copies are made.
+/// In memory, where there is room for it: thousands of copies are made.
 pub(crate) fn base() -> &'static Path {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() { memory } else { scratch() }
+    let free = rustix::fs::statvfs(memory).map_or(0, |s| s.f_bavail * s.f_frsize);
+    if free > ROOM { memory } else { scratch() }
 }
 
 /// Disks to begin from, and what the users have on them.

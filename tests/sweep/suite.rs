@@ -79,6 +79,7 @@ fn one_run() -> Result<Option<(u64, Fault)>> {
     let all = [
         Fault::Fails(libc::EIO),
         Fault::Fails(libc::ENOSPC),
+        Fault::Fails(libc::EDQUOT),
         Fault::FailsThenPower(libc::EIO),
         Fault::Crash,
         Fault::Power,
