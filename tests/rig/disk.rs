@@ -49,11 +49,7 @@ impl Disk {
         Self::of(base, kind, |to| copied(image, to))
     }
 
-    fn of(
-        base: &Path,
-        kind: &'static str,
-        make: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Self> {
+    fn of(base: &Path, kind: &'static str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("cairn-disk-")
             .tempdir_in(base)?;

@@ -117,6 +117,13 @@ pub(crate) fn numbers() -> Vec<c_long> {
 pub(crate) fn takes_room(name: &str) -> bool {
     !matches!(
         name,
-        "unlink" | "removexattr" | "chmod" | "chown" | "utimens" | "ftruncate" | "truncate" | "sync_file_range"
+        "unlink"
+            | "removexattr"
+            | "chmod"
+            | "chown"
+            | "utimens"
+            | "ftruncate"
+            | "truncate"
+            | "sync_file_range"
     )
 }

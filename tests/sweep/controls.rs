@@ -54,7 +54,7 @@ fn released_then_power_loss(aim: Aim) -> Result<Result<()>> {
     site.outage()?;
     eprintln!("left out: {} calls", supervisor.lies());
     site.power_on()?;
-    Ok(again(&mut site, &mut reference))
+    Ok(again(&mut site, &mut reference, true))
 }
 
 #[test]
@@ -63,7 +63,9 @@ fn with_one_fsync_left_out_a_power_loss_is_seen_to_lose_files() -> Result<()> {
     sys::own_mounts()?;
     released_then_power_loss(Aim::Count)?.context("with every fsync made")?;
     let seen = released_then_power_loss(Aim::Lie(no_sync_of_the_name()))?;
-    let why = seen.err().context("an object's name was not synced, and nothing was seen")?;
+    let why = seen
+        .err()
+        .context("an object's name was not synced, and nothing was seen")?;
     eprintln!("with one fsync left out: {why:#}");
     Ok(())
 }
@@ -98,7 +100,11 @@ fn released_under_a_mapping(aim: Aim) -> Result<(String, Result<()>)> {
     let mapping = Mapping::of(&File::open(&path)?, content.len())?;
     same("large", content, &mapping.bytes()).context("before the release")?;
     let asked = site.run([OsStr::new("release"), site.cairn.mount.as_os_str()])?;
-    ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    ensure!(
+        asked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&asked.stderr)
+    );
     wait_for("the release, or a reason against it", || {
         let state = check::attribute(&path, "user.cairn.state")?;
         let why = site.run([OsStr::new("why"), path.as_os_str()])?;
@@ -121,7 +127,9 @@ fn with_the_lease_left_out_a_mapping_is_seen_to_read_zeros() -> Result<()> {
     seen.context("with the lease taken")?;
     ensure!(state == "archived", "in use, and {state}");
     let (state, seen) = released_under_a_mapping(Aim::Lie(no_lease()))?;
-    let why = seen.err().context("no lease was taken, and nothing was seen")?;
+    let why = seen
+        .err()
+        .context("no lease was taken, and nothing was seen")?;
     ensure!(state == "released", "{state}");
     let text = format!("{why:#}");
     ensure!(text.contains("zeros"), "{text}");

@@ -15,7 +15,7 @@ mod reference;
 mod run;
 mod seccomp;
 mod site;
-mod supervisor;
 mod suite;
+mod supervisor;
 mod tally;
 mod verb;

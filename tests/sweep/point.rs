@@ -148,7 +148,10 @@ fn named(asked: &Asked, dir: Option<usize>, n: usize) -> Option<(PathBuf, Option
         return opened(Path::new(&base));
     }
     let name = PathBuf::from(text(asked, n)?);
-    if let Ok(fd) = name.strip_prefix("/proc/self/fd").or_else(|_| name.strip_prefix("/proc/thread-self/fd")) {
+    if let Ok(fd) = name
+        .strip_prefix("/proc/self/fd")
+        .or_else(|_| name.strip_prefix("/proc/thread-self/fd"))
+    {
         return opened(&Path::new(&format!("/proc/{}/fd", asked.thread)).join(fd));
     }
     if name.is_absolute() {

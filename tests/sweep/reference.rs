@@ -56,7 +56,10 @@ pub(crate) fn fill(root: &Path) -> Result<Reference> {
     sparse.set_len(4 << 20)?;
     sparse.write_all_at(&bytes(20, 90_000), 1 << 20)?;
     sparse.write_all_at(&bytes(21, 50_000), 3 << 20)?;
-    files.insert("sparse".to_owned(), Arc::new(fs::read(root.join("sparse"))?));
+    files.insert(
+        "sparse".to_owned(),
+        Arc::new(fs::read(root.join("sparse"))?),
+    );
     fs::hard_link(root.join("100k"), root.join("small/linked"))?;
     files.insert("small/linked".to_owned(), Arc::clone(&files["100k"]));
     symlink("large", root.join("symlink"))?;
@@ -91,7 +94,10 @@ fn walk(root: &Path, at: &Path, found: &mut BTreeMap<String, Vec<u8>>) -> Result
 impl Reference {
     /// A change that was asked for: `done` if it was answered with success and synced.
     pub(crate) fn change(&mut self, done: bool, end: Ending, otherwise: Vec<Ending>) {
-        let before = end.iter().map(|(name, _)| (*name, self.now(name))).collect();
+        let before = end
+            .iter()
+            .map(|(name, _)| (*name, self.now(name)))
+            .collect();
         if done {
             self.settle(&end);
         } else {
@@ -102,8 +108,16 @@ impl Reference {
         }
     }
 
+    /// Names of which it is not known how their change ended.
+    pub(crate) fn doubtful(&self) -> BTreeSet<String> {
+        let all = self.doubts.iter().flatten().flatten();
+        all.map(|(name, _)| (*name).to_owned()).collect()
+    }
+
     fn now(&self, name: &str) -> May {
-        self.files.get(name).map_or(May::Miss, |c| May::Be(Arc::clone(c)))
+        self.files
+            .get(name)
+            .map_or(May::Miss, |c| May::Be(Arc::clone(c)))
     }
 
     fn settle(&mut self, end: &Ending) {

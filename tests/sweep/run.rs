@@ -22,12 +22,11 @@ pub(crate) fn count(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
     let mut reference = images.reference.clone();
     let mut site = Site::on(images)?;
     let mut points = Vec::new();
-    act(&mut site, verb, &mut reference, Aim::Count, &mut points)
-        .with_context(|| site.log())?;
+    act(&mut site, verb, &mut reference, Aim::Count, &mut points).with_context(|| site.log())?;
     if !matches!(verb.during, During::Stop) {
         site.down()?;
     }
-    again(&mut site, &mut reference).with_context(|| site.log())?;
+    again(&mut site, &mut reference, false).with_context(|| site.log())?;
     Ok(points)
 }
 
@@ -35,8 +34,7 @@ pub(crate) fn count(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
 pub(crate) fn strike(verb: &Verb, images: &Images, n: u64, fault: Fault) -> Result<Shown> {
     let mut site = Site::on(images)?;
     let mut reference = images.reference.clone();
-    struck(&mut site, verb, &mut reference, (n, fault))
-        .with_context(|| site.log())
+    struck(&mut site, verb, &mut reference, (n, fault)).with_context(|| site.log())
 }
 
 fn struck(
@@ -53,14 +51,21 @@ fn struck(
         told: told.is_err(),
     };
     let place = || {
-        let at = at.as_ref().map_or("no point".to_owned(), ToString::to_string);
+        let at = at
+            .as_ref()
+            .map_or("no point".to_owned(), ToString::to_string);
         let said = told.as_ref().err().map(|why| format!("{why:#}"));
-        format!("{fault} at {n} of {}, {at}; the user was told: {said:?}", verb.name)
+        format!(
+            "{fault} at {n} of {}, {at}; the user was told: {said:?}",
+            verb.name
+        )
     };
     let alive = site.is_running() && (at.is_none() || fault.is_survived());
     if let Err(why) = &told {
         let wrong = format!("{why:#}");
-        let bad = ["WRONG", "HANGS", "PANIC"].iter().any(|w| wrong.contains(w));
+        let bad = ["WRONG", "HANGS", "PANIC"]
+            .iter()
+            .any(|w| wrong.contains(w));
         ensure!(!bad && at.is_some(), "{}", place());
     }
     ensure!(!supervisor.hung(), "HANGS: {}", place());
@@ -70,7 +75,8 @@ fn struck(
         dies(site, fault).with_context(place)
     };
     ended?;
-    again(site, reference).with_context(place)?;
+    let dark = matches!(fault, Fault::Power | Fault::FailsThenPower(_));
+    again(site, reference, dark).with_context(place)?;
     Ok(shown)
 }
 
@@ -83,7 +89,9 @@ fn act(
     points: &mut Vec<Point>,
 ) -> Result<()> {
     let told = match verb.during {
-        During::Start => site.up(aim, true).and_then(|()| check::settle(site).map(drop)),
+        During::Start => site
+            .up(aim, true)
+            .and_then(|()| check::settle(site).map(drop)),
         During::Work(work) => {
             begin(site, aim)?;
             work(site, reference).and_then(|()| check::settle(site).map(drop))
@@ -144,9 +152,10 @@ fn dies(site: &mut Site, fault: Fault) -> Result<()> {
 }
 
 /// Starts without a fault, and looks at everything.
-pub(crate) fn again(site: &mut Site, reference: &mut Reference) -> Result<()> {
-    site.up(Aim::Count, false).context("STUCK: the next start")?;
-    check::restarted(site, reference)?;
+pub(crate) fn again(site: &mut Site, reference: &mut Reference, dark: bool) -> Result<()> {
+    site.up(Aim::Count, false)
+        .context("STUCK: the next start")?;
+    check::restarted(site, reference, dark)?;
     site.down().context("STUCK: the last stop")?;
     check::stopped(site)
 }

@@ -121,7 +121,9 @@ fn send(to: RawFd, what: RawFd) -> io::Result<()> {
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SCM_RIGHTS;
         (*header).cmsg_len = libc::CMSG_LEN(4) as _;
-        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(what);
+        libc::CMSG_DATA(header)
+            .cast::<RawFd>()
+            .write_unaligned(what);
         libc::sendmsg(to, &raw const message, 0)
     };
     if sent == 1 {
@@ -177,7 +179,9 @@ impl Listener {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        Ok(Self(fd.context("the process ended before its filter was in place")?))
+        Ok(Self(fd.context(
+            "the process ended before its filter was in place",
+        )?))
     }
 
     /// Waits for a call.
@@ -193,7 +197,11 @@ impl Listener {
             return Ok(Next::Nothing);
         }
         if poll.revents & libc::POLLIN == 0 {
-            return Ok(if poll.revents == 0 { Next::Nothing } else { Next::Gone });
+            return Ok(if poll.revents == 0 {
+                Next::Nothing
+            } else {
+                Next::Gone
+            });
         }
         // SAFETY: plain numbers, for which zeros are what the kernel asks for.
         let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
@@ -274,7 +282,9 @@ impl Mapping {
     /// What is seen through it now.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         // SAFETY: inside the mapping; bytes that change under us are read one by one.
-        (0..self.len).map(|n| unsafe { self.at.add(n).read_volatile() }).collect()
+        (0..self.len)
+            .map(|n| unsafe { self.at.add(n).read_volatile() })
+            .collect()
     }
 }
 

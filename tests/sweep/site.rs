@@ -113,10 +113,17 @@ impl Site {
 
     /// Unmounts the disks and keeps their images.
     pub(crate) fn freeze(self, reference: Reference) -> Result<Images> {
-        let Self { cairn, disks, kinds, supervisor } = self;
+        let Self {
+            cairn,
+            disks,
+            kinds,
+            supervisor,
+        } = self;
         drop((cairn, supervisor));
         let images = Images {
-            dir: tempfile::Builder::new().prefix("cairn-images-").tempdir_in(base())?,
+            dir: tempfile::Builder::new()
+                .prefix("cairn-images-")
+                .tempdir_in(base())?,
             kinds,
             reference,
         };
@@ -135,7 +142,11 @@ impl Site {
                 path: disk.path.clone(),
             })
         };
-        Class::ALL.into_iter().zip(self.disks.iter()).map(one).collect()
+        Class::ALL
+            .into_iter()
+            .zip(self.disks.iter())
+            .map(one)
+            .collect()
     }
 
     /// Starts under a supervisor.
@@ -224,8 +235,16 @@ impl Site {
             .output()?;
         let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy()).collect();
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.code() != Some(124), "HANGS: cairn {}", shown.join(" "));
-        ensure!(!said.contains("panicked"), "PANIC: cairn {}: {said}", shown.join(" "));
+        ensure!(
+            output.status.code() != Some(124),
+            "HANGS: cairn {}",
+            shown.join(" ")
+        );
+        ensure!(
+            !said.contains("panicked"),
+            "PANIC: cairn {}: {said}",
+            shown.join(" ")
+        );
         Ok(output)
     }
 

@@ -85,7 +85,10 @@ fn one_run() -> Result<Option<(u64, Fault)>> {
         Fault::Power,
     ];
     let fault = all.into_iter().find(|f| f.to_string() == fault);
-    Ok(Some((n.parse()?, fault.context("EIO, ENOSPC, crash, ...")?)))
+    Ok(Some((
+        n.parse()?,
+        fault.context("EIO, ENOSPC, crash, ...")?,
+    )))
 }
 
 /// Every point and fault of these verbs, or a sample of them.
@@ -93,7 +96,11 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
     let mut all = Vec::new();
     for (verb, points) in points.iter().enumerate() {
         for (n, point) in (1..).zip(points) {
-            all.extend(Fault::at(point).into_iter().map(|fault| Job { verb, n, fault }));
+            all.extend(
+                Fault::at(point)
+                    .into_iter()
+                    .map(|fault| Job { verb, n, fault }),
+            );
         }
     }
     if let Some((n, fault)) = one_run()? {
@@ -101,7 +108,9 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
         return Ok((0..many).map(|verb| Job { verb, n, fault }).collect());
     }
     let seed = seed()?;
-    let mut order: Vec<_> = (0..all.len() as u64).map(|n| (mixed(seed ^ mixed(n)), all[n as usize])).collect();
+    let mut order: Vec<_> = (0..all.len() as u64)
+        .map(|n| (mixed(seed ^ mixed(n)), all[n as usize]))
+        .collect();
     order.sort_unstable_by_key(|(key, _)| *key);
     let mut all: Vec<_> = order.into_iter().map(|(_, job)| job).collect();
     let many = all.len();
@@ -119,7 +128,12 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
 }
 
 /// Makes the runs, several at once, each in a mount namespace of its thread's.
-fn work(jobs: &[Job], verbs: &[&Verb], images: &HashMap<From, Images>, tallies: &[Mutex<Tally>]) -> Result<()> {
+fn work(
+    jobs: &[Job],
+    verbs: &[&Verb],
+    images: &HashMap<From, Images>,
+    tallies: &[Mutex<Tally>],
+) -> Result<()> {
     let next = AtomicUsize::new(0);
     let many = setting("CAIRN_SWEEP_JOBS").map_or(Ok(4), |t| t.parse())?;
     let told = setting("CAIRN_SWEEP_SHOW").is_some();
@@ -131,7 +145,10 @@ fn work(jobs: &[Job], verbs: &[&Verb], images: &HashMap<From, Images>, tallies: 
             let done = run::strike(verb, images, job.n, job.fault);
             let mut tally = tallies[job.verb].lock();
             if let (true, Ok(shown)) = (told, &done) {
-                let at = shown.struck.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+                let at = shown
+                    .struck
+                    .as_ref()
+                    .map_or("nothing".to_owned(), ToString::to_string);
                 eprintln!("RUN {}, {}, {}, {at}", verb.name, job.n, job.fault);
             }
             match done {
@@ -169,7 +186,10 @@ fn after_a_fault_at_any_point_of_any_verb_the_invariants_hold() -> Result<()> {
         let counted = run::count(verb, &images[&verb.from]);
         let counted = counted.with_context(|| format!("{} without a fault", verb.name))?;
         if setting("CAIRN_SWEEP_SHOW").is_some() {
-            counted.iter().zip(1..).for_each(|(p, n)| eprintln!("{} {n}: {p}", verb.name));
+            counted
+                .iter()
+                .zip(1..)
+                .for_each(|(p, n)| eprintln!("{} {n}: {p}", verb.name));
         }
         points.push(counted);
     }

@@ -46,7 +46,12 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// A supervisor for a process that is about to start.
-    pub(crate) fn new(aim: Aim, armed: bool, grounds: Vec<Ground>, disks: Arc<[Disk]>) -> Result<Self> {
+    pub(crate) fn new(
+        aim: Aim,
+        armed: bool,
+        grounds: Vec<Ground>,
+        disks: Arc<[Disk]>,
+    ) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let log = Arc::new(Mutex::new(Log {
             armed,

@@ -44,7 +44,12 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} points, {} faults (", self.points, self.struck_in_all())?;
+        write!(
+            f,
+            "{} points, {} faults (",
+            self.points,
+            self.struck_in_all()
+        )?;
         for (n, (fault, many)) in self.faults.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
             write!(f, "{comma}{many} {fault}")?;

@@ -76,7 +76,11 @@ const fn verb(name: &'static str, from: From, during: During) -> Verb {
     }
 }
 
-const fn work(name: &'static str, from: From, act: fn(&Site, &mut Reference) -> Result<()>) -> Verb {
+const fn work(
+    name: &'static str,
+    from: From,
+    act: fn(&Site, &mut Reference) -> Result<()>,
+) -> Verb {
     Verb {
         name,
         from,
@@ -179,7 +183,10 @@ fn patch(mount: &Path, reference: &mut Reference) -> Result<()> {
 fn rename(mount: &Path, reference: &mut Reference) -> Result<()> {
     let content = Arc::clone(&reference.files["small/1"]);
     let to = mount.join("renamed");
-    let done = synced(mount, fs::rename(mount.join("small/1"), to).map_err(Into::into));
+    let done = synced(
+        mount,
+        fs::rename(mount.join("small/1"), to).map_err(Into::into),
+    );
     let done = synced(&mount.join("small"), done);
     let end = vec![("small/1", May::Miss), ("renamed", May::Be(content))];
     reference.change(done.is_ok(), end, Vec::new());

@@ -94,7 +94,11 @@ fn a_creation_whose_journal_came_back_is_done_again() {
     let begun = rusqlite::Connection::open(&path).unwrap();
     begun.pragma_update(None, "journal_mode", "wal").unwrap();
     drop(begun);
-    assert!(std::fs::read(&path).unwrap().starts_with(b"SQLite format 3\0"));
+    assert!(
+        std::fs::read(&path)
+            .unwrap()
+            .starts_with(b"SQLite format 3\0")
+    );
     // Of no page yet, in a file that had none.
     let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
     for word in [0_u32, 7, 0, 512, 4096] {
