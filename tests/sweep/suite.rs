@@ -8,6 +8,7 @@
 
 use crate::fault::Fault;
 use crate::needs_mounts;
+use crate::point::Point;
 use crate::rig::sys;
 use crate::run;
 use crate::site::Images;
@@ -15,7 +16,7 @@ use crate::tally::Tally;
 use crate::verb::{From, VERBS, Verb};
 use anyhow::{Context, Result, anyhow, ensure};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs in the ordinary suite, over all verbs.
@@ -92,7 +93,7 @@ fn one_run() -> Result<Option<(u64, Fault)>> {
 }
 
 /// Every point and fault of these verbs, or a sample of them.
-fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
+fn jobs(points: &[Vec<Point>]) -> Result<Vec<Job>> {
     let mut all = Vec::new();
     for (verb, points) in points.iter().enumerate() {
         for (n, point) in (1..).zip(points) {
@@ -127,50 +128,67 @@ fn jobs(points: &[Vec<crate::point::Point>]) -> Result<Vec<Job>> {
     Ok(all)
 }
 
-/// Makes the runs, several at once, each in a mount namespace of its thread's.
-fn work(
-    jobs: &[Job],
-    verbs: &[&Verb],
-    images: &HashMap<From, Images>,
-    tallies: &[Mutex<Tally>],
-) -> Result<()> {
+/// Does `one` for each, several at once, each in a mount namespace of its thread's. What they gave, in
+/// order.
+fn each<T: Sync, R: Send>(all: &[T], one: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
     let next = AtomicUsize::new(0);
     let many = setting("CAIRN_SWEEP_JOBS").map_or(Ok(4), |t| t.parse())?;
-    let told = setting("CAIRN_SWEEP_SHOW").is_some();
-    let one = || -> Result<()> {
+    let given = Mutex::new(Vec::new());
+    let worker = || -> Result<()> {
         sys::own_mounts()?;
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
-            let verb = verbs[job.verb];
-            let images = images.get(&verb.from).context("images")?;
-            let done = run::strike(verb, images, job.n, job.fault);
-            let mut tally = tallies[job.verb].lock();
-            if let (true, Ok(shown)) = (told, &done) {
-                let at = shown
-                    .struck
-                    .as_ref()
-                    .map_or("nothing".to_owned(), ToString::to_string);
-                eprintln!("RUN {}, {}, {}, {at}", verb.name, job.n, job.fault);
-            }
-            match done {
-                Ok(shown) => match shown.struck {
-                    Some(point) => tally.struck(point, job.fault, shown.told),
-                    None => tally.missed(),
-                },
-                Err(why) => {
-                    let text = format!("{}: {} at {}: {why:#}", verb.name, job.fault, job.n);
-                    eprintln!("VIOLATION {text}\n");
-                    tally.violations.push(text);
-                }
-            }
+        loop {
+            let n = next.fetch_add(1, Ordering::SeqCst);
+            let Some(job) = all.get(n) else {
+                return Ok(());
+            };
+            let done = one(job)?;
+            given.lock().push((n, done));
         }
-        Ok(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..many).map(|_| scope.spawn(one)).collect();
+        let threads: Vec<_> = (0..many).map(|_| scope.spawn(worker)).collect();
         threads
             .into_iter()
             .try_for_each(|t| t.join().map_err(|_| anyhow!("a run panicked"))?)
-    })
+    })?;
+    let mut given = given.into_inner();
+    given.sort_unstable_by_key(|(n, _)| *n);
+    Ok(given.into_iter().map(|(_, done)| done).collect())
+}
+
+/// One run, into its verb's tally.
+fn run(job: &Job, verb: &Verb, images: &Images, tally: &Mutex<Tally>) {
+    let done = run::strike(verb, images, job.n, job.fault);
+    let mut tally = tally.lock();
+    match done {
+        Ok(shown) => {
+            let at = shown.struck.as_ref();
+            if setting("CAIRN_SWEEP_SHOW").is_some() {
+                let at = at.map_or("nothing".to_owned(), ToString::to_string);
+                eprintln!("RUN {}, {}, {}, {at}", verb.name, job.n, job.fault);
+            }
+            match shown.struck {
+                Some(point) => tally.struck(point, job.fault, shown.told),
+                None => tally.missed(),
+            }
+        }
+        Err(why) => {
+            let text = format!("{}: {} at {}: {why:#}", verb.name, job.fault, job.n);
+            eprintln!("VIOLATION {text}\n");
+            tally.violations.push(text);
+        }
+    }
+}
+
+/// The points of a verb, without a fault.
+fn counted(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
+    let counted = run::count(verb, images);
+    let counted = counted.with_context(|| format!("{} without a fault", verb.name))?;
+    if setting("CAIRN_SWEEP_SHOW").is_some() {
+        let all = counted.iter().zip(1..);
+        all.for_each(|(p, n)| eprintln!("{} {n}: {p}", verb.name));
+    }
+    Ok(counted)
 }
 
 #[test]
@@ -178,21 +196,11 @@ fn after_a_fault_at_any_point_of_any_verb_the_invariants_hold() -> Result<()> {
     needs_mounts!();
     sys::own_mounts()?;
     let verbs = verbs();
-    let (mut images, mut points) = (HashMap::new(), Vec::new());
-    for verb in &verbs {
-        if !images.contains_key(&verb.from) {
-            images.insert(verb.from, verb.from.prepare(backing())?);
-        }
-        let counted = run::count(verb, &images[&verb.from]);
-        let counted = counted.with_context(|| format!("{} without a fault", verb.name))?;
-        if setting("CAIRN_SWEEP_SHOW").is_some() {
-            counted
-                .iter()
-                .zip(1..)
-                .for_each(|(p, n)| eprintln!("{} {n}: {p}", verb.name));
-        }
-        points.push(counted);
-    }
+    let from: BTreeSet<_> = verbs.iter().map(|v| v.from).collect();
+    let from: Vec<_> = from.into_iter().collect();
+    let images = each(&from, |from| Ok((*from, from.prepare(backing())?)))?;
+    let images: HashMap<From, Images> = images.into_iter().collect();
+    let points = each(&verbs, |verb| counted(verb, &images[&verb.from]))?;
     let count = |points: &Vec<_>| {
         let mut tally = Tally::default();
         tally.points = points.len() as u64;
@@ -200,7 +208,11 @@ fn after_a_fault_at_any_point_of_any_verb_the_invariants_hold() -> Result<()> {
     };
     let tallies: Vec<_> = points.iter().map(count).collect();
     let jobs = jobs(&points)?;
-    work(&jobs, &verbs, &images, &tallies)?;
+    each(&jobs, |job| {
+        let verb = verbs[job.verb];
+        run(job, verb, &images[&verb.from], &tallies[job.verb]);
+        Ok(())
+    })?;
     let (mut struck, mut violations) = (0, 0);
     for (verb, tally) in verbs.iter().zip(&tallies) {
         let tally = tally.lock();
