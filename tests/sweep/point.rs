@@ -95,6 +95,11 @@ impl Point {
         call::takes_room(self.call)
     }
 
+    /// One of very many alike: frames of the catalog's log, and its index.
+    pub(crate) fn is_of_the_log(&self) -> bool {
+        self.object.ends_with(".sqlite-wal") || self.object.ends_with(".sqlite-shm")
+    }
+
     pub(crate) fn is_sync(&self) -> bool {
         self.call.contains("sync")
     }

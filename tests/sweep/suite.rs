@@ -1,5 +1,6 @@
 //! The sweep itself. In the ordinary suite a sample of the verbs' points; with `CAIRN_SWEEP=kinds`
-//! one point of each kind (and every fault at it) in each verb, with `CAIRN_SWEEP=all` every point.
+//! one point of each kind (and every fault at it) in each verb, with `files` every point but those on
+//! the catalog's log, with `all` every point.
 //!
 //! `CAIRN_SWEEP_SEED` repeats a sample, `CAIRN_SWEEP_VERBS` (names with commas) chooses verbs,
 //! `CAIRN_SWEEP_BACKING` is the backing's filesystem, `CAIRN_SWEEP_AT=n,fault` one run of one verb,
@@ -117,6 +118,7 @@ fn jobs(points: &[Vec<Point>]) -> Result<Vec<Job>> {
     let many = all.len();
     match setting("CAIRN_SWEEP").as_deref() {
         Some("all") => {}
+        Some("files") => all.retain(|job| !points[job.verb][job.n as usize - 1].is_of_the_log()),
         Some("kinds") => {
             let mut seen = HashSet::new();
             let at = |job: &Job| &points[job.verb][job.n as usize - 1];
