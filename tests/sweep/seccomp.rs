@@ -80,6 +80,9 @@ pub(crate) fn supervise(command: &mut Command, calls: &[libc::c_long], to: UnixS
         };
         let flags =
             libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+        // Nobody would answer it when the test is gone.
+        // SAFETY: plain numbers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         // SAFETY: a pointer to a program that lives until the call returns. No memory is
         // allocated and no lock taken, as code after fork must not.
         let listener = unsafe {
