@@ -9,7 +9,7 @@ use crate::point::Point;
 use crate::reference::same;
 use crate::rig::{sys, wait_for};
 use crate::run::again;
-use crate::seccomp::{Asked, Mapping};
+use crate::seccomp::{Answer, Asked, Mapping};
 use crate::site::Site;
 use crate::suite::backing;
 use crate::verb::From;
@@ -19,7 +19,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 
 /// A supervised site over these files that has settled.
-fn supervised(from: From, aim: Aim) -> Result<(Site, crate::reference::Reference)> {
+pub(crate) fn supervised(from: From, aim: Aim) -> Result<(Site, crate::reference::Reference)> {
     let images = from.prepare(backing())?;
     let mut site = Site::on(&images)?;
     site.up(aim, false)?;
@@ -41,7 +41,7 @@ fn no_sync_of_the_name() -> Lie {
             moved.insert(point.class);
         }
         let directory = point.call == "fsync" && point.object == "a directory of objects";
-        (directory && moved.remove(&point.class)).then_some(0)
+        (directory && moved.remove(&point.class)).then_some(Answer::Say(0))
     })
 }
 
@@ -83,10 +83,12 @@ fn no_lease() -> Lie {
         match (command, kind) {
             (libc::F_SETLEASE, libc::F_WRLCK) => {
                 granted.insert(fd);
-                Some(0)
+                Some(Answer::Say(0))
             }
-            (libc::F_SETLEASE, libc::F_UNLCK) => granted.remove(&fd).then_some(0),
-            (libc::F_GETLEASE, _) => granted.contains(&fd).then_some(libc::F_WRLCK.into()),
+            (libc::F_SETLEASE, libc::F_UNLCK) => granted.remove(&fd).then_some(Answer::Say(0)),
+            (libc::F_GETLEASE, _) => granted
+                .contains(&fd)
+                .then_some(Answer::Say(libc::F_WRLCK.into())),
             _ => None,
         }
     })

@@ -1,7 +1,7 @@
 //! What happens at a point.
 
 use crate::point::{Class, Point};
-use crate::seccomp::Asked;
+use crate::seccomp::{Answer, Asked};
 use std::fmt;
 
 /// One fault.
@@ -59,7 +59,7 @@ impl fmt::Display for Fault {
 }
 
 /// Answers a call without making it, if it likes.
-pub(crate) type Lie = Box<dyn FnMut(&Point, &Asked) -> Option<i64> + Send>;
+pub(crate) type Lie = Box<dyn FnMut(&Point, &Asked) -> Option<Answer> + Send>;
 
 /// What the supervisor is told to do.
 pub(crate) enum Aim {
@@ -67,7 +67,7 @@ pub(crate) enum Aim {
     Count,
     /// To strike at the n-th point, counted from 1.
     At { n: u64, fault: Fault },
-    /// To answer some calls without making them: the negative controls.
+    /// To answer some calls without making them: the negative controls, and named finds.
     Lie(Lie),
 }
 

@@ -9,6 +9,7 @@ mod call;
 mod check;
 mod controls;
 mod fault;
+mod found;
 mod older;
 mod point;
 mod reference;
