@@ -190,8 +190,12 @@ pub trait Residency: Send + Sync + 'static {
     /// `SEEK_DATA`/`SEEK_HOLE` on a released file, answered from its extent map where that is at
     /// hand, else as if all were data; `ENXIO` past the end.
     fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno>;
-    /// A released file was just cut to 0 bytes by `ftruncate` on the backing: drop the stub.
-    fn truncated(&self, file: FileRef<'_>);
+    /// A released file was just cut to 0 bytes by `ftruncate` on the backing: drop the stub. Whoever
+    /// cut it is told of an error, and writes nothing into a file that still passes for a stub.
+    ///
+    /// # Errors
+    /// The stub stands.
+    fn truncated(&self, file: FileRef<'_>) -> Result<(), Errno>;
     /// May users see, set or remove this extended attribute through the mount? `true` hides it
     /// from lists, answers `ENODATA` to get and `EPERM` to set.
     fn is_private(&self, name: &OsStr) -> bool;
@@ -291,7 +295,9 @@ impl Residency for AlwaysResident {
     fn seek(&self, _file: FileRef<'_>, _offset: u64, _data: bool) -> Result<u64, Errno> {
         Err(Errno(libc::EIO))
     }
-    fn truncated(&self, _file: FileRef<'_>) {}
+    fn truncated(&self, _file: FileRef<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
     fn is_private(&self, _name: &OsStr) -> bool {
         false
     }
@@ -351,8 +357,8 @@ impl<T: Residency + ?Sized> Residency for Arc<T> {
     fn seek(&self, file: FileRef<'_>, offset: u64, data: bool) -> Result<u64, Errno> {
         (**self).seek(file, offset, data)
     }
-    fn truncated(&self, file: FileRef<'_>) {
-        (**self).truncated(file);
+    fn truncated(&self, file: FileRef<'_>) -> Result<(), Errno> {
+        (**self).truncated(file)
     }
     fn is_private(&self, name: &OsStr) -> bool {
         (**self).is_private(name)

@@ -134,6 +134,9 @@ pub(super) fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
         u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     refuse_newer(path, word(60), word(68))?;
+    if journal_of_nothing(path)? {
+        return Ok(None);
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let readonly = Connection::open_with_flags(path, flags).at("open read-only", path.display())?;
     let pragma = |name: &'static str| -> Result<u32, CatalogError> {
@@ -151,6 +154,29 @@ pub(super) fn look(path: &Path) -> Result<Option<u32>, CatalogError> {
         (_, APPLICATION, 1..) => Ok(Some(version)),
         _ => Err(not("a database of another program")),
     }
+}
+
+/// Is there a rollback journal beside it, of a transaction that found an empty file? The first one that
+/// a catalog sees is, and makes it a database with a log; the journal's removal is not durable, so a
+/// power loss brings it back. A read-only connection cannot look behind it; what is behind it is
+/// nothing.
+fn journal_of_nothing(path: &Path) -> Result<bool, CatalogError> {
+    const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    let mut name = path.as_os_str().to_owned();
+    name.push("-journal");
+    let name = PathBuf::from(name);
+    let mut file = match std::fs::File::open(&name) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(CatalogError::io(&name, "open", e)),
+    };
+    let mut header = Vec::with_capacity(28);
+    file.by_ref()
+        .take(28)
+        .read_to_end(&mut header)
+        .map_err(|e| CatalogError::io(&name, "read header", e))?;
+    // Its pages before the transaction.
+    Ok(header.starts_with(&MAGIC) && header.get(16..20) == Some(&[0; 4]))
 }
 
 fn refuse_newer(path: &Path, version: u32, application: u32) -> Result<(), CatalogError> {

@@ -293,10 +293,12 @@ impl Residency for HsmResidency {
         }
     }
 
-    fn truncated(&self, file: FileRef<'_>) {
-        if let Err(why) = self.recaller.truncated(file.handle, file.fd) {
+    fn truncated(&self, file: FileRef<'_>) -> Result<(), Errno> {
+        let dropped = self.recaller.truncated(file.handle, file.fd);
+        dropped.map_err(|why| {
             tracing::error!(%why, "the stub of a truncated file stays until its next open");
-        }
+            Errno(libc::EIO)
+        })
     }
 
     fn is_private(&self, name: &OsStr) -> bool {

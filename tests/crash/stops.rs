@@ -208,7 +208,10 @@ fn with_syncing_turned_into_nothing_the_loop_fails() -> Result<()> {
     needs_mounts!();
     let seed = seed()?;
     let mut run = Run::new("xfs", seed)?;
-    run.site.cairn.prepare = Some(sys::sync_nothing);
+    run.site.cairn.prepare = Some(Box::new(|command| {
+        sys::sync_nothing(command);
+        Ok(())
+    }));
     run.begin()?;
     // The beginning is on the disks: what gets lost is what users synced later.
     run.site.sync()?;

@@ -30,16 +30,32 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// A copy that takes no more room than its data.
+fn copied(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
+}
+
 impl Disk {
     /// A fresh filesystem (`ext4` or `xfs`) of `mib` MiB.
     pub(crate) fn new(kind: &'static str, mib: u64) -> Result<Self> {
+        Self::of(scratch(), kind, |image| {
+            fs::File::create(image)?.set_len(mib << 20)?;
+            run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(image)).map(drop)
+        })
+    }
+
+    /// A copy of an image ([`Self::save`]), kept in `base`.
+    pub(crate) fn copy(base: &Path, kind: &'static str, image: &Path) -> Result<Self> {
+        Self::of(base, kind, |to| copied(image, to))
+    }
+
+    fn of(base: &Path, kind: &'static str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("cairn-disk-")
-            .tempdir_in("/var/tmp")?;
+            .tempdir_in(base)?;
         let (image, path) = (dir.path().join("image"), dir.path().join("fs"));
-        fs::File::create(&image)?.set_len(mib << 20)?;
         fs::create_dir(&path)?;
-        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))?;
+        make(&image)?;
         let disk = Self {
             _dir: dir,
             image,
@@ -73,6 +89,11 @@ impl Disk {
         run(Command::new("umount").arg(&self.path)).map(drop)
     }
 
+    /// Copies the image of an unmounted filesystem to `to`.
+    pub(crate) fn save(&self, to: &Path) -> Result<()> {
+        copied(&self.image, to)
+    }
+
     /// Does any loop device still hold the image?
     pub(crate) fn is_held(&self) -> Result<bool> {
         let held = run(Command::new("losetup").arg("-j").arg(&self.image))?;
@@ -103,12 +124,18 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // Its image may have been saved, and unmounted for it.
         if !Command::new("umount")
             .arg(&self.path)
+            .stderr(Stdio::null())
             .status()
             .is_ok_and(|s| s.success())
         {
-            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+            let _ = Command::new("umount")
+                .arg("-l")
+                .arg(&self.path)
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }

@@ -50,6 +50,9 @@ macro_rules! needs_mounts {
     };
 }
 
+/// What is done to the command of `cairn up`.
+pub(crate) type Prepare = Box<dyn Fn(&mut Command) -> Result<()> + Send + Sync>;
+
 /// Directories of one instance, and the process while it runs.
 pub(crate) struct Instance {
     pub(crate) dir: tempfile::TempDir,
@@ -66,7 +69,7 @@ pub(crate) struct Instance {
     /// Environment of `cairn up`.
     pub(crate) environment: Vec<(&'static str, std::ffi::OsString)>,
     /// Done to the command of `cairn up` before it starts.
-    pub(crate) prepare: Option<fn(&mut Command)>,
+    pub(crate) prepare: Option<Prepare>,
     child: Option<Child>,
 }
 
@@ -138,8 +141,8 @@ impl Instance {
             .append(true)
             .open(self.dir.path().join("up.log"))?;
         command.stderr(log);
-        if let Some(prepare) = self.prepare {
-            prepare(&mut command);
+        if let Some(prepare) = &self.prepare {
+            prepare(&mut command)?;
         }
         let mut child = command.spawn().context("starting cairn up")?;
         let mut out = BufReader::new(child.stdout.take().context("stdout")?);

@@ -82,8 +82,8 @@ impl Core {
             Presence::Released | Presence::Doubtful => {
                 let fd = self.fd(node)?;
                 self.cut(node, 0)?;
-                self.residency.truncated(file_ref(node, fd.as_fd()));
-                Ok(())
+                let file = file_ref(node, fd.as_fd());
+                self.residency.truncated(file).map_err(own)
             }
         }
     }
@@ -153,7 +153,9 @@ mod tests {
         fn seek(&self, _: FileRef<'_>, _: u64, _: bool) -> Result<u64, Code> {
             Err(Code(libc::EIO))
         }
-        fn truncated(&self, _: FileRef<'_>) {}
+        fn truncated(&self, _: FileRef<'_>) -> Result<(), Code> {
+            Ok(())
+        }
         fn is_private(&self, _: &OsStr) -> bool {
             false
         }

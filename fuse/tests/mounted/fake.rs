@@ -420,8 +420,9 @@ impl Residency for Fake {
         let file = open(file.fd, OFlags::RDONLY);
         rustix::fs::seek(file, to).map_err(|e| Errno(e.raw_os_error()))
     }
-    fn truncated(&self, file: FileRef<'_>) {
+    fn truncated(&self, file: FileRef<'_>) -> Result<(), Errno> {
         self.known.lock().unwrap().remove(file.handle);
+        Ok(())
     }
     fn is_private(&self, name: &OsStr) -> bool {
         name.as_bytes().starts_with(b"trusted.cairn")

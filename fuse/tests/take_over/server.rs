@@ -125,7 +125,9 @@ impl Residency for Odd {
     fn seek(&self, f: FileRef<'_>, o: u64, d: bool) -> Result<u64, cairn_fuse::Errno> {
         AlwaysResident.seek(f, o, d)
     }
-    fn truncated(&self, _: FileRef<'_>) {}
+    fn truncated(&self, _: FileRef<'_>) -> Result<(), cairn_fuse::Errno> {
+        Ok(())
+    }
     fn is_private(&self, _: &OsStr) -> bool {
         false
     }

@@ -85,6 +85,31 @@ fn an_interrupted_creation_is_done_again() {
     assert_eq!(catalog.identity(), identity());
 }
 
+/// Found by the sweep: the first transaction's journal is removed without a sync, and a power loss
+/// brought it back. No start went past it.
+#[test]
+fn a_creation_whose_journal_came_back_is_done_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog");
+    let begun = rusqlite::Connection::open(&path).unwrap();
+    begun.pragma_update(None, "journal_mode", "wal").unwrap();
+    drop(begun);
+    assert!(
+        std::fs::read(&path)
+            .unwrap()
+            .starts_with(b"SQLite format 3\0")
+    );
+    // Of no page yet, in a file that had none.
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for word in [0_u32, 7, 0, 512, 4096] {
+        journal.extend(word.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    std::fs::write(dir.path().join("catalog-journal"), journal).unwrap();
+    let catalog = Catalog::open(&path, identity()).unwrap();
+    assert_eq!(catalog.identity(), identity());
+}
+
 #[test]
 fn identity_is_that_of_the_first_opening() {
     let Rig { dir, catalog } = Rig::new();

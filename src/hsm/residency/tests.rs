@@ -188,7 +188,7 @@ fn p6_a_file_that_may_have_lost_its_stub_is_asked_about() {
     mirror.fetch(&lost, Some(0)).expect("announced");
     let file = std::fs::OpenOptions::new().write(true).open(&lost.path);
     file.expect("open").set_len(0).expect("cut");
-    mirror.with(&lost, |r, file| r.truncated(file));
+    mirror.with(&lost, |r, file| r.truncated(file)).unwrap();
     assert_eq!(mirror.presence(&lost), Presence::Resident);
 }
 
@@ -311,7 +311,7 @@ fn p5_truncation_to_nothing_drops_the_stub() {
         .open(&stub.path)
         .expect("open");
     file.set_len(0).expect("truncated");
-    mirror.with(&stub, |r, file| r.truncated(file));
+    mirror.with(&stub, |r, file| r.truncated(file)).unwrap();
     assert_eq!(mirror.presence(&stub), Presence::Resident);
     assert_eq!(mirror.rig.record(&stub), None);
     let crashed = mirror.rig.dense("crashed", 3 * BLOCK);

@@ -1,0 +1,42 @@
+//! What the sweep found, by name.
+
+use crate::controls::supervised;
+use crate::fault::{Aim, Lie};
+use crate::needs_mounts;
+use crate::point::Point;
+use crate::rig::sys;
+use crate::run::again;
+use crate::seccomp::{Answer, Asked};
+use crate::verb::From;
+use anyhow::{Context, Result, ensure};
+use std::fs::{self, File};
+use std::sync::Arc;
+
+/// The removal of a record fails, once.
+fn no_removal() -> Lie {
+    let mut done = false;
+    Box::new(move |point: &Point, _: &Asked| {
+        let is = point.call == "removexattr" && point.object.ends_with("trusted.cairn.record");
+        let first = is && !done;
+        done |= is;
+        first.then_some(Answer::Fail(libc::EIO))
+    })
+}
+
+/// The opening said yes, what was written then was synced with success, and lay under a stub of
+/// another size: EIO to every reader.
+#[test]
+fn an_open_that_truncates_fails_when_the_stub_cannot_go() -> Result<()> {
+    needs_mounts!();
+    sys::own_mounts()?;
+    let (mut site, mut reference) = supervised(From::Released, Aim::Lie(no_removal()))?;
+    let path = site.cairn.mount.join("70k");
+    let refused = File::create(&path).err().context("opened, with its stub")?;
+    ensure!(refused.raw_os_error() == Some(libc::EIO), "{refused}");
+    let content = crate::rig::tree::bytes(60, 80_000);
+    fs::write(&path, &content).context("a second time")?;
+    ensure!(fs::read(&path)? == content);
+    reference.files.insert("70k".to_owned(), Arc::new(content));
+    site.down()?;
+    again(&mut site, &mut reference, false)
+}
