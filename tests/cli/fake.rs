@@ -24,7 +24,7 @@ use cairn::server::control::{
     UndeletedSink, Wake,
 };
 use cairn::server::wire::*;
-use repairs::empty;
+use repairs::{empty, gone};
 use status::status;
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -324,14 +324,6 @@ fn problem_of(path: &[u8]) -> Option<Problem> {
         code: code.as_str().to_owned(),
         message: message.to_owned(),
     })
-}
-
-/// What the fake says was deleted, by names below a place.
-fn gone() -> [(&'static str, DeletedBy, u64); 2] {
-    [
-        ("notes.txt", DeletedBy::Overwrite, 2048),
-        ("sub/results.h5", DeletedBy::Unlink, 70_000),
-    ]
 }
 
 impl Control for Fake {

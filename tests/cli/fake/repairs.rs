@@ -77,3 +77,11 @@ pub(super) fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
         problems: vec![],
     }
 }
+
+/// What the fake says was deleted, by names below a place.
+pub(super) fn gone() -> [(&'static str, DeletedBy, u64); 2] {
+    [
+        ("notes.txt", DeletedBy::Overwrite, 2048),
+        ("sub/results.h5", DeletedBy::Unlink, 70_000),
+    ]
+}
