@@ -48,7 +48,8 @@ pub(super) fn bury(
              (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2),
              (SELECT handle FROM nodes WHERE id = ?8),
              (SELECT generation FROM scan WHERE id = 1))
-         ON CONFLICT (file, version) DO UPDATE SET at = max(at, excluded.at), why = excluded.why,
+         ON CONFLICT (file, version) DO UPDATE SET at = max(at, excluded.at),
+             why = CASE (SELECT state FROM nodes WHERE id = ?8) WHEN 2 THEN why ELSE excluded.why END,
              epoch = excluded.epoch, path = excluded.path, uid = excluded.uid,
              size = ifnull(excluded.size, size), handle = excluded.handle,
              generation = excluded.generation",

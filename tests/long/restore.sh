@@ -36,6 +36,8 @@ step "down, with what changed of the namespace" "$files" "$bytes" down
 step "the backing is gone" "$files" "$bytes" rm -rf "$backing"
 "$CAIRN_BIN" restore --tier "dir:$tier" --list
 restored=$work/guarded/new
+# As if the lost machine had been quiet for long: a tier that was just written to changes hands for nobody.
+touch -d '1 hour ago' "$tier/incoming"
 step "restore" "$files" "$bytes" "$CAIRN_BIN" restore --tier "dir:$tier" --to "$restored" --state "$work/state-2" --take
 backing=$restored state=$work/state-2
 export CAIRN_SOCKET=$state/run/control.sock

@@ -124,6 +124,9 @@ fn a_tier_alone_gives_the_namespace_back() -> Result<()> {
     );
 
     let to = cairn.dir.path().join("guarded/new");
+    // As if the lost machine had been quiet for long.
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::open(cairn.tier.join("incoming"))?.set_modified(long_ago)?;
     let done = restore(&cairn, &to, &["--take"])?;
     let told = said(&done);
     ensure!(done.status.success(), "{told}");

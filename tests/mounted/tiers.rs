@@ -86,7 +86,7 @@ fn p8_a_foreign_tier_changes_hands_by_the_word_of_who_saw_whose_it_is() -> Resul
     // Now it is refused to the other one, and the message says the way out.
     let child = theirs.up().err().context("it started")?.to_string();
     ensure!(child.contains("tier owner"), "{child}");
-    ours.args = vec!["--tier".to_owned(), format!("disk={tier}")];
+    ours.args = vec!["--tier".to_owned(), format!("theirs={tier}")];
     ours.up()?;
     let list = json(&ours, &["tier", "list", "--json"])?;
     ensure!(list["tiers"][0]["ordinary"]["objects"] == 0, "{list}");

@@ -38,7 +38,8 @@ pub(super) fn read(
         let Some(last) = names.last().copied() else {
             break;
         };
-        for name in names {
+        // Snapshots of the namespace hold no file's data.
+        for name in names.into_iter().filter(|name| !name.is_snapshot()) {
             if shared.stopping() {
                 return Ok(());
             }
