@@ -90,6 +90,27 @@ fn change(cairn: &Instance) -> Result<()> {
     Ok(())
 }
 
+/// As if the lost machine had written nothing for long.
+fn quiet_for_long(cairn: &Instance) -> Result<()> {
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    fs::File::open(cairn.tier.join("incoming"))?.set_modified(long_ago)?;
+    Ok(())
+}
+
+fn both_are_listed(cairn: &Instance) -> Result<()> {
+    let listed = Command::new(program())
+        .args(["restore", "--list", "--tier"])
+        .arg(format!("dir:{}", cairn.tier.display()))
+        .output()?;
+    let list = said(&listed);
+    ensure!(listed.status.success(), "{list}");
+    ensure!(
+        list.contains("full") && list.contains("changes since"),
+        "{list}"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_tier_alone_gives_the_namespace_back() -> Result<()> {
     needs_mounts!();
@@ -112,21 +133,9 @@ fn a_tier_alone_gives_the_namespace_back() -> Result<()> {
     cairn.kill()?;
     fs::remove_dir_all(&cairn.backing)?;
 
-    let listed = Command::new(program())
-        .args(["restore", "--list", "--tier"])
-        .arg(format!("dir:{}", cairn.tier.display()))
-        .output()?;
-    let list = said(&listed);
-    ensure!(listed.status.success(), "{list}");
-    ensure!(
-        list.contains("full") && list.contains("changes since"),
-        "{list}"
-    );
-
+    both_are_listed(&cairn)?;
     let to = cairn.dir.path().join("guarded/new");
-    // As if the lost machine had been quiet for long.
-    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-    fs::File::open(cairn.tier.join("incoming"))?.set_modified(long_ago)?;
+    quiet_for_long(&cairn)?;
     let done = restore(&cairn, &to, &["--take"])?;
     let told = said(&done);
     ensure!(done.status.success(), "{told}");
