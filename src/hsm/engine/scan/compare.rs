@@ -64,6 +64,17 @@ pub(super) struct Comparison<'a> {
     read: bool,
 }
 
+/// What a record keeps from being deleted. `own`: it is that of the inode that carries it.
+pub(in crate::hsm::engine) fn namings(record: &Record, own: bool) -> Vec<Naming> {
+    let mut named = vec![Naming::Version((record.file, record.version))];
+    if !own {
+        // Its identity may be that of an adopted stub, which no index has.
+        let place = |c: &CopyHint| Naming::Place(c.tier, c.aggregate);
+        named.extend(record.copies.iter().map(place));
+    }
+    named
+}
+
 impl<'a> Comparison<'a> {
     pub(super) fn new(shared: &'a Shared, doubt: Doubt) -> Self {
         Self {
@@ -134,12 +145,7 @@ impl<'a> Comparison<'a> {
         if is_row {
             return;
         }
-        self.namings.push(Naming::Version(key));
-        if !own {
-            // Its identity may be that of an adopted stub, which no index has.
-            let place = |c: &CopyHint| Naming::Place(c.tier, c.aggregate);
-            self.namings.extend(record.copies.iter().map(place));
-        }
+        self.namings.extend(namings(record, own));
     }
 
     /// The record on the file, and whether it is the file's own. `None`: it cannot be read.
