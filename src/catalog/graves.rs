@@ -122,6 +122,24 @@ impl Catalog {
         })
     }
 
+    /// Do copies of a later version of the file lie anywhere?
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_later_copies(&self, (file, version): MemberKey) -> Result<bool, CatalogError> {
+        self.read(|connection| {
+            let later = first(
+                connection,
+                "SELECT 1 FROM copies WHERE file = ? AND version > ? LIMIT 1",
+                params![file.0, int(version.0)],
+                |_| Ok(()),
+                "look for later copies of",
+                file,
+            )?;
+            Ok(later.is_some())
+        })
+    }
+
     /// The backing's scan of the whole tree with this generation, which could look everywhere, has
     /// told the catalog all that it found: from now on it proves what it did not find. Durable.
     ///

@@ -18,6 +18,7 @@
 
 mod census;
 mod judge;
+mod placing;
 mod remove;
 mod repack;
 
@@ -116,6 +117,14 @@ pub enum ReclaimError {
         /// Why.
         source: AggregateError,
     },
+    /// Something that is needed of an aggregate has no place in another.
+    #[error("{aggregate} is not repacked: {why}")]
+    Unplaced {
+        /// Which.
+        aggregate: AggregateId,
+        /// Why.
+        why: String,
+    },
     /// The tier's receipt is not for what was written.
     #[error("the tier's receipt for {aggregate} does not fit what was written")]
     Receipt {
@@ -139,7 +148,7 @@ impl ReclaimError {
                 VerifyError::Tier(TierError::Unavailable { .. } | TierError::Refused { .. })
                     | VerifyError::Stopped
             ),
-            Self::Compose { .. } | Self::Receipt { .. } => true,
+            Self::Compose { .. } | Self::Receipt { .. } | Self::Unplaced { .. } => true,
             Self::Tier(why) => matches!(
                 why,
                 TierError::Missing { .. }

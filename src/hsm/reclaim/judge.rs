@@ -287,7 +287,7 @@ fn inode_holds(ground: &Ground<'_>, (file, version): MemberKey, grave: &Grave) -
 }
 
 /// Does the namespace have the same at that path?
-fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
+pub(super) fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
     let fd = match ground.backing.open_beneath(entry.member.path.as_bytes()) {
         Ok(fd) => fd,
         Err(why) if is_absent(&why) => return Fate::Gone,
@@ -318,7 +318,7 @@ fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
 }
 
 /// Nothing has that name.
-fn is_absent(why: &BackingError) -> bool {
+pub(super) fn is_absent(why: &BackingError) -> bool {
     match why {
         BackingError::Gone { .. } => true,
         BackingError::Io { source, .. } => matches!(

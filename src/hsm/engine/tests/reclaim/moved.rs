@@ -34,3 +34,112 @@ fn p6_a_stub_copied_after_a_repack_is_adopted_where_its_data_are() {
     assert_eq!(state_of(&bench, "d/copy"), FileState::Released);
     assert!(through_mount(&bench, "d/copy") == noise(BIG, 3));
 }
+
+/// What plain tar gives back of all objects, in their order.
+fn plain_restore(bench: &Bench) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    let tar = to.path().join("object.tar");
+    for object in bench.engine().tiers()[0].tier.list(None, 99).unwrap() {
+        std::fs::write(&tar, tar_of(bench, object)).unwrap();
+        let mut command = std::process::Command::new("tar");
+        let done = command.arg("-xpf").arg(&tar).arg("-C").arg(to.path());
+        assert!(done.output().unwrap().status.success());
+    }
+    to
+}
+
+fn restored(to: &tempfile::TempDir, name: &str) -> Option<Vec<u8>> {
+    std::fs::read(to.path().join(name)).ok()
+}
+
+#[test]
+fn p14_a_repack_writes_no_former_link_over_what_has_its_name_now() {
+    let (bench, _clock) = mostly_dead();
+    std::fs::remove_file(bench.root.join("d/other name")).unwrap();
+    bench.write("d/other name", &noise(BIG, 5));
+    scan(&bench);
+    bench.archive(&["d/other name"]);
+    assert_eq!(acts(&collect(&bench)), [Act::Repack]);
+    let to = plain_restore(&bench);
+    let new = restored(&to, "d/other name").unwrap();
+    assert!(new == noise(BIG, 5), "the old link took the name");
+    assert!(restored(&to, "d/c").unwrap() == noise(BIG, 3));
+}
+
+/// A pipe's former name, too.
+#[test]
+fn p14_a_repack_keeps_two_names_of_a_pipe_only_while_they_are_two() {
+    let (bench, clock) = bench();
+    for (name, seed) in [("d/a", 1), ("d/b", 2), ("d/c", 3)] {
+        bench.write(name, &noise(BIG, seed));
+    }
+    let (pipe, more) = (bench.root.join("d/pipe"), bench.root.join("d/pipe2"));
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, fifo, mode, 0).unwrap();
+    std::fs::hard_link(&pipe, &more).unwrap();
+    scan(&bench);
+    bench.archive(&["d/a", "d/b", "d/c", "d/pipe", "d/pipe2"]);
+    remove(&bench, &["d/a", "d/b", "d/pipe2"]);
+    rustix::fs::mknodat(rustix::fs::CWD, &more, fifo, mode, 0).unwrap();
+    scan(&bench);
+    clock.advance(WINDOW + DAY);
+    scan(&bench);
+    let old = bench.engine().tiers()[0].tier.list(None, 9).unwrap()[0];
+    assert_eq!(acts(&collect(&bench)), [Act::Repack]);
+    let new = bench.engine().tiers()[0].tier.list(None, 9).unwrap()[1];
+    let names = |object| {
+        let shared = &bench.engine().shared;
+        let tier = &*shared.tiers[0].tier;
+        let (_, index) = crate::hsm::verify::read_index(tier, object).unwrap();
+        let of = |e: &crate::format::aggregate::IndexEntry| {
+            String::from_utf8(e.member.path.as_bytes().to_vec()).unwrap()
+        };
+        index.entries.iter().map(of).collect::<Vec<_>>()
+    };
+    assert!(names(old).contains(&"d/pipe2".to_owned()));
+    assert!(names(new).contains(&"d/pipe".to_owned()));
+    assert!(!names(new).contains(&"d/pipe2".to_owned()), "another pipe");
+}
+
+#[test]
+fn p14_a_file_whose_name_the_catalog_has_not_heard_of_keeps_a_name() {
+    let (bench, _clock) = mostly_dead();
+    std::fs::remove_file(bench.root.join("d/other name")).unwrap();
+    std::fs::create_dir(bench.root.join("e")).unwrap();
+    std::fs::rename(bench.root.join("d/c"), bench.root.join("e/renamed")).unwrap();
+    assert_eq!(acts(&collect(&bench)), [Act::Repack]);
+    let to = plain_restore(&bench);
+    assert!(restored(&to, "e/renamed").expect("under its name") == noise(BIG, 3));
+    assert!(!to.path().join(".cairn-deleted").exists());
+}
+
+#[test]
+fn p14_an_aggregate_is_left_alone_while_a_file_of_it_has_no_name_that_can_be_proven() {
+    let (bench, _clock) = mostly_dead();
+    // Gone, but for who has it open; and the catalog has not heard of it.
+    let open = std::fs::File::open(bench.root.join("d/c")).unwrap();
+    remove(&bench, &["d/c", "d/other name"]);
+    assert_eq!((acts(&collect(&bench)), bench.objects(0)), (vec![Act::Fail], 1));
+    drop(open);
+}
+
+#[test]
+fn p14_a_changed_file_keeps_the_name_of_its_last_copy() {
+    let (bench, _clock) = mostly_dead();
+    bench.done(bench.submit(Verb::Stage, &["d/c"]));
+    bench.write("d/c", &noise(BIG, 4));
+    scan(&bench);
+    assert_eq!(state_of(&bench, "d/c"), FileState::Dirty);
+    assert_eq!(acts(&collect(&bench)), [Act::Repack]);
+    let to = plain_restore(&bench);
+    assert!(restored(&to, "d/c").unwrap() == noise(BIG, 3));
+    assert!(!to.path().join(".cairn-deleted").exists());
+    // In the new aggregate, and not only in the old one.
+    let new = bench.engine().tiers()[0].tier.list(None, 9).unwrap()[1];
+    let tar = tar_of(&bench, new);
+    let (entry, data) = (b"d/c", &noise(BIG, 3)[..64]);
+    for part in [&entry[..], data] {
+        assert!(tar.windows(part.len()).any(|w| w == part));
+    }
+}
