@@ -12,7 +12,8 @@
 //!   same look; a delay; its index was read again, everything looked at again, a durable transaction
 //!   doomed it; this process still holds the backing's mark. The rows go after the object.
 //! - Only what this epoch decided is carried out. After a start, whatever an earlier one had decided
-//!   is undone where the object is still there.
+//!   is undone where the object is still there; and so is a deletion that failed.
+//! - Snapshots of the namespace are no aggregates of files: they are neither learned of nor deleted.
 //! - Objects without rows are never deleted, and neither is one whose index cannot be read.
 //! - A stop after any step leaves every file readable.
 
@@ -132,7 +133,9 @@ pub enum ReclaimError {
         aggregate: AggregateId,
     },
     /// Another instance serves the backing by now.
-    #[error("the backing's mark is of a later epoch: another instance serves it")]
+    #[error(
+        "the backing's mark is not that of this epoch: another instance serves it, or the directory was replaced"
+    )]
     Superseded,
     /// The caller asked to stop.
     #[error("stopped")]
@@ -145,18 +148,11 @@ impl ReclaimError {
         match self {
             Self::Index { source, .. } => !matches!(
                 source,
-                VerifyError::Tier(TierError::Unavailable { .. } | TierError::Refused { .. })
-                    | VerifyError::Stopped
+                VerifyError::Tier(TierError::Unavailable { .. }) | VerifyError::Stopped
             ),
             Self::Compose { .. } | Self::Receipt { .. } | Self::Unplaced { .. } => true,
-            Self::Tier(why) => matches!(
-                why,
-                TierError::Missing { .. }
-                    | TierError::Short { .. }
-                    | TierError::Corrupt { .. }
-                    | TierError::Exists { .. }
-                    | TierError::Transient { .. }
-            ),
+            // One object that always fails must not end every pass.
+            Self::Tier(why) => !matches!(why, TierError::Unavailable { .. }),
             Self::Catalog(_) | Self::Superseded | Self::Stopped => false,
         }
     }
@@ -251,7 +247,11 @@ impl Report {
         }
     }
 
-    fn wait_until(&mut self, at: Timestamp) {
+    /// What is due already waits for something else: a scan, say.
+    fn wait_until(&mut self, at: Timestamp, now: Timestamp) {
+        if at <= now {
+            return;
+        }
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 }
@@ -376,7 +376,8 @@ fn decide_one(
                     *report.holds.entry(hold).or_default() += 1;
                     return Ok(());
                 }
-                report.wait_until(later((ground.now)(), ground.rules.delay));
+                let now = (ground.now)();
+                report.wait_until(later(now, ground.rules.delay), now);
             }
             report.note(row.id, Act::Condemn, row.len, why);
             if dry {
@@ -394,5 +395,24 @@ fn decide_one(
             report.note(row.id, Act::Repack, judged.dead, why);
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the collector would run again and again.
+    #[test]
+    fn what_is_due_already_is_no_time_to_come_back() {
+        let at = |sec| Timestamp { sec, nsec: 0 };
+        let mut report = Report::default();
+        report.wait_until(at(5), at(5));
+        report.wait_until(at(4), at(5));
+        assert_eq!(report.next, None);
+        report.wait_until(at(9), at(5));
+        report.wait_until(at(7), at(5));
+        report.wait_until(at(3), at(5));
+        assert_eq!(report.next, Some(at(7)));
     }
 }

@@ -303,10 +303,7 @@ fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, Eng
 }
 
 /// `None`: it is gone.
-fn open(
-    shared: &Shared,
-    handle: &NodeHandle,
-) -> Result<Option<(OwnedFd, FileStat)>, EngineError> {
+fn open(shared: &Shared, handle: &NodeHandle) -> Result<Option<(OwnedFd, FileStat)>, EngineError> {
     let hint = tree::hint(shared, handle)?;
     match shared.backing.open_node(handle, hint.as_deref(), How::Path) {
         Ok(fd) => with_stat(shared, fd),

@@ -208,12 +208,7 @@ fn failed(step: &'static str, why: crate::hsm::backing::BackingError) -> No {
 }
 
 /// The record becomes this inode's own. A truncation waits for it, or prevents it.
-fn write(
-    shared: &Shared,
-    recall: &Recall,
-    opened: &Opened,
-    held: Held,
-) -> Result<Adopted, No> {
+fn write(shared: &Shared, recall: &Recall, opened: &Opened, held: Held) -> Result<Adopted, No> {
     let (backing, fd) = (&shared.backing, opened.reader.as_fd());
     let _io = recall.io.lock();
     if recall.is_stopped() {

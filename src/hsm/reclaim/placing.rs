@@ -57,9 +57,11 @@ pub(super) fn places<'i>(
             // another file's by now.
             (Kind::HardLink { target }, _) => match kinds.get(target) {
                 Some(Kind::Regular { .. }) | None => None,
-                Some(_) => is_same(ground, from, &entry.member.path, target)?.then(|| Place::Link {
-                    target: target.clone(),
-                }),
+                Some(_) => {
+                    is_same(ground, from, &entry.member.path, target)?.then(|| Place::Link {
+                        target: target.clone(),
+                    })
+                }
             },
             _ => match name_fate(ground, entry) {
                 Fate::Kept(Hold::Name) => Some(Place::Node),

@@ -107,12 +107,14 @@ impl<'a> Comparison<'a> {
         let Some((record, own)) = self.record_of(looked) else {
             return Ok(false);
         };
-        let Some(node) = self.shared.catalog.node(id)? else {
+        let node = self.shared.catalog.node(id)?;
+        if let Some(record) = &record {
+            self.note_naming(node.as_ref(), record, own);
+        }
+        let Some(node) = node else {
+            // Forgotten a moment ago.
             return Ok(true);
         };
-        if let Some(record) = &record {
-            self.note_naming(&node, record, own);
-        }
         let trouble = match &record {
             Some(record) if record.state == State::Resident => None,
             Some(_) if !own => Some(Trouble::Foreign),
@@ -137,12 +139,13 @@ impl<'a> Comparison<'a> {
     }
 
     /// What the record names, unless that is what the node's row says.
-    fn note_naming(&mut self, node: &Node, record: &Record, own: bool) {
+    fn note_naming(&mut self, node: Option<&Node>, record: &Record, own: bool) {
         let key = (record.file, record.version);
-        let is_row = own
-            && node.planned().version == Some(key)
-            && matches!(node.state, FileState::Archived | FileState::Released);
-        if is_row {
+        let says = |node: &Node| {
+            node.planned().version == Some(key)
+                && matches!(node.state, FileState::Archived | FileState::Released)
+        };
+        if own && node.is_some_and(says) {
             return;
         }
         self.namings.extend(namings(record, own));

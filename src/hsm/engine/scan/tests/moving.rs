@@ -102,12 +102,8 @@ fn scan_while_it_moves(site: &Site, from: &str, to: &str, told: bool) {
         use cairn_fuse::Residency as _;
         let recaller = site.engine.recaller().unwrap();
         let asks = site.engine.asks();
-        let mount = crate::hsm::residency::HsmResidency::new(
-            recaller,
-            asks,
-            site.engine.changelog(),
-            None,
-        );
+        let mount =
+            crate::hsm::residency::HsmResidency::new(recaller, asks, site.engine.changelog(), None);
         mount.note(event);
     }
     assert_eq!(walk.end(shared).unwrap(), Reached::End);

@@ -120,7 +120,10 @@ fn p14_an_aggregate_is_left_alone_while_a_file_of_it_has_no_name_that_can_be_pro
     // Gone, but for who has it open; and the catalog has not heard of it.
     let open = std::fs::File::open(bench.root.join("d/c")).unwrap();
     remove(&bench, &["d/c", "d/other name"]);
-    assert_eq!((acts(&collect(&bench)), bench.objects(0)), (vec![Act::Fail], 1));
+    assert_eq!(
+        (acts(&collect(&bench)), bench.objects(0)),
+        (vec![Act::Fail], 1)
+    );
     drop(open);
 }
 
