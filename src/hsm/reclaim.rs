@@ -31,7 +31,8 @@ use crate::hsm::index_cache::IndexCache;
 use crate::hsm::verify::VerifyError;
 use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::{Tier, TierError};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Aggregates that a report names one by one.
@@ -87,11 +88,18 @@ pub struct Ground<'a> {
     pub rules: Rules,
     /// The running incarnation's epoch.
     pub epoch: u32,
+    /// Aggregates that could not be copied since the start.
+    pub unfit: &'a Unfit,
     /// The time.
     pub now: &'a dyn Fn() -> Timestamp,
     /// Asked after each step, and before each read: `true`: go no further.
     pub stop: &'a dyn Fn(Option<Step>) -> bool,
 }
+
+/// Aggregates that could not be copied. They are not tried again before the next start: what cannot be
+/// read would be read to the same place again and again.
+#[derive(Debug, Default)]
+pub struct Unfit(Mutex<BTreeSet<(TierId, AggregateId)>>);
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +134,18 @@ pub enum ReclaimError {
         /// Why.
         why: String,
     },
+    /// The tier has no room for another object.
+    #[error(
+        "{aggregate} is not repacked: the tier has {free} bytes free, {len} and a reserve are needed"
+    )]
+    NoRoom {
+        /// Which.
+        aggregate: AggregateId,
+        /// About as long as the new one would be.
+        len: u64,
+        /// What is free.
+        free: u64,
+    },
     /// The tier's receipt is not for what was written.
     #[error("the tier's receipt for {aggregate} does not fit what was written")]
     Receipt {
@@ -150,7 +170,10 @@ impl ReclaimError {
                 source,
                 VerifyError::Tier(TierError::Unavailable { .. }) | VerifyError::Stopped
             ),
-            Self::Compose { .. } | Self::Receipt { .. } | Self::Unplaced { .. } => true,
+            Self::Compose { .. }
+            | Self::Receipt { .. }
+            | Self::Unplaced { .. }
+            | Self::NoRoom { .. } => true,
             // One object that always fails must not end every pass.
             Self::Tier(why) => !matches!(why, TierError::Unavailable { .. }),
             Self::Catalog(_) | Self::Superseded | Self::Stopped => false,
@@ -389,13 +412,32 @@ fn decide_one(
         judge::Verdict::Repack => {
             report.reclaimable += judged.dead;
             let why = judged.why_it_is_repacked();
-            if !dry && !repack::repack(ground, row, &judged)? {
+            if !dry && !copy(ground, row, &judged)? {
                 return Ok(());
             }
             report.note(row.id, Act::Repack, judged.dead, why);
             Ok(())
         }
     }
+}
+
+/// `false`: it was not done.
+fn copy(
+    ground: &Ground<'_>,
+    row: &crate::catalog::Aggregate,
+    judged: &judge::Judged,
+) -> Result<bool, ReclaimError> {
+    let place = (ground.id, row.id);
+    if ground.unfit.0.lock().contains(&place) {
+        return Ok(false);
+    }
+    let done = repack::repack(ground, row, judged);
+    if let Err(ReclaimError::Compose { .. } | ReclaimError::Receipt { .. }) = &done {
+        // A stop in the middle says nothing of it.
+        ground.go_on()?;
+        ground.unfit.0.lock().insert(place);
+    }
+    done
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 use super::judge::Judged;
 use super::placing::{Place, places, unplaced};
+use super::remove::check_mark;
 use super::{Ground, ReclaimError, Step};
 use crate::catalog::{Aggregate, MemberKey, Moved, NewAggregate, ProofKind};
 use crate::format::aggregate::{AggregateWriter, IndexEntry};
@@ -25,6 +26,8 @@ use std::os::fd::AsFd;
 
 /// Where members go that are no file's of the namespace: deleted ones that are still kept.
 const ASIDE: &str = ".cairn-deleted";
+/// This part of a tier is left to archives.
+const RESERVE: u64 = 100;
 
 /// Copies what is needed, and moves its rows. `false`: it was not as it was judged any more.
 pub(super) fn repack(
@@ -41,6 +44,8 @@ pub(super) fn repack(
         .iter()
         .map(|(e, _)| e.stored_len() + e.header_len())
         .sum();
+    let hint: u64 = hint;
+    check_room(ground, row.id, hint)?;
     let sink = Sink {
         put: ground.tier.put(id, hint)?,
         sum: Crc32cHasher::default(),
@@ -65,8 +70,32 @@ pub(super) fn repack(
     if done {
         ground.indexes.made(ground.id, id, &index);
         ground.did(Step::Moved)?;
+    } else {
+        take_back(ground, id);
     }
     Ok(done)
+}
+
+/// Is there room for another object on the tier, and what archives need besides?
+fn check_room(ground: &Ground<'_>, aggregate: AggregateId, len: u64) -> Result<(), ReclaimError> {
+    let space = ground.tier.space()?;
+    let reserve = space.total.unwrap_or(0) / RESERVE;
+    match space.free {
+        Some(free) if free < len.saturating_add(reserve) => Err(ReclaimError::NoRoom {
+            aggregate,
+            len,
+            free,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The object was made a moment ago under a name of this epoch, and no row was ever committed for it.
+fn take_back(ground: &Ground<'_>, id: AggregateId) {
+    let gone = check_mark(ground).and_then(|()| Ok(ground.tier.delete(id)?));
+    if let Err(why) = gone {
+        tracing::warn!(aggregate = %id, %why, "an object that nobody needs could not be deleted");
+    }
 }
 
 /// The object being written, summed on its way.

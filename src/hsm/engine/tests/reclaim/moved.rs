@@ -1,6 +1,7 @@
 //! What a repack moved, and the names under which it moved.
 
 use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Deletes and forgets the aggregate that a repack emptied.
 fn repacked(bench: &Bench, clock: &Clock) {
@@ -145,4 +146,93 @@ fn p14_a_changed_file_keeps_the_name_of_its_last_copy() {
     for part in [&entry[..], data] {
         assert!(tar.windows(part.len()).any(|w| w == part));
     }
+}
+
+/// Between the copy and the commit another file comes to need what was to stay behind.
+#[test]
+fn p8_a_repack_that_came_too_late_leaves_nothing_on_the_tier() {
+    let (bench, _clock) = mostly_dead();
+    let catalog = bench.engine().catalog();
+    let version = bench.node("d/c").version.unwrap();
+    let mut copy = catalog.copies(version.file, version.version).unwrap()[0];
+    let file = crate::id::FileId([5; 16]);
+    copy.file = file;
+    bench.write("new", b"");
+    scan(&bench);
+    let known = crate::catalog::Known {
+        node: bench.node("new").id,
+        state: FileState::Released,
+        version: crate::catalog::Version { file, ..version },
+        copies: vec![copy],
+        under: None,
+    };
+    let known = Mutex::new(Some(known));
+    let stop = |step| {
+        if step == Some(Step::Copied)
+            && let Some(known) = known.lock().take()
+        {
+            let durable = crate::catalog::Durability::Full;
+            catalog.learn(vec![known], now(), durable).unwrap();
+        }
+        false
+    };
+    let report = run(&bench, false, &stop).unwrap();
+    assert!(known.lock().is_none(), "it was copied");
+    assert_eq!((acts(&report), bench.objects(0)), (vec![], 1));
+    reads(&bench, "d/c", &noise(BIG, 3));
+}
+
+#[test]
+fn what_cannot_be_copied_is_not_tried_again_before_the_next_start() {
+    let (bench, _clock) = mostly_dead();
+    let tier = &bench.engine().tiers()[0].tier;
+    let object = tier.list(None, 9).unwrap()[0];
+    let (_, index) = crate::hsm::verify::read_index(&**tier, object).unwrap();
+    let of_c = |e: &&crate::format::aggregate::IndexEntry| e.member.path.as_bytes() == b"d/c";
+    let entry = index.entries.iter().find(of_c).unwrap();
+    let at = entry.block(0).unwrap().offset_in_object;
+    let name = object.to_string();
+    let mut found = Vec::new();
+    let mut left = vec![bench._dir.path().join("tier0")];
+    while let Some(directory) = left.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let named = path.file_name().unwrap().to_string_lossy().contains(&name);
+            match path.is_dir() {
+                true => left.push(path),
+                false if named => found.push(path),
+                false => {}
+            }
+        }
+    }
+    assert_eq!(found.len(), 1, "the object's file");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&found[0])
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"other bytes", at).unwrap();
+    let copied = AtomicUsize::new(0);
+    let stop = |step| {
+        if step == Some(Step::Copying) {
+            copied.fetch_add(1, Ordering::Relaxed);
+        }
+        false
+    };
+    assert_eq!(acts(&run(&bench, false, &stop).unwrap()), [Act::Fail]);
+    let once = copied.load(Ordering::Relaxed);
+    assert!(once > 0);
+    assert_eq!(acts(&run(&bench, false, &stop).unwrap()), []);
+    assert_eq!(copied.load(Ordering::Relaxed), once, "not read again");
+    assert_eq!(bench.objects(0), 1);
+}
+
+#[test]
+fn a_tier_without_room_is_not_filled_by_repacks() {
+    let (bench, _clock) = mostly_dead();
+    *bench.frees[0].lock() = Some(BIG as u64 + 4096);
+    let report = collect(&bench);
+    assert_eq!((acts(&report), bench.objects(0)), (vec![Act::Fail], 1));
+    assert!(report.deeds[0].why.contains("reserve"), "{report:?}");
+    *bench.frees[0].lock() = None;
+    assert_eq!(acts(&collect(&bench)), [Act::Repack]);
 }
