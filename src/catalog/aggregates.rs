@@ -1,6 +1,6 @@
 //! Copies, aggregates and tombstones: what lies where, and what is known about it.
 
-use super::copy::{Aggregate, Copy, Member, Tombstone};
+use super::copy::{Aggregate, Copy, Life, Member, Tombstone};
 use super::sql::{
     Code, all, change, coded, first, int, maybe_handle, maybe_time, maybe_uint, page, some_time,
     uint,
@@ -297,12 +297,18 @@ pub(super) fn learn(
 
 /// Adds a copy, live, and counts it in its aggregate. One that is there keeps what is known of it.
 pub(super) fn put_copy(connection: &Connection, copy: &Copy) -> Result<(), CatalogError> {
-    if !add_copy(connection, copy)? {
+    if is_doomed(connection, copy)? || !add_copy(connection, copy)? {
         return Ok(());
     }
     let AggregateId { epoch, seq } = copy.aggregate;
     lives::reprieve(connection, (copy.tier.0.into(), epoch.into(), int(seq)))?;
     count(connection, copy.tier, copy.aggregate, 1, copy.stored_len)
+}
+
+/// Is the copy's object being deleted? Nothing is to rely on it any more.
+pub(super) fn is_doomed(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {
+    let life = lives::life_of(connection, copy.tier, copy.aggregate)?;
+    Ok(life.is_some_and(|(life, ..)| life == Life::Doomed))
 }
 
 /// Counts copies that were just added to an aggregate, all at once.

@@ -1,7 +1,7 @@
 //! Is a version dead? Tombstones, what scans proved, and the records that they met (P8).
 //!
-//! Invariant: a version is dead only with a tombstone that is older than the caller's bound and than
-//! the begin of the last complete scan of this epoch, while no mark for another look stands, no row
+//! Invariant: a version is dead only with a tombstone that is older than the caller's bound, whose
+//! window was over before the last complete scan of this epoch began, while no mark for another look stands, no row
 //! names it and that scan met no record that does. A scan of an earlier epoch proves nothing: what
 //! happened between it and an older catalog that was put back is not known.
 
@@ -19,7 +19,7 @@ pub enum Hold {
     NamedByFile,
     /// Its tombstone is younger than the bound.
     Young,
-    /// No complete scan began after the tombstone in this epoch, or something is to be scanned again.
+    /// No complete scan began after the tombstone's window in this epoch, or something is to be scanned again.
     Unscanned,
     /// A scan met a record that names it, or its place.
     NamedByRecord,
@@ -119,6 +119,24 @@ impl Catalog {
                 "find the tombstone of",
                 file,
             )
+        })
+    }
+
+    /// Do copies of a later version of the file lie anywhere?
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_later_copies(&self, (file, version): MemberKey) -> Result<bool, CatalogError> {
+        self.read(|connection| {
+            let later = first(
+                connection,
+                "SELECT 1 FROM copies WHERE file = ? AND version > ? LIMIT 1",
+                params![file.0, int(version.0)],
+                |_| Ok(()),
+                "look for later copies of",
+                file,
+            )?;
+            Ok(later.is_some())
         })
     }
 
@@ -273,9 +291,13 @@ fn grave(
     if at > bound.before || at > bound.now {
         return Ok(Err(Hold::Young));
     }
+    // A stub may come back from a backup until the window's end, and the scan must have been able to
+    // meet it.
+    let keep = bound.now.nanos().saturating_sub(bound.before.nanos());
+    let window_ends = at.nanos().saturating_add(keep);
     let Some(proven) = proof
         .generation
-        .filter(|g| *g > generation && proof.begun_at > at)
+        .filter(|g| *g > generation && proof.begun_at.nanos() > window_ends)
     else {
         return Ok(Err(Hold::Unscanned));
     };

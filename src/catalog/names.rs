@@ -1,8 +1,8 @@
 //! Names: (directory, name) to node; paths are walked up, never stored.
 
-use super::node::{Node, NodeId, Sighting};
+use super::node::{FileKind, Node, NodeId, Sighting};
 use super::sql::{self, NODE, all, change, first, page};
-use super::{Catalog, CatalogError, Durability, TombstoneWhy, nodes, tombs};
+use super::{Catalog, CatalogError, Durability, Rescan, TombstoneWhy, nodes, scan, tombs};
 use crate::id::{NodeHandle, Timestamp};
 use rusqlite::{Connection, params};
 use std::collections::HashMap;
@@ -125,7 +125,8 @@ impl Catalog {
     }
 
     /// Notes changes of the namespace in their order, in one transaction, one after the
-    /// other (see [`NameChange`]). Some thousands at a
+    /// other (see [`NameChange`]). A directory that is seen while a scan is under way is marked for
+    /// another look: it may have moved past it, and what lies in it with it. Some thousands at a
     /// time are best. Returns once readers can see them.
     ///
     /// # Errors
@@ -138,10 +139,14 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         self.write_many(changes.len(), durability, move |connection| {
             let generation = nodes::generation(connection)?;
+            let unsettled = scan::is_unsettled(connection)?;
             for change in &changes {
                 match change {
                     NameChange::Seen(sighting) => {
-                        nodes::sighted(connection, sighting, generation)?;
+                        let node = nodes::sighted(connection, sighting, generation)?;
+                        if unsettled && sighting.attributes.kind == FileKind::Directory {
+                            moved_meanwhile(connection, node, now)?;
+                        }
                     }
                     NameChange::Moved { node, from, to } => {
                         let there = find(connection, from.0, &from.1)?;
@@ -184,6 +189,20 @@ pub enum NameChange {
         /// The inode is known to live on.
         alive: bool,
     },
+}
+
+/// What lies in the directory is in none of the lists that the scan reads, perhaps.
+fn moved_meanwhile(
+    connection: &Connection,
+    node: NodeId,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let mark = Rescan {
+        node,
+        since: now,
+        why: "it came or moved while a scan was under way".to_owned(),
+    };
+    scan::mark(connection, &[mark])
 }
 
 /// `alive`: what the new name named before is not gone with it.

@@ -392,9 +392,14 @@ fn retire(connection: &Connection, copy: &Copy) -> Result<(), CatalogError> {
 fn bury(connection: &Connection, copy: &Copy, now: Timestamp) -> Result<(), CatalogError> {
     change(
         connection,
-        "INSERT OR IGNORE INTO tombstones
+        "INSERT INTO tombstones
              (file, version, at, why, epoch, path, uid, handle, generation)
-         VALUES (?, ?, ?, ?, ?, x'', 0, NULL, (SELECT generation FROM scan WHERE id = 1))",
+         VALUES (?1, ?2, max(?3, ifnull((SELECT begun_at FROM scan WHERE id = 1), ?3),
+                 ifnull((SELECT finished_at FROM scan WHERE id = 1), ?3),
+                 ifnull((SELECT begun_at FROM instance WHERE id = 1), ?3)),
+             ?4, ?5, x'', 0, NULL, (SELECT generation FROM scan WHERE id = 1))
+         ON CONFLICT (file, version) DO UPDATE SET at = max(at, excluded.at),
+             epoch = excluded.epoch, generation = excluded.generation",
         params![
             copy.file.0,
             int(copy.version.0),

@@ -5,6 +5,10 @@
 //! directory that was renamed from a place still to be read into one that was read already is seen
 //! nowhere. The scanner proves it ([`Catalog::unseen`], [`Catalog::settle_unseen`]).
 //!
+//! What moves through the mount may move past the scan, too, and the note of it carries the scan's
+//! generation although nobody read a record: whoever notes the event reads the record, and a
+//! directory is marked for another look ([`is_unsettled`]).
+//!
 //! Invariant: a mark for another look goes only with a look that began after it was set, whatever
 //! the clock does: a scan's beginning makes all marks older than itself, and a mark is never set
 //! older than the last scan's beginning, or than the mark that it takes the place of.
@@ -425,7 +429,7 @@ impl Catalog {
     }
 }
 
-fn mark(connection: &Connection, marks: &[Rescan]) -> Result<(), CatalogError> {
+pub(super) fn mark(connection: &Connection, marks: &[Rescan]) -> Result<(), CatalogError> {
     for rescan in marks {
         change(
             connection,
@@ -442,6 +446,14 @@ fn mark(connection: &Connection, marks: &[Rescan]) -> Result<(), CatalogError> {
 }
 
 impl Catalog {
+    /// Is something being looked at, or still to be? Then what moves may be met nowhere.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn is_unsettled(&self) -> Result<bool, CatalogError> {
+        self.read(is_unsettled)
+    }
+
     /// How far the changelog is applied: the number of its last event.
     ///
     /// # Errors
@@ -449,6 +461,20 @@ impl Catalog {
     pub fn changelog_position(&self) -> Result<u64, CatalogError> {
         self.read(|connection| changelog(connection).map(|c| c.position))
     }
+}
+
+pub(super) fn is_unsettled(connection: &Connection) -> Result<bool, CatalogError> {
+    let unsettled = first(
+        connection,
+        "SELECT running = 1 OR finished_generation = generation AND proof_generation < generation
+             OR (SELECT rows FROM row_counts WHERE what = 'rescans') > 0
+         FROM scan WHERE id = 1",
+        [],
+        |row| row.get(0),
+        "ask whether all is settled by the",
+        "scan",
+    )?;
+    Ok(unsettled.unwrap_or(true))
 }
 
 pub(super) fn state(connection: &Connection) -> Result<ScanState, CatalogError> {

@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A (file, version) has at most one tombstone, as old as its latest end; an aggregate's live counts are those of the copies
 //!   in it that are live.
+//! - A tombstone is never older than what the catalog knows to have been before it, whatever the clock
+//!   says: a clock that is behind shortens no window.
 //! - A version that is being undeleted has live copies *and* a marked tombstone. A crash in between
 //!   leaves both, until a complete scan has seen whether the file is there ([`came_back`],
 //!   [`rest_again`]).
@@ -44,7 +46,10 @@ pub(super) fn bury(
         connection,
         "INSERT INTO tombstones
              (file, version, at, why, epoch, path, uid, size, handle, generation)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,
+         VALUES (?1, ?2, max(?3, ifnull((SELECT begun_at FROM scan WHERE id = 1), ?3),
+                 ifnull((SELECT finished_at FROM scan WHERE id = 1), ?3),
+                 ifnull((SELECT begun_at FROM instance WHERE id = 1), ?3)),
+             ?4, ?5, ?6, ?7,
              (SELECT proven_size FROM nodes WHERE id = ?8 AND file = ?1 AND version = ?2),
              (SELECT handle FROM nodes WHERE id = ?8),
              (SELECT generation FROM scan WHERE id = 1))

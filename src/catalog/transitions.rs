@@ -280,6 +280,21 @@ impl Catalog {
         now: Timestamp,
     ) -> Result<(), CatalogError> {
         self.write(Durability::Full, move |connection| {
+            let mut copies = copies;
+            let mut doomed = false;
+            for copy in std::mem::take(&mut copies) {
+                match aggregates::is_doomed(connection, &copy)? {
+                    true => doomed = true,
+                    false => copies.push(copy),
+                }
+            }
+            if copies.is_empty() && doomed {
+                return Err(CatalogError::Refused {
+                    step: "adopt",
+                    object: version.file.to_string(),
+                    why: "all its copies are being deleted",
+                });
+            }
             let generation = nodes::generation(connection)?;
             let known = Known {
                 node: nodes::sighted(connection, &seen, generation)?,

@@ -12,12 +12,14 @@
 //!   same look; a delay; its index was read again, everything looked at again, a durable transaction
 //!   doomed it; this process still holds the backing's mark. The rows go after the object.
 //! - Only what this epoch decided is carried out. After a start, whatever an earlier one had decided
-//!   is undone where the object is still there.
+//!   is undone where the object is still there; and so is a deletion that failed.
+//! - Snapshots of the namespace are no aggregates of files: they are neither learned of nor deleted.
 //! - Objects without rows are never deleted, and neither is one whose index cannot be read.
 //! - A stop after any step leaves every file readable.
 
 mod census;
 mod judge;
+mod placing;
 mod remove;
 mod repack;
 
@@ -29,7 +31,8 @@ use crate::hsm::index_cache::IndexCache;
 use crate::hsm::verify::VerifyError;
 use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::{Tier, TierError};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Aggregates that a report names one by one.
@@ -85,11 +88,18 @@ pub struct Ground<'a> {
     pub rules: Rules,
     /// The running incarnation's epoch.
     pub epoch: u32,
+    /// Aggregates that could not be copied since the start.
+    pub unfit: &'a Unfit,
     /// The time.
     pub now: &'a dyn Fn() -> Timestamp,
     /// Asked after each step, and before each read: `true`: go no further.
     pub stop: &'a dyn Fn(Option<Step>) -> bool,
 }
+
+/// Aggregates that could not be copied. They are not tried again before the next start: what cannot be
+/// read would be read to the same place again and again.
+#[derive(Debug, Default)]
+pub struct Unfit(Mutex<BTreeSet<(TierId, AggregateId)>>);
 
 /// Why a pass ended early.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +126,26 @@ pub enum ReclaimError {
         /// Why.
         source: AggregateError,
     },
+    /// Something that is needed of an aggregate has no place in another.
+    #[error("{aggregate} is not repacked: {why}")]
+    Unplaced {
+        /// Which.
+        aggregate: AggregateId,
+        /// Why.
+        why: String,
+    },
+    /// The tier has no room for another object.
+    #[error(
+        "{aggregate} is not repacked: the tier has {free} bytes free, {len} and a reserve are needed"
+    )]
+    NoRoom {
+        /// Which.
+        aggregate: AggregateId,
+        /// About as long as the new one would be.
+        len: u64,
+        /// What is free.
+        free: u64,
+    },
     /// The tier's receipt is not for what was written.
     #[error("the tier's receipt for {aggregate} does not fit what was written")]
     Receipt {
@@ -123,7 +153,9 @@ pub enum ReclaimError {
         aggregate: AggregateId,
     },
     /// Another instance serves the backing by now.
-    #[error("the backing's mark is of a later epoch: another instance serves it")]
+    #[error(
+        "the backing's mark is not that of this epoch: another instance serves it, or the directory was replaced"
+    )]
     Superseded,
     /// The caller asked to stop.
     #[error("stopped")]
@@ -136,18 +168,14 @@ impl ReclaimError {
         match self {
             Self::Index { source, .. } => !matches!(
                 source,
-                VerifyError::Tier(TierError::Unavailable { .. } | TierError::Refused { .. })
-                    | VerifyError::Stopped
+                VerifyError::Tier(TierError::Unavailable { .. }) | VerifyError::Stopped
             ),
-            Self::Compose { .. } | Self::Receipt { .. } => true,
-            Self::Tier(why) => matches!(
-                why,
-                TierError::Missing { .. }
-                    | TierError::Short { .. }
-                    | TierError::Corrupt { .. }
-                    | TierError::Exists { .. }
-                    | TierError::Transient { .. }
-            ),
+            Self::Compose { .. }
+            | Self::Receipt { .. }
+            | Self::Unplaced { .. }
+            | Self::NoRoom { .. } => true,
+            // One object that always fails must not end every pass.
+            Self::Tier(why) => !matches!(why, TierError::Unavailable { .. }),
             Self::Catalog(_) | Self::Superseded | Self::Stopped => false,
         }
     }
@@ -242,7 +270,11 @@ impl Report {
         }
     }
 
-    fn wait_until(&mut self, at: Timestamp) {
+    /// What is due already waits for something else: a scan, say.
+    fn wait_until(&mut self, at: Timestamp, now: Timestamp) {
+        if at <= now {
+            return;
+        }
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 }
@@ -367,7 +399,8 @@ fn decide_one(
                     *report.holds.entry(hold).or_default() += 1;
                     return Ok(());
                 }
-                report.wait_until(later((ground.now)(), ground.rules.delay));
+                let now = (ground.now)();
+                report.wait_until(later(now, ground.rules.delay), now);
             }
             report.note(row.id, Act::Condemn, row.len, why);
             if dry {
@@ -379,11 +412,49 @@ fn decide_one(
         judge::Verdict::Repack => {
             report.reclaimable += judged.dead;
             let why = judged.why_it_is_repacked();
-            if !dry && !repack::repack(ground, row, &judged)? {
+            if !dry && !copy(ground, row, &judged)? {
                 return Ok(());
             }
             report.note(row.id, Act::Repack, judged.dead, why);
             Ok(())
         }
+    }
+}
+
+/// `false`: it was not done.
+fn copy(
+    ground: &Ground<'_>,
+    row: &crate::catalog::Aggregate,
+    judged: &judge::Judged,
+) -> Result<bool, ReclaimError> {
+    let place = (ground.id, row.id);
+    if ground.unfit.0.lock().contains(&place) {
+        return Ok(false);
+    }
+    let done = repack::repack(ground, row, judged);
+    if let Err(ReclaimError::Compose { .. } | ReclaimError::Receipt { .. }) = &done {
+        // A stop in the middle says nothing of it.
+        ground.go_on()?;
+        ground.unfit.0.lock().insert(place);
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the collector would run again and again.
+    #[test]
+    fn what_is_due_already_is_no_time_to_come_back() {
+        let at = |sec| Timestamp { sec, nsec: 0 };
+        let mut report = Report::default();
+        report.wait_until(at(5), at(5));
+        report.wait_until(at(4), at(5));
+        assert_eq!(report.next, None);
+        report.wait_until(at(9), at(5));
+        report.wait_until(at(7), at(5));
+        report.wait_until(at(3), at(5));
+        assert_eq!(report.next, Some(at(7)));
     }
 }

@@ -49,32 +49,35 @@ fn p8_a_version_is_dead_after_window_and_a_scan_of_this_epoch_that_met_nothing()
     assert_eq!(hold(200), Some(Hold::Young));
     assert_eq!(hold(LATE), Some(Hold::Unscanned), "no scan");
     scan(&rig, 300);
+    // A stub may come back from a backup as long as the window is open.
+    assert_eq!(hold(LATE), Some(Hold::Unscanned), "begun within the window");
+    scan(&rig, LATE + 300);
     assert_eq!(hold(LATE), None);
     // A clock that was set back is no reason.
     assert_eq!(hold(50), Some(Hold::Young));
     // A record is met by the next scan.
-    let generation = rig.begin_scan(at(400)).unwrap();
+    let generation = rig.begin_scan(at(LATE + 400)).unwrap();
     let met = vec![Naming::Version(key)];
     rig.met(met, Durability::Full).unwrap();
-    rig.finish_scan(at(401), true).unwrap();
+    rig.finish_scan(at(LATE + 401), true).unwrap();
     rig.scan_proves(generation).unwrap();
     assert_eq!(hold(LATE), Some(Hold::NamedByRecord));
-    scan(&rig, 500);
+    scan(&rig, LATE + 500);
     assert_eq!(hold(LATE), None, "and no more by the one after it");
     // Something is to be looked at again.
     let mark = Rescan {
         node: NodeId::ROOT,
-        since: at(600),
+        since: at(LATE + 600),
         why: "test".into(),
     };
     rig.need_rescan(vec![mark]).unwrap();
     assert_eq!(hold(LATE), Some(Hold::Unscanned));
-    scan(&rig, 700);
+    scan(&rig, LATE + 700);
     assert_eq!(hold(LATE), None);
     // Another epoch: what was proven before says nothing.
     rig.begin_incarnation(start(1)).unwrap();
     assert_eq!(hold(LATE), Some(Hold::Unscanned));
-    scan(&rig, 800);
+    scan(&rig, LATE + 800);
     assert_eq!(hold(LATE), None);
 }
 
@@ -103,7 +106,7 @@ fn p8_without_a_handle_only_another_life_of_the_filesystem_tells() {
     let (aggregate, key) = deleted(&rig);
     let sql = "UPDATE tombstones SET handle = NULL";
     rig.connection().execute(sql, []).unwrap();
-    scan(&rig, 300);
+    scan(&rig, LATE + 300);
     let grave = |rig: &Rig| {
         let found = rig.departed(TIER, aggregate.id, &[key], bound(LATE));
         match found.unwrap().remove(0) {
@@ -122,7 +125,7 @@ fn p8_without_a_handle_only_another_life_of_the_filesystem_tells() {
         ..start(2)
     };
     rig.begin_incarnation(again).unwrap();
-    scan(&rig, 5001);
+    scan(&rig, LATE + 5001);
     assert_eq!(grave(&rig), expected(true));
 }
 
@@ -138,7 +141,7 @@ fn p9_condemned_doomed_gone_each_looks_again() {
     };
     assert_eq!(condemn(LATE), Err(Hold::Unscanned));
     assert_eq!(life(&rig, id), Life::Live);
-    scan(&rig, 300);
+    scan(&rig, LATE + 300);
     // A member that only the index knows, without a tombstone.
     let stranger = (FileId([9; 16]), DataVersion(1));
     let both = vec![key, stranger];
@@ -165,8 +168,8 @@ fn p9_condemned_doomed_gone_each_looks_again() {
     assert_eq!(doom(LATE + 9, LATE + 9), Err(Hold::Unclear));
     // Gone again; this time nothing comes between.
     rig.forget(node, at(LATE), Durability::Full).unwrap();
-    scan(&rig, LATE + 10);
     let late = LATE + 40 * DAY;
+    scan(&rig, late);
     assert_eq!(condemn(late), Ok(()));
     // Another epoch does not carry out what it did not decide.
     rig.begin_incarnation(start(1)).unwrap();
@@ -225,6 +228,8 @@ fn p8_what_is_unknown_waits_as_long_as_what_was_deleted_and_then_once_more() {
     };
     scan(&rig, LATE + 5);
     assert_eq!(hold(LATE + 10), Some(Hold::Young));
+    assert_eq!(hold(LATE * 2 + 10), Some(Hold::Unscanned));
+    scan(&rig, LATE * 2);
     assert_eq!(hold(LATE * 2 + 10), None);
 }
 
@@ -304,10 +309,65 @@ fn p8_a_copy_that_was_given_up_holds_its_aggregate_only_while_no_other_is_good()
 }
 
 #[test]
+fn p8_a_clock_that_is_behind_shortens_no_window() {
+    let rig = Rig::new();
+    scan(&rig, 1000);
+    deleted(&rig);
+    let stones = rig.tombstones(None, 9).unwrap();
+    let ends: Vec<_> = stones.iter().map(|stone| stone.at).collect();
+    assert_eq!(ends, [at(1001)], "not before the end of the scan");
+}
+
+#[test]
+fn p9_nothing_relies_on_what_is_doomed() {
+    let rig = Rig::new();
+    let (aggregate, key) = deleted(&rig);
+    let stone = rig.tombstones(None, 9).unwrap()[0].id;
+    let copies = rig.copies(key.0, key.1).unwrap();
+    scan(&rig, LATE + 300);
+    let (id, keys) = (aggregate.id, vec![key]);
+    let condemned = rig.condemn(TIER, id, keys.clone(), bound(LATE));
+    assert_eq!(condemned.unwrap(), Ok(()));
+    let doomed = rig.doom(TIER, id, keys, at(LATE + 9), bound(LATE + 9));
+    assert_eq!(doomed.unwrap(), Ok(()));
+    // Neither an undelete, nor a copied stub, nor a record that a scan meets.
+    let revived = rig.revive(stone, at(LATE + 9)).unwrap();
+    assert_eq!(revived, Err(NotRevived::NoCopy));
+    let node = rig.file(5, 10);
+    let version = version_of(node, 1);
+    let theirs = |copy: &Copy| Copy {
+        file: version.file,
+        ..*copy
+    };
+    let theirs: Vec<_> = copies.iter().map(theirs).collect();
+    let seen = rig.node(node).unwrap().unwrap();
+    let sighting = Sighting {
+        handle: seen.handle,
+        attributes: seen.attributes,
+        place: None,
+    };
+    let adopted = rig.adopt(sighting, version, theirs.clone(), at(LATE + 9));
+    assert!(matches!(adopted, Err(CatalogError::Refused { .. })));
+    let known = Known {
+        node,
+        state: FileState::Released,
+        version,
+        copies: theirs,
+        under: None,
+    };
+    rig.learn(vec![known], at(LATE + 9), Durability::Full)
+        .unwrap();
+    assert_eq!(rig.copies(version.file, version.version).unwrap(), []);
+    // Where the deletion was not done, all may.
+    rig.spare(TIER, id).unwrap();
+    assert!(rig.revive(stone, at(LATE + 9)).unwrap().is_ok());
+}
+
+#[test]
 fn p8_what_somebody_brings_back_is_not_dead() {
     let rig = Rig::new();
     let (aggregate, key) = deleted(&rig);
-    scan(&rig, 300);
+    scan(&rig, LATE + 300);
     assert_eq!(hold(&rig, aggregate, key, LATE), None);
     // Its copies count before its tombstone goes.
     let sql = "UPDATE copies SET live = 1";

@@ -5,16 +5,16 @@
 //! is durable.
 
 use super::tree::{self, attributes};
-use super::{EngineError, Shared};
+use super::{EngineError, Shared, scan};
 use crate::catalog::{
-    Durability, FileState, NameChange, Node, NodeId, Rescan, Sighting, TombstoneWhy,
+    Durability, FileState, NameChange, Naming, Node, NodeId, Rescan, Sighting, TombstoneWhy,
 };
-use crate::hsm::backing::{BackingError, FileStat, How};
+use crate::hsm::backing::{BackingError, FileStat, How, NodeKind, belongs_to};
 use crate::hsm::residency::Overflow;
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Event, EventKind};
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Applies a batch. Changes of names keep their order; looks at one node are taken together.
 pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError> {
@@ -24,6 +24,9 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
     let mut names = Names {
         shared,
         pending: Vec::new(),
+        namings: Vec::new(),
+        // Of what happened before a scan begins it sees the end itself.
+        unsettled: shared.catalog.is_unsettled()?,
         directories: HashMap::new(),
     };
     for event in events {
@@ -86,6 +89,10 @@ fn misplaced(shared: &Shared, event: &Event, why: &EngineError) -> Result<(), En
 struct Names<'a> {
     shared: &'a Shared,
     pending: Vec<NameChange>,
+    /// What records name that the scan under way may meet nowhere (P8).
+    namings: Vec<Naming>,
+    /// A scan is under way, or something is to be looked at.
+    unsettled: bool,
     /// Directories that the catalog is known to know.
     directories: HashMap<NodeHandle, NodeId>,
 }
@@ -111,14 +118,27 @@ impl Names<'_> {
             return Ok(());
         };
         // What went again meanwhile has an event of its own behind this one.
-        let Some(stat) = stat_named(self.shared, &event.node, parent, name)? else {
+        let Some((fd, stat)) = open_named(self.shared, &event.node, parent, name)? else {
             return Ok(());
         };
+        if self.unsettled && stat.kind == NodeKind::Regular {
+            self.note_record(&event.node, fd.as_fd())?;
+        }
         self.pending.push(NameChange::Seen(Sighting {
             handle: event.node.clone(),
             attributes: attributes(&stat),
             place: Some((parent, name.clone())),
         }));
+        Ok(())
+    }
+
+    /// What the file's record names is not gone, whether the scan meets the file or not.
+    fn note_record(&mut self, node: &NodeHandle, fd: BorrowedFd<'_>) -> Result<(), EngineError> {
+        let backing = &self.shared.backing;
+        if let Some(record) = backing.record(fd)? {
+            let own = belongs_to(&record, backing.fs(), node);
+            self.namings.extend(scan::namings(&record, own));
+        }
         Ok(())
     }
 
@@ -186,6 +206,10 @@ impl Names<'_> {
     }
 
     fn flush(&mut self) -> Result<(), EngineError> {
+        if !self.namings.is_empty() {
+            let namings = std::mem::take(&mut self.namings);
+            self.shared.catalog.met(namings, Durability::Relaxed)?;
+        }
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -245,15 +269,15 @@ fn may_have_changed(node: &Node, stat: &FileStat) -> bool {
             .is_none_or(|p| (p.size, p.ctime) != (stat.size, stat.ctime))
 }
 
-/// As [`stat_of`]; where nodes are found by name, by this name: the catalog may know none yet.
-fn stat_named(
+/// As [`open`]; where nodes are found by name, by this name: the catalog may know none yet.
+fn open_named(
     shared: &Shared,
     handle: &NodeHandle,
     parent: NodeId,
     name: &[u8],
-) -> Result<Option<FileStat>, EngineError> {
-    if let Some(stat) = stat_of(shared, handle)? {
-        return Ok(Some(stat));
+) -> Result<Option<(OwnedFd, FileStat)>, EngineError> {
+    if let Some(found) = open(shared, handle)? {
+        return Ok(Some(found));
     }
     let Some(mut hint) = shared.catalog.path_of(parent)? else {
         return Ok(None);
@@ -263,16 +287,26 @@ fn stat_named(
     }
     hint.extend_from_slice(name);
     match shared.backing.open_node(handle, Some(&hint), How::Path) {
-        Ok(fd) => Ok(Some(shared.backing.stat(fd.as_fd())?)),
+        Ok(fd) => with_stat(shared, fd),
         Err(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Ok(None),
         Err(why) => Err(why.into()),
     }
 }
 
+fn with_stat(shared: &Shared, fd: OwnedFd) -> Result<Option<(OwnedFd, FileStat)>, EngineError> {
+    let stat = shared.backing.stat(fd.as_fd())?;
+    Ok(Some((fd, stat)))
+}
+
 fn stat_of(shared: &Shared, handle: &NodeHandle) -> Result<Option<FileStat>, EngineError> {
+    Ok(open(shared, handle)?.map(|(_, stat)| stat))
+}
+
+/// `None`: it is gone.
+fn open(shared: &Shared, handle: &NodeHandle) -> Result<Option<(OwnedFd, FileStat)>, EngineError> {
     let hint = tree::hint(shared, handle)?;
     match shared.backing.open_node(handle, hint.as_deref(), How::Path) {
-        Ok(fd) => Ok(Some(shared.backing.stat(fd.as_fd())?)),
+        Ok(fd) => with_stat(shared, fd),
         Err(BackingError::Gone { .. } | BackingError::Unnamed { .. }) => Ok(None),
         Err(why) => Err(why.into()),
     }

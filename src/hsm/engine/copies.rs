@@ -2,7 +2,7 @@
 //! which a file still lacks.
 
 use super::{EngineError, Shared, Slot};
-use crate::catalog::{Copy, CopyState, FileState, Node, ProofKind};
+use crate::catalog::{Copy, CopyState, FileState, Life, Node, ProofKind};
 use crate::format::record::{CopyHint, Record};
 use crate::id::{AggregateId, TierId};
 
@@ -154,6 +154,10 @@ impl Shared {
             .catalog
             .aggregate(copy.tier, copy.aggregate)
             .map_err(|e| e.to_string())?;
+        // Its object is being deleted.
+        if known.is_some_and(|a| a.life == Life::Doomed) {
+            return Ok(false);
+        }
         let lasting = known.is_some_and(|a| a.proof != ProofKind::Volatile);
         // In this order: what a tier is worth is known once it was seen.
         Ok((lasting || self.settings.allow_same_fs)

@@ -7,7 +7,7 @@
 use super::{Engine, EngineError, Shared, shifted};
 use crate::catalog::TierSum;
 use crate::error::Failure;
-use crate::hsm::reclaim::{self, Ground, Report, Rules, Step};
+use crate::hsm::reclaim::{self, Ground, Report, Rules, Step, Unfit};
 use crate::id::Timestamp;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ struct State {
 
 /// What is asked of the thread, and what it answered.
 #[derive(Default)]
-pub(super) struct Desk(Mutex<State>);
+pub(super) struct Desk(Mutex<State>, Unfit);
 
 impl Engine {
     /// Asks for a run over all tiers; its number.
@@ -278,6 +278,7 @@ pub(super) fn with_ground<T>(
             dead_share: settings.repack_share,
         },
         epoch: shared.incarnation.epoch,
+        unfit: &shared.desk.1,
         now: &|| shared.now(),
         stop,
     };

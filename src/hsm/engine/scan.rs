@@ -11,6 +11,9 @@
 //!   missed it. Its pins and flags live as long.
 //! - A mark for another look goes only with a look that began after it and could look everywhere,
 //!   or for marks on all that it could not look at, also before the scan was taken up again.
+//! - What the mount moves while a scan is under way may be met by no step of it. Its records are read
+//!   when the event is noted, a directory is marked for another look, and no look counts before all
+//!   events until its end are noted (P8).
 //! - One file that cannot be looked at stops no scan; a catalog that fails does.
 
 mod compare;
@@ -20,8 +23,10 @@ mod rounds;
 mod tests;
 mod unseen;
 
+pub(super) use compare::namings;
 pub(super) use rounds::{doubt_what_was_left, work};
 
+use super::changelog::rescan_overflows;
 use super::tree::{self, Looked, sighting};
 use super::{EngineError, Shared};
 use crate::catalog::{Durability, NodeId};
@@ -199,6 +204,7 @@ impl Walk {
     }
 
     fn end(self, shared: &Shared) -> Result<Reached, EngineError> {
+        hear_all(shared)?;
         if let Some(marks) = self.gaps.marks(shared.now()) {
             shared.catalog.narrow_rescans(marks)?;
         }
@@ -218,6 +224,13 @@ impl Walk {
         }
         Ok(self.gaps.reached())
     }
+}
+
+/// What moved past the look at hand is noted, and marked where it is a directory, before the look
+/// counts for anything.
+fn hear_all(shared: &Shared) -> Result<(), EngineError> {
+    shared.drain_changelog()?;
+    rescan_overflows(shared)
 }
 
 /// As long as the work took, so that users have half of the disk at least.
@@ -258,6 +271,7 @@ fn subtree(shared: &Shared, node: NodeId, manner: Manner) -> Result<Reached, Eng
         }
     }
     unseen::settle_unnamed(shared, generation, unnamed)?;
+    hear_all(shared)?;
     Ok(gaps.reached())
 }
 

@@ -44,6 +44,8 @@ struct Veiled {
     tier: Arc<dyn Tier>,
     on_put: Arc<Mutex<Option<Hook>>>,
     on_stat: Arc<Mutex<Option<Hook>>>,
+    /// Bytes that are said to be free.
+    free: Arc<Mutex<Option<u64>>>,
 }
 
 /// Runs a hook, taken out meanwhile: it may panic, and others come by.
@@ -89,7 +91,9 @@ impl Tier for Veiled {
         self.tier.list(after, limit)
     }
     fn space(&self) -> Result<Space, TierError> {
-        self.tier.space()
+        let space = self.tier.space()?;
+        let free = self.free.lock().or(space.free);
+        Ok(Space { free, ..space })
     }
 }
 
@@ -111,6 +115,7 @@ pub(super) struct Bench {
     hooks: Vec<Arc<Mutex<Option<Hook>>>>,
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
+    frees: Vec<Arc<Mutex<Option<u64>>>>,
     _state: crate::hsm::state_dir::StateDir,
     _dir: tempfile::TempDir,
 }
@@ -174,17 +179,20 @@ impl Bench {
         };
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
-        let (mut hooks, mut asked) = (Vec::new(), Vec::new());
+        let (mut hooks, mut asked, mut frees) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
             hooks.push(Arc::clone(&on_put));
             asked.push(Arc::clone(&on_stat));
+            let free = Arc::default();
+            frees.push(Arc::clone(&free));
             if matches!(place, Place::Elsewhere) {
                 let tier = slot.tier.clone();
                 let veiled = Arc::new(Veiled {
                     tier,
                     on_put,
                     on_stat,
+                    free,
                 });
                 *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
             }
@@ -197,6 +205,7 @@ impl Bench {
             root,
             hooks,
             asked,
+            frees,
             _state: state,
             _dir: dir,
         }

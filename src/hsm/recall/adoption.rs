@@ -6,6 +6,8 @@
 //!   inode, so a copied one is damaged and never comes here), and only for the owner whose data
 //!   they were: nobody gets at another's archive by a stub.
 //! - The file holds no data: adopting never hides what is on disk.
+//! - It names the places where the data were found, and no other: a place that the stub names may
+//!   have been repacked away, and the catalog's rows follow from the record.
 //! - The record goes first, and is synced: alone it is enough, and a scan tells the catalog of it.
 //! - Tiers are read on their lanes, never by who looks or opens.
 
@@ -97,7 +99,7 @@ pub(super) fn begin(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Open
 
 /// Runs on a tier's lane.
 fn adopt(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) {
-    let done = judge(shared, opened).and_then(|stored| write(shared, recall, opened, stored));
+    let done = judge(shared, opened).and_then(|held| write(shared, recall, opened, held));
     match done {
         Ok(adopted) => {
             tracing::info!(object = %opened.object, was = %opened.record.file, file = %adopted.record.file, "a copied stub is adopted");
@@ -120,8 +122,16 @@ fn adopt(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) {
     }
 }
 
-/// Does all agree? Bytes of the data as stored. Blocks on tiers.
-fn judge(shared: &Shared, opened: &Opened) -> Result<u64, No> {
+/// Where the data of a stub were found.
+struct Held {
+    /// At least one, on different tiers.
+    places: Vec<CopyHint>,
+    /// Bytes as stored.
+    stored_len: u64,
+}
+
+/// Does all agree, and where? Blocks on tiers.
+fn judge(shared: &Shared, opened: &Opened) -> Result<Held, No> {
     let (record, stat) = (&opened.record, &opened.before);
     let holds = shared.backing.has_data(opened.reader.as_fd());
     if holds.map_err(|why| failed("look for data", why))? {
@@ -133,18 +143,30 @@ fn judge(shared: &Shared, opened: &Opened) -> Result<u64, No> {
     if stat.mtime != record.mtime {
         return Err(No::Foreign("its modification time is not the stub's"));
     }
-    let known = shared.asks.copies_of(record.file, record.version);
-    let copies = record.copies.iter().copied().chain(known);
+    // What the catalog knows comes first: it follows a repack, the stub does not.
+    let mut copies = shared.asks.copies_of(record.file, record.version);
+    copies.extend(record.copies.iter().copied());
+    let (mut places, mut stored_len): (Vec<CopyHint>, _) = (Vec::new(), 0);
     let (mut passing, mut differs) = (None, None);
     for copy in copies {
+        if places.iter().any(|found| found.tier == copy.tier) {
+            continue;
+        }
         match look(shared, &copy, record) {
             Ok(Some(entry)) => match disagrees(&entry, record, stat) {
-                None => return Ok(entry.stored_len()),
+                None => {
+                    let header = entry.header;
+                    stored_len = entry.stored_len();
+                    places.push(CopyHint { header, ..copy });
+                }
                 Some(why) => differs = Some(why),
             },
             Ok(None) => {}
             Err(why) => passing = Some(why),
         }
+    }
+    if !places.is_empty() {
+        return Ok(Held { places, stored_len });
     }
     match (differs, passing) {
         (Some(why), _) => Err(No::Foreign(why)),
@@ -186,12 +208,7 @@ fn failed(step: &'static str, why: crate::hsm::backing::BackingError) -> No {
 }
 
 /// The record becomes this inode's own. A truncation waits for it, or prevents it.
-fn write(
-    shared: &Shared,
-    recall: &Recall,
-    opened: &Opened,
-    stored_len: u64,
-) -> Result<Adopted, No> {
+fn write(shared: &Shared, recall: &Recall, opened: &Opened, held: Held) -> Result<Adopted, No> {
     let (backing, fd) = (&shared.backing, opened.reader.as_fd());
     let _io = recall.io.lock();
     if recall.is_stopped() {
@@ -213,6 +230,7 @@ fn write(
         file: FileId::random(),
         handle: recall.node.clone(),
         user_ctime: opened.before.ctime,
+        copies: held.places,
         ..opened.record.clone()
     };
     let hint = recall.hint.as_deref();
@@ -228,6 +246,6 @@ fn write(
         node: recall.node.clone(),
         record: stamp.record,
         stat,
-        stored_len,
+        stored_len: held.stored_len,
     })
 }

@@ -5,7 +5,6 @@
 
 use super::{Act, Ground, PAGE, ReclaimError, Report, Step, earlier, later};
 use crate::catalog::{Found, Life, Quarantined};
-use crate::hsm::index_cache::tier_is_passing;
 use crate::hsm::verify::{VerifyError, read_index};
 use crate::id::AggregateId;
 use crate::tier::TierError;
@@ -22,9 +21,11 @@ pub(super) fn take(
     let mut after = None;
     loop {
         ground.go_on()?;
-        let objects = ground.tier.list(after, PAGE)?;
+        let mut objects = ground.tier.list(after, PAGE)?;
         report.objects += objects.len() as u64;
         let upto = objects.last().copied().filter(|_| objects.len() == PAGE);
+        // Of these there is a list of their own.
+        objects.retain(|id| !id.is_snapshot());
         find_missing(ground, after, upto, &objects, dry, report)?;
         let mine = |id: &AggregateId| id.epoch < ground.epoch;
         let older: Vec<_> = objects.iter().copied().filter(mine).collect();
@@ -89,7 +90,7 @@ fn learn(
 ) -> Result<(), ReclaimError> {
     let (trailer, index) = match read_index(ground.tier, id) {
         Ok(found) => found,
-        Err(VerifyError::Tier(why)) if tier_is_passing(&why) => return Err(why.into()),
+        Err(VerifyError::Tier(why @ TierError::Unavailable { .. })) => return Err(why.into()),
         Err(why) => {
             strange(report, id, why.to_string());
             return Ok(());
@@ -161,7 +162,7 @@ pub(super) fn settle_quarantines(
             match settled {
                 Quarantined::Waits { .. } => {
                     if let Some(since) = row.since {
-                        report.wait_until(later(since, ground.rules.keep));
+                        report.wait_until(later(since, ground.rules.keep), now);
                     }
                 }
                 Quarantined::Released { tombstones: 0 } => {

@@ -85,7 +85,7 @@ pub(super) fn hopeless(
                 if *hold == Hold::Young
                     && let Some(at) = ground.catalog.died((copy.file, copy.version))?
                 {
-                    report.wait_until(later(at, ground.rules.keep));
+                    report.wait_until(later(at, ground.rules.keep), (ground.now)());
                 }
             }
         }
@@ -270,11 +270,12 @@ fn inode_holds(ground: &Ground<'_>, (file, version): MemberKey, grave: &Grave) -
     let handle = match &grave.handle {
         Some(handle) if ground.backing.access() == Access::Handles => handle,
         // No descriptor from before lives on, and what has a name the scan has met.
-        Some(_) | None => return (!grave.outlived).then_some(Hold::NoHandle),
+        Some(_) | None if grave.outlived => return row_holds(ground, (file, version)),
+        Some(_) | None => return Some(Hold::NoHandle),
     };
     let fd = match ground.backing.open_node(handle, None, How::Path) {
         Ok(fd) => fd,
-        Err(BackingError::Gone { .. }) => return None,
+        Err(BackingError::Gone { .. }) => return row_holds(ground, (file, version)),
         Err(_) => return Some(Hold::Unclear),
     };
     match ground.backing.record(fd.as_fd()) {
@@ -286,8 +287,20 @@ fn inode_holds(ground: &Ground<'_>, (file, version): MemberKey, grave: &Grave) -
     }
 }
 
+/// A row that names the version outlives the inode until it is forgotten, whatever its state: the end
+/// of the file has no tombstone before, and its window has not begun.
+fn row_holds(ground: &Ground<'_>, (file, version): MemberKey) -> Option<Hold> {
+    let Ok(rows) = ground.catalog.nodes_by_file(file) else {
+        return Some(Hold::Unclear);
+    };
+    let mut versions = rows.iter().filter_map(|row| row.version);
+    versions
+        .any(|v| v.version == version)
+        .then_some(Hold::NamedByFile)
+}
+
 /// Does the namespace have the same at that path?
-fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
+pub(super) fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
     let fd = match ground.backing.open_beneath(entry.member.path.as_bytes()) {
         Ok(fd) => fd,
         Err(why) if is_absent(&why) => return Fate::Gone,
@@ -318,7 +331,7 @@ fn name_fate(ground: &Ground<'_>, entry: &IndexEntry) -> Fate {
 }
 
 /// Nothing has that name.
-fn is_absent(why: &BackingError) -> bool {
+pub(super) fn is_absent(why: &BackingError) -> bool {
     match why {
         BackingError::Gone { .. } => true,
         BackingError::Io { source, .. } => matches!(

@@ -4,17 +4,19 @@
 //! - Every byte is checked against its block's sum on the way, every member against the sum of its
 //!   content, and the new object is proven by the tier's receipt before a row points at it.
 //! - Extracting all aggregates in the order of their names still gives the newest of everything
-//!   (invariant 5 of the design): a file goes in under the names that it has *now*, and what no
-//!   file of the namespace is goes below [`ASIDE`], where it overwrites nothing. Directories are
+//!   (invariant 5 of the design): a file goes in under the names that it has *now* ([`super::placing`]),
+//!   and what no file of the namespace is goes below [`ASIDE`], where it overwrites nothing. Directories are
 //!   entered as they are now. A file's own attributes are those of its header.
 
-use super::judge::{Fate, Judged, key_of};
+use super::judge::Judged;
+use super::placing::{Place, places, unplaced};
+use super::remove::check_mark;
 use super::{Ground, ReclaimError, Step};
-use crate::catalog::{Aggregate, FileState, MemberKey, Moved, NewAggregate, ProofKind};
+use crate::catalog::{Aggregate, MemberKey, Moved, NewAggregate, ProofKind};
 use crate::format::aggregate::{AggregateWriter, IndexEntry};
 use crate::format::member::{Kind, Member, MemberPath};
 use crate::hsm::backing::NodeKind;
-use crate::id::{AggregateId, Timestamp};
+use crate::id::{AggregateId, NodeHandle, Timestamp};
 use crate::tier::{Proof, Put};
 use bytes::Bytes;
 use cairn_mover::{Checked, Crc32cHasher};
@@ -24,8 +26,8 @@ use std::os::fd::AsFd;
 
 /// Where members go that are no file's of the namespace: deleted ones that are still kept.
 const ASIDE: &str = ".cairn-deleted";
-/// Names of one file that are looked for.
-const MOST_NAMES: usize = 1000;
+/// This part of a tier is left to archives.
+const RESERVE: u64 = 100;
 
 /// Copies what is needed, and moves its rows. `false`: it was not as it was judged any more.
 pub(super) fn repack(
@@ -33,16 +35,17 @@ pub(super) fn repack(
     row: &Aggregate,
     judged: &Judged,
 ) -> Result<bool, ReclaimError> {
+    // First of all: what gets one of these names from now on is archived under a later name than this.
     let id = ground.catalog.next_aggregate()?;
-    let kept = |(_, fate): &(&IndexEntry, &Fate)| matches!(fate, Fate::Kept(_));
-    let entries = judged.index.entries.iter().zip(&judged.fates);
-    let mut entries: Vec<&IndexEntry> = entries.filter(kept).map(|(entry, _)| entry).collect();
+    let mut entries = places(ground, row.id, (&judged.index, &judged.fates))?;
     // As they lie: on tape anything else costs minutes. Links come behind their targets.
-    entries.sort_by_key(|entry| (entry.header == 0, entry.header));
+    entries.sort_by_key(|(entry, _)| (entry.header == 0, entry.header));
     let hint = entries
         .iter()
-        .map(|e| e.stored_len() + e.header_len())
+        .map(|(e, _)| e.stored_len() + e.header_len())
         .sum();
+    let hint: u64 = hint;
+    check_room(ground, row.id, hint)?;
     let sink = Sink {
         put: ground.tier.put(id, hint)?,
         sum: Crc32cHasher::default(),
@@ -55,8 +58,8 @@ pub(super) fn repack(
         taken: HashMap::new(),
         moved: Vec::new(),
     };
-    for entry in &entries {
-        copier.copy(entry)?;
+    for (entry, place) in entries {
+        copier.copy(entry, place)?;
     }
     let (new, index, moved) = copier.seal(id)?;
     ground.did(Step::Copied)?;
@@ -67,8 +70,32 @@ pub(super) fn repack(
     if done {
         ground.indexes.made(ground.id, id, &index);
         ground.did(Step::Moved)?;
+    } else {
+        take_back(ground, id);
     }
     Ok(done)
+}
+
+/// Is there room for another object on the tier, and what archives need besides?
+fn check_room(ground: &Ground<'_>, aggregate: AggregateId, len: u64) -> Result<(), ReclaimError> {
+    let space = ground.tier.space()?;
+    let reserve = space.total.unwrap_or(0) / RESERVE;
+    match space.free {
+        Some(free) if free < len.saturating_add(reserve) => Err(ReclaimError::NoRoom {
+            aggregate,
+            len,
+            free,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The object was made a moment ago under a name of this epoch, and no row was ever committed for it.
+fn take_back(ground: &Ground<'_>, id: AggregateId) {
+    let gone = check_mark(ground).and_then(|()| Ok(ground.tier.delete(id)?));
+    if let Err(why) = gone {
+        tracing::warn!(aggregate = %id, %why, "an object that nobody needs could not be deleted");
+    }
 }
 
 /// The object being written, summed on its way.
@@ -98,32 +125,59 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn copy(&mut self, entry: &IndexEntry) -> Result<(), ReclaimError> {
+    fn copy(&mut self, entry: &IndexEntry, place: Place) -> Result<(), ReclaimError> {
         self.ground.go_on()?;
-        match (&entry.member.kind, key_of(entry)) {
-            (Kind::Regular { .. }, Some(key)) => self.file(entry, key),
-            // A file's other names go in with it. One of a pipe or device may have lost its target.
-            (Kind::HardLink { target }, _) => match self.taken.get(target) {
-                Some(false) if !self.taken.contains_key(&entry.member.path) => {
-                    let member = self.whole(entry)?;
-                    self.add(&member, &mut io::empty()).map(drop)
+        let path = &entry.member.path;
+        match place {
+            Place::Named { key, node, names } => {
+                let names = self.free(names, &node)?;
+                self.file(entry, key, names)
+            }
+            Place::Aside(key) => {
+                let path = self.aside(key)?;
+                self.file(entry, key, vec![path])
+            }
+            // One of a pipe or device may have lost its target.
+            Place::Link { target } if self.taken.get(&target) != Some(&false) => Ok(()),
+            Place::Node | Place::Link { .. } => {
+                if self.taken.contains_key(path) || !self.directories(path)? {
+                    return Ok(());
                 }
-                _ => Ok(()),
-            },
-            _ if self.taken.contains_key(&entry.member.path) => Ok(()),
-            _ => {
-                self.directories(&entry.member.path)?;
                 let member = self.whole(entry)?;
                 self.add(&member, &mut io::empty()).map(drop)
             }
         }
     }
 
-    fn file(&mut self, entry: &IndexEntry, key: MemberKey) -> Result<(), ReclaimError> {
-        let mut names = self.names(entry, key)?.into_iter();
-        let path = match names.next() {
-            Some(path) => path,
-            None => self.aside(key)?,
+    /// Those of a file's names that are free in the new aggregate, and still its own. Their
+    /// directories are entered.
+    fn free(
+        &mut self,
+        names: Vec<MemberPath>,
+        node: &NodeHandle,
+    ) -> Result<Vec<MemberPath>, ReclaimError> {
+        let mut free = Vec::with_capacity(names.len());
+        for name in names {
+            let leads = self.ground.backing.is_name_of(name.as_bytes(), node);
+            if leads.map_err(|why| unplaced(self.from, why))?
+                && !self.taken.contains_key(&name)
+                && self.directories(&name)?
+            {
+                free.push(name);
+            }
+        }
+        Ok(free)
+    }
+
+    fn file(
+        &mut self,
+        entry: &IndexEntry,
+        key: MemberKey,
+        names: Vec<MemberPath>,
+    ) -> Result<(), ReclaimError> {
+        let mut names = names.into_iter();
+        let Some(path) = names.next() else {
+            return Err(unplaced(self.from, "a file lost its name meanwhile"));
         };
         let mut member = self.whole(entry)?;
         member.path = path.clone();
@@ -163,43 +217,6 @@ impl Copier<'_> {
                 aggregate: self.from,
                 source,
             })
-    }
-
-    /// The names that the file has now and that are free in the new aggregate, the one of the old
-    /// aggregate first. Their directories are entered.
-    fn names(
-        &mut self,
-        entry: &IndexEntry,
-        (file, version): MemberKey,
-    ) -> Result<Vec<MemberPath>, ReclaimError> {
-        let catalog = self.ground.catalog;
-        let node = catalog.nodes_by_file(file)?.into_iter().find(|node| {
-            node.state != FileState::Dirty && node.version.is_some_and(|v| v.version == version)
-        });
-        let Some(node) = node else {
-            return Ok(Vec::new());
-        };
-        let known = catalog.all_names(node.id, MOST_NAMES)?;
-        let mut names: Vec<_> = known
-            .into_iter()
-            .filter_map(|name| MemberPath::new(name).ok())
-            .filter(|name| !self.taken.contains_key(name) && !name.as_bytes().is_empty())
-            .collect();
-        names.sort_by_key(|name| (*name != entry.member.path, name.clone()));
-        let mut kept = Vec::with_capacity(names.len());
-        for name in names {
-            // The catalog may lag behind a rename.
-            if self
-                .ground
-                .backing
-                .is_name_of(name.as_bytes(), &node.handle)
-                .unwrap_or(false)
-                && self.directories(&name)?
-            {
-                kept.push(name);
-            }
-        }
-        Ok(kept)
     }
 
     /// A place for what is no file of the namespace.

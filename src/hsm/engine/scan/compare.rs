@@ -64,6 +64,17 @@ pub(super) struct Comparison<'a> {
     read: bool,
 }
 
+/// What a record keeps from being deleted. `own`: it is that of the inode that carries it.
+pub(in crate::hsm::engine) fn namings(record: &Record, own: bool) -> Vec<Naming> {
+    let mut named = vec![Naming::Version((record.file, record.version))];
+    if !own {
+        // Its identity may be that of an adopted stub, which no index has.
+        let place = |c: &CopyHint| Naming::Place(c.tier, c.aggregate);
+        named.extend(record.copies.iter().map(place));
+    }
+    named
+}
+
 impl<'a> Comparison<'a> {
     pub(super) fn new(shared: &'a Shared, doubt: Doubt) -> Self {
         Self {
@@ -96,12 +107,14 @@ impl<'a> Comparison<'a> {
         let Some((record, own)) = self.record_of(looked) else {
             return Ok(false);
         };
-        let Some(node) = self.shared.catalog.node(id)? else {
+        let node = self.shared.catalog.node(id)?;
+        if let Some(record) = &record {
+            self.note_naming(node.as_ref(), record, own);
+        }
+        let Some(node) = node else {
+            // Forgotten a moment ago.
             return Ok(true);
         };
-        if let Some(record) = &record {
-            self.note_naming(&node, record, own);
-        }
         let trouble = match &record {
             Some(record) if record.state == State::Resident => None,
             Some(_) if !own => Some(Trouble::Foreign),
@@ -126,20 +139,16 @@ impl<'a> Comparison<'a> {
     }
 
     /// What the record names, unless that is what the node's row says.
-    fn note_naming(&mut self, node: &Node, record: &Record, own: bool) {
+    fn note_naming(&mut self, node: Option<&Node>, record: &Record, own: bool) {
         let key = (record.file, record.version);
-        let is_row = own
-            && node.planned().version == Some(key)
-            && matches!(node.state, FileState::Archived | FileState::Released);
-        if is_row {
+        let says = |node: &Node| {
+            node.planned().version == Some(key)
+                && matches!(node.state, FileState::Archived | FileState::Released)
+        };
+        if own && node.is_some_and(says) {
             return;
         }
-        self.namings.push(Naming::Version(key));
-        if !own {
-            // Its identity may be that of an adopted stub, which no index has.
-            let place = |c: &CopyHint| Naming::Place(c.tier, c.aggregate);
-            self.namings.extend(record.copies.iter().map(place));
-        }
+        self.namings.extend(namings(record, own));
     }
 
     /// The record on the file, and whether it is the file's own. `None`: it cannot be read.

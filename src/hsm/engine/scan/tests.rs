@@ -1,5 +1,7 @@
 //! The scan against a directory that changes under it.
 
+mod moving;
+
 use super::super::{Engine, Opening, Settings, claim};
 use super::rounds::{Tired, round};
 use super::*;

@@ -1,5 +1,7 @@
 //! P8: bytes leave a tier only when nobody needs them, whatever the catalog says.
 
+mod doomed;
+mod moved;
 mod older;
 mod stops;
 
