@@ -6,7 +6,8 @@
 //!   catalog is told; the kernel forgets that there was none. A crash in between leaves nothing, or a
 //!   released file; the copies that count too long then are found by the next complete scan
 //!   ([`Shared::settle_revivals`]).
-//! - A user gets at tombstones of their own files alone, and makes files and directories where they
+//! - A user gets at tombstones of their own files alone, of these has back only what was theirs when it
+//!   was archived, and makes files and directories where they
 //!   could have made them by themselves.
 //! - Names that the caller may not know, they are not told, nor are files made under them.
 
@@ -386,6 +387,7 @@ impl Shared {
             rights.may_make_in(dir)?;
         }
         let source = self.source_of(&stone)?;
+        rights.may_have_back(&source.member)?;
         let dir = dirs.make(&parts, &source, &stone.path)?;
         let back = self.bring_back_from(stone, source, (dir, &name), rights, &|_| true)?;
         let below = below.to_vec();
@@ -412,6 +414,7 @@ impl Shared {
         rights: Rights<'_>,
         reached: Reached<'_>,
     ) -> Result<Back, EngineError> {
+        rights.may_have_back(&source.member)?;
         rights.may_make_in(dir)?;
         let Some(_turn) = self.undeleting.begin(stone.id) else {
             return Err(under_way());

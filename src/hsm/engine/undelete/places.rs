@@ -47,6 +47,19 @@ impl<'a> Rights<'a> {
             .hint("--to names another place for it"))
     }
 
+    /// Who owned the file in the end may have been given it when its data were new: what was archived
+    /// is theirs only if it was so already then.
+    ///
+    /// # Errors
+    /// It was another user's.
+    pub(super) fn may_have_back(&self, member: &Member) -> Result<(), EngineError> {
+        if self.asker.owns(member.uid) {
+            return Ok(());
+        }
+        let why = "what was archived of it was another user's";
+        Err(EngineError::refused(Failure::NotPermitted, why).hint("root can bring it back"))
+    }
+
     /// Root gives back to whom it belonged (`last`: its owner in the end); others get their own, with
     /// its group where they are in it.
     pub(super) fn owner_of(

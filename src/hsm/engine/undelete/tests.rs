@@ -287,3 +287,124 @@ fn a_version_without_a_readable_copy_is_refused_and_stays() {
     try_it(&bench, "f", &|_| true).unwrap();
     assert!(Path::new(&bench.root.join("f")).exists());
 }
+
+const BOB: u32 = 54_321;
+const ALICE: u32 = 54_322;
+
+fn user(uid: u32) -> Looker {
+    Looker {
+        asker: Asker {
+            uid,
+            gid: uid,
+            groups: Vec::new(),
+        },
+        sees_all: false,
+    }
+}
+
+fn give(bench: &Bench, name: &str, uid: u32) {
+    std::os::unix::fs::chown(bench.root.join(name), Some(uid), Some(uid)).unwrap();
+}
+
+/// A bench with a directory `home` where everybody may make files. The backing itself is closed: who
+/// asks comes through a mount.
+fn home() -> Bench {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new(&[TierPlace::Elsewhere], small(), NOTHING);
+    std::fs::create_dir(bench.root.join("home")).unwrap();
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(bench.root.join("home"), open).unwrap();
+    bench
+}
+
+/// Asks for what lay in `home`.
+fn ask_home(bench: &Bench, below: &[&str]) -> Undelete {
+    let below = below.iter().map(|p| p.as_bytes().to_vec()).collect();
+    let directory = bench.handle("home");
+    let from = Place { directory, below };
+    Undelete {
+        from,
+        to: None,
+        which: Which::Latest,
+        recursive: false,
+    }
+}
+
+fn one_of_home(bench: &Bench, name: &str, looker: &Looker) -> Outcome {
+    let ask = ask_home(bench, &[name]);
+    let shared = &bench.engine().shared;
+    shared.undelete_one(&ask, looker, &mut |_, _| true, &|_| true)
+}
+
+/// All of `home`, or of what lay below it.
+fn all_of_home(bench: &Bench, below: &[&str], looker: &Looker) -> Vec<Outcome> {
+    let ask = Undelete {
+        recursive: true,
+        ..ask_home(bench, below)
+    };
+    let mut all = Vec::new();
+    let mut each = |one| {
+        all.push(one);
+        true
+    };
+    bench
+        .engine()
+        .undelete(&ask, looker, &mut |_, _| true, &mut each)
+        .unwrap();
+    all
+}
+
+#[test]
+fn p15_what_was_archived_as_anothers_is_not_given_to_who_owns_the_file_now() {
+    let bench = home();
+    bench.write("home/f", &noise(BIG, 1));
+    give(&bench, "home/f", BOB);
+    bench.archive(&["home/f"]);
+    give(&bench, "home/f", ALICE);
+    scan(&bench);
+    bench.write("home/f", &noise(BIG, 2));
+    scan(&bench);
+    let stones = bench.engine().catalog().tombstones(None, 10).unwrap();
+    assert_eq!(stones.len(), 1);
+    assert_eq!(stones[0].uid, ALICE);
+    let (_, why) = one_of_home(&bench, "f", &user(ALICE)).unwrap_err();
+    assert_eq!(why.code(), Failure::NotPermitted, "{why}");
+    assert!(why.to_string().contains("another user's"), "{why}");
+    std::fs::remove_file(bench.root.join("home/f")).unwrap();
+    scan(&bench);
+    let (_, why) = all_of_home(&bench, &[], &user(ALICE))
+        .pop()
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(why.code(), Failure::NotPermitted, "{why}");
+    assert_eq!(live(&bench), 0, "its copies count again");
+    // Nor to whom it was then: it was not theirs when it ended.
+    let (_, why) = one_of_home(&bench, "f", &user(BOB)).unwrap_err();
+    assert_eq!(why.code(), Failure::NotFound, "{why}");
+    let back = one_of_home(&bench, "f", &looker()).unwrap();
+    assert_eq!(back.path, b"home/f");
+    reads_right(&bench, "home/f", 1);
+}
+
+#[test]
+fn a_version_that_ends_was_its_owners_of_before() {
+    let bench = home();
+    bench.write("home/f", &noise(BIG, 1));
+    give(&bench, "home/f", BOB);
+    bench.archive(&["home/f"]);
+    bench.write("home/f", &noise(100, 2));
+    give(&bench, "home/f", ALICE);
+    let kind = cairn_fuse::EventKind::Resized;
+    let told = cairn_fuse::Event {
+        kind,
+        node: bench.handle("home/f"),
+        place: None,
+        from: None,
+    };
+    super::super::changelog::apply(&bench.engine().shared, &[told]).unwrap();
+    let catalog = bench.engine().catalog();
+    catalog.settle(Durability::Relaxed).unwrap();
+    let stones = catalog.tombstones(None, 10).unwrap();
+    assert_eq!((stones.len(), stones[0].uid), (1, BOB));
+    assert_eq!(bench.node("home/f").attributes.uid, ALICE);
+}
