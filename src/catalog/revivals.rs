@@ -177,6 +177,14 @@ impl Catalog {
         })
     }
 
+    /// Is any version marked as being undeleted? At a start: what was cut short.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_revivals(&self) -> Result<bool, CatalogError> {
+        self.read(any_revival)
+    }
+
     /// No file was made: the version is as deleted as before. Durable.
     ///
     /// # Errors

@@ -132,7 +132,8 @@ impl Nameless {
         &self.handle
     }
 
-    /// Gives it the name, and syncs the directory.
+    /// Gives it the name, and syncs the directory. `told`: called once there is the name, whatever
+    /// comes after.
     ///
     /// # Errors
     /// [`Unnamed`]; then it has none, but for a sync that failed.
@@ -141,11 +142,12 @@ impl Nameless {
         backing: &Backing,
         directory: BorrowedFd<'_>,
         name: &[u8],
+        told: &dyn Fn(),
     ) -> Result<Named, Unnamed> {
         let itself = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let name = OsStr::from_bytes(name);
         match linkat(CWD, itself, directory, name, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => {}
+            Ok(()) => told(),
             Err(Errno::EXIST) => return Err(Unnamed::Taken),
             Err(why) => return Err(fail("make a name in", directory)(why).into()),
         }
@@ -196,6 +198,13 @@ fn give(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), BackingError> {
 /// Owner, attributes, mode and times, in an order in which none takes another away.
 fn dress(fd: BorrowedFd<'_>, member: &Member, owner: Owner) -> Result<(), BackingError> {
     give(fd, owner)?;
+    // What it had is all that it gets: nothing of its new directory's default ACL.
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        match rustix::fs::fremovexattr(fd, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL) => {}
+            Err(why) => return Err(fail("remove an inherited ACL of", fd)(why)),
+        }
+    }
     for (name, value) in member.xattrs.iter().filter(|x| may_have(x, owner)) {
         match rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
             Ok(()) => {}

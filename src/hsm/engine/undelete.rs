@@ -36,6 +36,7 @@ use member::Source;
 use places::{Dir, Dirs, Rights};
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 /// Tombstones asked for at once.
 const PAGE: usize = 1000;
@@ -167,6 +168,7 @@ impl Engine {
         each: &mut dyn FnMut(Outcome) -> bool,
     ) -> Result<(), EngineError> {
         let shared = &self.shared;
+        let _call = shared.undeleting.call().ok_or_else(stops)?;
         Permit::of(&shared.backing, shared.settings.unsafe_open_backing).map_err(|why| {
             EngineError::refused(
                 Failure::NotPermitted,
@@ -335,6 +337,10 @@ impl Shared {
                 page.into_iter().filter_map(|s| latest.push(s)).collect()
             };
             for stone in chosen {
+                if self.undeleting.is_closed() {
+                    dirs.end();
+                    return Err(stops());
+                }
                 if !go_on || !knows(&stone.path, false) {
                     continue;
                 }
@@ -346,7 +352,7 @@ impl Shared {
                     Err(why) => go_on = each(Err((below, why))),
                 }
             }
-            if end || self.stopping() {
+            if end {
                 break;
             }
         }
@@ -381,6 +387,7 @@ impl Shared {
         let name = parts.pop().unwrap_or_default();
         let gone = stone.why == TombstoneWhy::Unlink;
         if let Some(dir) = dirs.look(&parts)? {
+            rights.may_pass(dir)?;
             if dir.has(&name)? {
                 return if gone { Err(taken()) } else { Ok(None) };
             }
@@ -426,9 +433,6 @@ impl Shared {
         } else {
             self.make_stub(&stone, &source, (dir, name), owner, reached)?
         };
-        if let Some(gate) = self.late.gate.get() {
-            gate.named(&dir.handle, name);
-        }
         let path = dir.path_of(name);
         tracing::info!(file = %stone.file, version = stone.version.0, path = %String::from_utf8_lossy(&path), "undeleted");
         Ok(Back {
@@ -441,6 +445,13 @@ impl Shared {
         })
     }
 
+    /// The kernel may remember for long that there is no such name.
+    fn tell_named(&self, dir: &Dir, name: &[u8]) {
+        if let Some(gate) = self.late.gate.get() {
+            gate.named(&dir.handle, name);
+        }
+    }
+
     /// Nothing of it was stored: its holes are all there is to it.
     fn make_hole(
         &self,
@@ -450,7 +461,9 @@ impl Shared {
     ) -> Result<NodeHandle, EngineError> {
         let made = Nameless::make(&self.backing, dir.fd.as_fd(), &source.member, owner, None)?;
         let named = made
-            .name(&self.backing, dir.fd.as_fd(), name)
+            .name(&self.backing, dir.fd.as_fd(), name, &|| {
+                self.tell_named(dir, name);
+            })
             .map_err(unnamed)?;
         let seen = sighting(&named, dir, name);
         self.catalog.note(vec![seen], Durability::Relaxed)?;
@@ -483,7 +496,8 @@ impl Shared {
         crash(reached, Step::Made)?;
         // From here on a missing record is a missing stub.
         self.believed.forget(made.handle());
-        let named = match made.name(&self.backing, directory, name) {
+        let told = || self.tell_named(dir, name);
+        let named = match made.name(&self.backing, directory, name, &told) {
             Ok(named) => named,
             // A sync that failed leaves the name: then there is a file, and the scan says so.
             Err(why) if dir.has(name).unwrap_or(true) && !matches!(why, Unnamed::Taken) => {
@@ -532,26 +546,76 @@ impl Shared {
     }
 }
 
-/// Undeletes under way in this process, by tombstone.
+/// Undeletes under way in this process.
 #[derive(Default)]
-pub(super) struct UnderWay(parking_lot::Mutex<HashSet<u64>>);
+pub(super) struct UnderWay {
+    at: parking_lot::Mutex<At>,
+    ended: parking_lot::Condvar,
+}
+
+#[derive(Default)]
+struct At {
+    /// Their tombstones.
+    stones: HashSet<u64>,
+    /// Calls that may begin one.
+    calls: usize,
+    /// None begins any more.
+    closed: bool,
+}
 
 /// One of them, while it lives.
 pub(super) struct Turn<'a>(&'a UnderWay, u64);
 
+/// A call, while it lives.
+pub(super) struct Call<'a>(&'a UnderWay);
+
 impl UnderWay {
     fn begin(&self, stone: u64) -> Option<Turn<'_>> {
-        self.0.lock().insert(stone).then_some(Turn(self, stone))
+        let fresh = self.at.lock().stones.insert(stone);
+        fresh.then_some(Turn(self, stone))
     }
 
     fn all(&self) -> Vec<u64> {
-        self.0.lock().iter().copied().collect()
+        self.at.lock().stones.iter().copied().collect()
+    }
+
+    /// `None`: the engine stops.
+    fn call(&self) -> Option<Call<'_>> {
+        let mut at = self.at.lock();
+        (!at.closed).then(|| {
+            at.calls += 1;
+            Call(self)
+        })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.at.lock().closed
+    }
+
+    /// Refuses calls from here on, and waits so long for those under way. `false`: some are left.
+    pub(super) fn halt(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        let mut at = self.at.lock();
+        at.closed = true;
+        while at.calls > 0 {
+            if self.ended.wait_until(&mut at, end).timed_out() {
+                return at.calls == 0;
+            }
+        }
+        true
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.0.lock().remove(&self.1);
+        self.0.at.lock().stones.remove(&self.1);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.0.at.lock().calls -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -629,6 +693,11 @@ fn under_way() -> EngineError {
     let why = "an undelete of it is under way, or was cut short by a crash";
     EngineError::refused(Failure::Busy, why)
         .hint("the scan after a crash sets it in order: `cairn status` shows it")
+}
+
+fn stops() -> EngineError {
+    EngineError::refused(Failure::NoInstance, "the instance stops")
+        .hint("give the command again: what is back already is left alone")
 }
 
 fn no_such_version() -> EngineError {

@@ -36,6 +36,18 @@ impl<'a> Rights<'a> {
         *uid == 0 || cairn_fuse::may_access(dir.fd.as_fd(), (*uid, *gid, groups), access)
     }
 
+    /// May they learn whether a name is in it?
+    ///
+    /// # Errors
+    /// They may not.
+    pub(super) fn may_pass(&self, dir: &Dir) -> Result<(), EngineError> {
+        if self.may(dir, Access::EXEC_OK) {
+            return Ok(());
+        }
+        let why = "you may not enter its directory";
+        Err(EngineError::refused(Failure::NotPermitted, why))
+    }
+
     /// # Errors
     /// They may not.
     pub(super) fn may_make_in(&self, dir: &Dir) -> Result<(), EngineError> {
@@ -187,10 +199,7 @@ impl<'a> Dirs<'a> {
     /// One further; `false`: nothing has that name.
     fn enter(&mut self, name: &[u8]) -> Result<bool, EngineError> {
         let at = self.at();
-        if !self.rights.may(at, Access::EXEC_OK) {
-            let why = "you may not enter its directory";
-            return Err(EngineError::refused(Failure::NotPermitted, why));
-        }
+        self.rights.may_pass(at)?;
         let looked = match look_at(&self.shared.backing, at.fd.as_fd(), name, at.device) {
             Ok(looked) => looked,
             Err(why) if is_absent(&why) => None,

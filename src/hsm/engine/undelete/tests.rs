@@ -408,3 +408,122 @@ fn a_version_that_ends_was_its_owners_of_before() {
     assert_eq!((stones.len(), stones[0].uid), (1, BOB));
     assert_eq!(bench.node("home/f").attributes.uid, ALICE);
 }
+
+#[test]
+fn p8_what_was_cut_short_is_settled_also_after_a_stop_that_was_clean() {
+    for step in [Step::Revived, Step::Named] {
+        let bench = deleted();
+        assert!(try_it(&bench, "f", &|reached| reached != step).is_err());
+        let places = [TierPlace::Elsewhere];
+        let bench = bench.again(&places, small(), NOTHING, |_| {});
+        assert!(bench.engine().shared.incarnation.after_clean_stop);
+        wait_for("what was cut short to be settled", || {
+            let left = bench.engine().catalog().has_revivals().unwrap();
+            (!left).then_some(())
+        });
+        if step == Step::Revived {
+            assert_eq!(live(&bench), 0);
+            try_it(&bench, "f", &|_| true).unwrap();
+        }
+        reads_right(&bench, "f", 1);
+    }
+}
+
+#[test]
+fn an_undelete_ends_with_a_refusal_when_the_engine_stops() {
+    let bench = home();
+    for name in ["home/a", "home/b", "home/c"] {
+        bench.write(name, &noise(BIG, 1));
+    }
+    bench.archive(&["home"]);
+    for name in ["a", "b", "c"] {
+        std::fs::remove_file(bench.root.join("home").join(name)).unwrap();
+    }
+    scan(&bench);
+    let shared = &bench.engine().shared;
+    let ask = Undelete {
+        recursive: true,
+        ..ask_home(&bench, &[])
+    };
+    let mut back = 0;
+    let mut each = |one: Outcome| {
+        one.unwrap();
+        back += 1;
+        assert!(!shared.undeleting.halt(Duration::ZERO), "one is under way");
+        true
+    };
+    let undelete = |each: &mut dyn FnMut(Outcome) -> bool| {
+        let done = bench
+            .engine()
+            .undelete(&ask, &looker(), &mut |_, _| true, each);
+        done.unwrap_err().code()
+    };
+    assert_eq!(undelete(&mut each), Failure::NoInstance);
+    assert_eq!(back, 1);
+    assert!(shared.undeleting.halt(Duration::ZERO), "none is any more");
+    assert_eq!(undelete(&mut |_| panic!("begun")), Failure::NoInstance);
+}
+
+#[test]
+fn the_kernel_is_told_of_a_name_whatever_comes_after() {
+    let bench = deleted();
+    assert!(try_it(&bench, "f", &|reached| reached != Step::Named).is_err());
+    assert_eq!(bench.gate.named.lock()[..], [(root(&bench), b"f".to_vec())]);
+}
+
+#[test]
+fn p15_whether_a_name_is_in_a_closed_directory_is_not_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = home();
+    std::fs::create_dir(bench.root.join("home/closed")).unwrap();
+    bench.write("home/closed/there", &noise(BIG, 1));
+    bench.write("home/closed/gone", &noise(BIG, 1));
+    for name in ["home/closed/there", "home/closed/gone"] {
+        give(&bench, name, ALICE);
+    }
+    bench.archive(&["home"]);
+    for name in ["home/closed/there", "home/closed/gone"] {
+        std::fs::remove_file(bench.root.join(name)).unwrap();
+    }
+    scan(&bench);
+    bench.write("home/closed/there", b"another's");
+    let closed = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(bench.root.join("home/closed"), closed).unwrap();
+    let told = all_of_home(&bench, &["closed"], &user(ALICE));
+    assert_eq!(told.len(), 2);
+    for one in told {
+        let (_, why) = one.unwrap_err();
+        assert_eq!(why.code(), Failure::NotPermitted, "{why}");
+    }
+}
+
+#[test]
+fn a_default_acl_of_its_directory_opens_no_file() {
+    let bench = home();
+    bench.write("home/f", &noise(BIG, 1));
+    bench.archive(&["home/f"]);
+    std::fs::remove_file(bench.root.join("home/f")).unwrap();
+    scan(&bench);
+    let entry = |tag: u16, perm: u16, id: u32| {
+        let mut bytes = tag.to_le_bytes().to_vec();
+        bytes.extend(perm.to_le_bytes());
+        bytes.extend(id.to_le_bytes());
+        bytes
+    };
+    let nobody = u32::MAX;
+    let parts = [
+        2_u32.to_le_bytes().to_vec(),
+        entry(1, 7, nobody),
+        entry(2, 7, ALICE),
+        entry(4, 5, nobody),
+        entry(0x10, 7, nobody),
+        entry(0x20, 5, nobody),
+    ];
+    let (home, name) = (bench.root.join("home"), "system.posix_acl_default");
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(&home, name, &parts.concat(), flags).unwrap();
+    one_of_home(&bench, "f", &looker()).unwrap();
+    let mut value = [0; 256];
+    let found = rustix::fs::getxattr(home.join("f"), "system.posix_acl_access", &mut value[..]);
+    assert_eq!(found, Err(rustix::io::Errno::NODATA));
+}
