@@ -16,27 +16,27 @@ mod member;
 mod places;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 pub use choice::Which;
+pub(super) use under_way::UnderWay;
 
 use super::ask::Asker;
 use super::{Engine, EngineError, Shared, tree};
 use crate::catalog::{
-    Below, CameBack, Copy, CopyState, Durability, NotRevived, Proven, Revived, Sighting, Tombstone,
-    TombstoneWhy, Version,
+    Below, CameBack, Copy, CopyState, Durability, NotRevived, Proven, Rescan, Revived, Sighting,
+    Tombstone, TombstoneWhy, Version,
 };
 use crate::error::Failure;
 use crate::format::record::{CopyHint, State};
 use crate::hsm::backing::{BackingError, NodeKind, belongs_to};
 use crate::hsm::release::Permit;
-use crate::hsm::undelete::{Data, Nameless, Owner, Unnamed};
+use crate::hsm::undelete::{Data, Named, Nameless, Owner, Unnamed};
 use crate::id::{NodeHandle, Timestamp};
 use choice::Latest;
 use member::Source;
 use places::{Dir, Dirs, Rights};
-use std::collections::HashSet;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 /// Tombstones asked for at once.
 const PAGE: usize = 1000;
@@ -531,7 +531,28 @@ impl Shared {
             }
         }
         crash(reached, Step::Noted)?;
+        self.look_behind(&named, dir)?;
         Ok(named.handle)
+    }
+
+    /// It had its name before the catalog heard of it: somebody may have done something to it that was
+    /// told of a file that was not known, or was told before this.
+    fn look_behind(&self, named: &Named, dir: &Dir) -> Result<(), EngineError> {
+        let path = crate::hsm::backing::How::Path;
+        let same = || -> Result<bool, BackingError> {
+            let fd = self.backing.open_node(&named.handle, None, path)?;
+            let record = self.backing.record(fd.as_fd())?;
+            let released = record.is_some_and(|r| r.state == State::Released);
+            Ok(released && self.backing.stat(fd.as_fd())?.ctime == named.stat.ctime)
+        };
+        if same().unwrap_or(false) {
+            return Ok(());
+        }
+        Ok(self.catalog.need_rescan(vec![Rescan {
+            node: dir.id,
+            since: self.now(),
+            why: "an undeleted file changed at once".to_owned(),
+        }])?)
     }
 
     /// After a scan that looked everywhere: what undeletes left that were cut short.
@@ -543,79 +564,6 @@ impl Shared {
             tracing::info!(buried, "undeletes that were cut short are undone");
         }
         Ok(())
-    }
-}
-
-/// Undeletes under way in this process.
-#[derive(Default)]
-pub(super) struct UnderWay {
-    at: parking_lot::Mutex<At>,
-    ended: parking_lot::Condvar,
-}
-
-#[derive(Default)]
-struct At {
-    /// Their tombstones.
-    stones: HashSet<u64>,
-    /// Calls that may begin one.
-    calls: usize,
-    /// None begins any more.
-    closed: bool,
-}
-
-/// One of them, while it lives.
-pub(super) struct Turn<'a>(&'a UnderWay, u64);
-
-/// A call, while it lives.
-pub(super) struct Call<'a>(&'a UnderWay);
-
-impl UnderWay {
-    fn begin(&self, stone: u64) -> Option<Turn<'_>> {
-        let fresh = self.at.lock().stones.insert(stone);
-        fresh.then_some(Turn(self, stone))
-    }
-
-    fn all(&self) -> Vec<u64> {
-        self.at.lock().stones.iter().copied().collect()
-    }
-
-    /// `None`: the engine stops.
-    fn call(&self) -> Option<Call<'_>> {
-        let mut at = self.at.lock();
-        (!at.closed).then(|| {
-            at.calls += 1;
-            Call(self)
-        })
-    }
-
-    fn is_closed(&self) -> bool {
-        self.at.lock().closed
-    }
-
-    /// Refuses calls from here on, and waits so long for those under way. `false`: some are left.
-    pub(super) fn halt(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        let mut at = self.at.lock();
-        at.closed = true;
-        while at.calls > 0 {
-            if self.ended.wait_until(&mut at, end).timed_out() {
-                return at.calls == 0;
-            }
-        }
-        true
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.at.lock().stones.remove(&self.1);
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        self.0.at.lock().calls -= 1;
-        self.0.ended.notify_all();
     }
 }
 
@@ -669,7 +617,7 @@ fn data(revived: &Revived, source: &Source) -> Data {
     }
 }
 
-fn sighting(named: &crate::hsm::undelete::Named, dir: &Dir, name: &[u8]) -> Sighting {
+fn sighting(named: &Named, dir: &Dir, name: &[u8]) -> Sighting {
     Sighting {
         handle: named.handle.clone(),
         attributes: tree::attributes(&named.stat),

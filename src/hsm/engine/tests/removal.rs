@@ -232,6 +232,26 @@ fn a_bad_copy_elsewhere_is_none_that_stays() {
 }
 
 #[test]
+fn a_verify_that_ends_after_a_removal_does_not_take_it_back() {
+    let bench = on_both(1);
+    let version = bench.node("f").version.unwrap();
+    let catalog = bench.engine().catalog();
+    let t0 = bench.engine().tiers()[0].id;
+    let before = catalog.copies(version.file, version.version).unwrap();
+    let read = *before.iter().find(|c| c.tier == t0).unwrap();
+    is_done(&remove(&bench, "t0", Consent::default()));
+    let now = super::super::now();
+    catalog
+        .note_checks(vec![(read, CopyState::Good)], now, Durability::Full)
+        .unwrap();
+    let left = catalog.copies(version.file, version.version).unwrap();
+    assert!(left.iter().all(|c| c.tier != t0), "{left:?}");
+    assert_eq!((live(&bench, 0), bench.node("f").copies), (0, 1));
+    let members = catalog.members(t0, read.aggregate, None, 10).unwrap();
+    assert_eq!(members[0].state, CopyState::Removed);
+}
+
+#[test]
 fn fewer_than_policy_asks_are_left_only_on_request_and_it_is_said() {
     let bench = on_both(2);
     is_refused(

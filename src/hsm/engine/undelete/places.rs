@@ -14,7 +14,7 @@ use crate::catalog::NodeId;
 use crate::error::Failure;
 use crate::format::member::Member;
 use crate::hsm::backing::{Backing, How, NodeKind};
-use crate::hsm::undelete::{Owner, make_directory, set_times};
+use crate::hsm::undelete::{Owner, end_directory, make_directory};
 use crate::id::NodeHandle;
 use rustix::fs::Access;
 use std::os::fd::{AsFd, OwnedFd};
@@ -120,8 +120,8 @@ pub(super) struct Dir {
     pub(super) id: NodeId,
     path: Vec<u8>,
     device: u64,
-    /// It was made here, as this says: its times are set when all is in it.
-    made: Option<Member>,
+    /// It was made here, as this says: its mode and times are set when all is in it.
+    made: Option<(Member, Owner)>,
 }
 
 impl Dir {
@@ -250,6 +250,13 @@ impl<'a> Dirs<'a> {
             self.rights.may_make_in(self.at())?;
             // As many names are taken from the end of the old path as from the new one's.
             let member = above(path, parts.len() - at).and_then(|path| source.directory(path));
+            // What another user noted on it is not to be read by whoever makes it anew.
+            let member = member.map(|mut member| {
+                if !self.rights.asker.owns(member.uid) {
+                    member.xattrs.clear();
+                }
+                member
+            });
             let made = self.make_one(&parts[at], member)?;
             self.way.push((parts[at].clone(), made));
         }
@@ -263,11 +270,10 @@ impl<'a> Dirs<'a> {
             None => self.rights.owner_in(at)?,
         };
         let fd = make_directory(&shared.backing, at.fd.as_fd(), name, member.as_ref(), owner)?;
-        let made = dir(shared, fd, member)?;
         if let Some(gate) = shared.late.gate.get() {
             gate.named(&at.handle, name);
         }
-        Ok(made)
+        dir(shared, fd, member.map(|member| (member, owner)))
     }
 
     /// All is in them.
@@ -277,17 +283,17 @@ impl<'a> Dirs<'a> {
 }
 
 fn leave(dir: Dir) {
-    if let Some(member) = &dir.made
+    if let Some((member, owner)) = &dir.made
         && let Err(why) = dir
             .backing
             .reopen(dir.fd.as_fd(), How::Read)
-            .and_then(|open| set_times(open.as_fd(), member))
+            .and_then(|open| end_directory(open.as_fd(), member, *owner))
     {
-        tracing::warn!(%why, "the times of a directory could not be given back");
+        tracing::warn!(%why, "mode and times of a directory could not be given back");
     }
 }
 
-fn dir(shared: &Shared, fd: OwnedFd, made: Option<Member>) -> Result<Dir, EngineError> {
+fn dir(shared: &Shared, fd: OwnedFd, made: Option<(Member, Owner)>) -> Result<Dir, EngineError> {
     let handle = shared.backing.handle_of(fd.as_fd())?;
     let id = tree::ensure_directory(shared, &handle)?;
     Ok(Dir {

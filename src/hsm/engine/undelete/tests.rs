@@ -2,11 +2,12 @@
 
 use super::super::tests::{Bench, NOTHING, Place as TierPlace, small, state_of, wait_for};
 use super::*;
-use crate::catalog::{Catalog, Durability, FileState, NodeId, Rescan, Verb};
+use crate::catalog::{Catalog, Durability, FileState, NodeId, Verb};
 use crate::hsm::backing::How;
 use crate::hsm::engine::now;
 use crate::hsm::rig::noise;
 use std::path::Path;
+use std::time::Duration;
 
 const BIG: usize = 256 << 10;
 
@@ -526,4 +527,59 @@ fn a_default_acl_of_its_directory_opens_no_file() {
     let mut value = [0; 256];
     let found = rustix::fs::getxattr(home.join("f"), "system.posix_acl_access", &mut value[..]);
     assert_eq!(found, Err(rustix::io::Errno::NODATA));
+}
+
+#[test]
+fn a_user_has_back_a_directory_that_is_read_only() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let bench = home();
+    let top = bench.root.join("home/ro");
+    bench.write("home/ro/in/a", &noise(BIG, 1));
+    bench.write("home/ro/in/b", &noise(BIG, 1));
+    for name in ["home/ro", "home/ro/in", "home/ro/in/a", "home/ro/in/b"] {
+        give(&bench, name, ALICE);
+    }
+    for dir in [top.join("in"), top.clone()] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    bench.archive(&["home"]);
+    std::fs::remove_dir_all(&top).unwrap();
+    scan(&bench);
+    for one in all_of_home(&bench, &["ro"], &user(ALICE)) {
+        one.unwrap();
+    }
+    for dir in [top.clone(), top.join("in")] {
+        let found = std::fs::metadata(&dir).unwrap();
+        assert_eq!((found.mode() & 0o7777, found.uid()), (0o555, ALICE));
+    }
+    reads_right(&bench, "home/ro/in/b", 1);
+}
+
+#[test]
+fn newer_news_of_a_file_that_came_back_stand() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = deleted();
+    let met = |reached| {
+        if reached == Step::Named {
+            scan(&bench);
+            bench.done(bench.submit(Verb::Stage, &["f"]));
+        }
+        true
+    };
+    try_it(&bench, "f", &met).unwrap();
+    assert_eq!(state_of(&bench, "f"), FileState::Archived);
+    assert!(!bench.engine().catalog().has_revivals().unwrap());
+    std::fs::remove_file(bench.root.join("f")).unwrap();
+    scan(&bench);
+    let changed = |reached| {
+        if reached == Step::Named {
+            let mode = std::fs::Permissions::from_mode(0o640);
+            std::fs::set_permissions(bench.root.join("f"), mode).unwrap();
+        }
+        true
+    };
+    try_it(&bench, "f", &changed).unwrap();
+    wait_for("the catalog to know its mode", || {
+        (bench.node("f").attributes.mode & 0o777 == 0o640).then_some(())
+    });
 }
