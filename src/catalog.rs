@@ -117,7 +117,7 @@ struct Inner {
     incarnation: incarnation::Current,
     identity: Identity,
     /// The user served last by [`Catalog::take_actions`], per class.
-    turns: parking_lot::Mutex<[i64; 6]>,
+    turns: parking_lot::Mutex<[i64; Class::ALL.len()]>,
 }
 
 impl Catalog {
@@ -138,7 +138,7 @@ impl Catalog {
             sieve,
             incarnation,
             identity,
-            turns: parking_lot::Mutex::new([-1; 6]),
+            turns: parking_lot::Mutex::new([-1; Class::ALL.len()]),
         };
         let catalog = Self {
             inner: Arc::new(inner),

@@ -101,6 +101,34 @@ pub(crate) fn act_as(creator: Creator, with_groups: bool) -> Acting {
     acting
 }
 
+/// Makes something for a user, as them: it counts against their quota, and takes nothing of what is
+/// reserved for user 0. Whether they may make it there must have been asked before. Where this process
+/// may not act for others, it is made as it is.
+pub fn as_user<T>(uid: u32, gid: u32, make: impl FnOnce() -> T) -> T {
+    let creator = Creator {
+        uid,
+        gid,
+        pid: 0,
+        umask: 0o077,
+    };
+    let before = capabilities(None);
+    let acting = act_as(creator, false);
+    if let Ok(mut caps) = capabilities(None) {
+        caps.effective.remove(CapabilitySet::SYS_RESOURCE);
+        if let Err(error) = set_capabilities(None, caps) {
+            tracing::debug!(%error, "CAP_SYS_RESOURCE stays raised");
+        }
+    }
+    let made = make();
+    drop(acting);
+    if let Ok(before) = before
+        && let Err(error) = set_capabilities(None, before)
+    {
+        tracing::error!(%error, "this thread lacks what was taken from it for a user");
+    }
+    made
+}
+
 /// Belongs to the creator's groups, and to no more, while keeping root's other rights: what the
 /// kernel asks before it lets a set-group-id bit stand beside a new ACL.
 pub(crate) fn act_for_group(creator: Creator) -> (Acting, WithoutFsetid) {

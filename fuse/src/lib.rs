@@ -73,6 +73,7 @@ mod watch;
 mod workers;
 
 pub use access::may_access;
+pub use creds::as_user;
 pub use error::MirrorError;
 pub use handle::NodeHandle;
 pub use mirror::{BackingDir, Facts, Holding, Mirror, MirrorConfig, Passthrough};

@@ -57,17 +57,20 @@ pub enum Class {
     PolicyArchive,
     /// Copies are to be read back; repack.
     Verify,
+    /// Copies are to be given up. It frees nothing, so nobody waits for it: no [`Class::Release`].
+    Remove,
 }
 
 impl Class {
     /// All, most urgent first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Read,
         Self::Stage,
         Self::Archive,
         Self::Release,
         Self::PolicyArchive,
         Self::Verify,
+        Self::Remove,
     ];
 
     /// The class that serves a verb of an origin.
@@ -78,10 +81,8 @@ impl Class {
             (Verb::Stage, Origin::User | Origin::Policy) => Self::Stage,
             (Verb::Archive, Origin::Policy) => Self::PolicyArchive,
             (Verb::Archive, Origin::User | Origin::Implicit) => Self::Archive,
-            (
-                Verb::Release | Verb::Remove | Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear,
-                _,
-            ) => Self::Release,
+            (Verb::Release | Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear, _) => Self::Release,
+            (Verb::Remove, _) => Self::Remove,
             (Verb::Verify | Verb::Repack, _) => Self::Verify,
         }
     }

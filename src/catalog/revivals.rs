@@ -154,11 +154,18 @@ impl Catalog {
             let stone = tombs::stone(connection, revived.tombstone)?;
             // A scan may have met the file before, and ended it.
             let known = nodes::by_handle(connection, &seen.handle)?
-                .is_some_and(|n| n.planned().version == Some((revived.file, revived.version)));
+                .filter(|n| n.planned().version == Some((revived.file, revived.version)));
             let stone = stone.filter(|s| s.heir == Some(revived.file));
-            if stone.is_none() && !known {
-                return Ok(None);
+            // What is known of it is newer than this.
+            if let Some(row) = known {
+                if let Some(stone) = stone {
+                    tombs::came_back(connection, &stone)?;
+                }
+                return Ok(Some(row.id));
             }
+            let Some(stone) = stone else {
+                return Ok(None);
+            };
             let generation = nodes::generation(connection)?;
             let node = nodes::sighted(connection, &seen, generation)?;
             let known = Known {
@@ -170,11 +177,17 @@ impl Catalog {
             };
             transitions::learn_one(connection, &known, now)?;
             transitions::prove(connection, node, &proven)?;
-            if let Some(stone) = stone {
-                tombs::came_back(connection, &stone)?;
-            }
+            tombs::came_back(connection, &stone)?;
             Ok(Some(node))
         })
+    }
+
+    /// Is any version marked as being undeleted? At a start: what was cut short.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn has_revivals(&self) -> Result<bool, CatalogError> {
+        self.read(any_revival)
     }
 
     /// No file was made: the version is as deleted as before. Durable.

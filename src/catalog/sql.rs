@@ -41,7 +41,8 @@ codes! {
     Verb: Archive = 0, Release = 1, Stage = 2, Verify = 3, Pin = 4, Unpin = 5, Set = 6, Clear = 7,
         Remove = 8, Repack = 9;
     Origin: User = 0, Policy = 1, Implicit = 2;
-    Class: Read = 0, Stage = 1, Archive = 2, Release = 3, PolicyArchive = 4, Verify = 5;
+    Class: Read = 0, Stage = 1, Archive = 2, Release = 3, PolicyArchive = 4, Verify = 5,
+        Remove = 6;
     RequestState: Queued = 0, Running = 1, Done = 2, Failed = 3, Cancelled = 4;
 }
 

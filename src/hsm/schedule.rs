@@ -2,7 +2,7 @@
 //!
 //! Lanes have worker slots of their own, so that no lane ever waits for another's queue: recalls
 //! ([`Class::Read`], [`Class::Stage`]), archives ([`Class::Archive`], [`Class::PolicyArchive`]),
-//! releases, verification. Within a lane the more urgent class goes first, but each class has
+//! releases, verification, copies given up. Within a lane the more urgent class goes first, but each class has
 //! slots that the other may not take. Within a class users take turns.
 //!
 //! # Invariants (asserted by property tests after every event)
@@ -42,6 +42,8 @@ pub struct Limits {
     pub release_slots: usize,
     /// Slots of verification.
     pub verify_slots: usize,
+    /// Slots of the lane that gives copies up.
+    pub remove_slots: usize,
     /// Implicit recalls of one user in flight.
     pub reads_per_user: usize,
     /// Dispatches in flight per tier and lane, where `tiers` names no other.
@@ -75,6 +77,7 @@ impl Default for Limits {
             policy_reserved: 1,
             release_slots: 2,
             verify_slots: 1,
+            remove_slots: 1,
             reads_per_user: 64,
             per_tier: 64,
             tiers: BTreeMap::new(),
@@ -136,9 +139,16 @@ pub enum Lane {
     Release,
     /// Copies are read back.
     Verify,
+    /// Copies are given up.
+    Remove,
 }
 
 impl Lane {
+    /// Must the item's tier answer? Not for a release, nor for one whose copy is given up.
+    fn needs_tier(self) -> bool {
+        !matches!(self, Self::Release | Self::Remove)
+    }
+
     /// The lane that serves a class.
     #[must_use]
     pub fn of(class: Class) -> Self {
@@ -147,6 +157,7 @@ impl Lane {
             Class::Archive | Class::PolicyArchive => Self::Archive,
             Class::Release => Self::Release,
             Class::Verify => Self::Verify,
+            Class::Remove => Self::Remove,
         }
     }
 }
@@ -384,7 +395,7 @@ impl Scheduler {
             Class::Read => pack::recall(window, &first, self.limits.read_batch, left),
             Class::Stage => pack::recall(window, &first, self.limits.batch, left),
             Class::Verify => pack::recall(window, &first, self.limits.verify_batch, left),
-            Class::Release => pack::release(window, &first, self.limits.batch),
+            Class::Release | Class::Remove => pack::release(window, &first, self.limits.batch),
         };
         for item in &items {
             window.remove(item.action);
@@ -438,6 +449,7 @@ impl Scheduler {
             }
             Class::Release => self.slots_of(class) < l.release_slots,
             Class::Verify => self.slots_of(class) < l.verify_slots,
+            Class::Remove => self.slots_of(class) < l.remove_slots,
         }
     }
 
@@ -458,12 +470,7 @@ impl Scheduler {
             .into_iter()
             .filter(|(tier, count)| *count >= limit(tier).unwrap_or(self.limits.per_tier))
             .map(|(tier, _)| tier);
-        // A release needs no tier to answer.
-        let paused = self
-            .paused
-            .keys()
-            .copied()
-            .filter(|_| lane != Lane::Release);
+        let paused = self.paused.keys().copied().filter(|_| lane.needs_tier());
         full.chain(paused).collect()
     }
 

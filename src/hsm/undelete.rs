@@ -95,7 +95,8 @@ impl Nameless {
         data: Option<Data>,
     ) -> Result<Self, BackingError> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = openat(directory, c".", flags, Mode::from_raw_mode(0o600))
+        let mode = Mode::from_raw_mode(0o600);
+        let fd = as_owner(owner, || openat(directory, c".", flags, mode))
             .map_err(fail("make a nameless file in", directory))?;
         let Kind::Regular { size, .. } = member.kind else {
             return Err(fail("make", fd.as_fd())(Errno::INVAL));
@@ -132,7 +133,8 @@ impl Nameless {
         &self.handle
     }
 
-    /// Gives it the name, and syncs the directory.
+    /// Gives it the name, and syncs the directory. `told`: called once there is the name, whatever
+    /// comes after.
     ///
     /// # Errors
     /// [`Unnamed`]; then it has none, but for a sync that failed.
@@ -141,11 +143,12 @@ impl Nameless {
         backing: &Backing,
         directory: BorrowedFd<'_>,
         name: &[u8],
+        told: &dyn Fn(),
     ) -> Result<Named, Unnamed> {
         let itself = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let name = OsStr::from_bytes(name);
         match linkat(CWD, itself, directory, name, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => {}
+            Ok(()) => told(),
             Err(Errno::EXIST) => return Err(Unnamed::Taken),
             Err(why) => return Err(fail("make a name in", directory)(why).into()),
         }
@@ -157,11 +160,11 @@ impl Nameless {
     }
 }
 
-/// Makes a directory, as `member` says where that is known; to be given its times by
-/// [`set_times`] when all is in it.
+/// Makes a directory, as `member` says where that is known, but closed to all but its owner until all
+/// is in it: then [`end_directory`] gives it its mode and times. `told`: called once it has its name.
 ///
 /// # Errors
-/// What a step met.
+/// What a step met; then it is gone again.
 pub fn make_directory(
     backing: &Backing,
     parent: BorrowedFd<'_>,
@@ -170,7 +173,23 @@ pub fn make_directory(
     owner: Owner,
 ) -> Result<OwnedFd, BackingError> {
     let os = OsStr::from_bytes(name);
-    rustix::fs::mkdirat(parent, os, Mode::RWXU).map_err(fail("make a directory in", parent))?;
+    as_owner(owner, || rustix::fs::mkdirat(parent, os, Mode::RWXU))
+        .map_err(fail("make a directory in", parent))?;
+    dressed_directory(backing, parent, os, member, owner).inspect_err(|_| {
+        // It would stand in the way of the next try.
+        if let Err(why) = rustix::fs::unlinkat(parent, os, AtFlags::REMOVEDIR) {
+            tracing::warn!(%why, "a directory that was made in vain is left");
+        }
+    })
+}
+
+fn dressed_directory(
+    backing: &Backing,
+    parent: BorrowedFd<'_>,
+    os: &OsStr,
+    member: Option<&Member>,
+    owner: Owner,
+) -> Result<OwnedFd, BackingError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made =
         openat(parent, os, flags, Mode::empty()).map_err(fail("open what was made in", parent))?;
@@ -181,6 +200,14 @@ pub fn make_directory(
     sync(backing, made.as_fd())?;
     sync(backing, parent)?;
     Ok(made)
+}
+
+/// What users make counts against their quota, and takes nothing of what is reserved for root.
+fn as_owner<T>(owner: Owner, make: impl FnOnce() -> T) -> T {
+    if owner.uid == 0 || owner.in_full {
+        return make();
+    }
+    cairn_fuse::as_user(owner.uid, owner.gid, make)
 }
 
 fn sync(backing: &Backing, directory: BorrowedFd<'_>) -> Result<(), BackingError> {
@@ -196,6 +223,13 @@ fn give(fd: BorrowedFd<'_>, owner: Owner) -> Result<(), BackingError> {
 /// Owner, attributes, mode and times, in an order in which none takes another away.
 fn dress(fd: BorrowedFd<'_>, member: &Member, owner: Owner) -> Result<(), BackingError> {
     give(fd, owner)?;
+    // What it had is all that it gets: nothing of its new directory's default ACL.
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        match rustix::fs::fremovexattr(fd, name) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::ACCESS | Errno::INVAL) => {}
+            Err(why) => return Err(fail("remove an inherited ACL of", fd)(why)),
+        }
+    }
     for (name, value) in member.xattrs.iter().filter(|x| may_have(x, owner)) {
         match rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
             Ok(()) => {}
@@ -206,6 +240,24 @@ fn dress(fd: BorrowedFd<'_>, member: &Member, owner: Owner) -> Result<(), Backin
             Err(why) => return Err(fail("set an attribute of", fd)(why)),
         }
     }
+    set_mode_and_times(fd, member, owner, Manner::Begun)
+}
+
+/// Is more to come?
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Of a directory.
+    Begun,
+    /// No.
+    Whole,
+}
+
+fn set_mode_and_times(
+    fd: BorrowedFd<'_>,
+    member: &Member,
+    owner: Owner,
+    manner: Manner,
+) -> Result<(), BackingError> {
     let same = (member.uid, member.gid) == (owner.uid, owner.gid);
     let kept = if owner.in_full && same { 0 } else { SET_ID };
     // A set-group-id bit that a new directory has is its parent's.
@@ -213,9 +265,25 @@ fn dress(fd: BorrowedFd<'_>, member: &Member, owner: Owner) -> Result<(), Backin
         (Kind::Directory, Ok(stat)) => stat.st_mode & 0o2000,
         _ => 0,
     };
-    let mode = Mode::from_raw_mode(member.mode & !kept | inherited);
+    let mode = match (manner, &member.kind) {
+        (Manner::Begun, Kind::Directory) => 0o700,
+        _ => member.mode & !kept,
+    };
+    let mode = Mode::from_raw_mode(mode | inherited);
     rustix::fs::fchmod(fd, mode).map_err(fail("set the mode of", fd))?;
     set_times(fd, member)
+}
+
+/// All is in a directory that was made.
+///
+/// # Errors
+/// What the filesystem says.
+pub fn end_directory(
+    fd: BorrowedFd<'_>,
+    member: &Member,
+    owner: Owner,
+) -> Result<(), BackingError> {
+    set_mode_and_times(fd, member, owner, Manner::Whole)
 }
 
 /// Everybody may set `user.*` and an ACL of their own; what else there is, root gave.
@@ -224,11 +292,7 @@ fn may_have((name, _): &Xattr, owner: Owner) -> bool {
     !is_private(name) && (owner.in_full || plain)
 }
 
-/// The member's times.
-///
-/// # Errors
-/// What the filesystem says.
-pub fn set_times(fd: BorrowedFd<'_>, member: &Member) -> Result<(), BackingError> {
+fn set_times(fd: BorrowedFd<'_>, member: &Member) -> Result<(), BackingError> {
     let spec = |t: crate::id::Timestamp| Timespec {
         tv_sec: t.sec,
         tv_nsec: t.nsec.into(),

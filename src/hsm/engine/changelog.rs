@@ -246,14 +246,15 @@ fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), Engine
             ));
         }
     }
-    if !seen.is_empty() {
-        shared.catalog.note(seen, Durability::Relaxed)?;
-    }
+    // First: a version that ends was its owner's of before, not of whoever has the file by now.
     for ((node, with), why) in dirty {
         let now = shared.now();
         shared
             .catalog
             .differs(node, with, why, now, Durability::Relaxed)?;
+    }
+    if !seen.is_empty() {
+        shared.catalog.note(seen, Durability::Relaxed)?;
     }
     Ok(())
 }

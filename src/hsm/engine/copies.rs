@@ -130,11 +130,17 @@ impl Shared {
             .catalog
             .copies(record.file, record.version)
             .map_err(|e| e.to_string())?;
+        self.proven_of(copies.iter().filter(|c| c.crc == record.crc))
+    }
+
+    /// Of these copies of one version those that are good, on tiers that answer now and whose copies
+    /// count: one for each tier.
+    pub(super) fn proven_of<'a>(
+        &self,
+        copies: impl Iterator<Item = &'a Copy>,
+    ) -> Result<Vec<CopyHint>, String> {
         let mut proven: Vec<CopyHint> = Vec::new();
-        for copy in copies
-            .iter()
-            .filter(|c| c.state == CopyState::Good && c.crc == record.crc)
-        {
+        for copy in copies.filter(|c| c.state == CopyState::Good) {
             if proven.iter().all(|p| p.tier != copy.tier) && self.is_proof(copy)? {
                 proven.push(CopyHint {
                     tier: copy.tier,

@@ -175,6 +175,7 @@ pub(super) fn start(
         (Lane::Archive, shared.settings.archive_workers.max(1)),
         (Lane::Release, shared.settings.release_workers.max(1)),
         (Lane::Verify, shared.settings.verify_workers.max(1)),
+        (Lane::Remove, 1),
     ];
     for (lane, count) in workers {
         let (door, queue) = unbounded::<Dispatch>();

@@ -129,7 +129,7 @@ fn call_for_releases(shared: &Shared, again: bool) {
     shared.bell.ring();
 }
 
-fn is_releasing(shared: &Shared) -> bool {
+pub(super) fn is_releasing(shared: &Shared) -> bool {
     let counted = shared.catalog.status(1).map(|snapshot| {
         let mut classes = snapshot.backlog.iter();
         let release = classes.find(|b| b.class == Class::Release);

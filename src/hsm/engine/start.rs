@@ -36,6 +36,8 @@ const CHANGELOG: usize = 1 << 16;
 const BEAT: Duration = Duration::from_secs(30);
 /// How long a stop waits for tiers that read for a recall.
 const RECALL_PATIENCE: Duration = Duration::from_secs(5);
+/// And for undeletes, which read from tiers.
+const UNDELETE_PATIENCE: Duration = Duration::from_secs(5);
 /// And for the engine's own threads, which may be inside a tier that does not answer.
 const THREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the changelog and due settle checks are looked at.
@@ -119,13 +121,18 @@ impl From<crate::hsm::backing::BackingError> for Startup {
 /// another instance was changed.
 pub fn claim(opening: &Opening) -> Result<Claimed, Startup> {
     let claimed = claim_with(opening, |state| Ok(state.check_catalog_in_place()?))?;
-    if !claimed.incarnation.after_clean_stop {
+    let cut_short = claimed.catalog.has_revivals()?;
+    if !claimed.incarnation.after_clean_stop || cut_short {
         // What the mount told of and what was not yet applied went with the process. The mark
         // outlives this process, too, until a scan that began after it is at its end.
         claimed.catalog.need_rescan(vec![catalog::Rescan {
             node: catalog::NodeId::ROOT,
             since: now(),
-            why: "the last stop was not a clean one".to_owned(),
+            why: if cut_short {
+                "an undelete was cut short".to_owned()
+            } else {
+                "the last stop was not a clean one".to_owned()
+            },
         }])?;
     }
     Ok(claimed)
@@ -463,6 +470,12 @@ impl Engine {
             self.abandoned.store(true, Ordering::Release);
         }
         let mut quiet = quiet && idle;
+        // They make files: before what the mount told is taken down for the last time.
+        if !self.shared.undeleting.halt(UNDELETE_PATIENCE) {
+            tracing::warn!("a tier still reads for an undelete; the process ends without it");
+            self.abandoned.store(true, Ordering::Release);
+            quiet = false;
+        }
         // What was lost must be marked before the stop may be called a clean one.
         let marked = self
             .shared

@@ -112,6 +112,8 @@ impl Drop for Again {
 pub(super) struct Bench {
     engine: Option<Engine>,
     pub(super) root: PathBuf,
+    /// Stands in for its mount.
+    pub(super) gate: Arc<TestGate>,
     hooks: Vec<Arc<Mutex<Option<Hook>>>>,
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
@@ -151,7 +153,8 @@ impl Bench {
 
     /// From here on it releases and scans.
     fn attach(&self) {
-        self.engine().attach(Arc::new(TestGate::default()));
+        self.engine()
+            .attach(Arc::clone(&self.gate) as Arc<dyn cairn_fuse::Gate>);
     }
 
     fn unattached(
@@ -203,6 +206,7 @@ impl Bench {
         Self {
             engine: Some(engine),
             root,
+            gate: Arc::default(),
             hooks,
             asked,
             frees,
@@ -212,7 +216,7 @@ impl Bench {
     }
 
     /// Stops, lets `between` work on the state directory, and starts anew in the same places.
-    fn again(
+    pub(super) fn again(
         self,
         places: &[Place],
         settings: Settings,

@@ -6,7 +6,8 @@
 //!   catalog is told; the kernel forgets that there was none. A crash in between leaves nothing, or a
 //!   released file; the copies that count too long then are found by the next complete scan
 //!   ([`Shared::settle_revivals`]).
-//! - A user gets at tombstones of their own files alone, and makes files and directories where they
+//! - A user gets at tombstones of their own files alone, of these has back only what was theirs when it
+//!   was archived, and makes files and directories where they
 //!   could have made them by themselves.
 //! - Names that the caller may not know, they are not told, nor are files made under them.
 
@@ -15,25 +16,26 @@ mod member;
 mod places;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 pub use choice::Which;
+pub(super) use under_way::UnderWay;
 
 use super::ask::Asker;
 use super::{Engine, EngineError, Shared, tree};
 use crate::catalog::{
-    Below, CameBack, Copy, CopyState, Durability, NotRevived, Proven, Revived, Sighting, Tombstone,
-    TombstoneWhy, Version,
+    Below, CameBack, Copy, CopyState, Durability, NotRevived, Proven, Rescan, Revived, Sighting,
+    Tombstone, TombstoneWhy, Version,
 };
 use crate::error::Failure;
 use crate::format::record::{CopyHint, State};
 use crate::hsm::backing::{BackingError, NodeKind, belongs_to};
 use crate::hsm::release::Permit;
-use crate::hsm::undelete::{Data, Nameless, Owner, Unnamed};
+use crate::hsm::undelete::{Data, Named, Nameless, Owner, Unnamed};
 use crate::id::{NodeHandle, Timestamp};
 use choice::Latest;
 use member::Source;
 use places::{Dir, Dirs, Rights};
-use std::collections::HashSet;
 use std::os::fd::AsFd;
 
 /// Tombstones asked for at once.
@@ -166,6 +168,7 @@ impl Engine {
         each: &mut dyn FnMut(Outcome) -> bool,
     ) -> Result<(), EngineError> {
         let shared = &self.shared;
+        let _call = shared.undeleting.call().ok_or_else(stops)?;
         Permit::of(&shared.backing, shared.settings.unsafe_open_backing).map_err(|why| {
             EngineError::refused(
                 Failure::NotPermitted,
@@ -334,6 +337,10 @@ impl Shared {
                 page.into_iter().filter_map(|s| latest.push(s)).collect()
             };
             for stone in chosen {
+                if self.undeleting.is_closed() {
+                    dirs.end();
+                    return Err(stops());
+                }
                 if !go_on || !knows(&stone.path, false) {
                     continue;
                 }
@@ -345,7 +352,7 @@ impl Shared {
                     Err(why) => go_on = each(Err((below, why))),
                 }
             }
-            if end || self.stopping() {
+            if end {
                 break;
             }
         }
@@ -380,12 +387,14 @@ impl Shared {
         let name = parts.pop().unwrap_or_default();
         let gone = stone.why == TombstoneWhy::Unlink;
         if let Some(dir) = dirs.look(&parts)? {
+            rights.may_pass(dir)?;
             if dir.has(&name)? {
                 return if gone { Err(taken()) } else { Ok(None) };
             }
             rights.may_make_in(dir)?;
         }
         let source = self.source_of(&stone)?;
+        rights.may_have_back(&source.member)?;
         let dir = dirs.make(&parts, &source, &stone.path)?;
         let back = self.bring_back_from(stone, source, (dir, &name), rights, &|_| true)?;
         let below = below.to_vec();
@@ -412,6 +421,7 @@ impl Shared {
         rights: Rights<'_>,
         reached: Reached<'_>,
     ) -> Result<Back, EngineError> {
+        rights.may_have_back(&source.member)?;
         rights.may_make_in(dir)?;
         let Some(_turn) = self.undeleting.begin(stone.id) else {
             return Err(under_way());
@@ -423,9 +433,6 @@ impl Shared {
         } else {
             self.make_stub(&stone, &source, (dir, name), owner, reached)?
         };
-        if let Some(gate) = self.late.gate.get() {
-            gate.named(&dir.handle, name);
-        }
         let path = dir.path_of(name);
         tracing::info!(file = %stone.file, version = stone.version.0, path = %String::from_utf8_lossy(&path), "undeleted");
         Ok(Back {
@@ -438,6 +445,13 @@ impl Shared {
         })
     }
 
+    /// The kernel may remember for long that there is no such name.
+    fn tell_named(&self, dir: &Dir, name: &[u8]) {
+        if let Some(gate) = self.late.gate.get() {
+            gate.named(&dir.handle, name);
+        }
+    }
+
     /// Nothing of it was stored: its holes are all there is to it.
     fn make_hole(
         &self,
@@ -447,7 +461,9 @@ impl Shared {
     ) -> Result<NodeHandle, EngineError> {
         let made = Nameless::make(&self.backing, dir.fd.as_fd(), &source.member, owner, None)?;
         let named = made
-            .name(&self.backing, dir.fd.as_fd(), name)
+            .name(&self.backing, dir.fd.as_fd(), name, &|| {
+                self.tell_named(dir, name);
+            })
             .map_err(unnamed)?;
         let seen = sighting(&named, dir, name);
         self.catalog.note(vec![seen], Durability::Relaxed)?;
@@ -480,7 +496,8 @@ impl Shared {
         crash(reached, Step::Made)?;
         // From here on a missing record is a missing stub.
         self.believed.forget(made.handle());
-        let named = match made.name(&self.backing, directory, name) {
+        let told = || self.tell_named(dir, name);
+        let named = match made.name(&self.backing, directory, name, &told) {
             Ok(named) => named,
             // A sync that failed leaves the name: then there is a file, and the scan says so.
             Err(why) if dir.has(name).unwrap_or(true) && !matches!(why, Unnamed::Taken) => {
@@ -514,7 +531,28 @@ impl Shared {
             }
         }
         crash(reached, Step::Noted)?;
+        self.look_behind(&named, dir)?;
         Ok(named.handle)
+    }
+
+    /// It had its name before the catalog heard of it: somebody may have done something to it that was
+    /// told of a file that was not known, or was told before this.
+    fn look_behind(&self, named: &Named, dir: &Dir) -> Result<(), EngineError> {
+        let path = crate::hsm::backing::How::Path;
+        let same = || -> Result<bool, BackingError> {
+            let fd = self.backing.open_node(&named.handle, None, path)?;
+            let record = self.backing.record(fd.as_fd())?;
+            let released = record.is_some_and(|r| r.state == State::Released);
+            Ok(released && self.backing.stat(fd.as_fd())?.ctime == named.stat.ctime)
+        };
+        if same().unwrap_or(false) {
+            return Ok(());
+        }
+        Ok(self.catalog.need_rescan(vec![Rescan {
+            node: dir.id,
+            since: self.now(),
+            why: "an undeleted file changed at once".to_owned(),
+        }])?)
     }
 
     /// After a scan that looked everywhere: what undeletes left that were cut short.
@@ -526,29 +564,6 @@ impl Shared {
             tracing::info!(buried, "undeletes that were cut short are undone");
         }
         Ok(())
-    }
-}
-
-/// Undeletes under way in this process, by tombstone.
-#[derive(Default)]
-pub(super) struct UnderWay(parking_lot::Mutex<HashSet<u64>>);
-
-/// One of them, while it lives.
-pub(super) struct Turn<'a>(&'a UnderWay, u64);
-
-impl UnderWay {
-    fn begin(&self, stone: u64) -> Option<Turn<'_>> {
-        self.0.lock().insert(stone).then_some(Turn(self, stone))
-    }
-
-    fn all(&self) -> Vec<u64> {
-        self.0.lock().iter().copied().collect()
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.0.lock().remove(&self.1);
     }
 }
 
@@ -602,7 +617,7 @@ fn data(revived: &Revived, source: &Source) -> Data {
     }
 }
 
-fn sighting(named: &crate::hsm::undelete::Named, dir: &Dir, name: &[u8]) -> Sighting {
+fn sighting(named: &Named, dir: &Dir, name: &[u8]) -> Sighting {
     Sighting {
         handle: named.handle.clone(),
         attributes: tree::attributes(&named.stat),
@@ -626,6 +641,11 @@ fn under_way() -> EngineError {
     let why = "an undelete of it is under way, or was cut short by a crash";
     EngineError::refused(Failure::Busy, why)
         .hint("the scan after a crash sets it in order: `cairn status` shows it")
+}
+
+fn stops() -> EngineError {
+    EngineError::refused(Failure::NoInstance, "the instance stops")
+        .hint("give the command again: what is back already is left alone")
 }
 
 fn no_such_version() -> EngineError {

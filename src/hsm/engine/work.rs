@@ -48,20 +48,22 @@ pub(super) fn carry_out(shared: &Arc<Shared>, dispatch: &Dispatch) {
     }) {
         end(shared, &action, Finish::PutBack);
     }
+    // Asked for by an earlier version, they may come as of another class.
+    let removals: Vec<_> = actions.extract_if(.., |a| a.verb == Verb::Remove).collect();
+    remove::remove(shared, &removals);
     if actions.is_empty() {
         return;
     }
     match dispatch.lane {
         Lane::Recall => stage::stage(shared, actions),
         Lane::Archive => archive::archive(shared, dispatch.tier, actions),
-        Lane::Release => {
-            let removals: Vec<_> = actions.extract_if(.., |a| a.verb == Verb::Remove).collect();
-            remove::remove(shared, &removals);
-            if !actions.is_empty() {
-                release::release(shared, &actions);
+        Lane::Release => release::release(shared, &actions),
+        Lane::Verify => verify::verify(shared, &actions),
+        Lane::Remove => {
+            for action in &actions {
+                end(shared, action, stranger(action));
             }
         }
-        Lane::Verify => verify::verify(shared, &actions),
     }
 }
 

@@ -297,7 +297,7 @@ impl Watch {
         let lane = Lane::of(item.class);
         let tier_ok = item.tier.is_none_or(|t| {
             let busy = self.slots(|d| d.lane == lane && d.tier == Some(t));
-            busy < limits.per_tier && (lane == Lane::Release || !self.is_paused(t))
+            busy < limits.per_tier && (!lane.needs_tier() || !self.is_paused(t))
         });
         let of_user = |i: &&Item| i.class == Class::Read && i.uid == item.uid;
         let reads = self.flying_items().filter(of_user).count();
@@ -330,7 +330,7 @@ impl Watch {
                         .all(|i| i.uid == dispatch.items[0].uid)
                 );
             }
-            Lane::Release => assert!(dispatch.items.len() <= limits.batch),
+            Lane::Release | Lane::Remove => assert!(dispatch.items.len() <= limits.batch),
         }
         let served: BTreeSet<u32> = dispatch.items.iter().map(|i| i.uid).collect();
         let ready: BTreeSet<u32> = self
@@ -368,6 +368,7 @@ impl Watch {
         assert!(lane(Lane::Archive) <= limits.archive_slots);
         assert!(lane(Lane::Release) <= limits.release_slots);
         assert!(lane(Lane::Verify) <= limits.verify_slots);
+        assert!(lane(Lane::Remove) <= limits.remove_slots);
         let stages = self.slots(|d| d.class == Class::Stage);
         assert!(stages <= limits.recall_slots - limits.read_reserved);
         for uid in 0..4 {
@@ -377,7 +378,13 @@ impl Watch {
             assert!(reads.count() <= limits.reads_per_user);
         }
         for tier in [TierId(1), TierId(2)] {
-            for l in [Lane::Recall, Lane::Archive, Lane::Release, Lane::Verify] {
+            for l in [
+                Lane::Recall,
+                Lane::Archive,
+                Lane::Release,
+                Lane::Verify,
+                Lane::Remove,
+            ] {
                 assert!(self.slots(|d| d.lane == l && d.tier == Some(tier)) <= limits.per_tier);
             }
         }
@@ -442,7 +449,7 @@ impl Watch {
             Event::Next => match s.next(at(self.now)) {
                 Some(dispatch) => {
                     assert!(
-                        dispatch.lane == Lane::Release
+                        !dispatch.lane.needs_tier()
                             || dispatch.tier.is_none_or(|t| !self.is_paused(t))
                     );
                     self.dispatched(dispatch, limits);

@@ -7,7 +7,8 @@ use crate::error::Failure;
 use crate::hsm::engine::ask::{Ask, Asker, Consent, Named};
 use crate::hsm::engine::undelete::{self, Back, Deleted, Looker, Place, Which};
 use crate::hsm::engine::{Engine, EngineError, shifted};
-use crate::id::{DataVersion, Timestamp};
+use crate::id::{DataVersion, RequestId, Timestamp};
+use crate::server::MAX_SUBJECTS;
 use crate::server::control::{ControlError, DeletedSink, Gone, Peer, Undelete, UndeletedSink};
 use crate::server::wire::{
     Accepted, CopyView, DeletedBy, DeletedView, GivenPath, Problem, UndeletedView, When,
@@ -111,6 +112,53 @@ fn moment(when: When) -> Timestamp {
     }
 }
 
+/// Files that are back and are to be staged: one request, in parts of [`MAX_SUBJECTS`].
+#[derive(Default)]
+struct Stages {
+    part: Vec<Named>,
+    into: Option<RequestId>,
+    failed: Option<EngineError>,
+}
+
+impl Stages {
+    fn push(
+        &mut self,
+        back: &Back,
+        submit: impl FnOnce(Vec<Named>, Option<RequestId>, bool) -> Result<RequestId, EngineError>,
+    ) {
+        if self.failed.is_some() {
+            return;
+        }
+        // Only when another follows: the last part is never empty.
+        if self.part.len() == MAX_SUBJECTS {
+            match submit(std::mem::take(&mut self.part), self.into, false) {
+                Ok(id) => self.into = Some(id),
+                Err(why) => {
+                    self.failed = Some(why);
+                    return;
+                }
+            }
+        }
+        self.part.push(Named {
+            node: back.node.clone(),
+            given: back.path.clone(),
+        });
+    }
+
+    fn end(
+        self,
+        submit: impl FnOnce(Vec<Named>, Option<RequestId>, bool) -> Result<RequestId, EngineError>,
+    ) -> Result<Option<RequestId>, EngineError> {
+        if let Some(why) = self.failed {
+            return Err(why);
+        }
+        if self.part.is_empty() {
+            return Ok(None);
+        }
+        submit(self.part, self.into, true).map(Some)
+    }
+}
+
 impl Instance {
     fn place(&self, gone: &Gone, peer: &Peer) -> Result<Place, ControlError> {
         let parts = gone.below.split(|b| *b == b'/').filter(|p| !p.is_empty());
@@ -203,41 +251,40 @@ impl Instance {
         };
         let mut sight = Sight::new(&self.engine, looker.asker.clone());
         let (tells, from) = (self.tells(peer), given(&ask.from));
-        let mut made = Vec::new();
+        let mut stages = Stages::default();
         let mut each = |one: undelete::Outcome| match one {
             Ok(back) => {
-                made.push(Named {
-                    node: back.node.clone(),
-                    given: back.path.clone(),
-                });
+                if ask.stage {
+                    stages.push(&back, |part, into, last| self.stage(part, into, last, peer));
+                }
                 sink(Ok(undeleted_view(&back, ask, &from)))
             }
             Err((below, why)) => sink(Err(problem(from.join(&below), tells(why)))),
         };
-        self.engine
-            .undelete(
-                &wanted,
-                &looker,
-                &mut |p, named| sight.knows(p, named),
-                &mut each,
-            )
-            .map_err(self.tells(peer))?;
-        if !ask.stage || made.is_empty() {
-            return Ok(None);
-        }
-        let done = self.stage(made, peer).map_err(self.tells(peer))?;
-        Ok(Some(Accepted {
-            request: done.id.0,
-            known: done.existing,
+        let done = self.engine.undelete(
+            &wanted,
+            &looker,
+            &mut |p, named| sight.knows(p, named),
+            &mut each,
+        );
+        // Also if it was cut short: what is back is to be staged.
+        let staged = stages.end(|part, into, last| self.stage(part, into, last, peer));
+        done.map_err(self.tells(peer))?;
+        let staged = staged.map_err(self.tells(peer))?;
+        Ok(staged.map(|id| Accepted {
+            request: id.0,
+            known: false,
         }))
     }
 
     fn stage(
         &self,
         subjects: Vec<Named>,
+        into: Option<RequestId>,
+        last: bool,
         peer: &Peer,
-    ) -> Result<crate::catalog::Submitted, EngineError> {
-        self.engine.submit(Ask {
+    ) -> Result<RequestId, EngineError> {
+        let ask = Ask {
             verb: Verb::Stage,
             asker: asker(peer),
             origin: Origin::User,
@@ -248,9 +295,10 @@ impl Instance {
             flags: Vec::new(),
             select: None,
             consent: Consent::default(),
-            into: None,
-            last: true,
-        })
+            into,
+            last,
+        };
+        Ok(self.engine.submit(ask)?.id)
     }
 }
 
@@ -304,5 +352,60 @@ fn beside(path: &GivenPath, name: &[u8]) -> GivenPath {
     match bytes.iter().rposition(|b| *b == b'/') {
         Some(at) => GivenPath::new(&bytes[..=at]).join(name),
         None => GivenPath::new(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(n: usize) -> Back {
+        Back {
+            below: Vec::new(),
+            path: n.to_string().into_bytes(),
+            node: crate::id::NodeHandle {
+                kind: 1,
+                bytes: n.to_le_bytes().to_vec(),
+            },
+            size: 1,
+            modified: Timestamp { sec: 0, nsec: 0 },
+            stone: crate::catalog::Tombstone {
+                id: 1,
+                file: crate::id::FileId([1; 16]),
+                version: DataVersion(1),
+                at: Timestamp { sec: 0, nsec: 0 },
+                why: TombstoneWhy::Unlink,
+                epoch: 1,
+                path: Vec::new(),
+                uid: 0,
+                size: None,
+                heir: None,
+                handle: None,
+                generation: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_staged_is_one_request_in_bounded_parts() {
+        for count in [0, 1, MAX_SUBJECTS, 2 * MAX_SUBJECTS + 1] {
+            let told = std::cell::RefCell::new(Vec::new());
+            let submit = |part: Vec<Named>, into: Option<RequestId>, last: bool| {
+                told.borrow_mut().push((part.len(), into, last));
+                Ok(RequestId(7))
+            };
+            let mut stages = Stages::default();
+            for n in 0..count {
+                stages.push(&back(n), submit);
+            }
+            let id = stages.end(submit).unwrap();
+            assert_eq!(id.is_some(), count > 0);
+            let told = told.into_inner();
+            assert_eq!(told.iter().map(|(len, ..)| len).sum::<usize>(), count);
+            for (n, (len, into, last)) in told.iter().enumerate() {
+                assert!((1..=MAX_SUBJECTS).contains(len));
+                assert_eq!((into.is_some(), *last), (n > 0, n + 1 == told.len()));
+            }
+        }
     }
 }

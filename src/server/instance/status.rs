@@ -160,6 +160,7 @@ fn backlog(of: &crate::catalog::Backlog) -> (String, Backlog) {
         Class::Release => "release",
         Class::PolicyArchive => "policy-archive",
         Class::Verify => "verify",
+        Class::Remove => "remove",
     };
     let files = of.queued.files + of.waiting.files + of.running.files;
     let bytes = of.queued.bytes + of.waiting.bytes + of.running.bytes;

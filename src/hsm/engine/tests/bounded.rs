@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::hsm::emergency::{Emergency, Verdict};
-use crate::hsm::engine::room::heed;
+use crate::hsm::engine::room::{heed, is_releasing};
 use crate::hsm::rig::Image;
 use std::io::Write;
 
@@ -51,6 +51,30 @@ fn nobody_waits_for_room_that_nobody_sees() {
     let failed = Err(rustix::io::Errno::IO);
     heed(shared, &mut emergency, failed, false, now);
     assert!(shared.room.is_open());
+}
+
+#[test]
+fn p13_nobody_waits_for_room_that_removals_do_not_make() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("f", &[7; 100_000]);
+    bench.archive(&["f"]);
+    let shared = &bench.engine().shared;
+    let claim = shared.lanes.claim(&bench.handle("f")).unwrap();
+    let wait = |verb, tier: Option<&str>| {
+        let mut ask = bench.ask(verb, vec![bench.named("f")]);
+        ask.tier = tier.map(str::to_owned);
+        let id = bench.engine().submit(ask).unwrap().id;
+        wait_for("it to be tried in vain", || {
+            let report = bench.engine().request(id, 10).unwrap();
+            (report.row.counts.waiting.files > 0).then_some(id)
+        })
+    };
+    let removal = wait(Verb::Remove, Some("t0"));
+    assert!(!is_releasing(shared), "a removal passes for a release");
+    wait(Verb::Release, None);
+    assert!(is_releasing(shared));
+    drop(claim);
+    assert_eq!(bench.ended(removal).row.state, RequestState::Failed);
 }
 
 #[test]

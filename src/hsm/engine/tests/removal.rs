@@ -164,6 +164,93 @@ fn the_last_copy_of_a_resident_file_goes_on_its_owners_word() {
     assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 1));
 }
 
+/// The tier's directory is away until it is moved back.
+fn away(bench: &Bench, tier: usize, away: bool) {
+    let (here, there) = (format!("tier{tier}"), format!("away{tier}"));
+    let (from, to) = if away { (here, there) } else { (there, here) };
+    let dir = bench._dir.path();
+    std::fs::rename(dir.join(from), dir.join(to)).unwrap();
+}
+
+#[test]
+fn only_the_copy_that_was_named_is_given_up_while_another_tier_is_away() {
+    let bench = on_both(1);
+    away(&bench, 1, true);
+    is_refused(&remove(&bench, "t0", Consent::default()), "--last-copy");
+    is_done(&remove(&bench, "t0", LAST));
+    let row = bench.node("f");
+    assert_eq!((row.state, row.copies), (FileState::Archived, 1));
+    assert_eq!((live(&bench, 0), live(&bench, 1)), (0, 1));
+    let named = record(&bench).unwrap().copies;
+    assert_eq!(named.len(), 1);
+    assert_eq!(named[0].tier, bench.engine().tiers()[1].id);
+    assert_eq!(bench.engine().catalog().tombstones(None, 10).unwrap(), []);
+    // It counts for a release when its tier is back, and no sooner.
+    let early = bench.submit(Verb::Release, &["f"]);
+    assert_eq!(bench.ended(early).row.state, RequestState::Failed);
+    away(&bench, 1, false);
+    bench.done(bench.submit(Verb::Release, &["f"]));
+    bench.done(bench.submit(Verb::Stage, &["f"]));
+    assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 1));
+    // Now it is the last, by all that is known.
+    is_done(&remove(&bench, "t1", LAST));
+    assert_eq!(state_of(&bench, "f"), FileState::None);
+}
+
+#[test]
+fn without_a_record_a_copy_elsewhere_stays_too() {
+    for is_away in [false, true] {
+        let bench = on_both(1);
+        let backing = bench.engine().backing();
+        let fd = backing.open_beneath(b"f").unwrap();
+        backing.remove_record(fd.as_fd()).unwrap();
+        if is_away {
+            away(&bench, 1, true);
+        }
+        is_done(&remove(&bench, "t0", LAST));
+        let row = bench.node("f");
+        assert_eq!((row.state, row.copies), (FileState::Archived, 1));
+        assert_eq!((live(&bench, 0), live(&bench, 1)), (0, 1), "{is_away}");
+        assert_eq!(bench.engine().catalog().tombstones(None, 10).unwrap(), []);
+    }
+}
+
+#[test]
+fn a_bad_copy_elsewhere_is_none_that_stays() {
+    let bench = on_both(1);
+    let version = bench.node("f").version.unwrap();
+    let catalog = bench.engine().catalog();
+    let t1 = bench.engine().tiers()[1].id;
+    let copies = catalog.copies(version.file, version.version).unwrap();
+    let copy = copies.iter().find(|c| c.tier == t1).unwrap();
+    let now = super::super::now();
+    catalog
+        .set_copy_state(copy, CopyState::Bad, now, Durability::Full)
+        .unwrap();
+    is_done(&remove(&bench, "t0", LAST));
+    assert_eq!(state_of(&bench, "f"), FileState::None);
+}
+
+#[test]
+fn a_verify_that_ends_after_a_removal_does_not_take_it_back() {
+    let bench = on_both(1);
+    let version = bench.node("f").version.unwrap();
+    let catalog = bench.engine().catalog();
+    let t0 = bench.engine().tiers()[0].id;
+    let before = catalog.copies(version.file, version.version).unwrap();
+    let read = *before.iter().find(|c| c.tier == t0).unwrap();
+    is_done(&remove(&bench, "t0", Consent::default()));
+    let now = super::super::now();
+    catalog
+        .note_checks(vec![(read, CopyState::Good)], now, Durability::Full)
+        .unwrap();
+    let left = catalog.copies(version.file, version.version).unwrap();
+    assert!(left.iter().all(|c| c.tier != t0), "{left:?}");
+    assert_eq!((live(&bench, 0), bench.node("f").copies), (0, 1));
+    let members = catalog.members(t0, read.aggregate, None, 10).unwrap();
+    assert_eq!(members[0].state, CopyState::Removed);
+}
+
 #[test]
 fn fewer_than_policy_asks_are_left_only_on_request_and_it_is_said() {
     let bench = on_both(2);

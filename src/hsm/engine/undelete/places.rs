@@ -14,7 +14,7 @@ use crate::catalog::NodeId;
 use crate::error::Failure;
 use crate::format::member::Member;
 use crate::hsm::backing::{Backing, How, NodeKind};
-use crate::hsm::undelete::{Owner, make_directory, set_times};
+use crate::hsm::undelete::{Owner, end_directory, make_directory};
 use crate::id::NodeHandle;
 use rustix::fs::Access;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +36,18 @@ impl<'a> Rights<'a> {
         *uid == 0 || cairn_fuse::may_access(dir.fd.as_fd(), (*uid, *gid, groups), access)
     }
 
+    /// May they learn whether a name is in it?
+    ///
+    /// # Errors
+    /// They may not.
+    pub(super) fn may_pass(&self, dir: &Dir) -> Result<(), EngineError> {
+        if self.may(dir, Access::EXEC_OK) {
+            return Ok(());
+        }
+        let why = "you may not enter its directory";
+        Err(EngineError::refused(Failure::NotPermitted, why))
+    }
+
     /// # Errors
     /// They may not.
     pub(super) fn may_make_in(&self, dir: &Dir) -> Result<(), EngineError> {
@@ -45,6 +57,19 @@ impl<'a> Rights<'a> {
         let why = "you may not make files in its directory";
         Err(EngineError::refused(Failure::NotPermitted, why)
             .hint("--to names another place for it"))
+    }
+
+    /// Who owned the file in the end may have been given it when its data were new: what was archived
+    /// is theirs only if it was so already then.
+    ///
+    /// # Errors
+    /// It was another user's.
+    pub(super) fn may_have_back(&self, member: &Member) -> Result<(), EngineError> {
+        if self.asker.owns(member.uid) {
+            return Ok(());
+        }
+        let why = "what was archived of it was another user's";
+        Err(EngineError::refused(Failure::NotPermitted, why).hint("root can bring it back"))
     }
 
     /// Root gives back to whom it belonged (`last`: its owner in the end); others get their own, with
@@ -95,8 +120,8 @@ pub(super) struct Dir {
     pub(super) id: NodeId,
     path: Vec<u8>,
     device: u64,
-    /// It was made here, as this says: its times are set when all is in it.
-    made: Option<Member>,
+    /// It was made here, as this says: its mode and times are set when all is in it.
+    made: Option<(Member, Owner)>,
 }
 
 impl Dir {
@@ -174,10 +199,7 @@ impl<'a> Dirs<'a> {
     /// One further; `false`: nothing has that name.
     fn enter(&mut self, name: &[u8]) -> Result<bool, EngineError> {
         let at = self.at();
-        if !self.rights.may(at, Access::EXEC_OK) {
-            let why = "you may not enter its directory";
-            return Err(EngineError::refused(Failure::NotPermitted, why));
-        }
+        self.rights.may_pass(at)?;
         let looked = match look_at(&self.shared.backing, at.fd.as_fd(), name, at.device) {
             Ok(looked) => looked,
             Err(why) if is_absent(&why) => None,
@@ -228,6 +250,13 @@ impl<'a> Dirs<'a> {
             self.rights.may_make_in(self.at())?;
             // As many names are taken from the end of the old path as from the new one's.
             let member = above(path, parts.len() - at).and_then(|path| source.directory(path));
+            // What another user noted on it is not to be read by whoever makes it anew.
+            let member = member.map(|mut member| {
+                if !self.rights.asker.owns(member.uid) {
+                    member.xattrs.clear();
+                }
+                member
+            });
             let made = self.make_one(&parts[at], member)?;
             self.way.push((parts[at].clone(), made));
         }
@@ -241,11 +270,10 @@ impl<'a> Dirs<'a> {
             None => self.rights.owner_in(at)?,
         };
         let fd = make_directory(&shared.backing, at.fd.as_fd(), name, member.as_ref(), owner)?;
-        let made = dir(shared, fd, member)?;
         if let Some(gate) = shared.late.gate.get() {
             gate.named(&at.handle, name);
         }
-        Ok(made)
+        dir(shared, fd, member.map(|member| (member, owner)))
     }
 
     /// All is in them.
@@ -255,17 +283,17 @@ impl<'a> Dirs<'a> {
 }
 
 fn leave(dir: Dir) {
-    if let Some(member) = &dir.made
+    if let Some((member, owner)) = &dir.made
         && let Err(why) = dir
             .backing
             .reopen(dir.fd.as_fd(), How::Read)
-            .and_then(|open| set_times(open.as_fd(), member))
+            .and_then(|open| end_directory(open.as_fd(), member, *owner))
     {
-        tracing::warn!(%why, "the times of a directory could not be given back");
+        tracing::warn!(%why, "mode and times of a directory could not be given back");
     }
 }
 
-fn dir(shared: &Shared, fd: OwnedFd, made: Option<Member>) -> Result<Dir, EngineError> {
+fn dir(shared: &Shared, fd: OwnedFd, made: Option<(Member, Owner)>) -> Result<Dir, EngineError> {
     let handle = shared.backing.handle_of(fd.as_fd())?;
     let id = tree::ensure_directory(shared, &handle)?;
     Ok(Dir {

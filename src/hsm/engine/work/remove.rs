@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - The last good copy of a released file is never given up; that of a resident one only if its owner
-//!   said so for this request, and then the file is not archived any more.
+//!   said so for this request, and then the file is not archived any more. A copy elsewhere that cannot
+//!   be proven now is never given up along with it.
 //! - The node is claimed: nothing is released, archived or settled on the strength of a copy that is
 //!   about to go.
 //! - A crash between the two steps leaves a copy that counts and that the record does not name: the
@@ -94,21 +95,17 @@ fn give_up(shared: &Shared, action: &Action, tier: TierId) -> Result<Finish, Eng
     if going.is_empty() {
         return Ok(Finish::Done);
     }
-    let left = match &file.record {
-        Some(record) => match shared.prove(record) {
-            Ok(mut proven) => {
-                proven.retain(|c| c.tier != tier);
-                proven
-            }
-            Err(why) => return Ok(later(shared, action, Failure::TierUnavailable, why)),
-        },
-        None => Vec::new(),
+    // Without a record, too (an earlier try took it away, say): what stays is proven all the same.
+    let crc = file.record.as_ref().map_or(version.crc, |r| r.crc);
+    let left = match shared.proven_of(staying.iter().filter(|c| c.crc == crc)) {
+        Ok(left) => left,
+        Err(why) => return Ok(later(shared, action, Failure::TierUnavailable, why)),
     };
     let asked = shared.copies_asked() as usize;
     if let Some(why) = refusal(row.state, left.len(), asked, consent) {
         return Ok(failed(Failure::NoGoodCopy, why));
     }
-    let (last, kept) = (left.is_empty(), left.len());
+    let (last, kept) = (is_last(&left, &staying), left.len());
     let hints = remaining(&file, left, &staying, tier);
     if let Some(not_now) = forget(shared, action, &file, (!last).then_some(hints))? {
         return Ok(not_now);
@@ -133,10 +130,16 @@ fn give_up(shared: &Shared, action: &Action, tier: TierId) -> Result<Finish, Eng
     })
 }
 
+/// Nothing of the version is left elsewhere. A copy whose tier is away, or that does not count for
+/// releases, cannot be proven now, and was not asked for: it stays what it is.
+fn is_last(left: &[CopyHint], staying: &[Copy]) -> bool {
+    left.is_empty() && staying.iter().all(|c| c.state == CopyState::Bad)
+}
+
 fn note(tier: &str, kept: usize, asked: usize) -> String {
     format!(
-        "its copy on {tier} was removed; it has {kept} of the {asked} copies that policy asks for: \
-         a rule that matches it makes another, unless it is set noarchive"
+        "its copy on {tier} was removed; it has {kept} of the {asked} copies that policy asks for \
+         (those that could be proven then): a rule that matches it makes another, unless it is set noarchive"
     )
 }
 
