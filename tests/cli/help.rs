@@ -7,6 +7,7 @@ const COMMANDS: [&str; 35] = [
     "up",
     "adopt",
     "rebuild",
+    "catalog backup",
     "catalog dump",
     "upgrade",
     "down",
