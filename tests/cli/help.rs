@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 36] = [
     "up",
     "adopt",
     "rebuild",
