@@ -73,7 +73,9 @@ pub use node::{
 pub use pins::Pin;
 pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use quarantine::{Found, Moved, Quarantined};
-pub use rebuild::{LearnedAggregate, LearnedMember, RebuildState, Remembrance, Sources, TierRead};
+pub use rebuild::{
+    LearnedAggregate, LearnedMember, RebuildState, RebuildSweep, Remembrance, Sources, TierRead,
+};
 pub use removals::{Removal, Removed};
 pub use request::{
     Action, ActionId, ActionState, Class, Counts, Failure, Finish, NewAction, NewRequest, Origin,

@@ -285,7 +285,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Up(args) => up::run(args, starter),
         Command::Adopt(args) => adopt::run(args),
         Command::Rebuild(args) => args.run(),
-        Command::Catalog(args) => args.run(),
+        Command::Catalog(args) => args.run(session),
         Command::Upgrade(args) => args.run(session),
         Command::Down(args) => args.run(session),
         Command::State(args) => args.run(session),

@@ -8,6 +8,10 @@
 //! - Where a tier's reading stands is committed with the rows that were read: a rebuild that was
 //!   killed goes on, and doing an aggregate twice changes nothing.
 
+mod sweep;
+
+pub use sweep::RebuildSweep;
+
 use super::node::Version;
 use super::sql::{Code, all, change, first, int, maybe_time, some_time, time, uint};
 use super::{Catalog, CatalogError, Copy, CopyState, Durability, ProofKind};
@@ -119,6 +123,7 @@ impl Catalog {
             let begun = state(connection)?.filter(|s| s.finished_at.is_none());
             if let Some(begun) = begun {
                 if begun.sources == sources {
+                    sweep::leave_if_served(connection)?;
                     return Ok(begun);
                 }
                 return Err(CatalogError::Refused {
@@ -136,7 +141,7 @@ impl Catalog {
             }
             change(
                 connection,
-                "INSERT OR REPLACE INTO rebuild VALUES (1, ?, ?, ?, NULL)",
+                "INSERT OR REPLACE INTO rebuild (id, stubs, tiers, begun_at) VALUES (1, ?, ?, ?)",
                 params![sources.stubs, sources.tiers, now.nanos()],
                 "begin",
                 "rebuild",
@@ -238,15 +243,20 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         self.write_many(members.len().max(65), Durability::Relaxed, move |c| {
             insert_aggregate(c, &aggregate)?;
-            let (mut added, mut bytes) = (0, 0);
+            let (mut added, mut bytes, mut amended) = (0, 0, 0);
             for member in &members {
-                if add(c, &aggregate, member)? {
-                    added += 1;
-                    bytes += member.stored_len;
+                match add(c, &aggregate, member)? {
+                    Learned::New => {
+                        added += 1;
+                        bytes += member.stored_len;
+                    }
+                    Learned::Amended => amended += 1,
+                    Learned::Known => {}
                 }
                 remember(c, aggregate.id, member)?;
             }
             count(c, &aggregate, added, bytes)?;
+            count_read(c, &aggregate, added + amended)?;
             if done {
                 advance(c, &aggregate)?;
             }
@@ -313,7 +323,7 @@ impl Catalog {
     }
 
     /// The copy at a place of an aggregate whose data have this sum, whoever's it is: an adopted stub
-    /// shares it with the file that it was copied from.
+    /// shares it with the file that it was copied from. Not one that only a record tells of.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -326,9 +336,11 @@ impl Catalog {
     ) -> Result<Option<Copy>, CatalogError> {
         let before = header.checked_sub(1);
         let found = self.members(tier, aggregate, before, 100)?;
-        Ok(found
-            .into_iter()
-            .find(|copy| copy.header == header && copy.crc == crc))
+        let doubtful = self.was_damaged(tier, aggregate)?;
+        Ok(found.into_iter().find(|copy| {
+            let borne_out = doubtful || copy.state != CopyState::Suspect;
+            copy.header == header && copy.crc == crc && borne_out
+        }))
     }
 
     /// Notes the length of an aggregate that only records told of, once its end was seen on the tier.
@@ -423,12 +435,21 @@ fn insert_aggregate(connection: &Connection, a: &LearnedAggregate) -> Result<(),
     .map(drop)
 }
 
-/// `true`: it was not known.
+/// What an index says of a copy, against what was known.
+enum Learned {
+    /// It was not.
+    New,
+    /// A record told of it, or an earlier reading, and not the same.
+    Amended,
+    /// It was, as it is.
+    Known,
+}
+
 fn add(
     connection: &Connection,
     a: &LearnedAggregate,
     m: &LearnedMember,
-) -> Result<bool, CatalogError> {
+) -> Result<Learned, CatalogError> {
     // Without its index nothing vouches that a member is what a file was.
     let state = if a.damaged {
         CopyState::Suspect
@@ -453,7 +474,25 @@ fn add(
         "learn of a copy",
         m.file,
     )?;
-    Ok(added > 0)
+    if added > 0 {
+        return Ok(Learned::New);
+    }
+    let told = Copy {
+        file: m.file,
+        version: m.version,
+        tier: a.tier,
+        aggregate: a.id,
+        header: m.header,
+        stored_len: m.stored_len,
+        crc: m.crc,
+        state,
+        proven_at: a.composed,
+        last_verified: None,
+    };
+    Ok(match sweep::amend(connection, &told)? {
+        true => Learned::Amended,
+        false => Learned::Known,
+    })
 }
 
 /// A later aggregate knows better what a name was; within one, the first name leads.
@@ -510,7 +549,16 @@ fn count(
         ],
         "count members",
         a.id,
-    )?;
+    )
+    .map(drop)
+}
+
+/// Copies that the tier was found to hold.
+fn count_read(
+    connection: &Connection,
+    a: &LearnedAggregate,
+    members: u64,
+) -> Result<(), CatalogError> {
     change(
         connection,
         "INSERT INTO rebuild_tiers VALUES (?, 0, 0, 0, 0, ?, 0)

@@ -113,29 +113,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn begin_scan(&self, now: Timestamp) -> Result<u64, CatalogError> {
-        self.write(Durability::Full, move |connection| {
-            let epoch = incarnation::epoch(connection)?;
-            change(
-                connection,
-                "UPDATE rescans SET since = ?1 - 1 WHERE since >= ?1",
-                [now.nanos()],
-                "begin",
-                "scan",
-            )?;
-            let generation = first(
-                connection,
-                "UPDATE scan SET generation = generation + 1, begun_at = ?, epoch = ?,
-                     running = 1, position = x'', seen = 0 WHERE id = 1 RETURNING generation",
-                params![now.nanos(), epoch],
-                |row| uint(row, "generation"),
-                "begin",
-                "scan",
-            )?;
-            generation.ok_or(CatalogError::Missing {
-                step: "begin",
-                object: "scan".to_owned(),
-            })
-        })
+        self.write(Durability::Full, move |connection| begin(connection, now))
     }
 
     /// Keeps the running scan's position. It becomes durable no later than the nodes noted
@@ -427,6 +405,30 @@ impl Catalog {
             .map(drop)
         })
     }
+}
+
+pub(super) fn begin(connection: &Connection, now: Timestamp) -> Result<u64, CatalogError> {
+    let epoch = incarnation::epoch(connection)?;
+    change(
+        connection,
+        "UPDATE rescans SET since = ?1 - 1 WHERE since >= ?1",
+        [now.nanos()],
+        "begin",
+        "scan",
+    )?;
+    let generation = first(
+        connection,
+        "UPDATE scan SET generation = generation + 1, begun_at = ?, epoch = ?,
+             running = 1, position = x'', seen = 0 WHERE id = 1 RETURNING generation",
+        params![now.nanos(), epoch],
+        |row| uint(row, "generation"),
+        "begin",
+        "scan",
+    )?;
+    generation.ok_or(CatalogError::Missing {
+        step: "begin",
+        object: "scan".to_owned(),
+    })
 }
 
 pub(super) fn mark(connection: &Connection, marks: &[Rescan]) -> Result<(), CatalogError> {

@@ -72,7 +72,7 @@ pub(super) fn condition(path: &Path) -> Result<Condition, CatalogError> {
         Ok(None) => return Ok(Condition::Absent),
         Ok(Some(_)) => {}
         Err(CatalogError::NotACatalog { why, .. }) => return damaged(why),
-        Err(CatalogError::Sql { source, .. }) => return damaged(source.to_string()),
+        Err(why) if why.is_damage() => return damaged(why.to_string()),
         Err(why) => return Err(why),
     }
     let checked = connect(path).and_then(|connection| {
@@ -86,7 +86,8 @@ pub(super) fn condition(path: &Path) -> Result<Condition, CatalogError> {
     match checked {
         Ok(said) if said == "ok" => Ok(Condition::Whole),
         Ok(said) => damaged(said),
-        Err(CatalogError::Sql { source, .. }) => damaged(source.to_string()),
+        // No room, no right, another that has it: nothing is known of it.
+        Err(why) if why.is_damage() => damaged(why.to_string()),
         Err(why) => Err(why),
     }
 }

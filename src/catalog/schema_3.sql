@@ -80,7 +80,10 @@ END;
 -- Rebuilding: how far it came, and what aggregates say of files until their inodes are found.
 CREATE TABLE rebuild (
     id INTEGER PRIMARY KEY CHECK (id = 1),
-    stubs INTEGER NOT NULL, tiers INTEGER NOT NULL, begun_at INTEGER NOT NULL, finished_at INTEGER
+    stubs INTEGER NOT NULL, tiers INTEGER NOT NULL, begun_at INTEGER NOT NULL, finished_at INTEGER,
+    -- The incarnation that is the rebuild's own; its sweep's generation, and with which tiers read.
+    epoch INTEGER NOT NULL DEFAULT 0, sweep INTEGER NOT NULL DEFAULT 0,
+    swept_with BLOB NOT NULL DEFAULT x''
 );
 CREATE TABLE rebuild_tiers (
     tier INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,

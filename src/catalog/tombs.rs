@@ -12,10 +12,32 @@
 use super::node::{NodeId, Version};
 use super::sql::{Code, all, change, first, int};
 use super::{
-    CatalogError, Copy, CopyState, Tombstone, TombstoneWhy, aggregates, incarnation, lives, nodes,
+    Catalog, CatalogError, Copy, CopyState, Tombstone, TombstoneWhy, aggregates, incarnation,
+    lives, nodes,
 };
 use crate::id::{DataVersion, FileId, Timestamp};
 use rusqlite::{Connection, params};
+
+impl Catalog {
+    /// The highest number that any copy or tombstone has of a version of this file; 0: none.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn last_version(&self, file: FileId) -> Result<DataVersion, CatalogError> {
+        self.read(|connection| {
+            let last = first(
+                connection,
+                "SELECT max(ifnull((SELECT max(version) FROM copies WHERE file = ?1), 0),
+                     ifnull((SELECT max(version) FROM tombstones WHERE file = ?1), 0)) AS last",
+                [file.0],
+                |row| super::sql::uint(row, "last"),
+                "find the last version of",
+                file,
+            )?;
+            Ok(DataVersion(last.unwrap_or(0)))
+        })
+    }
+}
 
 /// Writes the tombstone of the version that `node` had, and retires its copies. One that is there
 /// already was of an end that was none (a file that was taken for changed, and was then released as
@@ -181,13 +203,13 @@ pub(super) fn forget(
     Ok(true)
 }
 
-/// Counts again how many tiers hold a good copy of the node's present version.
+/// Counts again how many tiers hold a good copy of the node's present version: of its sum, too.
 pub(super) fn recount(connection: &Connection, node: NodeId) -> Result<(), CatalogError> {
     change(
         connection,
         "UPDATE nodes SET copies = (SELECT count(DISTINCT tier) FROM copies
              WHERE copies.file = nodes.file AND copies.version = nodes.version
-                 AND copies.state = 0)
+                 AND copies.crc = nodes.crc AND copies.state = 0)
          WHERE id = ?",
         [node.0],
         "count copies",

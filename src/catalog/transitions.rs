@@ -378,7 +378,8 @@ fn archive_one(
         "UPDATE nodes SET file = ?1, version = ?2, crc = ?3, blocks_crc = ?4, proven_size = ?5,
              proven_ctime = ?6, proven_boot = ?7, state = ?8, note = NULL,
              copies = (SELECT count(DISTINCT tier) FROM copies
-                 WHERE copies.file = ?1 AND copies.version = ?2 AND copies.state = 0)
+                 WHERE copies.file = ?1 AND copies.version = ?2
+                     AND copies.crc = ?3 AND copies.state = 0)
          WHERE id = ?9",
         params![
             ours.file.0,

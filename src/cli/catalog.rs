@@ -1,9 +1,11 @@
-//! `cairn catalog dump`: what a catalog knows, one fact a line, so that two can be compared.
+//! `cairn catalog`: what a catalog knows, one fact a line, so that two can be compared (`dump`); and a
+//! backup of it (`backup`).
 
+mod backup;
 mod facts;
 
-use super::CliError;
 use super::output::Output;
+use super::{CliError, Session};
 use crate::catalog::{CatalogError, Unserved};
 use crate::error::Failure;
 use crate::hsm::state_dir::catalog_in;
@@ -24,6 +26,13 @@ enum What {
         after_help = "Example: cairn catalog dump --state /var/lib/cairn/data --what files,names > before"
     )]
     Dump(Dump),
+    /// Back up the catalog with the instance's identity and key, also while it runs.
+    ///
+    /// The backup is a state directory: put it in the place of the lost one, and start.
+    #[command(
+        after_help = "Example: cairn catalog backup --state /var/lib/cairn/data /backup/cairn-data"
+    )]
+    Backup(backup::BackupArgs),
 }
 
 /// Arguments of `catalog dump`.
@@ -73,9 +82,10 @@ const KINDS: [Kind; 9] = [
 ];
 
 impl Catalog {
-    pub(crate) fn run(&self) -> Result<u8, CliError> {
+    pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         match &self.what {
             What::Dump(dump) => dump.run(),
+            What::Backup(backup) => backup.run(session),
         }
     }
 }

@@ -295,7 +295,7 @@ fn tell(output: &mut Output, view: &RebuildReport) -> Result<(), CliError> {
         }
     }
     if view.gaps {
-        eprintln!("cairn: something could not be looked at; `cairn up` tries again");
+        eprintln!("cairn: something could not be looked at; the same command looks at it again");
     }
     output.line("not known any more:")?;
     for what in &view.not_known {

@@ -87,7 +87,12 @@ pub struct Batch<'a> {
     pub composed: Timestamp,
     /// The nodes. A regular file of more than [`SMALL`] stored bytes must be the only one.
     pub items: &'a [Item],
+    /// The highest number that is known to have been given to data of a file.
+    pub given: Given<'a>,
 }
+
+/// Says which of a file's version numbers is the highest that any copy or tombstone has; 0: none.
+pub type Given<'a> = &'a (dyn Fn(FileId) -> Result<DataVersion, String> + Sync);
 
 /// A file's data in the finished aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +173,9 @@ pub enum ItemError {
     /// Its name cannot be a member's.
     #[error(transparent)]
     Path(#[from] BadPath),
+    /// Which version numbers were given is not known now.
+    #[error("which data versions it had cannot be looked up: {0}")]
+    Unnumbered(String),
     /// Nobody changed it, but its bytes are no longer those that were archived.
     #[error(
         "the disk gives other bytes than were archived ({found}, was {expected}), though nobody changed the file"

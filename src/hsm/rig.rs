@@ -150,6 +150,7 @@ impl Rig {
             aggregate: self.next_aggregate(),
             composed: coarse_now(),
             items,
+            given: &|_| Ok(crate::id::DataVersion(0)),
         };
         archive::archive(batch, &|| false, &mut |_| Ok(())).unwrap()
     }

@@ -16,6 +16,10 @@
 //! Invariants: one process at a time has it open; a directory written by a newer version is
 //! refused before anything in it is touched.
 
+mod copied;
+
+pub use copied::copy_identity;
+
 use crate::hsm::ballast::Ballast;
 use crate::id::{FsUuid, InstanceId};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -62,6 +66,14 @@ pub enum StateError {
     Aside {
         /// The directory.
         path: PathBuf,
+    },
+    /// A backup of a state directory is not written there.
+    #[error("no backup is made in {}: {why}", path.display())]
+    NotABackup {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// A system call failed.
     #[error("{step} {}: {source}", path.display())]

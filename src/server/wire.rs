@@ -5,6 +5,7 @@
 //! [`Tagged`], which adds its `schema` field. A change that an old reader would misunderstand
 //! makes a new schema name; added fields do not.
 
+mod backup;
 mod deleted;
 mod path;
 mod policy;
@@ -18,6 +19,7 @@ mod status;
 mod tier;
 mod when;
 
+pub use backup::CatalogBackup;
 pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
@@ -94,6 +96,7 @@ schemas! {
     Collect => "cairn.collect.v1",
     CollectQuery => "cairn.collect-query.v1",
     RebuildReport => "cairn.rebuild.v1",
+    CatalogBackup => "cairn.catalog-backup.v1",
     RepairQuery => "cairn.repair-query.v1",
     RepairView => "cairn.repair.v1",
     ErrorBody => "cairn.error.v1",

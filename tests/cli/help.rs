@@ -3,10 +3,11 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 36] = [
     "up",
     "adopt",
     "rebuild",
+    "catalog backup",
     "catalog dump",
     "upgrade",
     "down",

@@ -246,3 +246,67 @@ fn p6_records_of_an_old_backing_put_back_alone_read_right_or_not_at_all() -> Res
         },
     )
 }
+
+/// Made while the instance works, and put in the place of a state directory that is gone.
+#[test]
+fn a_backup_of_the_catalog_takes_the_place_of_a_lost_state_directory() -> Result<()> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let mut content = BTreeMap::new();
+    for n in 0..20_u64 {
+        let (name, data) = (format!("f{n}"), tree::bytes(n, LEN));
+        cairn.released(&name, &data)?;
+        content.insert(name, data);
+    }
+    let to = cairn.dir.path().join("backup");
+    let (state, place) = (cairn.state.clone(), to.clone());
+    let again = |cairn: &Instance| {
+        let args = ["catalog", "backup", "--json", "--state"].map(std::ffi::OsString::from);
+        let paths = [
+            state.clone().into_os_string(),
+            place.clone().into_os_string(),
+        ];
+        cairn.cairn(args.into_iter().chain(paths))
+    };
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| -> Result<u64> {
+        let writer = scope.spawn(|| -> Result<u64> {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                fs::write(cairn.at(&format!("new{n}")), tree::bytes(100 + n, 100_000))?;
+                cairn.archive(&format!("new{n}"))?;
+                n += 1;
+            }
+            Ok(n)
+        });
+        // The second one over the first.
+        let made = (0..5).try_for_each(|_| {
+            let said: serde_json::Value = serde_json::from_str(&again(&cairn)?)?;
+            ensure!(said["schema"] == "cairn.catalog-backup.v1", "{said}");
+            ensure!(said["bytes"].as_u64() > Some(0), "{said}");
+            Ok(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        let written = writer.join();
+        made?;
+        written.map_err(|_| anyhow::anyhow!("the writer panicked"))?
+    })?;
+    for n in 0..written {
+        content.insert(format!("new{n}"), tree::bytes(100 + n, 100_000));
+    }
+    cairn.down()?;
+    fs::remove_dir_all(&cairn.state)?;
+    fs::rename(&to, &cairn.state)?;
+    cairn.up()?;
+    drop_caches()?;
+    for (name, data) in &content {
+        let read = fs::read(cairn.at(name)).with_context(|| format!("{name}\n{}", cairn.log()))?;
+        ensure!(read == *data, "{name}");
+    }
+    cairn.archive("")?;
+    cairn.release("new0")?;
+    ensure!(fs::read(cairn.at("new0"))? == content["new0"]);
+    cairn.down()
+}

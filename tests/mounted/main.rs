@@ -15,6 +15,7 @@ mod indexes;
 mod lost;
 mod proof;
 mod rebuild;
+mod rebuild_again;
 mod released;
 mod repair;
 mod restore;

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 /// What every rebuild knows again; and what one from tiers knows beside it.
 const BY_ALL: &str = "tiers,files,names,copies";
-const BY_TIERS: &str = "tiers,files,names,copies,aggregates,members";
+pub(crate) const BY_TIERS: &str = "tiers,files,names,copies,aggregates,members";
 
 /// Content by path, to compare with.
-type Content = BTreeMap<PathBuf, Vec<u8>>;
+pub(crate) type Content = BTreeMap<PathBuf, Vec<u8>>;
 
 fn write(cairn: &Instance, content: &mut Content, name: &Path, data: Vec<u8>) -> Result<()> {
     let path = cairn.mount.join(name);
@@ -128,7 +128,7 @@ fn same_content(cairn: &Instance, content: &Content) -> Result<()> {
     Ok(())
 }
 
-fn dump(cairn: &Instance, what: &str) -> Result<String> {
+pub(crate) fn dump(cairn: &Instance, what: &str) -> Result<String> {
     cairn.cairn([
         OsStr::new("catalog"),
         OsStr::new("dump"),
@@ -154,14 +154,14 @@ fn differences(before: &str, after: &str) -> Vec<String> {
     gone.chain(new).collect()
 }
 
-fn assert_same(before: &str, after: &str) -> Result<()> {
+pub(crate) fn assert_same(before: &str, after: &str) -> Result<()> {
     let found = differences(before, after);
     ensure!(found.is_empty(), "{}", found.join("\n"));
     ensure!(before == after, "the order differs");
     Ok(())
 }
 
-fn forget_catalog(cairn: &Instance) -> Result<()> {
+pub(crate) fn forget_catalog(cairn: &Instance) -> Result<()> {
     for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
         match fs::remove_file(cairn.state.join(name)) {
             Err(why) if why.kind() != std::io::ErrorKind::NotFound => return Err(why.into()),
@@ -181,14 +181,14 @@ fn command(cairn: &Instance, options: &[&str]) -> Command {
     command
 }
 
-fn rebuild(cairn: &Instance, options: &[&str]) -> Result<(Output, serde_json::Value)> {
+pub(crate) fn rebuild(cairn: &Instance, options: &[&str]) -> Result<(Output, serde_json::Value)> {
     let output = command(cairn, options).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let report = serde_json::from_str(&text).unwrap_or(serde_json::Value::Null);
     Ok((output, report))
 }
 
-fn rebuilt(cairn: &Instance, options: &[&str]) -> Result<serde_json::Value> {
+pub(crate) fn rebuilt(cairn: &Instance, options: &[&str]) -> Result<serde_json::Value> {
     let (output, report) = rebuild(cairn, options)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
@@ -204,7 +204,7 @@ fn rebuilt(cairn: &Instance, options: &[&str]) -> Result<serde_json::Value> {
 }
 
 /// A populated instance that is down; what is in it, and its catalog's dumps.
-fn lived_in() -> Result<(Instance, Content, String, String)> {
+pub(crate) fn lived_in() -> Result<(Instance, Content, String, String)> {
     let mut cairn = Instance::new(None)?;
     cairn.up()?;
     let content = populate(&mut cairn)?;

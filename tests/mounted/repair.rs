@@ -250,3 +250,91 @@ fn p6_a_foreign_stub_is_named_with_the_way_out() -> Result<()> {
     ensure!(fs::read(cairn.at("original"))? == data);
     cairn.down()
 }
+
+/// A list of rights whose mask is wider than what it gives the group: the mode alone says too much.
+#[test]
+fn a_kept_file_has_the_rights_of_its_original() -> Result<()> {
+    needs_mounts!();
+    const ACL: &str = "system.posix_acl_access";
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let entry = |tag: u16, rights: u16, id: u32| {
+        [
+            &tag.to_le_bytes()[..],
+            &rights.to_le_bytes(),
+            &id.to_le_bytes(),
+        ]
+        .concat()
+    };
+    let none = u32::MAX;
+    let list = |user: u32| {
+        let entries = [
+            2_u32.to_le_bytes().to_vec(),
+            entry(0x01, 6, none),
+            entry(0x02, 4, user),
+            entry(0x04, 0, none),
+            entry(0x10, 6, none),
+            entry(0x20, 0, none),
+        ];
+        entries.concat()
+    };
+    let flags = rustix::fs::XattrFlags::empty();
+    fs::create_dir(cairn.at("d"))?;
+    // What new files inherit.
+    rustix::fs::setxattr(
+        cairn.below("d"),
+        "system.posix_acl_default",
+        &list(5555),
+        flags,
+    )?;
+    let data = tree::bytes(4, 300_000);
+    for (name, keep) in [("d/disk", "disk"), ("d/archive", "archive")] {
+        in_conflict(&cairn, name, &data)?;
+        rustix::fs::setxattr(cairn.below(name), ACL, &list(4242), flags)?;
+        let (found, _) = repair(&cairn, &["--apply", "--keep", keep], &[name])?;
+        ensure!(one(&found)?["result"] == "done", "{found:?}");
+        let kept = cairn.below(&format!("{name}.cairn-kept-1"));
+        let mut read = vec![0; 512];
+        let length = rustix::fs::getxattr(&kept, ACL, &mut read[..])?;
+        ensure!(
+            read[..length] == list(4242),
+            "{keep}: {:?}",
+            &read[..length]
+        );
+        ensure!(fs::metadata(&kept)?.mode() & 0o777 == 0o660, "{keep}");
+    }
+    // Without a list of its own, it does not inherit one.
+    in_conflict(&cairn, "d/plain", &data)?;
+    rustix::fs::removexattr(cairn.below("d/plain"), ACL)?;
+    let (found, _) = repair(&cairn, &["--apply", "--keep", "archive"], &["d/plain"])?;
+    ensure!(one(&found)?["result"] == "done", "{found:?}");
+    let mut read = vec![0; 512];
+    let kept = cairn.below("d/plain.cairn-kept-1");
+    ensure!(rustix::fs::getxattr(&kept, ACL, &mut read[..]).is_err());
+    cairn.down()
+}
+
+/// Cut short by an earlier program between its record and its size; and of another size from the start.
+#[test]
+fn p4_a_half_mended_file_of_another_size_is_still_a_conflict() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let data = tree::bytes(5, 300_000);
+    for name in ["longer", "shorter"] {
+        cairn.released(name, &data)?;
+        let size = if name == "longer" { 500_000 } else { 100_000 };
+        let file = File::options().write(true).open(cairn.below(name))?;
+        file.set_len(size)?;
+        file.write_all_at(b"WRITTEN AROUND THE MOUNT", 4096)?;
+        drop(file);
+        ensure!(fs::read(cairn.at(name)).is_err(), "it is no conflict");
+        let (found, left) = repair(&cairn, &["--keep", "archive", "--apply"], &[name])?;
+        ensure!(one(&found)?["result"] == "done" && !left, "{found:?}");
+        drop_caches()?;
+        ensure!(fs::read(cairn.at(name))? == data, "{name}");
+        let kept = fs::metadata(cairn.at(&format!("{name}.cairn-kept-1")))?;
+        ensure!(kept.len() == size, "{name}");
+    }
+    cairn.down()
+}

@@ -5,7 +5,6 @@ use super::UpPlan;
 use super::leave::{Leaving, Signal, signals};
 use super::supervisor::Supervisor;
 use super::take_over;
-use crate::catalog::CatalogError;
 use crate::cli::CliError;
 use crate::error::Failure;
 use crate::hsm::engine::{Engine, EngineError, Opening, Settings, Slot, Startup, claim};
@@ -379,9 +378,8 @@ fn policy(plan: &UpPlan) -> Result<(String, String, Policy), CliError> {
 
 /// Why an instance, or what works on its directories, did not start.
 pub(in crate::cli) fn startup(why: Startup) -> CliError {
-    if let Startup::Engine(EngineError::Catalog(
-        damaged @ (CatalogError::NotACatalog { .. } | CatalogError::Sql { .. }),
-    )) = &why
+    if let Startup::Engine(EngineError::Catalog(damaged)) = &why
+        && damaged.is_damage()
     {
         return CliError::new(Failure::Internal, damaged).with_hint(REBUILD);
     }

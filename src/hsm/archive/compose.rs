@@ -225,6 +225,7 @@ impl<'a> Composer<'a> {
             file.candidate.record.as_ref(),
             &file.seen,
             crc,
+            self.batch.given,
         )
         .map_err(|why| Fault::Item(Outcome::Failed(why)))
     }

@@ -24,6 +24,7 @@ fn batch<'a>(rig: &'a Rig, items: &'a [Item]) -> Batch<'a> {
         aggregate: rig.next_aggregate(),
         composed: coarse_now(),
         items,
+        given: &|_| Ok(crate::id::DataVersion(0)),
     }
 }
 

@@ -14,6 +14,7 @@
 //!   the directories on the way down.
 //! - The next epoch lies above every aggregate that was seen, by name or by a record's hint (P9).
 
+mod epochs;
 mod looks;
 mod object;
 mod tiers;
@@ -101,7 +102,7 @@ pub struct Report {
     pub foreign: u64,
     /// See above.
     pub conflict: u64,
-    /// Something on the backing could not be looked at; `up` looks again.
+    /// Something on the backing could not be looked at; the next run looks again.
     pub gaps: bool,
     /// The next epoch lies above this one.
     pub epoch: u32,
@@ -182,24 +183,31 @@ impl Rebuild {
         let _ = shared.late.gate.set(Arc::new(Alone));
         tree::note_root(shared)?;
         let mut problems = Vec::new();
+        // Before anything is read: who starts meanwhile names nothing that is there.
+        let epochs = self.raise_epoch(&mut problems)?;
         let mut tiers = Vec::new();
+        let mut read = CompleteTiers::new();
         if self.sources.tiers {
-            tiers = self.read_tiers(&mut problems)?;
-            let complete = tiers::complete(shared)?;
+            tiers = self.read_tiers(&epochs, &mut problems)?;
+            read = tiers::complete(shared)?;
             let _ = shared.late.read.set(Read {
-                complete,
+                complete: read.clone(),
                 hints: self.sources.stubs,
             });
         }
+        let read: Vec<TierId> = read.into_iter().collect();
         let sweep = if shared.stopping() {
             Sweep::Stopped
         } else {
-            scan::sweep(shared)?
+            scan::sweep(shared, &read)?
         };
         tiers::learn_lengths(shared, &mut problems)?;
         let stopped = sweep == Sweep::Stopped || shared.stopping();
-        let complete = !stopped && tiers.iter().all(|t| t.read.is_some_and(|r| r.complete));
-        let epoch = self.raise_epoch(&mut problems)?;
+        let complete = !stopped
+            && sweep == Sweep::Done
+            && epochs.values().all(Result::is_ok)
+            && tiers.iter().all(|t| t.read.is_some_and(|r| r.complete));
+        let epoch = self.hold(shared.incarnation.epoch)?;
         if complete {
             shared.catalog.finish_rebuild(now())?;
         }
@@ -208,13 +216,24 @@ impl Rebuild {
         Ok(report)
     }
 
-    fn read_tiers(&self, problems: &mut Vec<String>) -> Result<Vec<TierReport>, EngineError> {
+    fn read_tiers(
+        &self,
+        epochs: &Epochs,
+        problems: &mut Vec<String>,
+    ) -> Result<Vec<TierReport>, EngineError> {
         let mut reports = Vec::new();
         for slot in &self.shared.tiers {
-            let why = match tiers::read(&self.shared, slot, problems) {
-                Ok(()) => None,
-                Err(why @ EngineError::Catalog(_)) => return Err(why),
-                Err(why) => Some(why.to_string()),
+            let why = match epochs.get(&slot.id) {
+                Some(Err(why)) => Some(why.clone()),
+                found => {
+                    let highest = found.and_then(|f| f.as_ref().ok()).copied();
+                    let highest = highest.unwrap_or(u32::MAX);
+                    match tiers::read(&self.shared, slot, highest, problems) {
+                        Ok(()) => None,
+                        Err(why @ EngineError::Catalog(_)) => return Err(why),
+                        Err(why) => Some(why.to_string()),
+                    }
+                }
             };
             reports.push(TierReport {
                 name: slot.name.clone(),
@@ -232,19 +251,34 @@ impl Rebuild {
         Ok(reports)
     }
 
-    /// Above all that was seen.
-    fn raise_epoch(&self, problems: &mut Vec<String>) -> Result<u32, EngineError> {
+    /// Above all that is named on the tiers. The highest epoch of each, or why it is not known.
+    fn raise_epoch(&self, problems: &mut Vec<String>) -> Result<Epochs, EngineError> {
         let shared = &*self.shared;
-        let mut highest = shared.incarnation.epoch;
         let known = shared.catalog.newest_aggregate()?;
-        highest = highest.max(known.map_or(0, |newest| newest.epoch));
+        let known = known.map_or(0, |newest| newest.epoch);
+        let base = shared.incarnation.epoch.max(known);
+        let (mut epochs, mut highest) = (Epochs::new(), base);
         for slot in &shared.tiers {
-            match tiers::highest_epoch(&*slot.tier) {
-                Ok(epoch) => highest = highest.max(epoch),
-                Err(why) => problems.push(format!("tier {}: {why}", slot.name)),
+            let name = &slot.name;
+            let mut tell = |what| tiers::tell(problems, format!("tier {name}: {what}"));
+            let found = epochs::highest_epoch(&*slot.tier, shared.backing.fs(), base, &mut tell);
+            match &found {
+                Ok(epoch) => highest = highest.max(*epoch),
+                Err(why) => tell(format!("the epoch of its aggregates is not known: {why}")),
             }
+            epochs.insert(slot.id, found.map_err(|why| why.to_string()));
         }
-        shared.catalog.raise_epoch(highest)?;
+        self.hold(highest)?;
+        Ok(epochs)
+    }
+
+    /// The next epoch lies above this one, and above what the catalog has by now, by records' hints,
+    /// too; and the catalog as it is now is this rebuild's.
+    fn hold(&self, least: u32) -> Result<u32, EngineError> {
+        let catalog = &self.shared.catalog;
+        let known = catalog.newest_aggregate()?;
+        catalog.raise_epoch(known.map_or(0, |newest| newest.epoch).max(least))?;
+        let highest = catalog.hold_rebuild()?;
         if let Some(still) = &mut *self.still.lock() {
             still.mark.set_epoch(highest)?;
         }
@@ -297,30 +331,36 @@ fn clear_the_way(state: &StateDir, order: &Order) -> Result<Option<PathBuf>, Sta
     if state.check_catalog_in_place().is_err() {
         return Ok(Some(state.put_catalog_aside(&stamp)?));
     }
+    if order.anew {
+        // Whatever it is, and whoever wrote it.
+        return Ok(match state.catalog().try_exists() {
+            Ok(false) => None,
+            _ => Some(state.put_catalog_aside(&stamp)?),
+        });
+    }
     let why = match Catalog::condition(&state.catalog())? {
         Condition::Absent => return Ok(None),
         Condition::Damaged(why) => why,
-        Condition::Whole => match whole(state, order)? {
-            Some(why) => why,
-            None => return Ok(None),
-        },
+        Condition::Whole => {
+            may_go_on(state, order)?;
+            return Ok(None);
+        }
     };
     tracing::warn!(%why, "the catalog is put aside");
     Ok(Some(state.put_catalog_aside(&stamp)?))
 }
 
-/// Why a catalog that is whole goes aside all the same; `None`: it is gone on with.
-fn whole(state: &StateDir, order: &Order) -> Result<Option<String>, Startup> {
+/// A catalog that is whole is gone on with only if this very rebuild began it.
+fn may_go_on(state: &StateDir, order: &Order) -> Result<(), Startup> {
     // Opened, and closed again: it may be of an older version.
     let catalog = Catalog::open(&state.catalog(), identity(state))?;
     match catalog.rebuild_state()? {
-        None if !catalog.has_served()? => Ok(None),
+        None if !catalog.has_served()? => Ok(()),
         Some(RebuildState {
             finished_at: None,
             sources,
             ..
-        }) if sources == order.sources && !order.anew => Ok(None),
-        _ if order.anew => Ok(Some("it is to be made anew".to_owned())),
+        }) if sources == order.sources => Ok(()),
         Some(RebuildState {
             finished_at: None, ..
         }) => Err(refused(
@@ -413,6 +453,9 @@ impl Report {
         found.map_or(0, |u| u.files)
     }
 }
+
+/// The highest epoch on each tier, or why it is not known.
+type Epochs = std::collections::BTreeMap<TierId, Result<u32, String>>;
 
 /// Tiers of which all was read.
 pub(super) type CompleteTiers = std::collections::BTreeSet<TierId>;

@@ -301,7 +301,8 @@ impl Shared {
             return Ok(Some(case(Ill::Foreign, why, Some(stub.clone()), remedy)));
         }
         let differs = differences(stub, &stat, data);
-        if stub.state == State::Recalling || stat.size == 0 || differs.is_empty() {
+        let half_way = stub.state == State::Recalling && stat.size == stub.size;
+        if half_way || stat.size == 0 || differs.is_empty() {
             return Ok(None);
         }
         let why = format!("somebody wrote into the stub: {}", differs.join(", "));

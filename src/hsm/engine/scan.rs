@@ -19,12 +19,14 @@
 mod compare;
 mod gaps;
 mod rounds;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod unseen;
 
 pub(super) use compare::namings;
 pub(super) use rounds::{doubt_what_was_left, work};
+pub(super) use sweep::{Sweep, sweep};
 
 use super::changelog::rescan_overflows;
 use super::tree::{self, Looked, sighting};
@@ -100,55 +102,16 @@ impl Place {
     }
 }
 
-/// How a scan ended that a rebuild makes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sweep {
-    /// It looked everywhere.
-    Done,
-    /// It went everywhere, and something could not be looked at: marks say what.
-    Gaps,
-    /// It was stopped, and can be gone on with.
-    Stopped,
-}
-
-/// One scan of everything for a catalog that is built anew, or the rest of it. One that is at its end
-/// already is not made again.
-pub(super) fn sweep(shared: &Shared) -> Result<Sweep, EngineError> {
-    let state = shared.catalog.scan_state()?;
-    if !state.running && state.finished_generation != 0 {
-        return Ok(match shared.catalog.rescans(1)?.is_empty() {
-            true => Sweep::Done,
-            false => Sweep::Gaps,
-        });
-    }
-    let manner = Manner {
-        doubt: Doubt::Read,
-        gentle: false,
-    };
-    Ok(match whole(shared, manner)? {
-        Reached::End => Sweep::Done,
-        Reached::Gaps => Sweep::Gaps,
-        Reached::Stopped => Sweep::Stopped,
-    })
-}
-
 /// Scans the whole tree once, or goes on with the scan that was running. Returns early, keeping
 /// its position, when the engine stops.
 fn whole(shared: &Shared, manner: Manner) -> Result<Reached, EngineError> {
-    let mut walk = Walk::begin(shared)?;
+    let walk = Walk::begin(shared)?;
     let mut manner = manner;
     // Set since it was decided what is due: its end takes them away.
     if manner.doubt == Doubt::Leave && !shared.catalog.rescans(1)?.is_empty() {
         manner.doubt = Doubt::Read;
     }
-    while !shared.stopping() {
-        let begun = Instant::now();
-        if !walk.step(shared, manner)? {
-            return walk.end(shared);
-        }
-        rest(shared, manner, begun.elapsed());
-    }
-    Ok(Reached::Stopped)
+    walk.run(shared, manner)
 }
 
 /// A scan of the whole tree under way.
@@ -178,6 +141,28 @@ impl Walk {
             gaps: position.gaps,
             in_one_go: !state.running,
         })
+    }
+
+    /// A scan that was begun just now.
+    fn of(shared: &Shared, generation: u64) -> Result<Self, EngineError> {
+        Ok(Self {
+            generation,
+            stack: resume(shared, Vec::new())?,
+            seen: 0,
+            gaps: Gaps::default(),
+            in_one_go: true,
+        })
+    }
+
+    fn run(mut self, shared: &Shared, manner: Manner) -> Result<Reached, EngineError> {
+        while !shared.stopping() {
+            let begun = Instant::now();
+            if !self.step(shared, manner)? {
+                return self.end(shared);
+            }
+            rest(shared, manner, begun.elapsed());
+        }
+        Ok(Reached::Stopped)
     }
 
     /// Looks at some entries of one directory; `false`: there is nothing more to look at.

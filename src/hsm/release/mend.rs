@@ -106,7 +106,8 @@ pub fn drop_stub(patient: Patient<'_>, judged: &Record, keep: Keep<'_>) -> Resul
 /// The file becomes what its stub says again: of that size and time, and without data.
 ///
 /// # Errors
-/// [`MendError`]; behind the first change the file is half released, and `recover` finishes it.
+/// [`MendError`]; behind the first change the file is the conflict that it was, of another size, or
+/// half released, and `recover` finishes it.
 pub fn make_stub_whole(
     patient: Patient<'_>,
     judged: &Record,
@@ -121,6 +122,11 @@ pub fn make_stub_whole(
     if !quiet.still_held() {
         return Err(Refusal::InUse.into());
     }
+    // While the record says what it said: cut short here, it is the same conflict as before. A file that
+    // says *recalling* has its size already.
+    rustix::fs::ftruncate(fd, judged.size)
+        .map_err(|why| BackingError::of("set the size of", || describe(fd), why))?;
+    sync(fd)?;
     let turn = backing.turn(node);
     let half = Record {
         state: State::Recalling,
@@ -131,8 +137,11 @@ pub fn make_stub_whole(
     backing.set_record(fd, &half, SetHow::Replace)?;
     drop(turn);
     sync(fd)?;
-    rustix::fs::ftruncate(fd, judged.size)
-        .map_err(|why| BackingError::of("set the size of", || describe(fd), why))?;
+    #[cfg(test)]
+    super::tests::half_way()?;
+    if !quiet.still_held() {
+        return Err(Refusal::InUse.into());
+    }
     let file = Found {
         backing,
         quiet: &quiet,

@@ -26,7 +26,7 @@ pub struct RebuildReport {
     pub foreign: u64,
     /// Files that are not as their stubs say.
     pub conflict: u64,
-    /// Something on the backing could not be looked at; `cairn up` tries again.
+    /// Something on the backing could not be looked at; the same command looks at it again.
     pub gaps: bool,
     /// Aggregates are named above this epoch from now on.
     pub epoch: u32,

@@ -62,6 +62,32 @@ impl Shared {
         Ok(copies)
     }
 
+    /// In a rebuild that read tiers: what was suspect because a record alone told of it, and an index
+    /// bears out, is good.
+    pub(in crate::hsm::engine) fn bear_out(
+        &self,
+        node: catalog::NodeId,
+        record: &Record,
+    ) -> Result<(), EngineError> {
+        if !self.has_read_tiers() {
+            return Ok(());
+        }
+        let mut suspect = self.catalog.copies(record.file, record.version)?;
+        suspect.retain(|copy| copy.state == catalog::CopyState::Suspect);
+        if suspect.is_empty() {
+            return Ok(());
+        }
+        let mut good = self.believable_copies(record)?;
+        good.retain(|copy| {
+            let place = |s: &catalog::Copy| (s.tier, s.aggregate) == (copy.tier, copy.aggregate);
+            copy.state == catalog::CopyState::Good && suspect.iter().any(place)
+        });
+        if !good.is_empty() {
+            self.catalog.bear_out(node, good)?;
+        }
+        Ok(())
+    }
+
     /// In a rebuild that read all tiers that a record names: is its version on none of them?
     pub(in crate::hsm::engine) fn is_on_no_tier(
         &self,
@@ -78,7 +104,19 @@ impl Shared {
             return Ok(false);
         }
         let known = self.catalog.copies(record.file, record.version)?;
-        Ok(known.is_empty() && self.believable_copies(record)?.is_empty())
+        let mut borne_out = false;
+        for copy in known {
+            borne_out |= copy.crc == record.crc && !self.is_hint(&copy)?;
+        }
+        Ok(!borne_out && self.believable_copies(record)?.is_empty())
+    }
+
+    /// Is a copy on a tier that was read, and only a record tells of it?
+    fn is_hint(&self, copy: &catalog::Copy) -> Result<bool, EngineError> {
+        let read = self.late.read.get();
+        Ok(copy.state == catalog::CopyState::Suspect
+            && read.is_some_and(|read| read.complete.contains(&copy.tier))
+            && !self.catalog.was_damaged(copy.tier, copy.aggregate)?)
     }
 
     /// A rebuild read tiers: files without a record are looked for in what these hold.

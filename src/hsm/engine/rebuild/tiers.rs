@@ -20,15 +20,18 @@ const BATCH: usize = 4000;
 /// Problems that are told one by one.
 const TOLD: usize = 100;
 
-/// Reads a tier from where it stands to its end.
+/// Reads a tier from where it stands to its end, but for names above the epoch `highest`, which are
+/// no aggregates.
 ///
 /// # Errors
 /// The tier does not answer, or the catalog; what was read stands.
 pub(super) fn read(
     shared: &Shared,
     slot: &Slot,
+    highest: u32,
     problems: &mut Vec<String>,
 ) -> Result<(), EngineError> {
+    shared.catalog.begin_tier(slot.id)?;
     let mut state = shared.catalog.tier_read(slot.id)?;
     if state.complete {
         return Ok(());
@@ -42,6 +45,10 @@ pub(super) fn read(
         for name in names.into_iter().filter(|name| !name.is_snapshot()) {
             if shared.stopping() {
                 return Ok(());
+            }
+            // A listing of names holds no file's data.
+            if name.epoch > highest || name.is_snapshot() {
+                continue;
             }
             let found = look(shared, slot, name, problems)?;
             learn(shared, found)?;
@@ -119,29 +126,6 @@ fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<u64, End> {
         .map_err(|why| End::Bad(why.to_string()))
 }
 
-/// The highest epoch in the names of a tier's aggregates; 0: there are none. Asks once for each bit.
-///
-/// # Errors
-/// The tier's.
-pub(super) fn highest_epoch(tier: &dyn Tier) -> Result<u32, TierError> {
-    let is_one_after = |epoch: u32| -> Result<bool, TierError> {
-        let after = AggregateId {
-            epoch,
-            seq: u64::MAX >> 1,
-        };
-        Ok(!tier.list(Some(after), 1)?.is_empty())
-    };
-    let mut highest = 0;
-    for bit in (0..32).rev() {
-        let with = highest | 1_u32 << bit;
-        // Something lies in this epoch or above.
-        if is_one_after(with - 1)? {
-            highest = with;
-        }
-    }
-    Ok(highest)
-}
-
 /// An aggregate and what lies in it.
 struct Found {
     aggregate: LearnedAggregate,
@@ -164,7 +148,7 @@ fn learn(shared: &Shared, found: Found) -> Result<(), EngineError> {
     }
 }
 
-fn tell(problems: &mut Vec<String>, problem: String) {
+pub(super) fn tell(problems: &mut Vec<String>, problem: String) {
     tracing::warn!("{problem}");
     if problems.len() < TOLD {
         problems.push(problem);

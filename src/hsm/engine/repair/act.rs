@@ -44,18 +44,22 @@ impl Shared {
                 self.believed.forget(node);
                 put_stub(patient, record).map(Some)
             }
-            Remedy::KeepDisk => drop_stub(patient, record, &mut |_, stat, record| {
+            Remedy::KeepDisk => drop_stub(patient, record, &mut |fd, stat, record| {
                 // A foreign one's data are the other file's, which has them still.
                 if case.ill == Ill::Conflict {
-                    let beside = beside::stub(self, &case.path, stat, record)?;
+                    let beside = beside::stub(self, &case.path, (fd, stat), record)?;
                     self.note_stub_beside(&beside)?;
                     kept = Some(beside);
                 }
-                Ok(())
+                // First: a file without a record is lost to a catalog that takes it for released.
+                let (id, why) = (case.node.id, TombstoneWhy::Overwrite);
+                self.catalog
+                    .dirtied(id, why, self.now(), Durability::Full)
+                    .map_err(|e| e.to_string())
             })
             .map(|()| None),
             Remedy::KeepArchive => make_stub_whole(patient, record, &mut |fd, stat, _| {
-                let beside = beside::data(self, &case.path, stat, fd)?;
+                let beside = beside::data(self, &case.path, (fd, stat))?;
                 self.catalog
                     .note(vec![beside.sighting()], Durability::Relaxed)
                     .map_err(|e| e.to_string())?;

@@ -1,15 +1,20 @@
 //! What an administrator gives up, kept under another name in the same directory.
 //!
-//! Invariant: a name is made exclusively, and durable with its content before the caller goes on; half
-//! of one is removed again.
+//! Invariants:
+//! - A name is made exclusively, and durable with its content before the caller goes on; half of one is
+//!   removed again.
+//! - Nobody may read it who could not read the original: until it is filled only its owner may, and then
+//!   it has the original's list of rights, or is its owner's alone.
 
 use crate::catalog::{FileKind, NodeId};
+use crate::format::acl::ACCESS;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Backing, FileStat, How, SetHow, describe};
 use crate::hsm::engine::{Shared, tree};
 use crate::hsm::version::Stamp;
 use crate::id::{FileId, NodeHandle};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,12 +35,15 @@ pub(super) struct Beside {
     pub(super) record: Option<Record>,
 }
 
+/// The file beside which one is made, and what was seen of it.
+type Original<'a> = (BorrowedFd<'a>, &'a FileStat);
+
 /// Makes a file beside `path` (relative to the root), of the owner and mode that `like` has, and fills
 /// it.
 fn make(
     shared: &Shared,
     path: &[u8],
-    like: &FileStat,
+    (original, like): Original<'_>,
     mtime: crate::id::Timestamp,
     fill: impl FnOnce(&Backing, BorrowedFd<'_>) -> Result<Option<Record>, String>,
 ) -> Result<Beside, String> {
@@ -53,7 +61,12 @@ fn make(
     let parent = tree::ensure_directory(shared, &parent).map_err(|e| told(&e))?;
     let (name, file) = create(directory.as_fd(), last)?;
     let filled = own(file.as_fd(), like)
-        .and_then(|()| fill(backing, file.as_fd()))
+        .map(|()| rights(original, file.as_fd(), like))
+        .and_then(|mode| {
+            let record = fill(backing, file.as_fd())?;
+            set_mode(file.as_fd(), mode)?;
+            Ok(record)
+        })
         .and_then(|record| {
             set_mtime(file.as_fd(), mtime)?;
             finish(shared, &file, record, like)
@@ -111,10 +124,45 @@ fn own(fd: BorrowedFd<'_>, like: &FileStat) -> Result<(), String> {
         rustix::fs::Uid::from_raw(like.uid),
         rustix::fs::Gid::from_raw(like.gid),
     );
-    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| format!("give it its owner: {e}"))?;
-    // Not the bits that run a program as somebody else.
-    let mode = Mode::from_raw_mode(like.mode & 0o777);
-    rustix::fs::fchmod(fd, mode).map_err(|e| format!("give it its mode: {e}"))
+    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| format!("give it its owner: {e}"))
+}
+
+fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<(), String> {
+    rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|e| format!("give it its mode: {e}"))
+}
+
+/// Gives it the original's list of rights, or none if that has none, and takes them away for now by
+/// its mode; gives the mode that it is to have.
+fn rights(original: BorrowedFd<'_>, fd: BorrowedFd<'_>, like: &FileStat) -> u32 {
+    let same = take_rights(fd)
+        .and_then(|()| copy_rights(original, fd))
+        .and_then(|()| rustix::fs::fchmod(fd, Mode::from_raw_mode(0o600)));
+    match same {
+        // Not the bits that run a program as somebody else.
+        Ok(()) => like.mode & 0o777,
+        Err(why) => {
+            tracing::warn!(%why, "the rights of a kept file are its owner's alone");
+            like.mode & 0o700
+        }
+    }
+}
+
+/// What it inherited from its directory.
+fn take_rights(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::fs::fremovexattr(fd, OsStr::from_bytes(ACCESS)) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        done => done,
+    }
+}
+
+fn copy_rights(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let name = OsStr::from_bytes(ACCESS);
+    let mut list = vec![0; 1 << 16];
+    match rustix::fs::fgetxattr(from, name, &mut list[..]) {
+        Ok(len) => rustix::fs::fsetxattr(to, name, &list[..len], XattrFlags::empty()),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(why) => Err(why),
+    }
 }
 
 fn set_mtime(fd: BorrowedFd<'_>, mtime: crate::id::Timestamp) -> Result<(), String> {
@@ -164,10 +212,10 @@ fn finish(
 pub(super) fn stub(
     shared: &Shared,
     path: &[u8],
-    like: &FileStat,
+    original: Original<'_>,
     record: &Record,
 ) -> Result<Beside, String> {
-    make(shared, path, like, record.mtime, |_, fd| {
+    make(shared, path, original, record.mtime, |_, fd| {
         rustix::fs::ftruncate(fd, record.size).map_err(|e| format!("set its size: {e}"))?;
         Ok(Some(record.clone()))
     })
@@ -177,10 +225,9 @@ pub(super) fn stub(
 pub(super) fn data(
     shared: &Shared,
     path: &[u8],
-    like: &FileStat,
-    from: BorrowedFd<'_>,
+    (from, like): Original<'_>,
 ) -> Result<Beside, String> {
-    make(shared, path, like, like.mtime, |backing, to| {
+    make(shared, path, (from, like), like.mtime, |backing, to| {
         let mut buffer = vec![0_u8; CHUNK];
         for run in backing.extents(from).map_err(|e| e.to_string())? {
             let (mut at, end) = (run.offset, (run.offset + run.len).min(like.size));

@@ -7,6 +7,8 @@
 
 mod looks;
 
+pub(super) use looks::recognise;
+
 use super::super::Shared;
 use super::super::lanes::Claim;
 use super::super::tree::Looked;
@@ -184,9 +186,6 @@ impl<'a> Comparison<'a> {
     }
 
     fn without_record(&mut self, looked: &Looked, node: &Node) -> Result<(), EngineError> {
-        if self.shared.has_read_tiers() {
-            return self.by_looks(looked, node);
-        }
         if node.version.is_none() || node.state == FileState::Dirty {
             return Ok(());
         }
@@ -209,6 +208,7 @@ impl<'a> Comparison<'a> {
             crc: record.crc,
             blocks_crc: record.blocks_crc,
         };
+        self.shared.bear_out(node.id, &record)?;
         let resident = record.state == State::Resident;
         let same_version = node.version == Some(version);
         let agrees = same_version
@@ -220,7 +220,7 @@ impl<'a> Comparison<'a> {
         if agrees && node.state != FileState::Archived {
             return Ok(());
         }
-        if agrees {
+        if agrees && !self.shared.is_on_no_tier(&record)? {
             return self.still_archived(looked, node, &record, version);
         }
         if resident && matches!(node.state, FileState::Released | FileState::Lost) {
@@ -368,7 +368,8 @@ impl<'a> Comparison<'a> {
 
     fn is_as_its_stub_says(&self, looked: &Looked, record: &Record, stat: &FileStat) -> bool {
         // A recall's half-written file is no conflict, and neither is a truncation under way (P5).
-        if record.state == State::Recalling || stat.size == 0 {
+        let half_way = record.state == State::Recalling && stat.size == record.size;
+        if half_way || stat.size == 0 {
             return true;
         }
         let fits = (stat.size, stat.mtime) == (record.size, record.mtime);

@@ -96,6 +96,10 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
     let items: Vec<_> = ready.iter().map(|one| one.item.clone()).collect();
     let wanted: Vec<_> = ready.iter().map(|one| one.wanted.clone()).collect();
     let bad = |at: usize, hint: &CopyHint, why: &str| note_bad(shared, &wanted[at], hint, why);
+    let given = |file| {
+        let last = shared.catalog.last_version(file);
+        last.map_err(|why| why.to_string())
+    };
     let batch = Again {
         batch: Batch {
             backing: &shared.backing,
@@ -103,6 +107,7 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
             aggregate,
             composed: shared.now(),
             items: &items,
+            given: &given,
         },
         wanted: &wanted,
         indexes: recaller.indexes(),

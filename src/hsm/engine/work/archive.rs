@@ -246,12 +246,17 @@ fn compose_and_record(
             return;
         }
     };
+    let given = |file| {
+        let last = shared.catalog.last_version(file);
+        last.map_err(|why| why.to_string())
+    };
     let batch = Batch {
         backing: &shared.backing,
         tier: &*slot.tier,
         aggregate: composing.id(),
         composed: shared.now(),
         items,
+        given: &given,
     };
     let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);
     let requests: BTreeSet<_> = rows.iter().map(|a| a.request).collect();

@@ -1,4 +1,4 @@
-//! Reading tiers: the highest epoch, and objects from the front.
+//! Reading tiers: objects from the front.
 
 use super::*;
 use crate::id::{InstanceId, TierId};
@@ -23,26 +23,6 @@ fn tier(names: &[(u32, u64)], bytes: &[u8]) -> MemTier {
         put.finish(Crc32c::of(bytes)).unwrap();
     }
     tier
-}
-
-#[test]
-fn p9_the_highest_epoch_is_found_without_listing_all() {
-    for epochs in [
-        &[][..],
-        &[1],
-        &[1, 2, 3],
-        &[1, 1000, 70_000],
-        &[0x7fff_ffff],
-        &[5, u32::MAX - 1],
-    ] {
-        let names: Vec<_> = epochs.iter().map(|epoch| (*epoch, 9)).collect();
-        let found = highest_epoch(&tier(&names, b"x")).unwrap();
-        assert_eq!(
-            found,
-            epochs.iter().max().copied().unwrap_or(0),
-            "{epochs:?}"
-        );
-    }
 }
 
 #[test]
