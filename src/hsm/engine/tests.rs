@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where a tier of a test lies.
@@ -44,6 +45,8 @@ struct Veiled {
     tier: Arc<dyn Tier>,
     on_put: Arc<Mutex<Option<Hook>>>,
     on_stat: Arc<Mutex<Option<Hook>>>,
+    /// It gives no data.
+    broken: Arc<AtomicBool>,
 }
 
 /// Runs a hook, taken out meanwhile: it may panic, and others come by.
@@ -72,6 +75,14 @@ impl Tier for Veiled {
         self.tier.put(name, size_hint)
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(TierError::Transient {
+                tier: "veiled:".into(),
+                object: name.to_string(),
+                step: "reading",
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            });
+        }
         self.tier.read(name, offset, len)
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
@@ -111,6 +122,8 @@ pub(super) struct Bench {
     hooks: Vec<Arc<Mutex<Option<Hook>>>>,
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
+    /// Tiers that give no data.
+    broken: Vec<Arc<AtomicBool>>,
     _state: crate::hsm::state_dir::StateDir,
     _dir: tempfile::TempDir,
 }
@@ -175,8 +188,11 @@ impl Bench {
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
         let (mut hooks, mut asked) = (Vec::new(), Vec::new());
+        let mut broken = Vec::new();
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
+            let is_broken = Arc::<AtomicBool>::default();
+            broken.push(Arc::clone(&is_broken));
             hooks.push(Arc::clone(&on_put));
             asked.push(Arc::clone(&on_stat));
             if matches!(place, Place::Elsewhere) {
@@ -185,6 +201,7 @@ impl Bench {
                     tier,
                     on_put,
                     on_stat,
+                    broken: is_broken,
                 });
                 *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
             }
@@ -197,6 +214,7 @@ impl Bench {
             root,
             hooks,
             asked,
+            broken,
             _state: state,
             _dir: dir,
         }
