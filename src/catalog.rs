@@ -57,8 +57,8 @@ mod writer;
 pub use backup::backup;
 pub use candidates::{ArchiveFilter, CandidateCursor, Candidates, Met, ReleaseFilter};
 pub use copy::{
-    Aggregate, Archived, Copy, CopyState, Life, Member, NewAggregate, ProofKind, Rebound, Recalled,
-    Tombstone, TombstoneWhy,
+    Aggregate, Archived, Copy, CopyPlace, CopyState, Life, Member, NewAggregate, ProofKind,
+    Rebound, Recalled, Tombstone, TombstoneWhy,
 };
 pub use dump::{CopyKey, CopyRow};
 pub use error::CatalogError;

@@ -126,6 +126,26 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The newest aggregates of a tier that lie there in the ordinary way, the newest first.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn newest_of(&self, tier: TierId, limit: usize) -> Result<Vec<AggregateId>, CatalogError> {
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT epoch, seq FROM aggregates WHERE tier = ? AND life = 0
+                 ORDER BY epoch DESC, seq DESC LIMIT ?",
+                params![tier.0, page(limit)],
+                id_row,
+                "find the newest of tier",
+                tier,
+            )
+        })
+    }
+}
+
 /// A tier's aggregates in the order of their names, from after `after`.
 pub(super) fn of_tier(
     connection: &Connection,

@@ -57,6 +57,33 @@ pub struct Copy {
     pub last_verified: Option<Timestamp>,
 }
 
+impl Copy {
+    /// Its place in listings.
+    #[must_use]
+    pub fn place(&self) -> CopyPlace {
+        CopyPlace {
+            aggregate: self.aggregate,
+            header: self.header,
+            file: self.file,
+            version: self.version,
+        }
+    }
+}
+
+/// Where a listing of a tier's copies goes on: behind this one. The offset alone does not tell copies
+/// apart: an adopted stub shares the member of the one it was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CopyPlace {
+    /// The aggregate.
+    pub aggregate: AggregateId,
+    /// Offset of the member's first header block, bytes.
+    pub header: u64,
+    /// Whose copy.
+    pub file: FileId,
+    /// Of which data.
+    pub version: DataVersion,
+}
+
 /// An aggregate that was just made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewAggregate {

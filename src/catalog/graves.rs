@@ -342,7 +342,8 @@ pub(super) fn departed(
 }
 
 /// The copy at this place was given up by an administrator, whose row stays to say so (state 3), and a
-/// good one lies elsewhere, in an ordinary aggregate.
+/// good one lies elsewhere, in an ordinary aggregate; or it was bad and retired, and the good one lies on
+/// the same tier, proven.
 fn is_given_up(
     connection: &Connection,
     (tier, id): (TierId, AggregateId),
@@ -355,7 +356,9 @@ fn is_given_up(
              JOIN aggregates AS its ON its.tier = good.tier AND its.epoch = good.epoch
                  AND its.seq = good.seq
          WHERE here.file = ?1 AND here.version = ?2 AND here.tier = ?3 AND here.epoch = ?4
-             AND here.seq = ?5 AND here.state = 3 AND good.state = 0 AND its.life = 0",
+             AND here.seq = ?5 AND good.state = 0 AND its.life = 0
+             AND (here.state = 3 OR here.state = 2 AND here.live = 0 AND good.live = 1
+                  AND good.tier = here.tier AND its.proof <> 4)",
         params![file.0, int(version.0), tier.0, id.epoch, int(id.seq)],
         |_| Ok(()),
         "look whether it was given up in",

@@ -5,10 +5,12 @@
 //! - A copy that was read and found good counts as checked at that moment; one found bad keeps the
 //!   time of its last good check, counts for no release, and stays listed until another copy on its tier
 //!   takes its place ([`Catalog::retire`]).
-//! - A row never becomes good again but by a read that found it good.
+//! - A row never becomes good again but by a read that found it good, and that began when the row was
+//!   already what it is now: of two reads at once the one that found it bad is believed. A retired one
+//!   never does.
 
 use super::aggregates::{self, COPY, copy_row};
-use super::copy::{Copy, CopyState};
+use super::copy::{Copy, CopyPlace, CopyState};
 use super::sql::{Code, all, change, first, handle, int, maybe_time, page, uint};
 use super::{Catalog, CatalogError, Durability, NewAggregate, NodeId, tombs};
 use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -58,11 +60,9 @@ pub struct ProofCount {
     pub oldest: Option<Timestamp>,
 }
 
-/// Where a listing of a tier's copies goes on: behind this aggregate's member at this offset.
-type Behind = Option<(AggregateId, u64)>;
-
 impl Catalog {
-    /// Notes what reading (or missing) a copy showed. A good read counts as verified.
+    /// Notes what reading (or missing) a copy showed. A good read counts as verified at `now`: when it
+    /// began.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -104,7 +104,7 @@ impl Catalog {
     }
 
     /// Copies of live files on a tier that were verified (or else proven) before `before`, oldest
-    /// first.
+    /// first, from behind `after`.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -112,17 +112,31 @@ impl Catalog {
         &self,
         tier: TierId,
         before: Timestamp,
+        after: Option<&Copy>,
         limit: usize,
     ) -> Result<Vec<Copy>, CatalogError> {
+        let (aggregate, _, file, version) = begin(after.map(Copy::place));
+        let age = after.map_or(i64::MIN, |c| c.last_verified.unwrap_or(c.proven_at).nanos());
         self.read(|connection| {
             all(
                 connection,
                 &format!(
                     "SELECT {COPY} FROM copies WHERE tier = ? AND live = 1 AND state < 2
                      AND ifnull(last_verified, proven_at) < ?
-                     ORDER BY ifnull(last_verified, proven_at) LIMIT ?"
+                     AND (ifnull(last_verified, proven_at), file, version, epoch, seq)
+                         > (?, ?, ?, ?, ?)
+                     ORDER BY ifnull(last_verified, proven_at), file, version, epoch, seq LIMIT ?"
                 ),
-                params![tier.0, before.nanos(), page(limit)],
+                params![
+                    tier.0,
+                    before.nanos(),
+                    age,
+                    file.0,
+                    version,
+                    aggregate.epoch,
+                    int(aggregate.seq),
+                    page(limit)
+                ],
                 copy_row,
                 "find copies to verify",
                 tier,
@@ -130,7 +144,7 @@ impl Catalog {
         })
     }
 
-    /// Copies in an aggregate that files need, by ascending offset, from after the offset `after`.
+    /// Copies in an aggregate that files need, in the order of their places, from after `after`.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -138,21 +152,25 @@ impl Catalog {
         &self,
         tier: TierId,
         aggregate: AggregateId,
-        after: Option<u64>,
+        after: Option<CopyPlace>,
         limit: usize,
     ) -> Result<Vec<Copy>, CatalogError> {
+        let (_, header, file, version) = begin(after);
         self.read(|connection| {
             all(
                 connection,
                 &format!(
                     "SELECT {COPY} FROM copies WHERE tier = ? AND epoch = ? AND seq = ?
-                     AND header > ? AND live = 1 ORDER BY header LIMIT ?"
+                     AND (header, file, version) > (?, ?, ?) AND live = 1
+                     ORDER BY header, file, version LIMIT ?"
                 ),
                 params![
                     tier.0,
                     aggregate.epoch,
                     int(aggregate.seq),
-                    after.map_or(-1, int),
+                    header,
+                    file.0,
+                    version,
                     page(limit)
                 ],
                 copy_row,
@@ -193,22 +211,25 @@ impl Catalog {
     pub fn bad_copies(
         &self,
         tier: TierId,
-        after: Behind,
+        after: Option<CopyPlace>,
         limit: usize,
     ) -> Result<Vec<BadCopy>, CatalogError> {
-        let (aggregate, header) = begin(after);
+        let (aggregate, header, file, version) = begin(after);
         self.read(|connection| {
             let bad = all(
                 connection,
                 &format!(
                     "SELECT {COPY} FROM copies WHERE tier = ? AND live = 1 AND state = 2
-                     AND (epoch, seq, header) > (?, ?, ?) ORDER BY epoch, seq, header LIMIT ?"
+                     AND (epoch, seq, header, file, version) > (?, ?, ?, ?, ?)
+                     ORDER BY epoch, seq, header, file, version LIMIT ?"
                 ),
                 params![
                     tier.0,
                     aggregate.epoch,
                     int(aggregate.seq),
                     header,
+                    file.0,
+                    version,
                     page(limit)
                 ],
                 copy_row,
@@ -231,30 +252,32 @@ impl Catalog {
     pub fn verifiable(
         &self,
         tier: TierId,
-        after: Behind,
+        after: Option<CopyPlace>,
         limit: usize,
-    ) -> Result<(Vec<Verifiable>, Behind), CatalogError> {
-        let (aggregate, header) = begin(after);
+    ) -> Result<(Vec<Verifiable>, Option<CopyPlace>), CatalogError> {
+        let (aggregate, header, file, version) = begin(after);
         self.read(|connection| {
             let copies = all(
                 connection,
                 &format!(
                     "SELECT {COPY} FROM copies WHERE tier = ?
-                     AND (epoch, seq, header) > (?, ?, ?) AND live = 1
-                     ORDER BY epoch, seq, header LIMIT ?"
+                     AND (epoch, seq, header, file, version) > (?, ?, ?, ?, ?) AND live = 1
+                     ORDER BY epoch, seq, header, file, version LIMIT ?"
                 ),
                 params![
                     tier.0,
                     aggregate.epoch,
                     int(aggregate.seq),
                     header,
+                    file.0,
+                    version,
                     page(limit)
                 ],
                 copy_row,
                 "list copies of",
                 tier,
             )?;
-            let next = copies.last().map(|copy| (copy.aggregate, copy.header));
+            let next = copies.last().map(Copy::place);
             let mut found = Vec::with_capacity(copies.len());
             for copy in copies {
                 if let Some((node, handle)) = holder(connection, &copy)? {
@@ -289,8 +312,8 @@ impl Catalog {
         })
     }
 
-    /// Bad copies whose place others on their tier have taken: nobody needs them any more. Gives how
-    /// many were retired.
+    /// Bad copies whose place others on their tier have taken: nobody needs them any more. One without
+    /// a good one that counts, in an ordinary aggregate of its tier, stays. Gives how many were retired.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -344,37 +367,64 @@ impl Catalog {
     }
 }
 
-fn begin(after: Behind) -> (AggregateId, i64) {
-    after.map_or((AggregateId { epoch: 0, seq: 0 }, -1), |(aggregate, at)| {
-        (aggregate, int(at))
+/// As the statements compare it.
+fn begin(after: Option<CopyPlace>) -> (AggregateId, i64, FileId, i64) {
+    let first = (AggregateId { epoch: 0, seq: 0 }, -1, FileId([0; 16]), -1);
+    after.map_or(first, |at| {
+        (at.aggregate, int(at.header), at.file, int(at.version.0))
     })
 }
 
-/// `false`: the copy is not known, or was given up meanwhile.
+/// `false`: the copy is not known, or was given up meanwhile; or it was found good by a read that
+/// began when it was thought to be something else: another read, which ended first, knows better.
 fn note(
     connection: &Connection,
     copy: &Copy,
     state: CopyState,
     now: Timestamp,
 ) -> Result<bool, CatalogError> {
-    let verified = (state == CopyState::Good).then_some(now.nanos());
+    let place = params![
+        copy.file.0,
+        int(copy.version.0),
+        copy.tier.0,
+        copy.aggregate.epoch,
+        int(copy.aggregate.seq)
+    ];
+    let was = first(
+        connection,
+        "SELECT state, live FROM copies WHERE file = ? AND version = ? AND tier = ? AND epoch = ?
+         AND seq = ? AND state < 3",
+        place,
+        |row| Ok((row.get::<_, i64>("state")?, row.get::<_, bool>("live")?)),
+        "look what is known of a copy in",
+        copy.aggregate,
+    )?;
+    let Some((was, live)) = was else {
+        return Ok(false);
+    };
+    let is_good = state == CopyState::Good;
+    if is_good && (was != copy.state.code() || !live) {
+        return Ok(false);
+    }
+    let verified = is_good.then_some(now.nanos());
     let rows = change(
         connection,
-        "UPDATE copies SET state = ?, last_verified = ifnull(?, last_verified)
-         WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ? AND state < 3",
+        "UPDATE copies SET state = ?6,
+             last_verified = max(ifnull(?7, last_verified), ifnull(last_verified, ?7))
+         WHERE file = ?1 AND version = ?2 AND tier = ?3 AND epoch = ?4 AND seq = ?5",
         params![
-            state.code(),
-            verified,
             copy.file.0,
             int(copy.version.0),
             copy.tier.0,
             copy.aggregate.epoch,
-            int(copy.aggregate.seq)
+            int(copy.aggregate.seq),
+            state.code(),
+            verified
         ],
         "note what a copy is",
         copy.aggregate,
     )?;
-    if rows > 0 && state != copy.state {
+    if rows > 0 && state.code() != was {
         let holders = all(
             connection,
             "SELECT id FROM nodes WHERE file = ?",
@@ -418,8 +468,13 @@ fn unneeded_if_bad(connection: &Connection, copy: &Copy) -> Result<bool, Catalog
     set_unneeded(
         connection,
         copy,
-        "UPDATE copies SET live = 0 WHERE file = ? AND version = ? AND tier = ? AND epoch = ?
-         AND seq = ? AND live = 1 AND state = 2",
+        "UPDATE copies SET live = 0 WHERE file = ?1 AND version = ?2 AND tier = ?3 AND epoch = ?4
+         AND seq = ?5 AND live = 1 AND state = 2
+         AND EXISTS (SELECT 1 FROM copies AS good
+             JOIN aggregates AS its ON its.tier = good.tier AND its.epoch = good.epoch
+                 AND its.seq = good.seq
+             WHERE good.file = ?1 AND good.version = ?2 AND good.tier = ?3 AND good.state = 0
+                 AND good.live = 1 AND its.life = 0)",
     )
 }
 

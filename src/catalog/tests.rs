@@ -13,6 +13,7 @@ mod durability;
 mod model;
 mod nodes;
 mod plans;
+mod proof;
 mod rebuild;
 mod reclaim;
 mod requests;

@@ -120,6 +120,27 @@ pub fn read_index(tier: &dyn Tier, name: AggregateId) -> Result<(Trailer, Index)
     Ok((trailer, decode_index(&bytes, &trailer).map_err(broken)?))
 }
 
+/// Reads the end of an aggregate: it is there, can be read, and is what its name says.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn is_there(tier: &dyn Tier, name: AggregateId) -> Result<(), VerifyError> {
+    let total = tier.stat(name)?;
+    let len = total.min(TRAILER_LEN);
+    let last = tier.read(name, total - len, len)?;
+    let trailer = decode_trailer(&last, total).map_err(|source| VerifyError::Index {
+        aggregate: name,
+        source,
+    })?;
+    if trailer.aggregate == name {
+        return Ok(());
+    }
+    Err(VerifyError::Mixed {
+        aggregate: name,
+        found: trailer.aggregate,
+    })
+}
+
 /// Reads all blocks of one member. `stop` is asked before each read.
 ///
 /// # Errors

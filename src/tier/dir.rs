@@ -71,7 +71,8 @@ impl DirTier {
                 owner: how.owner,
             },
         };
-        let place = Arc::new(Place::new(root.to_owned(), label, expected));
+        let is_new = matches!(how.expect, Expect::New(_));
+        let place = Arc::new(Place::new(root.to_owned(), label, expected, is_new));
         match place.look("opening") {
             Err(error @ TierError::Unavailable { .. })
                 if matches!(how.expect, Expect::Known(_)) =>

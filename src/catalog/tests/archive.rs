@@ -237,12 +237,15 @@ fn a_bad_copy_no_longer_counts() {
     assert_eq!((under(1), under(2)), (0, 1));
     let listed = rig.under_copied(2, None, 10).unwrap();
     assert_eq!((listed.nodes[0].id, listed.next), (node, None));
-    let due = rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap();
+    let due = rig
+        .copies_to_verify(copies[1].tier, at(1000), None, 10)
+        .unwrap();
     assert_eq!(due, [copies[1]]);
     rig.set_copy_state(&copies[1], CopyState::Good, at(2000), Durability::Full)
         .unwrap();
     assert_eq!(
-        rig.copies_to_verify(copies[1].tier, at(1000), 10).unwrap(),
+        rig.copies_to_verify(copies[1].tier, at(1000), None, 10)
+            .unwrap(),
         []
     );
     let listed = rig.copies(file_id(node), DataVersion(1)).unwrap();
@@ -270,7 +273,7 @@ fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
     let listed = rig.bad_copies(TIER, None, 10).unwrap();
     assert_eq!((listed.len(), listed[0].node), (1, Some(f)));
     assert_eq!(listed[0].copy.aggregate, first.id);
-    let behind = Some((listed[0].copy.aggregate, listed[0].copy.header));
+    let behind = Some(listed[0].copy.place());
     assert_eq!(rig.bad_copies(TIER, behind, 10).unwrap(), []);
     let again = NewAggregate {
         id: AggregateId { epoch: 9, seq: 9 },
@@ -284,8 +287,31 @@ fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
     rig.made_again(again, vec![Made { node: f, copy }], at(60))
         .unwrap();
     assert_eq!((counted(), rig.row(f).copies), ((3, 1), 1));
+    // By the time that it is retired what took its place may be no better.
+    let doomed = |state, life| {
+        let connection = rig.connection();
+        let one = "epoch = 9 AND seq = 9";
+        let set = format!("UPDATE copies SET state = {state} WHERE {one};");
+        let its = format!("UPDATE aggregates SET life = {life} WHERE {one};");
+        connection.execute_batch(&(set + &its)).unwrap();
+    };
+    for (state, life) in [(2, 0), (0, 1)] {
+        doomed(state, life);
+        assert_eq!(rig.retire(vec![bad], full).unwrap(), 0, "{state} {life}");
+    }
+    doomed(0, 0);
+    let bound = crate::catalog::Bound {
+        before: at(70),
+        now: at(70),
+    };
+    let departed = || {
+        let member = [(bad.file, bad.version)];
+        rig.departed(TIER, first.id, &member, bound).unwrap()[0].clone()
+    };
+    assert!(departed().is_err(), "it is needed until it is retired");
     assert_eq!(rig.retire(vec![bad], full).unwrap(), 1);
     assert_eq!(rig.retire(vec![bad], full).unwrap(), 0, "once");
+    assert_eq!(departed(), Ok(crate::catalog::Departed::GivenUp));
     assert_eq!(counted(), (2, 0));
     let gone = rig.aggregate(TIER, first.id).unwrap().unwrap();
     assert_eq!(

@@ -69,12 +69,13 @@ fn call_everything(rig: &Rig) {
     let copies = rig.copies(file_id(f), version).unwrap();
     rig.set_copy_state(&copies[0], CopyState::Good, at(1), d)
         .unwrap();
-    rig.copies_to_verify(TIER, at(9), 5).unwrap();
+    rig.copies_to_verify(TIER, at(9), None, 5).unwrap();
     proofs(rig, copies[0]);
     rig.aggregate(TIER, aggregate.id).unwrap();
     rig.aggregates(TIER, Some(aggregate.id), 5).unwrap();
     rig.members(TIER, aggregate.id, Some(1), 5).unwrap();
     rig.newest_aggregate().unwrap();
+    rig.newest_of(TIER, 5).unwrap();
     snapshots(rig);
     assert!(!rig.has_open_requests(1000, 3).unwrap());
     rig.tombstones(None, 5).unwrap();

@@ -2,7 +2,7 @@
 
 use super::{EngineError, Shared, tree};
 use crate::catalog::{
-    Copy, CopyState, Durability, FileState, Known, Node, Proven, Recalled, Trouble, Version,
+    Copy, Durability, FileState, Known, Node, Proven, Recalled, Trouble, Version,
 };
 use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
@@ -28,9 +28,10 @@ impl Asks for Answers {
             return Vec::new();
         };
         match shared.catalog.copies(file, version) {
+            // Bad ones, the last, too: perhaps only a header is, or another file's blocks. Each block is
+            // compared with its sum before anybody gets it.
             Ok(copies) => copies
                 .iter()
-                .filter(|c| c.state != CopyState::Bad)
                 .map(|c| CopyHint {
                     tier: c.tier,
                     aggregate: c.aggregate,

@@ -10,8 +10,8 @@
 
 use super::{EngineError, Shared, Slot, tree};
 use crate::catalog::{
-    BadCopy, Copy, CopyState, Durability, FileState, NewAction, NewRequest, Node, NodeId, Origin,
-    Verb, Version,
+    BadCopy, Copy, CopyPlace, CopyState, Durability, FileState, NewAction, NewRequest, Node,
+    NodeId, Origin, Verb, Version,
 };
 use crate::format::record::CopyHint;
 use crate::hsm::archive::restub;
@@ -45,7 +45,7 @@ pub(super) struct Tried {
     /// Requests of this process that have not ended.
     open: HashMap<TierId, RequestId>,
     /// Behind what the last round looked at. What nothing can be done about must not be in the way.
-    behind: HashMap<TierId, (AggregateId, u64)>,
+    behind: HashMap<TierId, CopyPlace>,
 }
 
 impl Tried {
@@ -89,6 +89,9 @@ pub(super) fn work(shared: &Arc<Shared>) {
 
 /// One look at a tier's bad copies.
 pub(super) fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(), EngineError> {
+    if shared.proof.is_doubtful(slot.id) {
+        return Ok(());
+    }
     let counts = shared.catalog.proof_counts()?;
     if !counts.iter().any(|c| c.tier == slot.id && c.bad > 0) {
         return Ok(());
@@ -105,14 +108,16 @@ pub(super) fn round(shared: &Shared, slot: &Slot, tried: &mut Tried) -> Result<(
         let after = tried.behind.remove(&slot.id);
         let page = shared.catalog.bad_copies(slot.id, after, PAGE)?;
         let (more, mut made) = (page.len() == PAGE, Vec::new());
-        let last = page.last().map(|bad| (bad.copy.aggregate, bad.copy.header));
+        let last = page.last().map(|bad| bad.copy.place());
         for bad in page {
             if shared.stopping() {
                 break;
             }
             let full = actions.len() >= MOST.0 || bytes >= MOST.1;
             match look(shared, slot, &bad)? {
-                Look::Made(instead) if settle(shared, &bad)? => made.push((bad.copy, instead)),
+                Look::Made(instead) if settle(shared, &bad, &instead)? => {
+                    made.push((bad.copy, instead))
+                }
                 Look::Made(_) => {}
                 Look::Wanted(node) if !running && !full => {
                     let key = (bad.copy.file, bad.copy.version, slot.id);
@@ -220,7 +225,7 @@ fn ask(shared: &Shared, slot: &Slot, actions: Vec<NewAction>) -> Result<RequestI
 }
 
 /// Another copy took the place of a bad one: the stub says so. `false`: not now.
-fn settle(shared: &Shared, bad: &BadCopy) -> Result<bool, EngineError> {
+fn settle(shared: &Shared, bad: &BadCopy, instead: &Copy) -> Result<bool, EngineError> {
     for node in shared.catalog.nodes_by_file(bad.copy.file)? {
         let Some(_claim) = shared.lanes.claim(&node.handle) else {
             // Whoever works on it now is done soon.
@@ -232,9 +237,12 @@ fn settle(shared: &Shared, bad: &BadCopy) -> Result<bool, EngineError> {
         if (version.file, version.version) != (bad.copy.file, bad.copy.version) {
             continue;
         }
-        match rename_copies(shared, &node, &version) {
+        match rename_copies(shared, &node, &version, instead) {
+            Ok(true) => {}
+            // What took its place is gone, or bad, by now.
+            Ok(false) => return Ok(false),
             // A file that went needs no copy.
-            Ok(()) | Err(EngineError::Backing(BackingError::Gone { .. })) => {}
+            Err(EngineError::Backing(BackingError::Gone { .. })) => {}
             // One whose stub cannot be written now must not keep the others from theirs.
             Err(EngineError::Backing(why)) => {
                 tracing::debug!(%why, "a stub keeps the name of a bad copy; tried again");
@@ -259,9 +267,21 @@ fn retire(shared: &Shared, slot: &Slot, made: Vec<(Copy, Copy)>) -> Result<(), E
     Ok(())
 }
 
-/// The stub names the good copies.
-fn rename_copies(shared: &Shared, node: &Node, version: &Version) -> Result<(), EngineError> {
-    let hints: Vec<CopyHint> = good_copies(shared, version)?
+/// The stub names the good copies; `false`: the one that is to be among them is none.
+fn rename_copies(
+    shared: &Shared,
+    node: &Node,
+    version: &Version,
+    instead: &Copy,
+) -> Result<bool, EngineError> {
+    let good = good_copies(shared, version)?;
+    if !good
+        .iter()
+        .any(|copy| copy.place() == instead.place() && copy.tier == instead.tier)
+    {
+        return Ok(false);
+    }
+    let hints: Vec<CopyHint> = good
         .iter()
         .map(|c| CopyHint {
             tier: c.tier,
@@ -275,5 +295,5 @@ fn rename_copies(shared: &Shared, node: &Node, version: &Version) -> Result<(), 
     if let Some(Some(settle)) = written {
         let _ = shared.settles.send(settle);
     }
-    Ok(())
+    Ok(true)
 }

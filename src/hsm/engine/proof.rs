@@ -3,13 +3,16 @@
 //!
 //! Invariants:
 //! - What a read showed is in the catalog before anybody is told of it; that a copy is bad, durably.
+//! - What speaks against a whole tier is held against none of its copies (see `footing`).
 //! - An aggregate of which nothing can be found (gone, cut, its index damaged) makes all copies in it
 //!   bad at once, so that they are made again together.
 
+mod footing;
+
 use super::{Shared, Slot};
 use crate::catalog::{CatalogError, Copy, CopyState, Durability};
-use crate::hsm::verify::{Fault, VerifyError, verify_copies};
-use crate::id::{AggregateId, TierId};
+use crate::hsm::verify::{Fault, VerifyError, is_there, verify_copies};
+use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::Tier;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -40,6 +43,7 @@ type CopyEar = Box<dyn Fn(&CopyNews) + Send + Sync>;
 pub(super) struct Proof {
     suspects: Mutex<VecDeque<(TierId, AggregateId)>>,
     ears: Mutex<Vec<CopyEar>>,
+    footings: Mutex<footing::Footings>,
 }
 
 /// Why nothing can be said of copies.
@@ -51,6 +55,16 @@ pub(super) enum CheckError {
     /// What was found could not be noted.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The tier itself seems to be at fault.
+    #[error(
+        "{object} and others on tier {tier} cannot be read; is the right filesystem there, and whole?"
+    )]
+    Doubtful {
+        /// Its name.
+        tier: String,
+        /// What was to be read.
+        object: AggregateId,
+    },
 }
 
 impl super::Engine {
@@ -69,10 +83,16 @@ impl Proof {
         }
     }
 
-    /// The next aggregate of a tier that should be read soon.
-    pub(super) fn next_suspect(&self, tier: TierId) -> Option<AggregateId> {
+    /// The next aggregate of a tier that should be read soon, but those that rest.
+    pub(super) fn next_suspect(
+        &self,
+        tier: TierId,
+        rests: impl Fn(AggregateId) -> bool,
+    ) -> Option<AggregateId> {
         let mut suspects = self.suspects.lock();
-        let at = suspects.iter().position(|(of, _)| *of == tier)?;
+        let at = suspects
+            .iter()
+            .position(|(of, object)| *of == tier && !rests(*object))?;
         suspects.remove(at).map(|(_, aggregate)| aggregate)
     }
 }
@@ -88,19 +108,21 @@ impl Shared {
         copies: &[Copy],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Option<Fault>>, CheckError> {
+        let begun = self.now();
         let told = verify_copies(tier, aggregate, copies, stop)?;
-        self.note_faults(slot, aggregate, copies, &told)?;
+        self.note_faults(slot, aggregate, copies, &told, begun)?;
         Ok(told)
     }
 
-    /// Notes what reading copies of one aggregate showed.
+    /// Notes what reading copies of one aggregate showed, which began at `begun`.
     pub(super) fn note_faults(
         &self,
         slot: &Slot,
         aggregate: AggregateId,
         copies: &[Copy],
         told: &[Option<Fault>],
-    ) -> Result<(), CatalogError> {
+        begun: Timestamp,
+    ) -> Result<(), CheckError> {
         let state = |fault: &Option<Fault>| match fault {
             None => CopyState::Good,
             Some(_) => CopyState::Bad,
@@ -116,6 +138,12 @@ impl Shared {
             .filter(|(copy, _)| copy.state != CopyState::Bad)
             .filter_map(|(copy, fault)| Some((*copy, fault.as_ref()?.to_string())))
             .collect();
+        let whole = told.iter().flatten().find(|f| f.is_whole());
+        if told.iter().any(Option::is_none) {
+            self.proof.read_well(slot.id, aggregate);
+        } else if let Some(fault) = whole.filter(|_| !news.is_empty()) {
+            self.is_the_object(slot, aggregate, fault.is_absence())?;
+        }
         if let Some(fault) = told.iter().flatten().find(|f| f.is_of_the_object()) {
             let all = self.live_members(slot.id, aggregate)?;
             let others = all.into_iter().filter(|c| {
@@ -133,7 +161,7 @@ impl Shared {
         } else {
             Durability::Full
         };
-        self.catalog.note_checks(checks, self.now(), durability)?;
+        self.catalog.note_checks(checks, begun, durability)?;
         for (copy, why) in &news {
             self.tell_bad(slot, copy, why);
         }
@@ -148,7 +176,7 @@ impl Shared {
     ) -> Result<Vec<Copy>, CatalogError> {
         let mut all: Vec<Copy> = Vec::new();
         loop {
-            let after = all.last().map(|copy| copy.header);
+            let after = all.last().map(Copy::place);
             let page = self.catalog.live_members(tier, aggregate, after, PAGE)?;
             let more = page.len() == PAGE;
             all.extend(page);
@@ -162,6 +190,16 @@ impl Shared {
     pub(super) fn copy_is_bad(&self, copy: &Copy, why: &str) -> Result<(), CatalogError> {
         if copy.state == CopyState::Bad {
             return Ok(());
+        }
+        if let Some(slot) = self.slot(copy.tier)
+            && is_there(&*slot.tier, copy.aggregate).is_err()
+        {
+            match self.is_the_object(slot, copy.aggregate, true) {
+                Ok(()) => {}
+                Err(CheckError::Catalog(why)) => return Err(why),
+                // Said in the log.
+                Err(CheckError::Doubtful { .. } | CheckError::Verify(_)) => return Ok(()),
+            }
         }
         let checks = vec![(*copy, CopyState::Bad)];
         self.catalog

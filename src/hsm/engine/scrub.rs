@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long it sleeps without looking whether it is to stop.
 const NAP: Duration = Duration::from_millis(100);
-/// Oldest copies looked at to find one that does not rest.
+/// Oldest copies looked at together to find one that does not rest.
 const OLDEST: usize = 512;
 
 /// How the scrub stands.
@@ -156,14 +156,15 @@ impl Scrub<'_> {
         if self.rests.all(Instant::now()) {
             return Ok(false);
         }
-        if let Some(aggregate) = shared.proof.next_suspect(tier) {
-            let rests = self.rests.one(aggregate, Instant::now());
+        let now = Instant::now();
+        let suspect = |object| self.rests.one(object, now);
+        if let Some(aggregate) = shared.proof.next_suspect(tier, suspect) {
             let all = shared.live_members(tier, aggregate)?;
-            if rests || !self.read(aggregate, unread(all), false)? {
+            let read = self.read(aggregate, unread(all), false);
+            if !matches!(read, Ok(true)) {
                 shared.proof.suspect(tier, aggregate);
-                return Ok(false);
             }
-            return Ok(true);
+            return read;
         }
         let every = shared.settings.scrub_every;
         if every.is_zero() {
@@ -174,24 +175,42 @@ impl Scrub<'_> {
             return Ok(false);
         };
         let before = self.due(&count);
-        let oldest = shared.catalog.copies_to_verify(tier, before, OLDEST)?;
-        let now = Instant::now();
-        let next = oldest
-            .iter()
-            .find(|copy| !self.rests.one(copy.aggregate, now));
-        let Some(next) = next else {
+        let Some(next) = self.oldest(before)? else {
             return Ok(false);
         };
         let all = unread(shared.live_members(tier, next.aggregate)?);
-        let due: Vec<Copy> = all
+        let mut due: Vec<Copy> = all
             .iter()
             .filter(|c| checked(c) < before)
             .copied()
             .collect();
+        // The next one is read whatever else is found: each round is a step forward.
+        if !due.iter().any(|c| c.place() == next.place()) {
+            due.push(next);
+        }
         // Where most is due the whole is read in one go: a medium is brought there but once.
-        let most = due.len() * 2 >= all.len();
-        let late = checked(next) < shifted(shared.now(), every, false);
+        let most = due.len() * 2 >= all.len() && all.iter().any(|c| c.place() == next.place());
+        let late = checked(&next) < shifted(shared.now(), every, false);
         self.read(next.aggregate, if most { all } else { due }, late)
+    }
+
+    /// The copy that was not read for the longest time, but those in aggregates that rest.
+    fn oldest(&self, before: Timestamp) -> Result<Option<Copy>, CheckError> {
+        let (tier, now) = (self.slot.id, Instant::now());
+        let mut after: Option<Copy> = None;
+        while !self.shared.stopping() {
+            let catalog = &self.shared.catalog;
+            let page = catalog.copies_to_verify(tier, before, after.as_ref(), OLDEST)?;
+            let awake = |copy: &&Copy| !self.rests.one(copy.aggregate, now);
+            if let Some(found) = page.iter().find(awake) {
+                return Ok(Some(*found));
+            }
+            if page.len() < OLDEST {
+                break;
+            }
+            after = page.last().copied();
+        }
+        Ok(None)
     }
 
     fn due(&self, count: &ProofCount) -> Timestamp {
@@ -224,8 +243,19 @@ impl Scrub<'_> {
                 self.unreadable(aggregate, &copies, &why)?;
                 Ok(false)
             }
+            Err(CheckError::Doubtful { .. }) => {
+                self.doubtful(aggregate);
+                Ok(false)
+            }
             Err(why) => Err(why),
         }
+    }
+
+    /// The tier seems to be at fault; what was said of it is in the log.
+    fn doubtful(&mut self, aggregate: AggregateId) {
+        let now = Instant::now();
+        self.rests.failed(aggregate, now);
+        self.rests.rest_all(now);
     }
 
     /// The object could not be read. If only it cannot, again and again, its copies are bad.
@@ -235,17 +265,25 @@ impl Scrub<'_> {
         copies: &[Copy],
         why: &TierError,
     ) -> Result<(), CheckError> {
-        let now = Instant::now();
-        if why.kind() != ErrorKind::Transient || self.slot.tier.stat(aggregate).is_err() {
+        let (shared, slot, now) = (self.shared, self.slot, Instant::now());
+        tracing::warn!(tier = %slot.name, %aggregate, %why, "copies could not be checked; tried again later");
+        let verdict = self.rests.failed(aggregate, now);
+        // That no other is known speaks for nobody: where the tier says that it is away, it is.
+        let passing = why.kind() == ErrorKind::Transient;
+        if !shared.another_answers(slot, aggregate)?.unwrap_or(passing) {
             self.rests.rest_all(now);
             return Ok(());
         }
-        if self.rests.failed(aggregate, now) == Verdict::GivenUp {
-            let fault = Some(Fault::Gone(why.to_string()));
-            let told: Vec<_> = copies.iter().map(|_| fault.clone()).collect();
-            self.shared
-                .note_faults(self.slot, aggregate, copies, &told)?;
-            self.rests.read(aggregate);
+        if verdict == Verdict::Again || !passing || slot.tier.stat(aggregate).is_err() {
+            return Ok(());
+        }
+        let fault = Some(Fault::Gone(why.to_string()));
+        let told: Vec<_> = copies.iter().map(|_| fault.clone()).collect();
+        let noted = shared.note_faults(slot, aggregate, copies, &told, shared.now());
+        match noted {
+            Ok(()) => self.rests.read(aggregate),
+            Err(CheckError::Doubtful { .. }) => self.doubtful(aggregate),
+            Err(why) => return Err(why),
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where a tier of a test lies.
@@ -46,6 +47,8 @@ struct Veiled {
     on_stat: Arc<Mutex<Option<Hook>>>,
     /// Bytes that are said to be free.
     free: Arc<Mutex<Option<u64>>>,
+    /// It gives no data.
+    broken: Arc<AtomicBool>,
 }
 
 /// Runs a hook, taken out meanwhile: it may panic, and others come by.
@@ -74,6 +77,14 @@ impl Tier for Veiled {
         self.tier.put(name, size_hint)
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(TierError::Transient {
+                tier: "veiled:".into(),
+                object: name.to_string(),
+                step: "reading",
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            });
+        }
         self.tier.read(name, offset, len)
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
@@ -118,6 +129,8 @@ pub(super) struct Bench {
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
     frees: Vec<Arc<Mutex<Option<u64>>>>,
+    /// Tiers that give no data.
+    broken: Vec<Arc<AtomicBool>>,
     _state: crate::hsm::state_dir::StateDir,
     _dir: tempfile::TempDir,
 }
@@ -183,8 +196,12 @@ impl Bench {
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
         let (mut hooks, mut asked, mut frees) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut hooks, mut asked) = (Vec::new(), Vec::new());
+        let mut broken = Vec::new();
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
+            let is_broken = Arc::<AtomicBool>::default();
+            broken.push(Arc::clone(&is_broken));
             hooks.push(Arc::clone(&on_put));
             asked.push(Arc::clone(&on_stat));
             let free = Arc::default();
@@ -196,6 +213,7 @@ impl Bench {
                     on_put,
                     on_stat,
                     free,
+                    broken: is_broken,
                 });
                 *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
             }
@@ -210,6 +228,7 @@ impl Bench {
             hooks,
             asked,
             frees,
+            broken,
             _state: state,
             _dir: dir,
         }

@@ -15,6 +15,9 @@ pub enum Fault {
     /// Nothing in the object can be found by its index: every member is as bad.
     #[error("{0}")]
     Object(String),
+    /// The object is missing, or too short to be one.
+    #[error("{0}")]
+    Absent(String),
     /// The index is sound and does not name this version.
     #[error("its index does not name this version")]
     Unnamed,
@@ -44,7 +47,19 @@ impl Fault {
     /// Is all of the aggregate as bad?
     #[must_use]
     pub fn is_of_the_object(&self) -> bool {
-        matches!(self, Self::Object(_))
+        matches!(self, Self::Object(_) | Self::Absent(_))
+    }
+
+    /// Does it speak of the object, or of the way to it, rather than of one member?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.is_of_the_object() || self.is_absence()
+    }
+
+    /// Was nothing read at all? The same would be seen of every object on a tier that is at fault.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Gone(_))
     }
 }
 
@@ -80,7 +95,10 @@ pub fn verify_copies(
         Err(VerifyError::Tier(why)) if !about_the_object(&why) => return Err(why.into()),
         Err(VerifyError::Stopped) => return Err(VerifyError::Stopped),
         Err(why) => {
-            let fault = Fault::Object(why.to_string());
+            let fault = match why {
+                VerifyError::Tier(why) => Fault::Absent(why.to_string()),
+                why => Fault::Object(why.to_string()),
+            };
             return Ok(copies.iter().map(|_| Some(fault.clone())).collect());
         }
     };

@@ -29,6 +29,8 @@ pub(super) struct Place {
     path: PathBuf,
     label: String,
     expected: Mark,
+    /// It may be used for the first time: what is missing in it was never there.
+    is_new: bool,
     seen: Mutex<Option<Seen>>,
     durable: Mutex<LruCache<(u64, Shard), ()>>,
 }
@@ -65,11 +67,12 @@ pub(super) fn refused(root: &Path, why: &str) -> TierError {
 }
 
 impl Place {
-    pub(super) fn new(path: PathBuf, label: String, expected: Mark) -> Self {
+    pub(super) fn new(path: PathBuf, label: String, expected: Mark, is_new: bool) -> Self {
         Self {
             path,
             label,
             expected,
+            is_new,
             seen: Mutex::new(None),
             durable: Mutex::new(LruCache::new(DURABLE)),
         }
@@ -120,7 +123,7 @@ impl Place {
                     other => refused(&self.path, &other.to_string()),
                 })?;
                 self.check(mark)?;
-                self.prepare(&root);
+                self.prepare(step, &root, self.is_new && last.is_none())?;
                 let generation = last.map_or(0, |l| l.generation) + 1;
                 *seen = Some(Seen {
                     identity,
@@ -147,8 +150,16 @@ impl Place {
     }
 
     /// Makes the two directories and removes what dead writers left. A tier that cannot be
-    /// written to can still be read.
-    fn prepare(&self, root: &OwnedFd) {
+    /// written to can still be read. One that was in use and has no objects' directory is not all
+    /// there: it would look as if every object were gone.
+    fn prepare(&self, step: &'static str, root: &OwnedFd, new: bool) -> Result<(), TierError> {
+        if !new && let Err(error) = layout::open_dir(root, AGGREGATES) {
+            let why = format!(
+                "{MARK} is there, {AGGREGATES}/ is not ({error}); if it never held anything, make \
+                 that directory"
+            );
+            return Err(self.away(step, why));
+        }
         let made = layout::make_dir(root, AGGREGATES)
             .and_then(|()| layout::make_dir(root, INCOMING))
             .and_then(|()| layout::sync_dir(root))
@@ -156,6 +167,7 @@ impl Place {
         if let Err(error) = made {
             tracing::warn!(tier = %self.label, %error, "could not tidy the tier; reading goes on");
         }
+        Ok(())
     }
 
     /// The directory of an object, made and durable down from the root.

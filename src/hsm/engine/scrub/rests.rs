@@ -56,17 +56,18 @@ impl Rests {
         self.objects.remove(&object);
     }
 
-    /// It could not be read, although its tier answers.
+    /// It could not be read: it rests, longer each time.
     pub(super) fn failed(&mut self, object: AggregateId, now: Instant) -> Verdict {
-        let tries = self.objects.get(&object).map_or(0, |r| r.tries) + 1;
-        if tries >= TRIES {
-            return Verdict::GivenUp;
-        }
+        let tries = self.objects.get(&object).map_or(0, |r| r.tries);
+        let tries = tries.saturating_add(1);
         if self.objects.len() >= MOST {
             self.objects.retain(|_, rest| rest.until > now);
         }
         let until = now + PAUSE * (1 << tries.min(10));
         self.objects.insert(object, Rest { until, tries });
+        if tries >= TRIES {
+            return Verdict::GivenUp;
+        }
         Verdict::Again
     }
 }
@@ -86,6 +87,10 @@ mod tests {
             assert!(!rests.one(object, now));
         }
         assert_eq!(rests.failed(object, now), Verdict::GivenUp);
+        assert!(
+            rests.one(object, now),
+            "what cannot be said to be bad rests"
+        );
         rests.read(object);
         assert_eq!(rests.failed(object, now), Verdict::Again, "counted anew");
         for _ in 0..100 {

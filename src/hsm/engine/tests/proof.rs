@@ -214,7 +214,12 @@ fn an_aggregate_that_is_gone_is_made_again_as_one() {
     let gone = copies_on(&bench, "a", 0)[0].aggregate;
     std::fs::remove_file(object(&bench, 0, gone)).unwrap();
     let before = bench.objects(0);
-    // A recall of one of them is enough to know it of all.
+    // A recall that meets one of them is enough to know it of all.
+    let met = copies_on(&bench, "a", 0)[0];
+    let shared = &bench.engine().shared;
+    shared
+        .copy_is_bad(&met, "a recall did not find it")
+        .unwrap();
     bench.done(bench.submit(Verb::Stage, &["a"]));
     wait_for("all to be made again", || {
         let made = |name| is_made_again(&bench, name, gone);
@@ -357,4 +362,93 @@ fn an_object_whose_index_is_damaged_is_bad_as_a_whole() {
         (made("f") && made("g")).then_some(())
     });
     healed(&bench);
+}
+
+/// Three files in three aggregates on each tier.
+fn three(bench: &Bench) -> [&'static str; 3] {
+    let names = ["a", "b", "c"];
+    for name in names {
+        released(bench, &[name]);
+    }
+    names
+}
+
+fn no_heal() -> Settings {
+    Settings {
+        heal: false,
+        ..two()
+    }
+}
+
+/// As a recall, a verification and a scrub would.
+fn tell_of_all(bench: &Bench, names: &[&str]) -> Vec<bool> {
+    let (shared, slot) = (&bench.engine().shared, &bench.engine().tiers()[0]);
+    let mut refused = Vec::new();
+    for name in names {
+        let copy = copies_on(bench, name, 0)[0];
+        shared.copy_is_bad(&copy, "not there").unwrap();
+        let gone = [Some(crate::hsm::verify::Fault::Gone("not there".into()))];
+        let at = bench.engine().shared.now();
+        let noted = shared.note_faults(slot, copy.aggregate, &[copy], &gone, at);
+        refused.push(noted.is_err());
+    }
+    refused
+}
+
+#[test]
+fn a_tier_that_comes_back_empty_has_no_bad_copies() {
+    let bench = bench(no_heal());
+    let names = three(&bench);
+    let objects = bench._dir.path().join("tier0/aggregates");
+    std::fs::remove_dir_all(&objects).unwrap();
+    std::fs::create_dir(&objects).unwrap();
+    assert_eq!(tell_of_all(&bench, &names), [true; 3]);
+    assert_eq!(bad(&bench), 0);
+    let shared = &bench.engine().shared;
+    assert!(shared.proof.is_doubtful(shared.tiers[0].id));
+}
+
+#[test]
+fn a_tier_that_gives_no_data_has_no_bad_copies() {
+    let bench = bench(no_heal());
+    let names = three(&bench);
+    bench.broken[0].store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(tell_of_all(&bench, &names), [true; 3]);
+    assert_eq!(bad(&bench), 0);
+}
+
+#[test]
+fn an_object_that_is_missing_among_good_ones_is_bad() {
+    let bench = bench(no_heal());
+    three(&bench);
+    let lost = copies_on(&bench, "b", 0)[0];
+    std::fs::remove_file(object(&bench, 0, lost.aggregate)).unwrap();
+    let found = select(&bench, Select::default(), None);
+    assert_eq!(found.row.counts.failed.files, 1);
+    assert_eq!((bad(&bench), bench.node("b").copies), (1, 1));
+}
+
+#[test]
+fn a_released_file_whose_only_copy_has_a_bad_header_still_reads() {
+    let bench = bench(Settings {
+        heal: false,
+        ..small()
+    });
+    released(&bench, &["f"]);
+    let copy = copies_on(&bench, "f", 0)[0];
+    let path = object(&bench, 0, copy.aggregate);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[copy.header as usize + 20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let found = select(&bench, Select::default(), None);
+    assert!(failures(&found)[0].contains("tar headers"));
+    assert_eq!(bad(&bench), 1);
+    let known = {
+        use crate::hsm::recall::Asks;
+        let answers = crate::hsm::engine::asks::Answers(Arc::downgrade(&bench.engine().shared));
+        answers.copies_of(copy.file, copy.version)
+    };
+    assert_eq!(known.len(), 1, "also where the stub does not name it");
+    bench.done(bench.submit(Verb::Stage, &["f"]));
+    assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 1));
 }

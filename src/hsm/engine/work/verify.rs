@@ -81,7 +81,7 @@ fn one(
                 }
             }
             Err(CheckError::Verify(VerifyError::Stopped)) => of.ended = Some(Finish::PutBack),
-            Err(CheckError::Verify(why)) => {
+            Err(why @ (CheckError::Verify(_) | CheckError::Doubtful { .. })) => {
                 of.ended = Some(later(shared, action, Failure::TierUnavailable, why));
             }
             Err(CheckError::Catalog(why)) => {
