@@ -18,6 +18,8 @@ mod looks;
 mod object;
 mod tiers;
 
+pub(super) use tiers::highest_epoch;
+
 pub(super) use looks::{Lookalike, Read, the_only};
 
 use super::scan::{self, Sweep};

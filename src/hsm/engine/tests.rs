@@ -5,6 +5,7 @@ mod admission;
 mod bounded;
 mod copies;
 mod doubts;
+mod epochs;
 mod lanes;
 mod names;
 mod overwritten;
@@ -164,7 +165,7 @@ impl Bench {
             force: false,
             ballast: 0,
         };
-        let claimed = claim(&opening).unwrap();
+        let mut claimed = claim(&opening).unwrap();
         let url = |(n, place): (usize, &Place)| {
             let path = match place {
                 Place::At(path) => path.clone(),

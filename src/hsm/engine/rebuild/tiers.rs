@@ -123,7 +123,7 @@ fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<u64, End> {
 ///
 /// # Errors
 /// The tier's.
-pub(super) fn highest_epoch(tier: &dyn Tier) -> Result<u32, TierError> {
+pub(in crate::hsm::engine) fn highest_epoch(tier: &dyn Tier) -> Result<u32, TierError> {
     let is_one_after = |epoch: u32| -> Result<bool, TierError> {
         let after = AggregateId {
             epoch,
