@@ -278,6 +278,10 @@ pub(super) fn with_ground<T>(
             dead_share: settings.repack_share,
         },
         epoch: shared.incarnation.epoch,
+        name: &|| {
+            let under_way = shared.composing.name(&shared.catalog)?;
+            Ok((under_way.id(), Box::new(under_way)))
+        },
         now: &|| shared.now(),
         stop,
     };

@@ -23,7 +23,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 /// Where members go that are no file's of the namespace: deleted ones that are still kept.
-const ASIDE: &str = ".cairn-deleted";
+pub(in crate::hsm) const ASIDE: &str = ".cairn-deleted";
 /// Names of one file that are looked for.
 const MOST_NAMES: usize = 1000;
 
@@ -33,7 +33,8 @@ pub(super) fn repack(
     row: &Aggregate,
     judged: &Judged,
 ) -> Result<bool, ReclaimError> {
-    let id = ground.catalog.next_aggregate()?;
+    // Held until its rows are there: a snapshot taken meanwhile counts it among the later ones.
+    let (id, _composing) = (ground.name)()?;
     let kept = |(_, fate): &(&IndexEntry, &Fate)| matches!(fate, Fate::Kept(_));
     let entries = judged.index.entries.iter().zip(&judged.fates);
     let mut entries: Vec<&IndexEntry> = entries.filter(kept).map(|(entry, _)| entry).collect();
