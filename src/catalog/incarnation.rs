@@ -177,6 +177,30 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The running incarnation writes under an epoch above this one; to be called before it names an
+    /// aggregate. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; no epoch lies above it.
+    pub fn begin_above(&self, above: u32) -> Result<Option<Incarnation>, CatalogError> {
+        let epoch = above.checked_add(1).ok_or(CatalogError::Refused {
+            step: "raise the epoch",
+            object: "instance".to_owned(),
+            why: "epochs are used up",
+        })?;
+        self.raise_epoch(epoch)?;
+        let mut current = self.inner.incarnation.0.lock();
+        if let Some((incarnation, seq)) = current.as_mut()
+            && incarnation.epoch < epoch
+        {
+            incarnation.epoch = epoch;
+            *seq = 0;
+        }
+        Ok(current.map(|(incarnation, _)| incarnation))
+    }
+}
+
 /// The tiers by name.
 pub(super) fn tiers(connection: &Connection) -> Result<Vec<TierRow>, CatalogError> {
     all(

@@ -9,7 +9,7 @@ use crate::format::namespace::encode_text;
 use crate::hsm::backing::this_boot;
 use crate::hsm::engine::now;
 use crate::hsm::restore::{
-    Found, Loss, Order, Outcome, Report, RestoreError, Step, restore, snapshots,
+    Found, Loss, Order, Outcome, Report, RestoreError, Step, is_unfinished, restore, snapshots,
 };
 use crate::hsm::state_dir::StateDir;
 use crate::id::{AggregateId, InstanceId, Timestamp};
@@ -127,13 +127,82 @@ struct LostLine<'a> {
     why: &'a str,
 }
 
-/// The report file, and what is told of it on the screen.
-struct Lost {
+/// The report file, and what is told of it on the screen. It has its name once all of it is there: a
+/// restore that goes on behind that leaves it alone.
+struct Lost<'a> {
+    path: &'a Path,
+    partial: PathBuf,
     file: BufWriter<std::fs::File>,
     counts: BTreeMap<Loss, u64>,
+    is_told: bool,
+    /// Makes the new instance.
+    make: &'a dyn Fn() -> Result<InstanceId, CliError>,
+    made: Option<Result<InstanceId, CliError>>,
 }
 
-impl Report for Lost {
+impl<'a> Lost<'a> {
+    fn begin(
+        path: &'a Path,
+        make: &'a dyn Fn() -> Result<InstanceId, CliError>,
+    ) -> Result<Self, CliError> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        Ok(Self {
+            path,
+            file: BufWriter::new(create(&partial)?),
+            partial,
+            counts: BTreeMap::new(),
+            is_told: false,
+            make,
+            made: None,
+        })
+    }
+
+    /// Whatever ended the restore, the instance's own failure says more.
+    fn end(
+        self,
+        outcome: Result<Outcome, RestoreError>,
+        to: &Path,
+    ) -> Result<(Outcome, InstanceId), CliError> {
+        if !self.is_told && outcome.is_ok() {
+            // It holds nothing: all was told by an earlier try.
+            std::fs::remove_file(&self.partial)
+                .map_err(|e| CliError::system(format!("remove {}", self.partial.display()), &e))?;
+        }
+        match (outcome, self.made) {
+            (_, Some(Err(why))) => Err(why),
+            (Err(why), _) => Err(failed(why, to)),
+            (Ok(outcome), Some(Ok(made))) => Ok((outcome, made)),
+            (Ok(_), None) => {
+                let why = "the new instance was not made";
+                Err(CliError::new(Failure::Internal, why))
+            }
+        }
+    }
+}
+
+impl Report for Lost<'_> {
+    fn told(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        std::fs::rename(&self.partial, self.path)?;
+        let above = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+        std::fs::File::open(above.unwrap_or(Path::new(".")))?.sync_all()?;
+        self.is_told = true;
+        Ok(())
+    }
+
+    fn placed(&mut self) -> io::Result<()> {
+        let made = (self.make)();
+        let failed = made.is_err();
+        self.made = Some(made);
+        if failed {
+            return Err(io::Error::other("see above"));
+        }
+        Ok(())
+    }
+
     fn lost(&mut self, path: &[u8], loss: Loss, why: &str) -> io::Result<()> {
         let count = self.counts.entry(loss).or_default();
         *count += 1;
@@ -169,10 +238,8 @@ impl Restore {
         let to = std::path::absolute(to).map_err(|e| CliError::system("working directory", &e))?;
         let state = self.fresh_state(&to)?;
         let report = self.report_path(&to);
-        let mut lost = Lost {
-            file: BufWriter::new(create(&report)?),
-            counts: BTreeMap::new(),
-        };
+        let make = || self.instance(&to, &state, &url, mark);
+        let mut lost = Lost::begin(&report, &make)?;
         let (host, _) = this_boot().map_err(|e| CliError::system("read the boot id", &e))?;
         let order = Order {
             tier: &*tier,
@@ -183,15 +250,11 @@ impl Restore {
             now: now(),
             reached: &stop_here,
         };
-        let outcome = restore(&order, &mut lost).map_err(|why| failed(why, &to))?;
-        lost.file
-            .flush()
-            .and_then(|()| lost.file.get_ref().sync_all())
-            .map_err(|e| CliError::system(format!("write {}", report.display()), &e))?;
-        let instance = self.instance(&to, &state, &url, mark)?;
+        let done = restore(&order, &mut lost);
+        let (outcome, instance) = lost.end(done, &to)?;
         self.tell(
             &outcome,
-            &lost.counts,
+            &outcome.lost,
             &Places {
                 to: &to,
                 state: &state,
@@ -244,7 +307,7 @@ impl Restore {
             }
             None => default_state(to)?,
         };
-        if state.join("instance.json").exists() {
+        if state.join("instance.json").exists() && !is_of(&state, to)? {
             let why = format!(
                 "{} is the state directory of another backing",
                 state.display()
@@ -281,7 +344,8 @@ impl Restore {
         }
         let made =
             StateDir::open(state, known.map(|m| m.fs)).map_err(|e| internal(e.to_string()))?;
-        if self.take {
+        // An earlier try may have got so far.
+        if self.take && mark.owner != made.instance {
             owner::take(url, mark.owner, made.instance)
                 .map(drop)
                 .map_err(|why| CliError::new(Failure::TierUnavailable, why))?;
@@ -352,7 +416,8 @@ impl Restore {
         let whole = counts
             .keys()
             .all(|l| matches!(l, Loss::Later | Loss::LaterPlaced));
-        Ok(u8::from(!whole || outcome.gaps > 0))
+        let all = outcome.gaps == 0 && outcome.skipped.is_empty();
+        Ok(u8::from(!whole || !all))
     }
 
     fn hints(&self, outcome: &Outcome, counts: &BTreeMap<Loss, u64>, places: &Places<'_>) {
@@ -412,6 +477,18 @@ fn create(path: &Path) -> Result<std::fs::File, CliError> {
         .mode(0o600)
         .open(path)
         .map_err(|e| CliError::system(format!("write {}", path.display()), &e))
+}
+
+/// Is it the state directory that an unfinished restore of the backing made?
+fn is_of(state: &Path, to: &Path) -> Result<bool, CliError> {
+    let system = |e: io::Error| CliError::system(format!("look at {}", to.display()), &e);
+    let internal = |why: String| CliError::new(Failure::Internal, why);
+    if !to.exists() || is_unfinished(to).map_err(system)?.is_none() {
+        return Ok(false);
+    }
+    let mark = crate::hsm::backing::Backing::mark_of(to).map_err(|e| internal(e.to_string()))?;
+    let found = StateDir::open(state, None).map_err(|e| internal(e.to_string()))?;
+    Ok(mark.is_some_and(|mark| mark.fs == found.fs))
 }
 
 /// Where a test has the process die.

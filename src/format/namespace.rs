@@ -17,7 +17,7 @@ mod listing;
 mod tests;
 mod text;
 
-pub use listing::{Fold, ListingError, Reader, Writer, one as decode_line};
+pub use listing::{Fold, ListingError, Put, Reader, Writer, one as decode_line};
 pub use text::{decode as decode_text, encode as encode_text};
 
 use super::member::Xattr;

@@ -23,6 +23,8 @@ mod placing;
 mod remove;
 mod repack;
 
+pub(in crate::hsm) use repack::ASIDE;
+
 use crate::catalog::{Bound, Catalog, CatalogError, Hold};
 use crate::config::Percent;
 use crate::format::aggregate::AggregateError;
@@ -72,6 +74,9 @@ pub enum Step {
     Moved,
 }
 
+/// An aggregate's name, and what says that it is being composed until it is dropped.
+pub type Named = (AggregateId, Box<dyn std::any::Any>);
+
 /// One tier, and what a pass over it needs.
 pub struct Ground<'a> {
     /// Where it is known what is needed.
@@ -90,6 +95,8 @@ pub struct Ground<'a> {
     pub epoch: u32,
     /// Aggregates that could not be copied since the start.
     pub unfit: &'a Unfit,
+    /// Names an aggregate that is to be composed.
+    pub name: &'a dyn Fn() -> Result<Named, CatalogError>,
     /// The time.
     pub now: &'a dyn Fn() -> Timestamp,
     /// Asked after each step, and before each read: `true`: go no further.

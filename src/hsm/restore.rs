@@ -29,6 +29,8 @@ use crate::hsm::backing::BackingError;
 use crate::hsm::index_cache::{IndexCache, IndexError};
 use crate::id::{AggregateId, Timestamp};
 use crate::tier::{Tier, TierError};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,10 +77,13 @@ pub enum Step {
     Placed,
     /// All is in its place, and still marked.
     AllPlaced,
+    /// What belongs to it is made, too; still marked.
+    Belongings,
 }
 
 /// Why a name is not what it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// No copy of it was on any tier: it is not there.
     NotArchived,
@@ -86,6 +91,8 @@ pub enum Loss {
     Older,
     /// Its copies are on other tiers: its stub is there, and reads wait for those.
     Elsewhere,
+    /// It is there, without extended attributes that the target refuses.
+    Attributes,
     /// It could not be made.
     Failed,
     /// It came after the snapshot and is not there.
@@ -102,6 +109,7 @@ impl Loss {
             Self::NotArchived => "not-archived",
             Self::Older => "older",
             Self::Elsewhere => "elsewhere",
+            Self::Attributes => "attributes",
             Self::Failed => "failed",
             Self::Later => "later",
             Self::LaterPlaced => "later-placed",
@@ -116,6 +124,20 @@ pub trait Report {
     /// # Errors
     /// Ends the restore.
     fn lost(&mut self, path: &[u8], loss: Loss, why: &str) -> io::Result<()>;
+
+    /// That was all; it must be durable when this returns. A restore that goes on behind this tells
+    /// nothing again.
+    ///
+    /// # Errors
+    /// Ends the restore.
+    fn told(&mut self) -> io::Result<()>;
+
+    /// All is in its place, and still no instance starts there: the time to make what belongs to it.
+    /// Called again if the restore dies behind this.
+    ///
+    /// # Errors
+    /// Ends the restore.
+    fn placed(&mut self) -> io::Result<()>;
 }
 
 /// What was restored.
@@ -137,6 +159,8 @@ pub struct Outcome {
     pub bytes: u64,
     /// Names that could not be looked at when the snapshots were taken, and are in none.
     pub gaps: u64,
+    /// Names that are not what they were, by why.
+    pub lost: BTreeMap<Loss, u64>,
     /// Where the backing's root is guarded; `None`: users can reach it, and it stays mode 0700.
     pub guarded: bool,
 }
@@ -232,11 +256,11 @@ pub fn restore(order: &Order<'_>, report: &mut dyn Report) -> Result<Outcome, Re
     let (chain, skipped) = find::chain(order, &indexes, site.snapshot())?;
     let later = later::Later::read(order, &indexes, &chain)?;
     let newest = chain.last().map(|link| link.found);
-    site.mark(order, &chain)?;
+    site.mark(order, &chain, &skipped)?;
     (order.reached)(Step::Marked).map_err(RestoreError::io("reach", "a step"))?;
     let mut outcome = Outcome {
         snapshot: newest,
-        skipped,
+        skipped: if fresh { skipped } else { site.skipped() },
         ..Outcome::default()
     };
     if !site.is_placing() {
@@ -253,6 +277,6 @@ pub fn restore(order: &Order<'_>, report: &mut dyn Report) -> Result<Outcome, Re
         make.tree()?;
         make.later(&indexes)?;
     }
-    site.place(order, &mut outcome)?;
+    site.place(order, report, &mut outcome)?;
     Ok(outcome)
 }

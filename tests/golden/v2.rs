@@ -147,7 +147,9 @@ fn listing() -> Vec<u8> {
         path: Vec::new(),
         attributes: attributes(0o755),
     });
-    entries().into_iter().for_each(|e| writer.entry(e));
+    for entry in entries() {
+        let _ = writer.entry(entry);
+    }
     writer.directory(Directory {
         node: node(2),
         path: b"f-dir".to_vec(),

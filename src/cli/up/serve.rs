@@ -56,7 +56,7 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         force: false,
         ballast: plan.settings.ballast_size,
     };
-    let claimed = claim(&opening).map_err(startup)?;
+    let mut claimed = claim(&opening).map_err(startup)?;
     if claimed.catalog_was_gone {
         eprintln!(
             "cairn: the catalog is gone; it is built anew from the records on the files, by a scan"

@@ -1,13 +1,24 @@
 //! A listing as a whole: written part by part with a bounded buffer, and read line by line.
 
 use super::line;
-use super::{Directory, End, Entry, Head, Line, PART};
+use super::{Directory, End, Entry, Head, Line, PART, What};
 use crate::id::{AggregateId, Timestamp};
 use cairn_mover::{Crc32c, Crc32cHasher};
 use std::io;
 
 /// No line is longer: every extended attribute that an inode can have, escaped.
 const LONGEST: usize = 64 << 20;
+
+/// What became of a line that was to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It is there.
+    Whole,
+    /// It is there without extended attributes, since no reader would take it with them: a gap.
+    Bare,
+    /// It is not there, since no reader would take it: a gap.
+    Not,
+}
 
 /// Why bytes are no listing.
 #[derive(Debug, thiserror::Error)]
@@ -53,26 +64,54 @@ impl Writer {
             entries: 0,
             gaps: 0,
         };
-        writer.put(&Line::Head(head));
+        writer.add(&line::encode(&Line::Head(head)));
         writer
     }
 
-    fn put(&mut self, line: &Line) {
-        let bytes = line::encode(line);
-        self.sum.update(&bytes);
-        self.buffer.extend_from_slice(&bytes);
+    fn add(&mut self, bytes: &[u8]) {
+        self.sum.update(bytes);
+        self.buffer.extend_from_slice(bytes);
     }
 
-    /// A directory. What lies in it follows.
-    pub fn directory(&mut self, directory: Directory) {
-        self.directories += 1;
-        self.put(&Line::Directory(directory));
+    /// Writes what a reader will take, and nothing else: users choose names and attributes.
+    fn put(&mut self, mut line: Line) -> Put {
+        if let Some(bytes) = readable(&line) {
+            self.add(&bytes);
+            return Put::Whole;
+        }
+        self.gaps += 1;
+        let attributes = match &mut line {
+            Line::Directory(directory) => Some(&mut directory.attributes),
+            Line::Entry(Entry {
+                what: What::Other(inode),
+                ..
+            }) => Some(&mut inode.attributes),
+            Line::Entry(_) | Line::Head(_) | Line::End(_) => None,
+        };
+        if let Some(attributes) = attributes {
+            attributes.xattrs.clear();
+        }
+        match readable(&line) {
+            Some(bytes) => {
+                self.add(&bytes);
+                Put::Bare
+            }
+            None => Put::Not,
+        }
+    }
+
+    /// A directory. What lies in it follows, unless it is not there.
+    pub fn directory(&mut self, directory: Directory) -> Put {
+        let put = self.put(Line::Directory(directory));
+        self.directories += u64::from(put != Put::Not);
+        put
     }
 
     /// A name in the directory that came last.
-    pub fn entry(&mut self, entry: Entry) {
-        self.entries += 1;
-        self.put(&Line::Entry(entry));
+    pub fn entry(&mut self, entry: Entry) -> Put {
+        let put = self.put(Line::Entry(entry));
+        self.entries += u64::from(put != Put::Not);
+        put
     }
 
     /// Something could not be looked at and is not listed.
@@ -106,6 +145,13 @@ impl Writer {
             .extend_from_slice(&line::encode(&Line::End(end)));
         self.buffer
     }
+}
+
+/// The bytes of a line that a reader takes for what it is.
+fn readable(line: &Line) -> Option<Vec<u8>> {
+    let bytes = line::encode(line);
+    let inner = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    (inner.len() <= LONGEST && line::decode(inner).is_ok()).then_some(bytes)
 }
 
 /// The end line with the sum of everything before it and of itself with the sum 0.

@@ -130,8 +130,10 @@ fn id() -> AggregateId {
 fn written(tree: &Tree) -> Vec<u8> {
     let mut writer = Writer::new(head());
     for (directory, entries) in tree {
-        writer.directory(directory.clone());
-        entries.iter().for_each(|e| writer.entry(e.clone()));
+        assert_eq!(writer.directory(directory.clone()), Put::Whole);
+        for entry in entries {
+            assert_eq!(writer.entry(entry.clone()), Put::Whole);
+        }
     }
     writer.finish(Timestamp { sec: 6, nsec: 1 })
 }
@@ -165,6 +167,84 @@ fn read(bytes: &[u8], piece: usize) -> Result<Read, ListingError> {
     }
     reader.finish()?;
     Ok(read)
+}
+
+/// Attributes as hostile as a filesystem could be.
+fn odd_attributes() -> impl Strategy<Value = Attributes> {
+    let xattr = (vec(any::<u8>(), 0..4), vec(any::<u8>(), 0..9));
+    let many = prop_oneof![4 => 0_usize..3, 1 => Just((1 << 16) + 1)];
+    (attributes(), xattr, many, any::<u32>()).prop_map(|(attributes, xattr, many, mode)| {
+        Attributes {
+            xattrs: std::iter::repeat_n(xattr, many).collect(),
+            mode,
+            ..attributes
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_the_writer_accepts_the_reader_accepts(
+        odd in vec((vec(any::<u8>(), 0..300), odd_attributes()), 1..4),
+        node in node(),
+    ) {
+        let mut writer = Writer::new(head());
+        let mut wanted = (0, 0);
+        for (name, attributes) in odd {
+            let path = name.clone();
+            let directory = Directory { node: node.clone(), path, attributes: attributes.clone() };
+            if writer.directory(directory) == Put::Not {
+                continue;
+            }
+            wanted.0 += 1;
+            let kind = InodeKind::Symlink(name.clone());
+            let what = What::Other(Inode { kind, attributes, linked: None });
+            wanted.1 += u64::from(writer.entry(Entry { name, what }) != Put::Not);
+        }
+        prop_assert_eq!(writer.counts(), wanted);
+        let found = read(&writer.finish(Timestamp::default()), 1 << 20).unwrap();
+        prop_assert_eq!(found.tree.len() as u64, wanted.0);
+    }
+}
+
+#[test]
+fn a_line_longer_than_a_reader_takes_goes_without_its_attributes() {
+    let mut writer = Writer::new(head());
+    let attributes = |len: usize| Attributes {
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::default(),
+        atime: Timestamp::default(),
+        ctime: Timestamp::default(),
+        xattrs: vec![(b"user.long".to_vec(), vec![b'x'; len])],
+    };
+    let node = head().root;
+    let directory = |len| Directory {
+        node: node.clone(),
+        path: Vec::new(),
+        attributes: attributes(len),
+    };
+    assert_eq!(writer.directory(directory(9)), Put::Whole);
+    let entry = |name: &str, len| Entry {
+        name: name.as_bytes().to_vec(),
+        what: What::Other(Inode {
+            kind: InodeKind::Fifo,
+            attributes: attributes(len),
+            linked: None,
+        }),
+    };
+    assert_eq!(writer.entry(entry("a", 64 << 20)), Put::Bare);
+    assert_eq!(writer.entry(entry("b", 9)), Put::Whole);
+    assert_eq!(writer.entry(entry("b/c", 9)), Put::Not);
+    let bytes = writer.finish(Timestamp::default());
+    let found = read(&bytes, 1 << 20).unwrap();
+    let names: Vec<_> = found.tree[0].1.iter().map(|e| e.name.clone()).collect();
+    assert_eq!(names, [b"a".to_vec(), b"b".to_vec()]);
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.lines().last().unwrap().contains("\"gaps\":2"));
 }
 
 proptest! {

@@ -19,6 +19,8 @@ mod looks;
 mod object;
 mod tiers;
 
+pub(super) use epochs::{EpochError, highest_epoch};
+
 pub(super) use looks::{Lookalike, Read, the_only};
 
 use super::scan::{self, Sweep};

@@ -279,6 +279,10 @@ pub(super) fn with_ground<T>(
         },
         epoch: shared.incarnation.epoch,
         unfit: &shared.desk.1,
+        name: &|| {
+            let under_way = shared.composing.name(&shared.catalog)?;
+            Ok((under_way.id(), Box::new(under_way)))
+        },
         now: &|| shared.now(),
         stop,
     };

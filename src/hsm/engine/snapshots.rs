@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(5);
 /// Longest that a stop waits for a snapshot.
 const AT_STOP: Duration = Duration::from_secs(20);
+/// Names above which a tier's first one is not begun at a stop: nobody knows how long it takes.
+const FIRST_AT_STOP: u64 = 200_000;
 /// And for a tier that does not answer, beyond that.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -350,7 +352,11 @@ fn last_ones(shared: &Arc<Shared>) {
         };
         // A full one took as long as the walk of an incremental one does, or longer.
         let long = known.full.map(|full| Duration::from_millis(full.took_ms));
-        if long.is_some_and(|long| long > 2 * AT_STOP) {
+        let many = || {
+            let seen = shared.catalog.scan_state().map(|state| state.seen);
+            seen.map_or(true, |seen| seen > FIRST_AT_STOP)
+        };
+        if long.map_or_else(many, |long| long > 2 * AT_STOP) {
             tracing::info!(tier = %slot.name, "no namespace snapshot at this stop: it would take too long");
             continue;
         }

@@ -2,6 +2,7 @@
 //! leaves behind.
 
 use super::policy::InForce;
+use super::rebuild::EpochError;
 use super::{
     Bell, Engine, EngineError, Late, Settings, Shared, Slot, asks, changelog, expand, heal, lanes,
     now, policy, room, scan, scrub, snapshots,
@@ -215,13 +216,15 @@ impl Claimed {
         &self.catalog
     }
 
-    /// Opens the tiers by name and URL, in that order.
+    /// Opens the tiers by name and URL, in that order. What a tier holds that this state directory
+    /// never saw may carry any epoch: names are given above it (P9).
     ///
     /// # Errors
     /// [`Startup::Url`], [`Startup::Tier`].
-    pub fn open_tiers(&self, tiers: &[(String, String)]) -> Result<Vec<Slot>, Startup> {
+    pub fn open_tiers(&mut self, tiers: &[(String, String)]) -> Result<Vec<Slot>, Startup> {
         let known = self.catalog.tiers()?;
-        let mut slots: Vec<Slot> = Vec::new();
+        let mut opened = Vec::new();
+        let mut highest = 0;
         for (name, url) in tiers {
             let parsed: TierUrl = url.parse().map_err(|source| Startup::Url {
                 name: name.clone(),
@@ -232,10 +235,37 @@ impl Claimed {
                 Some(row) => OpenHow::known(self.state.instance, row.id),
                 None => OpenHow::new(self.state.instance, fresh_tier(&known)),
             };
-            let tier = open_tier(&parsed, how).map_err(|source| Startup::Tier {
+            let fail = |source| Startup::Tier {
                 name: name.clone(),
                 source,
-            })?;
+            };
+            let tier = open_tier(&parsed, how).map_err(fail)?;
+            if row.is_none() {
+                let base = self.incarnation.epoch;
+                let mut tell = |what: String| tracing::warn!("tier {name}: {what}");
+                let fs = self.backing.fs();
+                let found = super::rebuild::highest_epoch(&*tier, fs, base, &mut tell);
+                highest = highest.max(found.map_err(|why| {
+                    match why {
+                        EpochError::Tier(why) => fail(why),
+                        many @ EpochError::TooMany => {
+                            EngineError::refused(Failure::Conflict, format!("tier {name}: {many}"))
+                                .into()
+                        }
+                    }
+                })?);
+            }
+            opened.push((name, tier));
+        }
+        // Before a row says that a tier was seen.
+        if highest >= self.incarnation.epoch
+            && let Some(raised) = self.catalog.begin_above(highest)?
+        {
+            self.incarnation = raised;
+            self.mark.set_epoch(raised.epoch)?;
+        }
+        let mut slots: Vec<Slot> = Vec::new();
+        for (name, tier) in opened {
             let (mark, about) = (tier.mark(), tier.describe());
             self.catalog.set_tier(catalog::TierRow {
                 id: mark.tier,
@@ -486,8 +516,8 @@ impl Engine {
             quiet = false;
         }
         if quiet && !snapshots::at_stop(&self.shared) {
+            // It only reads the backing: what users wrote is as clean as without it.
             self.abandoned.store(true, Ordering::Release);
-            quiet = false;
         }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.bell.ring();

@@ -5,6 +5,7 @@ mod admission;
 mod bounded;
 mod copies;
 mod doubts;
+mod epochs;
 mod lanes;
 mod names;
 mod overwritten;
@@ -185,7 +186,7 @@ impl Bench {
             force: false,
             ballast: 0,
         };
-        let claimed = claim(&opening).unwrap();
+        let mut claimed = claim(&opening).unwrap();
         let url = |(n, place): (usize, &Place)| {
             let path = match place {
                 Place::At(path) => path.clone(),
@@ -196,7 +197,6 @@ impl Bench {
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
         let (mut hooks, mut asked, mut frees) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut hooks, mut asked) = (Vec::new(), Vec::new());
         let mut broken = Vec::new();
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();

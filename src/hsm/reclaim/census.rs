@@ -30,6 +30,10 @@ pub(super) fn take(
         let mine = |id: &AggregateId| id.epoch < ground.epoch;
         let older: Vec<_> = objects.iter().copied().filter(mine).collect();
         for id in ground.catalog.unknown(ground.id, &older)? {
+            if id.is_snapshot() {
+                // No file's, and large: it is kept by who makes it.
+                continue;
+            }
             ground.go_on()?;
             learn(ground, id, dry, report)?;
         }
@@ -96,9 +100,6 @@ fn learn(
             return Ok(());
         }
     };
-    if super::judge::lists_names(&index) {
-        return Ok(());
-    }
     if trailer.fs != ground.backing.fs() {
         let why = format!("it is of another backing ({})", trailer.fs);
         strange(report, id, why);

@@ -15,9 +15,6 @@ use crate::hsm::verify::read_index;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::AsFd;
 
-/// Below here lie listings of the namespace.
-const LISTINGS: &[u8] = b".cairn-namespace/";
-
 /// What is to be done with an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -150,7 +147,7 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
     if fates.iter().any(is_rowless) {
         fixed = Some(Hold::Unclear);
     }
-    if own.is_empty() || lists_names(&index) {
+    if own.is_empty() || row.id.is_snapshot() {
         fixed = Some(Hold::OnlyNames);
     }
     let mut judged = Judged {
@@ -165,12 +162,6 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
     };
     judged.weigh(ground, row.moved_to.is_some(), &fates);
     Ok(judged)
-}
-
-/// It is a listing of the namespace, which is nobody's file and is kept by who makes it.
-pub(super) fn lists_names(index: &Index) -> bool {
-    let mut entries = index.entries.iter();
-    entries.any(|entry| entry.member.path.as_bytes().starts_with(LISTINGS))
 }
 
 pub(super) fn key_of(entry: &IndexEntry) -> Option<MemberKey> {

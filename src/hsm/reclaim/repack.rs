@@ -25,7 +25,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
 /// Where members go that are no file's of the namespace: deleted ones that are still kept.
-const ASIDE: &str = ".cairn-deleted";
+pub(in crate::hsm) const ASIDE: &str = ".cairn-deleted";
 /// This part of a tier is left to archives.
 const RESERVE: u64 = 100;
 
@@ -36,7 +36,8 @@ pub(super) fn repack(
     judged: &Judged,
 ) -> Result<bool, ReclaimError> {
     // First of all: what gets one of these names from now on is archived under a later name than this.
-    let id = ground.catalog.next_aggregate()?;
+    // Held until its rows are there: a snapshot taken meanwhile counts it among the later ones.
+    let (id, _composing) = (ground.name)()?;
     let mut entries = places(ground, row.id, (&judged.index, &judged.fates))?;
     // As they lie: on tape anything else costs minutes. Links come behind their targets.
     entries.sort_by_key(|(entry, _)| (entry.header == 0, entry.header));

@@ -126,7 +126,11 @@ pub(super) fn block(
         .map_err(|why| bad(format!("block {n} of {}: {why}", entry.member.path)))
 }
 
-fn look(tier: &dyn Tier, indexes: &IndexCache, id: AggregateId) -> Result<Link, RestoreError> {
+pub(super) fn look(
+    tier: &dyn Tier,
+    indexes: &IndexCache,
+    id: AggregateId,
+) -> Result<Link, RestoreError> {
     let loaded = indexes.load(tier, tier.mark().tier, id)?;
     let bad = |why: String| RestoreError::Snapshot { snapshot: id, why };
     let parts = parts(id, &loaded)?;
@@ -167,19 +171,20 @@ pub(super) fn chain(
         }
         let link = match look(order.tier, indexes, *id) {
             Ok(link) => link,
-            Err(RestoreError::Tier(why)) => return Err(why.into()),
-            Err(why) => {
+            Err(why) if why.is_damage() => {
                 skipped.push((*id, why.to_string()));
                 continue;
             }
+            // An older one would pass for the newest.
+            Err(why) => return Err(why),
         };
         if order.at.is_some_and(|at| link.found.begun > at) {
             continue;
         }
         match below(order.tier, indexes, link) {
             Ok(chain) => return Ok((chain, skipped)),
-            Err(RestoreError::Tier(why)) if why.is_retryable() => return Err(why.into()),
-            Err(why) => skipped.push((*id, why.to_string())),
+            Err(why) if why.is_damage() => skipped.push((*id, why.to_string())),
+            Err(why) => return Err(why),
         }
     }
     let why = match (&skipped[..], order.at, names.is_empty()) {

@@ -1,8 +1,9 @@
 //! What was archived after the snapshot: read from the indexes of aggregates that came later.
 //!
 //! Two uses: files that the snapshot does not know, or knows in an older version, came after it; and
-//! a copy of a version that it does know may have been moved to a later aggregate. Memory grows with
-//! the files in aggregates after the snapshot.
+//! a copy of a version that it does know may have been moved to a later aggregate. A directory's
+//! listing may be as old as the full snapshot of the chain, so moves are looked for from there on;
+//! what came later, only behind the newest. Memory grows with the files in these aggregates.
 
 use super::find::Link;
 use super::{Order, RestoreError};
@@ -26,6 +27,8 @@ pub(super) struct Member {
 pub(super) struct Later {
     tier: Option<TierId>,
     files: BTreeMap<FileId, Vec<Member>>,
+    /// What lies before this one, the newest snapshot has seen.
+    horizon: Option<AggregateId>,
     /// Later aggregates that could not be read, and why.
     pub(super) unread: Vec<(AggregateId, String)>,
 }
@@ -44,7 +47,9 @@ impl Later {
         let Some(newest) = chain.last() else {
             return Ok(later);
         };
-        let horizon = newest.head.horizon;
+        later.horizon = Some(newest.head.horizon);
+        let first = chain.iter().map(|link| link.head.horizon).min();
+        let horizon = first.unwrap_or(newest.head.horizon);
         let mut after = AggregateId {
             seq: horizon.seq.saturating_sub(1),
             ..horizon
@@ -100,17 +105,27 @@ impl Later {
         copies
     }
 
-    /// What came after the snapshot: of each file its newest version, by path.
+    /// What came after the snapshot: of each file its newest version, by path. What the snapshot had
+    /// the chance to list and does not is gone, and so is what was put aside as deleted.
     pub(super) fn rest(self) -> Vec<(FileId, Member)> {
+        let horizon = self.horizon;
         let newest = self.files.into_iter().filter_map(|(file, members)| {
             let newest = members
                 .into_iter()
+                .filter(|m| horizon.is_none_or(|horizon| m.aggregate >= horizon))
+                .filter(|m| !is_aside(&m.path))
                 .max_by_key(|m| (m.version, m.aggregate))?;
             Some((file, newest))
         });
         let mut rest: Vec<_> = newest.collect();
-        // Of two files at one path the later one stands.
-        rest.sort_by(|(_, a), (_, b)| (&a.path, a.aggregate).cmp(&(&b.path, b.aggregate)));
+        // Of two files at one path the later one comes first, and so has the name.
+        rest.sort_by(|(_, a), (_, b)| (&a.path, b.aggregate).cmp(&(&b.path, a.aggregate)));
         rest
     }
+}
+
+/// A place where repacking puts what no file of the namespace is.
+fn is_aside(path: &[u8]) -> bool {
+    path.strip_prefix(crate::hsm::reclaim::ASIDE.as_bytes())
+        .is_some_and(|rest| rest.starts_with(b"/"))
 }

@@ -89,6 +89,7 @@ impl<'a> Make<'a> {
     }
 
     fn lost(&mut self, loss: Loss, why: &str) -> Result<(), RestoreError> {
+        *self.outcome.lost.entry(loss).or_default() += 1;
         self.report
             .lost(&self.path, loss, why)
             .map_err(RestoreError::io("write", "the report"))
@@ -175,10 +176,13 @@ impl<'a> Make<'a> {
         attributes: &Attributes,
     ) -> Result<(), RestoreError> {
         let name = self.path.clone();
-        let done = node::set_attributes(fd, false, attributes, &name)
-            .and_then(|()| node::set_directory_times(fd, attributes, &name));
+        let done = node::set_attributes(fd, false, attributes, &name).and_then(|refused| {
+            node::set_directory_times(fd, attributes, &name)?;
+            Ok(refused)
+        });
         match done {
-            Ok(()) => Ok(()),
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => self.lost(Loss::Attributes, &why),
             Err(why) => self.lost(Loss::Failed, &why.to_string()),
         }
     }
@@ -320,7 +324,14 @@ impl<'a> Make<'a> {
             return Ok(());
         }
         let made = match node::found(at, name)? {
-            Some(found) if self.is_it(found.as_fd(), inode, stub.as_ref())? => found,
+            Some(found) if self.is_it(found.as_fd(), inode, stub.as_ref())? => {
+                let of = &inode.attributes;
+                // What the earlier try told is gone.
+                if let Some(why) = node::missing_attributes(self.backing, found.as_fd(), of)? {
+                    self.lost(Loss::Attributes, &why)?;
+                }
+                found
+            }
             Some(_) => {
                 let gone = rustix::fs::unlinkat(at, node::os(name), rustix::fs::AtFlags::empty());
                 gone.map_err(|e| {
@@ -407,7 +418,7 @@ impl<'a> Make<'a> {
 
     /// Makes it out of sight, and gives it its name.
     fn make(
-        &self,
+        &mut self,
         at: BorrowedFd<'_>,
         name: &[u8],
         inode: &Inode,
@@ -419,7 +430,7 @@ impl<'a> Make<'a> {
         let attributes = &inode.attributes;
         let fd = node::make(work, &inode.kind, size, name)?;
         let is_link = matches!(inode.kind, InodeKind::Symlink(_));
-        node::set_attributes(fd.as_fd(), is_link, attributes, name)?;
+        let refused = node::set_attributes(fd.as_fd(), is_link, attributes, name)?;
         let mtime = stub.and_then(|s| s.mtime).unwrap_or(attributes.mtime);
         let times = (mtime, attributes.atime);
         node::set_times_at(work, std::ffi::OsStr::new(node::NEW), times, name)?;
@@ -438,6 +449,9 @@ impl<'a> Make<'a> {
         self.reached(Step::Made)?;
         rustix::fs::renameat_with(work, node::NEW, at, node::os(name), how)
             .map_err(|e| RestoreError::io("name", String::from_utf8_lossy(name))(e.into()))?;
+        if let Some(why) = refused {
+            self.lost(Loss::Attributes, &why)?;
+        }
         self.reached(Step::Named)?;
         Ok(fd)
     }

@@ -80,17 +80,19 @@ fn through_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Owner, mode and extended attributes; not the times.
+/// Owner, mode and extended attributes; not the times. `Some`: which attributes the target refuses,
+/// though it took the rest.
 pub(super) fn set_attributes(
     fd: BorrowedFd<'_>,
     is_link: bool,
     attributes: &Attributes,
     name: &[u8],
-) -> Result<(), RestoreError> {
+) -> Result<Option<String>, RestoreError> {
     let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     let how = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(fd, c"", Some(uid), Some(gid), how).map_err(fail("give away", name))?;
     let path = through_proc(fd);
+    let mut refused = Vec::new();
     if !is_link {
         // Behind the owner, which takes set-id bits.
         rustix::fs::chmod(&path, Mode::from_raw_mode(attributes.mode))
@@ -101,10 +103,42 @@ pub(super) fn set_attributes(
             let why = rustix::io::Errno::PERM;
             return Err(fail("set an attribute of Cairn's own on", name)(why));
         }
-        rustix::fs::setxattr(&path, os(attribute), value, XattrFlags::empty())
-            .map_err(fail("set an extended attribute of", name))?;
+        let set = rustix::fs::setxattr(&path, os(attribute), value, XattrFlags::empty());
+        let Err(why) = set else { continue };
+        if attribute == crate::format::acl::ACCESS {
+            // The group's bits are the mask of the list, which may be more than the group had.
+            let mode = attributes.mode & !0o070;
+            rustix::fs::chmod(&path, Mode::from_raw_mode(mode))
+                .map_err(fail("set the mode of", name))?;
+        }
+        let why = std::io::Error::from(why);
+        refused.push(format!("{}: {why}", String::from_utf8_lossy(attribute)));
     }
-    Ok(())
+    Ok((!refused.is_empty()).then(|| without(&refused)))
+}
+
+fn without(refused: &[String]) -> String {
+    format!("it is there without attributes: {}", refused.join(", "))
+}
+
+/// Which of the attributes an inode that an earlier try made does not have.
+pub(super) fn missing_attributes(
+    backing: &Backing,
+    fd: BorrowedFd<'_>,
+    attributes: &Attributes,
+) -> Result<Option<String>, RestoreError> {
+    if attributes.xattrs.is_empty() {
+        return Ok(None);
+    }
+    let has = backing.attributes(fd)?;
+    let missing = attributes.xattrs.iter().filter(|(name, value)| {
+        // A list of access that says no more than the mode is not kept as one.
+        name != crate::format::acl::ACCESS && !has.iter().any(|(n, v)| (n, v) == (name, value))
+    });
+    let missing: Vec<_> = missing
+        .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+        .collect();
+    Ok((!missing.is_empty()).then(|| without(&missing)))
 }
 
 fn spec(time: Timestamp) -> Timespec {
@@ -238,7 +272,10 @@ pub(super) fn copy_attributes(
         ctime: none,
         xattrs,
     };
-    set_attributes(to, false, &attributes, root)
+    if let Some(why) = set_attributes(to, false, &attributes, root)? {
+        tracing::warn!(why, "the root");
+    }
+    Ok(())
 }
 
 /// The same inode under one more name.

@@ -13,12 +13,13 @@
 //! starts here. What lies in `tree` moves out only once all of it is durable, and the attribute says
 //! so first: a restore that finds that goes on moving.
 
-use super::find::{self, Link};
-use super::{Order, Outcome, RestoreError, Step, node};
+use super::find::{self, Link, Skipped};
+use super::{Loss, Order, Outcome, Report, RestoreError, Step, node};
 use crate::hsm::backing::{Backing, Mark, MarkGuard, Reach, this_boot};
-use crate::id::{AggregateId, FsUuid, InstanceId, TierId};
+use crate::id::{AggregateId, FsUuid, InstanceId, TierId, Timestamp};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, XattrFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,7 +29,9 @@ use std::path::Path;
 /// The attribute on the target.
 const ATTRIBUTE: &str = "trusted.cairn.restore";
 /// Longest value of it.
-const LONGEST: usize = 1024;
+const LONGEST: usize = 4096;
+/// Snapshots that were passed over and are kept in it.
+const PASSED_OVER: usize = 8;
 /// Format of it.
 const FORMAT: u32 = 1;
 /// Where the tree is made.
@@ -51,6 +54,49 @@ struct Written {
     /// The root's times of access and modification (seconds, nanoseconds): once the work goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     times: Option<[(i64, i64); 2]>,
+    /// Newer snapshots that could not be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<String>,
+    /// What was made: once all of it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tally: Option<Tally>,
+}
+
+/// What an outcome counts, for a restore that goes on when all is made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Tally {
+    ended: (i64, u32),
+    directories: u64,
+    names: u64,
+    stubs: u64,
+    bytes: u64,
+    gaps: u64,
+    lost: BTreeMap<Loss, u64>,
+}
+
+impl Tally {
+    fn of(outcome: &Outcome) -> Self {
+        Self {
+            ended: (outcome.ended.sec, outcome.ended.nsec),
+            directories: outcome.directories,
+            names: outcome.names,
+            stubs: outcome.stubs,
+            bytes: outcome.bytes,
+            gaps: outcome.gaps,
+            lost: outcome.lost.clone(),
+        }
+    }
+
+    fn tell(self, outcome: &mut Outcome) {
+        let (sec, nsec) = self.ended;
+        outcome.ended = Timestamp { sec, nsec };
+        outcome.directories = self.directories;
+        outcome.names = self.names;
+        outcome.stubs = self.stubs;
+        outcome.bytes = self.bytes;
+        outcome.gaps = self.gaps;
+        outcome.lost = self.lost;
+    }
 }
 
 /// How far a restore has come.
@@ -155,13 +201,26 @@ impl Site {
         self.state.as_ref().and_then(|s| s.snapshot.parse().ok())
     }
 
+    /// The newer snapshots that could not be used when it began.
+    pub(super) fn skipped(&self) -> Skipped {
+        let ids = self.state.iter().flat_map(|s| &s.skipped);
+        let ids = ids.filter_map(|id| id.parse().ok());
+        ids.map(|id| (id, "when this restore began".to_owned()))
+            .collect()
+    }
+
     /// The tree is made and durable, and is moving out.
     pub(super) fn is_placing(&self) -> bool {
         self.state.as_ref().is_some_and(|s| s.phase > Phase::Making)
     }
 
     /// From here on the target is ours.
-    pub(super) fn mark(&mut self, order: &Order<'_>, chain: &[Link]) -> Result<(), RestoreError> {
+    pub(super) fn mark(
+        &mut self,
+        order: &Order<'_>,
+        chain: &[Link],
+        skipped: &Skipped,
+    ) -> Result<(), RestoreError> {
         let snapshot = chain.last().map(|link| link.found.id.to_string());
         let tier: TierId = order.tier.mark().tier;
         let state = match self.state.take() {
@@ -174,6 +233,12 @@ impl Site {
                 work: format!(".cairn-restore-{}", FsUuid::random()),
                 phase: Phase::Making,
                 times: None,
+                skipped: skipped
+                    .iter()
+                    .take(PASSED_OVER)
+                    .map(|(id, _)| id.to_string())
+                    .collect(),
+                tally: None,
             },
         };
         let path = self.path.clone();
@@ -262,6 +327,7 @@ impl Site {
     pub(super) fn place(
         &mut self,
         order: &Order<'_>,
+        report: &mut dyn Report,
         outcome: &mut Outcome,
     ) -> Result<(), RestoreError> {
         let reached = |step| (order.reached)(step).map_err(RestoreError::io("reach", "a step"));
@@ -272,7 +338,16 @@ impl Site {
         if self.phase() == Some(Phase::Making) {
             reached(Step::Tree)?;
             sync(self)?;
+            // Nothing of it can be told again when the work is gone.
+            report
+                .told()
+                .map_err(RestoreError::io("write", "the report"))?;
+            if let Some(state) = &mut self.state {
+                state.tally = Some(Tally::of(outcome));
+            }
             self.go_on(Phase::Placing, None)?;
+        } else if let Some(tally) = self.state.as_ref().and_then(|s| s.tally.clone()) {
+            tally.tell(outcome);
         }
         reached(Step::Durable)?;
         outcome.guarded = self.is_guarded()?;
@@ -293,6 +368,10 @@ impl Site {
         if let Some(times) = self.state.as_ref().and_then(|s| s.times) {
             node::set_times(self.root.as_fd(), times)?;
         }
+        report
+            .placed()
+            .map_err(RestoreError::io("make", "what belongs to the new backing"))?;
+        reached(Step::Belongings)?;
         // Its mark says from now on that it ended well.
         self.open = None;
         rustix::fs::fremovexattr(&self.root, ATTRIBUTE)
@@ -345,7 +424,7 @@ impl Site {
             Ok(()) => {}
             // The filesystem made its own.
             Err(rustix::io::Errno::EXIST) if shown.as_bytes() == LOST => {
-                return remove(open.tree.as_fd(), LOST);
+                return self.fill_lost(open, before.st_mode);
             }
             Err(why) => return Err(fail("move", why)),
         }
@@ -358,6 +437,33 @@ impl Site {
                 .map_err(|e| fail("set the times of", e))?;
         }
         Ok(())
+    }
+
+    /// What was in `lost+found` goes into the one that the filesystem made; nothing is replaced.
+    fn fill_lost(&self, open: &Open, mode: u32) -> Result<(), RestoreError> {
+        let lost = node::os(LOST);
+        let fail = |e: rustix::io::Errno| RestoreError::io("move", "lost+found")(e.into());
+        let no = RenameFlags::NOREPLACE;
+        let aside = |from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>| {
+            let beside = [name, b".restored"].concat();
+            let (name, beside) = (node::os(name), node::os(&beside));
+            rustix::fs::renameat_with(from, name, to, beside, no).map_err(fail)
+        };
+        if !rustix::fs::FileType::from_raw_mode(mode).is_dir() {
+            return aside(open.tree.as_fd(), LOST, self.root.as_fd());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let enter = |at| rustix::fs::openat(at, lost, flags, Mode::empty()).map_err(fail);
+        let (from, to) = (enter(open.tree.as_fd())?, enter(self.root.as_fd())?);
+        for name in names(from.as_fd())? {
+            let os = node::os(&name);
+            match rustix::fs::renameat_with(&from, os, &to, os, no) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::EXIST) => aside(from.as_fd(), &name, to.as_fd())?,
+                Err(why) => return Err(fail(why)),
+            }
+        }
+        rustix::fs::unlinkat(&open.tree, lost, AtFlags::REMOVEDIR).map_err(fail)
     }
 
     /// What a damaged snapshot left of a restore that had only begun.

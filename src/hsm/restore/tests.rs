@@ -52,14 +52,22 @@ pub(in crate::hsm) fn listed(tier: &MemoryTier, snapshot: AggregateId) -> Vec<St
     names.0
 }
 
-/// What was told, by path.
+/// What was told, by path; how often it was told to be all; how often all was in its place.
 #[derive(Default)]
-struct Told(BTreeMap<String, (Loss, String)>);
+struct Told(BTreeMap<String, (Loss, String)>, u32, u32);
 
 impl Report for Told {
     fn lost(&mut self, path: &[u8], loss: Loss, why: &str) -> io::Result<()> {
         let path = String::from_utf8_lossy(path).into_owned();
         self.0.insert(path, (loss, why.to_owned()));
+        Ok(())
+    }
+    fn told(&mut self) -> io::Result<()> {
+        self.1 += 1;
+        Ok(())
+    }
+    fn placed(&mut self) -> io::Result<()> {
+        self.2 += 1;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+type ReadHook = Box<dyn FnMut(AggregateId) -> Option<TierError> + Send>;
 type Hook = Box<dyn FnMut(usize) + Send>;
 
 #[derive(Default)]
@@ -16,6 +17,8 @@ struct Inside {
     objects: BTreeMap<AggregateId, Bytes>,
     /// Called with the object's length so far, after each write.
     on_write: Option<Hook>,
+    /// Called before each read; what it gives is what the read says.
+    on_read: Option<ReadHook>,
     /// Called before an object becomes durable.
     on_finish: Option<Box<dyn FnMut() -> io::Result<()> + Send>>,
 }
@@ -32,6 +35,13 @@ impl MemoryTier {
 
     pub(crate) fn on_finish(&self, hook: impl FnMut() -> io::Result<()> + Send + 'static) {
         self.0.lock().on_finish = Some(Box::new(hook));
+    }
+
+    pub(crate) fn on_read(
+        &self,
+        hook: impl FnMut(AggregateId) -> Option<TierError> + Send + 'static,
+    ) {
+        self.0.lock().on_read = Some(Box::new(hook));
     }
 
     /// Changes an object's bytes.
@@ -113,7 +123,10 @@ impl Tier for MemoryTier {
         }))
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
-        let inside = self.0.lock();
+        let mut inside = self.0.lock();
+        if let Some(why) = inside.on_read.as_mut().and_then(|hook| hook(name)) {
+            return Err(why);
+        }
         let missing = || TierError::Missing {
             tier: "memory".to_owned(),
             object: name,

@@ -159,3 +159,16 @@ fn a_tier_that_fails_does_not_keep_the_others_from_theirs() {
     assert!(taken.receipts[1].is_ok());
     assert_eq!(other.list(None, 9).unwrap(), []);
 }
+
+#[test]
+fn where_another_filesystem_begins_there_is_a_gap() {
+    let Some(image) = crate::hsm::rig::Image::ext4("where_another_filesystem_begins") else {
+        return;
+    };
+    // The image itself, and what is mounted beside it.
+    let rig = Rig::on(image.path().parent().unwrap());
+    // Else the directory is listed twice.
+    next_tick();
+    let taken = Series::of(&rig).take();
+    assert_eq!((taken.entries, taken.gaps), (1, 1));
+}

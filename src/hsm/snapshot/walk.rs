@@ -7,7 +7,7 @@
 use super::put::Put;
 use super::{Knows, Order, SnapshotError, entry};
 use crate::catalog::Met;
-use crate::format::namespace::{Directory, Head, Writer};
+use crate::format::namespace::{self, Directory, Head, Writer};
 use crate::hsm::backing::{Backing, BackingError, FileStat, How, NodeKind};
 use crate::hsm::engine::tree::{self, CHUNK, Looked};
 use crate::hsm::version::coarse_now;
@@ -274,17 +274,26 @@ impl<'a> Walk<'a> {
         stat: &FileStat,
         names: &[Vec<u8>],
     ) -> Result<Vec<Place>, Failed> {
-        self.writer.directory(Directory {
+        let put = self.writer.directory(Directory {
             node: place.node.clone(),
             path: place.path.clone(),
             attributes: entry::attributes(self.backing, fd, stat, None)?,
         });
+        self.unfit(put, &place.path);
         let mut below = Vec::new();
+        if put == namespace::Put::Not {
+            return Ok(below);
+        }
         for names in names.chunks(CHUNK) {
             let mut looked = Vec::with_capacity(names.len());
             for name in names {
                 match tree::look_at(self.backing, fd.as_fd(), name, stat.dev) {
-                    Ok(found) => looked.extend(found),
+                    Ok(Some(found)) => looked.push(found),
+                    Ok(None) if self.is_other_filesystem(fd.as_fd(), name, stat.dev) => {
+                        let why = "another filesystem begins there";
+                        self.missing(place, name, &why);
+                    }
+                    Ok(None) => {}
                     Err(BackingError::Gone { .. }) => {}
                     Err(why) => self.missing(place, name, &why),
                 }
@@ -292,7 +301,10 @@ impl<'a> Walk<'a> {
             let met = self.met(&looked)?;
             for (looked, met) in looked.iter().zip(met) {
                 match entry::entry(self.backing, looked, met.as_ref()) {
-                    Ok(entry) => self.writer.entry(entry),
+                    Ok(entry) => {
+                        let put = self.writer.entry(entry);
+                        self.unfit(put, &place.path_of(&looked.name));
+                    }
                     Err(BackingError::Gone { .. }) => {}
                     Err(why) => {
                         self.missing(place, &looked.name, &why);
@@ -328,9 +340,26 @@ impl<'a> Walk<'a> {
         Ok(looked.iter().map(one).collect())
     }
 
-    fn missing(&mut self, place: &Place, name: &[u8], why: &BackingError) {
+    /// Does a mount or a subvolume begin at the name? It belongs to no backing.
+    fn is_other_filesystem(&self, fd: BorrowedFd<'_>, name: &[u8], device: u64) -> bool {
+        let how = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::statat(fd, OsStr::from_bytes(name), how).is_ok_and(|s| s.st_dev != device)
+    }
+
+    /// What the writer did not take whole counts there; here it is told.
+    fn unfit(&mut self, put: namespace::Put, path: &[u8]) {
+        let what = match put {
+            namespace::Put::Whole => return,
+            namespace::Put::Bare => "it stands without its extended attributes",
+            namespace::Put::Not => "it is missing",
+        };
+        self.gaps += 1;
+        tracing::warn!(path = %String::from_utf8_lossy(path), what, "too long for a line of the namespace snapshot");
+    }
+
+    fn missing(&mut self, place: &Place, name: &[u8], why: &dyn std::fmt::Display) {
         let inner = place.path_of(name);
-        tracing::warn!(path = %String::from_utf8_lossy(&inner), %why, "a name is missing in the namespace snapshot");
+        tracing::warn!(path = %String::from_utf8_lossy(&inner), why = %why, "a name is missing in the namespace snapshot");
         self.gap();
     }
 }

@@ -21,7 +21,7 @@ const LEFT_OUT: usize = 100;
 
 /// Why the highest epoch is not known.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EpochError {
+pub(in crate::hsm::engine) enum EpochError {
     /// The tier cannot say.
     #[error(transparent)]
     Tier(#[from] TierError),
@@ -34,7 +34,7 @@ pub(super) enum EpochError {
 
 /// The highest epoch in the names of a tier's aggregates; 0: there are none. `tell` hears of those that
 /// are left out: far above `base`, and no aggregates of this backing.
-pub(super) fn highest_epoch(
+pub(in crate::hsm::engine) fn highest_epoch(
     tier: &dyn Tier,
     fs: FsUuid,
     base: u32,

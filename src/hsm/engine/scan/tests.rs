@@ -46,7 +46,7 @@ impl Site {
             force: false,
             ballast: 0,
         };
-        let claimed = claim(&opening).unwrap();
+        let mut claimed = claim(&opening).unwrap();
         let url = format!("dir:{}", dir.join("tier").display());
         let tiers = claimed.open_tiers(&[("t".into(), url)]).unwrap();
         let policy = Policy::parse("p", shipped::DEFAULT).unwrap();

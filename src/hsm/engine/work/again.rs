@@ -83,7 +83,8 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
             .iter()
             .for_each(|one| end(shared, &one.action, Finish::PutBack));
     };
-    let aggregate = match shared.catalog.next_aggregate() {
+    // Held until its rows are there: a snapshot taken meanwhile counts it among the later ones.
+    let composing = match shared.composing.name(&shared.catalog) {
         Ok(name) => name,
         Err(why) => {
             for one in &ready {
@@ -104,7 +105,7 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
         batch: Batch {
             backing: &shared.backing,
             tier: &*slot.tier,
-            aggregate,
+            aggregate: composing.id(),
             composed: shared.now(),
             items: &items,
             given: &given,

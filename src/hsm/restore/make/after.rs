@@ -3,7 +3,7 @@
 use super::super::later::Member;
 use super::{Loss, Make, RestoreError, Stub, node, push};
 use crate::format::aggregate::{Index, IndexEntry};
-use crate::format::member::{Kind, MemberPath};
+use crate::format::member::{Kind, MAX_NAME, MemberPath};
 use crate::format::namespace::{Attributes, Data, Inode, InodeKind};
 use crate::format::record::CopyHint;
 use crate::hsm::index_cache::IndexCache;
@@ -58,13 +58,16 @@ impl Make<'_> {
         let Some((name, above)) = split(&member.path) else {
             return Err(missing());
         };
-        let directory = self.to_directory(index, above)?;
+        let directory = self.enter_directory(index, above)?;
         let before = rustix::fs::fstat(&directory)
             .map_err(|e| RestoreError::io("stat", "a directory")(e.into()))?;
-        // What the snapshot has under this name is older.
+        let name = self.name_beside(directory.as_fd(), name, file, stub.is_some())?;
+        let up_to = member.path.len() - split(&member.path).map_or(0, |(name, _)| name.len());
+        self.path.truncate(up_to);
+        self.path.extend_from_slice(&name);
         self.make(
             directory.as_fd(),
-            name,
+            &name,
             &inode,
             stub.as_ref(),
             RenameFlags::empty(),
@@ -77,6 +80,47 @@ impl Make<'_> {
             self.outcome.bytes += stub.size;
         }
         Ok(())
+    }
+
+    /// The name that the file gets: its own, where nothing or an older version of it has that; else
+    /// one beside it. What another file has stays that file's.
+    fn name_beside(
+        &self,
+        at: BorrowedFd<'_>,
+        name: &[u8],
+        file: FileId,
+        has_data: bool,
+    ) -> Result<Vec<u8>, RestoreError> {
+        let is_taken = |name: &[u8]| -> Result<bool, RestoreError> {
+            let Some(found) = node::found(at, name)? else {
+                return Ok(false);
+            };
+            Ok(self.file_of(found.as_fd())? != Some(file))
+        };
+        if !is_taken(name)? {
+            return Ok(name.to_vec());
+        }
+        let suffix = format!(".cairn-{file}");
+        let room = MAX_NAME.saturating_sub(suffix.len());
+        let mut other = name[..name.len().min(room)].to_vec();
+        other.extend_from_slice(suffix.as_bytes());
+        // An empty file has no record: it is the one that an earlier try made.
+        if is_taken(&other)? && has_data {
+            let why = rustix::io::Errno::EXIST;
+            let object = String::from_utf8_lossy(&other).into_owned();
+            return Err(RestoreError::io("name", object)(why.into()));
+        }
+        Ok(other)
+    }
+
+    /// Which file's stub it is, if it is one.
+    fn file_of(&self, found: BorrowedFd<'_>) -> Result<Option<FileId>, RestoreError> {
+        let stat = rustix::fs::fstat(found)
+            .map_err(|e| RestoreError::io("stat", "what is there")(e.into()))?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Ok(None);
+        }
+        Ok(self.backing.record(found)?.map(|record| record.file))
     }
 
     /// The member as an inode: its extended attributes stand in its own header.
@@ -129,7 +173,7 @@ impl Make<'_> {
     }
 
     /// The directory at a path of the tree; what is missing on the way is made as the index has it.
-    fn to_directory(&self, index: &Index, path: &[u8]) -> Result<OwnedFd, RestoreError> {
+    fn enter_directory(&mut self, index: &Index, path: &[u8]) -> Result<OwnedFd, RestoreError> {
         let fail = RestoreError::io("open", "the tree");
         let mut here = self.site.tree()?.try_clone_to_owned().map_err(fail)?;
         let mut so_far = Vec::new();
@@ -148,7 +192,7 @@ impl Make<'_> {
     }
 
     fn new_directory(
-        &self,
+        &mut self,
         fd: BorrowedFd<'_>,
         entry: Option<&IndexEntry>,
         name: &[u8],
@@ -158,7 +202,9 @@ impl Make<'_> {
             return Ok(());
         };
         let attributes = attributes(&entry.member);
-        node::set_attributes(fd, false, &attributes, name)?;
+        if let Some(why) = node::set_attributes(fd, false, &attributes, name)? {
+            self.lost(Loss::Attributes, &why)?;
+        }
         node::set_directory_times(fd, &attributes, name)
     }
 }

@@ -177,3 +177,34 @@ fn a_target_that_is_in_use_is_refused() {
     assert!(matches!(refused, Err(RestoreError::Target { .. })));
     assert!(rig.path("f").exists());
 }
+
+#[test]
+fn an_attribute_that_the_target_refuses_is_told_and_the_file_is_made() {
+    if !is_root() {
+        return;
+    }
+    let refused = || Attributes {
+        xattrs: vec![
+            (b"nonsense.such".to_vec(), b"1".to_vec()),
+            (b"user.note".to_vec(), b"2".to_vec()),
+        ],
+        ..attributes()
+    };
+    let (target, told) = restored_from(|w| {
+        w.directory(directory(1));
+        let inode = Inode {
+            kind: InodeKind::File {
+                size: 0,
+                data: None,
+            },
+            attributes: refused(),
+            linked: None,
+        };
+        w.entry(entry("f", What::Other(inode)));
+    });
+    assert_eq!(told.0["f"].0, Loss::Attributes);
+    assert_eq!(told.0.len(), 1, "{:?}", told.0);
+    let mut value = [0; 9];
+    let len = rustix::fs::getxattr(target.path().join("new/f"), "user.note", &mut value[..]);
+    assert_eq!(&value[..len.unwrap()], b"2");
+}

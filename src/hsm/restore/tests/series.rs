@@ -291,12 +291,14 @@ fn a_restore_that_dies_at_any_step_goes_on() {
     }
     let rig = Rig::new();
     everything(&rig);
+    rig.write("never", b"never archived");
     Series::of(&rig).take();
     let target = tempfile::tempdir().unwrap();
     let mut deaths = 0;
     for at in 1.. {
         let to = target.path().join(format!("new-{at}"));
         let mut tries = 0;
+        let (mut report, mut all_placed) = (None, false);
         // Dies at this step in every try, as long as it comes so far.
         let done = loop {
             tries += 1;
@@ -309,8 +311,23 @@ fn a_restore_that_dies_at_any_step_goes_on() {
                 }
                 Ok(())
             };
-            let done = restore(&order(&rig.tier, &to, &die), &mut Told::default());
-            if done.is_ok() {
+            let mut told = Told::default();
+            let done = restore(&order(&rig.tier, &to, &die), &mut told);
+            assert!(told.2 == 0 || report.is_some() || told.1 > 0);
+            if told.1 > 0 {
+                // It was told to be all: this is the report that stands.
+                report = Some(told.0);
+            }
+            all_placed |= told.2 > 0;
+            if let Ok(outcome) = &done {
+                // What is said in the end is said of all tries.
+                let report = report.as_ref().unwrap();
+                let lost: Vec<_> = report.values().map(|(loss, _)| *loss).collect();
+                assert_eq!(lost, [Loss::NotArchived]);
+                assert_eq!(outcome.lost, BTreeMap::from([(Loss::NotArchived, 1)]));
+                let counts = (outcome.names, outcome.stubs, outcome.directories);
+                assert_eq!(counts, (6, 2, 5));
+                assert!(outcome.ended > Timestamp::default() && all_placed);
                 break count.get() < at || tries > 1;
             }
             deaths += 1;
@@ -318,7 +335,9 @@ fn a_restore_that_dies_at_any_step_goes_on() {
             assert!(is_unfinished(&to).unwrap().is_some());
         };
         assert!(done);
-        same(&rig, &to);
+        let mut was = seen(&rig.root, &rig.backing);
+        was.remove("never");
+        assert_eq!(seen(&to, &backing_of(&to)), was);
         let left = fs::read_dir(&to).unwrap().map(|e| e.unwrap().file_name());
         assert!(
             left.into_iter()
@@ -329,4 +348,200 @@ fn a_restore_that_dies_at_any_step_goes_on() {
         }
     }
     assert!(deaths >= 30, "{deaths}");
+}
+
+/// As repacking does: the file's data go into a new aggregate under this path, the old one goes.
+fn repack(rig: &Rig, path: &[u8], old: AggregateId) -> AggregateId {
+    let indexes = IndexCache::new(INDEXES);
+    let loaded = indexes.load(&rig.tier, MemoryTier::ID, old).unwrap();
+    let entries = &loaded.index().entries;
+    let regular =
+        |e: &&crate::format::aggregate::IndexEntry| matches!(e.member.kind, Kind::Regular { .. });
+    let entry = entries.iter().find(regular).unwrap();
+    let head = rig
+        .tier
+        .read(old, entry.header, entry.header_len())
+        .unwrap();
+    let mut member = entry.whole_member(&head).unwrap();
+    member.path = MemberPath::new(path.to_vec()).unwrap();
+    let data: Vec<_> = (0..entry.block_count())
+        .flat_map(|n| find::block(&rig.tier, old, entry, n).unwrap())
+        .collect();
+    let new = rig.next_aggregate();
+    let mut bytes = Vec::new();
+    let mut writer = AggregateWriter::new(&mut bytes, new, rig.backing.fs(), coarse_now());
+    writer.add(&member, &mut &*data).unwrap();
+    writer.finish().unwrap();
+    let mut put = rig.tier.put(new, 0).unwrap();
+    std::io::Write::write_all(&mut put, &bytes).unwrap();
+    put.finish(cairn_mover::Crc32c::of(&bytes)).unwrap();
+    rig.tier.delete(old).unwrap();
+    new
+}
+
+#[test]
+fn what_was_repacked_between_the_snapshots_of_a_chain_is_found() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    rig.write("still/file", &noise(5000, 1));
+    rig.archived("still/file");
+    let first = rig.record("still/file").unwrap().copies[0].aggregate;
+    rig.write("gone", &noise(900, 2));
+    rig.archived("gone");
+    let gone = rig.record("gone").unwrap().copies[0].aggregate;
+    fs::remove_file(rig.path("gone")).unwrap();
+    let mut series = Series::of(&rig);
+    next_tick();
+    series.take();
+    next_tick();
+    let moved = repack(&rig, b"still/file", first);
+    repack(&rig, b"went", gone);
+    rig.write("other/new", b"");
+    next_tick();
+    // Does not list `still` again.
+    series.take();
+    let aside = rig
+        .tier
+        .names()
+        .into_iter()
+        .rfind(|id| !id.is_snapshot())
+        .unwrap();
+    repack(&rig, b".cairn-deleted/it-1", aside);
+    let target = tempfile::tempdir().unwrap();
+    let to = target.path().join("new");
+    let (_, told) = restored(&rig.tier, &to);
+    assert!(told.0.is_empty(), "what was gone is not told: {:?}", told.0);
+    let backing = backing_of(&to);
+    let fd = backing.open_beneath(b"still/file").unwrap();
+    let record = backing.record(fd.as_fd()).unwrap().unwrap();
+    assert_eq!(record.copies[0].aggregate, moved);
+    assert!(rig.tier.stat(moved).is_ok());
+}
+
+#[test]
+fn an_outage_is_no_damage_and_never_gives_an_older_snapshot() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    rig.write("first", b"");
+    let mut series = Series::of(&rig);
+    next_tick();
+    let first = series.take();
+    next_tick();
+    rig.write("second", b"");
+    series.take();
+    let second = series.last.unwrap().0;
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let fail_at = |at: usize, why: fn() -> TierError| {
+        let count = std::sync::Arc::clone(&count);
+        count.store(0, std::sync::atomic::Ordering::SeqCst);
+        rig.tier.on_read(move |id| {
+            let n = count.fetch_add(
+                usize::from(id == second),
+                std::sync::atomic::Ordering::SeqCst,
+            );
+            (id == second && n == at).then(why)
+        });
+    };
+    let unavailable = || TierError::Unavailable {
+        tier: "memory".to_owned(),
+        step: "read",
+        why: "it is away".to_owned(),
+    };
+    let short = || TierError::Short {
+        tier: "memory".to_owned(),
+        object: AggregateId { epoch: 1, seq: 1 },
+        len: 0,
+        wanted: 1,
+    };
+    fail_at(usize::MAX, unavailable);
+    find::look(&rig.tier, &IndexCache::new(INDEXES), second).unwrap();
+    let reads = count.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(reads >= 2, "its index, and its first block");
+    let target = tempfile::tempdir().unwrap();
+    for at in 0..reads {
+        let to = target.path().join(format!("away-{at}"));
+        fail_at(at, unavailable);
+        let done = restore(&order(&rig.tier, &to, &|_| Ok(())), &mut Told::default());
+        let why = done.expect_err("an outage");
+        assert!(!why.is_damage(), "{why}");
+        assert!(!to.join("first").exists());
+        for (time, name) in [(None, "newest"), (Some(first.begun), "then")] {
+            let to = target.path().join(format!("short-{at}-{name}"));
+            fail_at(at, short);
+            let reached = |_| Ok(());
+            let order = Order {
+                at: time,
+                ..order(&rig.tier, &to, &reached)
+            };
+            let outcome = restore(&order, &mut Told::default()).unwrap();
+            assert_eq!(outcome.skipped.len(), 1);
+            assert!(to.join("first").exists() && !to.join("second").exists());
+        }
+    }
+}
+
+#[test]
+fn what_came_later_takes_no_name_of_another_file() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    rig.write("name", &noise(900, 1));
+    rig.write("own", &noise(900, 3));
+    rig.archived("name");
+    rig.archived("own");
+    let before = rig.record("name").unwrap().file;
+    Series::of(&rig).take();
+    // As one program saves: another file of the same name; and one that is changed in place.
+    fs::rename(rig.path("name"), rig.path("away")).unwrap();
+    rig.write("name", &noise(700, 2));
+    rig.write("own", &noise(800, 4));
+    rig.archived("name");
+    rig.archived("own");
+    let after = rig.record("name").unwrap().file;
+    let target = tempfile::tempdir().unwrap();
+    let to = target.path().join("new");
+    let reached = |_| Ok(());
+    let order = Order {
+        with_later: true,
+        ..order(&rig.tier, &to, &reached)
+    };
+    let mut told = Told::default();
+    restore(&order, &mut told).unwrap();
+    let beside = format!("name.cairn-{after}");
+    let backing = backing_of(&to);
+    let file = |name: &str| {
+        let fd = backing.open_beneath(name.as_bytes()).unwrap();
+        backing.record(fd.as_fd()).unwrap().unwrap().file
+    };
+    assert_eq!((file("name"), file(&beside)), (before, after));
+    assert_eq!(told.0[&beside].0, Loss::LaterPlaced);
+    assert_eq!(fs::metadata(to.join("own")).unwrap().len(), 800);
+    assert_eq!(told.0.len(), 2, "{:?}", told.0);
+}
+
+#[test]
+fn what_was_in_lost_and_found_is_not_deleted() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    for name in ["lost+found/file", "lost+found/both"] {
+        rig.write(name, &noise(900, 1));
+        rig.archived(name);
+    }
+    Series::of(&rig).take();
+    let target = tempfile::tempdir().unwrap();
+    let to = target.path().join("new");
+    fs::create_dir_all(to.join("lost+found")).unwrap();
+    fs::write(to.join("lost+found/both"), b"the filesystem's").unwrap();
+    restored(&rig.tier, &to);
+    for (name, len) in [("file", 900), ("both", 16), ("both.restored", 900)] {
+        let meta = fs::metadata(to.join("lost+found").join(name)).unwrap();
+        assert_eq!(meta.len(), len, "{name}");
+    }
 }
