@@ -321,6 +321,7 @@ impl Catalog {
         self.write_many(copies.len(), durability, move |connection| {
             let mut retired = 0;
             for copy in &copies {
+                needed_again(connection, copy)?;
                 retired += u64::from(unneeded_if_bad(connection, copy)?);
             }
             Ok(retired)
@@ -462,6 +463,52 @@ fn unneeded(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> 
         "UPDATE copies SET live = 0 WHERE file = ? AND version = ? AND tier = ? AND epoch = ?
          AND seq = ? AND live = 1",
     )
+}
+
+/// Good copies, on the tier of this one, of a version that a file holds count: one that was made while the file
+/// was taken for changed does not yet.
+fn needed_again(connection: &Connection, copy: &Copy) -> Result<(), CatalogError> {
+    if holder(connection, copy)?.is_none() {
+        return Ok(());
+    }
+    let of = params![copy.file.0, int(copy.version.0), copy.tier.0];
+    let places = all(
+        connection,
+        "SELECT epoch, seq, stored_len FROM copies WHERE file = ?1 AND version = ?2 AND tier = ?3
+             AND state = 0 AND live = 0
+             AND NOT EXISTS (SELECT 1 FROM tombstones WHERE file = ?1 AND version = ?2)
+             AND EXISTS (SELECT 1 FROM aggregates AS its WHERE its.tier = copies.tier
+                 AND its.epoch = copies.epoch AND its.seq = copies.seq AND its.life = 0)",
+        of,
+        |row| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
+        },
+        "find copies that count again",
+        copy.file,
+    )?;
+    for (epoch, seq, bytes) in places {
+        change(
+            connection,
+            "UPDATE copies SET live = 1
+             WHERE file = ? AND version = ? AND tier = ? AND epoch = ? AND seq = ?",
+            params![copy.file.0, int(copy.version.0), copy.tier.0, epoch, seq],
+            "count a copy again",
+            copy.file,
+        )?;
+        change(
+            connection,
+            "UPDATE aggregates SET live_members = live_members + 1, live_bytes = live_bytes + ?
+             WHERE tier = ? AND epoch = ? AND seq = ?",
+            params![bytes, copy.tier.0, epoch, seq],
+            "count live members",
+            copy.file,
+        )?;
+    }
+    Ok(())
 }
 
 fn unneeded_if_bad(connection: &Connection, copy: &Copy) -> Result<bool, CatalogError> {

@@ -85,6 +85,7 @@ fn a_put_that_outlives_its_filesystem_is_not_taken_for_one_on_the_next() {
     // A restored image of the tier, mounted instead: the same mark, another filesystem.
     fs::create_dir(&root).expect("mount point");
     fs::copy(aside.join("cairn-tier.json"), root.join("cairn-tier.json")).expect("mark");
+    fs::create_dir(root.join("aggregates")).expect("objects");
     let finished = put.finish(Crc32c::of(b"bytes"));
     assert_eq!(kind(finished), ErrorKind::Unavailable);
     assert_eq!(tier.list(None, 10).expect("the tier itself is there"), []);
@@ -311,6 +312,9 @@ fn an_unmounted_filesystem_is_unavailable_and_another_mount_of_it_is_used() {
         .status();
     assert!(status.expect("mount runs").success());
     fs::write(root.join("cairn-tier.json"), mark).expect("mark");
+    // Its mark and nothing else: a part of it is not there, and says nothing of objects.
+    every_operation_is(&tier, ErrorKind::Unavailable);
+    fs::create_dir(root.join("aggregates")).expect("an empty tier");
     assert_eq!(kind(tier.read(name(1), 0, 4)), ErrorKind::Missing);
     store(&tier, name(2), b"goes on");
 }
