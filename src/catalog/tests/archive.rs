@@ -324,7 +324,19 @@ fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
         live.iter().map(|c| c.aggregate).collect::<Vec<_>>(),
         [again.id]
     );
-    // A copy of a version that no file has any more is nobody's.
+}
+
+/// It was made again while the file was taken for changed; if that was wrong, it counts when the bad one
+/// it was made for is retired.
+#[test]
+fn a_copy_of_a_version_that_no_file_has_is_nobodys_until_a_file_has_it() {
+    let rig = Rig::new();
+    let f = rig.file(10, 10);
+    let first = rig.archive(f, 1, TIER);
+    let full = Durability::Full;
+    let bad = rig.copies(file_id(f), DataVersion(1)).unwrap()[0];
+    rig.note_checks(vec![(bad, CopyState::Bad)], at(50), full)
+        .unwrap();
     rig.dirtied(f, TombstoneWhy::Overwrite, at(70), full)
         .unwrap();
     let late = NewAggregate {
@@ -333,12 +345,24 @@ fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
     };
     let copy = Copy {
         aggregate: late.id,
-        ..copy
+        state: CopyState::Good,
+        ..bad
     };
     rig.made_again(late, vec![Made { node: f, copy }], at(80))
         .unwrap();
-    let late = rig.aggregate(TIER, late.id).unwrap().unwrap();
-    assert_eq!((late.members, late.live_members), (1, 0));
+    let live = |id| rig.aggregate(TIER, id).unwrap().unwrap().live_members;
+    assert_eq!(live(late.id), 0);
+    // As rows were met: the bad one counts again, the good one was forgotten.
+    let connection = rig.connection();
+    connection
+        .execute_batch(
+            "DELETE FROM tombstones; UPDATE nodes SET state = 1 WHERE file IS NOT NULL;
+             UPDATE copies SET live = state = 2;
+             UPDATE aggregates SET live_members = epoch <> 9, live_bytes = 100 * (epoch <> 9)",
+        )
+        .unwrap();
+    assert_eq!(rig.retire(vec![bad], full).unwrap(), 1);
+    assert_eq!((live(first.id), live(late.id)), (0, 1));
 }
 
 #[test]
