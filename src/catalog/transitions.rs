@@ -117,6 +117,29 @@ impl Catalog {
         })
     }
 
+    /// As [`Catalog::differs`]; the version that ends was `owner`'s.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn differs_of(
+        &self,
+        node: NodeId,
+        with: Option<Proven>,
+        owner: u32,
+        (why, now): (TombstoneWhy, Timestamp),
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.post(durability, move |connection| {
+            match nodes::get(connection, node)? {
+                Some(mut row) if row.proven == with => {
+                    row.attributes.uid = owner;
+                    dirty(connection, &row, why, now)
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
     /// P3 step 7: blocks were given back. `attributes` and `proven` as seen after the punch. No
     /// effect if the row is not what the release was planned under: somebody wrote since.
     ///

@@ -9,6 +9,7 @@ use super::{EngineError, Shared, scan};
 use crate::catalog::{
     Durability, FileState, NameChange, Naming, Node, NodeId, Rescan, Sighting, TombstoneWhy,
 };
+use crate::format::record::{Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How, NodeKind, belongs_to};
 use crate::hsm::residency::Overflow;
 use crate::id::{NodeHandle, Timestamp};
@@ -226,7 +227,7 @@ fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), Engine
     let (mut seen, mut dirty) = (Vec::new(), Vec::new());
     for node in shared.catalog.nodes_by_handles(looks.keys())? {
         let data = looks.get(&node.handle).copied().unwrap_or(true);
-        let Some(stat) = stat_of(shared, &node.handle)? else {
+        let Some((fd, stat)) = open(shared, &node.handle)? else {
             continue;
         };
         seen.push(Sighting {
@@ -234,10 +235,11 @@ fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), Engine
             attributes: attributes(&stat),
             place: None,
         });
-        if data && may_have_changed(&node, &stat) {
+        let changed = data && may_have_changed(&node, &stat);
+        if changed && !is_its_stub(shared, fd.as_fd(), &node, &stat) {
             let cut = stat.size < node.attributes.size;
             dirty.push((
-                (node.id, node.proven),
+                (node.id, node.proven, node.attributes.uid),
                 if cut {
                     TombstoneWhy::Truncate
                 } else {
@@ -246,17 +248,34 @@ fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), Engine
             ));
         }
     }
-    // First: a version that ends was its owner's of before, not of whoever has the file by now.
-    for ((node, with), why) in dirty {
-        let now = shared.now();
-        shared
-            .catalog
-            .differs(node, with, why, now, Durability::Relaxed)?;
-    }
+    // First, and waited for: an archive that has set the file's record, which moves its ctime, tells the
+    // catalog so meanwhile.
     if !seen.is_empty() {
         shared.catalog.note(seen, Durability::Relaxed)?;
     }
+    for ((node, with, owner), why) in dirty {
+        let now = shared.now();
+        // A version that ends was its owner's of before, not of whoever has the file by now.
+        shared
+            .catalog
+            .differs_of(node, with, owner, (why, now), Durability::Relaxed)?;
+    }
     Ok(())
+}
+
+/// Is it released still? News of a write that was before the release may come behind it, and the release's own
+/// punch moves the ctime: a row that were dirty then would let an old record put over the stub pass for
+/// the file's.
+fn is_its_stub(shared: &Shared, fd: BorrowedFd<'_>, node: &Node, stat: &FileStat) -> bool {
+    let (FileState::Released, Some(version)) = (node.state, &node.version) else {
+        return false;
+    };
+    let own = |r: &Record| belongs_to(r, shared.backing.fs(), &node.handle);
+    let record = shared.backing.record(fd).ok().flatten().filter(own);
+    record.is_some_and(|r| {
+        r.state != State::Resident
+            && (r.file, r.version, r.size) == (version.file, version.version, stat.size)
+    })
 }
 
 /// Equal ctime and size prove that nothing changed (P1); anything else makes it dirty, and the
