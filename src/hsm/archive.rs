@@ -34,6 +34,7 @@ use cairn_mover::Crc32c;
 use compose::{Composer, Fault};
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 /// A file with at most this many stored bytes is packed with others; a larger one stands alone.
 pub const SMALL: u64 = 8 << 20;
@@ -111,6 +112,8 @@ pub struct Copied {
     pub copy: CopyHint,
     /// What the file looked like at both quiescent points.
     pub seen: Seen,
+    /// When it looked so last.
+    pub at: Instant,
     /// The names under which it is in the aggregate; the first carries the data.
     pub names: Vec<Vec<u8>>,
 }

@@ -16,6 +16,7 @@ pub mod ask;
 mod asks;
 mod changelog;
 mod copies;
+mod covered;
 mod expand;
 mod facts;
 mod heal;
@@ -304,6 +305,7 @@ pub(super) struct Shared {
     parts: expand::Parts,
     wakes: Mutex<Vec<Wake>>,
     believed: crate::hsm::vouch::Believed,
+    covered: covered::Covered,
     refused: refused::Refused,
     undeleting: undelete::UnderWay,
     desk: reclaim::Desk,

@@ -14,7 +14,7 @@ mod changelog;
 #[cfg(test)]
 mod tests;
 
-pub use changelog::{ChangelogSink, Overflow};
+pub use changelog::{ChangelogSink, Overflow, Told};
 
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{

@@ -49,6 +49,7 @@ pub enum Trust {
 pub struct Quiet {
     lease: Lease<OwnedFd>,
     seen: Seen,
+    at: Instant,
 }
 
 /// Why no quiescent point could be made.
@@ -84,10 +85,22 @@ impl From<LeaseError> for NotQuiet {
 }
 
 impl Quiet {
+    /// Not proven yet: see [`prove`].
+    fn looked(backing: &Backing, lease: Lease<OwnedFd>) -> Result<Self, NotQuiet> {
+        let at = Instant::now();
+        let seen = look(backing, lease.fd())?;
+        Ok(Self { lease, seen, at })
+    }
     /// What the file looked like.
     #[must_use]
     pub fn seen(&self) -> &Seen {
         &self.seen
+    }
+    /// A moment at which it looked so: what was written before it is in the data, and whoever writes
+    /// after it changes what there is to be seen.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
     }
     /// The file, open for reading.
     #[must_use]
@@ -124,8 +137,7 @@ const NAP: Duration = Duration::from_micros(500);
 pub fn quiescent(backing: &Backing, files: Vec<OwnedFd>) -> Vec<Result<Quiet, NotQuiet>> {
     let leased = files.into_iter().map(|fd| {
         let lease = Lease::take(fd, LeaseKind::NoWriters)?;
-        let seen = look(backing, lease.fd())?;
-        Ok(Quiet { lease, seen })
+        Quiet::looked(backing, lease)
     });
     prove(backing, leased.collect())
 }
@@ -137,8 +149,7 @@ pub fn quiescent(backing: &Backing, files: Vec<OwnedFd>) -> Vec<Result<Quiet, No
 /// [`NotQuiet`]; [`NotQuiet::Writer`] stands for any other user of the file.
 pub fn quiescent_alone(backing: &Backing, file: OwnedFd) -> Result<Quiet, NotQuiet> {
     let lease = Lease::take(file, LeaseKind::Alone)?;
-    let seen = look(backing, lease.fd())?;
-    prove(backing, vec![Ok(Quiet { lease, seen })])
+    prove(backing, vec![Quiet::looked(backing, lease)])
         .pop()
         .unwrap_or(Err(NotQuiet::NotRegular))
 }
@@ -157,10 +168,9 @@ pub fn quiescent_one(backing: &Backing, file: OwnedFd) -> Result<Quiet, NotQuiet
 /// writing records): what they give proves, together with the former ones, that data are unchanged.
 #[must_use]
 pub fn quiescent_again(backing: &Backing, files: Vec<Quiet>) -> Vec<Result<Quiet, NotQuiet>> {
-    let looked = files.into_iter().map(|quiet| {
-        let seen = look(backing, quiet.fd())?;
-        Ok(Quiet { seen, ..quiet })
-    });
+    let looked = files
+        .into_iter()
+        .map(|quiet| Quiet::looked(backing, quiet.lease));
     prove(backing, looked.collect())
 }
 
@@ -219,8 +229,10 @@ fn floor_now(step: i64) -> i64 {
 fn wait_past(ctime: i64, step: i64, bound: Duration) -> i64 {
     let begun = Instant::now();
     loop {
+        // Asked first: whoever was kept from running past the bound still reads the clock after it.
+        let late = begun.elapsed() > bound;
         let now = floor_now(step);
-        if now > ctime || begun.elapsed() > bound {
+        if now > ctime || late {
             return now;
         }
         std::thread::sleep(NAP);

@@ -289,6 +289,7 @@ impl Again<'_> {
                 size: record.size,
                 ctime: stat.ctime,
             },
+            at: std::time::Instant::now(),
             stat,
             runs: entry.member.kind.runs().to_vec(),
             xattrs,

@@ -18,6 +18,7 @@ use cairn_mover::{Crc32c, Crc32cHasher};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 /// What stops an item, or everything.
 pub(super) enum Fault {
@@ -88,6 +89,7 @@ pub(super) struct Composer<'a> {
 pub(super) struct File {
     pub(super) candidate: Candidate,
     pub(super) seen: Seen,
+    pub(super) at: Instant,
     pub(super) stat: FileStat,
     pub(super) runs: Vec<Extent>,
     pub(super) xattrs: Attributes,
@@ -257,6 +259,7 @@ impl<'a> Composer<'a> {
                 header: added.header,
             },
             seen: file.seen.clone(),
+            at: file.at,
             names: names.iter().map(|n| n.as_bytes().to_vec()).collect(),
         };
         self.pending.push(Pending {
@@ -404,9 +407,10 @@ impl<'a> Composer<'a> {
                 .iter()
                 .map(|p| (&p.copied.seen.node, &p.copied.names[..]));
             let second = points(backing, nodes);
-            for (pending, point) in waiting.into_iter().zip(second) {
+            for (mut pending, point) in waiting.into_iter().zip(second) {
                 let outcome = match point {
                     Ok(quiet) if *quiet.seen() == pending.copied.seen => {
+                        pending.copied.at = quiet.at();
                         kept.push(pending);
                         continue;
                     }
@@ -487,6 +491,7 @@ impl File {
         Ok(Self {
             candidate,
             seen,
+            at: quiet.at(),
             stat,
             runs,
             xattrs,

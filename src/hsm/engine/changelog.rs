@@ -11,17 +11,20 @@ use crate::catalog::{
 };
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How, NodeKind, belongs_to};
-use crate::hsm::residency::Overflow;
+use crate::hsm::residency::{Overflow, Told};
 use crate::id::{NodeHandle, Timestamp};
 use cairn_fuse::{Event, EventKind};
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+/// Nodes to be looked at; with when a change of data was told last, if one was.
+type Looks = HashMap<NodeHandle, Option<Instant>>;
 
 /// Applies a batch. Changes of names keep their order; looks at one node are taken together.
-pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError> {
+pub(super) fn apply(shared: &Shared, events: &[Told]) -> Result<(), EngineError> {
     let mut reads: HashMap<NodeHandle, Timestamp> = HashMap::new();
-    // Whether the data may have changed, too.
-    let mut looks: HashMap<NodeHandle, bool> = HashMap::new();
+    let mut looks = Looks::new();
     let mut names = Names {
         shared,
         pending: Vec::new(),
@@ -30,21 +33,22 @@ pub(super) fn apply(shared: &Shared, events: &[Event]) -> Result<(), EngineError
         unsettled: shared.catalog.is_unsettled()?,
         directories: HashMap::new(),
     };
-    for event in events {
+    for Told { at, event } in events {
         match event.kind {
             EventKind::Read => {
                 reads.insert(event.node.clone(), shared.now());
             }
             EventKind::Written | EventKind::Resized => {
-                looks.insert(event.node.clone(), true);
+                looks.insert(event.node.clone(), Some(*at));
             }
             EventKind::Attributes => {
-                looks.entry(event.node.clone()).or_insert(false);
+                looks.entry(event.node.clone()).or_insert(None);
             }
             EventKind::Created | EventKind::Linked | EventKind::Unlinked | EventKind::Renamed => {
-                let written = looks.get(&event.node) == Some(&true);
-                if event.kind == EventKind::Unlinked && written {
-                    names.written(&event.node)?;
+                if event.kind == EventKind::Unlinked
+                    && let Some(&Some(told)) = looks.get(&event.node)
+                {
+                    names.written(&event.node, told)?;
                 }
                 if let Err(why) = names.event(event) {
                     misplaced(shared, event, &why)?;
@@ -145,10 +149,11 @@ impl Names<'_> {
 
     /// Its last name may be about to go, and with it all that could be compared: what was archived may
     /// not be what it was in the end.
-    fn written(&mut self, node: &NodeHandle) -> Result<(), EngineError> {
+    fn written(&mut self, node: &NodeHandle, told: Instant) -> Result<(), EngineError> {
         self.flush()?;
         let catalog = &self.shared.catalog;
         if let Some(row) = catalog.node_by_handle(node)?
+            && !self.shared.covered.has(node, row.planned().version, told)
             && stat_of(self.shared, node)?.is_none()
         {
             let (why, now) = (TombstoneWhy::Overwrite, self.shared.now());
@@ -223,10 +228,15 @@ impl Names<'_> {
 }
 
 /// Nodes to be looked at; those whose data may have changed are compared with what was proven.
-fn look(shared: &Shared, looks: &HashMap<NodeHandle, bool>) -> Result<(), EngineError> {
+fn look(shared: &Shared, looks: &Looks) -> Result<(), EngineError> {
     let (mut seen, mut dirty) = (Vec::new(), Vec::new());
     for node in shared.catalog.nodes_by_handles(looks.keys())? {
-        let data = looks.get(&node.handle).copied().unwrap_or(true);
+        let told = looks.get(&node.handle).copied().flatten();
+        let covered = |told| {
+            let version = node.planned().version;
+            shared.covered.has(&node.handle, version, told)
+        };
+        let data = told.is_some_and(|told| !covered(told));
         let Some((fd, stat)) = open(shared, &node.handle)? else {
             continue;
         };

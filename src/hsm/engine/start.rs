@@ -361,6 +361,7 @@ impl Claimed {
             parts: expand::Parts::default(),
             wakes: Mutex::new(Vec::new()),
             believed: crate::hsm::vouch::Believed::default(),
+            covered: super::covered::Covered::default(),
             refused: Default::default(),
             undeleting: Default::default(),
             desk: Default::default(),
@@ -592,6 +593,7 @@ impl Shared {
     /// told meanwhile is left, or users who write steadily would keep the caller here for ever.
     pub(super) fn drain_changelog(&self) -> Result<(), EngineError> {
         let _turn = self.drain.lock();
+        let begun = Instant::now();
         for batch in self.changelog.up_to_now(2000) {
             self.applying.store(batch.len() as u64, Ordering::Relaxed);
             let applied = changelog::apply(self, &batch);
@@ -602,6 +604,7 @@ impl Shared {
                 return Err(why);
             }
         }
+        self.covered.forget_before(begun);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod copies;
 mod doubts;
 mod epochs;
 mod lanes;
+mod late;
 mod names;
 mod overwritten;
 mod proof;

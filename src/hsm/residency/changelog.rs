@@ -52,10 +52,27 @@ impl Overflow {
     }
 }
 
+/// An event, and when it was told: behind what it tells of.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub event: Event,
+}
+
+impl From<Event> for Told {
+    /// Told now.
+    fn from(event: Event) -> Self {
+        let at = Instant::now();
+        Self { at, event }
+    }
+}
+
 /// See the module.
 pub struct ChangelogSink {
-    into: Sender<(Instant, Event)>,
-    out: Receiver<(Instant, Event)>,
+    into: Sender<Told>,
+    out: Receiver<Told>,
     lost: Mutex<Overflow>,
     /// When the oldest event happened that is taken and not yet applied.
     taken: Mutex<Option<Instant>>,
@@ -76,38 +93,37 @@ impl ChangelogSink {
 
     /// An event happened.
     pub fn push(&self, event: Event) {
-        let Err(full) = self.into.try_send((Instant::now(), event)) else {
+        let Err(full) = self.into.try_send(event.into()) else {
             return;
         };
-        let (TrySendError::Full((_, event)) | TrySendError::Disconnected((_, event))) = full;
-        self.lost.lock().lose(&event);
+        let (TrySendError::Full(told) | TrySendError::Disconnected(told)) = full;
+        self.lost.lock().lose(&told.event);
     }
 
     /// Events that were taken but could not be applied: as if they had found no room.
-    pub fn missed(&self, events: &[Event]) {
+    pub fn missed(&self, events: &[Told]) {
         let mut lost = self.lost.lock();
-        for event in events {
-            lost.lose(event);
+        for told in events {
+            lost.lose(&told.event);
         }
     }
 
     /// Takes up to `most` events in the order in which they happened, waiting up to `wait` for the
     /// first. [`ChangelogSink::applied`] follows.
     #[must_use]
-    pub fn drain(&self, most: usize, wait: Duration) -> Vec<Event> {
+    pub fn drain(&self, most: usize, wait: Duration) -> Vec<Told> {
         let mut events = Vec::new();
-        if let Ok((since, first)) = self.out.recv_timeout(wait) {
-            *self.taken.lock() = Some(since);
+        if let Ok(first) = self.out.recv_timeout(wait) {
+            *self.taken.lock() = Some(first.at);
             events.push(first);
-            let rest = self.out.try_iter().take(most.saturating_sub(1));
-            events.extend(rest.map(|(_, event)| event));
+            events.extend(self.out.try_iter().take(most.saturating_sub(1)));
         }
         events
     }
 
     /// What happened up to now, in batches of at most `most` events; [`ChangelogSink::applied`]
     /// follows each. What happens meanwhile is left, or this would go on as long as users do.
-    pub fn up_to_now(&self, most: usize) -> impl Iterator<Item = Vec<Event>> + '_ {
+    pub fn up_to_now(&self, most: usize) -> impl Iterator<Item = Vec<Told>> + '_ {
         let mut left = self.waiting();
         std::iter::from_fn(move || {
             if left == 0 {
@@ -184,6 +200,7 @@ mod tests {
         }
         assert_eq!(sink.waiting(), 2);
         let drained = sink.drain(10, Duration::ZERO);
+        let drained: Vec<_> = drained.into_iter().map(|told| told.event).collect();
         assert_eq!(drained, [created(0, 100), created(1, 100)]);
         let lost = sink.overflow().expect("three events");
         assert_eq!((lost.events, lost.everything), (3, false));

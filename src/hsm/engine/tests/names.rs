@@ -34,7 +34,7 @@ fn an_exchange_keeps_both_nodes_and_what_lies_below_them() {
             place: place(to),
             from: place(from),
         };
-        let events = [event(other, to, from), event(source, from, to)];
+        let events = [event(other, to, from), event(source, from, to)].map(Into::into);
         changelog::apply(&bench.engine().shared, &events).unwrap();
     }
     catalog.settle(Durability::Relaxed).unwrap();

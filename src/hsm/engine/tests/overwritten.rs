@@ -12,7 +12,7 @@ use cairn_fuse::{Caller, Event, EventKind, FileRef, Presence, Residency};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
-const BIG: usize = 256 << 10;
+pub(super) const BIG: usize = 256 << 10;
 const RECORD: &str = "trusted.cairn.record";
 const ME: Caller = Caller {
     uid: 0,
@@ -21,7 +21,7 @@ const ME: Caller = Caller {
 };
 
 /// A bench that may release, its first scan at its end.
-fn bench() -> Bench {
+pub(super) fn bench() -> Bench {
     let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
     let catalog = bench.engine().catalog();
     eventually(|| catalog.scan_state().unwrap().finished_generation != 0);

@@ -403,7 +403,7 @@ fn a_version_that_ends_was_its_owners_of_before() {
         place: None,
         from: None,
     };
-    super::super::changelog::apply(&bench.engine().shared, &[told]).unwrap();
+    super::super::changelog::apply(&bench.engine().shared, &[told.into()]).unwrap();
     let catalog = bench.engine().catalog();
     catalog.settle(Durability::Relaxed).unwrap();
     let stones = catalog.tombstones(None, 10).unwrap();

@@ -308,6 +308,9 @@ fn commit(
     let aggregate = new_aggregate(slot, receipt);
     let files = durable.copied.iter().filter_map(|c| {
         let node = nodes.get(c.item)?;
+        shared
+            .covered
+            .proven(&node.handle, (c.file, c.version), c.at);
         Some(catalog::Archived {
             node: node.id,
             planned: node.planned(),

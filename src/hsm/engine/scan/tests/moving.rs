@@ -95,7 +95,7 @@ fn scan_while_it_moves(site: &Site, from: &str, to: &str, told: bool) {
     };
     fs::rename(site.at(from), site.at(to)).unwrap();
     if told {
-        changelog::apply(shared, std::slice::from_ref(&event)).unwrap();
+        changelog::apply(shared, &[event.clone().into()]).unwrap();
     }
     while walk.step(shared, ANXIOUS).unwrap() {}
     if !told {
