@@ -13,7 +13,8 @@ cold_stat() {
 }
 # interrupted FILE: ms from SIGINT to the end of a reader that waits for FILE.
 interrupted() {
-  set -m; "${reader[@]}" "$1" >/dev/null 2>&1 & local pid=$! begun; set +m
+  # Whoever starts this in the background may have it ignore the signal, and so would what it starts.
+  set -m; env --default-signal=INT "${reader[@]}" "$1" >/dev/null 2>&1 & local pid=$! begun; set +m
   local end=$((SECONDS + 30))
   until grep -q ') D ' "/proc/$pid/stat" 2>/dev/null; do
     [ $SECONDS -lt $end ] || { echo 99999; return; }
