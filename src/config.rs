@@ -49,6 +49,8 @@ pub struct Config {
     pub keep_deleted: Duration,
     /// How often reclaiming runs by itself; zero: only when asked.
     pub collect_every: Duration,
+    /// Between the decision to delete an object and its deletion (P9).
+    pub delete_delay: Duration,
     /// An aggregate of which so much can go is repacked.
     pub repack_share: Percent,
     /// How long requests that ended are remembered, with their actions and keys; zero: for ever.

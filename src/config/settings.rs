@@ -59,6 +59,7 @@ impl Default for Config {
             aggregate_size: 1 << 30,
             keep_deleted: Duration::from_secs(30 * 86_400),
             collect_every: Duration::from_secs(86_400),
+            delete_delay: Duration::from_secs(3600),
             repack_share: REPACK_SHARE,
             keep_requests: Duration::from_secs(30 * 86_400),
             scan_every: Duration::from_secs(7 * 86_400),
@@ -159,6 +160,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "how often tiers are freed of what nobody needs; 0: only by `cairn tier collect`",
         set: |c, text| duration(text).map(|v| c.collect_every = v),
         get: |c| Some(format_duration(c.collect_every)),
+    },
+    Setting {
+        key: "delete-delay",
+        meaning: "how long the decision to delete an archive may be taken back",
+        set: |c, text| duration(text).map(|v| c.delete_delay = v),
+        get: |c| Some(format_duration(c.delete_delay)),
     },
     Setting {
         key: "repack-share",

@@ -145,7 +145,7 @@ impl Default for Settings {
             scan_every: config.scan_every,
             keep_deleted: config.keep_deleted,
             collect_every: config.collect_every,
-            delete_delay: Duration::from_secs(3600),
+            delete_delay: config.delete_delay,
             repack_share: config.repack_share,
             clock: Clock::default(),
             snapshot_every: Duration::ZERO,

@@ -17,6 +17,7 @@ mod proof;
 mod rebuild;
 mod rebuild_again;
 mod released;
+mod repacked;
 mod repair;
 mod restore;
 mod rights;

@@ -339,6 +339,7 @@ fn settings(plan: &UpPlan) -> Settings {
         scan_every: config.scan_every,
         keep_deleted: config.keep_deleted,
         collect_every: config.collect_every,
+        delete_delay: config.delete_delay,
         repack_share: config.repack_share,
         snapshot_every: config.snapshot_every,
         snapshot_changes: config.snapshot_changes,
