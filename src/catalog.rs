@@ -45,6 +45,7 @@ mod rows;
 mod scan;
 mod schema;
 mod sieve;
+mod snapshot_graves;
 mod snapshots;
 mod sql;
 mod status;
@@ -84,7 +85,8 @@ pub use request::{
 pub use revivals::{Below, CameBack};
 pub use scan::{ChangelogState, Rescan, ScanState, Settled, Unseen, UnseenPage};
 pub use schema::Condition;
-pub use snapshots::NamespaceSnapshot;
+pub use snapshot_graves::{SnapshotGrave, SnapshotHold};
+pub use snapshots::{FoundSnapshot, NamespaceSnapshot};
 pub use status::{Backlog, FailureCause, Snapshot, Usage};
 pub use tombs::{NotRevived, Revived};
 pub use unserved::Unserved;

@@ -1,14 +1,15 @@
 //! Namespace snapshots: what lies on which tier, and what is no longer needed.
 //!
-//! Invariants: a row is written only after the tier's receipt; a full snapshot supersedes what lay on
-//! its tier before, in the same transaction; nothing here deletes: who collects takes
-//! [`Catalog::superseded_snapshots`] and the window of `keep-deleted`.
+//! Invariants: a row is written only after the tier's receipt, or says that it was learned; a full
+//! snapshot supersedes what lay on its tier before, in the same transaction; none was superseded before
+//! something that the catalog knows to have been earlier, whatever the clock says. How they go:
+//! [`super::snapshot_graves`].
 
-use super::sql::{Code, all, change, coded, first, int, maybe_time, page, some_time, uint};
+use super::sql::{Code, all, change, coded, first, int, maybe_time, some_time, uint};
 use super::{Catalog, CatalogError, Durability, ProofKind};
 use crate::id::{AggregateId, TierId, Timestamp};
 use cairn_mover::Crc32c;
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 
 /// A namespace snapshot on a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,21 @@ pub struct NamespaceSnapshot {
     pub superseded_at: Option<Timestamp>,
 }
 
+/// A namespace snapshot that another catalog made, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundSnapshot {
+    /// Its name.
+    pub id: AggregateId,
+    /// The snapshot on which it stands; `None`: it is a full one.
+    pub base: Option<AggregateId>,
+    /// Steps from the full one.
+    pub depth: u32,
+    /// When the walk began.
+    pub begun_at: Timestamp,
+    /// Length of the object, bytes.
+    pub len: u64,
+}
+
 impl Catalog {
     /// Notes a snapshot that its tier has proven durable. Durable.
     ///
@@ -52,6 +68,13 @@ impl Catalog {
     /// [`CatalogError`].
     pub fn note_snapshot(&self, s: NamespaceSnapshot) -> Result<(), CatalogError> {
         self.write(Durability::Full, move |connection| {
+            // What it stands on was found gone meanwhile: it is of no use, and nothing is to stand on it.
+            if let Some(base) = s.base
+                && !is_there(connection, s.tier, base)?
+            {
+                return Ok(());
+            }
+            let ended = not_before(connection, s.tier, s.ended_at)?;
             change(
                 connection,
                 "INSERT OR REPLACE INTO snapshots
@@ -64,7 +87,7 @@ impl Catalog {
                     s.base.map(|b| int(b.seq)),
                     s.depth,
                     s.begun_at.nanos(),
-                    s.ended_at.nanos(),
+                    ended.nanos(),
                     int(s.took_ms),
                     int(s.len),
                     s.crc.0,
@@ -85,7 +108,7 @@ impl Catalog {
                 connection,
                 "UPDATE snapshots SET superseded_at = ?1
                  WHERE tier = ?2 AND (epoch, seq) < (?3, ?4) AND superseded_at IS NULL",
-                params![s.ended_at.nanos(), s.tier.0, s.id.epoch, int(s.id.seq)],
+                params![ended.nanos(), s.tier.0, s.id.epoch, int(s.id.seq)],
                 "supersede the snapshots before",
                 s.id,
             )
@@ -93,7 +116,7 @@ impl Catalog {
         })
     }
 
-    /// The newest snapshot on a tier.
+    /// The newest snapshot on a tier that this catalog's instance took.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -101,7 +124,8 @@ impl Catalog {
         self.read(|connection| {
             first(
                 connection,
-                "SELECT * FROM snapshots WHERE tier = ? ORDER BY epoch DESC, seq DESC LIMIT 1",
+                "SELECT * FROM snapshots WHERE tier = ? AND proof < 4
+                 ORDER BY epoch DESC, seq DESC LIMIT 1",
                 [tier.0],
                 row,
                 "find the newest snapshot on tier",
@@ -110,7 +134,7 @@ impl Catalog {
         })
     }
 
-    /// The full snapshot of the chain that a tier has now.
+    /// The full snapshot of the chain that a tier has now, likewise.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -118,7 +142,7 @@ impl Catalog {
         self.read(|connection| {
             first(
                 connection,
-                "SELECT * FROM snapshots WHERE tier = ? AND base_seq IS NULL
+                "SELECT * FROM snapshots WHERE tier = ? AND base_seq IS NULL AND proof < 4
                  ORDER BY epoch DESC, seq DESC LIMIT 1",
                 [tier.0],
                 row,
@@ -128,25 +152,66 @@ impl Catalog {
         })
     }
 
-    /// Snapshots superseded before `before`, oldest first: nothing needs them but a restore to a
-    /// time before that. A chain is superseded as a whole.
+    /// Those of these snapshots that the catalog does not know on a tier.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn superseded_snapshots(
+    pub fn unknown_snapshots(
         &self,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<NamespaceSnapshot>, CatalogError> {
-        self.read(|connection| {
-            all(
+        tier: TierId,
+        ids: &[AggregateId],
+    ) -> Result<Vec<AggregateId>, CatalogError> {
+        let mut unknown = Vec::new();
+        // In pages: no read transaction is long.
+        for some in ids.chunks(1000) {
+            self.read(|connection| {
+                for id in some {
+                    if !is_there(connection, tier, *id)? {
+                        unknown.push(*id);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(unknown)
+    }
+
+    /// Notes a snapshot that another catalog made, and that was found on the tier at `now`. If there is
+    /// a newer full one that is proven, it counts as superseded from now on. Nothing new is to stand
+    /// on it. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn learn_snapshot(
+        &self,
+        tier: TierId,
+        found: FoundSnapshot,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            let at = not_before(connection, tier, now)?;
+            change(
                 connection,
-                "SELECT * FROM snapshots WHERE superseded_at < ? ORDER BY superseded_at LIMIT ?",
-                params![before.nanos(), page(limit)],
-                row,
-                "list superseded",
-                "snapshots",
+                "INSERT OR IGNORE INTO snapshots
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 0, ?8, 0, ?9, 0, 0, 0, 0, 0,
+                     (SELECT ?10 FROM snapshots WHERE tier = ?1 AND (epoch, seq) > (?2, ?3)
+                          AND base_seq IS NULL AND proof < 3 LIMIT 1))",
+                params![
+                    tier.0,
+                    found.id.epoch,
+                    int(found.id.seq),
+                    found.base.map(|b| b.epoch),
+                    found.base.map(|b| int(b.seq)),
+                    found.depth,
+                    found.begun_at.nanos(),
+                    int(found.len),
+                    ProofKind::Learned.code(),
+                    at.nanos()
+                ],
+                "learn of the snapshot",
+                found.id,
             )
+            .map(drop)
         })
     }
 
@@ -159,13 +224,13 @@ impl Catalog {
         self.write(Durability::Full, move |connection| {
             let mut gone = vec![id];
             while let Some(id) = gone.pop() {
-                change(
-                    connection,
+                for sql in [
                     "DELETE FROM snapshots WHERE tier = ? AND epoch = ? AND seq = ?",
-                    params![tier.0, id.epoch, int(id.seq)],
-                    "forget the snapshot",
-                    id,
-                )?;
+                    "DELETE FROM snapshot_graves WHERE tier = ? AND epoch = ? AND seq = ?",
+                ] {
+                    let key = params![tier.0, id.epoch, int(id.seq)];
+                    change(connection, sql, key, "forget the snapshot", id)?;
+                }
                 gone.extend(all(
                     connection,
                     "SELECT epoch, seq FROM snapshots
@@ -186,7 +251,38 @@ impl Catalog {
     }
 }
 
-fn row(row: &Row<'_>) -> rusqlite::Result<NamespaceSnapshot> {
+fn is_there(connection: &Connection, tier: TierId, id: AggregateId) -> Result<bool, CatalogError> {
+    let found = first(
+        connection,
+        "SELECT 1 FROM snapshots WHERE tier = ? AND epoch = ? AND seq = ?",
+        params![tier.0, id.epoch, int(id.seq)],
+        |_| Ok(()),
+        "find the snapshot",
+        id,
+    )?;
+    Ok(found.is_some())
+}
+
+/// `at`, or what is known to have been before it and has a later time.
+fn not_before(
+    connection: &Connection,
+    tier: TierId,
+    at: Timestamp,
+) -> Result<Timestamp, CatalogError> {
+    let latest = first(
+        connection,
+        "SELECT max(?1, ifnull((SELECT begun_at FROM instance WHERE id = 1), ?1),
+             ifnull((SELECT ended_at FROM snapshots WHERE tier = ?2 AND proof < 4
+                 ORDER BY epoch DESC, seq DESC LIMIT 1), ?1)) AS at",
+        params![at.nanos(), tier.0],
+        |row| some_time(row, "at"),
+        "order the time of a snapshot on tier",
+        tier,
+    )?;
+    Ok(latest.unwrap_or(at))
+}
+
+pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<NamespaceSnapshot> {
     let base: Option<u32> = row.get("base_epoch")?;
     Ok(NamespaceSnapshot {
         tier: TierId(row.get("tier")?),

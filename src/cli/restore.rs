@@ -510,6 +510,12 @@ fn failed(why: RestoreError, to: &Path) -> CliError {
     };
     let hint = match &why {
         RestoreError::Target { .. } | RestoreError::Tier(_) => None,
+        RestoreError::None {
+            reach: Some(reach), ..
+        } => Some(format!(
+            "those on the tier reach back to {}: --list names them",
+            when(*reach)
+        )),
         RestoreError::None { .. } => Some("list what is there with --list".to_owned()),
         why if why.is_damage() => {
             Some("an earlier snapshot may do: --list names them, --at chooses".to_owned())

@@ -13,12 +13,14 @@
 //!   doomed it; this process still holds the backing's mark. The rows go after the object.
 //! - Only what this epoch decided is carried out. After a start, whatever an earlier one had decided
 //!   is undone where the object is still there; and so is a deletion that failed.
-//! - Snapshots of the namespace are no aggregates of files: they are neither learned of nor deleted.
+//! - Snapshots of the namespace are no aggregates of files: they have rules of their own ([`listings`]),
+//!   and the same way out.
 //! - Objects without rows are never deleted, and neither is one whose index cannot be read.
 //! - A stop after any step leaves every file readable.
 
 mod census;
 mod judge;
+mod listings;
 mod placing;
 mod remove;
 mod repack;
@@ -30,6 +32,7 @@ use crate::config::Percent;
 use crate::format::aggregate::AggregateError;
 use crate::hsm::backing::Backing;
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::restore::RestoreError;
 use crate::hsm::verify::VerifyError;
 use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::{Tier, TierError};
@@ -125,6 +128,14 @@ pub enum ReclaimError {
         /// Why.
         source: VerifyError,
     },
+    /// A namespace snapshot could not be read.
+    #[error("looking at the namespace snapshot {snapshot}: {source}")]
+    Snapshot {
+        /// Which.
+        snapshot: AggregateId,
+        /// Why.
+        source: RestoreError,
+    },
     /// A new aggregate could not be composed.
     #[error("repacking {aggregate}: {source}")]
     Compose {
@@ -177,6 +188,7 @@ impl ReclaimError {
                 source,
                 VerifyError::Tier(TierError::Unavailable { .. }) | VerifyError::Stopped
             ),
+            Self::Snapshot { source, .. } => source.is_damage(),
             Self::Compose { .. }
             | Self::Receipt { .. }
             | Self::Unplaced { .. }
@@ -343,6 +355,7 @@ pub fn pass(ground: &Ground<'_>, dry: bool) -> Result<Report, ReclaimError> {
     remove::undo_earlier(ground, dry, &mut report)?;
     remove::carry_out(ground, dry, &mut report)?;
     decide(ground, dry, &mut report)?;
+    listings::pass(ground, dry, &mut report)?;
     Ok(report)
 }
 

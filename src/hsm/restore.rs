@@ -21,6 +21,7 @@ mod spool;
 pub(in crate::hsm) mod tests;
 
 pub use find::{Found, Listed, all as snapshots};
+pub(in crate::hsm) use find::{Seen, see, snapshot_names};
 pub use site::is_unfinished;
 
 use crate::format::aggregate::AggregateError;
@@ -176,6 +177,8 @@ pub enum RestoreError {
     None {
         /// More about it.
         why: Option<String>,
+        /// Those that are there are all of a later time than was asked for: of this one and later.
+        reach: Option<Timestamp>,
     },
     /// An aggregate's index.
     #[error(transparent)]

@@ -136,6 +136,14 @@ fn a_tier_alone_gives_the_namespace_back() -> Result<()> {
     both_are_listed(&cairn)?;
     let to = cairn.dir.path().join("guarded/new");
     quiet_for_long(&cairn)?;
+    let early = cairn.dir.path().join("guarded/early");
+    let done = restore(&cairn, &early, &["--at", "2001-02-03 04:05:06"])?;
+    let told = said(&done);
+    ensure!(
+        !done.status.success() && told.contains("of that time or before"),
+        "{told}"
+    );
+    ensure!(told.contains("reach back to 20"), "{told}");
     let done = restore(&cairn, &to, &["--take"])?;
     let told = said(&done);
     ensure!(done.status.success(), "{told}");

@@ -41,7 +41,24 @@ fn snapshots(rig: &Rig) {
     rig.note_snapshot(full).unwrap();
     rig.newest_snapshot(TIER).unwrap();
     rig.full_snapshot(TIER).unwrap();
-    rig.superseded_snapshots(at(9), 5).unwrap();
+    rig.snapshots(TIER, None, 5).unwrap();
+    let stray = super::snapshots::snapshot(9, None);
+    assert_eq!(rig.unknown_snapshots(TIER, &[stray.id]).unwrap().len(), 1);
+    rig.learn_snapshot(TIER, super::snapshots::found(&stray), at(9))
+        .unwrap();
+    let old = super::snapshots::snapshot(0, None);
+    rig.learn_snapshot(TIER, super::snapshots::found(&old), at(3))
+        .unwrap();
+    let bound = Bound {
+        before: at(90),
+        now: at(99),
+    };
+    let condemned = rig.condemn_snapshot(TIER, old.id, full.id, bound).unwrap();
+    assert_eq!(condemned, Ok(()));
+    rig.snapshot_graves(TIER, None, 5).unwrap();
+    let doomed = rig.doom_snapshot(TIER, old.id, full.id, at(99), bound);
+    assert_eq!(doomed.unwrap(), Ok(()));
+    rig.spare_snapshot(TIER, old.id).unwrap();
     rig.forget_snapshot(TIER, full.id).unwrap();
 }
 

@@ -23,6 +23,25 @@ pub(super) fn snapshot(seq: u64, base: Option<u64>) -> NamespaceSnapshot {
     }
 }
 
+/// As another catalog learns of it.
+pub(super) fn found(s: &NamespaceSnapshot) -> FoundSnapshot {
+    FoundSnapshot {
+        id: s.id,
+        base: s.base,
+        depth: s.depth,
+        begun_at: s.begun_at,
+        len: s.len,
+    }
+}
+
+fn numbers(rig: &Rig, superseded: bool) -> Vec<u64> {
+    let all = rig.snapshots(TIER, None, 99).unwrap();
+    let of = all
+        .iter()
+        .filter(|s| s.superseded_at.is_some() == superseded);
+    of.map(|s| s.id.seq & 0xff).collect()
+}
+
 #[test]
 fn a_full_snapshot_supersedes_the_chain_before_it_and_nothing_else() {
     let rig = Rig::new();
@@ -30,16 +49,95 @@ fn a_full_snapshot_supersedes_the_chain_before_it_and_nothing_else() {
         rig.note_snapshot(snapshot(seq, base)).unwrap();
     }
     assert_eq!(rig.newest_snapshot(TIER).unwrap().unwrap().id.seq & 0xff, 3);
-    assert_eq!(rig.superseded_snapshots(at(99), 9).unwrap(), []);
+    assert!(numbers(&rig, true).is_empty());
     rig.note_snapshot(snapshot(4, None)).unwrap();
     rig.note_snapshot(snapshot(5, Some(4))).unwrap();
-    let superseded = rig.superseded_snapshots(at(99), 9).unwrap();
-    let numbers: Vec<_> = superseded.iter().map(|s| s.id.seq & 0xff).collect();
-    assert_eq!(numbers, [1, 2, 3]);
-    assert_eq!(superseded[0].superseded_at, Some(at(5)));
-    assert_eq!(rig.superseded_snapshots(at(5), 9).unwrap(), []);
+    assert_eq!(numbers(&rig, true), [1, 2, 3]);
+    let first = rig.snapshots(TIER, None, 1).unwrap()[0];
+    assert_eq!(first.superseded_at, Some(at(5)));
     assert_eq!(rig.full_snapshot(TIER).unwrap(), Some(snapshot(4, None)));
     // What stands on a snapshot that is gone is of no use.
     rig.forget_snapshot(TIER, snapshot(4, None).id).unwrap();
     assert_eq!(rig.newest_snapshot(TIER).unwrap().unwrap().id.seq & 0xff, 3);
+    rig.note_snapshot(snapshot(6, Some(5))).unwrap();
+    assert_eq!(rig.newest_snapshot(TIER).unwrap().unwrap().id.seq & 0xff, 3);
+}
+
+#[test]
+fn a_clock_that_is_behind_shortens_no_window_of_a_snapshot() {
+    let rig = Rig::new();
+    rig.note_snapshot(snapshot(50, None)).unwrap();
+    let behind = NamespaceSnapshot {
+        begun_at: at(1),
+        ended_at: at(2),
+        ..snapshot(60, None)
+    };
+    rig.note_snapshot(behind).unwrap();
+    let rows = rig.snapshots(TIER, None, 9).unwrap();
+    assert_eq!(rows[0].superseded_at, Some(at(51)));
+    assert_eq!(rows[1].ended_at, at(51));
+    rig.learn_snapshot(TIER, found(&snapshot(40, None)), at(3))
+        .unwrap();
+    let rows = rig.snapshots(TIER, None, 1).unwrap();
+    assert_eq!(rows[0].superseded_at, Some(at(51)));
+}
+
+#[test]
+fn p8_a_snapshot_goes_only_for_a_newer_full_one_that_is_proven_and_old_enough() {
+    let rig = Rig::new();
+    for (seq, base) in [(1, None), (2, Some(1)), (4, None), (5, Some(4)), (6, None)] {
+        rig.note_snapshot(snapshot(seq, base)).unwrap();
+    }
+    let volatile = NamespaceSnapshot {
+        proof: ProofKind::Volatile,
+        ..snapshot(7, None)
+    };
+    rig.note_snapshot(volatile).unwrap();
+    rig.learn_snapshot(TIER, found(&snapshot(8, None)), at(9))
+        .unwrap();
+    let id = |seq| snapshot(seq, None).id;
+    let bound = |before| Bound {
+        before: at(before),
+        now: at(100),
+    };
+    let condemn = |seq, by, before| {
+        let decided = rig.condemn_snapshot(TIER, id(seq), id(by), bound(before));
+        decided.unwrap().err()
+    };
+    // 4 ended at 5, 6 at 7.
+    assert_eq!(condemn(2, 4, 4), Some(SnapshotHold::Young));
+    assert_eq!(condemn(2, 6, 5), Some(SnapshotHold::Unproven), "6 is young");
+    assert_eq!(condemn(1, 4, 5), Some(SnapshotHold::StoodOn));
+    assert_eq!(condemn(8, 8, 99), Some(SnapshotHold::Newest));
+    assert_eq!(condemn(9, 4, 99), Some(SnapshotHold::Undecided));
+    for (by, why) in [
+        (1, "older"),
+        (2, "itself"),
+        (5, "not full"),
+        (7, "volatile"),
+        (8, "learned"),
+    ] {
+        assert_eq!(condemn(2, by, 99), Some(SnapshotHold::Unproven), "{why}");
+    }
+    assert_eq!(condemn(2, 4, 5), None);
+    assert_eq!(condemn(1, 4, 5), None, "what stands on it goes, too");
+    let doom = |seq, by, decided| {
+        let doomed = rig.doom_snapshot(TIER, id(seq), id(by), at(decided), bound(5));
+        doomed.unwrap().err()
+    };
+    assert_eq!(doom(1, 4, 100), Some(SnapshotHold::StoodOn));
+    assert_eq!(doom(2, 4, 99), Some(SnapshotHold::Undecided), "too soon");
+    assert_eq!(doom(4, 6, 100), Some(SnapshotHold::Undecided));
+    assert_eq!(doom(2, 4, 100), None);
+    assert_eq!(doom(2, 4, 100), Some(SnapshotHold::Undecided), "once");
+    rig.forget_snapshot(TIER, id(2)).unwrap();
+    rig.begin_incarnation(start(1)).unwrap();
+    assert_eq!(
+        doom(1, 4, 100),
+        Some(SnapshotHold::Undecided),
+        "of an earlier epoch"
+    );
+    rig.spare_snapshot(TIER, id(1)).unwrap();
+    assert_eq!(condemn(1, 4, 5), None);
+    assert_eq!(doom(1, 4, 100), None);
 }

@@ -310,6 +310,17 @@ fn row(
     }
 }
 
+/// One for the first tier, whether it is due or not; `false`: it was not taken.
+#[cfg(test)]
+pub(super) fn take_now(shared: &Shared, full: bool) -> bool {
+    let slot = &shared.tiers[0];
+    let before = known(shared, slot.id).unwrap().newest;
+    let kind = before.as_ref().filter(|_| !full).map_or(Kind::Full, on);
+    take(shared, kind, &[slot], &|| false, false);
+    let after = known(shared, slot.id).unwrap().newest;
+    after.map(|newest| newest.id) != before.map(|newest| newest.id)
+}
+
 /// The mount is gone and nobody writes: what changed since the last snapshot goes to every tier,
 /// if that can be done in time. `false`: a tier does not answer, and a thread is left that waits
 /// for it.

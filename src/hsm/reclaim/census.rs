@@ -131,7 +131,7 @@ fn learn(
     ground.did(Step::Quarantined)
 }
 
-fn strange(report: &mut Report, id: AggregateId, why: String) {
+pub(super) fn strange(report: &mut Report, id: AggregateId, why: String) {
     tracing::warn!(aggregate = %id, why, "an object that is left alone");
     if report.strange.len() < NAMED {
         report.strange.push((id, why));

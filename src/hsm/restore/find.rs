@@ -7,8 +7,8 @@ use super::{Order, RestoreError};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::namespace::{self, Head, Line};
 use crate::hsm::index_cache::{IndexCache, Loaded};
-use crate::id::{AggregateId, Timestamp};
-use crate::tier::Tier;
+use crate::id::{AggregateId, FsUuid, Timestamp};
+use crate::tier::{Tier, TierError};
 use cairn_mover::Checked;
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ impl Link {
 }
 
 /// Names of all snapshots, oldest first; and the newest epoch that the tier knows at all.
-pub(super) fn names(tier: &dyn Tier) -> Result<(Vec<AggregateId>, u32), RestoreError> {
+pub(super) fn names(tier: &dyn Tier) -> Result<(Vec<AggregateId>, u32), TierError> {
     let (mut found, mut newest, mut after) = (Vec::new(), 0, None);
     while let Some(next) = tier.list(after, 1)?.first().copied() {
         let epoch = next.epoch;
@@ -76,6 +76,35 @@ pub(super) fn names(tier: &dyn Tier) -> Result<(Vec<AggregateId>, u32), RestoreE
         });
     }
     Ok((found, newest))
+}
+
+/// Names of all snapshots, oldest first.
+pub(in crate::hsm) fn snapshot_names(tier: &dyn Tier) -> Result<Vec<AggregateId>, TierError> {
+    Ok(names(tier)?.0)
+}
+
+/// What a snapshot says of itself, and how long its object is.
+pub(in crate::hsm) struct Seen {
+    pub(in crate::hsm) found: Found,
+    /// Of which backing.
+    pub(in crate::hsm) fs: FsUuid,
+    /// Length of the object, bytes.
+    pub(in crate::hsm) len: u64,
+}
+
+/// Reads a snapshot's index and its head.
+pub(in crate::hsm) fn see(
+    tier: &dyn Tier,
+    indexes: &IndexCache,
+    id: AggregateId,
+) -> Result<Seen, RestoreError> {
+    let len = tier.stat(id)?;
+    let link = look(tier, indexes, id)?;
+    Ok(Seen {
+        found: link.found,
+        fs: link.head.fs,
+        len,
+    })
 }
 
 /// All snapshots of a tier, newest first; of those that cannot be read, why.
@@ -165,6 +194,7 @@ pub(super) fn chain(
 ) -> Result<(Vec<Link>, Skipped), RestoreError> {
     let (names, _) = names(order.tier)?;
     let mut skipped = Vec::new();
+    let mut reach: Option<Timestamp> = None;
     for id in names.iter().rev() {
         if only.is_some_and(|only| only != *id) {
             continue;
@@ -179,6 +209,11 @@ pub(super) fn chain(
             Err(why) => return Err(why),
         };
         if order.at.is_some_and(|at| link.found.begun > at) {
+            // As far back as a full one, which alone is enough.
+            if link.found.base.is_none() {
+                let begun = link.found.begun;
+                reach = Some(reach.map_or(begun, |reach| reach.min(begun)));
+            }
             continue;
         }
         match below(order.tier, indexes, link) {
@@ -187,12 +222,12 @@ pub(super) fn chain(
             Err(why) => return Err(why),
         }
     }
-    let why = match (&skipped[..], order.at, names.is_empty()) {
-        ([(id, why), ..], ..) => Some(format!(" that can be used: {id}: {why}")),
-        ([], Some(_), false) => Some(" of that time or before: --list names them".to_owned()),
-        _ => None,
+    let why = match (&skipped[..], reach) {
+        (_, Some(_)) => Some(" of that time or before".to_owned()),
+        ([(id, why), ..], None) => Some(format!(" that can be used: {id}: {why}")),
+        ([], None) => None,
     };
-    Err(RestoreError::None { why })
+    Err(RestoreError::None { why, reach })
 }
 
 /// A snapshot and what it stands on.

@@ -95,7 +95,10 @@ impl Spool {
         Ok(Self {
             file,
             places,
-            root: root.ok_or(RestoreError::None { why: None })?,
+            root: root.ok_or(RestoreError::None {
+                why: None,
+                reach: None,
+            })?,
             snapshots: chain.iter().map(|link| link.found.id).collect(),
             ended,
             gaps,

@@ -1,6 +1,7 @@
 //! P8: bytes leave a tier only when nobody needs them, whatever the catalog says.
 
 mod doomed;
+mod listings;
 mod moved;
 mod older;
 mod stops;
@@ -430,10 +431,10 @@ fn p8_a_condemned_aggregate_whose_member_is_named_again_is_spared() {
 }
 
 #[test]
-fn a_listing_of_the_namespace_is_nobodys_file_and_stays() {
+fn what_is_named_as_a_listing_of_the_namespace_and_cannot_be_read_is_nobodys_file_and_stays() {
     let (bench, clock) = bench();
     let snapshot = AggregateId { epoch: 1, seq: 9 }.snapshot();
-    // Its bytes are never looked at.
+    // It cannot be read.
     let bytes = noise(BIG, 1);
     let mut put = bench.engine().tiers()[0].tier.put(snapshot, 0).unwrap();
     std::io::Write::write_all(&mut put, &bytes).unwrap();
