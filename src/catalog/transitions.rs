@@ -2,7 +2,9 @@
 //!
 //! Invariants:
 //! - A version that stops being the present one leaves a tombstone in the same transaction, and its
-//!   copies stop counting as live in their aggregates.
+//!   copies stop counting as live in their aggregates. A file is dirty exactly while the version that its
+//!   row names has one: where the one goes, so does the other, and what was made of the version meanwhile
+//!   counts again ([`tombs::unearth`]).
 //! - Steps take time and end late. Each says under which row it was planned ([`Planned`]) or
 //!   which version it is about, and is compared with the row in the transaction: news that was
 //!   noted meanwhile stands. A dirty file never becomes archived by the end of an archive that
@@ -223,11 +225,32 @@ impl Catalog {
         })
     }
 
-    /// Sets a state with the words that explain it (lost, conflict, foreign, repaired).
+    /// Words about a file (conflict, foreign). Its state stays what it is *now*: who read it before may
+    /// be late.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn set_state(
+    pub fn set_note(
+        &self,
+        node: NodeId,
+        note: String,
+        durability: Durability,
+    ) -> Result<(), CatalogError> {
+        self.post(durability, move |connection| {
+            let rows = change(
+                connection,
+                "UPDATE nodes SET note = ? WHERE id = ?",
+                params![note, node.0],
+                "note the words about",
+                node,
+            )?;
+            nodes::known(rows, "note the words about", node)
+        })
+    }
+
+    /// Forces a state, whatever that leaves of copies and tombstones.
+    #[cfg(test)]
+    pub(crate) fn set_state(
         &self,
         node: NodeId,
         state: FileState,
@@ -240,7 +263,8 @@ impl Catalog {
     }
 
     /// As [`Self::set_state`], waiting for the commit. `false`, and no effect, if the row is not what
-    /// the caller's step was planned under.
+    /// the caller's step was planned under. One that is taken for changed again leaves its tombstone again,
+    /// at `now`.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -248,13 +272,16 @@ impl Catalog {
         &self,
         node: NodeId,
         planned: Planned,
-        state: FileState,
-        note: Option<String>,
+        (state, note): (FileState, Option<String>),
+        now: Timestamp,
     ) -> Result<bool, CatalogError> {
         self.write(Durability::Relaxed, move |connection| {
             let row = nodes::get(connection, node)?;
-            let as_planned = row.is_some_and(|row| row.planned() == planned);
-            if as_planned {
+            let row = row.filter(|row| row.planned() == planned);
+            if let Some(row) = &row {
+                if state == FileState::Dirty {
+                    dirty(connection, row, TombstoneWhy::Overwrite, now)?;
+                }
                 // Taken for a change, and compared since: what the row was planned under is its
                 // version, and needed.
                 let needed = matches!(state, FileState::Archived | FileState::Released);
@@ -265,7 +292,7 @@ impl Catalog {
                 }
                 set_state(connection, node, state, note.as_deref())?;
             }
-            Ok(as_planned)
+            Ok(row.is_some())
         })
     }
 
@@ -463,8 +490,9 @@ pub(super) fn learn_one(
     set_version(connection, known.node, &known.version, now)?;
     set_state(connection, known.node, state, None)?;
     tombs::unearth(connection, known.version.file, known.version.version)?;
-    if known.state == FileState::Dirty {
-        // Who looked found other data, as after any change (see `dirty`).
+    if state == FileState::Dirty {
+        // Who looked found other data, or somebody may have changed them since: as after any change (see
+        // `dirty`).
         let path = names::path(connection, known.node)?.unwrap_or_default();
         let uid = nodes::get(connection, known.node)?.map_or(0, |row| row.attributes.uid);
         let (version, why) = (&known.version, TombstoneWhy::Overwrite);

@@ -81,17 +81,17 @@ fn a_state_directory_of_version_1_is_brought_forward_with_all_that_is_in_it() ->
     Ok(())
 }
 
-/// What version 1 did with a version 2, this one does with a version 4.
+/// What version 1 did with a version 2, this one does with a version 5.
 #[test]
 fn a_catalog_of_a_newer_version_is_refused_and_keeps_every_byte() -> Result<()> {
     let dir = copied()?;
     let path = dir.path().join("catalog.sqlite");
     let mut bytes = fs::read(&path)?;
-    bytes[60..64].copy_from_slice(&4_u32.to_be_bytes());
+    bytes[60..64].copy_from_slice(&5_u32.to_be_bytes());
     fs::write(&path, &bytes)?;
     let (_state, refused) = open(dir.path())?;
     let Err(CatalogError::Newer {
-        found: 4, known: 3, ..
+        found: 5, known: 4, ..
     }) = refused
     else {
         anyhow::bail!("not refused as newer: {:?}", refused.err());

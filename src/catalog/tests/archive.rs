@@ -92,7 +92,7 @@ fn p8_a_deleted_file_is_kept_from_its_deletion_however_long_ago_it_was_taken_for
         .unwrap();
     // It had not changed: a release compares the sum, and notes what it punches.
     let planned = rig.row(node).planned();
-    let noted = rig.swap_state(node, planned, FileState::Released, None);
+    let noted = rig.swap_state(node, planned, (FileState::Released, None), at(70));
     assert!(noted.unwrap());
     rig.forget(node, at(9_000), Durability::Full).unwrap();
     let tombs = rig.tombstones(None, 10).unwrap();
@@ -324,6 +324,99 @@ fn bad_copies_are_counted_listed_and_retired_when_others_took_their_place() {
         live.iter().map(|c| c.aggregate).collect::<Vec<_>>(),
         [again.id]
     );
+}
+
+/// A bad copy of a released file, and one that is being made in its place.
+fn being_made_again() -> (Rig, NodeId, Made, NewAggregate) {
+    let rig = Rig::new();
+    let node = rig.file(2, 10);
+    rig.archive(node, 1, TIER);
+    let copy = rig.copies(file_id(node), DataVersion(1)).unwrap()[0];
+    let bad = vec![(copy, CopyState::Bad)];
+    rig.note_checks(bad, at(50), Durability::Full).unwrap();
+    let late = NewAggregate {
+        tier: TIER,
+        id: rig.next_aggregate().unwrap(),
+        len: 1,
+        crc: Crc32c(1),
+        proof: ProofKind::ReadBack,
+    };
+    let copy = Copy {
+        aggregate: late.id,
+        state: CopyState::Good,
+        ..copy
+    };
+    (rig, node, Made { node, copy }, late)
+}
+
+fn live(rig: &Rig, made: Made) -> bool {
+    let live = rig.live_members(TIER, made.copy.aggregate, None, 5);
+    live.unwrap() == [made.copy]
+}
+
+fn is_dirty_with_a_tombstone(rig: &Rig, node: NodeId) -> bool {
+    let (dirty, stones) = (rig.row(node).state, rig.tombstones(None, 5).unwrap());
+    assert_eq!(dirty == FileState::Dirty, stones.len() == 1, "{stones:?}");
+    dirty == FileState::Dirty
+}
+
+/// Its file was looked at, and its ctime moved before that was noted: it may have changed.
+#[test]
+fn a_file_that_is_learned_as_changed_since_has_a_tombstone_and_its_copies_count_when_it_had_not() {
+    let (rig, node, made, late) = being_made_again();
+    let version = rig.row(node).version.unwrap();
+    let learn = |ctime| {
+        let known = Known {
+            node,
+            state: FileState::Archived,
+            version,
+            copies: Vec::new(),
+            under: Some((rig.plan(node), ctime)),
+        };
+        rig.learn(vec![known], at(60), Durability::Full).unwrap();
+    };
+    learn(at(0));
+    assert!(is_dirty_with_a_tombstone(&rig, node));
+    rig.made_again(late, vec![made], at(61)).unwrap();
+    assert!(!live(&rig, made), "nobody has that version");
+    learn(at(1000));
+    assert!(!is_dirty_with_a_tombstone(&rig, node));
+    assert!(live(&rig, made));
+}
+
+/// A release of a dirty file that was found unchanged was not done after all.
+#[test]
+fn a_release_that_is_taken_back_leaves_the_tombstone_again() {
+    let (rig, node, made, late) = being_made_again();
+    let why = TombstoneWhy::Overwrite;
+    rig.dirtied(node, why, at(60), Durability::Full).unwrap();
+    let swap = |state| {
+        let planned = rig.plan(node);
+        let done = rig.swap_state(node, planned, (state, None), at(70));
+        assert!(done.unwrap());
+    };
+    swap(FileState::Released);
+    assert!(!is_dirty_with_a_tombstone(&rig, node));
+    swap(FileState::Dirty);
+    assert!(is_dirty_with_a_tombstone(&rig, node));
+    assert_eq!(rig.tombstones(None, 5).unwrap()[0].at, at(70));
+    rig.made_again(late, vec![made], at(71)).unwrap();
+    assert!(!live(&rig, made));
+    swap(FileState::Released);
+    assert!(live(&rig, made));
+}
+
+/// Words about a file come from somebody who read its row before news came.
+#[test]
+fn words_about_a_file_change_no_state() {
+    let (rig, node, made, late) = being_made_again();
+    let why = TombstoneWhy::Overwrite;
+    rig.dirtied(node, why, at(60), Durability::Full).unwrap();
+    rig.made_again(late, vec![made], at(61)).unwrap();
+    rig.set_note(node, "conflict".into(), Durability::Full)
+        .unwrap();
+    assert!(is_dirty_with_a_tombstone(&rig, node));
+    assert_eq!(rig.row(node).note.as_deref(), Some("conflict"));
 }
 
 /// It was made again while the file was taken for changed; if that was wrong, it counts when the bad one
@@ -602,6 +695,6 @@ fn what_was_learned_by_a_slow_look_does_not_overwrite_news() {
     use FileState::{Archived, Dirty};
     assert_eq!(states, [Dirty, Dirty, Archived]);
     let tombs = rig.tombstones(None, 10).unwrap();
-    assert_eq!(tombs.len(), 1, "{tombs:?}");
-    assert_eq!(tombs[0].file, file_id(edited));
+    let of: Vec<FileId> = tombs.iter().map(|stone| stone.file).collect();
+    assert_eq!(of, [edited, touched].map(file_id), "{tombs:?}");
 }

@@ -100,7 +100,7 @@ fn p8_a_released_file_that_was_taken_for_dirty_has_no_tombstone() {
     rig.dirtied(node, TombstoneWhy::Overwrite, at(60), Durability::Full)
         .unwrap();
     assert_eq!((live(), rig.tombstones(None, 10).unwrap().len()), (0, 1));
-    let released = rig.swap_state(node, rig.plan(node), FileState::Released, None);
+    let released = rig.swap_state(node, rig.plan(node), (FileState::Released, None), at(60));
     assert!(released.unwrap());
     assert_eq!((live(), rig.tombstones(None, 10).unwrap().len()), (1, 0));
 }

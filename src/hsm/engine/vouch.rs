@@ -495,12 +495,10 @@ pub(super) fn note_trouble(
     let Some(row) = shared.catalog.node_by_handle(node)? else {
         return Ok(());
     };
-    let (state, durability) = (row.state, Durability::Relaxed);
+    let durability = Durability::Relaxed;
     let trouble = vec![(row.id, Some(trouble))];
     shared.catalog.set_trouble(trouble, durability)?;
-    Ok(shared
-        .catalog
-        .set_state(row.id, state, Some(note), durability)?)
+    Ok(shared.catalog.set_note(row.id, note, durability)?)
 }
 
 /// As of a lease on it: whoever asked asks again.

@@ -199,7 +199,7 @@ fn is_whole_again(shared: &Shared, node: &crate::id::NodeHandle, record: &Record
             let (id, planned) = (row.id, row.planned());
             shared
                 .catalog
-                .swap_state(id, planned, FileState::Archived, row.note)
+                .swap_state(id, planned, (FileState::Archived, row.note), shared.now())
         })
     });
     if let Err(why) = told {
@@ -213,9 +213,12 @@ pub(in crate::hsm::engine) fn announce(shared: &Shared, node: &Node) -> Result<(
     // From here on a missing record is a missing stub. Nobody looks at the file meanwhile: the lease
     // keeps them out.
     shared.believed.forget(&node.handle);
-    let told = shared
-        .catalog
-        .swap_state(node.id, node.planned(), FileState::Released, None);
+    let told = shared.catalog.swap_state(
+        node.id,
+        node.planned(),
+        (FileState::Released, None),
+        shared.now(),
+    );
     match told {
         Ok(true) => Ok(()),
         Ok(false) => Err("the catalog has other news of it".to_owned()),
@@ -245,9 +248,12 @@ pub(in crate::hsm::engine) fn take_back(
         Ok::<_, BackingError>(record.is_none_or(|r| r.state == State::Resident))
     };
     if resident().unwrap_or(false)
-        && let Err(why) = shared
-            .catalog
-            .swap_state(node.id, planned, node.state, node.note.clone())
+        && let Err(why) = shared.catalog.swap_state(
+            node.id,
+            planned,
+            (node.state, node.note.clone()),
+            shared.now(),
+        )
     {
         tracing::warn!(%why, "a release that was not done stays noted; the next scan finds it");
     }

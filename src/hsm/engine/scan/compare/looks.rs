@@ -9,7 +9,9 @@
 use super::super::super::rebuild::{Lookalike, the_only};
 use super::super::Reached;
 use super::{Comparison, Doubt, EngineError, Shared};
-use crate::catalog::{Durability, FileState, Known, Node, NodeId, Proven, Remembrance, Rescan};
+use crate::catalog::{
+    Durability, FileState, Known, Node, NodeId, Planned, Proven, Remembrance, Rescan,
+};
 use crate::hsm::backing::{BackingError, How, belongs_to, data_bytes};
 use crate::hsm::engine::tree::{self, Looked};
 use crate::hsm::version::{Rebound, rebind};
@@ -118,10 +120,12 @@ impl Comparison<'_> {
                 return Ok(());
             };
             self.learn_as(looked, node, &it, FileState::Lost)?;
-            let (lost, note) = (FileState::Lost, Some(NOTE.to_owned()));
-            return Ok(shared
-                .catalog
-                .set_state(node.id, lost, note, Durability::Relaxed)?);
+            // If news came meanwhile, it is not, and nothing is said of it.
+            let noted = Planned {
+                state: FileState::Lost,
+                version: Some((it.version.file, it.version.version)),
+            };
+            return Ok(shared.catalog.lost(node.id, noted, NOTE.to_owned())?);
         }
         drop(file);
         self.by_sum(looked, node, &found)
