@@ -178,3 +178,43 @@ fn a_version_number_on_a_tier_is_not_given_twice() -> Result<()> {
     ensure!(versions.len() == 3, "{members}");
     Ok(())
 }
+
+/// A directory answers with an error: the mount of another instance that died lies over it.
+#[test]
+fn what_could_not_be_looked_at_keeps_a_rebuild_from_being_done() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    fs::create_dir(cairn.at("d"))?;
+    for name in ["f", "d/g"] {
+        fs::write(cairn.at(name), tree::bytes(1, 100_000))?;
+    }
+    cairn.archive("")?;
+    cairn.down()?;
+    forget_catalog(&cairn)?;
+    let mut other = Instance::new(None)?;
+    other.mount = cairn.below("d");
+    other.up()?;
+    other.kill_with_mounter()?;
+    ensure!(fs::metadata(cairn.below("d")).is_err(), "it answers");
+    for resumed in [false, true] {
+        let (output, report) = rebuild(&cairn, &[])?;
+        ensure!(!output.status.success(), "{report}");
+        ensure!(
+            report["complete"] == false && report["gaps"] == true,
+            "{report}"
+        );
+        ensure!(report["resumed"] == resumed, "{report}");
+        ensure!(report["files"]["archived"] == 1, "{report}");
+    }
+    drop(other);
+    let report = rebuilt(&cairn, &[])?;
+    ensure!(
+        report["resumed"] == true && report["gaps"] == false,
+        "{report}"
+    );
+    ensure!(report["files"]["archived"] == 2, "{report}");
+    cairn.up()?;
+    ensure!(cairn.shown_state("d/g")? == "archived");
+    cairn.down()
+}

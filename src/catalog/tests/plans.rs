@@ -25,6 +25,7 @@ fn late_news(rig: &Rig, f: NodeId) {
     let same = attributes(FileKind::Regular, 10);
     rig.released(f, rig.plan(f), same, proven(1), d).unwrap();
     rig.lost(f, rig.plan(f), "gone".into()).unwrap();
+    rig.set_note(f, "words".into(), d).unwrap();
     let back = Recalled {
         version,
         attributes: same,
@@ -218,7 +219,13 @@ fn rebuilds(rig: &Rig, f: NodeId) {
         stubs: true,
         tiers: true,
     };
+    rig.has_served().unwrap();
     rig.begin_rebuild(sources, at(1)).unwrap();
+    rig.hold_rebuild().unwrap();
+    rig.begin_rebuild(sources, at(1)).unwrap();
+    rig.rebuild_state().unwrap();
+    rig.begin_tier(TIER).unwrap();
+    rig.tier_read(TIER).unwrap();
     let aggregate = LearnedAggregate {
         tier: TIER,
         id: AggregateId { epoch: 9, seq: 9 },
@@ -244,6 +251,19 @@ fn rebuilds(rig: &Rig, f: NodeId) {
     rig.was_damaged(TIER, aggregate.id).unwrap();
     rig.remembered_alike(1, at(1), 5).unwrap();
     rig.learn_length(TIER, aggregate.id, 1).unwrap();
+    let learned = rig.copy_at(TIER, aggregate.id, 512, Crc32c(1)).unwrap();
+    let learned = learned.map(|copy| Copy {
+        stored_len: 2,
+        ..copy
+    });
+    rig.bear_out(f, learned.into_iter().collect()).unwrap();
+    rig.begin_rebuild_sweep(&[TIER], at(1)).unwrap();
+    rig.rebuild_sweep().unwrap();
+    rig.unknown_files(None, 5).unwrap();
+    let mut after = None;
+    while let Some(next) = rig.join_learned(after, 2).unwrap() {
+        after = Some(next);
+    }
     rig.finish_tier(TIER).unwrap();
     rig.finish_rebuild(at(2)).unwrap();
     rig.raise_epoch(1).unwrap();
