@@ -257,4 +257,9 @@ fn the_condition_of_a_catalog_is_told_without_changing_it() {
     assert!(matches!(found, Condition::Damaged(_)), "{found:?}");
     std::fs::write(&path, "").unwrap();
     assert_eq!(Catalog::condition(&path).unwrap(), Condition::Absent);
+    // What cannot be read says nothing of damage: nobody is to build a catalog anew for that.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let found = Catalog::condition(&path);
+    assert!(matches!(&found, Err(why) if !why.is_damage()), "{found:?}");
 }
