@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every call of every verb that changes something on a disk fails once, in every way: some seven
-# thousand runs on the release program, with the negative controls. Hours; CAIRN_SWEEP=kinds takes one
+# Every call of every verb that changes something on a disk fails once, in every way: some
+# eighteen thousand runs on the release program, with the negative controls. Hours; CAIRN_SWEEP=kinds takes one
 # call of each kind. CAIRN_SWEEP_VERBS, CAIRN_SWEEP_BACKING (ext4, xfs), CAIRN_SWEEP_SEED and
 # CAIRN_SWEEP_JOBS may be set.
 set -euo pipefail

@@ -44,8 +44,16 @@ pub(crate) fn settle(site: &Site) -> Result<Value> {
     Ok(last)
 }
 
+/// When the last scan was done.
+pub(crate) fn finished(site: &Site) -> Result<String> {
+    let status = lines(site, &["status", "--json"])?;
+    let status = status.last().context("a status")?;
+    let time = status["scan"]["finished"].as_str();
+    Ok(time.unwrap_or_default().to_owned())
+}
+
 /// Polls, with less haste than `wait_for`: each look starts a program.
-fn patiently(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn patiently(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(60);
     while Instant::now() < end {
         if done()? {
@@ -91,7 +99,7 @@ pub(crate) fn restarted(site: &Site, reference: &mut Reference, dark: bool) -> R
 }
 
 /// Every copy that is claimed is found by tar, of all files but these.
-fn proven(
+pub(crate) fn proven(
     site: &Site,
     claims: BTreeMap<String, Vec<Copy>>,
     reference: &Reference,
@@ -100,7 +108,17 @@ fn proven(
     let proven = tiers(site)?;
     for (name, copies) in claims.iter().filter(|(name, _)| !but.contains(*name)) {
         let content = &reference.files[name];
-        for copy in copies {
+        // A record's places are hints: what was repacked lies where the catalog says (P6).
+        let moved = if copies.iter().all(|copy| proven.contains_key(copy)) {
+            copies.clone()
+        } else {
+            receipt(site, name)?
+        };
+        ensure!(
+            moved.len() >= copies.len(),
+            "UNPROVEN: {name} has {copies:?}, and {moved:?} by its receipt"
+        );
+        for copy in &moved {
             let holds = proven
                 .get(copy)
                 .is_some_and(|all| all.iter().any(|c| c == &**content));
@@ -159,10 +177,10 @@ pub(crate) fn stopped(site: &Site) -> Result<()> {
 }
 
 /// The aggregate that it lies in; the names of no two are alike.
-type Copy = String;
+pub(crate) type Copy = String;
 
 /// Files that are called archived or released, with the copies that are claimed.
-fn claims(site: &Site) -> Result<BTreeMap<String, Vec<Copy>>> {
+pub(crate) fn claims(site: &Site) -> Result<BTreeMap<String, Vec<Copy>>> {
     let mut found = BTreeMap::new();
     let mut all = Vec::new();
     files(&site.cairn.mount, &mut all)?;
@@ -185,22 +203,32 @@ fn claims(site: &Site) -> Result<BTreeMap<String, Vec<Copy>>> {
     Ok(found)
 }
 
+/// The same of one file, as the catalog has it.
+fn receipt(site: &Site, name: &str) -> Result<Vec<Copy>> {
+    let path = site.cairn.at(name).to_string_lossy().into_owned();
+    let receipt = lines(site, &["receipt", "--json", &path])?;
+    let copies = receipt.first().and_then(|r| r["copies"].as_array());
+    let copies = copies.context("copies")?.iter();
+    let one = |copy: &Value| Some(copy["aggregate"].as_str()?.to_owned());
+    Ok(copies.filter_map(one).collect())
+}
+
 /// What tar finds in each object of the tiers: the contents of its members.
-fn tiers(site: &Site) -> Result<HashMap<Copy, Vec<Vec<u8>>>> {
-    let mut proven = HashMap::new();
-    for tier in ["one", "two"] {
-        let mut objects = Vec::new();
-        files(&site.tier(tier).join("aggregates"), &mut objects)?;
-        for object in objects {
-            let name = object
-                .file_stem()
-                .context("a name")?
-                .to_string_lossy()
-                .into_owned();
-            proven.insert(name, contents(&object)?);
-        }
-    }
+pub(crate) fn tiers(site: &Site) -> Result<HashMap<Copy, Vec<Vec<u8>>>> {
+    let mut proven = on_tier(site, "one")?;
+    proven.extend(on_tier(site, "two")?);
     Ok(proven)
+}
+
+/// The same of one tier.
+pub(crate) fn on_tier(site: &Site, tier: &str) -> Result<HashMap<Copy, Vec<Vec<u8>>>> {
+    let mut objects = Vec::new();
+    files(&site.tier(tier).join("aggregates"), &mut objects)?;
+    let one = |object: PathBuf| {
+        let name = object.file_stem().context("a name")?;
+        Ok((name.to_string_lossy().into_owned(), contents(&object)?))
+    };
+    objects.into_iter().map(one).collect()
 }
 
 fn contents(object: &Path) -> Result<Vec<Vec<u8>>> {

@@ -5,9 +5,11 @@
 #[path = "../rig/rig.rs"]
 mod rig;
 
+mod apart;
 mod call;
 mod check;
 mod controls;
+mod deletion;
 mod fault;
 mod found;
 mod older;

@@ -5,7 +5,7 @@ use crate::fault::{Aim, Fault};
 use crate::point::Point;
 use crate::reference::Reference;
 use crate::site::{Images, Site};
-use crate::verb::{During, Verb};
+use crate::verb::{Act, During, Verb};
 use anyhow::{Context, Result, ensure};
 
 /// What a run showed, if nothing was violated.
@@ -23,10 +23,12 @@ pub(crate) fn count(verb: &Verb, images: &Images) -> Result<Vec<Point>> {
     let mut site = Site::on(images)?;
     let mut points = Vec::new();
     act(&mut site, verb, &mut reference, Aim::Count, &mut points).with_context(|| site.log())?;
-    if !matches!(verb.during, During::Stop) {
-        site.down()?;
+    match &verb.during {
+        During::Work(_) | During::Start => site.down()?,
+        During::Stop => {}
+        During::Apart(program) => (program.moved)(&mut site)?,
     }
-    again(&mut site, &mut reference, false).with_context(|| site.log())?;
+    look(&mut site, &mut reference, false, verb.after).with_context(|| site.log())?;
     Ok(points)
 }
 
@@ -75,8 +77,11 @@ fn struck(
         dies(site, fault).with_context(place)
     };
     ended?;
+    // A program that is not needed is asked for again at every other point.
+    let done = told.is_ok() || n % 2 == 1 && !verb.is_needed();
+    resume(site, verb, reference, done).with_context(place)?;
     let dark = matches!(fault, Fault::Power | Fault::FailsThenPower(_));
-    again(site, reference, dark).with_context(place)?;
+    look(site, reference, dark, verb.after).with_context(place)?;
     Ok(shown)
 }
 
@@ -88,13 +93,17 @@ fn act(
     aim: Aim,
     points: &mut Vec<Point>,
 ) -> Result<()> {
-    let told = match verb.during {
+    let told = match &verb.during {
         During::Start => site
             .up(aim, true)
             .and_then(|()| check::settle(site).map(drop)),
         During::Work(work) => {
             begin(site, aim)?;
             work(site, reference).and_then(|()| check::settle(site).map(drop))
+        }
+        During::Apart(program) => {
+            let args = (program.arguments)(site);
+            site.apart(aim, &args)
         }
         During::Stop => {
             begin(site, aim)?;
@@ -105,7 +114,7 @@ fn act(
         }
     };
     let supervisor = site.supervisor.clone().context("a supervisor")?;
-    supervisor.arm(false);
+    let _ = supervisor.arm(false);
     points.extend(supervisor.points());
     told
 }
@@ -124,9 +133,14 @@ fn lives(site: &mut Site, verb: &Verb, reference: &mut Reference, fault: Fault) 
         site.outage()?;
         return site.power_on();
     }
-    check::living(site, reference)?;
+    if !verb.mends {
+        check::living(site, reference)?;
+    }
     if let (During::Work(work), true) = (&verb.during, verb.again) {
         work(site, reference).context("STUCK: the same again, without a fault")?;
+    }
+    if verb.mends {
+        check::living(site, reference)?;
     }
     if fault == Fault::Fails(libc::ENOSPC) {
         return site.kill();
@@ -151,11 +165,40 @@ fn dies(site: &mut Site, fault: Fault) -> Result<()> {
     }
 }
 
+/// What is the administrator's after a verb without which the files are not all there, unless it is
+/// `done`: the same again.
+fn resume(site: &mut Site, verb: &Verb, reference: &mut Reference, done: bool) -> Result<()> {
+    match &verb.during {
+        During::Apart(program) => {
+            if !done {
+                program
+                    .again(site)
+                    .context("STUCK: the same again, without a fault")?;
+            }
+            (program.moved)(site)
+        }
+        During::Work(work) if verb.mends => {
+            site.up(Aim::Count, false)
+                .context("STUCK: the start before the same again")?;
+            check::settle(site)?;
+            work(site, reference).context("STUCK: the same again, after a start")?;
+            site.down()
+        }
+        During::Work(_) | During::Start | During::Stop => Ok(()),
+    }
+}
+
 /// Starts without a fault, and looks at everything.
 pub(crate) fn again(site: &mut Site, reference: &mut Reference, dark: bool) -> Result<()> {
+    look(site, reference, dark, |_, _| Ok(()))
+}
+
+/// The same, and at what holds of the verb.
+fn look(site: &mut Site, reference: &mut Reference, dark: bool, after: Act) -> Result<()> {
     site.up(Aim::Count, false)
         .context("STUCK: the next start")?;
     check::restarted(site, reference, dark)?;
+    after(site, reference).context("after the verb, at the end")?;
     site.down().context("STUCK: the last stop")?;
     check::stopped(site)
 }

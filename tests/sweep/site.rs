@@ -9,7 +9,7 @@ use crate::rig::{Instance, is_mounted, wait_for};
 use crate::supervisor::Supervisor;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ pub(crate) fn base() -> &'static Path {
 pub(crate) struct Images {
     dir: tempfile::TempDir,
     kinds: [&'static str; 4],
+    settings: &'static str,
     pub(crate) reference: Reference,
 }
 
@@ -50,12 +51,14 @@ pub(crate) struct Site {
     pub(crate) cairn: Instance,
     disks: Arc<[Disk]>,
     kinds: [&'static str; 4],
+    /// Of the configuration, beside what all have.
+    settings: &'static str,
     pub(crate) supervisor: Option<Arc<Supervisor>>,
 }
 
 impl Site {
     /// Fresh disks: the backing on filesystem `kind`, the first tier on the other one.
-    pub(crate) fn new(kind: &'static str) -> Result<Self> {
+    pub(crate) fn new(kind: &'static str, settings: &'static str) -> Result<Self> {
         let other = if kind == "xfs" { "ext4" } else { "xfs" };
         let kinds = [kind, other, "ext4", "ext4"];
         let fresh = |kind: &&'static str| {
@@ -69,40 +72,61 @@ impl Site {
         for disk in &disks[1..3] {
             fs::create_dir(disk.path.join("tier"))?;
         }
-        Self::over(disks, kinds)
+        Self::over(disks, kinds, settings)
     }
 
     /// On copies of these disks.
     pub(crate) fn on(images: &Images) -> Result<Self> {
         let copy = |(n, kind): (usize, &&'static str)| Disk::copy(base(), kind, &images.path(n));
         let disks = images.kinds.iter().enumerate().map(copy);
-        Self::over(disks.collect::<Result<_>>()?, images.kinds)
+        Self::over(disks.collect::<Result<_>>()?, images.kinds, images.settings)
     }
 
-    fn over(disks: Vec<Disk>, kinds: [&'static str; 4]) -> Result<Self> {
+    fn over(disks: Vec<Disk>, kinds: [&'static str; 4], settings: &'static str) -> Result<Self> {
         let mut cairn = Instance::new(Some(base()))?;
         cairn.backing = disks[0].path.join("guarded/backing");
         cairn.tier = disks[1].path.join("tier");
         cairn.state = disks[3].path.join("state");
-        let at = |name: &str| cairn.dir.path().join(name);
-        let (policy, config) = (at("site.policy"), at("cairn.toml"));
-        fs::write(&policy, POLICY)?;
-        let text = format!(
-            "min-residency = \"0s\"\nballast-size = \"1MiB\"\npolicy = {:?}\n",
-            policy.display().to_string()
-        );
-        fs::write(&config, text)?;
-        cairn.args = vec!["--config".into(), config.display().to_string()];
-        for (name, disk) in ["one", "two"].into_iter().zip(&disks[1..3]) {
-            let url = format!("{name}=dir:{}", disk.path.join("tier").display());
-            cairn.args.extend(["--tier".to_owned(), url]);
-        }
-        Ok(Self {
+        let mut site = Self {
             cairn,
             disks: disks.into(),
             kinds,
+            settings,
             supervisor: None,
-        })
+        };
+        site.configure()?;
+        Ok(site)
+    }
+
+    fn configure(&mut self) -> Result<()> {
+        let at = |name: &str| self.cairn.dir.path().join(name);
+        let (policy, config) = (at("site.policy"), at("cairn.toml"));
+        fs::write(&policy, POLICY)?;
+        let text = format!(
+            "min-residency = \"0s\"\nballast-size = \"1MiB\"\npolicy = {:?}\n{}",
+            policy.display().to_string(),
+            self.settings
+        );
+        fs::write(&config, text)?;
+        let mut args = vec!["--config".into(), config.display().to_string()];
+        for name in ["one", "two"] {
+            args.extend(["--tier".to_owned(), self.url(name)]);
+        }
+        self.cairn.args = args;
+        Ok(())
+    }
+
+    /// A tier, as a program is told of it.
+    pub(crate) fn url(&self, name: &str) -> String {
+        format!("{name}=dir:{}", self.tier(name).display())
+    }
+
+    /// Backing and state directory of an instance that takes this one's place.
+    pub(crate) fn anew(&self) -> (PathBuf, PathBuf) {
+        (
+            self.disks[0].path.join("guarded/new"),
+            self.disks[3].path.join("state-2"),
+        )
     }
 
     /// Where the objects of a tier lie.
@@ -117,6 +141,7 @@ impl Site {
             cairn,
             disks,
             kinds,
+            settings,
             supervisor,
         } = self;
         drop((cairn, supervisor));
@@ -125,6 +150,7 @@ impl Site {
                 .prefix("cairn-images-")
                 .tempdir_in(base())?,
             kinds,
+            settings,
             reference,
         };
         for (n, disk) in disks.iter().enumerate() {
@@ -161,6 +187,19 @@ impl Site {
             wait_for("the process to end", || Ok(!self.is_running()))?;
         }
         started
+    }
+
+    /// Runs a program under a supervisor, while there is no instance.
+    pub(crate) fn apart(&mut self, aim: Aim, args: &[OsString]) -> Result<()> {
+        let supervisor = Supervisor::new(aim, true, self.grounds()?, Arc::clone(&self.disks))?;
+        let supervisor = Arc::new(supervisor);
+        self.supervisor = Some(Arc::clone(&supervisor));
+        let mut command = Command::new(crate::rig::program());
+        command.args(args).stdin(Stdio::null());
+        supervisor.watch(&mut command)?;
+        let output = command.output()?;
+        supervisor.ends()?;
+        succeeded(args, &output).map(drop)
     }
 
     /// kill -9.
@@ -233,32 +272,48 @@ impl Site {
             .env("CAIRN_SOCKET", self.cairn.state.join("run/control.sock"))
             .stdin(Stdio::null())
             .output()?;
-        let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy()).collect();
+        let shown = shown(&args);
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.code() != Some(124),
-            "HANGS: cairn {}",
-            shown.join(" ")
-        );
-        ensure!(
-            !said.contains("panicked"),
-            "PANIC: cairn {}: {said}",
-            shown.join(" ")
-        );
+        ensure!(output.status.code() != Some(124), "HANGS: cairn {shown}");
+        ensure!(!said.contains("panicked"), "PANIC: cairn {shown}: {said}");
         Ok(output)
+    }
+
+    /// Runs `cairn`, which must succeed; what it said.
+    pub(crate) fn succeeds<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        let args: Vec<_> = args.into_iter().collect();
+        succeeded(&args, &self.run(&args)?)
     }
 
     /// Runs `cairn VERB --wait` on the whole mount: what the user is told if it fails.
     pub(crate) fn whole(&self, verb: &str) -> Result<()> {
         let mount = self.cairn.mount.as_os_str();
-        let output = self.run([OsStr::new(verb), OsStr::new("--wait"), mount])?;
-        ensure!(
-            output.status.success(),
-            "cairn {verb}: {}: {}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        self.succeeds([OsStr::new(verb), OsStr::new("--wait"), mount])
+            .map(drop)
     }
+}
+
+fn shown<S: AsRef<OsStr>>(args: &[S]) -> String {
+    let shown: Vec<_> = args.iter().map(|a| a.as_ref().to_string_lossy()).collect();
+    shown.join(" ")
+}
+
+/// What a program said that succeeded.
+fn succeeded<S: AsRef<OsStr>>(args: &[S], output: &Output) -> Result<String> {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let args = shown(args);
+    ensure!(
+        !complaint.contains("panicked"),
+        "PANIC: cairn {args}: {complaint}"
+    );
+    ensure!(
+        output.status.success(),
+        "cairn {args}: {}: {said}{complaint}",
+        output.status
+    );
+    Ok(said)
 }

@@ -87,8 +87,9 @@ impl Supervisor {
         Ok(())
     }
 
-    pub(crate) fn arm(&self, armed: bool) {
-        self.log.lock().armed = armed;
+    /// Whether it counts and strikes; whether it did.
+    pub(crate) fn arm(&self, armed: bool) -> bool {
+        std::mem::replace(&mut self.log.lock().armed, armed)
     }
 
     pub(crate) fn points(&self) -> Vec<Point> {

@@ -1,6 +1,8 @@
 //! What is swept: one verb of Cairn in one entry, with the disks that it begins from.
 
+use crate::apart::{self, Program};
 use crate::check;
+use crate::deletion;
 use crate::fault::Aim;
 use crate::older;
 use crate::reference::{Content, May, Reference, fill, look};
@@ -26,17 +28,30 @@ pub(crate) enum From {
     Released,
     /// The same, with a catalog of the schema version before.
     Older,
+    /// The same with today's, and further files that were archived and deleted.
+    Deleted,
+    /// As released, without a catalog.
+    Uncatalogued,
+    /// As released, and the records of some files are gone.
+    Lost,
+    /// As released, and the backing is empty; its instance has not written for long.
+    Gone,
 }
 
 /// When the points are counted.
 pub(crate) enum During {
     /// While it works.
-    Work(fn(&Site, &mut Reference) -> Result<()>),
+    Work(Act),
     /// From the first instruction until it has settled.
     Start,
     /// While it stops, with the files read before.
     Stop,
+    /// While another program runs, and no instance.
+    Apart(Program),
 }
+
+/// What is asked of an instance.
+pub(crate) type Act = fn(&Site, &mut Reference) -> Result<()>;
 
 pub(crate) struct Verb {
     pub(crate) name: &'static str,
@@ -44,6 +59,10 @@ pub(crate) struct Verb {
     pub(crate) during: During,
     /// The same again is asked of a living instance after the fault.
     pub(crate) again: bool,
+    /// Not all files can be read before it is done.
+    pub(crate) mends: bool,
+    /// What must hold of the verb at the end, beside what always must.
+    pub(crate) after: Act,
 }
 
 /// All verbs. A new one needs no more than its line, and what it does.
@@ -58,14 +77,43 @@ pub(crate) const VERBS: &[Verb] = &[
     }),
     work("stage", From::Released, |site, _| site.whole("stage")),
     work("verify", From::Released, |site, _| site.whole("verify")),
+    verb("change", From::Released, During::Work(change)),
     Verb {
-        name: "change",
-        from: From::Released,
-        during: During::Work(change),
-        again: false,
+        after: deletion::collected,
+        ..work("collect", From::Deleted, deletion::collect)
+    },
+    Verb {
+        after: deletion::undeleted,
+        ..work("undelete", From::Deleted, deletion::undelete)
+    },
+    Verb {
+        after: deletion::removed,
+        ..work("remove", From::Released, deletion::remove)
+    },
+    verb(
+        "rebuild from stubs",
+        From::Uncatalogued,
+        During::Apart(apart::FROM_STUBS),
+    ),
+    verb(
+        "rebuild from tiers",
+        From::Released,
+        During::Apart(apart::FROM_TIERS),
+    ),
+    verb("restore", From::Gone, During::Apart(apart::RESTORE)),
+    Verb {
+        mends: true,
+        ..work("repair", From::Lost, apart::repair)
     },
     verb("stop", From::Released, During::Stop),
 ];
+
+impl Verb {
+    /// Is a program that must end well before an instance starts.
+    pub(crate) fn is_needed(&self) -> bool {
+        matches!(&self.during, During::Apart(program) if program.is_needed)
+    }
+}
 
 const fn verb(name: &'static str, from: From, during: During) -> Verb {
     Verb {
@@ -73,27 +121,23 @@ const fn verb(name: &'static str, from: From, during: During) -> Verb {
         from,
         during,
         again: false,
+        mends: false,
+        after: |_, _| Ok(()),
     }
 }
 
-const fn work(
-    name: &'static str,
-    from: From,
-    act: fn(&Site, &mut Reference) -> Result<()>,
-) -> Verb {
+const fn work(name: &'static str, from: From, act: Act) -> Verb {
     Verb {
-        name,
-        from,
-        during: During::Work(act),
         again: true,
+        ..verb(name, from, During::Work(act))
     }
 }
 
 impl From {
     /// Disks in this state, made by Cairn itself.
     pub(crate) fn prepare(self, kind: &'static str) -> Result<Images> {
-        let mut site = Site::new(kind)?;
-        let reference = fill(&site.cairn.backing)?;
+        let mut site = Site::new(kind, self.settings())?;
+        let mut reference = fill(&site.cairn.backing)?;
         if self != Self::Never {
             site.up(Aim::Count, false)?;
             check::settle(&site)?;
@@ -103,13 +147,35 @@ impl From {
             if self >= Self::Released {
                 site.whole("release")?;
             }
-            site.down()?;
-            if self == Self::Older {
-                older::make(&site.cairn.state.join("catalog.sqlite"))?;
+            if self == Self::Deleted {
+                deletion::prepare(&site, &mut reference)?;
             }
+            site.down()?;
+            self.spoil(&site)?;
         }
         site.sync()?;
         site.freeze(reference)
+    }
+
+    /// Tiers are not freed at other times than when they are asked to be.
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Deleted => "collect-every = \"0s\"\n",
+            _ => "",
+        }
+    }
+
+    /// What is done to the disks behind the instance's back.
+    fn spoil(self, site: &Site) -> Result<()> {
+        match self {
+            Self::Never | Self::Resident | Self::Archived | Self::Released | Self::Deleted => {
+                Ok(())
+            }
+            Self::Older => older::make(&site.cairn.state.join("catalog.sqlite")),
+            Self::Uncatalogued => apart::forget_catalog(site),
+            Self::Lost => apart::take_records(site),
+            Self::Gone => apart::lose_backing(site),
+        }
     }
 }
 
