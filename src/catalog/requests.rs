@@ -418,6 +418,11 @@ fn add(
     tally.head(connection, request)?;
     let mut added = 0;
     for action in actions {
+        // Expanded a second time, because the first end of it could not be noted, a file may be refused
+        // for what was meanwhile done to it.
+        if action.refused.is_some() && is_of(connection, request, action.node)? {
+            continue;
+        }
         let (epoch, seq, offset) = match action.place {
             Some(p) => (
                 Some(p.aggregate.epoch),
@@ -455,6 +460,19 @@ fn add(
         }
     }
     Ok(added)
+}
+
+/// Has the request an action of this node, on whatever tier?
+fn is_of(connection: &Connection, request: i64, node: NodeId) -> Result<bool, CatalogError> {
+    let found = first(
+        connection,
+        "SELECT 1 FROM actions WHERE node = ? AND request = ? LIMIT 1",
+        [node.0, request],
+        |_| Ok(()),
+        "look for actions of request",
+        request,
+    )?;
+    Ok(found.is_some())
 }
 
 fn retry_some(

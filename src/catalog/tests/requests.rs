@@ -69,6 +69,31 @@ fn an_action_for_the_same_node_and_tier_is_added_once() {
     assert!(matches!(sealed, Err(CatalogError::Refused { .. })));
 }
 
+/// Its expansion ended in a failure of the catalog and is made again: by then the first action was
+/// done, and what it took away is missing.
+#[test]
+fn a_file_that_is_refused_at_a_second_expansion_keeps_its_action() {
+    let rig = Rig::new();
+    let new = NewRequest {
+        sealed: false,
+        ..request(Verb::Remove, 1, None)
+    };
+    let id = rig
+        .submit(new, vec![action(NodeId(2), 5)], at(1))
+        .unwrap()
+        .id;
+    let refused = |node| NewAction {
+        tier: None,
+        refused: Some(failure("no-good-copy")),
+        ..action(NodeId(node), 0)
+    };
+    let more = vec![refused(2), refused(3)];
+    let added = rig.add_actions(id, more, at(2), Durability::Full);
+    assert_eq!(added.unwrap(), 1);
+    let counts = rig.request(id).unwrap().unwrap().counts;
+    assert_eq!((counts.queued.files, counts.failed.files), (1, 1));
+}
+
 #[test]
 fn actions_are_taken_by_order_on_the_medium_and_shared_among_users() {
     let rig = Rig::new();
