@@ -94,7 +94,8 @@ impl Catalog {
     }
 
     /// Notes a clean stop (the backing was `syncfs`ed by the caller) and folds the log into the
-    /// database. Always durable. The last write of an incarnation.
+    /// database, if that can be done: the log is complete without it. Always durable. The last write
+    /// of an incarnation.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -109,7 +110,10 @@ impl Catalog {
                 "instance",
             )
         })?;
-        self.inner.writer.fold_log()
+        if let Err(why) = self.inner.writer.fold_log() {
+            tracing::warn!(%why, "the catalog keeps its log");
+        }
+        Ok(())
     }
 
     /// A name for an aggregate, never given before. Touches no disk.

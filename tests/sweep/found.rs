@@ -1,12 +1,15 @@
 //! What the sweep found, by name.
 
+use crate::apart;
 use crate::controls::supervised;
 use crate::fault::{Aim, Lie};
 use crate::needs_mounts;
-use crate::point::Point;
+use crate::point::{Class, Point};
 use crate::rig::sys;
 use crate::run::again;
 use crate::seccomp::{Answer, Asked};
+use crate::site::Site;
+use crate::suite::backing;
 use crate::verb::From;
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
@@ -38,5 +41,30 @@ fn an_open_that_truncates_fails_when_the_stub_cannot_go() -> Result<()> {
     ensure!(fs::read(&path)? == content);
     reference.files.insert("70k".to_owned(), Arc::new(content));
     site.down()?;
+    again(&mut site, &mut reference, false)
+}
+
+/// At the end, the log cannot be folded into the database.
+fn no_fold() -> Lie {
+    let mut ends = false;
+    Box::new(move |point: &Point, _: &Asked| {
+        ends |= point.call == "syncfs" && point.class == Class::Backing;
+        let is = point.call == "pwrite" && point.object == "catalog.sqlite";
+        (ends && is).then_some(Answer::Fail(libc::EIO))
+    })
+}
+
+/// It was done, durable, and said that it had failed; the same again said that it was done, and failed,
+/// too.
+#[test]
+fn a_rebuild_whose_log_cannot_be_folded_is_done() -> Result<()> {
+    needs_mounts!();
+    sys::own_mounts()?;
+    let images = From::Uncatalogued.prepare(backing())?;
+    let (mut site, mut reference) = (Site::on(&images)?, images.reference.clone());
+    let args = (apart::FROM_STUBS.arguments)(&site);
+    site.apart(Aim::Lie(no_fold()), &args)?;
+    let supervisor = site.supervisor.as_ref().context("a supervisor")?;
+    ensure!(supervisor.lies() > 0, "nothing failed");
     again(&mut site, &mut reference, false)
 }
