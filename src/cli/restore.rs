@@ -307,16 +307,29 @@ impl Restore {
             }
             None => default_state(to)?,
         };
-        if state.join("instance.json").exists() && !is_of(&state, to)? {
-            let why = format!(
-                "{} is the state directory of another backing",
-                state.display()
-            );
-            return Err(
-                CliError::usage(why).with_hint("move it away, or name another one with --state")
-            );
+        if !state.join("instance.json").exists() {
+            return Ok(state);
         }
-        Ok(state)
+        match kin(&state, to)? {
+            Kin::Unfinished => Ok(state),
+            // An earlier try may have been cut short before it could say so.
+            Kin::Finished => {
+                let why = format!("{} is restored already", to.display());
+                let hint = format!(
+                    "names that are not as they were: {}",
+                    self.report_path(to).display()
+                );
+                Err(CliError::new(Failure::Exists, why).with_hint(hint))
+            }
+            Kin::Other => {
+                let why = format!(
+                    "{} is the state directory of another backing",
+                    state.display()
+                );
+                let hint = "move it away, or name another one with --state";
+                Err(CliError::usage(why).with_hint(hint))
+            }
+        }
     }
 
     fn report_path(&self, to: &Path) -> PathBuf {
@@ -479,16 +492,35 @@ fn create(path: &Path) -> Result<std::fs::File, CliError> {
         .map_err(|e| CliError::system(format!("write {}", path.display()), &e))
 }
 
-/// Is it the state directory that an unfinished restore of the backing made?
-fn is_of(state: &Path, to: &Path) -> Result<bool, CliError> {
+/// What a state directory is to a backing.
+enum Kin {
+    /// A restore that is not at its end made both.
+    Unfinished,
+    /// It is that of the backing, which no restore works on.
+    Finished,
+    /// It is another one's.
+    Other,
+}
+
+fn kin(state: &Path, to: &Path) -> Result<Kin, CliError> {
     let system = |e: io::Error| CliError::system(format!("look at {}", to.display()), &e);
     let internal = |why: String| CliError::new(Failure::Internal, why);
-    if !to.exists() || is_unfinished(to).map_err(system)?.is_none() {
-        return Ok(false);
+    if !to.exists() {
+        return Ok(Kin::Other);
     }
+    let is_unfinished = is_unfinished(to).map_err(system)?.is_some();
     let mark = crate::hsm::backing::Backing::mark_of(to).map_err(|e| internal(e.to_string()))?;
-    let found = StateDir::open(state, None).map_err(|e| internal(e.to_string()))?;
-    Ok(mark.is_some_and(|mark| mark.fs == found.fs))
+    let found = match StateDir::open(state, None) {
+        Ok(found) => found,
+        Err(why) if is_unfinished => return Err(internal(why.to_string())),
+        // In use, for one: by an instance on whatever backing.
+        Err(_) => return Ok(Kin::Other),
+    };
+    Ok(match mark {
+        Some(mark) if mark.fs == found.fs && is_unfinished => Kin::Unfinished,
+        Some(mark) if mark.fs == found.fs => Kin::Finished,
+        _ => Kin::Other,
+    })
 }
 
 /// Where a test has the process die.

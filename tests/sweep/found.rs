@@ -68,3 +68,34 @@ fn a_rebuild_whose_log_cannot_be_folded_is_done() -> Result<()> {
     ensure!(supervisor.lies() > 0, "nothing failed");
     again(&mut site, &mut reference, false)
 }
+
+/// The name of a file fails, once.
+fn no_name() -> Lie {
+    let mut done = false;
+    Box::new(move |point: &Point, _: &Asked| {
+        let is = point.call == "rename" && point.class == Class::Backing;
+        let first = is && !done;
+        done |= is;
+        first.then_some(Answer::Fail(libc::EDQUOT))
+    })
+}
+
+/// It went on without the file, was done, took the tier, and could not be asked for again.
+#[test]
+fn a_restore_that_the_targets_disk_fails_goes_on() -> Result<()> {
+    needs_mounts!();
+    sys::own_mounts()?;
+    let images = From::Gone.prepare(backing())?;
+    let (mut site, mut reference) = (Site::on(&images)?, images.reference.clone());
+    let program = apart::RESTORE;
+    let args = (program.arguments)(&site);
+    let told = site.apart(Aim::Lie(no_name()), &args);
+    let told = told.err().context("a name failed, and nothing was said")?;
+    ensure!(format!("{told:#}").contains("goes on"), "{told:#}");
+    site.succeeds(&args)?;
+    let told = site.succeeds(&args).err().context("a second time")?;
+    let told = format!("{told:#}");
+    ensure!(told.contains("is restored already"), "{told}");
+    (program.moved)(&mut site)?;
+    again(&mut site, &mut reference, false)
+}

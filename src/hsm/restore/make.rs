@@ -17,7 +17,7 @@ use crate::format::namespace::{
     self, Attributes, Data, Directory, Entry, Inode, InodeKind, Line, What,
 };
 use crate::format::record::CopyHint;
-use crate::hsm::backing::{Backing, How};
+use crate::hsm::backing::{Backing, BackingError, How};
 use crate::id::{NodeHandle, TierId};
 use rustix::fs::{FileType, RenameFlags};
 use std::collections::{HashMap, HashSet};
@@ -128,6 +128,7 @@ impl<'a> Make<'a> {
             }
             let inner = match node::enter(here.as_fd(), &name) {
                 Ok(inner) => inner,
+                Err(why) if is_of_the_target(&why) => return Err(why),
                 Err(why) => {
                     let why = self.at_line(link, line, why);
                     self.lost(Loss::Failed, &why)?;
@@ -183,6 +184,7 @@ impl<'a> Make<'a> {
         match done {
             Ok(None) => Ok(()),
             Ok(Some(why)) => self.lost(Loss::Attributes, &why),
+            Err(why) if is_of_the_target(&why) => Err(why),
             Err(why) => self.lost(Loss::Failed, &why.to_string()),
         }
     }
@@ -243,7 +245,7 @@ impl<'a> Make<'a> {
                                 ..
                             }
                         );
-                        if fatal || is_full(&why) {
+                        if fatal || is_of_the_target(&why) {
                             return Err(why);
                         }
                         let why = self.at_line(place.link, line, why);
@@ -473,11 +475,15 @@ fn push(path: &mut Vec<u8>, name: &[u8]) {
     path.extend_from_slice(name);
 }
 
-/// The target is full: no other name fares better.
-fn is_full(why: &RestoreError) -> bool {
-    match why {
-        RestoreError::Backing(why) => why.is_full(),
-        RestoreError::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
-        _ => false,
-    }
+/// The target cannot be written now: no other name fares better, and a later try may.
+fn is_of_the_target(why: &RestoreError) -> bool {
+    let errno = match why {
+        RestoreError::Backing(BackingError::Io { source, .. })
+        | RestoreError::Io { source, .. } => source.raw_os_error(),
+        _ => None,
+    };
+    matches!(
+        errno,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EROFS)
+    )
 }

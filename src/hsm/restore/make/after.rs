@@ -1,7 +1,7 @@
 //! What came after the snapshot: told, or put where its aggregate's index says.
 
 use super::super::later::Member;
-use super::{Loss, Make, RestoreError, Stub, node, push};
+use super::{Loss, Make, RestoreError, Stub, is_of_the_target, node, push};
 use crate::format::aggregate::{Index, IndexEntry};
 use crate::format::member::{Kind, MAX_NAME, MemberPath};
 use crate::format::namespace::{Attributes, Data, Inode, InodeKind};
@@ -33,6 +33,7 @@ impl Make<'_> {
             match self.put(indexes, file, &member) {
                 Ok(()) => self.lost(Loss::LaterPlaced, &of)?,
                 Err(why @ RestoreError::Io { step: "reach", .. }) => return Err(why),
+                Err(why) if is_of_the_target(&why) => return Err(why),
                 Err(why) => self.lost(Loss::Failed, &why.to_string())?,
             }
         }
