@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 mod archive;
 mod backups;
+mod behind;
 mod durability;
 mod model;
 mod nodes;

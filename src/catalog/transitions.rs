@@ -119,21 +119,26 @@ impl Catalog {
         })
     }
 
-    /// As [`Catalog::differs`]; the version that ends was `owner`'s.
+    /// As [`Catalog::differs`], where the file was seen with this ctime: one that lies behind the point that was
+    /// proven since is a change all the same. The version that ends was `owner`'s.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub fn differs_of(
         &self,
         node: NodeId,
-        with: Option<Proven>,
+        (with, seen): (Option<Proven>, Timestamp),
         owner: u32,
         (why, now): (TombstoneWhy, Timestamp),
         durability: Durability,
     ) -> Result<(), CatalogError> {
         self.post(durability, move |connection| {
             match nodes::get(connection, node)? {
-                Some(mut row) if row.proven == with => {
+                // Proven anew since it was looked at, by an archive that has set its record, say: a write behind
+                // that cannot have the same ctime (P1), and nobody tells of it again.
+                Some(mut row)
+                    if row.proven == with || row.proven.is_some_and(|p| p.ctime < seen) =>
+                {
                     row.attributes.uid = owner;
                     dirty(connection, &row, why, now)
                 }

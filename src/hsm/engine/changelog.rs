@@ -39,7 +39,9 @@ pub(super) fn apply(shared: &Shared, events: &[Told]) -> Result<(), EngineError>
                 reads.insert(event.node.clone(), shared.now());
             }
             EventKind::Written | EventKind::Resized => {
-                looks.insert(event.node.clone(), Some(*at));
+                // Told of from several threads, the queue is not quite in the order of time.
+                let latest = looks.entry(event.node.clone()).or_insert(None);
+                *latest = (*latest).max(Some(*at));
             }
             EventKind::Attributes => {
                 looks.entry(event.node.clone()).or_insert(None);
@@ -249,7 +251,7 @@ fn look(shared: &Shared, looks: &Looks) -> Result<(), EngineError> {
         if changed && !is_its_stub(shared, fd.as_fd(), &node, &stat) {
             let cut = stat.size < node.attributes.size;
             dirty.push((
-                (node.id, node.proven, node.attributes.uid),
+                (node.id, (node.proven, stat.ctime), node.attributes.uid),
                 if cut {
                     TombstoneWhy::Truncate
                 } else {

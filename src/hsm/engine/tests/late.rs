@@ -50,6 +50,17 @@ fn p1_late_news_of_what_was_archived_makes_nothing_dirty() {
     assert_eq!(state_of(&bench, "f"), FileState::Dirty);
 }
 
+/// Two threads told of writes, and the later news is ahead in the queue.
+#[test]
+fn p1_the_latest_news_of_a_batch_decides() {
+    let bench = bench();
+    let _turn = bench.engine().shared.drain.lock();
+    let told = archived_before_its_news(&bench);
+    let of = |at| news(&bench, EventKind::Written, at);
+    apply(&bench, &[of(Instant::now()), of(told)]);
+    assert_eq!(state_of(&bench, "f"), FileState::Dirty);
+}
+
 #[test]
 fn p8_a_file_that_goes_with_late_news_was_deleted_not_overwritten() {
     let bench = bench();
