@@ -16,6 +16,7 @@ pub mod engine;
 pub mod index_cache;
 pub mod index_store;
 pub mod lease;
+pub mod order;
 pub mod recall;
 pub mod reclaim;
 pub mod release;
