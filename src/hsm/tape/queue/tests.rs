@@ -1,0 +1,335 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashSet};
+
+type Cartridge = u8;
+
+fn as_they_lie(_: &Cartridge, _: Option<u64>, jobs: &[Job<Cartridge>]) -> Vec<usize> {
+    (0..jobs.len()).collect()
+}
+
+fn at(seconds: u64) -> Moment {
+    Duration::from_secs(seconds)
+}
+
+fn job(id: u64, cartridge: Cartridge, since: u64) -> Job<Cartridge> {
+    Job {
+        id: JobId(id),
+        cartridge,
+        begin: id * 10,
+        end: id * 10 + 1,
+        bytes: 1 << 30,
+        user: 0,
+        urgency: Urgency::Work,
+        since: at(since),
+    }
+}
+
+fn reader(id: u64, cartridge: Cartridge, since: u64) -> Job<Cartridge> {
+    Job {
+        urgency: Urgency::Reader,
+        ..job(id, cartridge, since)
+    }
+}
+
+fn of_user(user: u32, job: Job<Cartridge>) -> Job<Cartridge> {
+    Job { user, ..job }
+}
+
+/// The ids of a drive's whole pass.
+fn all_of(queue: &mut Queue<Cartridge>, drive: usize) -> Vec<u64> {
+    std::iter::from_fn(|| queue.step(drive, &as_they_lie).map(|job| job.id.0)).collect()
+}
+
+fn next(queue: &mut Queue<Cartridge>, seconds: u64) -> Option<(usize, Cartridge)> {
+    let turn = queue.next(at(seconds), &as_they_lie)?;
+    Some((turn.drive, turn.cartridge))
+}
+
+#[test]
+fn work_waits_until_its_cartridge_is_worth_a_mount_and_a_reader_for_a_moment() {
+    let mut queue = Queue::new(Rules::default(), 1);
+    queue.offer(job(1, 1, 0));
+    assert_eq!(next(&mut queue, 60), None);
+    queue.offer(reader(2, 2, 60));
+    assert_eq!(next(&mut queue, 61), None);
+    assert_eq!(next(&mut queue, 62), Some((0, 2)));
+    assert_eq!(all_of(&mut queue, 0), [2]);
+    assert_eq!(next(&mut queue, 63), None);
+    // Old enough, or many, or much.
+    assert_eq!(next(&mut queue, 15 * 60), Some((0, 1)));
+    assert_eq!(all_of(&mut queue, 0), [1]);
+    (10..110).for_each(|id| assert!(queue.offer(job(id, 3, 1000))));
+    assert_eq!(next(&mut queue, 1000), Some((0, 3)));
+    assert_eq!(all_of(&mut queue, 0).len(), 100);
+    let much = Job {
+        bytes: 60 << 30,
+        ..job(200, 4, 1000)
+    };
+    queue.offer(much);
+    assert_eq!(next(&mut queue, 1000), Some((0, 4)));
+}
+
+#[test]
+fn what_is_mounted_needs_no_mount_to_be_worth_it_and_arrivals_join_the_pass() {
+    let mut queue = Queue::new(Rules::default(), 2);
+    queue.offer(reader(1, 1, 0));
+    assert_eq!(next(&mut queue, 2), Some((0, 1)));
+    queue.offer(job(2, 1, 3));
+    // Nobody else's drive: the cartridge is in this one.
+    assert_eq!(next(&mut queue, 3), None);
+    assert_eq!(all_of(&mut queue, 0), [1, 2]);
+    queue.offer(job(3, 1, 4));
+    let turn = queue.next(at(4), &as_they_lie).unwrap();
+    assert_eq!((turn.load, turn.unload), (false, None));
+    assert_eq!(all_of(&mut queue, 0), [3]);
+    // Another cartridge goes to the empty drive; the next one pushes out what nobody asks for.
+    queue.offer(reader(4, 2, 5));
+    assert_eq!(next(&mut queue, 7), Some((1, 2)));
+    queue.offer(reader(5, 3, 8));
+    let turn = queue.next(at(10), &as_they_lie).unwrap();
+    assert_eq!((turn.drive, turn.unload), (0, Some(1)));
+}
+
+#[test]
+fn a_pass_takes_users_in_turns_and_no_more_than_its_bound() {
+    let rules = Rules {
+        pass_jobs: 3,
+        ..Rules::default()
+    };
+    let mut queue = Queue::new(rules, 1);
+    (0..10).for_each(|id| assert!(queue.offer(of_user(1, reader(id, 1, 0)))));
+    queue.offer(of_user(2, reader(20, 1, 5)));
+    queue.offer(of_user(2, reader(21, 1, 5)));
+    assert_eq!(next(&mut queue, 9), Some((0, 1)));
+    assert_eq!(all_of(&mut queue, 0), [0, 1, 20]);
+    assert_eq!(next(&mut queue, 9), Some((0, 1)));
+    assert_eq!(all_of(&mut queue, 0), [2, 3, 21]);
+}
+
+#[test]
+fn who_was_served_least_comes_first() {
+    let rules = Rules {
+        pass_bytes: 1 << 30,
+        ..Rules::default()
+    };
+    let mut queue = Queue::new(rules, 1);
+    for id in 0..6 {
+        queue.offer(of_user(1, reader(id, id as u8, 0)));
+    }
+    queue.offer(of_user(2, reader(10, 10, 1)));
+    queue.offer(of_user(2, reader(11, 11, 1)));
+    let mut users = Vec::new();
+    for _ in 0..4 {
+        let (drive, _) = next(&mut queue, 20).unwrap();
+        let ids = all_of(&mut queue, drive);
+        users.push(if ids[0] < 10 { 1 } else { 2 });
+    }
+    users.sort_unstable();
+    assert_eq!(users, [1, 1, 2, 2]);
+}
+
+#[test]
+fn what_is_cancelled_or_was_in_a_drive_that_went_is_not_lost() {
+    let mut queue = Queue::new(Rules::default(), 2);
+    (1..5).for_each(|id| assert!(queue.offer(reader(id, 1, 0))));
+    assert!(!queue.offer(reader(1, 2, 0)), "its number is taken");
+    assert_eq!(next(&mut queue, 5), Some((0, 1)));
+    assert_eq!(queue.step(0, &as_they_lie).map(|j| j.id), Some(JobId(1)));
+    assert_eq!(queue.cancel(JobId(3)).map(|j| j.id), Some(JobId(3)));
+    assert_eq!(queue.cancel(JobId(1)), None, "it is handed out");
+    queue.drive_down(0);
+    assert_eq!(next(&mut queue, 6), Some((1, 1)));
+    assert_eq!(all_of(&mut queue, 1), [2, 4]);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_cartridge_that_is_away_is_asked_for_and_waited_for() {
+    let mut queue = Queue::new(Rules::default(), 1);
+    queue.offer(reader(1, 1, 0));
+    queue.offer(reader(2, 1, 0));
+    assert_eq!(next(&mut queue, 5), Some((0, 1)));
+    queue.away(1);
+    assert_eq!(next(&mut queue, 100_000), None);
+    assert_eq!(queue.wanted().collect::<Vec<_>>(), [(&1, 2)]);
+    queue.back(&1);
+    assert_eq!(next(&mut queue, 100_001), Some((0, 1)));
+    assert_eq!(all_of(&mut queue, 0), [1, 2]);
+}
+
+/// A day in a library, as an outsider sees it.
+struct Day {
+    queue: Queue<Cartridge>,
+    rules: Rules,
+    now: u64,
+    offered: Vec<Job<Cartridge>>,
+    /// Handed out or cancelled.
+    gone: HashSet<JobId>,
+    /// For each job that is overdue: passes that may yet begin before it has one.
+    allowed: Vec<(JobId, usize)>,
+    taken: Vec<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Offer {
+        cartridge: Cartridge,
+        user: u32,
+        reader: bool,
+    },
+    Begin,
+    Step(usize),
+    Cancel(usize),
+    Down(usize),
+    Later(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..6u8, 0..3u32, any::<bool>())
+            .prop_map(|(cartridge, user, reader)| Event::Offer { cartridge, user, reader }),
+        6 => Just(Event::Begin),
+        8 => (0..3usize).prop_map(Event::Step),
+        1 => any::<usize>().prop_map(Event::Cancel),
+        1 => (0..3usize).prop_map(Event::Down),
+        3 => (1..40u64).prop_map(Event::Later),
+    ]
+}
+
+impl Day {
+    fn new() -> Self {
+        let rules = Rules {
+            reader_after: at(2),
+            files: 4,
+            bytes: 6 << 30,
+            age: at(30),
+            pass_jobs: 3,
+            pass_bytes: 3 << 30,
+            overdue: at(60),
+        };
+        Self {
+            queue: Queue::new(rules.clone(), 3),
+            rules,
+            now: 0,
+            offered: Vec::new(),
+            gone: HashSet::new(),
+            allowed: Vec::new(),
+            taken: vec![0; 3],
+        }
+    }
+
+    fn is_here(&self, id: JobId) -> bool {
+        !self.gone.contains(&id)
+    }
+
+    fn note_overdue(&mut self) {
+        let late = |job: &&Job<Cartridge>| at(self.now) - job.since >= self.rules.overdue;
+        for job in self.offered.iter().filter(late) {
+            let known = self.allowed.iter().any(|(id, _)| *id == job.id);
+            if self.is_here(job.id) && !known {
+                let older = |other: &&Job<Cartridge>| {
+                    self.is_here(other.id) && (other.since, other.id) < (job.since, job.id)
+                };
+                let older = self.offered.iter().filter(older).count();
+                self.allowed.push((job.id, older + 3));
+            }
+        }
+    }
+
+    fn begin(&mut self) {
+        self.note_overdue();
+        let Some(turn) = self.queue.next(at(self.now), &as_they_lie) else {
+            return;
+        };
+        self.taken[turn.drive] = 0;
+        let in_pass: HashSet<_> = (0..3)
+            .flat_map(|drive| {
+                self.queue
+                    .ahead(drive)
+                    .map(|job| job.id)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let gone = &self.gone;
+        self.allowed
+            .retain(|(id, _)| !in_pass.contains(id) && !gone.contains(id));
+        for (id, left) in &mut self.allowed {
+            assert!(*left > 0, "{id:?} starves");
+            *left -= 1;
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Offer {
+                cartridge,
+                user,
+                reader,
+            } => {
+                let id = self.offered.len() as u64;
+                let urgency = if reader {
+                    Urgency::Reader
+                } else {
+                    Urgency::Work
+                };
+                let job = Job {
+                    user,
+                    urgency,
+                    ..job(id, cartridge, self.now)
+                };
+                self.offered.push(job.clone());
+                assert!(self.queue.offer(job));
+            }
+            Event::Begin => self.begin(),
+            Event::Step(drive) => {
+                if let Some(job) = self.queue.step(drive, &as_they_lie) {
+                    assert!(self.gone.insert(job.id), "{:?} handed out twice", job.id);
+                    self.taken[drive] += 1;
+                    assert!(self.taken[drive] <= self.rules.pass_jobs);
+                }
+            }
+            Event::Cancel(any) => {
+                if let Some(job) = self.offered.get(any % self.offered.len().max(1)) {
+                    let id = job.id;
+                    assert_eq!(self.queue.cancel(id).is_some(), self.is_here(id));
+                    self.gone.insert(id);
+                }
+            }
+            Event::Down(drive) => {
+                self.queue.drive_down(drive);
+                self.queue.drive_up(drive);
+                // What it had waits anew, for as many passes again.
+                self.allowed.clear();
+            }
+            Event::Later(seconds) => self.now += seconds,
+        }
+        let held: Vec<_> = self.queue.mounted().flatten().collect();
+        assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), held.len());
+        let here = self.offered.iter().filter(|j| self.is_here(j.id)).count();
+        assert_eq!(self.queue.len(), here);
+    }
+
+    /// Everything that is left is handed out.
+    fn end(&mut self) {
+        for _ in 0..10_000 {
+            self.now += 10;
+            self.begin();
+            (0..3).for_each(|drive| self.apply(Event::Step(drive)));
+            if self.queue.is_empty() {
+                return;
+            }
+        }
+        panic!("{} jobs are never handed out", self.queue.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn nothing_is_lost_and_nobody_starves(events in prop::collection::vec(event(), 0..300)) {
+        let mut day = Day::new();
+        events.into_iter().for_each(|event| day.apply(event));
+        day.end();
+    }
+}
