@@ -7,6 +7,7 @@
 //! [`witness`] which of a backing that nobody serves are not. The upper half carries out what was asked for:
 //! [`schedule`] decides what comes next, [`engine`] joins all of it, [`residency`] answers the mount;
 //! [`emergency`] and [`ballast`] see them through full disks; [`reclaim`] is the one that deletes.
+//! [`tape`] is what a library of cartridges needs beyond that: a queue, an order, an estimate.
 
 pub mod archive;
 pub mod backing;

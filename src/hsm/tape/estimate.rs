@@ -94,6 +94,7 @@ impl<C: Clone + Ord> Play<C> {
             && first.is_none_or(|drive| begins <= self.free_at[drive])
         {
             if let Some(turn) = self.queue.next(begins, order) {
+                let begins = begins.max(self.free_at[turn.drive]);
                 self.free_at[turn.drive] = begins + model.mount(&turn);
                 self.in_pass[turn.drive] = true;
                 if turn.load {
@@ -114,7 +115,7 @@ impl<C: Clone + Ord> Play<C> {
         }
         let drive = first?;
         let begun = self.free_at[drive];
-        match self.queue.step(drive, order) {
+        match self.queue.step(drive, begun.max(clock), order) {
             Some(job) => {
                 let ends = begun + model.read(&job, self.at[drive]);
                 self.at[drive] = Some(job.end);

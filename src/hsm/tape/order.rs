@@ -8,8 +8,8 @@
 //! and then runs of visits are moved to where they cost less. Very many are read in the
 //! order in which they lie, part by part.
 //!
-//! Invariants: the answer has each visit once. It costs no more than the order in which the visits lie, nor
-//! than going to the nearest each time. Equal input gives an equal answer. No clock, no I/O.
+//! Invariants: the answer has each visit once. Of each part it costs no more than the order in which the
+//! visits lie, nor than going to the nearest each time. Equal input gives an equal answer. No clock, no I/O.
 
 mod exact;
 mod improve;

@@ -3,16 +3,17 @@
 //!
 //! Work is kept by cartridge. A cartridge is mounted when that is worth it (files, bytes, or age), or when a
 //! reader has waited for a moment; a drive that has one makes a *pass*: a bounded set of reads in the order that costs
-//! least, which reads that arrive meanwhile join as long as the bound allows. Then the drive is free for
-//! whatever comes first: what has waited too long, cartridges with readers, users who had least.
+//! least, readers before other work, which reads that arrive meanwhile join as long as the bound allows. Then the
+//! drive is free for whatever comes first: what has waited too long, cartridges with readers, users who had
+//! least. A pass of other work ends early for a reader who has waited too long while no drive was free.
 //!
 //! # Invariants (asserted by property tests after every event)
 //! 1. A job is handed out once, or handed back by [`Queue::cancel`] or [`Queue::drive_down`], and never lost.
 //! 2. No cartridge is in two drives.
 //! 3. A pass is no longer than its bound, whatever arrives.
-//! 4. Nobody starves: once a job has waited for [`Rules::overdue`], at most as many passes begin before one that
-//!    has it as jobs on the library's cartridges were offered before it, and one for each drive
-//!    whose pass was under way.
+//! 4. Nobody starves: once a job has waited for [`Rules::overdue`], a drive that could turn to its cartridge (which
+//!    is not away, nor in a drive that is amid a pass) begins no pass but for jobs that are older, each of
+//!    which then has its own; and a pass is not ended early while such a job is in it.
 
 mod choice;
 mod pass;
@@ -77,6 +78,9 @@ pub struct Rules {
     pub pass_jobs: usize,
     /// Bytes after which a pass takes no more jobs.
     pub pass_bytes: u64,
+    /// A reader who has waited this long goes before everything but what is overdue, and ends passes of other
+    /// work.
+    pub reader_late: Duration,
     /// What has waited this long goes before everything that came later.
     pub overdue: Duration,
 }
@@ -90,6 +94,7 @@ impl Default for Rules {
             age: Duration::from_secs(15 * 60),
             pass_jobs: 2000,
             pass_bytes: 500 << 30,
+            reader_late: Duration::from_secs(5 * 60),
             overdue: Duration::from_secs(60 * 60),
         }
     }
@@ -238,7 +243,7 @@ impl<C: Clone + Ord> Queue<C> {
         }
         drive.mounted = Some(cartridge.clone());
         drive.passes += 1;
-        pass.sort(&cartridge, drive.at, order);
+        pass.sort(&cartridge, drive.at, order, true);
         drive.pass = Some(pass);
         self.tidy(&cartridge);
         if let (true, Some(user)) = (load, payer) {
@@ -253,20 +258,28 @@ impl<C: Clone + Ord> Queue<C> {
     }
 
     /// The next read of a drive's pass; `None`: the pass is over, and the drive is free.
-    pub fn step(&mut self, drive: usize, order: Order<'_, C>) -> Option<Job<C>> {
+    pub fn step(&mut self, drive: usize, now: Moment, order: Order<'_, C>) -> Option<Job<C>> {
         let at = self.drives.get(drive)?.at;
         let cartridge = self.drives[drive].mounted.clone()?;
+        let gives_way = self.gives_way(drive, now);
         let pass = self.drives[drive].pass.as_mut()?;
-        // Arrivals for what is mounted join.
+        // Arrivals for what is mounted join: readers at once, others when they are many enough for what is left to be
+        // ordered anew.
         if let Some(shelf) = self.waiting.get_mut(&cartridge)
-            && pass.join(shelf, &self.rules)
+            && !gives_way
         {
-            pass.sort(&cartridge, at, order);
+            let (readers, work) = pass.join(shelf, &self.rules);
+            if readers || work {
+                pass.sort(&cartridge, at, order, work);
+            }
         }
-        let next = pass.take();
+        let next = if gives_way { None } else { pass.take() };
         self.tidy(&cartridge);
         let Some(job) = next else {
-            self.drives[drive].pass = None;
+            let left = self.drives[drive].pass.take();
+            left.into_iter()
+                .flat_map(Pass::into_jobs)
+                .for_each(|job| self.shelve(job));
             return None;
         };
         self.drives[drive].at = Some(job.end);
@@ -282,10 +295,25 @@ impl<C: Clone + Ord> Queue<C> {
         };
         drive.up = false;
         (drive.mounted, drive.at) = (None, None);
-        for job in drive.pass.take().into_iter().flat_map(Pass::into_jobs) {
-            let shelf = self.waiting.entry(job.cartridge.clone()).or_default();
-            shelf.insert(job);
+        let left = drive.pass.take();
+        left.into_iter()
+            .flat_map(Pass::into_jobs)
+            .for_each(|job| self.shelve(job));
+    }
+
+    /// A reader came for what was queued as other work; `false`: it is not here, or handed out.
+    pub fn raise(&mut self, id: JobId) -> bool {
+        let Some((cartridge, key)) = self.known.get(&id).cloned() else {
+            return false;
+        };
+        let shelf = self.waiting.get_mut(&cartridge);
+        if let Some(mut job) = shelf.and_then(|shelf| shelf.remove(key)) {
+            job.urgency = Urgency::Reader;
+            self.shelve(job);
+            return true;
         }
+        let mut passes = self.drives.iter_mut().filter_map(|d| d.pass.as_mut());
+        passes.any(|pass| pass.raise(id))
     }
 
     /// It works again; it is empty.
@@ -295,7 +323,8 @@ impl<C: Clone + Ord> Queue<C> {
         }
     }
 
-    /// A cartridge was taken away: its jobs wait until it is back, and no drive turns to it.
+    /// A cartridge was taken away: its jobs wait until it is back, and no drive turns to it. Of a job that is
+    /// handed out, whoever has it must see to it.
     pub fn away(&mut self, cartridge: C) {
         for drive in 0..self.drives.len() {
             if self.drives[drive].mounted.as_ref() == Some(&cartridge) {

@@ -48,7 +48,7 @@ fn readers_are_told_what_the_model_then_takes() {
     assert_eq!(queue.len(), 3);
     // Amid the pass, with 7 seconds of what the drive is at.
     queue.next(now, &as_they_lie).unwrap();
-    assert_eq!(queue.step(0, &as_they_lie).unwrap().id, JobId(2));
+    assert_eq!(queue.step(0, now, &as_they_lie).unwrap().id, JobId(2));
     let seven = Busy {
         left: Duration::from_secs(7),
     };

@@ -41,7 +41,7 @@ enum Found {
         end: usize,
     },
     None,
-    /// What comes later in the list of near ones costs more than what is there.
+    /// It is there already, and what comes later in the list of near ones costs more.
     NoMore,
 }
 
@@ -76,8 +76,11 @@ impl<'a> Tour<'a> {
         let new = self.steps.step(before, begin);
         let old = self.step(at, at + 1);
         let cut = self.step(first - 1, first);
-        if first == at + 1 || new >= old + cut {
+        if first == at + 1 {
             return Found::NoMore;
+        }
+        if new >= old + cut {
+            return Found::None;
         }
         // It ends before `before`, or anywhere behind it.
         let ends = if first > at {

@@ -55,7 +55,7 @@ pub(super) fn loss(steps: &Steps) -> Vec<usize> {
         let Some((regret, to)) = pieces.choice(top.from) else {
             continue;
         };
-        if regret == top.regret {
+        if regret.total_cmp(&top.regret) == Ordering::Equal {
             pieces.join(top.from, to);
         } else {
             let from = top.from;

@@ -9,6 +9,8 @@ use std::cmp::Reverse;
 struct Rank {
     /// What is overdue, the oldest first; all others are equal.
     overdue: Option<Reverse<Key>>,
+    /// A reader who has waited too long, the one who has longest first.
+    late: Option<Reverse<Key>>,
     readers: bool,
     /// What the user served least of those who wait for it was served, in steps of one pass.
     served: Reverse<u64>,
@@ -66,15 +68,40 @@ impl<C: Clone + Ord> Queue<C> {
 
     fn rank(&self, shelf: &Shelf<C>, at_hand: bool, now: Moment) -> Rank {
         let is_overdue = |(since, _): &Key| now.saturating_sub(*since) >= self.rules.overdue;
+        let is_late = |(since, _): &Key| now.saturating_sub(*since) >= self.rules.reader_late;
         let served = shelf.users().filter_map(|user| self.served.get(&user));
         let served = served.min().copied().unwrap_or(0);
         Rank {
             overdue: shelf.oldest().filter(is_overdue).map(Reverse),
+            late: shelf.oldest_reader().filter(is_late).map(Reverse),
             readers: shelf.oldest_reader().is_some(),
             served: Reverse(served / self.rules.pass_bytes.max(1)),
             at_hand,
             bytes: shelf.bytes(),
         }
+    }
+
+    /// Must this drive's pass end for a reader elsewhere? Only one of other work that has handed something
+    /// out, with nothing overdue in it, and if no other drive is there for him.
+    pub(super) fn gives_way(&self, drive: usize, now: Moment) -> bool {
+        let Some(pass) = self.drives[drive].pass.as_ref() else {
+            return false;
+        };
+        let overdue = |(since, _): Key| now.saturating_sub(since) >= self.rules.overdue;
+        if !pass.may_end() || pass.oldest().is_some_and(overdue) {
+            return false;
+        }
+        let late = |(since, _): Key| now.saturating_sub(since) >= self.rules.reader_late;
+        let mut free = self.drives.iter().filter(|d| d.up && d.pass.is_none());
+        let mut others = self.waiting.iter().filter(|(cartridge, shelf)| {
+            shelf.oldest_reader().is_some_and(late)
+                && !self.away.contains(*cartridge)
+                && !self
+                    .drives
+                    .iter()
+                    .any(|d| d.mounted.as_ref() == Some(cartridge))
+        });
+        free.next().is_none() && others.next().is_some()
     }
 
     /// The drive that would take it: the one that holds it, else an empty one, else the one that holds what

@@ -54,6 +54,11 @@ impl<C> Shelf<C> {
         Some(job)
     }
 
+    /// Readers, the oldest first.
+    pub(super) fn readers(&self, most: usize) -> Vec<Key> {
+        self.readers.iter().take(most).copied().collect()
+    }
+
     /// Users in turns, each with the oldest first; the user of the oldest of all begins.
     pub(super) fn in_turns(&self, most: usize) -> Vec<Key> {
         let mut users: Vec<_> = self.by_user.values().map(|keys| keys.iter()).collect();

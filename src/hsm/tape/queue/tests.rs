@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeSet, HashSet};
 
 type Cartridge = u8;
+/// Where no time matters.
+const NOON: Moment = Duration::ZERO;
 
 fn as_they_lie(_: &Cartridge, _: Option<u64>, jobs: &[Job<Cartridge>]) -> Vec<usize> {
     (0..jobs.len()).collect()
@@ -38,7 +40,7 @@ fn of_user(user: u32, job: Job<Cartridge>) -> Job<Cartridge> {
 
 /// The ids of a drive's whole pass.
 fn all_of(queue: &mut Queue<Cartridge>, drive: usize) -> Vec<u64> {
-    std::iter::from_fn(|| queue.step(drive, &as_they_lie).map(|job| job.id.0)).collect()
+    std::iter::from_fn(|| queue.step(drive, NOON, &as_they_lie).map(|job| job.id.0)).collect()
 }
 
 fn next(queue: &mut Queue<Cartridge>, seconds: u64) -> Option<(usize, Cartridge)> {
@@ -135,7 +137,10 @@ fn what_is_cancelled_or_was_in_a_drive_that_went_is_not_lost() {
     (1..5).for_each(|id| assert!(queue.offer(reader(id, 1, 0))));
     assert!(!queue.offer(reader(1, 2, 0)), "its number is taken");
     assert_eq!(next(&mut queue, 5), Some((0, 1)));
-    assert_eq!(queue.step(0, &as_they_lie).map(|j| j.id), Some(JobId(1)));
+    assert_eq!(
+        queue.step(0, NOON, &as_they_lie).map(|j| j.id),
+        Some(JobId(1))
+    );
     assert_eq!(queue.cancel(JobId(3)).map(|j| j.id), Some(JobId(3)));
     assert_eq!(queue.cancel(JobId(1)), None, "it is handed out");
     queue.drive_down(0);
@@ -158,6 +163,9 @@ fn a_cartridge_that_is_away_is_asked_for_and_waited_for() {
     assert_eq!(all_of(&mut queue, 0), [1, 2]);
 }
 
+/// When a job of a [`Day`] has waited too long.
+const OVERDUE: Duration = Duration::from_secs(60);
+
 /// A day in a library, as an outsider sees it.
 struct Day {
     queue: Queue<Cartridge>,
@@ -166,8 +174,8 @@ struct Day {
     offered: Vec<Job<Cartridge>>,
     /// Handed out or cancelled.
     gone: HashSet<JobId>,
-    /// For each job that is overdue: passes that may yet begin before it has one.
-    allowed: Vec<(JobId, usize)>,
+    /// See [`Day::note_overdue`].
+    allowed: Vec<(Job<Cartridge>, usize)>,
     taken: Vec<usize>,
 }
 
@@ -198,7 +206,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 impl Day {
-    fn new() -> Self {
+    fn new(overdue: Duration) -> Self {
         let rules = Rules {
             reader_after: at(2),
             files: 4,
@@ -206,7 +214,8 @@ impl Day {
             age: at(30),
             pass_jobs: 3,
             pass_bytes: 3 << 30,
-            overdue: at(60),
+            reader_late: at(20),
+            overdue,
         };
         Self {
             queue: Queue::new(rules.clone(), 3),
@@ -223,22 +232,27 @@ impl Day {
         !self.gone.contains(&id)
     }
 
+    /// Jobs that have waited too long, each with how many passes may begin for older ones where a drive could
+    /// have turned to its cartridge.
     fn note_overdue(&mut self) {
-        let late = |job: &&Job<Cartridge>| at(self.now) - job.since >= self.rules.overdue;
+        let late = |job: &&Job<Cartridge>| at(self.now) - job.since >= OVERDUE;
         for job in self.offered.iter().filter(late) {
-            let known = self.allowed.iter().any(|(id, _)| *id == job.id);
+            let known = self.allowed.iter().any(|(other, _)| other.id == job.id);
             if self.is_here(job.id) && !known {
                 let older = |other: &&Job<Cartridge>| {
                     self.is_here(other.id) && (other.since, other.id) < (job.since, job.id)
                 };
                 let older = self.offered.iter().filter(older).count();
-                self.allowed.push((job.id, older + 3));
+                self.allowed.push((job.clone(), older));
             }
         }
     }
 
     fn begin(&mut self) {
         self.note_overdue();
+        let (held, busy) = (self.queue.mounted(), self.queue.in_pass());
+        let busy: BTreeSet<_> = held.zip(busy).filter(|(_, busy)| *busy).collect();
+        let busy: BTreeSet<_> = busy.into_iter().filter_map(|(c, _)| c.copied()).collect();
         let Some(turn) = self.queue.next(at(self.now), &as_they_lie) else {
             return;
         };
@@ -253,10 +267,12 @@ impl Day {
             .collect();
         let gone = &self.gone;
         self.allowed
-            .retain(|(id, _)| !in_pass.contains(id) && !gone.contains(id));
-        for (id, left) in &mut self.allowed {
-            assert!(*left > 0, "{id:?} starves");
-            *left -= 1;
+            .retain(|(job, _)| !in_pass.contains(&job.id) && !gone.contains(&job.id));
+        for (job, left) in &mut self.allowed {
+            if !busy.contains(&job.cartridge) {
+                assert!(*left > 0, "{:?} starves", job.id);
+                *left -= 1;
+            }
         }
     }
 
@@ -283,7 +299,7 @@ impl Day {
             }
             Event::Begin => self.begin(),
             Event::Step(drive) => {
-                if let Some(job) = self.queue.step(drive, &as_they_lie) {
+                if let Some(job) = self.queue.step(drive, at(self.now), &as_they_lie) {
                     assert!(self.gone.insert(job.id), "{:?} handed out twice", job.id);
                     self.taken[drive] += 1;
                     assert!(self.taken[drive] <= self.rules.pass_jobs);
@@ -324,11 +340,101 @@ impl Day {
     }
 }
 
+/// A reader of cartridge 0 comes while a full pass of it is under way, and another drive has passes of another
+/// cartridge all the time: none of them could have been his.
+#[test]
+fn passes_of_other_drives_keep_nobody_waiting_whose_cartridge_is_busy() {
+    let mut day = Day::new(OVERDUE);
+    let offer = |cartridge| Event::Offer {
+        cartridge,
+        user: 0,
+        reader: true,
+    };
+    (0..3).for_each(|_| day.apply(offer(0)));
+    day.apply(Event::Later(2));
+    day.apply(Event::Begin);
+    day.apply(offer(0));
+    day.apply(Event::Later(60));
+    for _ in 0..20 {
+        day.apply(offer(1));
+        day.apply(Event::Later(2));
+        day.apply(Event::Begin);
+        day.apply(Event::Step(1));
+        day.apply(Event::Step(1));
+    }
+    day.end();
+}
+
+/// The control: without the rule, somebody does. Three drives that are kept busy with readers, who go first,
+/// and a job that is worth a mount by its age.
+#[test]
+#[should_panic(expected = "starves")]
+fn without_the_bound_somebody_starves() {
+    let mut day = Day::new(Duration::MAX);
+    let offer = |cartridge, reader| Event::Offer {
+        cartridge,
+        user: 0,
+        reader,
+    };
+    day.apply(offer(0, false));
+    for _ in 0..100 {
+        (1..5).for_each(|cartridge| day.apply(offer(cartridge, true)));
+        day.apply(Event::Later(5));
+        for _ in 0..3 {
+            day.apply(Event::Begin);
+            // All of the pass, in whatever drive, and the end of it.
+            (0..15).for_each(|n| day.apply(Event::Step(n % 3)));
+        }
+    }
+}
+
+/// A long pass of stages, and a reader of another cartridge with no other drive.
+#[test]
+fn a_pass_of_other_work_ends_for_a_reader_who_has_waited_too_long() {
+    let mut queue = Queue::new(Rules::default(), 1);
+    (10..200).for_each(|id| assert!(queue.offer(job(id, 1, 0))));
+    assert_eq!(next(&mut queue, 1), Some((0, 1)));
+    queue.offer(reader(1, 2, 10));
+    let at_time = |queue: &mut Queue<Cartridge>, seconds| {
+        queue.step(0, at(seconds), &as_they_lie).map(|job| job.id.0)
+    };
+    assert_eq!(at_time(&mut queue, 20), Some(10));
+    assert_eq!(at_time(&mut queue, 10 + 299), Some(11));
+    assert_eq!(at_time(&mut queue, 10 + 300), None);
+    assert_eq!(next(&mut queue, 311), Some((0, 2)));
+    assert_eq!(all_of(&mut queue, 0), [1]);
+    // What was not read waits as long as it has.
+    assert_eq!(next(&mut queue, 320), Some((0, 1)));
+    assert_eq!(all_of(&mut queue, 0).len(), 188);
+    // What is overdue is read to its end.
+    (300..400).for_each(|id| assert!(queue.offer(job(id, 1, 400))));
+    assert_eq!(next(&mut queue, 400), Some((0, 1)));
+    queue.offer(reader(2, 2, 401));
+    assert_eq!(at_time(&mut queue, 402), Some(300));
+    assert_eq!(at_time(&mut queue, 400 + 3600), Some(301));
+}
+
+#[test]
+fn readers_of_a_pass_come_first_also_those_who_come_for_what_was_queued() {
+    let mut queue = Queue::new(Rules::default(), 1);
+    for id in [1, 2, 3, 4] {
+        queue.offer(job(id, 1, 0));
+    }
+    queue.offer(reader(5, 1, 0));
+    assert!(queue.raise(JobId(4)) && !queue.raise(JobId(9)));
+    assert_eq!(next(&mut queue, 5), Some((0, 1)));
+    let step = |queue: &mut Queue<Cartridge>| queue.step(0, NOON, &as_they_lie).map(|job| job.id.0);
+    assert_eq!([step(&mut queue), step(&mut queue)], [Some(4), Some(5)]);
+    assert!(queue.raise(JobId(2)));
+    assert!(!queue.raise(JobId(4)), "it is handed out");
+    assert_eq!(all_of(&mut queue, 0), [2, 1, 3]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn nothing_is_lost_and_nobody_starves(events in prop::collection::vec(event(), 0..300)) {
-        let mut day = Day::new();
+        let mut day = Day::new(OVERDUE);
         events.into_iter().for_each(|event| day.apply(event));
         day.end();
     }
