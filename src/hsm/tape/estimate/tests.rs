@@ -1,3 +1,5 @@
+//! What is told, against what a plain model then takes.
+
 use super::*;
 use crate::hsm::tape::queue::{Rules, Urgency};
 

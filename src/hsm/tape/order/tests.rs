@@ -1,3 +1,5 @@
+//! Orders compared with the exact one, with every one there is, and with simple ones.
+
 use super::*;
 use proptest::prelude::*;
 

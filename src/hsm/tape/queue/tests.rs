@@ -1,3 +1,5 @@
+//! The queue by example, and random days in a library with its invariants asserted after every event.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashSet};
