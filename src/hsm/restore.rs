@@ -15,6 +15,7 @@ mod find;
 mod later;
 mod make;
 mod node;
+mod probe;
 mod site;
 mod spool;
 #[cfg(test)]

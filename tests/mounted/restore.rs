@@ -1,10 +1,12 @@
 //! The backing is gone: what a tier alone gives back.
 
 use crate::needs_mounts;
+use crate::rig::disk::Disk;
 use crate::rig::{Instance, drop_caches, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::XattrFlags;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
@@ -225,5 +227,116 @@ fn what_was_never_archived_is_said_and_an_unfinished_restore_does_not_start() ->
     )?;
     let refused = format!("{:#}", cairn.up().err().context("it started")?);
     ensure!(refused.contains("is not finished"), "{refused}");
+    Ok(())
+}
+
+/// A disk for the new backing, with a directory that only root may enter.
+fn target(mib: u64) -> Result<(Disk, std::path::PathBuf)> {
+    let disk = Disk::new("ext4", mib)?;
+    let guard = disk.path.join("guard");
+    fs::create_dir(&guard)?;
+    fs::set_permissions(&guard, fs::Permissions::from_mode(0o700))?;
+    Ok((disk, guard.join("new")))
+}
+
+/// The target's ext4 keeps the attributes of a file in one block, which is as good as full of the users'
+/// own: ENOSPC, and nothing that a later try could wait for.
+#[test]
+fn attributes_that_leave_no_room_for_a_record_do_not_stop_a_restore() -> Result<()> {
+    needs_mounts!();
+    let (disk, to) = target(64)?;
+    let block = usize::try_from(rustix::fs::statvfs(&disk.path)?.f_bsize)?;
+    ensure!(
+        block == 1024,
+        "blocks of {block}: the source may not take it"
+    );
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    fs::write(cairn.at("crammed"), tree::bytes(1, 70_000))?;
+    fs::write(cairn.at("other"), tree::bytes(2, 70_000))?;
+    let (no, note) = (XattrFlags::empty(), vec![b'n'; block - 80]);
+    // The target takes it, as long as it is the only one.
+    fs::write(disk.path.join("fits"), b"")?;
+    rustix::fs::setxattr(disk.path.join("fits"), "user.note", &note, no)?;
+    rustix::fs::setxattr(cairn.at("crammed"), "user.note", &note, no)?;
+    archive_all(&cairn)?;
+    cairn.down()?;
+    quiet_for_long(&cairn)?;
+    let done = restore(&cairn, &to, &["--take"])?;
+    let told = said(&done);
+    ensure!(done.status.code() == Some(1), "{told}");
+    ensure!(
+        told.contains("crammed: it is there without attributes: user.note"),
+        "{told}"
+    );
+    ensure!(!told.contains("failed"), "{told}");
+    cairn.backing = to;
+    cairn.state = cairn.dir.path().join("state-2");
+    cairn.up()?;
+    for (name, seed) in [("crammed", 1), ("other", 2)] {
+        ensure!(
+            fs::read(cairn.at(name))? == tree::bytes(seed, 70_000),
+            "{name}"
+        );
+    }
+    cairn.down()
+}
+
+/// Fills the disk that the file lies on, but for `left` bytes.
+fn fill(path: &Path, left: u64) -> Result<()> {
+    let (mut file, chunk, mut len) = (fs::File::create(path)?, [1; 1 << 12], 0);
+    while let Ok(()) = file.write_all(&chunk) {
+        len += chunk.len() as u64;
+    }
+    file.sync_all()?;
+    file.set_len(len - left)?;
+    file.sync_all()?;
+    Ok(())
+}
+
+/// Stubs, and behind them empty files, each with attributes that take a block of their own.
+const MANY: u32 = 600;
+const STUBS: u32 = 100;
+
+fn noted(n: u32) -> (String, Vec<u8>) {
+    let path = if n < STUBS { "a" } else { "b" };
+    // Each another: ext4 shares blocks of attributes that are the same.
+    (format!("{path}{n}"), format!("{n:0>300}").into_bytes())
+}
+
+#[test]
+fn a_restore_that_fills_its_disk_ends_and_goes_on_when_there_is_room() -> Result<()> {
+    needs_mounts!();
+    let (disk, to) = target(64)?;
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    for n in 0..MANY {
+        let (name, note) = noted(n);
+        let len = if n < STUBS { 5000 } else { 0 };
+        fs::write(cairn.at(&name), tree::bytes(n.into(), len))?;
+        rustix::fs::setxattr(cairn.at(&name), "user.note", &note, XattrFlags::empty())?;
+    }
+    archive_all(&cairn)?;
+    cairn.down()?;
+    quiet_for_long(&cairn)?;
+    // The listings find room, and some of the files.
+    fill(&disk.path.join("filler"), 800 << 10)?;
+    let report = cairn.dir.path().join("report");
+    let more = ["--take", "--report", &report.to_string_lossy()];
+    let told = said(&restore(&cairn, &to, &more)?);
+    ensure!(told.contains("goes on where this ended"), "{told}");
+    ensure!(told.contains("set an attribute of b"), "{told}");
+    fs::remove_file(disk.path.join("filler"))?;
+    let done = restore(&cairn, &to, &more)?;
+    let told = said(&done);
+    ensure!(done.status.success(), "{told}");
+    for n in 0..MANY {
+        let (name, note) = noted(n);
+        let len = fs::metadata(to.join(&name))?.len();
+        ensure!(len == if n < STUBS { 5000 } else { 0 }, "{name}");
+        let mut value = [0; 400];
+        let len = rustix::fs::getxattr(to.join(&name), "user.note", &mut value[..])?;
+        ensure!(value[..len] == note, "{name}");
+    }
     Ok(())
 }

@@ -69,14 +69,15 @@ fn a_rebuild_whose_log_cannot_be_folded_is_done() -> Result<()> {
     again(&mut site, &mut reference, false)
 }
 
-/// The name of a file fails, once.
-fn no_name() -> Lie {
-    let mut done = false;
+/// The name of a file fails once, and, if the disk does not get `better`, each attribute from then on.
+fn no_name(better: bool) -> Lie {
+    let mut failed = false;
     Box::new(move |point: &Point, _: &Asked| {
-        let is = point.call == "rename" && point.class == Class::Backing;
-        let first = is && !done;
-        done |= is;
-        first.then_some(Answer::Fail(libc::EDQUOT))
+        let is_first = point.call == "rename" && !failed;
+        let is_later = point.call == "setxattr" && failed && !better;
+        let fails = point.class == Class::Backing && (is_first || is_later);
+        failed |= fails;
+        fails.then_some(Answer::Fail(libc::EDQUOT))
     })
 }
 
@@ -89,13 +90,29 @@ fn a_restore_that_the_targets_disk_fails_goes_on() -> Result<()> {
     let (mut site, mut reference) = (Site::on(&images)?, images.reference.clone());
     let program = apart::RESTORE;
     let args = (program.arguments)(&site);
-    let told = site.apart(Aim::Lie(no_name()), &args);
+    let told = site.apart(Aim::Lie(no_name(false)), &args);
     let told = told.err().context("a name failed, and nothing was said")?;
     ensure!(format!("{told:#}").contains("goes on"), "{told:#}");
     site.succeeds(&args)?;
     let told = site.succeeds(&args).err().context("a second time")?;
     let told = format!("{told:#}");
     ensure!(told.contains("is restored already"), "{told}");
+    (program.moved)(&mut site)?;
+    again(&mut site, &mut reference, false)
+}
+
+/// It ended there, though the disk was good by the time anybody looked.
+#[test]
+fn a_name_that_the_targets_disk_fails_once_is_made_again() -> Result<()> {
+    needs_mounts!();
+    sys::own_mounts()?;
+    let images = From::Gone.prepare(backing())?;
+    let (mut site, mut reference) = (Site::on(&images)?, images.reference.clone());
+    let program = apart::RESTORE;
+    let args = (program.arguments)(&site);
+    site.apart(Aim::Lie(no_name(true)), &args)?;
+    let supervisor = site.supervisor.as_ref().context("a supervisor")?;
+    ensure!(supervisor.lies() == 1, "{} lies", supervisor.lies());
     (program.moved)(&mut site)?;
     again(&mut site, &mut reference, false)
 }

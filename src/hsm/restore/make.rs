@@ -5,14 +5,16 @@
 //!   at a time, and going back up is checked.
 //! - A name in the hidden tree has everything: so one that is found there was made by an earlier try.
 //! - A directory's own attributes come when all that lies in it is there.
+//! - A name that fails is tried again if the disk is good ([`probe`]), and then told: it fails at every
+//!   later try. If the disk is not, all ends, and a later try goes on.
 //! - Names of a directory ascend, and no directory is made twice: a listing in which that is not so
 //!   makes nothing twice, and is named with its line.
 
 use super::later::Later;
-use super::node;
 use super::site::Site;
 use super::spool::{Place, Spool};
 use super::{Loss, Order, Outcome, Report, RestoreError, Step};
+use super::{node, probe};
 use crate::format::namespace::{
     self, Attributes, Data, Directory, Entry, Inode, InodeKind, Line, What,
 };
@@ -126,9 +128,9 @@ impl<'a> Make<'a> {
                 self.lost(Loss::Failed, &why)?;
                 continue;
             }
-            let inner = match node::enter(here.as_fd(), &name) {
+            let inner = match self.twice(|_| node::enter(here.as_fd(), &name)) {
                 Ok(inner) => inner,
-                Err(why) if is_of_the_target(&why) => return Err(why),
+                Err(why) if probe::ends_all(&why) => return Err(why),
                 Err(why) => {
                     let why = self.at_line(link, line, why);
                     self.lost(Loss::Failed, &why)?;
@@ -177,14 +179,16 @@ impl<'a> Make<'a> {
         attributes: &Attributes,
     ) -> Result<(), RestoreError> {
         let name = self.path.clone();
-        let done = node::set_attributes(fd, false, attributes, &name).and_then(|refused| {
+        let done = self.twice(|make| {
+            let work = make.site.work()?;
+            let refused = node::set_attributes(fd, false, attributes, &name, work)?;
             node::set_directory_times(fd, attributes, &name)?;
             Ok(refused)
         });
         match done {
             Ok(None) => Ok(()),
             Ok(Some(why)) => self.lost(Loss::Attributes, &why),
-            Err(why) if is_of_the_target(&why) => Err(why),
+            Err(why) if probe::ends_all(&why) => Err(why),
             Err(why) => self.lost(Loss::Failed, &why.to_string()),
         }
     }
@@ -238,14 +242,7 @@ impl<'a> Make<'a> {
                 What::Directory(node) => level.left.push((name, node, line)),
                 What::Other(inode) => {
                     if let Err(why) = self.other(fd, &name, &inode) {
-                        let fatal = matches!(
-                            &why,
-                            RestoreError::Io {
-                                step: "reach" | "write",
-                                ..
-                            }
-                        );
-                        if fatal || is_of_the_target(&why) {
+                        if probe::ends_all(&why) {
                             return Err(why);
                         }
                         let why = self.at_line(place.link, line, why);
@@ -314,6 +311,31 @@ impl<'a> Make<'a> {
             } => self.stub(data, *size, extra)?,
             _ => None,
         };
+        self.twice(|make| make.give(at, name, inode, stub.as_ref()))
+    }
+
+    /// A step of one name: once more, if it may have been the disk's fault and the disk is good.
+    fn twice<T>(
+        &mut self,
+        mut step: impl FnMut(&mut Self) -> Result<T, RestoreError>,
+    ) -> Result<T, RestoreError> {
+        match step(self) {
+            Err(why) if !probe::ends_all(&why) && probe::may_be_of_the_disk(errno(&why)) => {
+                probe::disk(self.site.work()?, &why)?;
+                step(self)
+            }
+            done => done,
+        }
+    }
+
+    /// Gives the name what it had. It is all that this may be called again for.
+    fn give(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &[u8],
+        inode: &Inode,
+        stub: Option<&Stub>,
+    ) -> Result<(), RestoreError> {
         if let Some(linked) = &inode.linked
             && let Some(first) = self.linked.get(linked).cloned()
         {
@@ -326,7 +348,7 @@ impl<'a> Make<'a> {
             return Ok(());
         }
         let made = match node::found(at, name)? {
-            Some(found) if self.is_it(found.as_fd(), inode, stub.as_ref())? => {
+            Some(found) if self.is_it(found.as_fd(), inode, stub)? => {
                 let of = &inode.attributes;
                 // What the earlier try told is gone.
                 if let Some(why) = node::missing_attributes(self.backing, found.as_fd(), of)? {
@@ -339,16 +361,16 @@ impl<'a> Make<'a> {
                 gone.map_err(|e| {
                     RestoreError::io("remove", String::from_utf8_lossy(name))(e.into())
                 })?;
-                self.make(at, name, inode, stub.as_ref(), RenameFlags::NOREPLACE)?
+                self.make(at, name, inode, stub, RenameFlags::NOREPLACE)?
             }
-            None => self.make(at, name, inode, stub.as_ref(), RenameFlags::NOREPLACE)?,
+            None => self.make(at, name, inode, stub, RenameFlags::NOREPLACE)?,
         };
         if let Some(linked) = &inode.linked {
             let now = self.backing.handle_of(made.as_fd())?;
             self.linked.insert(linked.clone(), now);
         }
         self.outcome.names += 1;
-        if let Some(stub) = &stub {
+        if let Some(stub) = stub {
             self.outcome.stubs += 1;
             self.outcome.bytes += stub.size;
         }
@@ -432,22 +454,24 @@ impl<'a> Make<'a> {
         let attributes = &inode.attributes;
         let fd = node::make(work, &inode.kind, size, name)?;
         let is_link = matches!(inode.kind, InodeKind::Symlink(_));
-        let refused = node::set_attributes(fd.as_fd(), is_link, attributes, name)?;
-        let mtime = stub.and_then(|s| s.mtime).unwrap_or(attributes.mtime);
-        let times = (mtime, attributes.atime);
-        node::set_times_at(work, std::ffi::OsStr::new(node::NEW), times, name)?;
-        if let Some(stub) = stub {
-            // The filesystem may keep coarser times than the one before.
-            let kept = self.backing.stat(fd.as_fd())?.mtime;
-            let of = (size, kept, attributes.ctime);
+        let stamp = |stub: &Stub| {
+            let (data, copies) = (&stub.data, stub.copies.clone());
             node::stamp(
                 self.backing,
                 fd.as_fd(),
-                &stub.data,
-                stub.copies.clone(),
-                of,
-            )?;
-        }
+                data,
+                copies,
+                (size, attributes.ctime),
+            )
+        };
+        // Takes its room before the users' attributes do: without one of these it can be read.
+        stub.map_or(Ok(()), stamp)?;
+        let refused = node::set_attributes(fd.as_fd(), is_link, attributes, name, work)?;
+        let mtime = stub.and_then(|s| s.mtime).unwrap_or(attributes.mtime);
+        let times = (mtime, attributes.atime);
+        node::set_times_at(work, std::ffi::OsStr::new(node::NEW), times, name)?;
+        // It holds as of now.
+        stub.map_or(Ok(()), stamp)?;
         self.reached(Step::Made)?;
         rustix::fs::renameat_with(work, node::NEW, at, node::os(name), how)
             .map_err(|e| RestoreError::io("name", String::from_utf8_lossy(name))(e.into()))?;
@@ -475,15 +499,11 @@ fn push(path: &mut Vec<u8>, name: &[u8]) {
     path.extend_from_slice(name);
 }
 
-/// The target cannot be written now: no other name fares better, and a later try may.
-fn is_of_the_target(why: &RestoreError) -> bool {
-    let errno = match why {
+/// The system's number for it, if it was a system call.
+fn errno(why: &RestoreError) -> Option<i32> {
+    match why {
         RestoreError::Backing(BackingError::Io { source, .. })
         | RestoreError::Io { source, .. } => source.raw_os_error(),
         _ => None,
-    };
-    matches!(
-        errno,
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EROFS)
-    )
+    }
 }

@@ -1,6 +1,6 @@
 //! One inode: made without a name that anybody sees, given everything it had, then named.
 
-use super::RestoreError;
+use super::{RestoreError, probe};
 use crate::format::namespace::{Attributes, Data, InodeKind};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, SetHow};
@@ -81,12 +81,13 @@ fn through_proc(fd: BorrowedFd<'_>) -> String {
 }
 
 /// Owner, mode and extended attributes; not the times. `Some`: which attributes the target refuses,
-/// though it took the rest.
+/// though it took the rest, and its disk, tried in `work`, is good.
 pub(super) fn set_attributes(
     fd: BorrowedFd<'_>,
     is_link: bool,
     attributes: &Attributes,
     name: &[u8],
+    work: BorrowedFd<'_>,
 ) -> Result<Option<String>, RestoreError> {
     let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     let how = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
@@ -103,8 +104,17 @@ pub(super) fn set_attributes(
             let why = rustix::io::Errno::PERM;
             return Err(fail("set an attribute of Cairn's own on", name)(why));
         }
-        let set = rustix::fs::setxattr(&path, os(attribute), value, XattrFlags::empty());
-        let Err(why) = set else { continue };
+        let set = || rustix::fs::setxattr(&path, os(attribute), value, XattrFlags::empty());
+        let done = match set() {
+            Err(why) if probe::may_be_of_the_disk(Some(why.raw_os_error())) => {
+                // Given a name without it, it would never get it.
+                let shown = String::from_utf8_lossy(name);
+                probe::disk(work, format!("set an attribute of {shown}: {why}"))?;
+                set()
+            }
+            done => done,
+        };
+        let Err(why) = done else { continue };
         if attribute == crate::format::acl::ACCESS {
             // The group's bits are the mask of the list, which may be more than the group had.
             let mode = attributes.mode & !0o070;
@@ -176,14 +186,16 @@ pub(super) fn set_directory_times(
     rustix::fs::futimens(fd, &times).map_err(fail("set the times of", name))
 }
 
-/// The stub's record, as the last thing before its name. `mtime`: as it was just set.
+/// The stub's record, as the last thing before its name.
 pub(super) fn stamp(
     backing: &Backing,
     fd: BorrowedFd<'_>,
     data: &Data,
     copies: Vec<CopyHint>,
-    (size, mtime, ctime): (u64, Timestamp, Timestamp),
+    (size, ctime): (u64, Timestamp),
 ) -> Result<(), RestoreError> {
+    // The filesystem may keep coarser times than the one before.
+    let mtime = backing.stat(fd)?.mtime;
     let record = Record {
         state: State::Released,
         fs: backing.fs(),
@@ -240,6 +252,7 @@ pub(super) fn copy_attributes(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     with_mode: bool,
+    work: BorrowedFd<'_>,
 ) -> Result<(), RestoreError> {
     let root = b"the root";
     let stat = rustix::fs::fstat(from).map_err(fail("stat", root))?;
@@ -272,7 +285,7 @@ pub(super) fn copy_attributes(
         ctime: none,
         xattrs,
     };
-    if let Some(why) = set_attributes(to, false, &attributes, root)? {
+    if let Some(why) = set_attributes(to, false, &attributes, root, work)? {
         tracing::warn!(why, "the root");
     }
     Ok(())

@@ -6,6 +6,7 @@
 //!     listing                 the spool
 //!     root/                   an empty directory with the attributes of the root
 //!     new                     an inode that has no name yet
+//!     probe                   a file that tries the disk, for a moment
 //!     tree/                   what will lie in DIR
 //! ```
 //!
@@ -358,7 +359,8 @@ impl Site {
                 reached(Step::Placed)?;
             }
             let root = self.root_attributes()?;
-            node::copy_attributes(root.as_fd(), self.root.as_fd(), outcome.guarded)?;
+            let work = open.work.as_fd();
+            node::copy_attributes(root.as_fd(), self.root.as_fd(), outcome.guarded, work)?;
             let times = node::times(root.as_fd())?;
             sync(self)?;
             self.go_on(Phase::Clearing, Some(times))?;

@@ -1,7 +1,7 @@
 //! What came after the snapshot: told, or put where its aggregate's index says.
 
 use super::super::later::Member;
-use super::{Loss, Make, RestoreError, Stub, is_of_the_target, node, push};
+use super::{Loss, Make, RestoreError, Stub, node, probe, push};
 use crate::format::aggregate::{Index, IndexEntry};
 use crate::format::member::{Kind, MAX_NAME, MemberPath};
 use crate::format::namespace::{Attributes, Data, Inode, InodeKind};
@@ -30,10 +30,9 @@ impl Make<'_> {
                 self.lost(Loss::Later, &of)?;
                 continue;
             }
-            match self.put(indexes, file, &member) {
+            match self.twice(|make| make.put(indexes, file, &member)) {
                 Ok(()) => self.lost(Loss::LaterPlaced, &of)?,
-                Err(why @ RestoreError::Io { step: "reach", .. }) => return Err(why),
-                Err(why) if is_of_the_target(&why) => return Err(why),
+                Err(why) if probe::ends_all(&why) => return Err(why),
                 Err(why) => self.lost(Loss::Failed, &why.to_string())?,
             }
         }
@@ -185,7 +184,7 @@ impl Make<'_> {
             if is_new {
                 let entry = MemberPath::new(so_far.clone()).ok();
                 let entry = entry.and_then(|path| index.by_path(&path));
-                self.new_directory(inner.as_fd(), entry, name)?;
+                self.twice(|make| make.new_directory(inner.as_fd(), entry, name))?;
             }
             here = inner;
         }
@@ -203,10 +202,10 @@ impl Make<'_> {
             return Ok(());
         };
         let attributes = attributes(&entry.member);
-        if let Some(why) = node::set_attributes(fd, false, &attributes, name)? {
-            self.lost(Loss::Attributes, &why)?;
-        }
-        node::set_directory_times(fd, &attributes, name)
+        let work = self.site.work()?;
+        let refused = node::set_attributes(fd, false, &attributes, name, work)?;
+        node::set_directory_times(fd, &attributes, name)?;
+        refused.map_or(Ok(()), |why| self.lost(Loss::Attributes, &why))
     }
 }
 
