@@ -41,7 +41,7 @@ impl Catalog {
             }
             let id = insert(connection, &request, now)?;
             let mut tally = Tally::default();
-            add(connection, &mut tally, id, &actions, now)?;
+            add(connection, &mut tally, id, (&actions, Refused::Walked), now)?;
             tally.apply(connection, now)?;
             Ok(Submitted {
                 id: RequestId(id as u64),
@@ -50,8 +50,8 @@ impl Catalog {
         })
     }
 
-    /// Adds actions to a request that is not sealed; those it has already are left out. Gives how
-    /// many were added (0 if the request was cancelled).
+    /// Adds actions to a request that is not sealed; those it has already are left out, and refusals
+    /// of files that have an action. Gives how many were added (0 if the request was cancelled).
     ///
     /// # Errors
     /// [`CatalogError::Missing`], [`CatalogError::Refused`] if it is sealed.
@@ -61,6 +61,31 @@ impl Catalog {
         actions: Vec<NewAction>,
         now: Timestamp,
         durability: Durability,
+    ) -> Result<u64, CatalogError> {
+        self.enter(request, actions, now, durability, Refused::Walked)
+    }
+
+    /// Adds refusals of all that a request that is not sealed names, durably: a subject that has actions
+    /// (they may not be all) has failed, too. Gives how many were added.
+    ///
+    /// # Errors
+    /// As [`Self::add_actions`].
+    pub fn refuse_subjects(
+        &self,
+        request: RequestId,
+        subjects: Vec<NewAction>,
+        now: Timestamp,
+    ) -> Result<u64, CatalogError> {
+        self.enter(request, subjects, now, Durability::Full, Refused::Whole)
+    }
+
+    fn enter(
+        &self,
+        request: RequestId,
+        actions: Vec<NewAction>,
+        now: Timestamp,
+        durability: Durability,
+        by: Refused,
     ) -> Result<u64, CatalogError> {
         let id = int(request.0);
         self.write_many(actions.len(), durability, move |connection| {
@@ -77,7 +102,7 @@ impl Catalog {
                 }
                 _ => {}
             }
-            let added = add(connection, &mut tally, id, &actions, now)?;
+            let added = add(connection, &mut tally, id, (&actions, by), now)?;
             tally.apply(connection, now)?;
             Ok(added)
         })
@@ -407,12 +432,21 @@ fn insert(connection: &Connection, r: &NewRequest, now: Timestamp) -> Result<i64
     })
 }
 
+/// What refused the files among actions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// The walk, each file by itself.
+    Walked,
+    /// All that was named, as one.
+    Whole,
+}
+
 /// Adds the actions that the request does not have; gives how many.
 fn add(
     connection: &Connection,
     tally: &mut Tally,
     request: i64,
-    actions: &[NewAction],
+    (actions, by): (&[NewAction], Refused),
     now: Timestamp,
 ) -> Result<u64, CatalogError> {
     tally.head(connection, request)?;
@@ -420,7 +454,8 @@ fn add(
     for action in actions {
         // Expanded a second time, because the first end of it could not be noted, a file may be refused
         // for what was meanwhile done to it.
-        if action.refused.is_some() && is_of(connection, request, action.node)? {
+        let is_walked = action.refused.is_some() && by == Refused::Walked;
+        if is_walked && is_of(connection, request, action.node)? {
             continue;
         }
         let (epoch, seq, offset) = match action.place {

@@ -94,6 +94,34 @@ fn a_file_that_is_refused_at_a_second_expansion_keeps_its_action() {
     assert_eq!((counts.queued.files, counts.failed.files), (1, 1));
 }
 
+/// Its expansion ended in a mistake of the program behind the action for the first tier: that for the
+/// second is missing, and the request must not look done.
+#[test]
+fn a_subject_that_is_refused_as_a_whole_has_failed_beside_its_actions() {
+    let rig = Rig::new();
+    let new = NewRequest {
+        sealed: false,
+        ..request(Verb::Archive, 1, None)
+    };
+    let first = NewAction {
+        tier: Some(TierId(1)),
+        ..action(NodeId(2), 5)
+    };
+    let id = rig.submit(new, vec![first], at(1)).unwrap().id;
+    let refused = NewAction {
+        tier: None,
+        refused: Some(failure("internal")),
+        ..action(NodeId(2), 0)
+    };
+    let added = rig.refuse_subjects(id, vec![refused.clone()], at(2));
+    assert_eq!(added.unwrap(), 1);
+    let added = rig.refuse_subjects(id, vec![refused], at(3));
+    assert_eq!(added.unwrap(), 0, "told once");
+    rig.seal(id, at(3)).unwrap();
+    let counts = rig.request(id).unwrap().unwrap().counts;
+    assert_eq!((counts.queued.files, counts.failed.files), (1, 1));
+}
+
 #[test]
 fn actions_are_taken_by_order_on_the_medium_and_shared_among_users() {
     let rig = Rig::new();

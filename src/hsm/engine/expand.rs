@@ -229,9 +229,7 @@ impl Shared {
                 }),
             });
         }
-        let full = catalog::Durability::Full;
-        self.catalog
-            .add_actions(request, failed, self.now(), full)?;
+        self.catalog.refuse_subjects(request, failed, self.now())?;
         if ask.last {
             self.catalog.seal(request, self.now())?;
         }
