@@ -236,8 +236,8 @@ impl Restore {
             return Err(CliError::new(Failure::NotPermitted, why));
         }
         let to = std::path::absolute(to).map_err(|e| CliError::system("working directory", &e))?;
-        let state = self.fresh_state(&to)?;
         let report = self.report_path(&to);
+        let state = self.fresh_state(&to, &report)?;
         let make = || self.instance(&to, &state, &url, mark);
         let mut lost = Lost::begin(&report, &make)?;
         let (host, _) = this_boot().map_err(|e| CliError::system("read the boot id", &e))?;
@@ -300,7 +300,7 @@ impl Restore {
     }
 
     /// A state directory knows its backing by an identity that the new one does not have.
-    fn fresh_state(&self, to: &Path) -> Result<PathBuf, CliError> {
+    fn fresh_state(&self, to: &Path, report: &Path) -> Result<PathBuf, CliError> {
         let state = match &self.state {
             Some(state) => {
                 std::path::absolute(state).map_err(|e| CliError::system("working directory", &e))?
@@ -312,14 +312,17 @@ impl Restore {
         }
         match kin(&state, to)? {
             Kin::Unfinished => Ok(state),
-            // An earlier try may have been cut short before it could say so.
+            // An earlier try may have been cut short before it could say so, or no restore made it.
             Kin::Finished => {
-                let why = format!("{} is restored already", to.display());
-                let hint = format!(
-                    "names that are not as they were: {}",
-                    self.report_path(to).display()
-                );
-                Err(CliError::new(Failure::Exists, why).with_hint(hint))
+                let (to, state) = (to.display(), state.display());
+                let why = format!("{to} is the backing of the instance in {state}");
+                let error = CliError::new(Failure::Exists, why);
+                Err(if report.exists() {
+                    let report = report.display();
+                    error.with_hint(format!("names that are not as they were: {report}"))
+                } else {
+                    error
+                })
             }
             Kin::Other => {
                 let why = format!(

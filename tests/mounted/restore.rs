@@ -212,6 +212,22 @@ fn what_was_never_archived_is_said_and_an_unfinished_restore_does_not_start() ->
         "{told}"
     );
     ensure!(!to.join("fresh").exists() && to.join("kept").exists());
+    // Asked for again, it says what is there, and where the report lies.
+    let told = said(&restore(&cairn, &to, &[])?);
+    ensure!(told.contains("is the backing of the instance in"), "{told}");
+    ensure!(told.contains("new.restore-report.jsonl"), "{told}");
+    // An instance that no restore made has no report.
+    let state = cairn.state.to_string_lossy().into_owned();
+    let own = Command::new(program())
+        .args(["restore", "--state", &state, "--tier"])
+        .arg(format!("dir:{}", cairn.tier.display()))
+        .arg("--to")
+        .arg(&cairn.backing)
+        .output()?;
+    let told = said(&own);
+    ensure!(own.status.code() == Some(1), "{told}");
+    ensure!(told.contains("is the backing of the instance in"), "{told}");
+    ensure!(!told.contains("hint"), "{told}");
     // The tier belongs to the former instance until it is given away.
     cairn.backing = to.clone();
     cairn.state = cairn.dir.path().join("state-2");

@@ -25,7 +25,10 @@ impl Program {
             return Ok(());
         };
         let said = format!("{why:#}");
-        let done = ["a rebuild of it is done", "is restored already"];
+        let done = [
+            "a rebuild of it is done",
+            "is the backing of the instance in",
+        ];
         if done.iter().any(|word| said.contains(word)) {
             Ok(())
         } else {

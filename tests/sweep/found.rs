@@ -96,7 +96,7 @@ fn a_restore_that_the_targets_disk_fails_goes_on() -> Result<()> {
     site.succeeds(&args)?;
     let told = site.succeeds(&args).err().context("a second time")?;
     let told = format!("{told:#}");
-    ensure!(told.contains("is restored already"), "{told}");
+    ensure!(told.contains("is the backing of the instance in"), "{told}");
     (program.moved)(&mut site)?;
     again(&mut site, &mut reference, false)
 }
