@@ -21,10 +21,12 @@
 mod census;
 mod judge;
 mod listings;
+mod memory;
 mod placing;
 mod remove;
 mod repack;
 
+pub use memory::Memory;
 pub(in crate::hsm) use repack::ASIDE;
 
 use crate::catalog::{Bound, Catalog, CatalogError, Hold};
@@ -98,6 +100,8 @@ pub struct Ground<'a> {
     pub epoch: u32,
     /// Aggregates that could not be copied since the start.
     pub unfit: &'a Unfit,
+    /// What was learned of namespace snapshots since the start.
+    pub memory: &'a Memory,
     /// Names an aggregate that is to be composed.
     pub name: &'a dyn Fn() -> Result<Named, CatalogError>,
     /// The time.

@@ -22,7 +22,7 @@ mod spool;
 pub(in crate::hsm) mod tests;
 
 pub use find::{Found, Listed, all as snapshots};
-pub(in crate::hsm) use find::{Seen, see, snapshot_names};
+pub(in crate::hsm) use find::{Seen, read_whole, see, snapshot_names};
 pub use site::is_unfinished;
 
 use crate::format::aggregate::AggregateError;

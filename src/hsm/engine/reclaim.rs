@@ -7,7 +7,7 @@
 use super::{Engine, EngineError, Shared, shifted};
 use crate::catalog::TierSum;
 use crate::error::Failure;
-use crate::hsm::reclaim::{self, Ground, Report, Rules, Step, Unfit};
+use crate::hsm::reclaim::{self, Ground, Memory, Report, Rules, Step, Unfit};
 use crate::id::Timestamp;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ struct State {
 
 /// What is asked of the thread, and what it answered.
 #[derive(Default)]
-pub(super) struct Desk(Mutex<State>, Unfit);
+pub(super) struct Desk(Mutex<State>, Unfit, Memory);
 
 impl Engine {
     /// Asks for a run over all tiers; its number.
@@ -279,6 +279,7 @@ pub(super) fn with_ground<T>(
         },
         epoch: shared.incarnation.epoch,
         unfit: &shared.desk.1,
+        memory: &shared.desk.2,
         name: &|| {
             let under_way = shared.composing.name(&shared.catalog)?;
             Ok((under_way.id(), Box::new(under_way)))

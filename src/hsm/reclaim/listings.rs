@@ -6,7 +6,8 @@
 //!
 //! Invariants, besides those of [`super`]:
 //! - Before anything is decided, or carried out, on the strength of a full snapshot, its index and its
-//!   head are read on the tier, and its length is compared.
+//!   head are read on the tier, and its length is compared; and once since the start all of it is read
+//!   and proven, as a restore does ([`Memory`]).
 //! - What stands on a snapshot goes before it: what a stop leaves is whole chains.
 //! - One that the catalog does not know is learned of, and its window begins then. One that cannot be
 //!   read, or is of another backing, stays, with what it stands on.
@@ -22,7 +23,7 @@ use crate::tier::TierError;
 use std::collections::BTreeMap;
 
 /// Memory for the indexes of one pass.
-const INDEXES: usize = 4 << 20;
+pub(super) const INDEXES: usize = 4 << 20;
 
 /// Looks at the tier's snapshots: learns of unknown ones, forgets those that are gone, and lets go of
 /// what is no longer needed.
@@ -208,12 +209,16 @@ fn successor(
 ) -> Result<Option<AggregateId>, ReclaimError> {
     let proves = |row: &&NamespaceSnapshot| {
         let proven = !matches!(row.proof, ProofKind::Learned | ProofKind::Volatile);
-        row.base.is_none() && proven && row.ended_at <= bound.before
+        let older = rows.first().is_some_and(|oldest| oldest.id < row.id);
+        row.base.is_none() && proven && row.ended_at <= bound.before && older
     };
     for row in rows.iter().rev().filter(proves) {
         ground.go_on()?;
         match read(ground, row.id) {
-            Ok(seen) if seen.len == row.len => return Ok(Some(row.id)),
+            Ok(seen) if seen.len == row.len => match ground.memory.whole(ground, row.id)? {
+                Ok(_) => return Ok(Some(row.id)),
+                Err(why) => strange(report, row.id, why),
+            },
             Ok(seen) => {
                 let why = format!("it is {} bytes long, and was {}", seen.len, row.len);
                 strange(report, row.id, why);

@@ -5,7 +5,9 @@
 
 use super::{Order, RestoreError};
 use crate::format::aggregate::{BLOCK, IndexEntry};
-use crate::format::namespace::{self, Head, Line};
+use crate::format::namespace::{
+    self, Directory, End, Entry, Fold, Head, Line, ListingError, Reader,
+};
 use crate::hsm::index_cache::{IndexCache, Loaded};
 use crate::id::{AggregateId, FsUuid, Timestamp};
 use crate::tier::{Tier, TierError};
@@ -105,6 +107,45 @@ pub(in crate::hsm) fn see(
         fs: link.head.fs,
         len,
     })
+}
+
+struct Proof;
+
+impl Fold for Proof {
+    type Error = ListingError;
+    fn head(&mut self, _: Head) -> Result<(), ListingError> {
+        Ok(())
+    }
+    fn directory(&mut self, _: u64, _: u64, _: Directory) -> Result<(), ListingError> {
+        Ok(())
+    }
+    fn entry(&mut self, _: u64, _: Entry) -> Result<(), ListingError> {
+        Ok(())
+    }
+}
+
+/// Reads all of a snapshot's own listing, as a restore does; its last line. `go_on` is asked before
+/// each block; `None`: it said no.
+///
+/// # Errors
+/// A restore would fail the same way.
+pub(in crate::hsm) fn read_whole(
+    tier: &dyn Tier,
+    indexes: &IndexCache,
+    id: AggregateId,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Option<End>, RestoreError> {
+    let link = look(tier, indexes, id)?;
+    let mut reader = Reader::new(id);
+    for part in link.parts()? {
+        for n in 0..part.block_count() {
+            if !go_on() {
+                return Ok(None);
+            }
+            reader.feed(&block(tier, id, part, n)?, &mut Proof)?;
+        }
+    }
+    Ok(Some(reader.finish()?))
 }
 
 /// All snapshots of a tier, newest first; of those that cannot be read, why.

@@ -170,6 +170,49 @@ fn p8_a_newer_one_that_is_gone_or_unreadable_lets_nothing_go() {
     }
 }
 
+/// Puts other bytes in the place of an object.
+fn altered(bench: &Bench, id: AggregateId, alter: impl FnOnce(&mut Vec<u8>)) {
+    let tier = &bench.engine().tiers()[0].tier;
+    let mut bytes = tier.read(id, 0, tier.stat(id).unwrap()).unwrap().to_vec();
+    alter(&mut bytes);
+    tier.delete(id).unwrap();
+    let mut put = tier.put(id, 0).unwrap();
+    std::io::Write::write_all(&mut put, &bytes).unwrap();
+    put.finish(cairn_mover::Crc32c::of(&bytes)).unwrap();
+}
+
+#[test]
+fn p8_nothing_goes_on_the_strength_of_one_that_is_damaged_in_its_middle() {
+    let (bench, clock) = bench();
+    let [first, upon] = chain(&bench, "a");
+    // A listing of several blocks: its head and its index stay as they were.
+    for n in 0..800 {
+        let target = format!("{n:04}").repeat(1000);
+        std::os::unix::fs::symlink(target, bench.root.join(format!("link {n}"))).unwrap();
+    }
+    let second = snapshot(&bench, true);
+    assert!(bench.engine().tiers()[0].tier.stat(second).unwrap() > 3 << 20);
+    altered(&bench, second, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+    clock.advance(WINDOW * 2);
+    for _ in 0..3 {
+        let report = collect(&bench);
+        assert_eq!(acts(&report), []);
+        let (of, why) = &report.strange[0];
+        assert_eq!((*of, report.strange.len()), (second, 1));
+        assert!(why.contains("checksum mismatch"), "{why}");
+        clock.advance(DELAY * 2);
+    }
+    assert_eq!(on_tier(&bench), [first, upon, second]);
+    // The next one does.
+    let third = snapshot(&bench, true);
+    clock.advance(WINDOW + DAY);
+    collect_all(&bench, &clock);
+    assert_eq!(on_tier(&bench), [third]);
+}
+
 #[test]
 fn p9_a_decision_about_a_snapshot_binds_no_other_epoch() {
     let (bench, clock, all) = three();
