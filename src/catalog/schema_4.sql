@@ -6,3 +6,5 @@ CREATE TABLE snapshot_graves (
     since INTEGER NOT NULL, decided_by INTEGER NOT NULL, doomed INTEGER NOT NULL,
     PRIMARY KEY (tier, epoch, seq)
 ) WITHOUT ROWID;
+-- What a snapshot could not look at; NULL: not known.
+ALTER TABLE snapshots ADD COLUMN gaps INTEGER;

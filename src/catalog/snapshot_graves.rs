@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! - A snapshot goes only while a newer full one of the same tier has a proven row, both have been
-//!   there for as long as the caller's bound says, and nothing that stays stands on it. So the newest
-//!   proven full one, and what stands on it, never goes.
+//!   there for as long as the caller's bound says, the newer one has no more gaps than the full one
+//!   of its chain, and nothing that stays stands on it. So the newest proven full one, and what stands
+//!   on it, never goes.
 //! - That is looked at in the transaction that condemns it, and once more in the one that dooms it.
 //! - A decision binds the epoch that made it and no other.
 
@@ -22,6 +23,9 @@ pub enum SnapshotHold {
     Young,
     /// The full one that is named instead is not newer, not proven, or not old enough.
     Unproven,
+    /// The full one that is named instead has more gaps than the one on which this stands, or it is
+    /// not known.
+    Poorer,
     /// Another one that stays stands on it.
     StoodOn,
     /// It is not known, or was not condemned by this epoch.
@@ -238,6 +242,9 @@ fn held(
     if proven.is_none() {
         return Ok(Some(SnapshotHold::Unproven));
     }
+    if is_poorer(connection, tier, by, id)? {
+        return Ok(Some(SnapshotHold::Poorer));
+    }
     let stands = first(
         connection,
         "SELECT 1 FROM snapshots AS upon
@@ -251,4 +258,44 @@ fn held(
         id,
     )?;
     Ok(stands.map(|()| SnapshotHold::StoodOn))
+}
+
+/// May there be something that only `id`, or what it stands on, lists?
+fn is_poorer(
+    connection: &Connection,
+    tier: TierId,
+    by: AggregateId,
+    id: AggregateId,
+) -> Result<bool, CatalogError> {
+    match gaps(connection, tier, by)? {
+        None => Ok(true),
+        Some(0) => Ok(false),
+        Some(missing) => Ok(gaps(connection, tier, id)?.is_none_or(|own| missing > own)),
+    }
+}
+
+/// The gaps of the full one of a chain: an incremental one lists, and misses, only what changed.
+fn gaps(
+    connection: &Connection,
+    tier: TierId,
+    of: AggregateId,
+) -> Result<Option<u64>, CatalogError> {
+    let mut at = of;
+    loop {
+        let key = params![tier.0, at.epoch, int(at.seq)];
+        let found = first(
+            connection,
+            "SELECT * FROM snapshots WHERE tier = ? AND epoch = ? AND seq = ?",
+            key,
+            row,
+            "look at the gaps of the snapshot",
+            at,
+        )?;
+        match found.map(|found| (found.base, found.gaps)) {
+            // What says that it stands on a newer one is damaged.
+            Some((Some(base), _)) if base < at => at = base,
+            Some((None, gaps)) => return Ok(gaps),
+            Some((Some(_), _)) | None => return Ok(None),
+        }
+    }
 }

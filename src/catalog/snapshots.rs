@@ -5,7 +5,7 @@
 //! something that the catalog knows to have been earlier, whatever the clock says. How they go:
 //! [`super::snapshot_graves`].
 
-use super::sql::{Code, all, change, coded, first, int, maybe_time, some_time, uint};
+use super::sql::{Code, all, change, coded, first, int, maybe_time, maybe_uint, some_time, uint};
 use super::{Catalog, CatalogError, Durability, ProofKind};
 use crate::id::{AggregateId, TierId, Timestamp};
 use cairn_mover::Crc32c;
@@ -44,6 +44,9 @@ pub struct NamespaceSnapshot {
     pub newest: AggregateId,
     /// A full one took its place then.
     pub superseded_at: Option<Timestamp>,
+    /// Names and directories that could not be looked at, and are not listed; in an incremental one,
+    /// of those that changed. `None`: not known.
+    pub gaps: Option<u64>,
 }
 
 /// A namespace snapshot that another catalog made, as it says itself.
@@ -78,7 +81,7 @@ impl Catalog {
             change(
                 connection,
                 "INSERT OR REPLACE INTO snapshots
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
                 params![
                     s.tier.0,
                     s.id.epoch,
@@ -96,7 +99,8 @@ impl Catalog {
                     int(s.entries),
                     int(s.changelog),
                     s.newest.epoch,
-                    int(s.newest.seq)
+                    int(s.newest.seq),
+                    s.gaps.map(int)
                 ],
                 "note the snapshot",
                 s.id,
@@ -195,7 +199,7 @@ impl Catalog {
                 "INSERT OR IGNORE INTO snapshots
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 0, ?8, 0, ?9, 0, 0, 0, 0, 0,
                      (SELECT ?10 FROM snapshots WHERE tier = ?1 AND (epoch, seq) > (?2, ?3)
-                          AND base_seq IS NULL AND proof < 3 LIMIT 1))",
+                          AND base_seq IS NULL AND proof < 3 LIMIT 1), NULL)",
                 params![
                     tier.0,
                     found.id.epoch,
@@ -210,6 +214,29 @@ impl Catalog {
                 ],
                 "learn of the snapshot",
                 found.id,
+            )
+            .map(drop)
+        })
+    }
+
+    /// Notes how many gaps a snapshot has, as it says itself; one that is not known is passed over.
+    /// Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn note_snapshot_gaps(
+        &self,
+        tier: TierId,
+        id: AggregateId,
+        gaps: u64,
+    ) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            change(
+                connection,
+                "UPDATE snapshots SET gaps = ? WHERE tier = ? AND epoch = ? AND seq = ?",
+                params![int(gaps), tier.0, id.epoch, int(id.seq)],
+                "note the gaps of the snapshot",
+                id,
             )
             .map(drop)
         })
@@ -312,5 +339,6 @@ pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<NamespaceSnapshot> {
             seq: uint(row, "newest_seq")?,
         },
         superseded_at: maybe_time(row, "superseded_at")?,
+        gaps: maybe_uint(row, "gaps")?,
     })
 }

@@ -25,6 +25,7 @@ mod memory;
 mod placing;
 mod remove;
 mod repack;
+mod successor;
 
 pub use memory::Memory;
 pub(in crate::hsm) use repack::ASIDE;

@@ -20,6 +20,7 @@ pub(super) fn snapshot(seq: u64, base: Option<u64>) -> NamespaceSnapshot {
         changelog: 3,
         newest: AggregateId { epoch: 1, seq: 1 },
         superseded_at: None,
+        gaps: Some(0),
     }
 }
 
@@ -80,6 +81,56 @@ fn a_clock_that_is_behind_shortens_no_window_of_a_snapshot() {
         .unwrap();
     let rows = rig.snapshots(TIER, None, 1).unwrap();
     assert_eq!(rows[0].superseded_at, Some(at(51)));
+}
+
+#[test]
+fn p8_a_snapshot_goes_only_for_one_that_has_no_more_gaps_than_its_full_one() {
+    let rig = Rig::new();
+    let all = [
+        (1, None, Some(1)),
+        (2, Some(1), Some(0)),
+        (3, None, None),
+        (4, None, Some(0)),
+        (5, None, Some(2)),
+        (6, None, Some(1)),
+        (7, None, None),
+    ];
+    for (seq, base, gaps) in all {
+        let row = NamespaceSnapshot {
+            gaps,
+            ..snapshot(seq, base)
+        };
+        rig.note_snapshot(row).unwrap();
+    }
+    let bound = Bound {
+        before: at(90),
+        now: at(100),
+    };
+    let id = |seq| snapshot(seq, None).id;
+    let condemn = |seq, by| {
+        let decided = rig.condemn_snapshot(TIER, id(seq), id(by), bound).unwrap();
+        if decided.is_ok() {
+            rig.spare_snapshot(TIER, id(seq)).unwrap();
+        }
+        decided.err()
+    };
+    let poorer = Some(SnapshotHold::Poorer);
+    // An incremental one counts as its full one does.
+    assert_eq!((condemn(2, 5), condemn(2, 6)), (poorer, None));
+    assert_eq!((condemn(4, 5), condemn(4, 6)), (poorer, poorer));
+    // Unknown on either side, but none is never more.
+    assert_eq!((condemn(3, 6), condemn(3, 4)), (poorer, None));
+    assert_eq!(condemn(5, 7), poorer);
+    rig.note_snapshot_gaps(TIER, id(7), 2).unwrap();
+    rig.note_snapshot_gaps(TIER, id(3), 1).unwrap();
+    assert_eq!((condemn(5, 7), condemn(3, 6)), (None, None));
+    // And once more before it goes.
+    rig.condemn_snapshot(TIER, id(5), id(6), bound)
+        .unwrap()
+        .unwrap();
+    rig.note_snapshot_gaps(TIER, id(6), 3).unwrap();
+    let doomed = rig.doom_snapshot(TIER, id(5), id(6), at(100), bound);
+    assert_eq!(doomed.unwrap(), Err(SnapshotHold::Poorer));
 }
 
 #[test]

@@ -307,6 +307,7 @@ fn row(
         changelog,
         newest,
         superseded_at: None,
+        gaps: Some(taken.gaps),
     }
 }
 
@@ -429,6 +430,7 @@ mod tests {
             changelog: 0,
             newest: AggregateId { epoch: 0, seq: 0 },
             superseded_at: None,
+            gaps: Some(0),
         }
     }
 

@@ -5,17 +5,17 @@
 //! before it is there, with all that it stands on.
 //!
 //! Invariants, besides those of [`super`]:
-//! - Before anything is decided, or carried out, on the strength of a full snapshot, its index and its
-//!   head are read on the tier, and its length is compared; and once since the start all of it is read
-//!   and proven, as a restore does ([`Memory`]).
+//! - What is decided, or carried out, is so on the strength of a newer full one that was read, and
+//!   lists no less ([`super::successor`]).
 //! - What stands on a snapshot goes before it: what a stop leaves is whole chains.
 //! - One that the catalog does not know is learned of, and its window begins then. One that cannot be
 //!   read, or is of another backing, stays, with what it stands on.
 
 use super::census::strange;
 use super::remove::check_mark;
+use super::successor::Successors;
 use super::{Act, Ground, PAGE, ReclaimError, Report, Step, earlier, later};
-use crate::catalog::{Bound, FoundSnapshot, NamespaceSnapshot, ProofKind, SnapshotGrave};
+use crate::catalog::{FoundSnapshot, NamespaceSnapshot, SnapshotGrave};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::restore::{RestoreError, Seen, see, snapshot_names};
 use crate::id::AggregateId;
@@ -43,17 +43,21 @@ pub(super) fn pass(
         report.wait_until(later(at, ground.rules.keep), now);
     }
     let past = |row: &&NamespaceSnapshot| row.superseded_at.is_some_and(|at| at <= bound.before);
-    if !rows.iter().any(|row| past(&row)) {
-        return Ok(());
-    }
-    let Some(by) = successor(ground, &rows, bound, report)? else {
-        return Ok(());
-    };
     let graves: BTreeMap<AggregateId, SnapshotGrave> =
         graves(ground)?.into_iter().map(|g| (g.id, g)).collect();
+    let mut successors = Successors {
+        ground,
+        rows: &rows,
+        bound,
+        dry,
+        looked: BTreeMap::new(),
+    };
     // Newest first: a chain goes from its end.
-    for row in rows.iter().rev().filter(past).filter(|row| row.id < by) {
+    for row in rows.iter().rev().filter(past) {
         ground.go_on()?;
+        let Some(by) = successors.of(row, report)? else {
+            continue;
+        };
         let done = match graves.get(&row.id) {
             None => condemn(ground, row, by, dry, report),
             Some(grave) => carry_out(ground, row, (grave, by), dry, report),
@@ -157,7 +161,7 @@ fn learn(
 }
 
 /// A snapshot's own index and head, from the tier: of this backing.
-fn read(ground: &Ground<'_>, id: AggregateId) -> Result<Seen, ReclaimError> {
+pub(super) fn read(ground: &Ground<'_>, id: AggregateId) -> Result<Seen, ReclaimError> {
     let of = |source| ReclaimError::Snapshot {
         snapshot: id,
         source,
@@ -197,37 +201,6 @@ fn undo_earlier(ground: &Ground<'_>, dry: bool, report: &mut Report) -> Result<(
         }
     }
     Ok(())
-}
-
-/// The newest full snapshot that has been there for the whole window and can be read: all before it
-/// can go on its strength.
-fn successor(
-    ground: &Ground<'_>,
-    rows: &[NamespaceSnapshot],
-    bound: Bound,
-    report: &mut Report,
-) -> Result<Option<AggregateId>, ReclaimError> {
-    let proves = |row: &&NamespaceSnapshot| {
-        let proven = !matches!(row.proof, ProofKind::Learned | ProofKind::Volatile);
-        let older = rows.first().is_some_and(|oldest| oldest.id < row.id);
-        row.base.is_none() && proven && row.ended_at <= bound.before && older
-    };
-    for row in rows.iter().rev().filter(proves) {
-        ground.go_on()?;
-        match read(ground, row.id) {
-            Ok(seen) if seen.len == row.len => match ground.memory.whole(ground, row.id)? {
-                Ok(_) => return Ok(Some(row.id)),
-                Err(why) => strange(report, row.id, why),
-            },
-            Ok(seen) => {
-                let why = format!("it is {} bytes long, and was {}", seen.len, row.len);
-                strange(report, row.id, why);
-            }
-            Err(why) if why.is_of_one() => strange(report, row.id, why.to_string()),
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(None)
 }
 
 fn condemn(

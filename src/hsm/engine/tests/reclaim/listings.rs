@@ -213,6 +213,111 @@ fn p8_nothing_goes_on_the_strength_of_one_that_is_damaged_in_its_middle() {
     assert_eq!(on_tier(&bench), [third]);
 }
 
+/// Another filesystem in the backing, which no snapshot looks into.
+struct Foreign(std::path::PathBuf);
+
+impl Foreign {
+    /// `None`, and a word why, where nothing can be mounted.
+    fn on(bench: &Bench, name: &str) -> Option<Self> {
+        let path = bench.root.join(name);
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "none"]).arg(&path);
+        if !mount.output().is_ok_and(|done| done.status.success()) {
+            eprintln!("SKIPPED: nothing can be mounted here");
+            return None;
+        }
+        Some(Self(path))
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let mut umount = std::process::Command::new("umount");
+        let _ = umount.arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn p8_one_with_gaps_takes_the_place_of_none_that_has_fewer() {
+    let (bench, clock) = bench();
+    let [first, upon] = chain(&bench, "a");
+    clock.advance(DAY);
+    let second = snapshot(&bench, true);
+    let Some(foreign) = Foreign::on(&bench, "other") else {
+        return;
+    };
+    clock.advance(DAY);
+    let third = snapshot(&bench, true);
+    let catalog = bench.engine().catalog();
+    let tier = bench.engine().tiers()[0].id;
+    let rows = catalog.snapshots(tier, None, 9).unwrap();
+    let gaps: Vec<_> = rows.iter().map(|row| row.gaps).collect();
+    assert_eq!(gaps, [0, 0, 0, 1].map(Some));
+    // A newer one without any does: the one between, which stays.
+    clock.advance(WINDOW * 2);
+    collect(&bench);
+    clock.advance(DELAY * 2);
+    let report = collect(&bench);
+    assert_eq!(deeds(&report, Act::Delete), [upon, first]);
+    assert_eq!(on_tier(&bench), [second, third]);
+    let (of, why) = &report.strange[0];
+    assert_eq!((*of, report.strange.len()), (second, 1));
+    assert!(
+        why.contains(&format!("{third} has 1 gaps, and it has 0")),
+        "{why}"
+    );
+    // A gap that lasts holds nothing up for ever.
+    let fourth = snapshot(&bench, true);
+    clock.advance(WINDOW + DAY);
+    collect_all(&bench, &clock);
+    assert_eq!(on_tier(&bench), [second, fourth]);
+    drop(foreign);
+    let fifth = snapshot(&bench, true);
+    clock.advance(WINDOW + DAY);
+    collect_all(&bench, &clock);
+    assert_eq!(on_tier(&bench), [fifth]);
+}
+
+/// As a catalog of schema version 3 has it.
+fn forget_gaps(state: &std::path::Path) {
+    let catalog = rusqlite::Connection::open(state.join("catalog.sqlite")).unwrap();
+    let changed = catalog.execute("UPDATE snapshots SET gaps = NULL", []);
+    assert!(changed.unwrap() > 0);
+}
+
+#[test]
+fn p8_how_many_gaps_one_has_that_no_row_says_it_is_asked_itself() {
+    for damaged in [false, true] {
+        let (bench, clock) = bench();
+        let Some(_foreign) = Foreign::on(&bench, "other") else {
+            return;
+        };
+        let [first, upon] = chain(&bench, "a");
+        let second = snapshot(&bench, true);
+        if damaged {
+            altered(&bench, first, |bytes| {
+                let said = b"\"gaps\":1";
+                let at = bytes.windows(said.len()).position(|some| some == said);
+                bytes[at.unwrap() + said.len() - 1] = b'2';
+            });
+        }
+        let bench = bench.again(PLACES, settings(&clock), NOTHING, forget_gaps);
+        settled(&bench);
+        clock.advance(WINDOW * 2);
+        collect(&bench);
+        clock.advance(DELAY * 2);
+        let report = collect(&bench);
+        let left: &[_] = if damaged {
+            &[first, upon, second]
+        } else {
+            &[second]
+        };
+        assert_eq!(on_tier(&bench), left, "{report:?}");
+        assert_eq!(report.strange.is_empty(), !damaged, "{report:?}");
+    }
+}
+
 #[test]
 fn p9_a_decision_about_a_snapshot_binds_no_other_epoch() {
     let (bench, clock, all) = three();
