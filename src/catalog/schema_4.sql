@@ -8,3 +8,12 @@ CREATE TABLE snapshot_graves (
 ) WITHOUT ROWID;
 -- What a snapshot could not look at; NULL: not known.
 ALTER TABLE snapshots ADD COLUMN gaps INTEGER;
+-- Times of namespace snapshots follow the order of their names, whatever the clock said then.
+UPDATE snapshots SET ended_at = ordered.at
+FROM (SELECT tier, epoch, seq, max(ended_at) OVER (PARTITION BY tier ORDER BY epoch, seq) AS at
+      FROM snapshots) AS ordered
+WHERE snapshots.tier = ordered.tier AND snapshots.epoch = ordered.epoch
+    AND snapshots.seq = ordered.seq;
+UPDATE snapshots SET superseded_at = max(superseded_at, ended_at) WHERE superseded_at IS NOT NULL;
+-- Nothing asks for it any more.
+DROP INDEX snapshots_superseded;

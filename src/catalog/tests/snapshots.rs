@@ -192,3 +192,49 @@ fn p8_a_snapshot_goes_only_for_a_newer_full_one_that_is_proven_and_old_enough() 
     assert_eq!(condemn(1, 4, 5), None);
     assert_eq!(doom(1, 4, 100), None);
 }
+
+#[test]
+fn times_that_an_older_catalog_took_from_a_clock_that_was_set_back_follow_the_names() {
+    let rig = Rig::new();
+    let other = TierId(TIER.0 + 1);
+    for (seq, base) in [(1, None), (2, Some(1)), (3, None), (4, None)] {
+        rig.note_snapshot(snapshot(seq, base)).unwrap();
+    }
+    let elsewhere = NamespaceSnapshot {
+        tier: other,
+        ..snapshot(5, None)
+    };
+    rig.note_snapshot(elsewhere).unwrap();
+    let Rig { dir, catalog } = rig;
+    drop(catalog);
+    let path = dir.path().join("catalog");
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    // As version 3 has them: what the clock said.
+    let back = "DROP TABLE snapshot_graves; ALTER TABLE snapshots DROP COLUMN gaps;
+        CREATE INDEX snapshots_superseded ON snapshots (superseded_at)
+            WHERE superseded_at IS NOT NULL;
+        UPDATE snapshots SET superseded_at = 60 WHERE superseded_at IS NOT NULL;
+        UPDATE snapshots SET ended_at = CASE seq & 255
+            WHEN 1 THEN 50 WHEN 2 THEN 100 WHEN 3 THEN 60 WHEN 4 THEN 110 ELSE 7 END;
+        PRAGMA user_version = 3;";
+    connection.execute_batch(back).unwrap();
+    drop(connection);
+    let catalog = Catalog::open(&path, identity()).unwrap();
+    let times = |tier| {
+        let rows = catalog.snapshots(tier, None, 9).unwrap();
+        let of = rows.iter().map(|row| {
+            assert_eq!(row.gaps, None);
+            let superseded = row.superseded_at.map(|at| at.nanos());
+            (row.ended_at.nanos(), superseded)
+        });
+        of.collect::<Vec<_>>()
+    };
+    let expected = [
+        (50, Some(60)),
+        (100, Some(100)),
+        (100, Some(100)),
+        (110, None),
+    ];
+    assert_eq!(times(TIER), expected);
+    assert_eq!(times(other), [(7, None)]);
+}
