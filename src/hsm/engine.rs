@@ -63,6 +63,7 @@ use crate::id::{TierId, Timestamp};
 use crate::tier::TierError;
 use cairn_fuse::Gate;
 use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -346,17 +347,37 @@ pub fn now() -> Timestamp {
 
 /// The time as the engine takes it; a test moves it. Clones are the same clock.
 #[derive(Debug, Clone, Default)]
-pub struct Clock(Arc<AtomicU64>);
+pub struct Clock(Arc<Ahead>);
+
+/// Seconds.
+#[derive(Debug, Default)]
+struct Ahead {
+    real: AtomicU64,
+    steady: AtomicU64,
+}
 
 impl Clock {
-    /// Goes ahead of `CLOCK_REALTIME` by so much more.
+    /// So much time passes: it goes ahead of `CLOCK_REALTIME` by so much more.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(by.as_secs(), Ordering::AcqRel);
+        self.jump(by);
+        self.0.steady.fetch_add(by.as_secs(), Ordering::AcqRel);
+    }
+
+    /// It is set ahead by so much, and no time passes.
+    pub fn jump(&self, by: Duration) {
+        self.0.real.fetch_add(by.as_secs(), Ordering::AcqRel);
     }
 
     fn now(&self) -> Timestamp {
-        let ahead = Duration::from_secs(self.0.load(Ordering::Acquire));
+        let ahead = Duration::from_secs(self.0.real.load(Ordering::Acquire));
         shifted(now(), ahead, true)
+    }
+
+    /// Time that passed since the machine started, whatever the clock was set to.
+    fn steady(&self) -> Duration {
+        let up = clock_gettime(ClockId::Monotonic);
+        let up = Duration::try_from(up).unwrap_or_default();
+        up + Duration::from_secs(self.0.steady.load(Ordering::Acquire))
     }
 }
 

@@ -107,6 +107,8 @@ pub struct Ground<'a> {
     pub name: &'a dyn Fn() -> Result<Named, CatalogError>,
     /// The time.
     pub now: &'a dyn Fn() -> Timestamp,
+    /// Time that passed since some moment before the start: no setting of the clock moves it.
+    pub steady: &'a dyn Fn() -> Duration,
     /// Asked after each step, and before each read: `true`: go no further.
     pub stop: &'a dyn Fn(Option<Step>) -> bool,
 }

@@ -285,6 +285,7 @@ pub(super) fn with_ground<T>(
             Ok((under_way.id(), Box::new(under_way)))
         },
         now: &|| shared.now(),
+        steady: &|| shared.settings.clock.steady(),
         stop,
     };
     Some(work(&ground))

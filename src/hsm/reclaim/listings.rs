@@ -7,6 +7,7 @@
 //! Invariants, besides those of [`super`]:
 //! - What is decided, or carried out, is so on the strength of a newer full one that was read, and
 //!   lists no less ([`super::successor`]).
+//! - Between decision and deletion the delay passes by the clock, and by one that nobody sets.
 //! - What stands on a snapshot goes before it: what a stop leaves is whole chains.
 //! - One that the catalog does not know is learned of, and its window begins then. One that cannot be
 //!   read, or is of another backing, stays, with what it stands on.
@@ -225,6 +226,7 @@ fn condemn(
         tracing::debug!(snapshot = %row.id, ?hold, "it stays");
         return Ok(());
     }
+    ground.memory.decided(ground, row.id);
     report.reclaimable += row.len;
     report.wait_until(later(bound.now, ground.rules.delay), bound.now);
     report.note(row.id, Act::Condemn, row.len, why);
@@ -239,8 +241,11 @@ fn carry_out(
     dry: bool,
     report: &mut Report,
 ) -> Result<(), ReclaimError> {
-    let until = later(grave.since, ground.rules.delay);
     let bound = ground.bound();
+    // By both clocks: nothing but the clock keeps a snapshot, and a clock that is set ahead must not
+    // take it in two passes.
+    let left = later(bound.now, ground.memory.left(ground, row.id));
+    let until = left.max(later(grave.since, ground.rules.delay));
     if dry || until > bound.now || grave.decided_by != ground.epoch {
         report.reclaimable += row.len;
         report.wait_until(until, bound.now);
@@ -254,6 +259,7 @@ fn carry_out(
         .doom_snapshot(ground.id, row.id, by, decided, bound)?;
     if let Err(hold) = doomed {
         ground.catalog.spare_snapshot(ground.id, row.id)?;
+        ground.memory.over(ground, row.id);
         let why = format!("it is needed again ({hold:?})");
         report.note(row.id, Act::Spare, 0, why);
         return Ok(());
@@ -263,6 +269,7 @@ fn carry_out(
     ground.tier.delete(row.id)?;
     ground.did(Step::Deleted)?;
     ground.catalog.forget_snapshot(ground.id, row.id)?;
+    ground.memory.over(ground, row.id);
     ground.indexes.forget(ground.id, row.id);
     report.reclaimable += row.len;
     report.note(row.id, Act::Delete, row.len, "it was condemned");

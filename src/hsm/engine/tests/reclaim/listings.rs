@@ -213,6 +213,28 @@ fn p8_nothing_goes_on_the_strength_of_one_that_is_damaged_in_its_middle() {
     assert_eq!(on_tier(&bench), [third]);
 }
 
+#[test]
+fn p8_a_clock_that_is_set_ahead_takes_no_snapshot_in_two_passes() {
+    let (bench, clock, all) = three();
+    clock.jump(WINDOW * 2);
+    assert_eq!(
+        deeds(&collect(&bench), Act::Condemn),
+        [all[2], all[1], all[0]]
+    );
+    clock.jump(WINDOW * 2);
+    let report = collect(&bench);
+    assert_eq!(acts(&report), [Act::Wait; 3]);
+    assert!(report.next.is_some(), "it says when");
+    clock.advance(DELAY - Duration::from_secs(600));
+    assert_eq!(acts(&collect(&bench)), [Act::Wait; 3]);
+    assert_eq!(on_tier(&bench), all);
+    clock.advance(Duration::from_secs(1200));
+    assert_eq!(
+        deeds(&collect(&bench), Act::Delete),
+        [all[2], all[1], all[0]]
+    );
+}
+
 /// Another filesystem in the backing, which no snapshot looks into.
 struct Foreign(std::path::PathBuf);
 
