@@ -236,6 +236,8 @@ pub(super) fn chain(
     let (names, _) = names(order.tier)?;
     let mut skipped = Vec::new();
     let mut reach: Option<Timestamp> = None;
+    // Of those that were skipped, so many are newer than one of a later time than was asked for.
+    let mut too_new = 0;
     for id in names.iter().rev() {
         if only.is_some_and(|only| only != *id) {
             continue;
@@ -250,6 +252,7 @@ pub(super) fn chain(
             Err(why) => return Err(why),
         };
         if order.at.is_some_and(|at| link.found.begun > at) {
+            too_new = skipped.len();
             // As far back as a full one, which alone is enough.
             if link.found.base.is_none() {
                 let begun = link.found.begun;
@@ -263,10 +266,11 @@ pub(super) fn chain(
             Err(why) => return Err(why),
         }
     }
-    let why = match (&skipped[..], reach) {
-        (_, Some(_)) => Some(" of that time or before".to_owned()),
-        ([(id, why), ..], None) => Some(format!(" that can be used: {id}: {why}")),
-        ([], None) => None,
+    let of_then = reach.map_or("", |_| " of that time or before");
+    let of_any = || skipped.first().filter(|_| reach.is_none());
+    let why = match skipped.get(too_new).or_else(of_any) {
+        Some((id, why)) => Some(format!("{of_then} that can be used: {id}: {why}")),
+        None => reach.map(|_| of_then.to_owned()),
     };
     Err(RestoreError::None { why, reach })
 }

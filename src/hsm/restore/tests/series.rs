@@ -285,6 +285,49 @@ fn a_time_chooses_the_snapshot_and_a_damaged_one_is_passed_over() {
 }
 
 #[test]
+fn an_older_one_that_is_damaged_is_named_when_none_but_later_ones_are_left() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    rig.write("first", b"");
+    let target = tempfile::tempdir().unwrap();
+    let take = || {
+        next_tick();
+        let mut series = Series::of(&rig);
+        let begun = series.take().begun;
+        (series.last.unwrap().0, begun)
+    };
+    let [(first, begun), (_, reach), (newest, _)] = [take(), take(), take()];
+    let damage = |id| rig.tier.damage(id, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    let failed = |at: Timestamp| {
+        let to = target.path().join("new");
+        let reached = |_| Ok(());
+        let order = Order {
+            at: Some(at),
+            ..order(&rig.tier, &to, &reached)
+        };
+        match restore(&order, &mut Told::default()) {
+            Err(RestoreError::None { why, reach }) => (why.unwrap(), reach),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = Timestamp {
+        sec: begun.sec - 1,
+        nsec: 0,
+    };
+    // One that is newer than a later one says nothing of then.
+    damage(newest);
+    let plain = " of that time or before".to_owned();
+    assert_eq!(failed(before), (plain.clone(), Some(begun)));
+    damage(first);
+    let (why, said) = failed(begun);
+    assert_eq!(said, Some(reach));
+    let named = format!("{plain} that can be used: {first}: ");
+    assert!(why.starts_with(&named) && why.len() > named.len(), "{why}");
+}
+
+#[test]
 fn a_restore_that_dies_at_any_step_goes_on() {
     if !is_root() {
         return;
