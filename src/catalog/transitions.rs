@@ -4,7 +4,9 @@
 //! - A version that stops being the present one leaves a tombstone in the same transaction, and its
 //!   copies stop counting as live in their aggregates. A file is dirty exactly while the version that its
 //!   row names has one: where the one goes, so does the other, and what was made of the version meanwhile
-//!   counts again ([`tombs::unearth`]).
+//!   counts again ([`tombs::unearth`]). But for a copied stub: while another node has the same version,
+//!   and is not dirty itself, nothing of the version has ended, and the one that was changed is dirty
+//!   without a tombstone ([`tombs::bury`]).
 //! - Steps take time and end late. Each says under which row it was planned ([`Planned`]) or
 //!   which version it is about, and is compared with the row in the transaction: news that was
 //!   noted meanwhile stands. A dirty file never becomes archived by the end of an archive that
