@@ -26,6 +26,7 @@ pub mod mem;
 mod open;
 pub mod owner;
 pub mod retry;
+pub mod tape;
 pub mod throttle;
 mod url;
 

@@ -1,0 +1,4 @@
+//! Tape: a library of cartridges, drives and a robot, from its pieces up.
+
+pub mod image;
+mod lock;
