@@ -1,5 +1,7 @@
 //! Tape: a library of cartridges, drives and a robot, from its pieces up.
 
+pub mod clock;
 pub mod image;
 pub mod label;
 mod lock;
+pub mod timing;
