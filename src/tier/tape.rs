@@ -7,3 +7,4 @@ pub mod image;
 pub mod label;
 mod lock;
 pub mod timing;
+pub mod volume;
