@@ -54,6 +54,8 @@ pub struct Mark {
 pub enum Kind {
     /// A directory of a filesystem.
     Dir,
+    /// A tape library.
+    Tape,
     /// Memory of this process: tests.
     Memory,
     /// An implementation that does not say: test doubles.
@@ -66,6 +68,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dir => "dir",
+            Self::Tape => "tape",
             Self::Memory => "mem",
             Self::Unnamed => "unnamed",
         }

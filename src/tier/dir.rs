@@ -14,8 +14,8 @@ mod handles;
 mod incoming;
 mod layout;
 mod list;
-mod mark;
-mod place;
+pub(super) mod mark;
+pub(super) mod place;
 mod put;
 mod readback;
 mod take;
@@ -64,7 +64,7 @@ impl DirTier {
                     tier: id,
                     owner: how.owner,
                 };
-                mark::establish(root, &label, wanted)?
+                mark::establish(root, &label, wanted, mark::NOTE)?
             }
             Expect::Known(tier) => Mark {
                 tier,

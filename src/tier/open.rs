@@ -1,6 +1,7 @@
 //! Opening a tier by its URL, and what the one who opens it expects to find.
 
 use super::dir::DirTier;
+use super::tape::TapeTier;
 use super::throttle::{Pace, Throttle};
 use super::{Mark, Tier, TierError, TierUrl};
 use crate::id::{InstanceId, TierId};
@@ -51,6 +52,7 @@ impl OpenHow {
 pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
+        TierUrl::Tape { path, .. } => super::tape::is_marked(path),
     }
 }
 
@@ -60,7 +62,9 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
 /// [`TierError::Unavailable`] if there is none; [`TierError::Refused`] if it cannot be read.
 pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
-        TierUrl::Dir { path, .. } => super::dir::mark_at(path, &url.to_string()),
+        TierUrl::Dir { path, .. } | TierUrl::Tape { path, .. } => {
+            super::dir::mark_at(path, &url.to_string())
+        }
     }
 }
 
@@ -80,5 +84,6 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
                 Ok(Arc::new(Throttle::new(tier, *pace)))
             }
         }
+        TierUrl::Tape { path, options } => Ok(Arc::new(TapeTier::open(path, options, how)?)),
     }
 }

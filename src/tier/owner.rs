@@ -1,6 +1,6 @@
 //! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
 
-use super::{Mark, TierError, TierUrl, dir};
+use super::{Mark, TierError, TierUrl, dir, tape};
 use crate::id::InstanceId;
 
 /// The mark of the tier at `url`.
@@ -9,16 +9,18 @@ use crate::id::InstanceId;
 /// [`TierError::Unavailable`] if nothing is there; [`TierError::Refused`] if it is no tier.
 pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
-        TierUrl::Dir { path, .. } => dir::owner_of(path),
+        TierUrl::Dir { path, .. } | TierUrl::Tape { path, .. } => dir::owner_of(path),
     }
 }
 
 /// Gives the tier of `from` to `to`; its number stays. Refused while somebody seems to write there.
 ///
 /// # Errors
-/// [`TierError::Refused`] if it is another's by now, or was written to within the last 90 seconds.
+/// [`TierError::Refused`] if it is another's by now, was written to within the last 90 seconds
+/// (a directory), or is in use (a tape library).
 pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
     match url {
-        TierUrl::Dir { path, .. } => dir::take(path, from, to),
+        TierUrl::Dir { path, .. } => dir::take(path, from, to, dir::mark::NOTE),
+        TierUrl::Tape { path, .. } => tape::take(path, from, to),
     }
 }

@@ -1,10 +1,317 @@
-//! Tape: a library of cartridges, drives and a robot, from its pieces up.
+//! Tape: a library of cartridges, drives and a robot. Today's is virtual, cartridges being images on
+//! disk and drives models of real ones; docs/tiers.md and docs/format.md ("The cartridge") draw it.
+//!
+//! The pieces, from the bottom: [`image`] (the container), [`label`], [`drive`] (the tape's verbs, and
+//! the virtual drive), [`timing`] and [`clock`] (how long a real one takes), [`volume`] (a cartridge's
+//! files through any drive), [`files`] (their index), [`robot`], [`library`] (all of it together), and
+//! here the tier.
+//!
+//! Invariants kept here: an object is visible when the library knows its file, which is after it was
+//! proven; nothing is called missing unless the tier's mark was seen in the same operation.
 
 pub mod clock;
 pub mod drive;
 pub mod faults;
+pub mod files;
+pub mod front;
 pub mod image;
 pub mod label;
+pub mod library;
 mod lock;
+pub mod options;
+mod place;
+mod put;
+pub mod robot;
+pub mod state;
 pub mod timing;
 pub mod volume;
+
+pub use options::TapeOptions;
+
+use super::dir::mark;
+use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError, TierUrl};
+use crate::id::{AggregateId, InstanceId};
+use bytes::Bytes;
+use faults::TapeFaults;
+use library::{Library, LibraryError};
+use parking_lot::Mutex;
+use place::Place;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use volume::VolumeError;
+
+const NOTE: &str = "A tape library of Cairn. cartridges/ holds one image for each cartridge (SIMH .tap); \
+                    docs/format.md says how to take the tar archives out. Do not change this directory by hand.";
+
+/// A tape library as a tier.
+pub struct TapeTier {
+    place: Arc<Place>,
+}
+
+/// Does a directory carry a tier's mark?
+pub(super) fn is_marked(root: &Path) -> io::Result<bool> {
+    place::is_marked(root)
+}
+
+/// Gives the library at `root` from one instance to another; refused while a process uses it.
+pub(super) fn take(root: &Path, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
+    let refused = |why: String| super::dir::place::refused(root, &why);
+    match Library::in_use(root) {
+        Ok(false) => super::dir::take(root, from, to, NOTE),
+        Ok(true) => Err(refused(
+            "a process uses the library: stop it first".to_owned(),
+        )),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
+impl TapeTier {
+    /// Opens the library at the absolute path `root`; see [`Expect`] for what may be there.
+    ///
+    /// # Errors
+    /// As [`super::open`].
+    pub fn open(root: &Path, options: &TapeOptions, how: OpenHow) -> Result<Self, TierError> {
+        Self::with_faults(root, options, how, TapeFaults::default())
+    }
+
+    /// The same with drives and cartridges that fail when told to.
+    ///
+    /// # Errors
+    /// As [`super::open`].
+    pub fn with_faults(
+        root: &Path,
+        options: &TapeOptions,
+        how: OpenHow,
+        faults: TapeFaults,
+    ) -> Result<Self, TierError> {
+        let label = TierUrl::Tape {
+            path: root.to_owned(),
+            options: options.clone(),
+        }
+        .to_string();
+        let (tier, is_new) = match how.expect {
+            Expect::New(tier) => (tier, true),
+            Expect::Known(tier) => (tier, false),
+        };
+        let mut expected = Mark {
+            tier,
+            owner: how.owner,
+        };
+        if is_new {
+            expected = mark::establish(root, &label, expected, NOTE)?;
+        }
+        let place = Arc::new(Place {
+            path: root.to_owned(),
+            label,
+            expected,
+            is_new,
+            options: options.clone(),
+            faults,
+            seen: Mutex::new(None),
+        });
+        match place.look("opening") {
+            Err(error @ TierError::Unavailable { .. }) if !is_new => {
+                tracing::warn!(%error, "tier is away; it is used when it is back");
+            }
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        Ok(Self { place })
+    }
+
+    /// The library, if it is there.
+    ///
+    /// # Errors
+    /// [`TierError::Unavailable`].
+    pub fn library(&self) -> Result<Arc<Library>, TierError> {
+        self.place.enter("asking for the library")
+    }
+
+    fn missing(&self, object: AggregateId) -> TierError {
+        TierError::Missing {
+            tier: self.place.label.clone(),
+            object,
+        }
+    }
+}
+
+impl Tier for TapeTier {
+    fn mark(&self) -> Mark {
+        self.place.expected
+    }
+
+    fn describe(&self) -> Description {
+        let dev = self
+            .place
+            .seen
+            .lock()
+            .as_ref()
+            .map(|(identity, _)| identity.dev);
+        Description {
+            kind: Kind::Tape,
+            url: self.place.label.clone(),
+            root: Some(Root {
+                path: self.place.path.clone(),
+                dev,
+            }),
+        }
+    }
+
+    fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
+        Ok(Box::new(put::TapePut::start(&self.place, name, size_hint)?))
+    }
+
+    fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        const STEP: &str = "reading";
+        let library = self.place.enter(STEP)?;
+        let (barcode, file) = library.find(name).ok_or_else(|| self.missing(name))?;
+        let wanted = offset.saturating_add(len);
+        if wanted > file.len {
+            return Err(TierError::Short {
+                tier: self.place.label.clone(),
+                object: name,
+                len: file.len,
+                wanted,
+            });
+        }
+        if len == 0 {
+            // No reason to mount anything.
+            return Ok(Bytes::new());
+        }
+        let memory = || sorted_writing(&self.place, name, io::ErrorKind::OutOfMemory.into());
+        // Bounded by the file's own length.
+        let count = usize::try_from(len).map_err(|_| memory())?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(count).map_err(|_| memory())?;
+        data.resize(count, 0);
+        library
+            .read(barcode, &file, offset, &mut data)
+            .map_err(|error| sorted(&self.place, STEP, name, error))?;
+        Ok(data.into())
+    }
+
+    fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
+        let library = self.place.enter("looking up")?;
+        let (_, file) = library.find(name).ok_or_else(|| self.missing(name))?;
+        Ok(file.len)
+    }
+
+    fn delete(&self, name: AggregateId) -> Result<(), TierError> {
+        const STEP: &str = "deleting";
+        let library = self.place.enter(STEP)?;
+        library
+            .delete(name)
+            .map_err(|error| sorted(&self.place, STEP, name, error))
+    }
+
+    fn list(
+        &self,
+        after: Option<AggregateId>,
+        limit: usize,
+    ) -> Result<Vec<AggregateId>, TierError> {
+        Ok(self.place.enter("listing")?.names(after, limit))
+    }
+
+    fn space(&self) -> Result<Space, TierError> {
+        const STEP: &str = "asking for space";
+        let (free, total) = self.place.enter(STEP)?.space();
+        // The images lie on a filesystem that may be full before they are.
+        let below = rustix::fs::statvfs(&self.place.path)
+            .map_err(|error| self.place.away(STEP, io::Error::from(error).to_string()))?;
+        let below = below.f_bavail.saturating_mul(below.f_frsize);
+        Ok(Space {
+            free: Some(free.min(below)),
+            total: Some(total),
+        })
+    }
+}
+
+/// Sorts an error of the library by what can be done about it.
+fn sorted(
+    place: &Place,
+    step: &'static str,
+    object: AggregateId,
+    error: LibraryError,
+) -> TierError {
+    let tier = place.label.clone();
+    let transient = |source: io::Error| TierError::Transient {
+        tier: tier.clone(),
+        object: object.to_string(),
+        step,
+        source,
+    };
+    match error {
+        LibraryError::Taken => TierError::Exists { tier, object },
+        LibraryError::Corrupt {
+            expected, found, ..
+        } => TierError::Corrupt {
+            tier,
+            object,
+            expected,
+            found,
+        },
+        LibraryError::NoRoom(why) => TierError::Full {
+            tier,
+            step,
+            why: why.to_string(),
+        },
+        LibraryError::Io { step, source } if place::is_full(&source) => TierError::Full {
+            tier,
+            step,
+            why: source.to_string(),
+        },
+        LibraryError::Io { step, source } => TierError::Transient {
+            tier,
+            object: object.to_string(),
+            step,
+            source,
+        },
+        // Time and people bring a drive or a cartridge back.
+        error @ (LibraryError::InUse
+        | LibraryError::State(_)
+        | LibraryError::Absent { .. }
+        | LibraryError::NoDrive(_)
+        | LibraryError::Robot { .. }
+        | LibraryError::Load { .. }) => TierError::Unavailable {
+            tier,
+            step,
+            why: error.to_string(),
+        },
+        // Not what it is taken for: nothing is said of the object, which lies on another cartridge.
+        LibraryError::Volume { ref source, .. } if is_mistaken(source) => TierError::Unavailable {
+            tier,
+            step,
+            why: error.to_string(),
+        },
+        error @ (LibraryError::Volume { .. } | LibraryError::Alive { .. }) => {
+            transient(io::Error::other(error))
+        }
+    }
+}
+
+/// Another cartridge than the one that was asked for.
+fn is_mistaken(error: &VolumeError) -> bool {
+    matches!(
+        error,
+        VolumeError::NotOurs(_) | VolumeError::Mistaken { .. } | VolumeError::Stranger { .. }
+    )
+}
+
+/// Sorts an error of the front area, and of memory.
+fn sorted_writing(place: &Place, object: AggregateId, error: io::Error) -> TierError {
+    let (tier, step) = (place.label.clone(), "gathering in the front area");
+    if place::is_full(&error) {
+        return TierError::Full {
+            tier,
+            step,
+            why: error.to_string(),
+        };
+    }
+    TierError::Transient {
+        tier,
+        object: object.to_string(),
+        step,
+        source: error,
+    }
+}

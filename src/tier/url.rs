@@ -1,14 +1,15 @@
-//! Tier URLs: `dir:/path[?option=value&...]`.
+//! Tier URLs: `dir:/path[?option=value&...]`, `tape:/path[?option=value&...]`.
 //!
 //! In the path and in values `%XX` stands for one byte, so that any path can be written; `?`, `%`
 //! and, in values, `&` must be. Every error names the part that is wrong and what was meant.
 
+use super::tape::options::{OPTIONS as TAPE_OPTIONS, TapeOptions};
 use super::throttle::Pace;
 use crate::config::{hint, units};
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
 /// A parsed tier URL. It holds no secrets: printing it is safe.
@@ -20,6 +21,13 @@ pub enum TierUrl {
         path: PathBuf,
         /// `rate=` and `delay=`.
         pace: Pace,
+    },
+    /// `tape:/path`: a virtual tape library.
+    Tape {
+        /// Absolute path of the library's root.
+        path: PathBuf,
+        /// How it is equipped.
+        options: TapeOptions,
     },
 }
 
@@ -35,8 +43,8 @@ pub struct UrlError {
     pub why: String,
 }
 
-const BUILT: [&str; 1] = ["dir"];
-const PLANNED: [&str; 3] = ["tape", "s3", "exec"];
+const BUILT: [&str; 2] = ["dir", "tape"];
+const PLANNED: [&str; 2] = ["s3", "exec"];
 const DIR_OPTIONS: [&str; 2] = ["rate", "delay"];
 
 impl FromStr for TierUrl {
@@ -67,22 +75,67 @@ impl FromStr for TierUrl {
         };
         let path = decode(path).map_err(|why| fail("path", why))?;
         let path = check_path(path).map_err(|why| fail("path", why))?;
-        let mut pace = Pace::default();
+        let mut url = match kind {
+            "tape" => Self::Tape {
+                path,
+                options: TapeOptions::default(),
+            },
+            _ => Self::Dir {
+                path,
+                pace: Pace::default(),
+            },
+        };
+        let known = url.options();
         let mut seen = Vec::new();
         for option in options.into_iter().flat_map(|o| o.split('&')) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             let part = format!("option {key}");
-            if !DIR_OPTIONS.contains(&key) {
-                let why = format!("unknown{}", hint(key, &DIR_OPTIONS));
+            if !known.contains(&key) {
+                let why = format!("unknown{}", hint(key, known));
                 return Err(fail(&part, why));
             }
             if seen.contains(&key) {
                 return Err(fail(&part, "given twice".to_owned()));
             }
             seen.push(key);
-            set_option(&mut pace, key, value).map_err(|why| fail(&part, why))?;
+            url.set_option(key, value).map_err(|why| fail(&part, why))?;
         }
-        Ok(Self::Dir { path, pace })
+        Ok(url)
+    }
+}
+
+impl TierUrl {
+    /// The directory of the tier.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Dir { path, .. } | Self::Tape { path, .. } => path,
+        }
+    }
+
+    /// The same tier in another directory.
+    #[must_use]
+    pub fn at(self, path: PathBuf) -> Self {
+        match self {
+            Self::Dir { pace, .. } => Self::Dir { path, pace },
+            Self::Tape { options, .. } => Self::Tape { path, options },
+        }
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        match self {
+            Self::Dir { .. } => &DIR_OPTIONS,
+            Self::Tape { .. } => &TAPE_OPTIONS,
+        }
+    }
+
+    fn set_option(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let bytes = decode(value)?;
+        let value = String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
+        match self {
+            Self::Dir { pace, .. } => set_pace(pace, key, &value),
+            Self::Tape { options, .. } => options.set(key, &value),
+        }
     }
 }
 
@@ -104,18 +157,25 @@ impl fmt::Display for TierUrl {
                 }
                 Ok(())
             }
+            Self::Tape { path, options } => {
+                write!(f, "tape:{}", encode(path.as_os_str().as_bytes()))?;
+                let options = options.to_string();
+                if options.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, "?{options}")
+                }
+            }
         }
     }
 }
 
-fn set_option(pace: &mut Pace, key: &str, value: &str) -> Result<(), String> {
-    let bytes = decode(value)?;
-    let value = String::from_utf8(bytes).map_err(|_| "not UTF-8".to_owned())?;
+fn set_pace(pace: &mut Pace, key: &str, value: &str) -> Result<(), String> {
     if key == "delay" {
-        pace.delay = units::parse_duration(&value).map_err(|e| e.to_string())?;
+        pace.delay = units::parse_duration(value).map_err(|e| e.to_string())?;
         return Ok(());
     }
-    let size = value.strip_suffix("/s").unwrap_or(&value);
+    let size = value.strip_suffix("/s").unwrap_or(value);
     let rate = units::parse_size(size).map_err(|e| format!("{e}; write rate=100MB/s"))?;
     pace.bytes_per_second = Some(
         rate.try_into()

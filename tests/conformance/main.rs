@@ -1,5 +1,5 @@
-//! Conformance: every tier, bare and under every wrapper, against one suite, and the directory
-//! tier's crashes and bad days.
+//! Conformance: every tier, bare and under every wrapper, against one suite, and the crashes and
+//! bad days of directories and tape libraries.
 
 #![allow(
     clippy::expect_used,
@@ -10,6 +10,8 @@
 mod bad_days;
 mod crash;
 mod suite;
+mod tape_crash;
+mod tape_days;
 
 use cairn::id::{AggregateId, InstanceId, TierId};
 use cairn::tier::dir::DirTier;

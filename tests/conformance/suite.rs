@@ -1,4 +1,4 @@
-//! The suite over `mem` and `dir`, bare and under each wrapper.
+//! The suite over `mem`, `dir` and `tape`, bare and under each wrapper.
 
 use crate::{MARK, dir};
 use cairn::tier::clock::VirtualClock;
@@ -8,6 +8,7 @@ use cairn::tier::faults::{Fault, Faults, Operation};
 use cairn::tier::limit::Limit;
 use cairn::tier::mem::MemTier;
 use cairn::tier::retry::{Attempts, Retry};
+use cairn::tier::tape::{TapeOptions, TapeTier};
 use cairn::tier::throttle::{Pace, Throttle};
 use cairn::tier::{OpenHow, Tier, TierUrl, open};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -40,6 +41,29 @@ fn on_dir(wrap: impl Fn(Arc<dyn Tier>) -> Arc<dyn Tier>) {
         let left = crate::temporaries(&place.path().join(n.to_string()));
         assert_eq!(left, 0, "temporaries of tier {n}");
     }
+}
+
+/// A library of small cartridges: room for 64 MiB, several of them met by the suite's puts.
+fn library() -> TapeOptions {
+    TapeOptions {
+        capacity: Some(24 << 20),
+        cartridges: 4,
+        ..TapeOptions::default()
+    }
+}
+
+fn on_tape(options: &TapeOptions, wrap: impl Fn(Arc<dyn Tier>) -> Arc<dyn Tier>) {
+    let place = TempDir::new().expect("temporary directory");
+    let count = AtomicU32::new(0);
+    judge(conformance::run(&|| {
+        let root = place
+            .path()
+            .join(count.fetch_add(1, Ordering::Relaxed).to_string());
+        let how = OpenHow::new(MARK.owner, MARK.tier);
+        wrap(Arc::new(
+            TapeTier::open(&root, options, how).expect("opens"),
+        ))
+    }));
 }
 
 fn throttled(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
@@ -93,6 +117,17 @@ fn dir_conforms() {
 }
 
 #[test]
+fn tape_conforms_with_one_drive_and_with_several() {
+    for drives in [1, 3] {
+        let options = TapeOptions {
+            drives,
+            ..library()
+        };
+        on_tape(&options, |tier| tier);
+    }
+}
+
+#[test]
 fn throttled_tiers_conform() {
     on_mem(throttled);
     on_dir(throttled);
@@ -108,6 +143,7 @@ fn limited_tiers_conform() {
 fn tiers_with_faults_that_do_not_strike_conform() {
     on_mem(quiet_faults);
     on_dir(quiet_faults);
+    on_tape(&library(), quiet_faults);
 }
 
 #[test]
@@ -120,6 +156,7 @@ fn retried_tiers_with_faults_that_strike_conform() {
 fn tiers_under_all_wrappers_conform() {
     on_mem(all);
     on_dir(all);
+    on_tape(&library(), all);
 }
 
 #[test]
@@ -129,6 +166,21 @@ fn a_dir_is_opened_by_its_owner_alone() {
     judge(conformance::run_opening(&|how| {
         DirTier::open(&root, how).map(|tier| Arc::new(tier) as Arc<dyn Tier>)
     }));
+}
+
+#[test]
+fn a_library_is_opened_by_its_owner_alone() {
+    let place = TempDir::new().expect("temporary directory");
+    let url = format!(
+        "tape:{}?capacity=32MiB&cartridges=2",
+        place.path().join("tape").display()
+    );
+    let url: TierUrl = url.parse().expect("URL");
+    judge(conformance::run_opening(&|how| open(&url, how)));
+    let how = OpenHow::new(cairn::id::InstanceId([1; 16]), MARK.tier);
+    let described = open(&url, how).expect("opens").describe();
+    assert_eq!(described.url, url.to_string());
+    assert_eq!(described.kind.as_str(), "tape");
 }
 
 #[test]

@@ -186,15 +186,12 @@ pub(super) fn check_tiers(
                 tier.name
             )));
         }
-        let TierUrl::Dir { path, .. } = &mut tier.url;
-        *path = resolved(path)?;
+        let path = resolved(tier.url.path())?;
         let name = format!("tier {}", tier.name);
-        apart(&name, path, "BACKING", backing)?;
-        apart(&name, path, "MOUNT", mount)?;
-        let same = |other: &TierSpec| {
-            let TierUrl::Dir { path: theirs, .. } = &other.url;
-            theirs == path
-        };
+        apart(&name, &path, "BACKING", backing)?;
+        apart(&name, &path, "MOUNT", mount)?;
+        tier.url = tier.url.clone().at(path.clone());
+        let same = |other: &TierSpec| other.url.path() == path;
         if earlier.iter().any(same) {
             return Err(CliError::usage(format!("two tiers are at {}", tier.url)));
         }

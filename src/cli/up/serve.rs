@@ -14,7 +14,6 @@ use crate::server::Server;
 use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
-use crate::tier::TierUrl;
 use cairn_fuse::mount::{Inheritance, Mounter, is_dead};
 use cairn_fuse::{Holding, Mirror, MirrorConfig, MirrorError};
 use cairn_policies::{Policy, shipped};
@@ -200,10 +199,7 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
     }
     if let Some(mounter) = mounter {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
-        needed.extend(plan.tiers.iter().map(|tier| {
-            let TierUrl::Dir { path, .. } = &tier.url;
-            path.as_path()
-        }));
+        needed.extend(plan.tiers.iter().map(|tier| tier.url.path()));
         mounter.keep_only(&needed, plan.mount.parent());
     }
 }

@@ -18,7 +18,8 @@ const FORMAT: &str = "cairn-tier";
 const VERSION: u32 = 1;
 /// A mark is some 300 bytes; anything much larger is none.
 const LONGEST: u64 = 64 << 10;
-const NOTE: &str = "A tier of Cairn. Every file below aggregates/ is a plain tar archive; \
+/// What a directory tier's mark says to people.
+pub(in crate::tier) const NOTE: &str = "A tier of Cairn. Every file below aggregates/ is a plain tar archive; \
                     extract them in the order of their names. Do not change this directory by hand.";
 
 #[derive(Serialize, Deserialize)]
@@ -36,7 +37,7 @@ struct MarkFile {
 
 /// Why a mark could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MarkError {
+pub(in crate::tier) enum MarkError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("{MARK} is no mark of a tier ({0}); restore it, or choose an empty directory")]
@@ -46,13 +47,13 @@ pub(super) enum MarkError {
 }
 
 impl MarkError {
-    pub(super) fn is_absent(&self) -> bool {
+    pub(in crate::tier) fn is_absent(&self) -> bool {
         matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::NotFound)
     }
 }
 
 /// Reads the mark below `root`.
-pub(super) fn read(root: impl AsFd) -> Result<Mark, MarkError> {
+pub(in crate::tier) fn read(root: impl AsFd) -> Result<Mark, MarkError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::openat(root, MARK, flags, Mode::empty()).map_err(io::Error::from)?;
     let mut text = Vec::new();
@@ -91,7 +92,12 @@ fn parse(text: &[u8]) -> Result<Mark, MarkError> {
 }
 
 /// Finds `wanted.owner`'s tier at `root`, or makes an empty directory one.
-pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, TierError> {
+pub(in crate::tier) fn establish(
+    root: &Path,
+    label: &str,
+    wanted: Mark,
+    note: &str,
+) -> Result<Mark, TierError> {
     let away = |step: &'static str, why: String| TierError::Unavailable {
         tier: label.to_owned(),
         step,
@@ -111,7 +117,7 @@ pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, 
         ),
         _ => away("opening", error.to_string()),
     })?;
-    settle(&dir, root, wanted, away, || ())
+    settle(&dir, root, (wanted, note), away, || ())
 }
 
 /// Reads the mark, or writes it into a directory that is empty. Others may be at the same thing:
@@ -120,7 +126,7 @@ pub(super) fn establish(root: &Path, label: &str, wanted: Mark) -> Result<Mark, 
 fn settle(
     dir: &OwnedFd,
     root: &Path,
-    wanted: Mark,
+    (wanted, note): (Mark, &str),
     away: impl Fn(&'static str, String) -> TierError,
     mut meanwhile: impl FnMut(),
 ) -> Result<Mark, TierError> {
@@ -140,7 +146,8 @@ fn settle(
             .map_err(|error| away("reading the directory", error.to_string()))?;
         match empty {
             Ok(()) => {
-                write(dir, wanted).map_err(|error| away("writing the mark", error.to_string()))?;
+                write(dir, wanted, note)
+                    .map_err(|error| away("writing the mark", error.to_string()))?;
             }
             // A tier gets its mark before anything else. If there is one now, what was found came
             // after it, from an opener that was quicker.
@@ -166,7 +173,11 @@ pub(in crate::tier) fn at(root: &Path, label: &str) -> Result<Mark, TierError> {
 }
 
 /// Refuses another instance's tier and says the way out.
-pub(super) fn check_owner(root: &Path, mark: Mark, ours: InstanceId) -> Result<(), TierError> {
+pub(in crate::tier) fn check_owner(
+    root: &Path,
+    mark: Mark,
+    ours: InstanceId,
+) -> Result<(), TierError> {
     if mark.owner == ours {
         return Ok(());
     }
@@ -220,8 +231,8 @@ fn half_written(nonce: &str) -> String {
     format!(".{MARK}.{nonce}")
 }
 
-fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
-    let (temporary, fd) = prepare(root, mark)?;
+fn write(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<()> {
+    let (temporary, fd) = prepare(root, mark, note)?;
     let placed = super::put::move_exclusively(root, &temporary, root, MARK, &fd);
     if !matches!(placed, Ok(true)) {
         // It may be gone already: removing it is a courtesy.
@@ -232,8 +243,8 @@ fn write(root: &OwnedFd, mark: Mark) -> io::Result<()> {
 }
 
 /// Puts another mark in the place of the one that is there.
-pub(super) fn replace(root: &OwnedFd, mark: Mark) -> io::Result<()> {
-    let (temporary, _) = prepare(root, mark)?;
+pub(super) fn replace(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<()> {
+    let (temporary, _) = prepare(root, mark, note)?;
     let placed = rustix::fs::renameat(root, &temporary, root, MARK);
     if placed.is_err() {
         let _ = rustix::fs::unlinkat(root, &temporary, AtFlags::empty());
@@ -243,7 +254,7 @@ pub(super) fn replace(root: &OwnedFd, mark: Mark) -> io::Result<()> {
 }
 
 /// The mark under a name of its own, durable.
-fn prepare(root: &OwnedFd, mark: Mark) -> io::Result<(String, File)> {
+fn prepare(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<(String, File)> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let file = MarkFile {
         format: FORMAT.to_owned(),
@@ -251,7 +262,7 @@ fn prepare(root: &OwnedFd, mark: Mark) -> io::Result<(String, File)> {
         tier: mark.tier.to_string(),
         owner: mark.owner.to_string(),
         created: since.map_or(0, |t| t.as_secs()),
-        note: NOTE.to_owned(),
+        note: note.to_owned(),
     };
     let mut text = serde_json::to_vec_pretty(&file)?;
     text.push(b'\n');
@@ -285,16 +296,16 @@ mod tests {
         };
         let dir = open_or_make(place.path()).expect("directory");
         let mut quicker = Some(());
-        let found = settle(&dir, place.path(), mark(2), away, || {
+        let found = settle(&dir, place.path(), (mark(2), NOTE), away, || {
             if quicker.take().is_some() {
-                write(&dir, mark(1)).expect("the other's mark");
+                write(&dir, mark(1), NOTE).expect("the other's mark");
                 layout::make_dir(&dir, layout::INCOMING).expect("the other's directory");
             }
         });
         assert_eq!(found.expect("opens").tier, TierId(1));
         // Without a mark it is still somebody's directory.
         std::fs::remove_file(place.path().join(MARK)).expect("removed");
-        let refused = settle(&dir, place.path(), mark(2), away, || ());
+        let refused = settle(&dir, place.path(), (mark(2), NOTE), away, || ());
         assert!(
             matches!(refused, Err(TierError::Refused { .. })),
             "{refused:?}"

@@ -43,9 +43,10 @@ struct Seen {
     generation: u64,
 }
 
+/// Which directory, and which mark in it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Identity {
-    dev: u64,
+pub(in crate::tier) struct Identity {
+    pub(in crate::tier) dev: u64,
     root: u64,
     mark: u64,
     mark_size: i64,
@@ -59,7 +60,7 @@ pub(super) struct Entered {
 }
 
 /// `root` is not to be used, and why.
-pub(super) fn refused(root: &Path, why: &str) -> TierError {
+pub(in crate::tier) fn refused(root: &Path, why: &str) -> TierError {
     TierError::Refused {
         place: root.display().to_string(),
         why: why.to_owned(),
@@ -276,7 +277,7 @@ enum Sorted {
     Passing(io::Error),
 }
 
-fn identify(root: &OwnedFd) -> io::Result<Identity> {
+pub(in crate::tier) fn identify(root: &OwnedFd) -> io::Result<Identity> {
     let dir = rustix::fs::fstat(root)?;
     let mark = rustix::fs::statat(root, MARK, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(Identity {

@@ -27,6 +27,7 @@ pub(in crate::tier) fn take(
     root: &Path,
     from: InstanceId,
     to: InstanceId,
+    note: &str,
 ) -> Result<Mark, TierError> {
     let dir = open(root)?;
     rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)
@@ -44,7 +45,7 @@ pub(in crate::tier) fn take(
         return Err(refused(root, &why));
     }
     let wanted = Mark { owner: to, ..found };
-    mark::replace(&dir, wanted).map_err(|error| TierError::Unavailable {
+    mark::replace(&dir, wanted, note).map_err(|error| TierError::Unavailable {
         tier: label(root),
         step: "writing the mark",
         why: error.to_string(),

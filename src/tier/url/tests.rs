@@ -24,11 +24,37 @@ fn options_set_the_pace() {
 }
 
 #[test]
+fn options_equip_a_library() {
+    let text =
+        "tape:/srv/tape?generation=LTO-9&capacity=1GB&cartridges=4&drives=3&speed=100&block=1MiB";
+    let url = parse(text).expect("good");
+    assert_eq!(url.to_string(), text);
+    let plain = parse("tape:/srv/tape?generation=lto8&drives=2&speed=max").expect("good");
+    let expected = TierUrl::Tape {
+        path: "/srv/tape".into(),
+        options: TapeOptions::default(),
+    };
+    assert_eq!(plain, expected);
+    assert_eq!(plain.to_string(), "tape:/srv/tape");
+}
+
+#[test]
 fn errors_name_the_part_and_the_way_out() {
     for (text, part, says) in [
         ("/srv/archive", "kind", "dir:/srv/archive"),
         ("dri:/srv", "kind", "did you mean \"dir\""),
-        ("tape:/srv", "kind", "not built into this version"),
+        ("tpe:/srv", "kind", "did you mean \"tape\""),
+        ("tape:", "path", "missing"),
+        (
+            "tape:/srv?generation=LTO-6",
+            "option generation",
+            "LTO-7, LTO-8 or LTO-9",
+        ),
+        ("tape:/srv?rate=1MB/s", "option rate", "unknown"),
+        ("tape:/srv?drives=0", "option drives", "from 1 to 64"),
+        ("tape:/srv?block=64KiB", "option block", "256KiB"),
+        ("tape:/srv?speed=0", "option speed", "max"),
+        ("tape:/srv?capacity=1", "option capacity", "1MiB"),
         ("s3://bucket", "kind", "not built into this version"),
         ("dir:", "path", "missing"),
         ("dir:srv", "path", "absolute"),

@@ -1,0 +1,464 @@
+//! A virtual tape library: cartridges in slots, drives, a robot, and what lies where.
+//!
+//! ```text
+//! ROOT/cairn-tier.json        the mark
+//! ROOT/library.json           slots, cartridges (see `state`)
+//! ROOT/library.lock           held while a process uses the library
+//! ROOT/cartridges/XYZ001L8.tap    the images
+//! ROOT/files/XYZ001L8.jsonl       which file lies where: a cache, and the dead (see `files`)
+//! ROOT/front/                 bytes that wait for a drive (files without names)
+//! ```
+//! Invariants kept here:
+//! - One process has the library, one drive a cartridge, one user a drive (P9).
+//! - Where to append comes from the medium: each time a cartridge is loaded its label is checked and
+//!   its end looked for; nothing on disk is believed about it.
+//! - A file is known when its closing labels are proven, and a receipt follows only that. At the end of a tape it is
+//!   abandoned there and written anew, whole, to another cartridge (P14).
+//! - Of one name at most one file is being written, and none if one is there.
+//! - Deleting marks a file as dead, durably; its bytes go when its whole cartridge is freed.
+
+mod append;
+mod choose;
+mod error;
+mod inventory;
+mod mounts;
+
+pub use choose::{Candidate, Kind, NoRoom, choose};
+pub use error::LibraryError;
+pub use mounts::{BayStatus, MountError, Mounted, Mounts, Seen};
+
+use super::drive::virtual_drive::{Inserted, VirtualDrive};
+use super::drive::{Blame, Drive, DriveNumber};
+use super::faults::TapeFaults;
+use super::files::Files;
+use super::label::Barcode;
+use super::lock::{self, Share};
+use super::options::TapeOptions;
+use super::robot::VirtualRobot;
+use super::state::{Entry, State};
+use super::volume::{self, FIRST, TapeFile, VolumeError};
+use crate::id::{AggregateId, TierId};
+use parking_lot::{Condvar, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const LOCK: &str = "library.lock";
+const CARTRIDGES: &str = "cartridges";
+const FILES: &str = "files";
+const FRONT: &str = "front";
+
+/// An open library.
+pub struct Library {
+    root: PathBuf,
+    tier: TierId,
+    options: TapeOptions,
+    faults: TapeFaults,
+    mounts: Mounts,
+    stock: Mutex<Stock>,
+    /// A name is not being written any more.
+    settled: Condvar,
+    _lock: File,
+}
+
+/// What the library has.
+struct Stock {
+    state: State,
+    cartridges: BTreeMap<Barcode, Cartridge>,
+    names: BTreeMap<AggregateId, (Barcode, TapeFile)>,
+    /// Further files of such a name: only where an index was lost that said which is dead.
+    twins: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
+    /// Names that are being written.
+    writing: BTreeSet<AggregateId>,
+}
+
+/// A cartridge and what is on it.
+struct Cartridge {
+    entry: Entry,
+    files: Files,
+    /// Bytes on it, torn tails left out, as last seen.
+    used: u64,
+    /// It cannot be used at all.
+    trouble: Option<String>,
+    /// Something is wrong on it: it is read, and never written.
+    damage: Option<String>,
+}
+
+/// A cartridge as it stands, for people and for choosing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CartridgeStatus {
+    /// As the library's state has it.
+    pub entry: Entry,
+    /// Bytes on it, labels included.
+    pub used: u64,
+    /// Files on it, dead ones too.
+    pub files: usize,
+    /// Bytes of files that are dead.
+    pub dead: u64,
+    /// Why it cannot be used, or not be written.
+    pub trouble: Option<String>,
+}
+
+impl Library {
+    /// Opens the library of a tier, or makes one where there is none: adds the cartridges that
+    /// `options` asks for and are missing, and looks at each.
+    ///
+    /// # Errors
+    /// [`LibraryError::InUse`], [`LibraryError::State`], [`LibraryError::Io`]. A cartridge that
+    /// cannot be used is no error: [`Self::cartridges`] says so.
+    pub fn open(
+        root: &Path,
+        tier: TierId,
+        options: &TapeOptions,
+        faults: TapeFaults,
+    ) -> Result<Self, LibraryError> {
+        let lock = lock_of(root)?;
+        for dir in [CARTRIDGES, FILES, FRONT] {
+            make_dir(&root.join(dir)).map_err(|e| LibraryError::io("making its directories", e))?;
+        }
+        let state = match State::read(root, tier)? {
+            Some(state) => state,
+            None => State::new(tier),
+        };
+        let mounts = equip(&state, options, &faults);
+        let mut library = Self {
+            root: root.to_owned(),
+            tier,
+            options: options.clone(),
+            faults,
+            mounts,
+            stock: Mutex::new(Stock {
+                state,
+                cartridges: BTreeMap::new(),
+                names: BTreeMap::new(),
+                twins: BTreeMap::new(),
+                writing: BTreeSet::new(),
+            }),
+            settled: Condvar::new(),
+            _lock: lock,
+        };
+        library.take_stock()?;
+        Ok(library)
+    }
+
+    /// Is there a library below `root`?
+    #[must_use]
+    pub fn is_at(root: &Path) -> bool {
+        root.join(super::state::STATE).exists()
+    }
+
+    /// Is a process using the library below `root`?
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn in_use(root: &Path) -> Result<bool, LibraryError> {
+        match lock_of(root) {
+            Ok(_) => Ok(false),
+            Err(LibraryError::InUse) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The directory for [`super::front::Front`].
+    ///
+    /// # Errors
+    /// [`LibraryError::Io`].
+    pub fn front(&self) -> Result<File, LibraryError> {
+        File::open(self.root.join(FRONT)).map_err(|e| LibraryError::io("opening the front area", e))
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a file lies.
+    #[must_use]
+    pub fn find(&self, name: AggregateId) -> Option<(Barcode, TapeFile)> {
+        self.stock.lock().names.get(&name).copied()
+    }
+
+    /// Names from behind `after`, ascending, at most `limit`.
+    #[must_use]
+    pub fn names(&self, after: Option<AggregateId>, limit: usize) -> Vec<AggregateId> {
+        use std::ops::Bound;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let stock = self.stock.lock();
+        let names = stock.names.range((from, Bound::Unbounded));
+        names.map(|(name, _)| *name).take(limit).collect()
+    }
+
+    /// Reads a part of a file that [`Self::find`] found, which must lie within it.
+    ///
+    /// # Errors
+    /// [`LibraryError::Absent`], [`LibraryError::Volume`], [`LibraryError::NoDrive`], ...
+    pub fn read(
+        &self,
+        barcode: Barcode,
+        file: &TapeFile,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), LibraryError> {
+        let mut room = Vec::new();
+        loop {
+            let mut mounted = self.mount(barcode)?;
+            match volume::read(mounted.drive(), file, offset, into, &mut room) {
+                Ok(()) => return Ok(()),
+                Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
+                    mounted.fail(&source);
+                }
+                Err(error) => return Err(LibraryError::volume(barcode, error)),
+            }
+        }
+    }
+
+    /// Marks a file as dead, durably, wherever it lies. What is not there is dead already.
+    ///
+    /// # Errors
+    /// [`LibraryError::Io`]: it may be there or not.
+    pub fn delete(&self, name: AggregateId) -> Result<(), LibraryError> {
+        let mut stock = self.stock.lock();
+        let Some(first) = stock.names.get(&name).copied() else {
+            return Ok(());
+        };
+        let twins = stock.twins.get(&name).cloned().unwrap_or_default();
+        for (barcode, file) in twins.iter().chain([&first]) {
+            if let Some(cartridge) = stock.cartridges.get_mut(barcode) {
+                let buried = cartridge.files.bury(file);
+                buried.map_err(|e| LibraryError::io("marking a file as dead", e))?;
+            }
+        }
+        stock.names.remove(&name);
+        stock.twins.remove(&name);
+        Ok(())
+    }
+
+    /// Makes a cartridge empty whose files are all dead.
+    ///
+    /// # Errors
+    /// [`LibraryError::Alive`] if they are not; [`LibraryError::Volume`], ...
+    pub fn free(&self, barcode: Barcode) -> Result<(), LibraryError> {
+        // While the drive is held nobody appends to it; and what is dead stays so.
+        let mut mounted = self.mount(barcode)?;
+        let alive = {
+            let stock = self.stock.lock();
+            let cartridge = stock.cartridges.get(&barcode);
+            cartridge
+                .ok_or(LibraryError::Absent { barcode })?
+                .files
+                .live()
+                .count()
+        };
+        if alive > 0 {
+            return Err(LibraryError::Alive {
+                barcode,
+                files: alive,
+            });
+        }
+        // Before its index goes, so that no dead mark is lost while its file is there.
+        let label = super::label::Volume {
+            name: barcode.volume().to_owned(),
+            owner: self.tier,
+        };
+        let emptied = volume::initialise(mounted.drive(), &label);
+        // Whatever comes of it, it is looked at anew before it is written.
+        mounted.vacate();
+        emptied.map_err(|e| LibraryError::volume(barcode, e))?;
+        let mut stock = self.stock.lock();
+        if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
+            let cleared = cartridge.files.clear();
+            cleared.map_err(|e| LibraryError::io("clearing an index", e))?;
+            (cartridge.used, cartridge.damage) = (FIRST.bytes, None);
+            cartridge.entry.full = false;
+        }
+        self.keep(&mut stock)
+    }
+
+    /// Writes the state as the cartridges have it.
+    fn keep(&self, stock: &mut Stock) -> Result<(), LibraryError> {
+        stock.state.cartridges = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+        stock.state.write(&self.root)?;
+        Ok(())
+    }
+
+    /// Changes the tab of a cartridge: whether it may be written.
+    ///
+    /// # Errors
+    /// [`LibraryError::Absent`], [`LibraryError::State`].
+    pub fn protect(&self, barcode: Barcode, protected: bool) -> Result<(), LibraryError> {
+        // Out of its drive: a drive looks at the tab when it loads.
+        self.mount(barcode)?.vacate();
+        let mut stock = self.stock.lock();
+        let cartridge = stock
+            .cartridges
+            .get_mut(&barcode)
+            .ok_or(LibraryError::Absent { barcode })?;
+        cartridge.entry.write_protected = protected;
+        self.keep(&mut stock)
+    }
+
+    /// All cartridges, by barcode.
+    #[must_use]
+    pub fn cartridges(&self) -> Vec<CartridgeStatus> {
+        let stock = self.stock.lock();
+        let status = |c: &Cartridge| CartridgeStatus {
+            entry: c.entry.clone(),
+            used: c.used,
+            files: c.files.all().len(),
+            dead: c
+                .files
+                .all()
+                .iter()
+                .filter(|f| c.files.is_dead(f))
+                .map(|f| f.len)
+                .sum(),
+            trouble: c.trouble.clone().or_else(|| c.damage.clone()),
+        };
+        stock.cartridges.values().map(status).collect()
+    }
+
+    /// All drives.
+    #[must_use]
+    pub fn drives(&self) -> Vec<BayStatus> {
+        self.mounts.status()
+    }
+
+    /// Bytes that fit still, and that fit in all, on cartridges that are there.
+    #[must_use]
+    pub fn space(&self) -> (u64, u64) {
+        let stock = self.stock.lock();
+        let there = stock.cartridges.values().filter(|c| c.trouble.is_none());
+        there.fold((0, 0), |(free, total), c| {
+            let left = match c.hindrance() {
+                None => c.entry.capacity.saturating_sub(c.used),
+                Some(_) => 0,
+            };
+            (free + left, total + c.entry.capacity)
+        })
+    }
+
+    /// How long all drives were busy, each for itself, in the model's time.
+    #[must_use]
+    pub fn busy(&self) -> Vec<Duration> {
+        self.drives().iter().map(|d| d.tally.busy).collect()
+    }
+
+    /// Waits for a drive with the cartridge, and looks at it if it was just loaded.
+    ///
+    /// # Errors
+    /// [`LibraryError::Absent`], [`LibraryError::Load`], [`LibraryError::Volume`],
+    /// [`LibraryError::NoDrive`].
+    pub fn mount(&self, barcode: Barcode) -> Result<Mounted<'_>, LibraryError> {
+        loop {
+            let inserted = {
+                let stock = self.stock.lock();
+                let cartridge = stock
+                    .cartridges
+                    .get(&barcode)
+                    .ok_or(LibraryError::Absent { barcode })?;
+                self.inserted(&cartridge.entry)
+            };
+            if !inserted.image.exists() {
+                return Err(LibraryError::Absent { barcode });
+            }
+            let mut mounted = self
+                .mounts
+                .mount(&inserted)
+                .map_err(|e| LibraryError::mount(barcode, e))?;
+            if mounted.seen.is_some() {
+                return Ok(mounted);
+            }
+            match self.look(mounted.drive(), barcode) {
+                Ok(seen) => {
+                    mounted.seen = Some(seen);
+                    return Ok(mounted);
+                }
+                Err(LibraryError::Volume {
+                    source: VolumeError::Drive { source, .. },
+                    ..
+                }) if source.blames() == Blame::Drive => {
+                    mounted.fail(&source);
+                }
+                Err(error) => {
+                    mounted.vacate();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn inserted(&self, entry: &Entry) -> Inserted {
+        Inserted {
+            barcode: entry.barcode,
+            image: self.image(entry.barcode),
+            geometry: entry.geometry(),
+            protected: entry.write_protected,
+        }
+    }
+
+    fn image(&self, barcode: Barcode) -> PathBuf {
+        self.root.join(CARTRIDGES).join(format!("{barcode}.tap"))
+    }
+}
+
+impl Cartridge {
+    /// Why nothing can be written to it.
+    fn hindrance(&self) -> Option<String> {
+        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
+            return Some(why.clone());
+        }
+        match &self.entry {
+            entry if entry.write_protected => Some("write-protected".to_owned()),
+            entry if entry.full => Some("met its end early".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The drives that the options ask for, but for those that are retired, and their robot.
+fn equip(state: &State, options: &TapeOptions, faults: &TapeFaults) -> Mounts {
+    let mut drives: Vec<Box<dyn Drive>> = Vec::new();
+    let mut mouths = BTreeMap::new();
+    for number in (1..=options.drives).filter(|n| !state.retired_drives.iter().any(|(r, _)| r == n))
+    {
+        let number = DriveNumber(number);
+        let clock = options.speed.clock();
+        let drive = VirtualDrive::new(number, clock, state.robot_move, faults.clone());
+        mouths.insert(number, drive.mouth());
+        drives.push(Box::new(drive));
+    }
+    Mounts::new(drives, Box::new(VirtualRobot::new(mouths)))
+}
+
+fn lock_of(root: &Path) -> Result<File, LibraryError> {
+    let fail = |e| LibraryError::io("locking the library", e);
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600);
+    let file = options
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(root.join(LOCK))
+        .map_err(fail)?;
+    if lock::try_lock(&file, Share::Alone).map_err(fail)? {
+        Ok(file)
+    } else {
+        Err(LibraryError::InUse)
+    }
+}
+
+/// Makes a directory unless it is there; durable when this returns.
+fn make_dir(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}

@@ -1,0 +1,302 @@
+//! Writing a file to the library: choosing a cartridge, and another one when its tape ends.
+
+use super::choose::{Candidate, Kind, choose};
+use super::{Library, LibraryError, Mounted, Seen};
+use crate::id::AggregateId;
+use crate::tier::Proof;
+use crate::tier::tape::drive::{Blame, DriveError};
+use crate::tier::tape::front::Front;
+use crate::tier::tape::label::{Barcode, Day};
+use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, cut, ended};
+use cairn_mover::Crc32c;
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+/// A name that is being written by one; free again when dropped.
+struct Reserved<'l> {
+    library: &'l Library,
+    name: AggregateId,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.library.stock.lock().writing.remove(&self.name);
+        self.library.settled.notify_all();
+    }
+}
+
+/// What came of one try on one cartridge.
+enum Tried {
+    Done(Proof),
+    /// Not on this cartridge.
+    Elsewhere,
+    /// The drive died: the same again on another.
+    Again,
+}
+
+impl Library {
+    /// Would a file of `len` bytes find a cartridge now?
+    ///
+    /// # Errors
+    /// [`LibraryError::NoRoom`].
+    pub fn admit(&self, len: u64) -> Result<(), LibraryError> {
+        self.candidate(len, &BTreeSet::new()).map(|_| ())
+    }
+
+    /// Writes a file, proves it and makes it known. `sum` is what its bytes must sum to.
+    ///
+    /// # Errors
+    /// [`LibraryError::Taken`], [`LibraryError::NoRoom`], [`LibraryError::Corrupt`], ...: the file is
+    /// not there.
+    pub fn append(
+        &self,
+        name: AggregateId,
+        front: &Front,
+        sum: Crc32c,
+    ) -> Result<Proof, LibraryError> {
+        let _reserved = self.reserve(name)?;
+        let mut tried = BTreeSet::new();
+        loop {
+            let barcode = self.candidate(front.len(), &tried)?;
+            match self.try_on(barcode, name, front, sum)? {
+                Tried::Done(proof) => return Ok(proof),
+                Tried::Elsewhere => {
+                    tried.insert(barcode);
+                }
+                Tried::Again => {}
+            }
+        }
+    }
+
+    /// Waits until nobody writes that name.
+    fn reserve(&self, name: AggregateId) -> Result<Reserved<'_>, LibraryError> {
+        let mut stock = self.stock.lock();
+        loop {
+            if stock.names.contains_key(&name) {
+                return Err(LibraryError::Taken);
+            }
+            if stock.writing.insert(name) {
+                return Ok(Reserved {
+                    library: self,
+                    name,
+                });
+            }
+            self.settled.wait(&mut stock);
+        }
+    }
+
+    fn candidate(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
+        let bays = self.mounts.status();
+        let stock = self.stock.lock();
+        let candidate = |(barcode, cartridge): (&Barcode, &super::Cartridge)| {
+            let bay = bays.iter().find(|b| b.holds == Some(*barcode));
+            let tried = tried
+                .contains(barcode)
+                .then(|| "could not be written just now".to_owned());
+            Candidate {
+                barcode: *barcode,
+                capacity: cartridge.entry.capacity,
+                used: cartridge.used,
+                hindrance: cartridge.hindrance().or(tried),
+                mounted: bay.is_some(),
+                busy: bay.is_some_and(|b| b.busy),
+            }
+        };
+        let candidates: Vec<Candidate> = stock.cartridges.iter().map(candidate).collect();
+        let geometry = self.options.geometry();
+        let kind = Kind {
+            generation: geometry.generation,
+            capacity: geometry.capacity,
+        };
+        Ok(choose(&candidates, len, kind)?)
+    }
+
+    fn try_on(
+        &self,
+        barcode: Barcode,
+        name: AggregateId,
+        front: &Front,
+        sum: Crc32c,
+    ) -> Result<Tried, LibraryError> {
+        let mut mounted = match self.mount(barcode) {
+            Ok(mounted) => mounted,
+            Err(
+                error @ (LibraryError::Absent { .. }
+                | LibraryError::Load { .. }
+                | LibraryError::Volume { .. }),
+            ) => {
+                self.trouble(barcode, &error);
+                return Ok(Tried::Elsewhere);
+            }
+            Err(error) => return Err(error),
+        };
+        let next = match &mounted.seen {
+            Some(Seen { next, damage: None }) => *next,
+            Some(_) | None => return Ok(Tried::Elsewhere),
+        };
+        // It may have been filled while we waited for it.
+        if self.left(barcode, next) < super::volume::room_for(front.len()) {
+            return Ok(Tried::Elsewhere);
+        }
+        let number = self.count(barcode) + 1;
+        let written = self.write(&mut mounted, barcode, next, (name, number), front, sum);
+        match written {
+            Ok((file, proof)) => {
+                let next = Next {
+                    object: file.end(),
+                    bytes: file.end_bytes(),
+                };
+                mounted.seen = Some(Seen { next, damage: None });
+                // While the drive is held: the index has files in the order in which they lie.
+                self.learn(barcode, file);
+                Ok(Tried::Done(proof))
+            }
+            Err(Failed::Front(error)) => Err(LibraryError::io("reading the front area", error)),
+            Err(Failed::Volume(error, clean)) => self.failed(mounted, barcode, error, clean),
+        }
+    }
+
+    /// Writes the file and, if that fails, removes what was written; `clean` says whether it is gone.
+    fn write(
+        &self,
+        mounted: &mut Mounted<'_>,
+        barcode: Barcode,
+        next: Next,
+        (name, number): (AggregateId, u64),
+        front: &Front,
+        sum: Crc32c,
+    ) -> Result<(TapeFile, Proof), Failed> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let day = Day {
+            unix: now.map_or(0, |t| t.as_secs()),
+        };
+        let about = (name, self.options.block);
+        let mut file = match Appender::begin(mounted.drive(), barcode, next, about, (number, day)) {
+            Ok(file) => file,
+            Err(error) => return Err(Failed::Volume(error, false)),
+        };
+        let error = match front.hand_on(|piece| file.write(piece)) {
+            Err(error) => {
+                if let Err(error) = file.abandon() {
+                    tracing::warn!(%barcode, %error, "a torn tail remains");
+                }
+                return Err(Failed::Front(error));
+            }
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => match file.close(sum) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            },
+        };
+        let gone = file.abandon();
+        if let Err(error) = &gone {
+            tracing::warn!(%barcode, %error, "a torn tail remains");
+        }
+        Err(Failed::Volume(error, gone.is_ok()))
+    }
+
+    /// What to do after a failure. The cartridge is loaded anew if its end is not certain.
+    fn failed(
+        &self,
+        mut mounted: Mounted<'_>,
+        barcode: Barcode,
+        error: VolumeError,
+        clean: bool,
+    ) -> Result<Tried, LibraryError> {
+        if let VolumeError::Drive { source, .. } = &error
+            && source.blames() == Blame::Drive
+        {
+            mounted.fail(source);
+            return Ok(Tried::Again);
+        }
+        // What the medium holds now is not known: it is loaded anew, and cut where it was complete.
+        if !clean && let Err(why) = mounted.reload().and_then(|()| self.cut(&mut mounted)) {
+            tracing::error!(%barcode, %why, "what was written without a receipt may be there later");
+            mounted.vacate();
+        } else {
+            drop(mounted);
+        }
+        if ended(&error) {
+            tracing::info!(%barcode, "the tape is at its end: the file goes to another cartridge");
+            self.fill(barcode);
+            return Ok(Tried::Elsewhere);
+        }
+        match error {
+            // The filesystem below is full: so it is for every cartridge.
+            VolumeError::Drive {
+                step,
+                source: DriveError::Medium { source, .. },
+            } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                Err(LibraryError::Io { step, source })
+            }
+            VolumeError::Drive {
+                source: DriveError::Protected,
+                ..
+            } => Ok(Tried::Elsewhere),
+            error => Err(LibraryError::volume(barcode, error)),
+        }
+    }
+
+    /// Removes what lies behind the last complete file of a cartridge, durably.
+    fn cut(&self, mounted: &mut Mounted<'_>) -> Result<(), DriveError> {
+        let Some(Seen { next, damage: None }) = mounted.seen.clone() else {
+            return Ok(());
+        };
+        cut(mounted.drive(), next)
+    }
+
+    /// Adds a file that was just written.
+    fn learn(&self, barcode: Barcode, file: TapeFile) {
+        let mut stock = self.stock.lock();
+        if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
+            cartridge.used = file.end_bytes();
+            if let Err(error) = cartridge.files.add(&[file]) {
+                tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
+            }
+        }
+        stock.learn(barcode, &[file]);
+    }
+
+    /// Notes that a tape ended before its capacity said so.
+    fn fill(&self, barcode: Barcode) {
+        let mut stock = self.stock.lock();
+        if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
+            cartridge.entry.full = true;
+        }
+        if let Err(error) = self.keep(&mut stock) {
+            tracing::warn!(%barcode, %error, "that it is full is not kept");
+        }
+    }
+
+    fn trouble(&self, barcode: Barcode, error: &LibraryError) {
+        tracing::error!(%error, "a cartridge cannot be written");
+        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
+            cartridge.trouble = Some(error.to_string());
+        }
+    }
+
+    fn left(&self, barcode: Barcode, next: Next) -> u64 {
+        let stock = self.stock.lock();
+        let capacity = stock
+            .cartridges
+            .get(&barcode)
+            .map_or(0, |c| c.entry.capacity);
+        capacity.saturating_sub(next.bytes)
+    }
+
+    /// Files on a cartridge.
+    fn count(&self, barcode: Barcode) -> u64 {
+        let stock = self.stock.lock();
+        stock
+            .cartridges
+            .get(&barcode)
+            .map_or(0, |c| c.files.all().len() as u64)
+    }
+}
+
+enum Failed {
+    /// The front area could not be read.
+    Front(std::io::Error),
+    /// The error, and whether what was written is gone again.
+    Volume(VolumeError, bool),
+}

@@ -1,0 +1,117 @@
+//! What can go wrong in a library.
+
+use super::choose::NoRoom;
+use super::mounts::MountError;
+use crate::tier::tape::drive::DriveError;
+use crate::tier::tape::label::Barcode;
+use crate::tier::tape::robot::RobotError;
+use crate::tier::tape::state::StateError;
+use crate::tier::tape::volume::VolumeError;
+use cairn_mover::Crc32c;
+use std::io;
+
+/// What can go wrong in a library.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// Another process has it.
+    #[error("another process uses the library")]
+    InUse,
+    /// Its state cannot be had or kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Its directory failed.
+    #[error("{step}: {source}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A cartridge is not there.
+    #[error("cartridge {barcode} is not in the library: put it back")]
+    Absent {
+        /// Which.
+        barcode: Barcode,
+    },
+    /// A cartridge cannot be loaded.
+    #[error("cartridge {barcode}: {source}")]
+    Load {
+        /// Which.
+        barcode: Barcode,
+        /// Why.
+        source: DriveError,
+    },
+    /// The robot failed.
+    #[error("cartridge {barcode}: {source}")]
+    Robot {
+        /// Which.
+        barcode: Barcode,
+        /// Why.
+        source: RobotError,
+    },
+    /// Something on a cartridge.
+    #[error("cartridge {barcode}: {source}")]
+    Volume {
+        /// Which.
+        barcode: Barcode,
+        /// Why.
+        source: VolumeError,
+    },
+    /// No drive works.
+    #[error("no drive is left: {0}")]
+    NoDrive(String),
+    /// No cartridge takes the file.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The name is taken.
+    #[error("the name is taken")]
+    Taken,
+    /// A cartridge with files that are not dead cannot be freed.
+    #[error("cartridge {barcode} holds {files} files that are not dead: repack it first")]
+    Alive {
+        /// Which.
+        barcode: Barcode,
+        /// How many.
+        files: usize,
+    },
+    /// What the front area gave back is not what was put there, or the medium lies.
+    #[error("cartridge {barcode}: wrote {expected}, found {found}")]
+    Corrupt {
+        /// Which.
+        barcode: Barcode,
+        /// Sum of what was written.
+        expected: Crc32c,
+        /// Sum of what was found.
+        found: Crc32c,
+    },
+}
+
+impl LibraryError {
+    pub(super) fn io(step: &'static str, source: io::Error) -> Self {
+        Self::Io { step, source }
+    }
+
+    pub(super) fn volume(barcode: Barcode, source: VolumeError) -> Self {
+        match source {
+            VolumeError::Sum { expected, found }
+            | VolumeError::Drive {
+                source: DriveError::Lies { expected, found },
+                ..
+            } => Self::Corrupt {
+                barcode,
+                expected,
+                found,
+            },
+            source => Self::Volume { barcode, source },
+        }
+    }
+
+    pub(super) fn mount(barcode: Barcode, error: MountError) -> Self {
+        match error {
+            MountError::NoDrive(why) => Self::NoDrive(why),
+            MountError::Robot(RobotError::Gone) => Self::Absent { barcode },
+            MountError::Robot(source) => Self::Robot { barcode, source },
+            MountError::Load(source) => Self::Load { barcode, source },
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Where a library lies, and the proof, made anew in every operation, that it is there: as for a
+//! directory tier, its mark is seen first, and without it nothing is made and nothing called missing.
+
+use super::faults::TapeFaults;
+use super::library::{Library, LibraryError};
+use super::options::TapeOptions;
+use crate::tier::dir::mark::{self, MarkError};
+use crate::tier::dir::place::{Identity, identify, refused};
+use crate::tier::{Mark, TierError};
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MARK: &str = "cairn-tier.json";
+
+/// A tape tier's place.
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    pub(super) label: String,
+    pub(super) expected: Mark,
+    /// It may be used for the first time: a library is made.
+    pub(super) is_new: bool,
+    pub(super) options: TapeOptions,
+    pub(super) faults: TapeFaults,
+    pub(super) seen: Mutex<Option<(Identity, Arc<Library>)>>,
+}
+
+impl Place {
+    /// Proves that the tier is there. A mark that is not ours is [`TierError::Unavailable`] too:
+    /// another filesystem lies over the tier, and it may go again.
+    pub(super) fn enter(&self, step: &'static str) -> Result<Arc<Library>, TierError> {
+        match self.look(step) {
+            Err(TierError::Refused { why, .. }) => Err(self.away(step, why)),
+            other => other,
+        }
+    }
+
+    /// Like [`Self::enter`], but [`TierError::Refused`] for a mark that is not ours: for opening.
+    pub(super) fn look(&self, step: &'static str) -> Result<Arc<Library>, TierError> {
+        let away = |error: io::Error| {
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => format!("no {MARK} there; is it mounted?"),
+                _ => error.to_string(),
+            };
+            self.away(step, why)
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|e| away(e.into()))?;
+        let identity = identify(&root).map_err(away)?;
+        // Held while the library is opened, so that it is opened once.
+        let mut seen = self.seen.lock();
+        if let Some((last, library)) = &*seen
+            && *last == identity
+        {
+            return Ok(Arc::clone(library));
+        }
+        let mark = mark::read(&root).map_err(|error| match error {
+            MarkError::Io(error) => away(error),
+            other => refused(&self.path, &other.to_string()),
+        })?;
+        self.check(mark)?;
+        let first = seen.take().is_none();
+        let library = Arc::new(self.library(step, &root, first && self.is_new)?);
+        *seen = Some((identity, Arc::clone(&library)));
+        Ok(library)
+    }
+
+    fn library(
+        &self,
+        step: &'static str,
+        _root: &OwnedFd,
+        new: bool,
+    ) -> Result<Library, TierError> {
+        if !new && !Library::is_at(&self.path) {
+            let why = format!(
+                "{MARK} is there, library.json is not: it is not all there. If the cartridges are, \
+                 copy library.json back, or open the tier as a new one"
+            );
+            return Err(self.away(step, why));
+        }
+        let opened = Library::open(
+            &self.path,
+            self.expected.tier,
+            &self.options,
+            self.faults.clone(),
+        );
+        opened.map_err(|error| match error {
+            LibraryError::State(why) if !matches!(why, super::state::StateError::Io { .. }) => {
+                refused(&self.path, &why.to_string())
+            }
+            LibraryError::Io { step, source } if is_full(&source) => TierError::Full {
+                tier: self.label.clone(),
+                step,
+                why: source.to_string(),
+            },
+            error => self.away(step, error.to_string()),
+        })
+    }
+
+    fn check(&self, mark: Mark) -> Result<(), TierError> {
+        mark::check_owner(&self.path, mark, self.expected.owner)?;
+        if mark.tier == self.expected.tier {
+            return Ok(());
+        }
+        let why = format!(
+            "its mark says tier {}, expected is {}: two tiers changed places, or the wrong \
+             filesystem is mounted",
+            mark.tier, self.expected.tier
+        );
+        Err(refused(&self.path, &why))
+    }
+
+    pub(super) fn away(&self, step: &'static str, why: String) -> TierError {
+        TierError::Unavailable {
+            tier: self.label.clone(),
+            step,
+            why,
+        }
+    }
+}
+
+/// No room on the filesystem below.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
+    )
+}
+
+/// Does a directory carry a tier's mark?
+pub(super) fn is_marked(root: &Path) -> io::Result<bool> {
+    root.join(MARK).try_exists()
+}

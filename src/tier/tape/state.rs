@@ -1,0 +1,290 @@
+//! What a library has, on disk: `library.json`, written whole and by one rename.
+//!
+//! It says what stands in which slot and how it may be used. It never says what is on a
+//! cartridge or where to append: the medium does (P9).
+
+use super::label::Barcode;
+use super::timing::{Generation, Geometry, ROBOT_MOVE};
+use crate::id::TierId;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The state's file.
+pub const STATE: &str = "library.json";
+const FORMAT: &str = "cairn-library";
+const VERSION: u32 = 1;
+/// A thousand cartridges are some 200 KiB.
+const LONGEST: u64 = 64 << 20;
+
+/// Why a state could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file could not be read or written.
+    #[error("{STATE}: {step}: {source}")]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no state of a library.
+    #[error(
+        "{STATE} is no state of a library ({0}); move it away, and it is made again from the cartridges in cartridges/"
+    )]
+    Damaged(String),
+    /// A later version's.
+    #[error("{STATE} is of version {0}, this program knows {VERSION}: use a newer Cairn")]
+    Newer(u64),
+    /// Another tier's.
+    #[error("{STATE} belongs to tier {found}, the mark says {wanted}")]
+    Stranger {
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        wanted: TierId,
+    },
+}
+
+/// All of a library but its cartridges' contents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    format: String,
+    version: u32,
+    tier: String,
+    /// Number of slots; a cartridge stands in one, also while it is in a drive.
+    pub slots: u32,
+    /// What the robot takes for one move, seconds.
+    pub robot_move: f64,
+    /// Drives that are not used any more, by number, with the reason.
+    #[serde(default)]
+    pub retired_drives: Vec<(u32, String)>,
+    /// The cartridges, by barcode.
+    pub cartridges: Vec<Entry>,
+}
+
+/// One cartridge of a library.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its sticker.
+    #[serde(with = "text")]
+    pub barcode: Barcode,
+    /// Its kind.
+    #[serde(with = "text")]
+    pub generation: Generation,
+    /// Bytes that fit on it.
+    pub capacity: u64,
+    /// Its slot, from 1.
+    pub slot: u32,
+    /// Its tab says: not to be written.
+    #[serde(default)]
+    pub write_protected: bool,
+    /// It met its end before its capacity said so.
+    #[serde(default)]
+    pub full: bool,
+}
+
+impl Entry {
+    /// Its length and capacity for the model.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            generation: self.generation,
+            capacity: self.capacity,
+        }
+    }
+}
+
+impl State {
+    /// An empty library.
+    #[must_use]
+    pub fn new(tier: TierId) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            tier: tier.to_string(),
+            slots: 0,
+            robot_move: ROBOT_MOVE,
+            retired_drives: Vec::new(),
+            cartridges: Vec::new(),
+        }
+    }
+
+    /// Reads the state of a tier's library; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read(root: &Path, tier: TierId) -> Result<Option<Self>, StateError> {
+        let io = |source| StateError::Io {
+            step: "reading",
+            source,
+        };
+        let mut text = Vec::new();
+        match open(&root.join(STATE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other
+                .map_err(io)?
+                .take(LONGEST)
+                .read_to_end(&mut text)
+                .map_err(io)?,
+        };
+        let damaged = |why: String| StateError::Damaged(why);
+        // The version first: a newer state may have other fields.
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
+            return Err(damaged(format!("its \"format\" is not {FORMAT:?}")));
+        }
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(n) if n == u64::from(VERSION) => {}
+            Some(n) if n > u64::from(VERSION) => return Err(StateError::Newer(n)),
+            _ => return Err(damaged("its \"version\" is no number above 0".to_owned())),
+        }
+        let state: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        if state.tier != tier.to_string() {
+            return Err(StateError::Stranger {
+                found: state.tier,
+                wanted: tier,
+            });
+        }
+        state.check().map_err(damaged)?;
+        Ok(Some(state))
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(0.0..=3600.0).contains(&self.robot_move) {
+            return Err(format!("a robot's move of {} s", self.robot_move));
+        }
+        for (at, entry) in self.cartridges.iter().enumerate() {
+            let Entry { barcode, slot, .. } = entry;
+            if entry.capacity == 0 || *slot == 0 || *slot > self.slots {
+                return Err(format!(
+                    "{barcode}: capacity {}, slot {slot}",
+                    entry.capacity
+                ));
+            }
+            let earlier = self.cartridges.get(..at).unwrap_or_default();
+            if earlier
+                .iter()
+                .any(|other| other.barcode == *barcode || other.slot == *slot)
+            {
+                return Err(format!("{barcode} or its slot {slot} is there twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes it; durable when this returns.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; the old one stays.
+    pub fn write(&self, root: &Path) -> Result<(), StateError> {
+        let io = |source| StateError::Io {
+            step: "writing",
+            source,
+        };
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| io(e.into()))?;
+        text.push(b'\n');
+        write_whole(root, STATE, &text).map_err(io)
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Puts a file of these bytes in the place of the one that is there, if any, durably. A half-written one
+/// has another name, and is overwritten by the next.
+pub(super) fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let half = dir.join(format!(".{name}.new"));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.custom_flags(libc::O_NOFOLLOW).open(&half)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&half, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+/// What prints and parses, as text.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    pub(super) fn serialize<T: Display, S: Serializer>(
+        value: &T,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIER: TierId = TierId(7);
+
+    fn entry(barcode: &str, slot: u32) -> Entry {
+        Entry {
+            barcode: barcode.parse().expect("barcode"),
+            generation: Generation::Lto9,
+            capacity: 1 << 30,
+            slot,
+            write_protected: true,
+            full: false,
+        }
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        assert_eq!(State::read(place.path(), TIER).expect("none"), None);
+        let mut state = State::new(TIER);
+        state.slots = 2;
+        state.cartridges = vec![entry("CRN001L9", 1), entry("CRN002L9", 2)];
+        state.write(place.path()).expect("is written");
+        assert_eq!(State::read(place.path(), TIER).expect("read"), Some(state));
+        let other = State::read(place.path(), TierId(8));
+        assert!(
+            matches!(other, Err(StateError::Stranger { .. })),
+            "{other:?}"
+        );
+    }
+
+    #[test]
+    fn states_that_are_none_are_refused_with_a_reason() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        let mut twice = State::new(TIER);
+        twice.slots = 2;
+        twice.cartridges = vec![entry("CRN001L9", 1), entry("CRN001L9", 2)];
+        let twice = serde_json::to_string(&twice).expect("text");
+        for (text, says) in [
+            ("", "EOF"),
+            ("{}", "format"),
+            (r#"{"format":"cairn-library","version":0}"#, "version"),
+            (
+                r#"{"format":"cairn-library","version":2,"shape":1}"#,
+                "newer",
+            ),
+            (r#"{"format":"cairn-library","version":1}"#, "missing field"),
+            (&*twice, "twice"),
+            (&twice.replace("L9\"", "\""), "no barcode"),
+        ] {
+            std::fs::write(place.path().join(STATE), text).expect("write");
+            let error = State::read(place.path(), TIER).expect_err(text).to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}
