@@ -242,6 +242,39 @@ fn a_medium_that_lies_gets_no_receipt_and_keeps_nothing() {
 }
 
 #[test]
+fn the_example_script_takes_every_object_out_of_an_image() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    let lens = [0, 1, 262_144, 262_145, 1 << 20];
+    for (seq, len) in (1..).zip(lens) {
+        try_store(&tier, seq, len).expect("fits");
+    }
+    let barcode = where_is(&tier, name(1));
+    drop(tier);
+    let out = TempDir::new().expect("temporary directory");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tap_files.py");
+    let ran = std::process::Command::new("python3")
+        .arg(script)
+        .args([&site.image(barcode), out.path()])
+        .status();
+    match ran {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("the_example_script_...: not run, there is no python3 here");
+            return;
+        }
+        ran => assert!(ran.expect("runs").success()),
+    }
+    for (seq, len) in (1..).zip(lens) {
+        let file = out.path().join(format!("{}.tar", name(seq)));
+        assert!(fs::read(file).expect("is there") == data(seq, len), "{seq}");
+    }
+    assert_eq!(
+        fs::read_dir(out.path()).expect("directory").count(),
+        lens.len()
+    );
+}
+
+#[test]
 fn a_lie_about_the_closing_labels_leaves_no_object_either() {
     let site = Site::new(1, 1);
     let tier = site.open();
