@@ -20,7 +20,7 @@
 mod frame;
 mod readback;
 
-use super::lock::{self, Share};
+use super::lock::{Locked, Share};
 use cairn_mover::{Crc32c, Crc32cHasher};
 use frame::{Frame, frame_at};
 use std::collections::BTreeMap;
@@ -144,7 +144,7 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Image {
     path: PathBuf,
-    file: File,
+    file: Locked,
     /// Length of the file.
     end: u64,
     here: Place,
@@ -193,9 +193,10 @@ impl Image {
     }
 
     fn locked(path: &Path, file: File, share: Share) -> Result<Self, ImageError> {
-        if !lock::try_lock(&file, share).map_err(|e| io_error(path, "locking", e))? {
+        let locked = Locked::try_new(file, share).map_err(|e| io_error(path, "locking", e))?;
+        let Some(file) = locked else {
             return Err(ImageError::InUse { path: path.into() });
-        }
+        };
         let meta = file
             .metadata()
             .map_err(|e| io_error(path, "looking at it", e))?;

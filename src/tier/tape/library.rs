@@ -32,7 +32,7 @@ use super::drive::{Blame, Drive, DriveNumber};
 use super::faults::TapeFaults;
 use super::files::Files;
 use super::label::Barcode;
-use super::lock::{self, Share};
+use super::lock::{Locked, Share};
 use super::options::TapeOptions;
 use super::robot::VirtualRobot;
 use super::state::{Entry, State};
@@ -61,7 +61,7 @@ pub struct Library {
     stock: Mutex<Stock>,
     /// A name is not being written any more.
     settled: Condvar,
-    _lock: File,
+    _lock: Locked,
 }
 
 /// What the library has.
@@ -434,7 +434,7 @@ fn equip(state: &State, options: &TapeOptions, faults: &TapeFaults) -> Mounts {
     Mounts::new(drives, Box::new(VirtualRobot::new(mouths)))
 }
 
-fn lock_of(root: &Path) -> Result<File, LibraryError> {
+fn lock_of(root: &Path) -> Result<Locked, LibraryError> {
     let fail = |e| LibraryError::io("locking the library", e);
     let mut options = OpenOptions::new();
     options
@@ -447,11 +447,8 @@ fn lock_of(root: &Path) -> Result<File, LibraryError> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(root.join(LOCK))
         .map_err(fail)?;
-    if lock::try_lock(&file, Share::Alone).map_err(fail)? {
-        Ok(file)
-    } else {
-        Err(LibraryError::InUse)
-    }
+    let locked = Locked::try_new(file, Share::Alone).map_err(fail)?;
+    locked.ok_or(LibraryError::InUse)
 }
 
 /// Makes a directory unless it is there; durable when this returns.
