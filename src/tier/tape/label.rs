@@ -5,6 +5,7 @@
 //! Cairn relies on (UHL1, UTL1) carries its own sum, the volume's name and the number of the object
 //! at which its file begins, so that one of another volume or of another place is never believed.
 
+use super::image::LONGEST;
 use crate::id::{AggregateId, TierId};
 use cairn_mover::Crc32c;
 use std::fmt;
@@ -234,7 +235,10 @@ impl Opening {
     #[must_use]
     pub fn decode(block: &[u8], volume: &str) -> Option<Self> {
         let (name, object, [bytes, size]) = read_user("UHL1", block, volume)?;
-        let block = u32::try_from(size).ok().filter(|size| *size > 0)?;
+        // A reader makes room for a block: what no image can hold is no block's length.
+        let block = u32::try_from(size)
+            .ok()
+            .filter(|size| (1..=LONGEST).contains(size))?;
         Some(Self {
             name,
             object,
@@ -437,10 +441,32 @@ mod tests {
         assert!(matches!(with(42, b"00000000"), Err(NotOurs::Damaged(_))));
     }
 
+    #[test]
+    fn a_blocks_length_that_no_image_holds_is_none() {
+        let day = Day { unix: 0 };
+        for (block, taken) in [
+            (0, false),
+            (1, true),
+            (LONGEST, true),
+            (LONGEST + 1, false),
+            (u32::MAX, false),
+        ] {
+            let (name, object, bytes) = (NAME, 1, 80);
+            let opening = Opening {
+                name,
+                object,
+                bytes,
+                block,
+            };
+            let [_, _, uhl] = opening.labels("CRN001", 1, day);
+            assert_eq!(Opening::decode(&uhl, "CRN001").is_some(), taken, "{block}");
+        }
+    }
+
     proptest! {
         #[test]
         fn labels_read_back_and_any_damage_is_seen(
-            epoch: u32, seq: u64, object in 0..1_u64 << 48, bytes: u64, block in 1..u32::MAX,
+            epoch: u32, seq: u64, object in 0..1_u64 << 48, bytes: u64, block in 1..=LONGEST,
             len: u64, crc: u32, at in 0..LABEL, bit in 0..8_u32,
         ) {
             let name = AggregateId { epoch, seq };
