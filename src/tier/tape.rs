@@ -7,7 +7,8 @@
 //! here the tier.
 //!
 //! Invariants kept here: an object is visible when the library knows its file, which is after it was
-//! proven; nothing is called missing unless the tier's mark was seen in the same operation.
+//! proven; nothing is called missing unless the tier's mark was seen in the same operation and all
+//! cartridges can be seen whole.
 
 pub mod clock;
 pub mod drive;
@@ -39,6 +40,7 @@ use place::Place;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use volume::VolumeError;
 
 const NOTE: &str = "A tape library of Cairn. cartridges/ holds one image for each cartridge (SIMH .tap); \
@@ -109,6 +111,7 @@ impl TapeTier {
             options: options.clone(),
             faults,
             seen: Mutex::new(None),
+            was_there: AtomicBool::new(false),
         });
         match place.look("opening") {
             Err(error @ TierError::Unavailable { .. }) if !is_new => {
@@ -128,10 +131,40 @@ impl TapeTier {
         self.place.enter("asking for the library")
     }
 
-    fn missing(&self, object: AggregateId) -> TierError {
-        TierError::Missing {
-            tier: self.place.label.clone(),
-            object,
+    /// One attempt to read; `None` if the object is not any more where it was when it began.
+    fn try_read(
+        &self,
+        library: &Library,
+        name: AggregateId,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Bytes>, TierError> {
+        const STEP: &str = "reading";
+        let fail = |error| sorted(&self.place, STEP, name, error);
+        let (barcode, file) = library.known(name).map_err(fail)?;
+        let wanted = offset.saturating_add(len);
+        if wanted > file.len {
+            return Err(TierError::Short {
+                tier: self.place.label.clone(),
+                object: name,
+                len: file.len,
+                wanted,
+            });
+        }
+        if len == 0 {
+            // No reason to mount anything.
+            return Ok(Some(Bytes::new()));
+        }
+        let memory = || sorted_writing(&self.place, name, io::ErrorKind::OutOfMemory.into());
+        // Bounded by the file's own length.
+        let count = usize::try_from(len).map_err(|_| memory())?;
+        let mut data = Vec::new();
+        data.try_reserve_exact(count).map_err(|_| memory())?;
+        data.resize(count, 0);
+        match library.read(barcode, &file, offset, &mut data) {
+            Ok(()) => Ok(Some(data.into())),
+            Err(LibraryError::Elsewhere) => Ok(None),
+            Err(error) => Err(fail(error)),
         }
     }
 }
@@ -163,38 +196,21 @@ impl Tier for TapeTier {
     }
 
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
-        const STEP: &str = "reading";
-        let library = self.place.enter(STEP)?;
-        let (barcode, file) = library.find(name).ok_or_else(|| self.missing(name))?;
-        let wanted = offset.saturating_add(len);
-        if wanted > file.len {
-            return Err(TierError::Short {
-                tier: self.place.label.clone(),
-                object: name,
-                len: file.len,
-                wanted,
-            });
+        let library = self.place.enter("reading")?;
+        loop {
+            if let Some(data) = self.try_read(&library, name, offset, len)? {
+                return Ok(data);
+            }
         }
-        if len == 0 {
-            // No reason to mount anything.
-            return Ok(Bytes::new());
-        }
-        let memory = || sorted_writing(&self.place, name, io::ErrorKind::OutOfMemory.into());
-        // Bounded by the file's own length.
-        let count = usize::try_from(len).map_err(|_| memory())?;
-        let mut data = Vec::new();
-        data.try_reserve_exact(count).map_err(|_| memory())?;
-        data.resize(count, 0);
-        library
-            .read(barcode, &file, offset, &mut data)
-            .map_err(|error| sorted(&self.place, STEP, name, error))?;
-        Ok(data.into())
     }
 
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
-        let library = self.place.enter("looking up")?;
-        let (_, file) = library.find(name).ok_or_else(|| self.missing(name))?;
-        Ok(file.len)
+        const STEP: &str = "looking up";
+        let library = self.place.enter(STEP)?;
+        match library.known(name) {
+            Ok((_, file)) => Ok(file.len),
+            Err(error) => Err(sorted(&self.place, STEP, name, error)),
+        }
     }
 
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
@@ -243,6 +259,7 @@ fn sorted(
     };
     match error {
         LibraryError::Taken => TierError::Exists { tier, object },
+        LibraryError::Missing => TierError::Missing { tier, object },
         LibraryError::Corrupt {
             expected, found, ..
         } => TierError::Corrupt {
@@ -271,6 +288,8 @@ fn sorted(
         error @ (LibraryError::InUse
         | LibraryError::State(_)
         | LibraryError::Absent { .. }
+        | LibraryError::Unseen(_)
+        | LibraryError::Elsewhere
         | LibraryError::NoDrive(_)
         | LibraryError::Robot { .. }
         | LibraryError::Load { .. }) => TierError::Unavailable {

@@ -11,6 +11,7 @@ mod bad_days;
 mod crash;
 mod suite;
 mod tape_crash;
+mod tape_damage;
 mod tape_days;
 
 use cairn::id::{AggregateId, InstanceId, TierId};

@@ -1,6 +1,7 @@
 //! Faults of drives and cartridges, injected at run time: for tests and exercises.
 //!
-//! The fault model. Medium: a block cannot be read; the tape ends early; what was written is not
+//! The fault model. Medium: a block cannot be read; none
+//! can be written; the tape ends early; what was written is not
 //! what is there; the power goes in the middle of a block (what was not synchronised is torn, and
 //! nothing works until it is back). Drive: it dies at its n-th verb from now. A cartridge that is
 //! missing is one whose image was moved away; nothing needs to be injected for that.
@@ -20,6 +21,7 @@ pub struct TapeFaults {
 #[derive(Debug, Default)]
 struct Script {
     bad: BTreeSet<(Barcode, u64)>,
+    unwritable: BTreeSet<Barcode>,
     ends: BTreeMap<Barcode, u64>,
     /// Synchronisations left until one lies.
     lies: BTreeMap<Barcode, u64>,
@@ -35,6 +37,11 @@ impl TapeFaults {
     /// The block at `object` of a cartridge cannot be read any more.
     pub fn bad_block(&self, cartridge: Barcode, object: u64) {
         self.script.lock().bad.insert((cartridge, object));
+    }
+
+    /// No block can be written to a cartridge any more.
+    pub fn unwritable(&self, cartridge: Barcode) {
+        self.script.lock().unwritable.insert(cartridge);
     }
 
     /// A cartridge ends after so many bytes, whatever its capacity says.
@@ -102,6 +109,10 @@ impl TapeFaults {
 
     pub(super) fn is_bad(&self, cartridge: Barcode, object: u64) -> bool {
         self.script.lock().bad.contains(&(cartridge, object))
+    }
+
+    pub(super) fn is_unwritable(&self, cartridge: Barcode) -> bool {
+        self.script.lock().unwritable.contains(&cartridge)
     }
 
     pub(super) fn end(&self, cartridge: Barcode) -> Option<u64> {

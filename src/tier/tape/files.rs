@@ -6,12 +6,14 @@
 //! {"dead":{"object":1,"name":"e0000002a-000000000017"}}
 //! ```
 //! Invariants kept here:
-//! - It is a cache of the medium, but for the dead: whatever is wrong with it, it is made anew from the
-//!   cartridge. If it is lost, what was deleted is there again until it is deleted again (P8 finds
-//!   that nobody knows it).
+//! - It is a cache of the medium, but for the dead: if it is damaged or lost, it is made anew from the
+//!   cartridge, and what was deleted is there again until it is deleted again (P8 finds that nobody
+//!   knows it). One that cannot be read now is left alone.
+//! - A file that it knows and that is not dead had its closing labels proven: if the medium does not
+//!   show it, the medium is damaged, and the entry stays.
 //! - A line that says *dead* is durable before anybody is told so; a torn last line is ignored.
 
-use super::image::Place;
+use super::image::{LONGEST, Place};
 use super::label::Barcode;
 use super::state::write_whole;
 use super::volume::TapeFile;
@@ -19,12 +21,14 @@ use crate::id::AggregateId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 const FORMAT: &str = "cairn-tape-files";
 const VERSION: u32 = 1;
+/// A line has some 200 bytes.
+const LINE: u64 = 4096;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,21 +61,47 @@ pub struct Files {
     /// By the object of their HDR1; the name, so that another file there is not taken for dead.
     dead: BTreeMap<u64, AggregateId>,
     log: Option<File>,
+    /// Why the one on disk could not be read: nothing is written in its place.
+    unreadable: Option<String>,
 }
 
 impl Files {
-    /// Reads a cartridge's index below `dir`. One that is missing or of no use is empty.
-    ///
-    /// # Errors
-    /// It is there and cannot be read.
-    pub fn read(dir: &Path, barcode: Barcode) -> io::Result<Self> {
-        let mut index = Self {
+    fn empty(dir: &Path, barcode: Barcode) -> Self {
+        Self {
             dir: dir.to_owned(),
             barcode,
             files: Vec::new(),
             dead: BTreeMap::new(),
             log: None,
-        };
+            unreadable: None,
+        }
+    }
+
+    /// Reads a cartridge's index below `dir`. One that is there and cannot be read is empty, is
+    /// never written, and [says so](Self::unreadable).
+    #[must_use]
+    pub fn open(dir: &Path, barcode: Barcode) -> Self {
+        Self::read(dir, barcode).unwrap_or_else(|error| {
+            tracing::error!(%barcode, %error, "the index of a cartridge cannot be read");
+            Self {
+                unreadable: Some(format!("its index cannot be read: {error}")),
+                ..Self::empty(dir, barcode)
+            }
+        })
+    }
+
+    /// Why the index on disk could not be read.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
+    }
+
+    /// Reads a cartridge's index below `dir`. One that is missing or of no use is empty.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub fn read(dir: &Path, barcode: Barcode) -> io::Result<Self> {
+        let mut index = Self::empty(dir, barcode);
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new()
             .read(true)
@@ -81,12 +111,9 @@ impl Files {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(index),
             other => other?,
         };
-        let mut lines = BufReader::new(file).lines();
-        let head = lines.next().transpose();
-        let head: Option<Head> = head
-            .ok()
-            .flatten()
-            .and_then(|l| serde_json::from_str(&l).ok());
+        let (mut reader, mut line) = (BufReader::new(file), Vec::new());
+        next_line(&mut reader, &mut line)?;
+        let head: Option<Head> = serde_json::from_slice(&line).ok();
         let ours = |h: &Head| {
             h.format == FORMAT && h.version == VERSION && h.volume == barcode.to_string()
         };
@@ -94,8 +121,8 @@ impl Files {
             tracing::warn!(%barcode, "the index of a cartridge is of no use and is made anew");
             return Ok(index);
         }
-        for line in lines {
-            match line.ok().and_then(|l| serde_json::from_str(&l).ok()) {
+        while next_line(&mut reader, &mut line)? {
+            match serde_json::from_slice(&line).ok() {
                 Some(Line::File(file)) if index.follows(&file) => index.files.push(file),
                 Some(Line::Dead(Dead { object, name })) => {
                     index
@@ -123,7 +150,7 @@ impl Files {
             .files
             .last()
             .map_or((1, 80), |f| (f.end(), f.end_bytes()));
-        file.block > 0 && (file.object, file.bytes) == (object, bytes)
+        (1..=LONGEST).contains(&file.block) && (file.object, file.bytes) == (object, bytes)
     }
 
     /// All files, dead ones too, in the order in which they lie.
@@ -149,10 +176,19 @@ impl Files {
         self.files.iter().filter_map(TapeFile::place).collect()
     }
 
-    /// Forgets all files, because the medium does not have them so; the dead are kept. Nothing is
-    /// written before the next [`Self::rewrite`].
-    pub fn forget(&mut self) {
-        self.files.clear();
+    /// Puts the files that the medium has in the place of those that are known, and forgets the dead
+    /// that it does not have: another file may get their place and name.
+    ///
+    /// # Errors
+    /// They are known all the same; the index on disk is the old one.
+    pub fn replace(&mut self, files: &[TapeFile]) -> io::Result<()> {
+        files.clone_into(&mut self.files);
+        let (files, dead) = (&self.files, &mut self.dead);
+        dead.retain(|object, name| {
+            let at = files.binary_search_by_key(object, |f| f.object);
+            at.is_ok_and(|at| files.get(at).is_some_and(|f| f.name == *name))
+        });
+        self.rewrite()
     }
 
     /// Adds files that were found behind the last one, or written there.
@@ -167,6 +203,23 @@ impl Files {
             return self.log().map(|_| ());
         }
         self.append(files.iter().map(|f| Line::File(*f)))
+    }
+
+    /// Adds a file that was just written behind the last one: it is not dead, whatever was there.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn wrote(&mut self, file: TapeFile) -> io::Result<()> {
+        if self.dead.remove(&file.object).is_some() {
+            self.log = None;
+        }
+        self.add(&[file])
+    }
+
+    /// Does it know the file?
+    #[must_use]
+    pub fn has(&self, file: &TapeFile) -> bool {
+        lies_among(&self.files, file)
     }
 
     /// Marks a file as dead, durably.
@@ -207,6 +260,9 @@ impl Files {
     /// # Errors
     /// The old one stays.
     pub fn rewrite(&mut self) -> io::Result<()> {
+        if let Some(why) = &self.unreadable {
+            return Err(io::Error::other(why.clone()));
+        }
         let head = Head {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -215,8 +271,9 @@ impl Files {
         let mut text = serde_json::to_vec(&head)?;
         text.push(b'\n');
         let files = self.files.iter().map(|f| Line::File(*f));
-        let dead = self.files.iter().filter(|f| self.is_dead(f));
-        let dead = dead.map(|f| Self::dead_line(f.object, f.name));
+        // Also those of files that no index has, because their labels cannot be read now.
+        let dead = self.dead.iter();
+        let dead = dead.map(|(object, name)| Self::dead_line(*object, *name));
         for line in files.chain(dead) {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
@@ -252,6 +309,19 @@ impl Files {
             .as_mut()
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+}
+
+/// Is the file one of these, which are in the order in which they lie?
+#[must_use]
+pub fn lies_among(files: &[TapeFile], file: &TapeFile) -> bool {
+    let at = files.binary_search_by_key(&file.object, |f| f.object);
+    at.is_ok_and(|at| files.get(at).is_some_and(|f| f.name == file.name))
+}
+
+/// Reads the next line, or a piece of one that is too long to be one; `false` at the end.
+fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    Ok(reader.take(LINE).read_until(b'\n', line)? > 0)
 }
 
 #[cfg(test)]
@@ -316,6 +386,57 @@ mod tests {
             found.add(&all[count..]).expect("goes on");
             let again = Files::read(place.path(), barcode()).expect("read");
             assert_eq!(again.all(), all, "{cut}");
+        }
+    }
+
+    #[test]
+    fn lines_that_are_too_long_or_no_text_are_passed_over() {
+        let place = TempDir::new().expect("temporary directory");
+        let index = three(&place);
+        let mut bytes = std::fs::read(index.path()).expect("text");
+        bytes.extend([b'x'; 3 * LINE as usize]);
+        bytes.extend(b"\n\xff\xfe\n");
+        std::fs::write(index.path(), bytes).expect("write");
+        let mut found = Files::read(place.path(), barcode()).expect("read");
+        assert_eq!(found.all(), index.all());
+        let next = file(index.all().last(), 4);
+        found.add(&[next]).expect("goes on");
+        let again = Files::read(place.path(), barcode()).expect("read");
+        assert_eq!(again.all().last(), Some(&next));
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_never_written() {
+        let place = TempDir::new().expect("temporary directory");
+        // Reading a directory fails.
+        let path = place.path().join(format!("{}.jsonl", barcode()));
+        std::fs::create_dir(&path).expect("directory");
+        let mut index = Files::open(place.path(), barcode());
+        assert!(index.unreadable().is_some());
+        let first = file(None, 1);
+        assert!(index.add(&[first]).is_err() && index.bury(&first).is_err());
+        assert_eq!(index.all(), [first], "known all the same");
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_dead_file_is_alive() {
+        let place = TempDir::new().expect("temporary directory");
+        for replaced in [true, false] {
+            let mut index = three(&place);
+            let (first, last) = (index.all()[0], index.all()[2]);
+            index.bury(&last).expect("is buried");
+            if replaced {
+                // The medium does not have it any more.
+                let two = index.all()[..2].to_vec();
+                index.replace(&two).expect("is replaced");
+            } else {
+                index.files.pop();
+            }
+            index.wrote(last).expect("is written again");
+            let again = Files::read(place.path(), barcode()).expect("read");
+            assert!(!again.is_dead(&last) && !again.is_dead(&first));
+            std::fs::remove_file(index.path()).expect("removes");
         }
     }
 

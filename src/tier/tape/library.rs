@@ -11,7 +11,9 @@
 //! Invariants kept here:
 //! - One process has the library, one drive a cartridge, one user a drive (P9).
 //! - Where to append comes from the medium: each time a cartridge is loaded its label is checked and
-//!   its end looked for; nothing on disk is believed about it.
+//!   its end looked for; nothing on disk is believed about it. An index can only forbid it: a live file
+//!   that it knows and the medium does not show is no torn tail but damage.
+//! - No name is missing, and none is deleted, that may be where nothing can be seen now.
 //! - A file is known when its closing labels are proven, and a receipt follows only that. At the end of a tape it is
 //!   abandoned there and written anew, whole, to another cartridge (P14).
 //! - Of one name at most one file is being written, and none if one is there.
@@ -28,7 +30,7 @@ pub use error::LibraryError;
 pub use mounts::{BayStatus, MountError, Mounted, Mounts, Seen};
 
 use super::drive::virtual_drive::{Inserted, VirtualDrive};
-use super::drive::{Blame, Drive, DriveNumber};
+use super::drive::{Blame, Drive, DriveError, DriveNumber};
 use super::faults::TapeFaults;
 use super::files::Files;
 use super::label::Barcode;
@@ -44,7 +46,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LOCK: &str = "library.lock";
 const CARTRIDGES: &str = "cartridges";
@@ -73,6 +75,11 @@ struct Stock {
     twins: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
     /// Names that are being written.
     writing: BTreeSet<AggregateId>,
+    /// Whole files that were found under such a name: leftovers of a drive that died before it said
+    /// that they are proven. Nobody sees them; they are buried before the name is written again.
+    withheld: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
+    /// Indexes with files on cartridges that the library does not have.
+    orphans: Vec<String>,
 }
 
 /// A cartridge and what is on it.
@@ -85,6 +92,10 @@ struct Cartridge {
     trouble: Option<String>,
     /// Something is wrong on it: it is read, and never written.
     damage: Option<String>,
+    /// Why the last write to it failed: it is chosen after all others.
+    failing: Option<String>,
+    /// When it was last looked at because of its trouble.
+    looked: Instant,
 }
 
 /// A cartridge as it stands, for people and for choosing.
@@ -96,9 +107,11 @@ pub struct CartridgeStatus {
     pub used: u64,
     /// Files on it, dead ones too.
     pub files: usize,
+    /// Files that are not dead.
+    pub live: usize,
     /// Bytes of files that are dead.
     pub dead: u64,
-    /// Why it cannot be used, or not be written.
+    /// Why it cannot be used, or not be written, or failed to be.
     pub trouble: Option<String>,
 }
 
@@ -136,6 +149,8 @@ impl Library {
                 names: BTreeMap::new(),
                 twins: BTreeMap::new(),
                 writing: BTreeSet::new(),
+                withheld: BTreeMap::new(),
+                orphans: Vec::new(),
             }),
             settled: Condvar::new(),
             _lock: lock,
@@ -177,6 +192,23 @@ impl Library {
     }
 
     /// Where a file lies.
+    ///
+    /// # Errors
+    /// [`LibraryError::Missing`] if every cartridge was seen, and [`LibraryError::Unseen`] if not.
+    pub fn known(&self, name: AggregateId) -> Result<(Barcode, TapeFile), LibraryError> {
+        if let Some(found) = self.find(name) {
+            return Ok(found);
+        }
+        self.look_again();
+        let stock = self.stock.lock();
+        match (stock.names.get(&name), stock.unseen()) {
+            (Some(found), _) => Ok(*found),
+            (None, None) => Err(LibraryError::Missing),
+            (None, Some(why)) => Err(LibraryError::Unseen(why)),
+        }
+    }
+
+    /// Where a file lies, as far as is known now.
     #[must_use]
     pub fn find(&self, name: AggregateId) -> Option<(Barcode, TapeFile)> {
         self.stock.lock().names.get(&name).copied()
@@ -195,7 +227,7 @@ impl Library {
     /// Reads a part of a file that [`Self::find`] found, which must lie within it.
     ///
     /// # Errors
-    /// [`LibraryError::Absent`], [`LibraryError::Volume`], [`LibraryError::NoDrive`], ...
+    /// [`LibraryError::Elsewhere`] if it is not there any more, [`LibraryError::Absent`], [`LibraryError::Volume`], [`LibraryError::NoDrive`], ...
     pub fn read(
         &self,
         barcode: Barcode,
@@ -206,6 +238,10 @@ impl Library {
         let mut room = Vec::new();
         loop {
             let mut mounted = self.mount(barcode)?;
+            // While a drive was waited for it may have been deleted, and its cartridge freed.
+            if self.find(file.name) != Some((barcode, *file)) {
+                return Err(LibraryError::Elsewhere);
+            }
             match volume::read(mounted.drive(), file, offset, into, &mut room) {
                 Ok(()) => return Ok(()),
                 Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
@@ -219,18 +255,23 @@ impl Library {
     /// Marks a file as dead, durably, wherever it lies. What is not there is dead already.
     ///
     /// # Errors
-    /// [`LibraryError::Io`]: it may be there or not.
+    /// [`LibraryError::Io`]: it may be there or not. [`LibraryError::Unseen`]: nobody knows it, and it
+    /// may be where nothing can be seen.
     pub fn delete(&self, name: AggregateId) -> Result<(), LibraryError> {
+        if self.find(name).is_none() {
+            self.look_again();
+        }
         let mut stock = self.stock.lock();
+        stock.bury_withheld(name)?;
         let Some(first) = stock.names.get(&name).copied() else {
-            return Ok(());
+            return match stock.unseen() {
+                None => Ok(()),
+                Some(why) => Err(LibraryError::Unseen(why)),
+            };
         };
         let twins = stock.twins.get(&name).cloned().unwrap_or_default();
         for (barcode, file) in twins.iter().chain([&first]) {
-            if let Some(cartridge) = stock.cartridges.get_mut(barcode) {
-                let buried = cartridge.files.bury(file);
-                buried.map_err(|e| LibraryError::io("marking a file as dead", e))?;
-            }
+            stock.bury(*barcode, file)?;
         }
         stock.names.remove(&name);
         stock.twins.remove(&name);
@@ -244,14 +285,24 @@ impl Library {
     pub fn free(&self, barcode: Barcode) -> Result<(), LibraryError> {
         // While the drive is held nobody appends to it; and what is dead stays so.
         let mut mounted = self.mount(barcode)?;
+        let freed = self.empty(mounted.drive(), barcode);
+        // Whatever came of it, it is looked at anew before it is written.
+        mounted.vacate();
+        freed
+    }
+
+    /// Erases a cartridge behind its label, if all on it is dead, and then its index: so no dead mark
+    /// is lost while its file is there.
+    fn empty(&self, drive: &mut dyn Drive, barcode: Barcode) -> Result<(), LibraryError> {
         let alive = {
             let stock = self.stock.lock();
             let cartridge = stock.cartridges.get(&barcode);
-            cartridge
-                .ok_or(LibraryError::Absent { barcode })?
-                .files
-                .live()
-                .count()
+            let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+            // Those that its index does not know, too.
+            let twins = stock.twins.values().flatten();
+            let named = stock.names.values().chain(twins);
+            let named = named.filter(|(at, _)| *at == barcode).count();
+            named.max(cartridge.files.live().count())
         };
         if alive > 0 {
             return Err(LibraryError::Alive {
@@ -259,15 +310,10 @@ impl Library {
                 files: alive,
             });
         }
-        // Before its index goes, so that no dead mark is lost while its file is there.
-        let label = super::label::Volume {
-            name: barcode.volume().to_owned(),
-            owner: self.tier,
-        };
-        let emptied = volume::initialise(mounted.drive(), &label);
-        // Whatever comes of it, it is looked at anew before it is written.
-        mounted.vacate();
-        emptied.map_err(|e| LibraryError::volume(barcode, e))?;
+        volume::cut(drive, FIRST).map_err(|source| {
+            let step = "erasing a cartridge";
+            LibraryError::volume(barcode, VolumeError::Drive { step, source })
+        })?;
         let mut stock = self.stock.lock();
         if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
             let cleared = cartridge.files.clear();
@@ -290,15 +336,20 @@ impl Library {
     /// # Errors
     /// [`LibraryError::Absent`], [`LibraryError::State`].
     pub fn protect(&self, barcode: Barcode, protected: bool) -> Result<(), LibraryError> {
+        let mounted = self.mount(barcode)?;
+        let kept = {
+            let mut stock = self.stock.lock();
+            match stock.cartridges.get_mut(&barcode) {
+                Some(cartridge) => {
+                    cartridge.entry.write_protected = protected;
+                    self.keep(&mut stock)
+                }
+                None => Err(LibraryError::Absent { barcode }),
+            }
+        };
         // Out of its drive: a drive looks at the tab when it loads.
-        self.mount(barcode)?.vacate();
-        let mut stock = self.stock.lock();
-        let cartridge = stock
-            .cartridges
-            .get_mut(&barcode)
-            .ok_or(LibraryError::Absent { barcode })?;
-        cartridge.entry.write_protected = protected;
-        self.keep(&mut stock)
+        mounted.vacate();
+        kept
     }
 
     /// All cartridges, by barcode.
@@ -309,6 +360,7 @@ impl Library {
             entry: c.entry.clone(),
             used: c.used,
             files: c.files.all().len(),
+            live: c.files.live().count(),
             dead: c
                 .files
                 .all()
@@ -316,7 +368,12 @@ impl Library {
                 .filter(|f| c.files.is_dead(f))
                 .map(|f| f.len)
                 .sum(),
-            trouble: c.trouble.clone().or_else(|| c.damage.clone()),
+            trouble: c
+                .trouble
+                .as_ref()
+                .or(c.damage.as_ref())
+                .or(c.failing.as_ref())
+                .cloned(),
         };
         stock.cartridges.values().map(status).collect()
     }
@@ -362,15 +419,18 @@ impl Library {
                     .ok_or(LibraryError::Absent { barcode })?;
                 self.inserted(&cartridge.entry)
             };
-            if !inserted.image.exists() {
-                return Err(LibraryError::Absent { barcode });
-            }
+            present(&inserted)?;
             let mut mounted = self
                 .mounts
                 .mount(&inserted)
                 .map_err(|e| LibraryError::mount(barcode, e))?;
             if mounted.seen.is_some() {
                 return Ok(mounted);
+            }
+            // Its tab may have been changed while a drive was waited for.
+            if self.tab(barcode) != Some(inserted.protected) {
+                mounted.vacate();
+                continue;
             }
             match self.look(mounted.drive(), barcode) {
                 Ok(seen) => {
@@ -389,6 +449,13 @@ impl Library {
                 }
             }
         }
+    }
+
+    /// Is a cartridge write-protected?
+    fn tab(&self, barcode: Barcode) -> Option<bool> {
+        let stock = self.stock.lock();
+        let cartridge = stock.cartridges.get(&barcode);
+        cartridge.map(|c| c.entry.write_protected)
     }
 
     fn inserted(&self, entry: &Entry) -> Inserted {
@@ -416,6 +483,19 @@ impl Cartridge {
             entry if entry.full => Some("met its end early".to_owned()),
             _ => None,
         }
+    }
+}
+
+/// Is the cartridge there? Nothing is called absent that could not be looked for.
+fn present(cartridge: &Inserted) -> Result<(), LibraryError> {
+    let barcode = cartridge.barcode;
+    match cartridge.image.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(LibraryError::Absent { barcode }),
+        Err(error) => Err(LibraryError::Load {
+            barcode,
+            source: DriveError::Unloadable(error.to_string()),
+        }),
     }
 }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const MARK: &str = "cairn-tier.json";
 
@@ -26,6 +27,8 @@ pub(super) struct Place {
     pub(super) options: TapeOptions,
     pub(super) faults: TapeFaults,
     pub(super) seen: Mutex<Option<(Identity, Arc<Library>)>>,
+    /// A library was there once: none is made any more, whatever becomes of it.
+    pub(super) was_there: AtomicBool,
 }
 
 impl Place {
@@ -63,8 +66,11 @@ impl Place {
             other => refused(&self.path, &other.to_string()),
         })?;
         self.check(mark)?;
-        let first = seen.take().is_none();
-        let library = Arc::new(self.library(step, &root, first && self.is_new)?);
+        // It lets go of its lock first: the same library may come back on another device.
+        *seen = None;
+        let new = self.is_new && !self.was_there.load(Ordering::Acquire);
+        let library = Arc::new(self.library(step, &root, new)?);
+        self.was_there.store(true, Ordering::Release);
         *seen = Some((identity, Arc::clone(&library)));
         Ok(library)
     }

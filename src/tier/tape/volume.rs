@@ -7,7 +7,8 @@
 //! Invariants kept here:
 //! - A file is on the cartridge when its closing labels are, and those are written only after its
 //!   data were synchronised and proven. What lies behind the last closing labels is a torn tail:
-//!   ignored, and overwritten by the next file (P9: where to append comes from the medium).
+//!   ignored, and overwritten by the next file (P9: where to append comes from the medium), unless an
+//!   index knows better, which its library sees to.
 //! - A file's data are the object's bytes and nothing else: blocks of one length, the last as short
 //!   as it comes out, so that an aggregate's trailer ends the tape file (P14).
 //! - A tape with something wrong in its middle is never written: what seems to be its end is none.

@@ -313,6 +313,12 @@ impl Drive for VirtualDrive {
         if after > tape.capacity(&faults) {
             return Err(DriveError::EndOfMedium);
         }
+        if faults.is_unwritable(tape.cartridge.barcode) {
+            return Err(DriveError::Medium {
+                step: STEP,
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            });
+        }
         if faults.goes_dark() {
             tape.image.tear(block, block.len() / 2).map_err(failed)?;
             let why = "the power is gone".to_owned();

@@ -28,8 +28,8 @@ impl Drop for Reserved<'_> {
 /// What came of one try on one cartridge.
 enum Tried {
     Done(Proof),
-    /// Not on this cartridge.
-    Elsewhere,
+    /// Not on this cartridge, perhaps because of an error.
+    Elsewhere(Option<LibraryError>),
     /// The drive died: the same again on another.
     Again,
 }
@@ -55,15 +55,23 @@ impl Library {
         sum: Crc32c,
     ) -> Result<Proof, LibraryError> {
         let _reserved = self.reserve(name)?;
-        let mut tried = BTreeSet::new();
+        let (mut tried, mut again, mut last) = (BTreeSet::new(), None, None);
         loop {
-            let barcode = self.candidate(front.len(), &tried)?;
+            let barcode = match again.take() {
+                // What the dead drive left is there: perhaps the whole file.
+                Some(barcode) => barcode,
+                None => match self.candidate(front.len(), &tried) {
+                    Ok(barcode) => barcode,
+                    Err(error) => return Err(last.unwrap_or(error)),
+                },
+            };
             match self.try_on(barcode, name, front, sum)? {
                 Tried::Done(proof) => return Ok(proof),
-                Tried::Elsewhere => {
+                Tried::Elsewhere(why) => {
                     tried.insert(barcode);
+                    last = why.or(last);
                 }
-                Tried::Again => {}
+                Tried::Again => again = Some(barcode),
             }
         }
     }
@@ -86,6 +94,7 @@ impl Library {
     }
 
     fn candidate(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
+        self.look_again();
         let bays = self.mounts.status();
         let stock = self.stock.lock();
         let candidate = |(barcode, cartridge): (&Barcode, &super::Cartridge)| {
@@ -98,6 +107,7 @@ impl Library {
                 capacity: cartridge.entry.capacity,
                 used: cartridge.used,
                 hindrance: cartridge.hindrance().or(tried),
+                failing: cartridge.failing.is_some(),
                 mounted: bay.is_some(),
                 busy: bay.is_some_and(|b| b.busy),
             }
@@ -126,17 +136,19 @@ impl Library {
                 | LibraryError::Volume { .. }),
             ) => {
                 self.trouble(barcode, &error);
-                return Ok(Tried::Elsewhere);
+                return Ok(Tried::Elsewhere(Some(error)));
             }
             Err(error) => return Err(error),
         };
         let next = match &mounted.seen {
             Some(Seen { next, damage: None }) => *next,
-            Some(_) | None => return Ok(Tried::Elsewhere),
+            Some(_) | None => return Ok(Tried::Elsewhere(None)),
         };
+        // What a drive wrote of it that died before it said so; nobody else writes the name.
+        self.stock.lock().bury_withheld(name)?;
         // It may have been filled while we waited for it.
         if self.left(barcode, next) < super::volume::room_for(front.len()) {
-            return Ok(Tried::Elsewhere);
+            return Ok(Tried::Elsewhere(None));
         }
         let number = self.count(barcode) + 1;
         let written = self.write(&mut mounted, barcode, next, (name, number), front, sum);
@@ -219,7 +231,7 @@ impl Library {
         if ended(&error) {
             tracing::info!(%barcode, "the tape is at its end: the file goes to another cartridge");
             self.fill(barcode);
-            return Ok(Tried::Elsewhere);
+            return Ok(Tried::Elsewhere(None));
         }
         match error {
             // The filesystem below is full: so it is for every cartridge.
@@ -232,7 +244,18 @@ impl Library {
             VolumeError::Drive {
                 source: DriveError::Protected,
                 ..
-            } => Ok(Tried::Elsewhere),
+            } => Ok(Tried::Elsewhere(None)),
+            VolumeError::Drive { step, source } if source.blames() == Blame::Cartridge => {
+                self.failing(barcode, &source);
+                let lies = matches!(source, DriveError::Lies { .. });
+                let error = LibraryError::volume(barcode, VolumeError::Drive { step, source });
+                // The bytes may be wrong that were handed over: who has them makes them anew.
+                if lies {
+                    Err(error)
+                } else {
+                    Ok(Tried::Elsewhere(Some(error)))
+                }
+            }
             error => Err(LibraryError::volume(barcode, error)),
         }
     }
@@ -250,7 +273,8 @@ impl Library {
         let mut stock = self.stock.lock();
         if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
             cartridge.used = file.end_bytes();
-            if let Err(error) = cartridge.files.add(&[file]) {
+            cartridge.failing = None;
+            if let Err(error) = cartridge.files.wrote(file) {
                 tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
             }
         }
@@ -265,6 +289,14 @@ impl Library {
         }
         if let Err(error) = self.keep(&mut stock) {
             tracing::warn!(%barcode, %error, "that it is full is not kept");
+        }
+    }
+
+    /// Notes that a write to a cartridge failed, through its own fault.
+    fn failing(&self, barcode: Barcode, error: &DriveError) {
+        tracing::error!(%barcode, %error, "a cartridge could not be written");
+        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
+            cartridge.failing = Some(error.to_string());
         }
     }
 

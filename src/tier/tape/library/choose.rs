@@ -15,6 +15,8 @@ pub struct Candidate {
     pub used: u64,
     /// Why nothing can be written to it.
     pub hindrance: Option<String>,
+    /// The last write to it failed: the last resort.
+    pub failing: bool,
     /// It is in a drive.
     pub mounted: bool,
     /// Somebody uses the drive that it is in.
@@ -63,7 +65,7 @@ pub struct Kind {
     pub capacity: u64,
 }
 
-/// The cartridge for a file of `len` bytes: one that is not in use before one that is, one in a
+/// The cartridge for a file of `len` bytes: one that did not fail last time before one that did, one that is not in use before one that is, one in a
 /// drive before one in its slot, a begun one before an empty one.
 ///
 /// # Errors
@@ -76,7 +78,10 @@ pub fn choose(candidates: &[Candidate], len: u64, kind: Kind) -> Result<Barcode,
         .iter()
         .filter(fits)
         .filter(|c| c.hindrance.is_none());
-    let best = usable.min_by_key(|c| (c.busy, !c.mounted, c.used <= FIRST.bytes, c.barcode));
+    let best = usable.min_by_key(|c| {
+        let begun = c.used > FIRST.bytes;
+        (c.failing, c.busy, !c.mounted, !begun, c.barcode)
+    });
     if let Some(best) = best {
         return Ok(best.barcode);
     }
@@ -127,6 +132,7 @@ mod tests {
             capacity: 1_000_000,
             used,
             hindrance: None,
+            failing: false,
             mounted: false,
             busy: false,
         }
@@ -157,6 +163,14 @@ mod tests {
         all[0].busy = true;
         all[1].busy = true;
         assert_eq!(chosen(&all, 1000), Ok("CRN003L8".into()));
+        all[2].failing = true;
+        assert_eq!(chosen(&all, 1000), Ok("CRN002L8".into()));
+        (all[0].failing, all[1].failing) = (true, true);
+        assert_eq!(
+            chosen(&all, 1000),
+            Ok("CRN003L8".into()),
+            "better than none"
+        );
     }
 
     #[test]

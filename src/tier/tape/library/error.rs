@@ -66,6 +66,15 @@ pub enum LibraryError {
     /// The name is taken.
     #[error("the name is taken")]
     Taken,
+    /// Nobody knows the name, and every cartridge was seen.
+    #[error("no cartridge has it")]
+    Missing,
+    /// Nobody knows the name, and something that may hold it cannot be seen.
+    #[error("not found, and it may be where nothing can be seen now: {0}")]
+    Unseen(String),
+    /// It was moved or deleted while its cartridge was waited for.
+    #[error("it is not any more where it was: look again")]
+    Elsewhere,
     /// A cartridge with files that are not dead cannot be freed.
     #[error("cartridge {barcode} holds {files} files that are not dead: repack it first")]
     Alive {

@@ -2,11 +2,11 @@
 
 use super::mounts::Seen;
 use super::{CARTRIDGES, Cartridge, FILES, Library, LibraryError, Stock};
-use crate::id::TierId;
+use crate::id::{AggregateId, TierId};
 use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::virtual_drive::VirtualDrive;
 use crate::tier::tape::drive::{Drive, DriveNumber};
-use crate::tier::tape::files::Files;
+use crate::tier::tape::files::{Files, lies_among};
 use crate::tier::tape::image::{Image, ImageError};
 use crate::tier::tape::label::{Barcode, NotOurs, Volume};
 use crate::tier::tape::state::Entry;
@@ -14,6 +14,10 @@ use crate::tier::tape::timing::Generation;
 use crate::tier::tape::volume::{self, FIRST, TapeFile, VolumeError};
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
+
+/// How long a cartridge in trouble is left alone.
+const AGAIN: Duration = Duration::from_secs(60);
 
 impl Library {
     /// Adds the cartridges that are missing, and looks at all.
@@ -42,24 +46,50 @@ impl Library {
         let dir = self.root.join(FILES);
         for entry in entries {
             let barcode = entry.barcode;
-            let files =
-                Files::read(&dir, barcode).map_err(|e| LibraryError::io("reading an index", e))?;
+            let files = Files::open(&dir, barcode);
             let used = files.all().last().map_or(FIRST.bytes, TapeFile::end_bytes);
+            let files_damage = files.unreadable().map(str::to_owned);
             let cartridge = Cartridge {
                 entry,
                 files,
                 used,
                 trouble: None,
-                damage: None,
+                damage: files_damage,
+                failing: None,
+                looked: Instant::now(),
             };
             let names: Vec<TapeFile> = cartridge.files.live().copied().collect();
             let stock = self.stock.get_mut();
             stock.cartridges.insert(barcode, cartridge);
             stock.learn(barcode, &names);
-            let seen = self.inspect(barcode);
-            self.settle(barcode, seen);
+            self.inspect(barcode);
         }
+        self.stock.get_mut().orphans = self.orphans()?;
         Ok(())
+    }
+
+    /// Indexes that know files on cartridges that the library does not have, for people.
+    fn orphans(&self) -> Result<Vec<String>, LibraryError> {
+        let fail = |e| LibraryError::io("looking for indexes", e);
+        let (dir, stock) = (self.root.join(FILES), self.stock.lock());
+        let mut orphans = Vec::new();
+        for index in std::fs::read_dir(&dir).map_err(fail)? {
+            let name = index.map_err(fail)?.file_name();
+            let barcode = name
+                .to_str()
+                .and_then(|n| n.strip_suffix(".jsonl")?.parse::<Barcode>().ok());
+            let Some(barcode) = barcode.filter(|b| !stock.cartridges.contains_key(b)) else {
+                continue;
+            };
+            let files = Files::open(&dir, barcode);
+            if files.live().next().is_some() || files.unreadable().is_some() {
+                tracing::warn!(%barcode, "a cartridge whose index is there is not in the library");
+                orphans.push(format!(
+                    "cartridge {barcode} is not in the library, but its index is: put it back"
+                ));
+            }
+        }
+        Ok(orphans)
     }
 
     /// The cartridges of this tier that lie there although no state says so: it was lost.
@@ -106,10 +136,11 @@ impl Library {
             .find(|n| !entries.iter().any(|e| e.slot == *n))
             .unwrap_or(u32::MAX);
         let geometry = self.options.geometry();
-        let taken: BTreeSet<Barcode> = entries.iter().map(|e| e.barcode).collect();
+        // A volume's label has no medium in its name: no two may differ in that alone.
+        let taken: BTreeSet<&str> = entries.iter().map(|e| e.barcode.volume()).collect();
         let barcode = (1..)
             .map_while(|n| barcode(self.tier, n, geometry.generation.medium()))
-            .find(|b| !taken.contains(b));
+            .find(|b| !taken.contains(b.volume()));
         let Some(barcode) = barcode else {
             let source = io::Error::other("there are no more barcodes");
             return Err(LibraryError::io("adding a cartridge", source));
@@ -166,30 +197,49 @@ impl Library {
         Ok(drive)
     }
 
-    /// Looks at a cartridge outside the library's drives.
-    fn inspect(&mut self, barcode: Barcode) -> Result<Seen, LibraryError> {
-        let entry = match self.stock.get_mut().cartridges.get(&barcode) {
+    /// Looks at a cartridge outside the library's drives, and notes its trouble.
+    fn inspect(&self, barcode: Barcode) {
+        let Err(error) = self.look_outside(barcode) else {
+            return;
+        };
+        tracing::error!(%error, "a cartridge cannot be used");
+        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
+            cartridge.trouble = Some(error.to_string());
+        }
+    }
+
+    fn look_outside(&self, barcode: Barcode) -> Result<Seen, LibraryError> {
+        let entry = match self.stock.lock().cartridges.get(&barcode) {
             Some(cartridge) => cartridge.entry.clone(),
             None => return Err(LibraryError::Absent { barcode }),
         };
-        if !self.image(barcode).exists() {
-            return Err(LibraryError::Absent { barcode });
-        }
+        super::present(&self.inserted(&entry))?;
         let mut drive = self
             .bench(&entry)
             .map_err(|e| LibraryError::volume(barcode, e))?;
         self.look(&mut drive, barcode)
     }
 
-    /// What came of looking at a cartridge.
-    fn settle(&mut self, barcode: Barcode, seen: Result<Seen, LibraryError>) {
-        let stock = self.stock.get_mut();
-        let Some(cartridge) = stock.cartridges.get_mut(&barcode) else {
-            return;
+    /// Looks anew at the cartridges in trouble, at each once a minute at most: it may be over.
+    pub(super) fn look_again(&self) {
+        let due: Vec<Barcode> = {
+            let mut stock = self.stock.lock();
+            let now = Instant::now();
+            let troubled = stock.cartridges.iter_mut();
+            troubled
+                .filter(|(_, c)| c.trouble.is_some() && now.duration_since(c.looked) >= AGAIN)
+                .map(|(barcode, cartridge)| {
+                    cartridge.looked = now;
+                    *barcode
+                })
+                .collect()
         };
-        if let Err(error) = seen {
-            tracing::error!(%error, "a cartridge cannot be used");
-            cartridge.trouble = Some(error.to_string());
+        // Those in a drive are looked at there: their image is held.
+        let held = self.mounts.status();
+        for barcode in due {
+            if !held.iter().any(|bay| bay.holds == Some(barcode)) {
+                self.inspect(barcode);
+            }
         }
     }
 
@@ -227,11 +277,19 @@ impl Library {
         if scan.torn && scan.damage.is_none() {
             tracing::info!(%barcode, "something incomplete at its end is ignored");
         }
+        if !scan.files.is_empty() {
+            // Whoever wrote them may have died before their closing labels were durable.
+            let synced = drive.sync().map_err(|source| VolumeError::Drive {
+                step: "synchronising what was found",
+                source,
+            });
+            synced.map_err(fail)?;
+        }
         let mut stock = self.stock.lock();
-        stock.found(barcode, &scan, anew);
+        let damage = stock.found(barcode, &scan, anew);
         Ok(Seen {
             next: scan.next,
-            damage: scan.damage,
+            damage,
         })
     }
 }
@@ -266,39 +324,86 @@ impl Stock {
         }
     }
 
-    /// Brings what is known of a cartridge up to what was found on it.
-    fn found(&mut self, barcode: Barcode, scan: &volume::Scan, anew: bool) {
-        let Some(cartridge) = self.cartridges.get_mut(&barcode) else {
-            return;
-        };
-        if anew {
-            cartridge.files.forget();
-        }
-        if !scan.files.is_empty() || anew {
-            let added = cartridge.files.add(&scan.files);
-            if let Err(error) = added.and_then(|()| {
-                if anew {
-                    cartridge.files.rewrite()
-                } else {
-                    Ok(())
+    /// Adds files that were found on a cartridge. Those whose names are being written are withheld.
+    fn discover(&mut self, barcode: Barcode, files: &[TapeFile]) {
+        for file in files {
+            if self.writing.contains(&file.name) || self.withheld.contains_key(&file.name) {
+                let withheld = self.withheld.entry(file.name).or_default();
+                if !withheld.contains(&(barcode, *file)) {
+                    withheld.push((barcode, *file));
                 }
-            }) {
-                tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
+            } else {
+                self.learn(barcode, &[*file]);
             }
         }
-        (cartridge.used, cartridge.damage) = (scan.next.bytes, scan.damage.clone());
-        cartridge.trouble = None;
-        let live: Vec<TapeFile> = cartridge.files.live().copied().collect();
-        if anew {
-            self.unlearn(barcode);
-            self.learn(barcode, &live);
-        } else {
-            let new: Vec<TapeFile> = live
-                .into_iter()
-                .filter(|f| scan.files.contains(f))
-                .collect();
-            self.learn(barcode, &new);
+    }
+
+    /// Marks a file as dead, durably.
+    pub(super) fn bury(&mut self, barcode: Barcode, file: &TapeFile) -> Result<(), LibraryError> {
+        let Some(cartridge) = self.cartridges.get_mut(&barcode) else {
+            return Ok(());
+        };
+        let buried = cartridge.files.bury(file);
+        buried.map_err(|e| LibraryError::io("marking a file as dead", e))
+    }
+
+    /// Marks the files as dead that are withheld under a name.
+    pub(super) fn bury_withheld(&mut self, name: AggregateId) -> Result<(), LibraryError> {
+        for (barcode, file) in self.withheld.get(&name).cloned().unwrap_or_default() {
+            self.bury(barcode, &file)?;
         }
+        self.withheld.remove(&name);
+        Ok(())
+    }
+
+    /// Why an object may be there although nobody knows it; `None` if it cannot be.
+    pub(super) fn unseen(&self) -> Option<String> {
+        let hidden = |(barcode, c): (&Barcode, &Cartridge)| {
+            let why = c.trouble.as_ref().or(c.damage.as_ref())?;
+            Some(format!("cartridge {barcode}: {why}"))
+        };
+        let mut hidden = self.cartridges.iter().filter_map(hidden);
+        hidden.next().or_else(|| self.orphans.first().cloned())
+    }
+
+    /// Brings what is known of a cartridge up to what was found on it; says why it must not be
+    /// written, if so. A file that is not dead is never forgotten.
+    fn found(&mut self, barcode: Barcode, scan: &volume::Scan, anew: bool) -> Option<String> {
+        let cartridge = self.cartridges.get_mut(&barcode)?;
+        let lost = cartridge
+            .files
+            .live()
+            .find(|f| anew && !lies_among(&scan.files, f));
+        let lost = lost.map(|f| {
+            format!(
+                "the index knows {} at object {}, its labels cannot be read",
+                f.name, f.object
+            )
+        });
+        let unreadable = cartridge.files.unreadable().map(str::to_owned);
+        let damage = unreadable.or(lost).or_else(|| scan.damage.clone());
+        let kept = match (anew, &damage) {
+            // The index may be right where the medium is damaged: it stays as it is.
+            (true, Some(_)) => Ok(()),
+            (true, None) => cartridge.files.replace(&scan.files),
+            (false, _) if scan.files.is_empty() => Ok(()),
+            (false, _) => cartridge.files.add(&scan.files),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
+        }
+        (cartridge.used, cartridge.damage) = (scan.next.bytes, damage.clone());
+        cartridge.trouble = None;
+        let alive = |f: &&TapeFile| !cartridge.files.is_dead(f);
+        let mut files: Vec<TapeFile> = scan.files.iter().filter(alive).copied().collect();
+        if anew {
+            // Those that the index alone knows, and where it says; then those that only the medium has.
+            files.retain(|f| !cartridge.files.has(f));
+            files.splice(0..0, cartridge.files.live().copied());
+            self.unlearn(barcode);
+        }
+        self.discover(barcode, &files);
+        damage
     }
 }
 
