@@ -7,7 +7,10 @@ use cairn::tier::tape::TapeOptions;
 use cairn::tier::tape::TapeTier;
 use cairn::tier::tape::drive::DriveNumber;
 use cairn::tier::tape::label::Barcode;
+use cairn::tier::tape::library::LibraryError;
+use cairn::tier::tape::timing::Generation;
 use cairn::tier::{ErrorKind, Tier};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -224,4 +227,40 @@ fn no_library_is_made_where_one_was() {
     fs::remove_dir_all(site.root()).expect("goes");
     fs::rename(&aside, site.root()).expect("mounted again");
     holds(&tier, 1, 1000);
+}
+
+#[test]
+fn a_reader_that_waited_for_a_drive_looks_again() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    try_store(&tier, 1, 1000).expect("fits");
+    let library = tier.library().expect("there");
+    // Between these two a reader waits, and its object goes.
+    let (barcode, file) = library.find(name(1)).expect("known");
+    tier.delete(name(1)).expect("deletes");
+    library.free(barcode).expect("is freed");
+    try_store(&tier, 2, 1000).expect("takes its place");
+    let read = library.read(barcode, &file, 0, &mut [0; 1000]);
+    assert!(matches!(read, Err(LibraryError::Elsewhere)), "{read:?}");
+    assert_eq!(kind(tier.read(name(1), 0, 10)), ErrorKind::Missing);
+}
+
+#[test]
+fn no_two_cartridges_have_one_volume_name() {
+    let site = Site::new(2, 1);
+    drop(site.open());
+    let more = Site {
+        options: TapeOptions {
+            cartridges: 4,
+            generation: Generation::Lto9,
+            ..site.options
+        },
+        ..site
+    };
+    let status = more.open().library().expect("there").cartridges();
+    let volumes: BTreeSet<String> = status
+        .iter()
+        .map(|c| c.entry.barcode.volume().to_owned())
+        .collect();
+    assert_eq!(volumes.len(), 4, "{volumes:?}");
 }
