@@ -23,6 +23,7 @@ mod aggregates;
 mod backup;
 mod candidates;
 mod copy;
+mod damage;
 mod dispatch;
 mod dump;
 mod error;
@@ -122,6 +123,7 @@ struct Inner {
     identity: Identity,
     /// The user served last by [`Catalog::take_actions`], per class.
     turns: parking_lot::Mutex<[i64; Class::ALL.len()]>,
+    damage: Arc<damage::Damage>,
 }
 
 impl Catalog {
@@ -133,7 +135,8 @@ impl Catalog {
     /// [`CatalogError::Sql`].
     pub fn open(path: &Path, fresh: Identity) -> Result<Self, CatalogError> {
         let identity = schema::prepare(path, fresh)?;
-        let (writer, sieve) = writer::Writer::start(path)?;
+        let damage = Arc::new(damage::Damage::default());
+        let (writer, sieve) = writer::Writer::start(path, damage.clone())?;
         let readers = readers::Readers::open(path)?;
         let incarnation = incarnation::Current::default();
         let inner = Inner {
@@ -143,6 +146,7 @@ impl Catalog {
             incarnation,
             identity,
             turns: parking_lot::Mutex::new([-1; Class::ALL.len()]),
+            damage,
         };
         let catalog = Self {
             inner: Arc::new(inner),
@@ -181,6 +185,13 @@ impl Catalog {
         self.inner.writer.run(durability, Size::Small, |_| Ok(()))
     }
 
+    /// What was found damaged in the file since it was opened, if anything was: a later call may meet it again
+    /// or not. Nothing mends it but making the catalog anew.
+    #[must_use]
+    pub fn damage(&self) -> Option<CatalogError> {
+        self.inner.damage.found()
+    }
+
     /// From here on every change fails, as on a full disk.
     #[cfg(test)]
     pub(crate) fn refuse_changes(&self) {
@@ -197,7 +208,7 @@ impl Catalog {
         &self,
         query: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError>,
     ) -> Result<T, CatalogError> {
-        self.inner.readers.read(query)
+        self.inner.damage.noted(self.inner.readers.read(query))
     }
 
     fn write<T: Send + 'static>(
@@ -205,7 +216,8 @@ impl Catalog {
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.inner.writer.run(durability, Size::Small, change)
+        let done = self.inner.writer.run(durability, Size::Small, change);
+        self.inner.damage.noted(done)
     }
 
     /// A change of this many things.
@@ -215,7 +227,8 @@ impl Catalog {
         durability: Durability,
         change: impl FnOnce(&rusqlite::Connection) -> Result<T, CatalogError> + Send + 'static,
     ) -> Result<T, CatalogError> {
-        self.inner.writer.run(durability, Size::of(count), change)
+        let done = self.inner.writer.run(durability, Size::of(count), change);
+        self.inner.damage.noted(done)
     }
 
     /// A change of this many things that gives nothing back.
@@ -226,7 +239,7 @@ impl Catalog {
         change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         match durability {
-            Durability::Full => self.inner.writer.run(durability, Size::of(count), change),
+            Durability::Full => self.write_many(count, durability, change),
             Durability::Relaxed => self.inner.writer.post(Size::of(count), change),
         }
     }
@@ -237,7 +250,7 @@ impl Catalog {
         change: impl FnOnce(&rusqlite::Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
         match durability {
-            Durability::Full => self.inner.writer.run(durability, Size::Small, change),
+            Durability::Full => self.write(durability, change),
             Durability::Relaxed => self.inner.writer.post(Size::Small, change),
         }
     }

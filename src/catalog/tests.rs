@@ -10,6 +10,7 @@ use std::path::PathBuf;
 mod archive;
 mod backups;
 mod behind;
+mod damage;
 mod durability;
 mod model;
 mod nodes;

@@ -9,6 +9,7 @@
 //! of every page that any statement changes until the savepoint ends: thousands of statements then
 //! write tens of megabytes to a temporary file, which takes several times as long as the changes.
 
+use super::damage::Damage;
 use super::error::At;
 use super::sieve::Sieve;
 use super::{CatalogError, Durability, schema};
@@ -67,13 +68,17 @@ pub(super) struct Writer {
     queue: Mutex<Option<Sender<Submission>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     errors: Arc<AtomicU64>,
+    damage: Arc<Damage>,
     /// Groups committed since the start.
     groups: Arc<AtomicU64>,
     path: PathBuf,
 }
 
 impl Writer {
-    pub(super) fn start(path: &Path) -> Result<(Self, Arc<Sieve>), CatalogError> {
+    pub(super) fn start(
+        path: &Path,
+        damage: Arc<Damage>,
+    ) -> Result<(Self, Arc<Sieve>), CatalogError> {
         let connection = schema::connect(path)?;
         let sieve = Sieve::on(&connection)?;
         let (queue, submissions) = bounded(QUEUE);
@@ -90,6 +95,7 @@ impl Writer {
             thread: Mutex::new(Some(thread)),
             errors: Arc::default(),
             groups,
+            damage,
             path: path.to_owned(),
         };
         Ok((writer, sieve))
@@ -127,7 +133,7 @@ impl Writer {
         size: Size,
         change: impl FnOnce(&Connection) -> Result<(), CatalogError> + Send + 'static,
     ) -> Result<(), CatalogError> {
-        let errors = Arc::clone(&self.errors);
+        let (errors, damage) = (Arc::clone(&self.errors), Arc::clone(&self.damage));
         self.submit(
             Durability::Relaxed,
             size,
@@ -137,6 +143,7 @@ impl Writer {
                 let tell: Answer = Box::new(move |group| {
                     if let Err(error) = group.and(result) {
                         errors.fetch_add(1, Ordering::Relaxed);
+                        damage.note(&error);
                         tracing::warn!(%error, "a change that nobody waited for is not in the catalog");
                     }
                 });

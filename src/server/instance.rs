@@ -326,6 +326,10 @@ impl Control for Instance {
             .engine
             .request(id, RequestView::MAX_PROBLEMS)
             .map_err(self.tells(peer))?;
+        if report.row.finished.is_none() {
+            // Nobody is left to wait for what may never end.
+            self.engine.has_sound_catalog().map_err(self.tells(peer))?;
+        }
         Ok(self.view(&report, peer))
     }
 

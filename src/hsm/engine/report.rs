@@ -139,6 +139,21 @@ impl Engine {
         self.shared.forecast(ask)
     }
 
+    /// # Errors
+    /// Damage of the catalog's file was met since it was opened: what is asked for may never end.
+    pub fn has_sound_catalog(&self) -> Result<(), EngineError> {
+        let Some(why) = self.shared.catalog.damage() else {
+            return Ok(());
+        };
+        let message = format!(
+            "the catalog's file is damaged ({why}): stop the instance (cairn down) and make the catalog anew \
+             (cairn rebuild)"
+        );
+        let hint =
+            "it is made from the files' records and the tiers; files and copies are as they were";
+        Err(EngineError::refused(Failure::Internal, message).hint(hint))
+    }
+
     /// A request with up to `problems` of its failures.
     ///
     /// # Errors

@@ -306,9 +306,20 @@ fn warnings(
             format!("{} writes to the catalog failed", snapshot.write_errors),
         );
     }
+    found.extend(damage(engine));
     found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
     found.extend(emergency(engine));
     found
+}
+
+/// The catalog's file.
+fn damage(engine: &Engine) -> Option<Warning> {
+    let why = engine.has_sound_catalog().err()?;
+    Some(Warning {
+        code: "catalog-damaged".into(),
+        level: Level::Critical,
+        message: why.to_string(),
+    })
 }
 
 /// The tier would give an old namespace back.
