@@ -16,7 +16,8 @@ interrupted() {
   # Whoever starts this in the background may have it ignore the signal, and so would what it starts.
   set -m; env --default-signal=INT "${reader[@]}" "$1" >/dev/null 2>&1 & local pid=$! begun; set +m
   local end=$((SECONDS + 30))
-  until grep -q ') D ' "/proc/$pid/stat" 2>/dev/null; do
+  # In the page cache, or, of a page that an interrupted reader left, in its request.
+  until grep -q ') D ' "/proc/$pid/stat" 2>/dev/null || grep -q request_wait_answer "/proc/$pid/wchan" 2>/dev/null; do
     [ $SECONDS -lt $end ] || { echo 99999; return; }
     sleep 0.02
   done
