@@ -152,17 +152,23 @@ impl Place {
 
     /// Makes the two directories and removes what dead writers left. A tier that cannot be
     /// written to can still be read. One that was in use and has no objects' directory is not all
-    /// there: it would look as if every object were gone.
+    /// there: it would look as if every object were gone. So a new one is none before it has it durably.
     fn prepare(&self, step: &'static str, root: &OwnedFd, new: bool) -> Result<(), TierError> {
-        if !new && let Err(error) = layout::open_dir(root, AGGREGATES) {
+        if new {
+            layout::make_dir(root, AGGREGATES)
+                .and_then(|()| layout::sync_dir(root))
+                .and_then(|()| layout::open_dir(root, AGGREGATES).map(drop))
+                .map_err(|error| {
+                    self.away(step, format!("{AGGREGATES}/ cannot be made: {error}"))
+                })?;
+        } else if let Err(error) = layout::open_dir(root, AGGREGATES) {
             let why = format!(
                 "{MARK} is there, {AGGREGATES}/ is not ({error}); if it never held anything, make \
                  that directory"
             );
             return Err(self.away(step, why));
         }
-        let made = layout::make_dir(root, AGGREGATES)
-            .and_then(|()| layout::make_dir(root, INCOMING))
+        let made = layout::make_dir(root, INCOMING)
             .and_then(|()| layout::sync_dir(root))
             .and_then(|()| incoming::sweep(root));
         if let Err(error) = made {

@@ -1,6 +1,7 @@
 //! Tests of what the conformance suite cannot reach from outside.
 
 use super::*;
+use crate::id::{InstanceId, TierId};
 use std::fs::File;
 use std::io::Write;
 use tempfile::TempDir;
@@ -71,6 +72,30 @@ fn a_half_written_mark_of_a_dead_process_does_not_stop_the_next() {
     std::fs::write(place.path().join(".cairn-tier.json.x"), b"{").expect("write");
     let how = OpenHow::new(crate::id::InstanceId([1; 16]), crate::id::TierId(1));
     DirTier::open(place.path(), how).expect("opens");
+}
+
+#[test]
+fn a_new_tier_whose_objects_directory_cannot_be_made_is_none_yet() {
+    let place = TempDir::new().expect("temporary directory");
+    let root = place.path().join("tier");
+    let wanted = |expect| OpenHow {
+        owner: InstanceId([7; 16]),
+        expect,
+    };
+    let open = |expect| DirTier::open(&root, wanted(expect));
+    drop(open(Expect::New(TierId(1))).expect("opens"));
+    // As a process leaves it that got no further than the mark, with something in the way.
+    let objects = root.join("aggregates");
+    std::fs::remove_dir(&objects).expect("is empty");
+    std::fs::write(&objects, "in the way").expect("written");
+    let refused = open(Expect::New(TierId(1))).err().expect("is no tier yet");
+    assert!(
+        refused.to_string().contains("aggregates/ cannot be made"),
+        "{refused}"
+    );
+    std::fs::remove_file(&objects).expect("removed");
+    let tier = open(Expect::New(TierId(1))).expect("the next start makes it");
+    assert!(tier.list(None, 1).expect("is there").is_empty());
 }
 
 #[test]
