@@ -81,8 +81,8 @@ impl From<DemoError> for CliError {
 /// # Errors
 /// [`DemoError`]; the mount is taken down and, unless `keep`, the directory removed all the same.
 pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
-    println!("Cairn demo: real files go through a real mount into plain tar archives, leave the");
-    println!("disk, and come back when read. Choosing files ...");
+    println!("Cairn demo: real files go through a real mount into plain tar archives on tape (a");
+    println!("virtual library), leave the disk, and come back when read. Choosing files ...");
     let chosen = sources::choose(options.from.as_deref(), options.size);
     if chosen.files == 0 {
         let looked = options

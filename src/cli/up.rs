@@ -34,8 +34,8 @@ pub struct UpArgs {
     /// Where Cairn keeps its own files, outside BACKING and MOUNT.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// An archive target, as often as there are any: dir:/path. Without it an embedded archive
-    /// under the state directory.
+    /// An archive target, as often as there are any: dir:/path, tape:/path. Without it an embedded
+    /// tape library under the state directory.
     #[arg(long = "tier", value_name = "NAME=URL")]
     pub tiers: Vec<TierSpec>,
     /// The policy; without it the shipped one.

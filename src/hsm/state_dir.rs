@@ -9,7 +9,8 @@
 //!   ballast             0600  given up when the disk is full (P13)
 //!   audit.jsonl         0600
 //!   catalog.aside       0600  a catalog is being put aside: under which name
-//!   archive/            0700  the embedded tier, when none was named
+//!   library/            0700  the embedded tape library, when no tier was named
+//!   archive/            0700  instead of it, where an earlier version made a directory tier
 //!   run/                0755  control.sock, handles.sock
 //! ```
 //!
@@ -168,11 +169,6 @@ impl StateDir {
     #[must_use]
     pub fn catalog(&self) -> PathBuf {
         catalog_in(&self.path)
-    }
-    /// The embedded tier's directory.
-    #[must_use]
-    pub fn archive(&self) -> PathBuf {
-        self.path.join("archive")
     }
     /// Indexes of aggregates.
     #[must_use]

@@ -6,6 +6,7 @@ use super::sources::Sources;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,6 +22,9 @@ pub(super) struct Step {
     /// The yardstick of the same run it is compared with.
     against: Option<&'static str>,
 }
+
+/// What takes tape files out of an image.
+const SCRIPT: &str = include_str!("../../../examples/tap_files.py");
 
 const PLAIN_COPY: &str = "cp -a to the disk below";
 const PLAIN_TAR: &str = "tar c, then sync";
@@ -120,7 +124,9 @@ impl Place {
     pub(super) fn up(&mut self) -> Result<(), DemoError> {
         let policy = self.root.join("demo.policy");
         fs::write(&policy, cairn_policies::shipped::DEMO).map_err(io("writing demo.policy"))?;
-        println!("1. One command starts an instance: an embedded archive, no configuration.");
+        println!(
+            "1. One command starts an instance with a virtual tape library, no configuration."
+        );
         self.up = true;
         let said = self.cairn(&[
             "up".into(),
@@ -144,7 +150,9 @@ impl Place {
     }
 
     pub(super) fn archive(&self, chosen: &Sources) -> Result<Step, DemoError> {
-        println!("3. The policy archives: plain tar, fsynced, read back and compared.");
+        println!(
+            "3. The policy archives: plain tar on cartridges, synced, read back and compared."
+        );
         let took = time(|| self.policy("all"))?;
         Ok(row(
             "archive (tar, fsync, read back)",
@@ -165,15 +173,40 @@ impl Place {
             .map(drop)
     }
 
+    /// Takes the tape files out of a cartridge's image, as anybody could without Cairn, and lists one.
     pub(super) fn open_an_aggregate(&self) -> Result<(), DemoError> {
-        println!("5. An archive is plain tar: the system's own tar opens it.");
+        println!(
+            "5. A cartridge holds plain tar: a script of thirty lines strips the tape's framing,"
+        );
+        println!("   and the system's own tar opens what is left.");
+        let Some(image) = written(&self.state().join("library/cartridges")) else {
+            return Err(DemoError::NotDone("no cartridge was written".into()));
+        };
+        let (script, files) = (self.root.join("tap_files.py"), self.root.join("tape-files"));
+        fs::write(&script, SCRIPT).map_err(io("writing tap_files.py"))?;
+        fs::create_dir(&files).map_err(io("creating tape-files/"))?;
+        println!(
+            "   $ python3 tap_files.py {} tape-files",
+            self.shown(&image)
+        );
+        let mut strip = Command::new("python3");
+        strip.arg(&script).arg(&image).arg(&files);
+        match run(strip) {
+            Err(DemoError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                println!("   SKIPPED: there is no python3 on this machine\n");
+                return Ok(());
+            }
+            done => done?,
+        };
         let mut found = Vec::new();
-        aggregates(&self.state().join("archive"), &mut found);
+        for entry in fs::read_dir(&files).map_err(io("listing tape-files/"))? {
+            found.push(entry.map_err(io("listing tape-files/"))?.path());
+        }
         found.sort();
         let Some(one) = found.first() else {
             return Err(DemoError::NotDone("no aggregate was written".into()));
         };
-        println!("   $ tar -tvf {}", one.display());
+        println!("   $ tar -tvf {}", self.shown(one));
         let mut list = Command::new("tar");
         list.arg("-tvf").arg(one);
         let listing = run(list)?;
@@ -181,11 +214,16 @@ impl Place {
             println!("   {line}");
         }
         println!(
-            "   ... {} members; {} aggregates in all\n",
+            "   ... {} members; {} tape files on this cartridge\n",
             listing.lines().count(),
             found.len()
         );
-        Ok(())
+        fs::remove_dir_all(&files).map_err(io("removing tape-files/"))
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        below.display().to_string()
     }
 
     pub(super) fn stage_one_directory(&self, chosen: &Sources) -> Result<(), DemoError> {
@@ -372,15 +410,11 @@ fn drop_caches() {
     }
 }
 
-fn aggregates(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            aggregates(&path, found);
-        } else if path.extension().is_some_and(|e| e == "tar") {
-            found.push(path);
-        }
-    }
+/// The fullest image of a library.
+fn written(cartridges: &Path) -> Option<PathBuf> {
+    let images = fs::read_dir(cartridges).into_iter().flatten().flatten();
+    let sized = images.filter_map(|entry| Some((entry.metadata().ok()?.len(), entry.path())));
+    sized.max().map(|(_, path)| path)
 }
 
 /// Space on disk, bytes: of all files, and of those of 64 KiB and more.

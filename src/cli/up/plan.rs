@@ -137,14 +137,24 @@ impl UpPlan {
     }
 }
 
-/// The tier that is used where none is named.
+/// The tier that is used where none is named: a tape library, or the directory that earlier
+/// versions made, where that is there.
 pub(super) fn embedded(state: &Path) -> TierSpec {
+    let directory = state.join("archive");
+    let url = if std::fs::symlink_metadata(&directory).is_ok() {
+        TierUrl::Dir {
+            path: directory,
+            pace: Default::default(),
+        }
+    } else {
+        TierUrl::Tape {
+            path: state.join("library"),
+            options: Default::default(),
+        }
+    };
     TierSpec {
         name: "archive".to_owned(),
-        url: TierUrl::Dir {
-            path: state.join("archive"),
-            pace: Default::default(),
-        },
+        url,
     }
 }
 

@@ -31,11 +31,21 @@ fn the_embedded_archive_lies_in_the_state_directory() {
     assert!(plan.embedded && plan.state.is_absolute());
     assert_eq!(
         plan.tiers[0].url,
-        TierUrl::Dir {
-            path: plan.state.join("archive"),
-            pace: Default::default()
+        TierUrl::Tape {
+            path: plan.state.join("library"),
+            options: Default::default()
         }
     );
+}
+
+#[test]
+fn an_embedded_archive_of_an_earlier_version_stays_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir_all(state.join("archive")).unwrap();
+    let plan = plan(dir.path(), &["--state", state.to_str().unwrap()]).unwrap();
+    let url = plan.tiers[0].url.to_string();
+    assert_eq!(url, format!("dir:{}", plan.state.join("archive").display()));
 }
 
 #[test]
