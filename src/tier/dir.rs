@@ -31,6 +31,7 @@ use crate::id::AggregateId;
 use bytes::Bytes;
 use place::Place;
 use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -165,8 +166,11 @@ impl Tier for DirTier {
         let entered = self.place.enter(STEP)?;
         self.handles.forget(name);
         let gone = self.shard(&entered.root, name).and_then(|shard| {
-            rustix::fs::unlinkat(&shard, layout::file_name(name), AtFlags::empty())?;
-            layout::sync_dir(&shard)
+            match rustix::fs::unlinkat(&shard, layout::file_name(name), AtFlags::empty()) {
+                // Also by an earlier try whose sync failed: without one it comes back with the power.
+                Ok(()) | Err(Errno::NOENT) => layout::sync_dir(&shard),
+                Err(error) => Err(error.into()),
+            }
         });
         match gone.map_err(|error| self.place.fail(STEP, name, error)) {
             Err(TierError::Missing { .. }) => Ok(()),
