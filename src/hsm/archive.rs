@@ -10,6 +10,7 @@
 //! - Memory is bounded by [`GROUP_BYTES`] and one small file, whatever the batch.
 
 mod again;
+mod ahead;
 mod candidate;
 mod compose;
 mod identity;
@@ -279,6 +280,7 @@ pub fn archive(
     commit: &mut dyn FnMut(Durable<'_>) -> Result<(), CommitError>,
 ) -> Result<Report, ArchiveError> {
     let mut outcomes: Vec<Option<Outcome>> = batch.items.iter().map(|_| None).collect();
+    ahead::look_ahead(&batch);
     let groups = group(&batch, &mut outcomes);
     let hint = groups.iter().map(|g| g.bytes).sum();
     let composer = Composer::begin(batch, hint)?;

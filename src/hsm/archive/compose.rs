@@ -133,8 +133,9 @@ impl<'a> Composer<'a> {
                         without_data.push(c);
                         return Ok(None);
                     }
-                    let open = self.batch.backing.reopen(c.node.as_fd(), How::Read);
-                    files.push(open?);
+                    let open = self.batch.backing.reopen(c.node.as_fd(), How::Read)?;
+                    source::soon_read(open.as_fd());
+                    files.push(open);
                     candidates.push(c);
                     Ok(None)
                 });

@@ -52,6 +52,15 @@ pub(super) fn stored(runs: &[Extent]) -> u64 {
     runs.iter().map(|run| run.len).sum()
 }
 
+/// Has the kernel fetch a file from the disk while others are being looked at: small files are read one after the
+/// other, and a disk does many things at once.
+pub(super) fn soon_read(fd: BorrowedFd<'_>) {
+    // Of no consequence but for time: not every filesystem does it.
+    if let Err(why) = rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::WillNeed) {
+        tracing::trace!(%why, "no reading ahead");
+    }
+}
+
 /// Reads all runs into memory; `None` if the file ended before them.
 pub(super) fn read_whole(
     fd: BorrowedFd<'_>,
