@@ -156,6 +156,10 @@ pub trait Tier: Send + Sync {
             root: None,
         }
     }
+    /// Its library of cartridges, where it has one. Wrappers answer for what they wrap.
+    fn tape(&self) -> Option<&tape::TapeTier> {
+        None
+    }
     /// Starts an object of about `size_hint` bytes.
     ///
     /// # Errors

@@ -65,6 +65,9 @@ impl Tier for Limit {
     fn describe(&self) -> Description {
         self.inner.describe()
     }
+    fn tape(&self) -> Option<&super::tape::TapeTier> {
+        self.inner.tape()
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         let _permit = self.permits.take();
         let inner = self.inner.put(name, size_hint)?;

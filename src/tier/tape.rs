@@ -191,6 +191,10 @@ impl Tier for TapeTier {
         }
     }
 
+    fn tape(&self) -> Option<&TapeTier> {
+        Some(self)
+    }
+
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         Ok(Box::new(put::TapePut::start(&self.place, name, size_hint)?))
     }
@@ -226,7 +230,14 @@ impl Tier for TapeTier {
         after: Option<AggregateId>,
         limit: usize,
     ) -> Result<Vec<AggregateId>, TierError> {
-        Ok(self.place.enter("listing")?.names(after, limit))
+        const STEP: &str = "listing";
+        let library = self.place.enter(STEP)?;
+        let names = library.names(after, limit);
+        match library.blind() {
+            // As long as there are others: but the end would say that there are no more.
+            Some(why) if names.len() < limit => Err(self.place.away(STEP, why)),
+            _ => Ok(names),
+        }
     }
 
     fn space(&self) -> Result<Space, TierError> {
@@ -288,6 +299,7 @@ fn sorted(
         error @ (LibraryError::InUse
         | LibraryError::State(_)
         | LibraryError::Absent { .. }
+        | LibraryError::Exported { .. }
         | LibraryError::Unseen(_)
         | LibraryError::Elsewhere
         | LibraryError::NoDrive(_)
@@ -303,9 +315,10 @@ fn sorted(
             step,
             why: error.to_string(),
         },
-        error @ (LibraryError::Volume { .. } | LibraryError::Alive { .. }) => {
-            transient(io::Error::other(error))
-        }
+        error @ (LibraryError::Volume { .. }
+        | LibraryError::Alive { .. }
+        | LibraryError::NoSuchDrive(_)
+        | LibraryError::Declined { .. }) => transient(io::Error::other(error)),
     }
 }
 

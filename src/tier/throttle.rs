@@ -95,6 +95,9 @@ impl Tier for Throttle {
     fn describe(&self) -> Description {
         self.inner.describe()
     }
+    fn tape(&self) -> Option<&super::tape::TapeTier> {
+        self.inner.tape()
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.bucket.operation();
         let inner = self.inner.put(name, size_hint)?;

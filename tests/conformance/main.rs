@@ -13,6 +13,7 @@ mod suite;
 mod tape_crash;
 mod tape_damage;
 mod tape_days;
+mod tape_media;
 
 use cairn::id::{AggregateId, InstanceId, TierId};
 use cairn::tier::dir::DirTier;

@@ -480,11 +480,13 @@ fn a_cartridge_is_freed_when_all_on_it_is_dead_and_not_before() {
             .free(barcode)
             .is_err_and(|e| e.to_string().contains("1 files"))
     );
+    assert_eq!(kind(try_store(&tier, 3, 6 << 20)), ErrorKind::Full);
     holds(&tier, 2, 3 << 20);
     tier.delete(name(2)).expect("deletes");
-    assert_eq!(kind(try_store(&tier, 3, 6 << 20)), ErrorKind::Full);
-    library.free(barcode).expect("is freed");
+    // Nobody had to say so.
     try_store(&tier, 3, 6 << 20).expect("fits now");
+    assert_eq!(library.cartridges()[0].entry.freed, 1);
+    assert!(library.free(barcode).is_err(), "the new one is alive");
     drop((tier, library));
     let tier = site.open();
     assert_eq!(names(&tier), [3]);

@@ -63,6 +63,9 @@ pub struct Files {
     log: Option<File>,
     /// Why the one on disk could not be read: nothing is written in its place.
     unreadable: Option<String>,
+    /// There is one on disk, or was when this was read: what is on the cartridge is known, whether
+    /// it can be seen or not.
+    known: bool,
 }
 
 impl Files {
@@ -74,7 +77,22 @@ impl Files {
             dead: BTreeMap::new(),
             log: None,
             unreadable: None,
+            known: false,
         }
+    }
+
+    /// Is it known what is on the cartridge, though it cannot be seen?
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// The cartridge was seen whole: an index that is not on disk is put there.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn settle(&mut self) -> io::Result<()> {
+        if self.known { Ok(()) } else { self.rewrite() }
     }
 
     /// Reads a cartridge's index below `dir`. One that is there and cannot be read is empty, is
@@ -121,6 +139,7 @@ impl Files {
             tracing::warn!(%barcode, "the index of a cartridge is of no use and is made anew");
             return Ok(index);
         }
+        index.known = true;
         while next_line(&mut reader, &mut line)? {
             match serde_json::from_slice(&line).ok() {
                 Some(Line::File(file)) if index.follows(&file) => index.files.push(file),
@@ -279,7 +298,9 @@ impl Files {
             text.push(b'\n');
         }
         self.log = None;
-        write_whole(&self.dir, &self.file_name(), &text)
+        write_whole(&self.dir, &self.file_name(), &text)?;
+        self.known = true;
+        Ok(())
     }
 
     fn append(&mut self, lines: impl Iterator<Item = Line>) -> io::Result<()> {

@@ -20,14 +20,21 @@
 //! - Deleting marks a file as dead, durably; its bytes go when its whole cartridge is freed.
 
 mod append;
+mod audit;
 mod choose;
 mod error;
 mod inventory;
+mod media;
 mod mounts;
+mod view;
+mod wear;
 
+pub use audit::Audit;
 pub use choose::{Candidate, Kind, NoRoom, choose};
 pub use error::LibraryError;
-pub use mounts::{BayStatus, MountError, Mounted, Mounts, Seen};
+pub use media::{Import, Taken};
+pub use mounts::{BayStatus, Failure, MountError, Mounted, Mounts, Seen};
+pub use view::{CartridgeStatus, DriveStatus, FileStatus};
 
 use super::drive::virtual_drive::{Inserted, VirtualDrive};
 use super::drive::{Blame, Drive, DriveError, DriveNumber};
@@ -46,7 +53,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const LOCK: &str = "library.lock";
 const CARTRIDGES: &str = "cartridges";
@@ -63,7 +70,7 @@ pub struct Library {
     stock: Mutex<Stock>,
     /// A name is not being written any more.
     settled: Condvar,
-    _lock: Locked,
+    lock: Locked,
 }
 
 /// What the library has.
@@ -80,6 +87,10 @@ struct Stock {
     withheld: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
     /// Indexes with files on cartridges that the library does not have.
     orphans: Vec<String>,
+    /// Something of the state is not on disk yet.
+    unkept: bool,
+    /// When it was last put there.
+    kept: Instant,
 }
 
 /// A cartridge and what is on it.
@@ -96,23 +107,6 @@ struct Cartridge {
     failing: Option<String>,
     /// When it was last looked at because of its trouble.
     looked: Instant,
-}
-
-/// A cartridge as it stands, for people and for choosing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CartridgeStatus {
-    /// As the library's state has it.
-    pub entry: Entry,
-    /// Bytes on it, labels included.
-    pub used: u64,
-    /// Files on it, dead ones too.
-    pub files: usize,
-    /// Files that are not dead.
-    pub live: usize,
-    /// Bytes of files that are dead.
-    pub dead: u64,
-    /// Why it cannot be used, or not be written, or failed to be.
-    pub trouble: Option<String>,
 }
 
 impl Library {
@@ -151,9 +145,11 @@ impl Library {
                 writing: BTreeSet::new(),
                 withheld: BTreeMap::new(),
                 orphans: Vec::new(),
+                unkept: false,
+                kept: Instant::now(),
             }),
             settled: Condvar::new(),
-            _lock: lock,
+            lock,
         };
         library.take_stock()?;
         Ok(library)
@@ -175,6 +171,22 @@ impl Library {
             Err(LibraryError::InUse) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens the library of a tier as it is: nothing is added to it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as_is(
+        root: &Path,
+        tier: TierId,
+        options: &TapeOptions,
+    ) -> Result<Self, LibraryError> {
+        let options = TapeOptions {
+            cartridges: 0,
+            ..options.clone()
+        };
+        Self::open(root, tier, &options, TapeFaults::default())
     }
 
     /// The directory for [`super::front::Front`].
@@ -224,6 +236,12 @@ impl Library {
         names.map(|(name, _)| *name).take(limit).collect()
     }
 
+    /// Why there may be objects that [`Self::names`] does not name; `None` if there are none.
+    #[must_use]
+    pub fn blind(&self) -> Option<String> {
+        self.stock.lock().blind()
+    }
+
     /// Reads a part of a file that [`Self::find`] found, which must lie within it.
     ///
     /// # Errors
@@ -243,11 +261,17 @@ impl Library {
                 return Err(LibraryError::Elsewhere);
             }
             match volume::read(mounted.drive(), file, offset, into, &mut room) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.succeeded(mounted.drive().number(), barcode, false);
+                    return Ok(());
+                }
                 Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
                     mounted.fail(&source);
                 }
-                Err(error) => return Err(LibraryError::volume(barcode, error)),
+                Err(error) => {
+                    self.unread(mounted.drive(), barcode, file, &error);
+                    return Err(LibraryError::volume(barcode, error));
+                }
             }
         }
     }
@@ -310,16 +334,27 @@ impl Library {
                 files: alive,
             });
         }
-        volume::cut(drive, FIRST).map_err(|source| {
-            let step = "erasing a cartridge";
-            LibraryError::volume(barcode, VolumeError::Drive { step, source })
-        })?;
+        if self.owner_of(barcode) == self.tier {
+            volume::cut(drive, FIRST).map_err(|source| {
+                let step = "erasing a cartridge";
+                LibraryError::volume(barcode, VolumeError::Drive { step, source })
+            })?;
+        } else {
+            // From now on it is this tier's.
+            let label = self.own_label(barcode);
+            let done = volume::initialise(drive, &label);
+            done.map_err(|e| LibraryError::volume(barcode, e))?;
+        }
         let mut stock = self.stock.lock();
         if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
             let cleared = cartridge.files.clear();
             cleared.map_err(|e| LibraryError::io("clearing an index", e))?;
             (cartridge.used, cartridge.damage) = (FIRST.bytes, None);
             cartridge.entry.full = false;
+            cartridge.entry.repack = false;
+            cartridge.entry.taken_from = None;
+            cartridge.entry.freed += 1;
+            cartridge.entry.bad.clear();
         }
         self.keep(&mut stock)
     }
@@ -328,6 +363,7 @@ impl Library {
     fn keep(&self, stock: &mut Stock) -> Result<(), LibraryError> {
         stock.state.cartridges = stock.cartridges.values().map(|c| c.entry.clone()).collect();
         stock.state.write(&self.root)?;
+        (stock.unkept, stock.kept) = (false, Instant::now());
         Ok(())
     }
 
@@ -352,58 +388,6 @@ impl Library {
         kept
     }
 
-    /// All cartridges, by barcode.
-    #[must_use]
-    pub fn cartridges(&self) -> Vec<CartridgeStatus> {
-        let stock = self.stock.lock();
-        let status = |c: &Cartridge| CartridgeStatus {
-            entry: c.entry.clone(),
-            used: c.used,
-            files: c.files.all().len(),
-            live: c.files.live().count(),
-            dead: c
-                .files
-                .all()
-                .iter()
-                .filter(|f| c.files.is_dead(f))
-                .map(|f| f.len)
-                .sum(),
-            trouble: c
-                .trouble
-                .as_ref()
-                .or(c.damage.as_ref())
-                .or(c.failing.as_ref())
-                .cloned(),
-        };
-        stock.cartridges.values().map(status).collect()
-    }
-
-    /// All drives.
-    #[must_use]
-    pub fn drives(&self) -> Vec<BayStatus> {
-        self.mounts.status()
-    }
-
-    /// Bytes that fit still, and that fit in all, on cartridges that are there.
-    #[must_use]
-    pub fn space(&self) -> (u64, u64) {
-        let stock = self.stock.lock();
-        let there = stock.cartridges.values().filter(|c| c.trouble.is_none());
-        there.fold((0, 0), |(free, total), c| {
-            let left = match c.hindrance() {
-                None => c.entry.capacity.saturating_sub(c.used),
-                Some(_) => 0,
-            };
-            (free + left, total + c.entry.capacity)
-        })
-    }
-
-    /// How long all drives were busy, each for itself, in the model's time.
-    #[must_use]
-    pub fn busy(&self) -> Vec<Duration> {
-        self.drives().iter().map(|d| d.tally.busy).collect()
-    }
-
     /// Waits for a drive with the cartridge, and looks at it if it was just loaded.
     ///
     /// # Errors
@@ -411,22 +395,19 @@ impl Library {
     /// [`LibraryError::NoDrive`].
     pub fn mount(&self, barcode: Barcode) -> Result<Mounted<'_>, LibraryError> {
         loop {
-            let inserted = {
-                let stock = self.stock.lock();
-                let cartridge = stock
-                    .cartridges
-                    .get(&barcode)
-                    .ok_or(LibraryError::Absent { barcode })?;
-                self.inserted(&cartridge.entry)
-            };
-            present(&inserted)?;
-            let mut mounted = self
-                .mounts
-                .mount(&inserted)
-                .map_err(|e| LibraryError::mount(barcode, e))?;
+            let inserted = self.to_insert(barcode)?;
+            let mounted = self.mounts.mount(&inserted);
+            self.note_failures();
+            let mut mounted = mounted.map_err(|e| LibraryError::mount(barcode, e))?;
+            // It may have been exported while a drive was waited for.
+            if let Err(away) = self.to_insert(barcode) {
+                mounted.vacate();
+                return Err(away);
+            }
             if mounted.seen.is_some() {
                 return Ok(mounted);
             }
+            self.loaded(barcode);
             // Its tab may have been changed while a drive was waited for.
             if self.tab(barcode) != Some(inserted.protected) {
                 mounted.vacate();
@@ -458,6 +439,21 @@ impl Library {
         cartridge.map(|c| c.entry.write_protected)
     }
 
+    /// The cartridge for a drive, if it is there.
+    fn to_insert(&self, barcode: Barcode) -> Result<Inserted, LibraryError> {
+        let stock = self.stock.lock();
+        let cartridge = stock.cartridges.get(&barcode);
+        let entry = &cartridge.ok_or(LibraryError::Absent { barcode })?.entry;
+        if let Some(away) = &entry.away {
+            let path = away.path.clone();
+            return Err(LibraryError::Exported { barcode, path });
+        }
+        let inserted = self.inserted(entry);
+        drop(stock);
+        present(&inserted)?;
+        Ok(inserted)
+    }
+
     fn inserted(&self, entry: &Entry) -> Inserted {
         Inserted {
             barcode: entry.barcode,
@@ -479,6 +475,17 @@ impl Cartridge {
             return Some(why.clone());
         }
         match &self.entry {
+            entry if entry.away.is_some() => Some("away".to_owned()),
+            entry if entry.retired.is_some() => Some("retired".to_owned()),
+            entry if entry.repack => Some("being repacked".to_owned()),
+            Entry {
+                read_only: Some(why),
+                ..
+            } => Some(why.clone()),
+            Entry {
+                taken_from: Some(tier),
+                ..
+            } => Some(format!("tier {tier:08x} wrote it")),
             entry if entry.write_protected => Some("write-protected".to_owned()),
             entry if entry.full => Some("met its end early".to_owned()),
             _ => None,
@@ -499,19 +506,22 @@ fn present(cartridge: &Inserted) -> Result<(), LibraryError> {
     }
 }
 
-/// The drives that the options ask for, but for those that are retired, and their robot.
+/// The drives that the options ask for, and their robot; those that are retired are not used.
 fn equip(state: &State, options: &TapeOptions, faults: &TapeFaults) -> Mounts {
     let mut drives: Vec<Box<dyn Drive>> = Vec::new();
     let mut mouths = BTreeMap::new();
-    for number in (1..=options.drives).filter(|n| !state.retired_drives.iter().any(|(r, _)| r == n))
-    {
+    for number in 1..=options.drives {
         let number = DriveNumber(number);
         let clock = options.speed.clock();
         let drive = VirtualDrive::new(number, clock, state.robot_move, faults.clone());
         mouths.insert(number, drive.mouth());
         drives.push(Box::new(drive));
     }
-    Mounts::new(drives, Box::new(VirtualRobot::new(mouths)))
+    let mounts = Mounts::new(drives, Box::new(VirtualRobot::new(mouths)));
+    for drive in state.drives.iter().filter(|d| d.retired.is_some()) {
+        mounts.retire(DriveNumber(drive.number), drive.retired.clone());
+    }
+    mounts
 }
 
 fn lock_of(root: &Path) -> Result<Locked, LibraryError> {

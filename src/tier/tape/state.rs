@@ -1,7 +1,14 @@
 //! What a library has, on disk: `library.json`, written whole and by one rename.
 //!
-//! It says what stands in which slot and how it may be used. It never says what is on a
-//! cartridge or where to append: the medium does (P9).
+//! It says what stands in which slot, how it may be used, and what went wrong with it. It never says
+//! what is on a cartridge or where to append: the medium does (P9).
+//!
+//! Version 2 has what went wrong, what is retired, and what is away; one of version 1 is read as it
+//! is, and is of version 2 when it is written next.
+
+mod wear;
+
+pub use wear::{Away, Bad, DriveEntry, Errors, Fault, LastError};
 
 use super::label::Barcode;
 use super::timing::{Generation, Geometry, ROBOT_MOVE};
@@ -15,7 +22,7 @@ use std::path::Path;
 /// The state's file.
 pub const STATE: &str = "library.json";
 const FORMAT: &str = "cairn-library";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A thousand cartridges are some 200 KiB.
 const LONGEST: u64 = 64 << 20;
 
@@ -59,9 +66,9 @@ pub struct State {
     pub slots: u32,
     /// What the robot takes for one move, seconds.
     pub robot_move: f64,
-    /// Drives that are not used any more, by number, with the reason.
+    /// Drives of which there is something to say.
     #[serde(default)]
-    pub retired_drives: Vec<(u32, String)>,
+    pub drives: Vec<DriveEntry>,
     /// The cartridges, by barcode.
     pub cartridges: Vec<Entry>,
 }
@@ -78,7 +85,7 @@ pub struct Entry {
     pub generation: Generation,
     /// Bytes that fit on it.
     pub capacity: u64,
-    /// Its slot, from 1.
+    /// Its slot, from 1; it is kept for it while it is away.
     pub slot: u32,
     /// Its tab says: not to be written.
     #[serde(default)]
@@ -86,9 +93,73 @@ pub struct Entry {
     /// It met its end before its capacity said so.
     #[serde(default)]
     pub full: bool,
+    /// Why it is never written again: by somebody's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<String>,
+    /// Why it is never written again: writes to it failed on several drives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<String>,
+    /// It was exported, and lies there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<Away>,
+    /// Number of the tier that its label names, if it was taken from another one: it is read, and
+    /// gets a label of this one when nothing on it is needed any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_from: Option<u32>,
+    /// What is needed of it is being copied to others: nothing new goes to it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub repack: bool,
+    /// How often it was loaded.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mounts: u64,
+    /// How often all on it was dead and it was made empty.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub freed: u64,
+    /// What went wrong with it.
+    #[serde(default, skip_serializing_if = "Errors::is_none")]
+    pub errors: Errors,
+    /// Drives on which writes to it failed since the last one that did not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_on: Vec<u32>,
+    /// Files on it that could not be read, or were not what was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<Bad>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Entry {
+    /// A cartridge of which there is nothing else to say.
+    #[must_use]
+    pub fn new(barcode: Barcode, geometry: Geometry, slot: u32) -> Self {
+        Self {
+            barcode,
+            generation: geometry.generation,
+            capacity: geometry.capacity,
+            slot,
+            write_protected: false,
+            full: false,
+            retired: None,
+            read_only: None,
+            away: None,
+            taken_from: None,
+            repack: false,
+            mounts: 0,
+            freed: 0,
+            errors: Errors::default(),
+            failed_on: Vec::new(),
+            bad: Vec::new(),
+        }
+    }
+
     /// Its length and capacity for the model.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
@@ -109,7 +180,7 @@ impl State {
             tier: tier.to_string(),
             slots: 0,
             robot_move: ROBOT_MOVE,
-            retired_drives: Vec::new(),
+            drives: Vec::new(),
             cartridges: Vec::new(),
         }
     }
@@ -134,17 +205,19 @@ impl State {
         };
         let damaged = |why: String| StateError::Damaged(why);
         // The version first: a newer state may have other fields.
-        let value: serde_json::Value =
+        let mut value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if value.get("format").and_then(|f| f.as_str()) != Some(FORMAT) {
             return Err(damaged(format!("its \"format\" is not {FORMAT:?}")));
         }
         match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(1) => wear::bring_forward(&mut value),
             Some(n) if n == u64::from(VERSION) => {}
             Some(n) if n > u64::from(VERSION) => return Err(StateError::Newer(n)),
             _ => return Err(damaged("its \"version\" is no number above 0".to_owned())),
         }
-        let state: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        let mut state: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        state.version = VERSION;
         if state.tier != tier.to_string() {
             return Err(StateError::Stranger {
                 found: state.tier,
@@ -176,6 +249,18 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What is known of a drive.
+    pub fn drive(&mut self, number: u32) -> &mut DriveEntry {
+        let at = match self.drives.iter().position(|d| d.number == number) {
+            Some(at) => at,
+            None => {
+                self.drives.push(DriveEntry::new(number));
+                self.drives.len() - 1
+            }
+        };
+        &mut self.drives[at]
     }
 
     /// Writes it; durable when this returns.
@@ -237,13 +322,13 @@ mod tests {
     const TIER: TierId = TierId(7);
 
     fn entry(barcode: &str, slot: u32) -> Entry {
-        Entry {
-            barcode: barcode.parse().expect("barcode"),
+        let geometry = Geometry {
             generation: Generation::Lto9,
             capacity: 1 << 30,
-            slot,
+        };
+        Entry {
             write_protected: true,
-            full: false,
+            ..Entry::new(barcode.parse().expect("barcode"), geometry, slot)
         }
     }
 
@@ -264,6 +349,27 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_version_1_is_read_with_all_that_is_in_it_and_written_as_version_2() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        let golden = include_str!("../../../tests/golden/v1/library.json");
+        std::fs::write(place.path().join(STATE), golden).expect("write");
+        let state = State::read(place.path(), TIER).expect("is read");
+        let state = state.expect("is there");
+        assert_eq!((state.slots, state.cartridges.len()), (3, 2));
+        assert!(state.cartridges[0].full && state.cartridges[1].write_protected);
+        assert_eq!(state.drives.len(), 1);
+        let retired = state.drives[0].retired.as_deref();
+        assert_eq!(
+            (state.drives[0].number, retired),
+            (2, Some("it failed writing"))
+        );
+        state.write(place.path()).expect("is written");
+        let text = std::fs::read_to_string(place.path().join(STATE)).expect("text");
+        assert!(text.contains("\"version\": 2"), "{text}");
+        assert_eq!(State::read(place.path(), TIER).expect("again"), Some(state));
+    }
+
+    #[test]
     fn states_that_are_none_are_refused_with_a_reason() {
         let place = tempfile::tempdir().expect("temporary directory");
         let mut twice = State::new(TIER);
@@ -275,10 +381,11 @@ mod tests {
             ("{}", "format"),
             (r#"{"format":"cairn-library","version":0}"#, "version"),
             (
-                r#"{"format":"cairn-library","version":2,"shape":1}"#,
+                r#"{"format":"cairn-library","version":3,"shape":1}"#,
                 "newer",
             ),
             (r#"{"format":"cairn-library","version":1}"#, "missing field"),
+            (r#"{"format":"cairn-library","version":2}"#, "missing field"),
             (&*twice, "twice"),
             (&twice.replace("L9\"", "\""), "no barcode"),
         ] {

@@ -1,12 +1,13 @@
 //! Writing a file to the library: choosing a cartridge, and another one when its tape ends.
 
-use super::choose::{Candidate, Kind, choose};
+use super::choose::{Candidate, Kind, NoRoom, choose};
 use super::{Library, LibraryError, Mounted, Seen};
 use crate::id::AggregateId;
 use crate::tier::Proof;
 use crate::tier::tape::drive::{Blame, DriveError};
 use crate::tier::tape::front::Front;
 use crate::tier::tape::label::{Barcode, Day};
+use crate::tier::tape::state::Fault;
 use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, cut, ended};
 use cairn_mover::Crc32c;
 use std::collections::BTreeSet;
@@ -93,8 +94,18 @@ impl Library {
         }
     }
 
+    /// The cartridge for so many bytes. If none has room, those are freed on which everything is dead.
     fn candidate(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
         self.look_again();
+        match self.best(len, tried) {
+            Err(LibraryError::NoRoom(NoRoom::Full { .. })) if !self.free_dead().is_empty() => {
+                self.best(len, tried)
+            }
+            found => found,
+        }
+    }
+
+    fn best(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
         let bays = self.mounts.status();
         let stock = self.stock.lock();
         let candidate = |(barcode, cartridge): (&Barcode, &super::Cartridge)| {
@@ -132,6 +143,7 @@ impl Library {
             Ok(mounted) => mounted,
             Err(
                 error @ (LibraryError::Absent { .. }
+                | LibraryError::Exported { .. }
                 | LibraryError::Load { .. }
                 | LibraryError::Volume { .. }),
             ) => {
@@ -159,6 +171,7 @@ impl Library {
                     bytes: file.end_bytes(),
                 };
                 mounted.seen = Some(Seen { next, damage: None });
+                self.succeeded(mounted.drive().number(), barcode, true);
                 // While the drive is held: the index has files in the order in which they lie.
                 self.learn(barcode, file);
                 Ok(Tried::Done(proof))
@@ -215,6 +228,7 @@ impl Library {
         error: VolumeError,
         clean: bool,
     ) -> Result<Tried, LibraryError> {
+        let number = mounted.drive().number();
         if let VolumeError::Drive { source, .. } = &error
             && source.blames() == Blame::Drive
         {
@@ -246,7 +260,8 @@ impl Library {
                 ..
             } => Ok(Tried::Elsewhere(None)),
             VolumeError::Drive { step, source } if source.blames() == Blame::Cartridge => {
-                self.failing(barcode, &source);
+                tracing::error!(%barcode, error = %source, "a cartridge could not be written");
+                self.failed_with(number, barcode, Fault::Write, &source.to_string());
                 let lies = matches!(source, DriveError::Lies { .. });
                 let error = LibraryError::volume(barcode, VolumeError::Drive { step, source });
                 // The bytes may be wrong that were handed over: who has them makes them anew.
@@ -273,7 +288,6 @@ impl Library {
         let mut stock = self.stock.lock();
         if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
             cartridge.used = file.end_bytes();
-            cartridge.failing = None;
             if let Err(error) = cartridge.files.wrote(file) {
                 tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
             }
@@ -289,14 +303,6 @@ impl Library {
         }
         if let Err(error) = self.keep(&mut stock) {
             tracing::warn!(%barcode, %error, "that it is full is not kept");
-        }
-    }
-
-    /// Notes that a write to a cartridge failed, through its own fault.
-    fn failing(&self, barcode: Barcode, error: &DriveError) {
-        tracing::error!(%barcode, %error, "a cartridge could not be written");
-        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
-            cartridge.failing = Some(error.to_string());
         }
     }
 

@@ -40,7 +40,7 @@ pub enum NoRoom {
     /// All are full.
     #[error(
         "no cartridge has room for {len} bytes: add {count} or more of {generation} ({capacity} bytes each), \
-         with a larger cartridges= in the tier's URL{others}"
+         with `cairn tape label` or a larger cartridges= in the tier's URL{others}"
     )]
     Full {
         /// Length of the file.

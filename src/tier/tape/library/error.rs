@@ -2,7 +2,7 @@
 
 use super::choose::NoRoom;
 use super::mounts::MountError;
-use crate::tier::tape::drive::DriveError;
+use crate::tier::tape::drive::{DriveError, DriveNumber};
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::robot::RobotError;
 use crate::tier::tape::state::StateError;
@@ -32,6 +32,25 @@ pub enum LibraryError {
     Absent {
         /// Which.
         barcode: Barcode,
+    },
+    /// A cartridge was taken out.
+    #[error("cartridge {barcode} is away, exported as {path}: import it")]
+    Exported {
+        /// Which.
+        barcode: Barcode,
+        /// Where its image lay.
+        path: String,
+    },
+    /// There is no such drive.
+    #[error("the library has no {0}")]
+    NoSuchDrive(DriveNumber),
+    /// A cartridge is not labelled, exported or taken in.
+    #[error("{what}: {why}")]
+    Declined {
+        /// Which, or its image.
+        what: String,
+        /// Why, and the way out.
+        why: String,
     },
     /// A cartridge cannot be loaded.
     #[error("cartridge {barcode}: {source}")]

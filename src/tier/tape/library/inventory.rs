@@ -2,18 +2,15 @@
 
 use super::mounts::Seen;
 use super::{CARTRIDGES, Cartridge, FILES, Library, LibraryError, Stock};
-use crate::id::{AggregateId, TierId};
+use crate::id::AggregateId;
 use crate::tier::tape::clock::Speed;
-use crate::tier::tape::drive::virtual_drive::VirtualDrive;
+use crate::tier::tape::drive::virtual_drive::{Inserted, VirtualDrive};
 use crate::tier::tape::drive::{Drive, DriveNumber};
 use crate::tier::tape::files::{Files, lies_among};
-use crate::tier::tape::image::{Image, ImageError};
-use crate::tier::tape::label::{Barcode, NotOurs, Volume};
+use crate::tier::tape::label::Barcode;
 use crate::tier::tape::state::Entry;
-use crate::tier::tape::timing::Generation;
+use crate::tier::tape::timing::{Generation, Geometry};
 use crate::tier::tape::volume::{self, FIRST, TapeFile, VolumeError};
-use std::collections::BTreeSet;
-use std::io;
 use std::time::{Duration, Instant};
 
 /// How long a cartridge in trouble is left alone.
@@ -26,6 +23,12 @@ impl Library {
         let mut entries = std::mem::take(&mut stock.state.cartridges);
         if entries.is_empty() {
             entries = self.adopt()?;
+        }
+        for entry in &mut entries {
+            // Whoever exported it died before it was moved, or somebody put it back.
+            if entry.away.is_some() && self.image(entry.barcode).exists() {
+                entry.away = None;
+            }
         }
         // An entry before its image would be a missing cartridge; an image before its entry is
         // found and taken.
@@ -49,13 +52,17 @@ impl Library {
             let files = Files::open(&dir, barcode);
             let used = files.all().last().map_or(FIRST.bytes, TapeFile::end_bytes);
             let files_damage = files.unreadable().map(str::to_owned);
+            let failing = entry.failed_on.first().map(|_| {
+                let last = entry.errors.last.as_ref();
+                last.map_or_else(String::new, |last| last.why.clone())
+            });
             let cartridge = Cartridge {
                 entry,
                 files,
                 used,
                 trouble: None,
                 damage: files_damage,
-                failing: None,
+                failing,
                 looked: Instant::now(),
             };
             let names: Vec<TapeFile> = cartridge.files.live().copied().collect();
@@ -69,7 +76,7 @@ impl Library {
     }
 
     /// Indexes that know files on cartridges that the library does not have, for people.
-    fn orphans(&self) -> Result<Vec<String>, LibraryError> {
+    pub(super) fn orphans(&self) -> Result<Vec<String>, LibraryError> {
         let fail = |e| LibraryError::io("looking for indexes", e);
         let (dir, stock) = (self.root.join(FILES), self.stock.lock());
         let mut orphans = Vec::new();
@@ -106,19 +113,21 @@ impl Library {
         found.sort_unstable();
         let mut entries = Vec::new();
         for barcode in found {
+            if let Some(twin) = super::media::same_volume(&entries, barcode) {
+                tracing::warn!(%barcode, %twin, "an image is left alone: two have one name of a volume");
+                continue;
+            }
             let known = Generation::ALL
                 .into_iter()
                 .find(|g| g.medium() == barcode.medium());
             let geometry = self.options.geometry();
-            let entry = Entry {
-                barcode,
+            let geometry = Geometry {
                 generation: known.unwrap_or(geometry.generation),
-                capacity: geometry.capacity,
-                // One for each entry before it, and one more.
-                slot: u32::try_from(entries.len()).unwrap_or(u32::MAX - 1) + 1,
-                write_protected: false,
-                full: false,
+                ..geometry
             };
+            // One for each entry before it, and one more.
+            let slot = u32::try_from(entries.len()).unwrap_or(u32::MAX - 1) + 1;
+            let entry = Entry::new(barcode, geometry, slot);
             let ours = self
                 .bench(&entry)
                 .and_then(|mut d| volume::check(&mut d, barcode, self.tier));
@@ -130,65 +139,15 @@ impl Library {
         Ok(entries)
     }
 
-    /// One more cartridge, labelled, in the next free slot.
-    fn add(&self, entries: &[Entry]) -> Result<Entry, LibraryError> {
-        let slot = (1..)
-            .find(|n| !entries.iter().any(|e| e.slot == *n))
-            .unwrap_or(u32::MAX);
-        let geometry = self.options.geometry();
-        // A volume's label has no medium in its name: no two may differ in that alone.
-        let taken: BTreeSet<&str> = entries.iter().map(|e| e.barcode.volume()).collect();
-        let barcode = (1..)
-            .map_while(|n| barcode(self.tier, n, geometry.generation.medium()))
-            .find(|b| !taken.contains(b.volume()));
-        let Some(barcode) = barcode else {
-            let source = io::Error::other("there are no more barcodes");
-            return Err(LibraryError::io("adding a cartridge", source));
-        };
-        let entry = Entry {
-            barcode,
-            generation: geometry.generation,
-            capacity: geometry.capacity,
-            slot,
-            write_protected: false,
-            full: false,
-        };
-        match Image::create(&self.image(barcode)) {
-            Ok(_) => {}
-            // Made by a process that died before it could say so, or put there by somebody: it is
-            // labelled only if it never was.
-            Err(ImageError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
-            }
-            Err(error) => {
-                return Err(LibraryError::io(
-                    "making a cartridge",
-                    io::Error::other(error),
-                ));
-            }
-        }
-        let mut drive = self
-            .bench(&entry)
-            .map_err(|e| LibraryError::volume(barcode, e))?;
-        let empty = match volume::label(&mut drive) {
-            // A label that a dying process wrote in part is none either.
-            Err(VolumeError::NotOurs(NotOurs::Unlabelled)) => is_blank(&self.image(barcode)),
-            Ok(_) | Err(_) => false,
-        };
-        if empty {
-            let label = Volume {
-                name: barcode.volume().to_owned(),
-                owner: self.tier,
-            };
-            volume::initialise(&mut drive, &label).map_err(|e| LibraryError::volume(barcode, e))?;
-        }
-        Ok(entry)
-    }
-
     /// A cartridge in a drive of its own that takes no time: for what is no work of the library.
     fn bench(&self, entry: &Entry) -> Result<VirtualDrive, VolumeError> {
+        self.bench_with(self.inserted(entry))
+    }
+
+    pub(super) fn bench_with(&self, inserted: Inserted) -> Result<VirtualDrive, VolumeError> {
         let mut drive =
             VirtualDrive::new(DriveNumber(0), Speed::Max.clock(), 0.0, self.faults.clone());
-        *drive.mouth().lock() = Some(self.inserted(entry));
+        *drive.mouth().lock() = Some(inserted);
         let fail = |source| VolumeError::Drive {
             step: "loading",
             source,
@@ -198,7 +157,7 @@ impl Library {
     }
 
     /// Looks at a cartridge outside the library's drives, and notes its trouble.
-    fn inspect(&self, barcode: Barcode) {
+    pub(super) fn inspect(&self, barcode: Barcode) {
         let Err(error) = self.look_outside(barcode) else {
             return;
         };
@@ -209,13 +168,9 @@ impl Library {
     }
 
     fn look_outside(&self, barcode: Barcode) -> Result<Seen, LibraryError> {
-        let entry = match self.stock.lock().cartridges.get(&barcode) {
-            Some(cartridge) => cartridge.entry.clone(),
-            None => return Err(LibraryError::Absent { barcode }),
-        };
-        super::present(&self.inserted(&entry))?;
+        let inserted = self.to_insert(barcode)?;
         let mut drive = self
-            .bench(&entry)
+            .bench_with(inserted)
             .map_err(|e| LibraryError::volume(barcode, e))?;
         self.look(&mut drive, barcode)
     }
@@ -227,7 +182,11 @@ impl Library {
             let now = Instant::now();
             let troubled = stock.cartridges.iter_mut();
             troubled
-                .filter(|(_, c)| c.trouble.is_some() && now.duration_since(c.looked) >= AGAIN)
+                .filter(|(_, c)| {
+                    c.trouble.is_some()
+                        && c.entry.away.is_none()
+                        && now.duration_since(c.looked) >= AGAIN
+                })
                 .map(|(barcode, cartridge)| {
                     cartridge.looked = now;
                     *barcode
@@ -250,7 +209,8 @@ impl Library {
         barcode: Barcode,
     ) -> Result<Seen, LibraryError> {
         let fail = |e| LibraryError::volume(barcode, e);
-        volume::check(drive, barcode, self.tier).map_err(fail)?;
+        let owner = self.owner_of(barcode);
+        volume::check(drive, barcode, owner).map_err(fail)?;
         let (last, places) = {
             let stock = self.stock.lock();
             let cartridge = stock
@@ -306,7 +266,7 @@ impl Stock {
     }
 
     /// Forgets the files of a cartridge by name.
-    fn unlearn(&mut self, barcode: Barcode) {
+    pub(super) fn unlearn(&mut self, barcode: Barcode) {
         self.names.retain(|_, (at, _)| *at != barcode);
         for twins in self.twins.values_mut() {
             twins.retain(|(at, _)| *at != barcode);
@@ -360,10 +320,25 @@ impl Stock {
     pub(super) fn unseen(&self) -> Option<String> {
         let hidden = |(barcode, c): (&Barcode, &Cartridge)| {
             let why = c.trouble.as_ref().or(c.damage.as_ref())?;
+            // Given out whole: all that lies on it is known by its index.
+            if c.entry.away.is_some() && c.files.is_known() && c.damage.is_none() {
+                return None;
+            }
             Some(format!("cartridge {barcode}: {why}"))
         };
         let mut hidden = self.cartridges.iter().filter_map(hidden);
         hidden.next().or_else(|| self.orphans.first().cloned())
+    }
+
+    /// Why there may be objects whose names nobody knows; `None` if there are none.
+    pub(super) fn blind(&self) -> Option<String> {
+        let blind = |(barcode, c): (&Barcode, &Cartridge)| {
+            let why = c.trouble.as_ref().or(c.damage.as_ref())?;
+            (!c.files.is_known())
+                .then(|| format!("cartridge {barcode}: {why}; and its index is lost"))
+        };
+        let mut blind = self.cartridges.iter().filter_map(blind);
+        blind.next().or_else(|| self.orphans.first().cloned())
     }
 
     /// Brings what is known of a cartridge up to what was found on it; says why it must not be
@@ -392,6 +367,11 @@ impl Stock {
         if let Err(error) = kept {
             tracing::warn!(%barcode, %error, "the index of a cartridge stays behind");
         }
+        if damage.is_none()
+            && let Err(error) = cartridge.files.settle()
+        {
+            tracing::warn!(%barcode, %error, "a cartridge has no index");
+        }
         (cartridge.used, cartridge.damage) = (scan.next.bytes, damage.clone());
         cartridge.trouble = None;
         let alive = |f: &&TapeFile| !cartridge.files.is_dead(f);
@@ -405,27 +385,4 @@ impl Stock {
         self.discover(barcode, &files);
         damage
     }
-}
-
-/// No more than a torn label: never used.
-fn is_blank(image: &std::path::Path) -> bool {
-    // A label and the mark behind it.
-    std::fs::metadata(image).is_ok_and(|meta| meta.len() <= 92)
-}
-
-/// The sticker of a tier's `number`-th cartridge: three characters that tell libraries apart, three
-/// digits, the medium.
-fn barcode(tier: TierId, number: u32, medium: &str) -> Option<Barcode> {
-    const LETTERS: &[u8; 26] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-    if number > 999 {
-        return None;
-    }
-    let letter = |n: u32| {
-        LETTERS
-            .get((n % 26) as usize)
-            .copied()
-            .map_or('X', char::from)
-    };
-    let (a, b, c) = (letter(tier.0), letter(tier.0 / 26), letter(tier.0 / 676));
-    format!("{a}{b}{c}{number:03}{medium}").parse().ok()
 }

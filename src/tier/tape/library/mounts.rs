@@ -69,6 +69,21 @@ pub struct Mounts {
     bays: Mutex<Vec<Bay>>,
     freed: Condvar,
     robot: Box<dyn Robot>,
+    /// Drives that failed, and with what in them, until somebody takes note.
+    failures: Mutex<Vec<Failure>>,
+}
+
+/// A drive that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub drive: DriveNumber,
+    /// What was in it.
+    pub cartridge: Option<Barcode>,
+    /// What it was doing, and why.
+    pub step: &'static str,
+    /// The same, for people.
+    pub why: String,
 }
 
 /// A drive with a cartridge in it, for one user; given back when dropped.
@@ -97,6 +112,47 @@ impl Mounts {
             bays: Mutex::new(drives.into_iter().map(bay).collect()),
             freed: Condvar::new(),
             robot,
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The drives that failed since this was last asked.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        std::mem::take(&mut self.failures.lock())
+    }
+
+    /// A drive is not used any more, for this reason, once its user is through with it; or it is again.
+    pub fn retire(&self, drive: DriveNumber, why: Option<String>) {
+        let mut bays = self.bays.lock();
+        let Some(at) = bays.iter().position(|b| b.number == drive) else {
+            return;
+        };
+        let held = bays.get_mut(at).and_then(|bay| {
+            bay.failed = why;
+            bay.holds.filter(|_| bay.failed.is_some())
+        });
+        let idle = held.and_then(|held| self.take(&mut bays, at, held));
+        drop(bays);
+        if let Some(mounted) = idle {
+            mounted.vacate();
+        }
+        self.freed.notify_all();
+    }
+
+    /// Takes a cartridge out of the drive that it is in, if any, when its user is through with it.
+    pub fn evict(&self, barcode: Barcode) {
+        let mut bays = self.bays.lock();
+        loop {
+            let Some(bay) = bays.iter().position(|b| b.holds == Some(barcode)) else {
+                return;
+            };
+            if let Some(mounted) = self.take(&mut bays, bay, barcode) {
+                drop(bays);
+                mounted.vacate();
+                return;
+            }
+            self.freed.wait(&mut bays);
         }
     }
 
@@ -231,6 +287,17 @@ impl Mounted<'_> {
     pub fn fail(mut self, why: &DriveError) {
         let number = self.drive().number();
         tracing::error!(%why, "{number} is not used any more");
+        let step = match why {
+            DriveError::Failed { step, .. } => step,
+            _ => "",
+        };
+        let cartridge = self.mounts.bays.lock().get(self.bay).and_then(|b| b.holds);
+        self.mounts.failures.lock().push(Failure {
+            drive: number,
+            cartridge,
+            step,
+            why: why.to_string(),
+        });
         // What is in it is taken out by hand.
         let _ = self.drive().unload();
         self.give_back(None, Some(why.to_string()));
@@ -268,7 +335,7 @@ impl Mounted<'_> {
             bay.drive = Some(drive);
             bay.holds = holds;
             bay.seen = self.seen.take().filter(|_| holds.is_some());
-            bay.failed = failed;
+            bay.failed = failed.or(bay.failed.take());
         }
         self.mounts.freed.notify_all();
     }
@@ -281,7 +348,13 @@ impl Drop for Mounted<'_> {
             .bays
             .lock()
             .get(self.bay)
-            .and_then(|bay| bay.holds);
+            .and_then(|bay| bay.holds.filter(|_| bay.failed.is_none()));
+        if held.is_none()
+            && let Some(drive) = &mut self.drive
+        {
+            // It was retired meanwhile: others must find the cartridge in its slot.
+            let _ = drive.unload();
+        }
         self.give_back(held, None);
     }
 }

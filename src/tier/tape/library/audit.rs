@@ -1,0 +1,205 @@
+//! Reads a whole cartridge once, in the order of its blocks, and says which files are bad.
+//!
+//! Invariants kept here:
+//! - A file is good if all of its bytes were read just now and sum to what its closing labels say, and
+//!   if it ends as the aggregate of its name, with an index that has its own sum.
+//! - The drive is given back after each [`TURN`] at most: who waits for it is not shut out.
+//! - What was found is remembered with the cartridge, durably.
+
+use super::{Library, LibraryError};
+use crate::format::aggregate::{TRAILER_LEN, decode_index, decode_trailer};
+use crate::tier::tape::drive::{Blame, DriveNumber};
+use crate::tier::tape::label::Barcode;
+use crate::tier::tape::state::Fault;
+use crate::tier::tape::volume::{self, TapeFile, VolumeError};
+use cairn_mover::Crc32cHasher;
+
+/// Read before the drive is given back, bytes.
+const TURN: u64 = 256 << 20;
+/// Read at once, bytes.
+const PIECE: u64 = 4 << 20;
+/// Kept of a file's end: mostly the whole index lies in it.
+const TAIL: u64 = 8 << 20;
+/// A longer index is none.
+const INDEX_MOST: u64 = 4 << 30;
+
+/// What reading a cartridge showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Audit {
+    /// Files that were read.
+    pub files: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Files that are bad, and why: dead ones, too.
+    pub bad: Vec<(TapeFile, String)>,
+    /// The caller asked to stop.
+    pub stopped: bool,
+}
+
+impl Library {
+    /// Reads all files of a cartridge. `stop` is asked before each piece, and told how much was read.
+    ///
+    /// # Errors
+    /// The cartridge cannot be had: nothing is said of what is on it. [`LibraryError::Absent`], ...
+    pub fn audit(
+        &self,
+        barcode: Barcode,
+        stop: &dyn Fn(&Audit) -> bool,
+    ) -> Result<Audit, LibraryError> {
+        let mut audit = Audit::default();
+        // Looked at, so that the index is what is on it.
+        drop(self.mount(barcode)?);
+        let (_, files) = self.cartridge(barcode)?;
+        for status in files {
+            let file = status.file;
+            match self.read_through(barcode, &file, &mut audit, stop)? {
+                None => {
+                    audit.stopped = true;
+                    break;
+                }
+                Some(Ok(())) => self.known_to_be(barcode, &file, None),
+                Some(Err(why)) => {
+                    tracing::error!(%barcode, file = %file.name, why, "a file of a cartridge is bad");
+                    self.known_to_be(barcode, &file, Some(why.clone()));
+                    audit.bad.push((file, why));
+                }
+            }
+            audit.files += 1;
+        }
+        let mut stock = self.stock.lock();
+        self.keep(&mut stock)?;
+        Ok(audit)
+    }
+
+    fn known_to_be(&self, barcode: Barcode, file: &TapeFile, bad: Option<String>) {
+        let mut stock = self.stock.lock();
+        let Some(cartridge) = stock.cartridges.get_mut(&barcode) else {
+            return;
+        };
+        match bad {
+            Some(why) => cartridge.entry.spoiled(file.object, why),
+            None => drop(cartridge.entry.mended(file.object)),
+        }
+    }
+
+    /// Reads one file; `None`: stopped. The inner error is the file's.
+    fn read_through(
+        &self,
+        barcode: Barcode,
+        file: &TapeFile,
+        audit: &mut Audit,
+        stop: &dyn Fn(&Audit) -> bool,
+    ) -> Result<Option<Result<(), String>>, LibraryError> {
+        let (mut at, mut sum) = (0, Crc32cHasher::default());
+        let (mut tail, mut room) = (Vec::new(), Vec::new());
+        let mut piece = vec![0; usize::try_from(PIECE).unwrap_or(0)];
+        while at < file.len {
+            let turn = file.len.min(at + TURN);
+            let mut mounted = self.mount(barcode)?;
+            while at < turn {
+                if stop(audit) {
+                    return Ok(None);
+                }
+                let count = (turn - at).min(PIECE);
+                let into = &mut piece[..usize::try_from(count).unwrap_or(0)];
+                match volume::read(mounted.drive(), file, at, into, &mut room) {
+                    Ok(()) => {}
+                    Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
+                        // Once more, on another one.
+                        mounted.fail(&source);
+                        break;
+                    }
+                    Err(error) => {
+                        self.unread(mounted.drive(), barcode, file, &error);
+                        return Ok(Some(Err(error.to_string())));
+                    }
+                }
+                sum.update(into);
+                audit.bytes += count;
+                at += count;
+                keep_tail(&mut tail, into);
+                if at == turn {
+                    self.succeeded(mounted.drive().number(), barcode, false);
+                    break;
+                }
+            }
+        }
+        if sum.sum() != file.crc {
+            let why = format!(
+                "its bytes sum to {}, its labels say {}",
+                sum.sum(),
+                file.crc
+            );
+            // The medium's: every drive reads the same.
+            self.failed_with(DriveNumber(0), barcode, Fault::Read, &why);
+            return Ok(Some(Err(why)));
+        }
+        self.is_aggregate(barcode, file, &tail).map(Some)
+    }
+
+    /// Does a file end as the aggregate of its name?
+    fn is_aggregate(
+        &self,
+        barcode: Barcode,
+        file: &TapeFile,
+        tail: &[u8],
+    ) -> Result<Result<(), String>, LibraryError> {
+        let last = tail
+            .len()
+            .saturating_sub(usize::try_from(TRAILER_LEN).unwrap_or(0));
+        let trailer = match decode_trailer(tail.get(last..).unwrap_or_default(), file.len) {
+            Ok(trailer) => trailer,
+            Err(why) => return Ok(Err(why.to_string())),
+        };
+        if trailer.aggregate != file.name {
+            return Ok(Err(format!("it holds {}", trailer.aggregate)));
+        }
+        let begins = file.len - tail.len() as u64;
+        let index = match trailer.index_offset.checked_sub(begins) {
+            Some(at) => {
+                let from = usize::try_from(at).unwrap_or(usize::MAX);
+                let rest = tail.get(from..).unwrap_or_default();
+                let len = usize::try_from(trailer.index_len).unwrap_or(usize::MAX);
+                rest.get(..len).unwrap_or_default().to_vec()
+            }
+            None if trailer.index_len > INDEX_MOST => {
+                return Ok(Err("its index is too long to be one".to_owned()));
+            }
+            // Longer than what was kept: the tape goes back for it.
+            None => {
+                let mut index = Vec::new();
+                let len = usize::try_from(trailer.index_len).unwrap_or(usize::MAX);
+                if index.try_reserve_exact(len).is_err() {
+                    let source = std::io::ErrorKind::OutOfMemory.into();
+                    return Err(LibraryError::io("reading an index", source));
+                }
+                index.resize(len, 0);
+                let mut mounted = self.mount(barcode)?;
+                let read = volume::read(
+                    mounted.drive(),
+                    file,
+                    trailer.index_offset,
+                    &mut index,
+                    &mut Vec::new(),
+                );
+                if let Err(why) = read {
+                    return Ok(Err(why.to_string()));
+                }
+                index
+            }
+        };
+        match decode_index(&index, &trailer) {
+            Ok(_) => Ok(Ok(())),
+            Err(why) => Ok(Err(why.to_string())),
+        }
+    }
+}
+
+/// Keeps what comes last, [`TAIL`] bytes of it at least.
+fn keep_tail(tail: &mut Vec<u8>, piece: &[u8]) {
+    tail.extend_from_slice(piece);
+    let most = usize::try_from(TAIL).unwrap_or(usize::MAX);
+    if tail.len() > 2 * most {
+        tail.drain(..tail.len() - most);
+    }
+}

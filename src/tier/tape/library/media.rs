@@ -1,0 +1,604 @@
+//! Cartridges come, go and are made empty.
+//!
+//! Invariants kept here:
+//! - Nothing is labelled that has, or may have, something on it.
+//! - A cartridge that goes is known to be away, durably, before its image is moved, and nobody has it
+//!   in a drive then. One that comes has its image in its place before the library says so. A stop
+//!   between leaves a cartridge that is where it was, or an image that can be imported.
+//! - Images are moved by one rename that replaces nothing; none is ever copied or removed.
+//! - What another tier wrote is read and not written, until nothing on it is needed; and it is taken
+//!   only if no file on it has the name of another one with other bytes.
+//! - A cartridge is freed by itself only if all of it was seen and all of it is dead.
+
+use super::view::barcode_of;
+use super::{CARTRIDGES, Cartridge, Library, LibraryError, make_dir};
+use crate::id::TierId;
+use crate::tier::tape::drive::virtual_drive::Inserted;
+use crate::tier::tape::files::Files;
+use crate::tier::tape::image::{Image, ImageError};
+use crate::tier::tape::label::{Barcode, NotOurs, Volume};
+use crate::tier::tape::state::{Away, Entry};
+use crate::tier::tape::timing::{Generation, Geometry};
+use crate::tier::tape::volume::{self, Scan, TapeFile, VolumeError};
+use rustix::fs::{CWD, RenameFlags};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Where exported cartridges lie if nobody says where.
+const EXPORTED: &str = "exported";
+/// A cartridge is full when less than this part of it is left.
+const FULL: u64 = 20;
+
+/// What is taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Import {
+    /// An exported cartridge, from where it lies.
+    Known(Barcode),
+    /// An image.
+    At(PathBuf),
+}
+
+/// What was taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Which.
+    pub barcode: Barcode,
+    /// Complete files on it.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The tier that wrote it, if it is another one.
+    pub from: Option<TierId>,
+}
+
+fn declined(what: impl ToString, why: impl ToString) -> LibraryError {
+    let (what, why) = (what.to_string(), why.to_string());
+    LibraryError::Declined { what, why }
+}
+
+impl Library {
+    /// Whose label a cartridge carries.
+    pub(super) fn owner_of(&self, barcode: Barcode) -> TierId {
+        let stock = self.stock.lock();
+        let taken = stock.cartridges.get(&barcode);
+        taken
+            .and_then(|c| c.entry.taken_from)
+            .map_or(self.tier, TierId)
+    }
+
+    /// Makes a new cartridge: this one, or the next one there is no sticker of. Durable.
+    ///
+    /// # Errors
+    /// [`LibraryError::Declined`] if something is on it, or may be; [`LibraryError::Io`], ...
+    pub fn label(&self, wanted: Option<Barcode>) -> Result<Entry, LibraryError> {
+        let entry = {
+            // Held, so that two do not get one slot.
+            let mut stock = self.stock.lock();
+            let entries: Vec<Entry> = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+            let known = wanted.and_then(|b| stock.cartridges.get(&b));
+            let entry = match (wanted, known) {
+                (Some(barcode), Some(known)) => self.labelled_anew(barcode, &known.entry)?,
+                (Some(barcode), None) => self.labelled(barcode, &entries)?,
+                (None, _) => self.add(&entries)?,
+            };
+            if let Some(known) = stock.cartridges.get_mut(&entry.barcode) {
+                known.trouble = None;
+            } else {
+                self.enter(&mut stock, entry.clone());
+            }
+            self.keep(&mut stock)?;
+            entry
+        };
+        self.inspect(entry.barcode);
+        Ok(entry)
+    }
+
+    /// A cartridge of the library without a label: whoever made it empty was cut short.
+    fn labelled_anew(&self, barcode: Barcode, entry: &Entry) -> Result<Entry, LibraryError> {
+        if entry.away.is_some() || !is_blank(&self.image(barcode)) {
+            return Err(declined(
+                barcode,
+                "it is in the library already. What has data is never labelled: `cairn tape repack` moves \
+                 what is needed of it to others and makes it empty",
+            ));
+        }
+        let entry = Entry {
+            taken_from: None,
+            ..entry.clone()
+        };
+        self.make(entry)
+    }
+
+    fn labelled(&self, barcode: Barcode, entries: &[Entry]) -> Result<Entry, LibraryError> {
+        let generation = Generation::ALL
+            .into_iter()
+            .find(|g| g.medium() == barcode.medium())
+            .ok_or_else(|| declined(barcode, "its last two characters are no generation"))?;
+        if let Some(twin) = same_volume(entries, barcode) {
+            let why = format!("{twin} has the same name of a volume (six characters)");
+            return Err(declined(barcode, why));
+        }
+        let image = self.image(barcode);
+        if image.exists() && !is_blank(&image) {
+            let why = format!(
+                "there is an image with something on it. Take it in with `cairn tape import {}`, or move it away",
+                image.display()
+            );
+            return Err(declined(barcode, why));
+        }
+        let geometry = self.geometry_of(generation, entries);
+        self.make(Entry::new(barcode, geometry, free_slot(entries)))
+    }
+
+    /// How large a new cartridge of a generation is: as was said, or like the last one.
+    fn geometry_of(&self, generation: Generation, entries: &[Entry]) -> Geometry {
+        let last = entries.iter().rev().find(|e| e.generation == generation);
+        let own = self.options.geometry();
+        match (self.options.capacity, last) {
+            (Some(capacity), _) => Geometry {
+                generation,
+                capacity,
+            },
+            (None, Some(last)) => last.geometry(),
+            (None, None) if own.generation == generation => own,
+            (None, None) => Geometry::whole(generation),
+        }
+    }
+
+    /// One more cartridge, labelled, in the next free slot.
+    pub(super) fn add(&self, entries: &[Entry]) -> Result<Entry, LibraryError> {
+        let own = self.options.geometry();
+        let geometry = self.geometry_of(own.generation, entries);
+        // A volume's label has no medium in its name: no two may differ in that alone.
+        let taken: BTreeSet<&str> = entries.iter().map(|e| e.barcode.volume()).collect();
+        let barcode = (1..)
+            .map_while(|n| sticker(self.tier, n, geometry.generation.medium()))
+            .find(|b| !taken.contains(b.volume()));
+        let Some(barcode) = barcode else {
+            let source = io::Error::other("there are no more barcodes");
+            return Err(LibraryError::io("adding a cartridge", source));
+        };
+        self.make(Entry::new(barcode, geometry, free_slot(entries)))
+    }
+
+    /// Makes the image of a cartridge, labelled.
+    fn make(&self, entry: Entry) -> Result<Entry, LibraryError> {
+        let barcode = entry.barcode;
+        match Image::create(&self.image(barcode)) {
+            Ok(_) => {}
+            // Made by a process that died before it could say so, or put there by somebody: it is
+            // labelled only if it never was.
+            Err(ImageError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+            }
+            Err(error) => {
+                return Err(LibraryError::io(
+                    "making a cartridge",
+                    io::Error::other(error),
+                ));
+            }
+        }
+        let fail = |e| LibraryError::volume(barcode, e);
+        let mut drive = self.bench_with(self.inserted(&entry)).map_err(fail)?;
+        let empty = match volume::label(&mut drive) {
+            // A label that a dying process wrote in part is none either.
+            Err(VolumeError::NotOurs(NotOurs::Unlabelled)) => is_blank(&self.image(barcode)),
+            Ok(_) | Err(_) => false,
+        };
+        if empty {
+            volume::initialise(&mut drive, &self.own_label(barcode)).map_err(fail)?;
+        }
+        Ok(entry)
+    }
+
+    pub(super) fn own_label(&self, barcode: Barcode) -> Volume {
+        Volume {
+            name: barcode.volume().to_owned(),
+            owner: self.tier,
+        }
+    }
+
+    /// Enters a cartridge that was not there.
+    fn enter(&self, stock: &mut super::Stock, entry: Entry) {
+        let barcode = entry.barcode;
+        let files = Files::open(&self.root.join(super::FILES), barcode);
+        stock.state.slots = stock.state.slots.max(entry.slot);
+        let names: Vec<TapeFile> = files.live().copied().collect();
+        let cartridge = Cartridge {
+            entry,
+            used: files
+                .all()
+                .last()
+                .map_or(volume::FIRST.bytes, TapeFile::end_bytes),
+            damage: files.unreadable().map(str::to_owned),
+            files,
+            trouble: None,
+            failing: None,
+            looked: Instant::now(),
+        };
+        stock.cartridges.insert(barcode, cartridge);
+        stock.learn(barcode, &names);
+    }
+
+    /// Takes a cartridge out of the library: its image goes to `to`, or to the place for exported
+    /// ones. The library knows where; what lies on it is unavailable until it is imported. Durable.
+    ///
+    /// # Errors
+    /// [`LibraryError::Declined`], [`LibraryError::Absent`], [`LibraryError::Io`]: it is where it was.
+    pub fn export(&self, barcode: Barcode, to: Option<&Path>) -> Result<PathBuf, LibraryError> {
+        let fail = |step| move |e| LibraryError::io(step, e);
+        let dir = match to {
+            Some(dir) => dir.to_owned(),
+            None => self.root.join(EXPORTED),
+        };
+        if to.is_none() {
+            make_dir(&dir).map_err(fail("making the place for exported cartridges"))?;
+        }
+        let dir = dir.canonicalize().map_err(fail("looking where to"))?;
+        let (image, target) = (self.image(barcode), dir.join(format!("{barcode}.tap")));
+        let path = target
+            .to_str()
+            .ok_or_else(|| declined(dir.display(), "its name is no UTF-8"))?;
+        let here = self.root.join(CARTRIDGES);
+        let devs = [&here, &dir].map(|d| d.metadata().map(|m| m.dev()));
+        if !matches!(&devs, [Ok(a), Ok(b)] if a == b) {
+            let why =
+                "it is on another filesystem than the library, and images are moved, not copied";
+            return Err(declined(dir.display(), why));
+        }
+        if dir == here.canonicalize().map_err(fail("looking where to"))? || target.exists() {
+            return Err(declined(target.display(), "there is one already"));
+        }
+        self.send_off(barcode, Some(path))?;
+        self.mounts.evict(barcode);
+        if let Err(error) = move_image(&image, &target) {
+            self.send_off(barcode, None)?;
+            return Err(LibraryError::io("moving its image", error));
+        }
+        let away = LibraryError::Exported {
+            barcode,
+            path: path.to_owned(),
+        };
+        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
+            cartridge.trouble = Some(away.to_string());
+        }
+        Ok(target)
+    }
+
+    /// Says that a cartridge is away, or that it is not, durably.
+    fn send_off(&self, barcode: Barcode, path: Option<&str>) -> Result<(), LibraryError> {
+        let mut stock = self.stock.lock();
+        let cartridge = stock.cartridges.get_mut(&barcode);
+        let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+        if let (Some(away), Some(_)) = (&cartridge.entry.away, path) {
+            let path = away.path.clone();
+            return Err(LibraryError::Exported { barcode, path });
+        }
+        let before = cartridge.entry.away.clone();
+        cartridge.entry.away = path.map(|path| Away::at(path.to_owned()));
+        let kept = self.keep(&mut stock);
+        if kept.is_err()
+            && let Some(cartridge) = stock.cartridges.get_mut(&barcode)
+        {
+            cartridge.entry.away = before;
+        }
+        kept
+    }
+
+    /// Takes a cartridge in. `take`: also one that another tier wrote. Durable; its files are known
+    /// when this returns.
+    ///
+    /// # Errors
+    /// [`LibraryError::Declined`] if it cannot be taken, and why; [`LibraryError::Volume`] if it is no
+    /// cartridge; [`LibraryError::Io`].
+    pub fn import(&self, what: &Import, take: bool) -> Result<Taken, LibraryError> {
+        let image = self.image_to_take(what)?;
+        let barcode = image
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(barcode_of);
+        let barcode = barcode.ok_or_else(|| {
+            declined(
+                image.display(),
+                "its name is no barcode with .tap behind it: name it as its sticker says",
+            )
+        })?;
+        let known = self.may_come(barcode, &image)?;
+        let (owner, scan) = self.examine(barcode, &image)?;
+        let of_known = known.as_ref().and_then(|e| e.taken_from);
+        let foreign = (owner != self.tier).then_some(owner);
+        if let Some(owner) = foreign.filter(|o| !take && of_known != Some(o.0)) {
+            let why = format!(
+                "tier {owner} wrote it, and this is {}. If that one does not need it any more: --take",
+                self.tier
+            );
+            return Err(declined(barcode, why));
+        }
+        self.no_clash(barcode, &scan)?;
+        let place = self.image(barcode);
+        if image != place {
+            move_image(&image, &place).map_err(|error| match error.raw_os_error() {
+                Some(libc::EXDEV) => declined(
+                    image.display(),
+                    "it is on another filesystem than the library: copy it there first",
+                ),
+                _ => LibraryError::io("moving its image", error),
+            })?;
+        }
+        self.take_in(barcode, known, foreign, &scan)?;
+        self.inspect(barcode);
+        let orphans = self.orphans()?;
+        self.stock.lock().orphans = orphans;
+        Ok(Taken {
+            barcode,
+            files: scan.files.len(),
+            bytes: scan.files.iter().map(|f| f.len).sum(),
+            from: foreign,
+        })
+    }
+
+    fn image_to_take(&self, what: &Import) -> Result<PathBuf, LibraryError> {
+        let path = match what {
+            Import::At(path) => path.clone(),
+            Import::Known(barcode) => {
+                let stock = self.stock.lock();
+                let cartridge = stock.cartridges.get(barcode);
+                match cartridge.and_then(|c| c.entry.away.as_ref()) {
+                    Some(away) => PathBuf::from(&away.path),
+                    None if self.image(*barcode).exists() => self.image(*barcode),
+                    None => {
+                        let why = "nothing is known of where it lies: name its image";
+                        return Err(declined(barcode, why));
+                    }
+                }
+            }
+        };
+        let found = path.canonicalize();
+        found.map_err(|e| declined(path.display(), format!("it cannot be found: {e}")))
+    }
+
+    /// The library's entry of a cartridge that may come, if it has one.
+    fn may_come(&self, barcode: Barcode, image: &Path) -> Result<Option<Entry>, LibraryError> {
+        let stock = self.stock.lock();
+        let entries: Vec<Entry> = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+        drop(stock);
+        let known = entries.iter().find(|e| e.barcode == barcode).cloned();
+        let place = self.image(barcode);
+        if known.as_ref().is_some_and(|e| e.away.is_none()) && place.exists() {
+            return Err(declined(
+                barcode,
+                "the library has a cartridge of this barcode",
+            ));
+        }
+        if known.is_none()
+            && let Some(twin) = same_volume(&entries, barcode)
+        {
+            let why = format!("{twin} has the same name of a volume: two cartridges with one name");
+            return Err(declined(barcode, why));
+        }
+        if place.exists() && place.canonicalize().ok().as_deref() != Some(image) {
+            let why = format!("there is another image at {}", place.display());
+            return Err(declined(barcode, why));
+        }
+        Ok(known)
+    }
+
+    /// Whose an image is.
+    pub(super) fn appraise(&self, barcode: Barcode, image: &Path) -> Result<(), LibraryError> {
+        let fail = |e| LibraryError::volume(barcode, e);
+        let mut drive = self.bench_with(unwritable(barcode, image)).map_err(fail)?;
+        volume::check(&mut drive, barcode, self.tier).map_err(fail)
+    }
+
+    /// Whose an image is, and what is on it. Nothing is written.
+    fn examine(&self, barcode: Barcode, image: &Path) -> Result<(TierId, Scan), LibraryError> {
+        let fail = |e| LibraryError::volume(barcode, e);
+        let mut drive = self.bench_with(unwritable(barcode, image)).map_err(fail)?;
+        let owner = volume::label(&mut drive).map_err(fail)?.owner;
+        volume::check(&mut drive, barcode, owner).map_err(fail)?;
+        let scan = volume::scan(&mut drive, barcode, None).map_err(fail)?;
+        Ok((owner, scan))
+    }
+
+    /// No file on it may have the name of another one with other bytes: which is right, nobody could say.
+    fn no_clash(&self, barcode: Barcode, scan: &Scan) -> Result<(), LibraryError> {
+        let stock = self.stock.lock();
+        let clash = scan.files.iter().find_map(|file| {
+            let (at, other) = stock.names.get(&file.name)?;
+            let differs = *at != barcode && (other.len, other.crc) != (file.len, file.crc);
+            differs.then_some((file.name, *at))
+        });
+        match clash {
+            None => Ok(()),
+            Some((name, at)) => Err(declined(
+                barcode,
+                format!("{name} is on it, and on {at} with other bytes: they are of two instances"),
+            )),
+        }
+    }
+
+    fn take_in(
+        &self,
+        barcode: Barcode,
+        known: Option<Entry>,
+        from: Option<TierId>,
+        scan: &Scan,
+    ) -> Result<(), LibraryError> {
+        let mut stock = self.stock.lock();
+        let entries: Vec<Entry> = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+        let mut entry = known.clone().unwrap_or_else(|| {
+            let generation = Generation::ALL.into_iter();
+            let generation = generation
+                .into_iter()
+                .find(|g| g.medium() == barcode.medium());
+            let generation = generation.unwrap_or(self.options.generation);
+            let mut geometry = self.geometry_of(generation, &entries);
+            geometry.capacity = geometry.capacity.max(scan.next.bytes);
+            Entry::new(barcode, geometry, free_slot(&entries))
+        });
+        entry.away = None;
+        entry.taken_from = from.map(|tier| tier.0);
+        match stock.cartridges.get_mut(&barcode) {
+            Some(cartridge) => cartridge.entry = entry,
+            None => self.enter(&mut stock, entry),
+        }
+        self.keep(&mut stock)
+    }
+
+    /// Frees all cartridges on which everything is dead, as far as they may be written: which, and how
+    /// many bytes were on them.
+    pub fn free_dead(&self) -> Vec<(Barcode, u64)> {
+        let mut freed = Vec::new();
+        for (barcode, used) in self.all_dead() {
+            match self.free(barcode) {
+                Ok(()) => {
+                    tracing::info!(%barcode, used, "a cartridge is free again");
+                    freed.push((barcode, used));
+                }
+                Err(error) => tracing::warn!(%barcode, %error, "a cartridge is not freed"),
+            }
+        }
+        freed
+    }
+
+    fn all_dead(&self) -> Vec<(Barcode, u64)> {
+        let stock = self.stock.lock();
+        let twins = stock.twins.values().flatten();
+        let withheld = stock.withheld.values().flatten();
+        let named: BTreeSet<Barcode> = stock
+            .names
+            .values()
+            .chain(twins)
+            .chain(withheld)
+            .map(|(at, _)| *at)
+            .collect();
+        let is_dead = |(barcode, c): &(&Barcode, &Cartridge)| {
+            let Entry {
+                write_protected,
+                retired,
+                read_only,
+                away,
+                ..
+            } = &c.entry;
+            let kept =
+                *write_protected || retired.is_some() || read_only.is_some() || away.is_some();
+            let seen = c.trouble.is_none() && c.damage.is_none();
+            seen && !kept
+                && !c.is_empty()
+                && c.files.live().next().is_none()
+                && !named.contains(barcode)
+        };
+        let dead = stock.cartridges.iter().filter(is_dead);
+        dead.map(|(barcode, c)| (*barcode, c.used)).collect()
+    }
+
+    /// Cartridges that are worth emptying: nothing more goes to them (full, retired, not to be
+    /// written), and so many percent of their files' bytes are dead.
+    #[must_use]
+    pub fn worth_repacking(&self, share: u64) -> Vec<Barcode> {
+        let stock = self.stock.lock();
+        let worth = |(_, c): &(&Barcode, &Cartridge)| {
+            let Entry {
+                full,
+                retired,
+                read_only,
+                capacity,
+                ..
+            } = &c.entry;
+            let filled = *full || c.used >= capacity - capacity / FULL;
+            let done = filled || retired.is_some() || read_only.is_some();
+            let seen = c.trouble.is_none() && c.damage.is_none() && c.entry.away.is_none();
+            let all: u64 = c.files.all().iter().map(|f| f.len).sum();
+            let live: u64 = c.files.live().map(|f| f.len).sum();
+            let dead = all.saturating_sub(live);
+            let enough = dead.saturating_mul(100) >= all.saturating_mul(share);
+            done && seen && !c.entry.repack && live > 0 && dead > 0 && enough
+        };
+        let worth = stock.cartridges.iter().filter(worth);
+        worth.map(|(barcode, _)| *barcode).collect()
+    }
+
+    /// Says, durably, that what is needed of a cartridge is to be copied to others, or not any more:
+    /// nothing new goes to it meanwhile.
+    ///
+    /// # Errors
+    /// [`LibraryError::Absent`], [`LibraryError::Exported`], [`LibraryError::State`].
+    pub fn set_repack(&self, barcode: Barcode, repack: bool) -> Result<(), LibraryError> {
+        if repack {
+            self.to_insert(barcode)?;
+        }
+        let mut stock = self.stock.lock();
+        let cartridge = stock.cartridges.get_mut(&barcode);
+        let entry = &mut cartridge.ok_or(LibraryError::Absent { barcode })?.entry;
+        if entry.repack == repack {
+            return Ok(());
+        }
+        entry.repack = repack;
+        self.keep(&mut stock)
+    }
+}
+
+/// An image in a drive that does not write.
+fn unwritable(barcode: Barcode, image: &Path) -> Inserted {
+    Inserted {
+        barcode,
+        image: image.to_owned(),
+        geometry: Geometry::whole(Generation::Lto8),
+        protected: true,
+    }
+}
+
+/// A cartridge whose volume has the name that this one's would have.
+pub(super) fn same_volume(entries: &[Entry], barcode: Barcode) -> Option<Barcode> {
+    let same = |e: &&Entry| e.barcode.volume() == barcode.volume();
+    entries.iter().find(same).map(|e| e.barcode)
+}
+
+fn free_slot(entries: &[Entry]) -> u32 {
+    (1..)
+        .find(|n| !entries.iter().any(|e| e.slot == *n))
+        .unwrap_or(u32::MAX)
+}
+
+/// Moves an image, in place of nothing; durable when this returns.
+fn move_image(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        // Not every filesystem can: a second name, then the first one goes.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    for path in [to, from] {
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// No more than a torn label: never used.
+fn is_blank(image: &Path) -> bool {
+    // A label and the mark behind it.
+    std::fs::metadata(image).is_ok_and(|meta| meta.len() <= 92)
+}
+
+/// The sticker of a tier's `number`-th cartridge: three characters that tell libraries apart, three
+/// digits, the medium.
+fn sticker(tier: TierId, number: u32, medium: &str) -> Option<Barcode> {
+    const LETTERS: &[u8; 26] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    if number > 999 {
+        return None;
+    }
+    let letter = |n: u32| {
+        LETTERS
+            .get((n % 26) as usize)
+            .copied()
+            .map_or('X', char::from)
+    };
+    let (a, b, c) = (letter(tier.0), letter(tier.0 / 26), letter(tier.0 / 676));
+    format!("{a}{b}{c}{number:03}{medium}").parse().ok()
+}
