@@ -27,6 +27,7 @@ mod state;
 mod status;
 mod subjects;
 mod sys;
+mod tape;
 mod tier;
 mod undelete;
 pub mod up;
@@ -183,6 +184,8 @@ enum Command {
     Policy(policy::Policy),
     /// See what lies on tiers, free them of what nobody needs, say whose they are
     Tier(tier::Tier),
+    /// See cartridges and drives of a tape library; label, verify, repack, retire, export, import
+    Tape(tape::Tape),
     /// See the main job on real files of this machine
     #[command(after_help = "Example: cairn demo --size 200M")]
     Demo(demo::DemoArgs),
@@ -311,6 +314,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Status(args) => args.run(session),
         Command::Policy(args) => args.run(session),
         Command::Tier(args) => args.run(session),
+        Command::Tape(args) => args.run(session),
         Command::Demo(args) => {
             demo::run(args).map_err(CliError::from)?;
             Ok(0)

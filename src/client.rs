@@ -21,6 +21,7 @@ use crate::server::wire::{
     UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use crate::server::wire::{Collect, CollectQuery, TierList};
+use crate::server::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use http::Http;
 use hyper::Method;
 use std::path::{Path, PathBuf};
@@ -474,6 +475,41 @@ impl Client {
         self.http.ask(Method::GET, &route, NOTHING)
     }
 
+    /// The tape libraries: all, or that of one tier.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tapes(&mut self, tier: Option<&str>) -> Result<TapeList, ClientError> {
+        let route = format!("/v1/tapes{}", of_tier(tier));
+        self.http.ask(Method::GET, &route, NOTHING)
+    }
+
+    /// One cartridge, and what is on it.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tape(&mut self, tier: Option<&str>, barcode: &str) -> Result<TapeView, ClientError> {
+        let route = format!("/v1/tapes/cartridge/{}{}", escaped(barcode), of_tier(tier));
+        self.http.ask(Method::GET, &route, NOTHING)
+    }
+
+    /// Asks for something to be done with cartridges or drives.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tape_order(&mut self, order: &TapeOrder) -> Result<TapeDone, ClientError> {
+        self.http.ask(Method::POST, "/v1/tapes", Some(order))
+    }
+
+    /// How far a run over a cartridge has come.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tape_run(&mut self, number: u64) -> Result<TapeRun, ClientError> {
+        let route = format!("/v1/tapes/runs/{number}");
+        self.http.ask(Method::GET, &route, NOTHING)
+    }
+
     /// Unmounts and stops the instance.
     ///
     /// # Errors
@@ -488,6 +524,19 @@ impl Client {
     pub fn socket(&self) -> &Path {
         &self.socket
     }
+}
+
+fn of_tier(tier: Option<&str>) -> String {
+    tier.map_or(String::new(), |tier| format!("?tier={}", escaped(tier)))
+}
+
+/// Text within a URL: all but letters and digits as `%XX`.
+fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 const NOTHING: Option<&ShutdownQuery> = None;

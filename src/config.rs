@@ -53,6 +53,8 @@ pub struct Config {
     pub delete_delay: Duration,
     /// An aggregate of which so much can go is repacked.
     pub repack_share: Percent,
+    /// A full or retired cartridge of which so much is dead is emptied.
+    pub tape_repack_share: Percent,
     /// How long requests that ended are remembered, with their actions and keys; zero: for ever.
     pub keep_requests: Duration,
     /// How long after the end of a scan of the whole tree the next one follows; zero: never.

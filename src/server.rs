@@ -22,6 +22,7 @@ mod share;
 pub mod socket;
 mod stream;
 mod sys;
+pub mod tapes;
 mod waits;
 pub mod wire;
 

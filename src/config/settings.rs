@@ -61,6 +61,7 @@ impl Default for Config {
             collect_every: Duration::from_secs(86_400),
             delete_delay: Duration::from_secs(3600),
             repack_share: REPACK_SHARE,
+            tape_repack_share: REPACK_SHARE,
             keep_requests: Duration::from_secs(30 * 86_400),
             scan_every: Duration::from_secs(7 * 86_400),
             snapshot_every: Duration::from_secs(86_400),
@@ -172,6 +173,12 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "an archive of which so much can go is written anew without it",
         set: |c, text| percent(text).map(|v| c.repack_share = v),
         get: |c| Some(c.repack_share.to_string()),
+    },
+    Setting {
+        key: "tape-repack-share",
+        meaning: "a full or retired cartridge of which so much is dead is emptied and used again",
+        set: |c, text| percent(text).map(|v| c.tape_repack_share = v),
+        get: |c| Some(c.tape_repack_share.to_string()),
     },
     Setting {
         key: "emergency-mark",

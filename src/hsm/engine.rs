@@ -21,6 +21,7 @@ mod expand;
 mod facts;
 mod heal;
 mod lanes;
+mod media;
 mod policy;
 mod proof;
 pub mod rebuild;
@@ -43,6 +44,7 @@ mod work;
 
 pub use admission::{Admission, Need};
 pub use facts::Counts;
+pub use media::{Deed as TapeDeed, Run as TapeRun};
 pub use policy::{RuleRun, RunAsk};
 pub use proof::CopyNews;
 pub use receipt::{CopyReceipt, Digested, MemberPlace, Receipt};
@@ -105,6 +107,8 @@ pub struct Settings {
     pub delete_delay: Duration,
     /// An aggregate of which so much can go is repacked.
     pub repack_share: crate::config::Percent,
+    /// A full or retired cartridge of which so much is dead is emptied.
+    pub tape_repack_share: crate::config::Percent,
     /// The clock.
     pub clock: Clock,
     /// How often the whole namespace goes to every tier; zero: never.
@@ -148,6 +152,7 @@ impl Default for Settings {
             collect_every: config.collect_every,
             delete_delay: config.delete_delay,
             repack_share: config.repack_share,
+            tape_repack_share: config.tape_repack_share,
             clock: Clock::default(),
             snapshot_every: Duration::ZERO,
             snapshot_changes: Duration::ZERO,
@@ -310,6 +315,7 @@ pub(super) struct Shared {
     refused: refused::Refused,
     undeleting: undelete::UnderWay,
     desk: reclaim::Desk,
+    media: media::Media,
     lost_ears: Mutex<Vec<LostEar>>,
     composing: snapshots::Composing,
     proof: proof::Proof,

@@ -21,12 +21,14 @@
 mod census;
 mod judge;
 mod listings;
+mod media;
 mod memory;
 mod placing;
 mod remove;
 mod repack;
 mod successor;
 
+pub use media::{Left, evacuate, free_cartridges};
 pub use memory::Memory;
 pub(in crate::hsm) use repack::ASIDE;
 
@@ -414,28 +416,7 @@ fn decide_one(
             report.below_share += 1;
             Ok(())
         }
-        judge::Verdict::Goes => {
-            report.reclaimable += row.len;
-            let why = judged.why_it_goes();
-            if !dry {
-                let keys = judged.keys.clone();
-                let decided = ground
-                    .catalog
-                    .condemn(ground.id, row.id, keys, ground.bound())?;
-                if let Err(hold) = decided {
-                    *report.holds.entry(hold).or_default() += 1;
-                    return Ok(());
-                }
-                let now = (ground.now)();
-                report.wait_until(later(now, ground.rules.delay), now);
-            }
-            report.note(row.id, Act::Condemn, row.len, why);
-            if dry {
-                Ok(())
-            } else {
-                ground.did(Step::Condemned)
-            }
-        }
+        judge::Verdict::Goes => condemn(ground, row, &judged, dry, report),
         judge::Verdict::Repack => {
             report.reclaimable += judged.dead;
             let why = judged.why_it_is_repacked();
@@ -445,6 +426,36 @@ fn decide_one(
             report.note(row.id, Act::Repack, judged.dead, why);
             Ok(())
         }
+    }
+}
+
+/// Decides that an aggregate goes of which nothing is needed.
+fn condemn(
+    ground: &Ground<'_>,
+    row: &crate::catalog::Aggregate,
+    judged: &judge::Judged,
+    dry: bool,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
+    report.reclaimable += row.len;
+    let why = judged.why_it_goes();
+    if !dry {
+        let keys = judged.keys.clone();
+        let decided = ground
+            .catalog
+            .condemn(ground.id, row.id, keys, ground.bound())?;
+        if let Err(hold) = decided {
+            *report.holds.entry(hold).or_default() += 1;
+            return Ok(());
+        }
+        let now = (ground.now)();
+        report.wait_until(later(now, ground.rules.delay), now);
+    }
+    report.note(row.id, Act::Condemn, row.len, why);
+    if dry {
+        Ok(())
+    } else {
+        ground.did(Step::Condemned)
     }
 }
 

@@ -9,7 +9,10 @@
 //!   no more (P15). A [`Subject`] is looked at through its descriptor, never through its path.
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
-use super::wire::{Accepted, Collect, ErrorBody, Part, Problem, TierList};
+use super::wire::{
+    Accepted, Collect, ErrorBody, Part, Problem, TapeDone, TapeList, TapeOrder, TapeRun, TapeView,
+    TierList,
+};
 use super::wire::{
     DeletedView, NodeState, PolicyReport, PolicyRun, Receipt, RepairKeep, RepairView,
     RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, UndeletedView, Verb,
@@ -278,6 +281,37 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::tiers`]; [`Failure::NotFound`].
     fn collection(&self, number: u64, peer: &Peer) -> Result<Collect, ControlError>;
+
+    /// The tape libraries: all of them, or that of one tier.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`]; [`Failure::Usage`] if the tier is none or no library.
+    fn tapes(&self, tier: Option<&str>, peer: &Peer) -> Result<TapeList, ControlError>;
+
+    /// One cartridge, and what is on it.
+    ///
+    /// # Errors
+    /// As [`Control::tapes`]; [`Failure::CartridgeAbsent`].
+    fn tape(
+        &self,
+        tier: Option<&str>,
+        barcode: &str,
+        peer: &Peer,
+    ) -> Result<TapeView, ControlError>;
+
+    /// Does something with cartridges or drives. It may wait for a drive; what takes long runs on its
+    /// own.
+    ///
+    /// # Errors
+    /// As [`Control::tape`]; [`Failure::Usage`] if it is not to be done, with the reason.
+    fn tape_order(&self, order: &TapeOrder, peer: &Peer) -> Result<TapeDone, ControlError>;
+
+    /// How far such a run has come.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`]; [`Failure::NotFound`].
+    fn tape_run(&self, number: u64, peer: &Peer) -> Result<TapeRun, ControlError>;
+
     /// Hands what is wrong with the subjects (none: with anything), and what would be done about it,
     /// to `sink`; with `apply` it is done. Unlike the other methods this may wait for a tier.
     ///

@@ -5,6 +5,7 @@ mod admin;
 mod deleted;
 mod nodes;
 mod requests;
+mod tapes;
 mod tiers;
 
 use super::audit::{Audit, Event};
@@ -269,6 +270,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tiers", get(tiers::list))
         .route("/v1/tiers/collect", post(tiers::collect))
         .route("/v1/tiers/collect/{number}", get(tiers::collection))
+        .route("/v1/tapes", get(tapes::list).post(tapes::order))
+        .route("/v1/tapes/runs/{number}", get(tapes::run))
+        .route("/v1/tapes/cartridge/{barcode}", get(tapes::show))
         .route("/v1/shutdown", post(admin::shutdown))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)

@@ -9,6 +9,7 @@ mod receipt;
 mod sight;
 mod space;
 mod status;
+mod tapes;
 mod tiers;
 mod told;
 mod views;
@@ -24,6 +25,7 @@ use super::wire::{
     RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList,
     Verb, Walk, Why,
 };
+use super::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use crate::catalog::{self, Origin};
 use crate::error::Failure;
 use crate::hsm::engine::Admission;
@@ -420,6 +422,32 @@ impl Control for Instance {
             ..Collect::default()
         };
         Ok(found.map_or_else(waits, tiers::collect))
+    }
+
+    fn tapes(&self, tier: Option<&str>, peer: &Peer) -> Result<TapeList, ControlError> {
+        self.only_rulers(peer, "only root may look through tiers")?;
+        tapes::list(&self.engine, tier)
+    }
+
+    fn tape(
+        &self,
+        tier: Option<&str>,
+        barcode: &str,
+        peer: &Peer,
+    ) -> Result<TapeView, ControlError> {
+        self.only_rulers(peer, "only root may look through tiers")?;
+        tapes::show(&self.engine, tier, barcode)
+    }
+
+    fn tape_order(&self, order: &TapeOrder, peer: &Peer) -> Result<TapeDone, ControlError> {
+        self.only_rulers(peer, "only root may handle cartridges")?;
+        tapes::order(&self.engine, order)
+    }
+
+    fn tape_run(&self, number: u64, peer: &Peer) -> Result<TapeRun, ControlError> {
+        self.only_rulers(peer, "only root may handle cartridges")?;
+        let run = self.engine.tape_run(number).map_err(self.tells(peer))?;
+        Ok(tapes::run(run))
     }
 
     fn repair(

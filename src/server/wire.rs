@@ -16,6 +16,7 @@ mod repair;
 mod request;
 mod state;
 mod status;
+mod tape;
 mod tier;
 mod when;
 
@@ -35,6 +36,10 @@ pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk
 pub use status::{
     Backlog, ChangelogStatus, CopiesStatus, FailureCount, FileCounts, Level, Mirror, ProofStatus,
     RecallStatus, ScanStatus, Status, TierHealth, TierProof, TierStatus, TroubledFile, Warning,
+};
+pub use tape::{
+    StrangeImage, TapeAct, TapeCartridge, TapeDone, TapeDrive, TapeErrors, TapeFileView,
+    TapeLibrary, TapeList, TapeOrder, TapeRun, TapeTrouble, TapeView,
 };
 pub use tier::{
     Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierList,
@@ -95,6 +100,11 @@ schemas! {
     TierOwner => "cairn.tier-owner.v1",
     Collect => "cairn.collect.v1",
     CollectQuery => "cairn.collect-query.v1",
+    TapeList => "cairn.tapes.v1",
+    TapeView => "cairn.tape.v1",
+    TapeOrder => "cairn.tape-order.v1",
+    TapeDone => "cairn.tape-done.v1",
+    TapeRun => "cairn.tape-run.v1",
     RebuildReport => "cairn.rebuild.v1",
     CatalogBackup => "cairn.catalog-backup.v1",
     RepairQuery => "cairn.repair-query.v1",

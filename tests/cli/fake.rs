@@ -16,6 +16,7 @@
 mod receipt;
 mod repairs;
 mod status;
+mod tapes;
 
 use cairn::error::Failure;
 use cairn::id::RequestId;
@@ -130,9 +131,8 @@ impl Fake {
             };
         }
         let id = part.into.unwrap_or(requests.len() as u64 + 1);
-        let view = requests
-            .entry(id)
-            .or_insert_with(|| empty(id, *verb, peer.uid));
+        let entry = requests.entry(id);
+        let view = entry.or_insert_with(|| empty(id, *verb, peer.uid));
         let failed = work.problems.len() as u64;
         view.key = options.key.clone();
         view.files += work.files;
@@ -148,10 +148,8 @@ impl Fake {
             (false, 0) => RequestState::Done,
             (false, _) => RequestState::Failed,
         };
-        view.finished = view
-            .state
-            .is_final()
-            .then_some(When::from_unix(1_700_000_060));
+        let then = When::from_unix(1_700_000_060);
+        view.finished = view.state.is_final().then_some(then);
         if work.slow {
             view.waiting = Some("drive 1".to_owned());
             view.eta_s = Some(100);
@@ -663,23 +661,29 @@ impl Control for Fake {
             let why = "only root may free tiers";
             return Err(ControlError::new(Failure::NotPermitted, why));
         }
-        Ok(Collect {
-            number: 3 + u64::from(dry_run),
-            dry_run,
-            ..Collect::default()
-        })
+        Ok(status::collecting(dry_run))
     }
 
     fn collection(&self, number: u64, _peer: &Peer) -> Result<Collect, ControlError> {
         Ok(status::collect(number))
     }
+    fn tapes(&self, _tier: Option<&str>, _peer: &Peer) -> Result<TapeList, ControlError> {
+        Ok(tapes::list())
+    }
+    fn tape(&self, _: Option<&str>, barcode: &str, _: &Peer) -> Result<TapeView, ControlError> {
+        Ok(tapes::view(barcode))
+    }
+    fn tape_order(&self, order: &TapeOrder, _peer: &Peer) -> Result<TapeDone, ControlError> {
+        Ok(tapes::order(order))
+    }
+    fn tape_run(&self, number: u64, _peer: &Peer) -> Result<TapeRun, ControlError> {
+        Ok(tapes::run(number))
+    }
 
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
         if !peer.is_root() {
-            return Err(ControlError::new(
-                Failure::NotPermitted,
-                "only root may stop it",
-            ));
+            let why = "only root may stop it";
+            return Err(ControlError::new(Failure::NotPermitted, why));
         }
         if !force {
             return Err(ControlError::new(Failure::Busy, "/mnt/data is in use"));

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 36] = [
+const COMMANDS: [&str; 44] = [
     "up",
     "adopt",
     "rebuild",
@@ -37,6 +37,14 @@ const COMMANDS: [&str; 36] = [
     "tier list",
     "tier collect",
     "tier owner",
+    "tape list",
+    "tape show",
+    "tape label",
+    "tape retire",
+    "tape verify",
+    "tape repack",
+    "tape export",
+    "tape import",
     "demo",
     "completions",
     "man",

@@ -60,6 +60,22 @@ frozen! { policy_is_frozen:
     "policy_run_wait" ["policy", "run", "--wait", "cool"],
     "policy_run_json" ["policy", "run", "--dry-run", "--json"],
 }
+frozen! { tapes_are_frozen:
+    "tape_list" ["tape", "list"],
+    "tape_list_json" ["tape", "list", "--json"],
+    "tape_show" ["tape", "show", "BAA001L8"],
+    "tape_show_json" ["tape", "show", "BAA001L8", "--json"],
+    "tape_show_map" ["tape", "show", "BAA001L8", "--map"],
+    "tape_label" ["tape", "label", "--count", "2"],
+    "tape_retire" ["tape", "retire", "drive", "2"],
+    "tape_retire_wrong" ["tape", "retire", "drive"],
+    "tape_verify" ["tape", "verify", "BAA001L8"],
+    "tape_repack" ["tape", "repack", "BAA001L8"],
+    "tape_repack_json" ["tape", "repack", "BAA001L8", "--json"],
+    "tape_export" ["tape", "export", "BAA001L8"],
+    "tape_nowhere" ["tape", "list", "--tier", "tape:/nonexistent/library"],
+}
+
 frozen! { tiers_are_frozen:
     "tier_list" ["tier", "list"],
     "tier_list_json" ["tier", "list", "--json"],

@@ -27,6 +27,7 @@ mod shared;
 mod stops;
 mod strangers;
 mod supervised;
+mod tapes;
 mod tier_away;
 mod tiers;
 mod touched;

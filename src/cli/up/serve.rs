@@ -337,6 +337,7 @@ fn settings(plan: &UpPlan) -> Settings {
         collect_every: config.collect_every,
         delete_delay: config.delete_delay,
         repack_share: config.repack_share,
+        tape_repack_share: config.tape_repack_share,
         snapshot_every: config.snapshot_every,
         snapshot_changes: config.snapshot_changes,
         scrub_every: config.scrub_every,

@@ -164,6 +164,9 @@ pub(super) fn work(shared: &Arc<Shared>) {
         next: None,
     };
     let mut heard = 0;
+    for slot in &shared.tiers {
+        super::media::tend(shared, slot, &mut due.next);
+    }
     while !shared.stopping() {
         let asked = {
             let mut state = shared.desk.0.lock();
@@ -171,6 +174,7 @@ pub(super) fn work(shared: &Arc<Shared>) {
         };
         if let Some((number, dry)) = asked {
             run(shared, number, dry, &mut due, false);
+        } else if super::media::empty_next(shared, &mut due.next) {
         } else if is_due(shared, &due) {
             let number = {
                 let mut state = shared.desk.0.lock();
@@ -217,15 +221,13 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
     }
     let mut next: Option<Timestamp> = None;
     for slot in &shared.tiers {
-        let worked = Mutex::new(Instant::now());
+        let rests = gently(shared);
         let stop = |step: Option<Step>| {
-            if gentle && matches!(step, None | Some(Step::Copying)) {
-                // As long as the work took, so that users have half of the tier at least.
-                let mut since = worked.lock();
-                std::thread::sleep(since.elapsed().min(REST));
-                *since = Instant::now();
+            if gentle {
+                rests(step)
+            } else {
+                shared.stopping()
             }
-            shared.stopping()
         };
         let done = with_ground(shared, slot, &stop, |ground| reclaim::pass(ground, dry));
         let Some(done) = done else { continue };
@@ -234,6 +236,9 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
         }
         if let Ok(report) = &done {
             next = [next, report.next].into_iter().flatten().min();
+            if !dry {
+                super::media::tend(shared, slot, &mut next);
+            }
         }
         let mut state = shared.desk.0.lock();
         if let (Ok(report), false) = (&done, dry) {
@@ -254,6 +259,20 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
         due.last = Instant::now();
         // What is just waiting for a scan is waited for by the scan.
         due.next = next.map(|next| next.max(shifted(now, PATIENCE, true)));
+    }
+}
+
+/// Whether to stop, asked of a pass that rests before each read.
+pub(super) fn gently(shared: &Shared) -> impl Fn(Option<Step>) -> bool + '_ {
+    let worked = Mutex::new(Instant::now());
+    move |step| {
+        if matches!(step, None | Some(Step::Copying)) {
+            // As long as the work took, so that users have half of the tier at least.
+            let mut since = worked.lock();
+            std::thread::sleep(since.elapsed().min(REST));
+            *since = Instant::now();
+        }
+        shared.stopping()
     }
 }
 

@@ -365,6 +365,7 @@ impl Claimed {
             refused: Default::default(),
             undeleting: Default::default(),
             desk: Default::default(),
+            media: Default::default(),
             lost_ears: Mutex::default(),
             composing: Default::default(),
             proof: Default::default(),
@@ -430,6 +431,8 @@ impl Engine {
         spawn("heal", Box::new(move || heal::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("reclaim", Box::new(move || super::reclaim::work(&shared)))?;
+        let shared = self.shared.clone();
+        spawn("media", Box::new(move || super::media::work(&shared)))?;
         let shared = self.shared.clone();
         spawn("snapshot", Box::new(move || snapshots::work(&shared)))?;
         let shared = self.shared.clone();

@@ -233,6 +233,21 @@ impl Judged {
         }
     }
 
+    /// Is anything of it needed?
+    pub(super) fn is_needed(&self) -> bool {
+        self.fixed.is_some() || self.fates.iter().any(|f| matches!(f, Fate::Kept(_)))
+    }
+
+    /// Why what is needed of it cannot be copied elsewhere.
+    pub(super) fn why_it_cannot_move(&self) -> Option<String> {
+        let fixed = match self.fixed? {
+            Hold::Shared => "an adopted copy of a file shares bytes in it",
+            Hold::OnlyNames => "there is nothing in it but names",
+            _ => "its index names what the catalog does not place there",
+        };
+        Some(fixed.to_owned())
+    }
+
     /// What keeps members, for people.
     pub(super) fn tell(&self, report: &mut Report) {
         add(&mut report.holds, &self.holds);

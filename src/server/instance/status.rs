@@ -11,6 +11,7 @@ use crate::server::wire::{
     ScanStatus, Status, TierHealth, TierStatus, TroubledFile, Warning, When,
 };
 use crate::tier::ErrorKind;
+use crate::tier::tape::TapeTier;
 use std::collections::BTreeMap;
 
 /// Files in trouble of one kind that are named.
@@ -308,6 +309,7 @@ fn warnings(
     }
     found.extend(damage(engine));
     found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
+    found.extend(engine.tiers().iter().flat_map(worn));
     found.extend(emergency(engine));
     found
 }
@@ -333,6 +335,50 @@ fn late(engine: &Engine, slot: &Slot) -> Option<Warning> {
         level: Level::Warning,
         message: format!("tier {} got the namespace last: {last}", slot.name),
     })
+}
+
+/// What an administrator should know of a tape library's media.
+fn worn(slot: &Slot) -> Vec<Warning> {
+    let Some(Ok(library)) = slot.tier.tape().map(TapeTier::library) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    let mut warn = |code: &str, message: String| {
+        found.push(Warning {
+            code: code.into(),
+            level: Level::Warning,
+            message: format!("tier {}: {message}", slot.name),
+        });
+    };
+    for drive in library.drive_states() {
+        if let Some(why) = drive.retired.or(drive.bay.failed) {
+            warn(
+                "tape-drive",
+                format!("{} is not used: {why}", drive.bay.number),
+            );
+        }
+    }
+    for cartridge in library.cartridges() {
+        let entry = &cartridge.entry;
+        let barcode = entry.barcode;
+        if let Some(why) = &entry.read_only {
+            warn(
+                "tape-cartridge",
+                format!("cartridge {barcode} is not written any more: {why}"),
+            );
+        }
+        if !entry.bad.is_empty() {
+            let bad = entry.bad.len();
+            warn(
+                "tape-cartridge",
+                format!("cartridge {barcode} has {bad} bad files"),
+            );
+        }
+        if let Some(why) = cartridge.trouble.filter(|_| entry.away.is_none()) {
+            warn("tape-cartridge", format!("cartridge {barcode}: {why}"));
+        }
+    }
+    found
 }
 
 fn emergency(engine: &Engine) -> Option<Warning> {

@@ -223,3 +223,12 @@ pub(super) fn collect(number: u64) -> Collect {
         tiers: vec![tier, away],
     }
 }
+
+/// A run that was just asked for.
+pub fn collecting(dry_run: bool) -> Collect {
+    Collect {
+        number: 3 + u64::from(dry_run),
+        dry_run,
+        ..Collect::default()
+    }
+}
