@@ -16,6 +16,8 @@ use tempfile::TempDir;
 const PLACE: &str = "CAIRN_TEST_TAPE_CRASH_PLACE";
 /// The round, which is the epoch of the child's objects.
 const ROUND: &str = "CAIRN_TEST_TAPE_CRASH_ROUND";
+/// Says how many kills strike; [`ROUNDS`] if it is not set.
+const KILLS: &str = "CAIRN_TEST_TAPE_KILLS";
 const ROUNDS: u32 = 24;
 
 fn open(place: &Path) -> TapeTier {
@@ -131,11 +133,13 @@ fn torn(place: &Path) -> usize {
 fn killed_at_random_only_whole_objects_are_on_the_tapes() {
     let place = TempDir::new().expect("temporary directory");
     drop(open(place.path()));
+    let told = std::env::var(KILLS).ok().and_then(|n| n.parse().ok());
+    let rounds: u32 = told.unwrap_or(ROUNDS);
     let mut promised = BTreeSet::new();
     let (mut unpromised, mut tails) = (0, 0);
     // Where a kill strikes is chance: more of them, if none struck in the middle of a write.
-    for round in 1..=10 * ROUNDS {
-        if round > ROUNDS && tails > 0 {
+    for round in 1..=10 * rounds {
+        if round > rounds && tails > 0 {
             break;
         }
         let steps = 1 + (round * 7 % 13) as usize;
@@ -168,7 +172,7 @@ fn killed_at_random_only_whole_objects_are_on_the_tapes() {
     let begun = status.iter().filter(|c| c.files > 0).count();
     assert!(begun > 1, "the puts went to one cartridge alone");
     eprintln!(
-        "{ROUNDS} kills, {tails} torn tails, {} receipts kept, {unpromised} whole objects without a receipt",
+        "{rounds} kills, {tails} torn tails, {} receipts kept, {unpromised} whole objects without a receipt",
         promised.len()
     );
 }

@@ -193,8 +193,9 @@ fn a_cartridge_is_emptied_while_the_instance_is_killed_and_nothing_is_lost() -> 
             .sum::<u64>();
     }
     ensure!(midway > 0, "no kill struck while a cartridge was emptied");
-    // Left alone, it comes to its end: what was to be emptied is empty.
+    // It comes to its end: what was to be emptied is empty when the old objects have gone.
     wait_for("the cartridges to be freed", || {
+        site.cairn.cairn(["tier", "collect", "--wait"])?;
         let all = site.cartridges()?;
         Ok(!all.iter().any(|c| is(c, "repacking")))
     })?;
@@ -318,4 +319,108 @@ fn the_cartridges_alone_give_everything_back() -> Result<()> {
     }
     reads(&site.cairn, 0..FILES)?;
     site.cairn.down()
+}
+
+/// A catalog of yesterday, and a cartridge of today that comes back from elsewhere.
+#[test]
+fn a_cartridge_that_the_catalog_does_not_know_is_learned_when_it_is_taken_in() -> Result<()> {
+    needs_mounts!();
+    let mut site = Site::new("capacity=8MiB&cartridges=1")?;
+    let catalog = site.cairn.state.join("catalog.sqlite");
+    site.cairn.up()?;
+    fs::create_dir(site.cairn.at("d"))?;
+    fs::write(site.cairn.at("d/f0"), data(0))?;
+    site.cairn.archive("d")?;
+    site.cairn.down()?;
+    let old = fs::read(&catalog)?;
+    site.cairn.up()?;
+    let said = site.cairn.cairn(["tape", "label", "VLT777L8"])?;
+    ensure!(said.contains("VLT777L8 in slot 2"), "{said}");
+    let first = site.cartridges()?;
+    let first = barcode(first.iter().find(|c| live(c) > 0).context("used")?)?.to_owned();
+    site.cairn.cairn(["tape", "retire", &first])?;
+    fs::write(site.cairn.at("d/f1"), data(1))?;
+    site.cairn.archive("d")?;
+    site.cairn.release("d")?;
+    let to = site.cairn.dir.path().join("vault");
+    fs::create_dir(&to)?;
+    site.cairn
+        .cairn(["tape", "export", "VLT777L8", "--to", &to.to_string_lossy()])?;
+    // Away: who reads is told which cartridge is asked for.
+    let away = site.cartridges()?;
+    ensure!(away.iter().any(|c| is(c, "away")), "{away:?}");
+    drop_caches()?;
+    ensure!(
+        fs::read(site.cairn.at("d/f1")).is_err(),
+        "read without its cartridge"
+    );
+    site.cairn.down()?;
+    fs::write(&catalog, old)?;
+    fs::remove_file(site.root.join("files/VLT777L8.jsonl"))?;
+    // Two starts: the second lies above all that was written.
+    site.cairn.up()?;
+    site.cairn.down()?;
+    site.cairn.up()?;
+    let image = to.join("VLT777L8.tap").to_string_lossy().into_owned();
+    let said = site.cairn.cairn(["tape", "import", &image])?;
+    ensure!(
+        said.contains("VLT777L8 is in the library: 1 files"),
+        "{said}"
+    );
+    wait_for("the catalog to know it", || {
+        let tiers: Value = serde_json::from_str(&site.cairn.cairn(["tier", "list", "--json"])?)?;
+        let tier = &tiers["tiers"][0];
+        let known = [&tier["ordinary"], &tier["quarantined"]].map(|c| c["objects"].as_u64());
+        Ok(known.iter().flatten().sum::<u64>() == 2)
+    })?;
+    reads(&site.cairn, 0..2)?;
+    site.cairn.down()
+}
+
+#[test]
+fn a_bad_cartridge_is_found_told_and_its_copies_with_it() -> Result<()> {
+    needs_mounts!();
+    let mut site = Site::new("capacity=8MiB&cartridges=2")?;
+    site.cairn.up()?;
+    fs::create_dir(site.cairn.at("d"))?;
+    fs::write(site.cairn.at("d/f0"), data(0))?;
+    site.cairn.archive("d")?;
+    let all = site.cartridges()?;
+    let used = barcode(all.iter().find(|c| live(c) > 0).context("used")?)?.to_owned();
+    let good = site.cairn.cairn(["tape", "verify", &used])?;
+    ensure!(
+        good.contains("1 file read") && good.contains("0 bad"),
+        "{good}"
+    );
+    site.cairn.down()?;
+    let path = site.images().join(format!("{used}.tap"));
+    let mut image =
+        cairn::tier::tape::image::Image::open(&path, cairn::tier::tape::image::Access::Write)?;
+    // The first block of the first file.
+    image.spoil(5)?;
+    drop(image);
+    site.cairn.up()?;
+    let verify = site.cairn.run(["tape", "verify", &used, "--json"])?;
+    ensure!(verify.status.code() == Some(1), "{verify:?}");
+    let run: Value = serde_json::from_slice(&verify.stdout)?;
+    let bad = run["trouble"].as_array().context("trouble")?;
+    ensure!(bad.len() == 1 && run["bad_copies"] == 1, "{run}");
+    let status: Value = serde_json::from_str(&site.cairn.cairn(["status", "--json"])?)?;
+    let warnings = status["warnings"].as_array().context("warnings")?;
+    ensure!(
+        warnings.iter().any(|w| w["code"] == "tape-cartridge"),
+        "{status}"
+    );
+    ensure!(status["copies"]["bad"] == 1, "{status}");
+    // As a picture, and after a start.
+    site.cairn.down()?;
+    let svg = site.cairn.dir.path().join("tape.svg");
+    let shown = site.direct(&["show", &used, "--map", "--svg", &svg.to_string_lossy()])?;
+    ensure!(shown.contains('!'), "{shown}");
+    let svg = fs::read_to_string(svg)?;
+    ensure!(
+        svg.contains("<rect class=\"bad\"") && svg.ends_with("</svg>\n"),
+        "{svg}"
+    );
+    Ok(())
 }

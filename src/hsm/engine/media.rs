@@ -5,10 +5,13 @@
 //! at the start where it was cut short, and after each run of the collector. That a cartridge is to be
 //! emptied is kept by its library.
 
+use super::proof::CheckError;
 use super::reclaim::{gently, with_ground};
 use super::{Engine, EngineError, Shared, Slot};
+use crate::catalog::Copy;
 use crate::error::Failure;
 use crate::hsm::reclaim::{self, Left, ReclaimError, Report};
+use crate::hsm::verify::{Fault, VerifyError};
 use crate::id::{AggregateId, Timestamp};
 use crate::tier::TierError;
 use crate::tier::tape::label::Barcode;
@@ -208,9 +211,10 @@ fn verify(shared: &Shared, run: &Run) -> Result<(), String> {
         if copies.is_empty() {
             continue;
         }
-        let told = shared.check_copies(slot, &*slot.tier, file.name, &copies, &stop);
-        let told = told.map_err(|e| text(&e))?;
-        bad_copies += told.iter().filter(|fault| fault.is_some()).count() as u64;
+        // One by one: the others in the object may be whole.
+        for copy in &copies {
+            bad_copies += u64::from(is_bad(shared, slot, copy).map_err(|e| text(&e))?);
+        }
     }
     shared.media.update(run.number, |run| {
         (run.files, run.bytes) = (audit.files, audit.bytes);
@@ -222,6 +226,22 @@ fn verify(shared: &Shared, run: &Run) -> Result<(), String> {
         return Err("stopped".to_owned());
     }
     Ok(())
+}
+
+/// Reads a copy on a file that was just seen to be bad, and notes what that shows. What the medium
+/// does not give is the copy's fault here: the whole cartridge was read, and it alone failed.
+fn is_bad(shared: &Shared, slot: &Slot, copy: &Copy) -> Result<bool, CheckError> {
+    let (begun, one) = (shared.now(), [*copy]);
+    let stop = || shared.stopping();
+    match shared.check_copies(slot, &*slot.tier, copy.aggregate, &one, &stop) {
+        Ok(told) => Ok(told.iter().any(Option::is_some)),
+        Err(CheckError::Verify(VerifyError::Tier(why @ TierError::Transient { .. }))) => {
+            let fault = Some(Fault::Unreadable(why.to_string()));
+            shared.note_faults(slot, copy.aggregate, &one, &[fault], begun)?;
+            Ok(true)
+        }
+        Err(why) => Err(why),
+    }
 }
 
 /// Empties the next cartridge of which somebody said so; `false`: there is none.

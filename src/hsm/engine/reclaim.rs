@@ -89,6 +89,14 @@ impl Engine {
         number
     }
 
+    /// Has a run begin soon, if none waits already.
+    pub fn collect_soon(&self) {
+        let waits = |state: &State| state.asked.iter().any(|(_, dry)| !dry);
+        if !waits(&self.shared.desk.0.lock()) {
+            self.collect(false);
+        }
+    }
+
     /// A run by its number; `None`: it has not begun.
     ///
     /// # Errors

@@ -10,11 +10,15 @@
 
 use super::judge::{self, Judged};
 use super::remove::check_mark;
-use super::{Act, Ground, ReclaimError, Report, condemn, copy};
+use super::{Act, Ground, ReclaimError, Report, condemn, copy, later};
 use crate::catalog::{Aggregate, Life};
 use crate::id::AggregateId;
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::library::Library;
+use std::time::Duration;
+
+/// When a pass follows at the earliest.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What became of an aggregate that was to leave its cartridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +60,12 @@ fn try_to(ground: &Ground<'_>, id: AggregateId, report: &mut Report) -> Result<L
         return stays("the catalog does not know it");
     };
     match row.life {
-        Life::Condemned | Life::Doomed => return Ok(Left::Waits { copied: 0 }),
+        Life::Condemned | Life::Doomed => {
+            // Decided by an earlier start, perhaps: then a pass decides it anew.
+            let now = (ground.now)();
+            report.wait_until(later(now, ground.rules.delay.max(SOON)), now);
+            return Ok(Left::Waits { copied: 0 });
+        }
         Life::Quarantined => return stays("it is in quarantine"),
         Life::Live => {}
     }

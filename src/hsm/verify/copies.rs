@@ -38,6 +38,9 @@ pub enum Fault {
     /// The tar headers in front of the data: Cairn could still read it, tar might not.
     #[error("its tar headers have a wrong checksum")]
     Headers,
+    /// The medium does not give its bytes any more, and was asked more than once.
+    #[error("{0}")]
+    Unreadable(String),
     /// The object ends before, or is gone.
     #[error("{0}")]
     Gone(String),

@@ -65,7 +65,7 @@ pub(super) fn order(engine: &Engine, order: &TapeOrder) -> Result<TapeDone, Cont
             done.done = shown::carry_out(&library, act)?;
             if matches!(act, TapeAct::Import { .. }) {
                 // What is on it is looked through, and what the catalog does not know is told to it.
-                engine.collect(false);
+                engine.collect_soon();
             }
             return Ok(done);
         }

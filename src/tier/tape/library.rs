@@ -425,6 +425,7 @@ impl Library {
                     mounted.fail(&source);
                 }
                 Err(error) => {
+                    self.unlookable(mounted.drive().number(), barcode, &error);
                     mounted.vacate();
                     return Err(error);
                 }

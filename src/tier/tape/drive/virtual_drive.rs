@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What follows a closing label in an image: its length once more, and a tape mark.
+const ENDED: [u8; 8] = [LABEL as u8, 0, 0, 0, 0, 0, 0, 0];
+
 /// A cartridge in the mouth of a drive.
 #[derive(Debug, Clone)]
 pub struct Inserted {
@@ -154,12 +157,16 @@ impl Loaded {
         Ok(())
     }
 
-    /// Looks for the labels that end a file of this volume.
+    /// Looks for the label that ends a file of this volume, whole, with its tape mark: one that is
+    /// cut off within them is a torn tail's.
     fn complete_behind(&self) -> Result<bool, DriveError> {
         let volume = self.cartridge.barcode.volume();
-        let is_end = |label: &[u8]| Closing::decode(label, volume).is_some();
+        let is_end = |end: &[u8]| {
+            let (label, rest) = end.split_at(LABEL.min(end.len()));
+            rest == ENDED && Closing::decode(label, volume).is_some()
+        };
         self.image
-            .occurs_behind(b"UTL1", LABEL, &is_end)
+            .occurs_behind(b"UTL1", LABEL + ENDED.len(), &is_end)
             .map_err(failed)
     }
 }

@@ -87,6 +87,18 @@ impl Library {
         self.failed_with(drive.number(), barcode, Fault::Read, &why);
     }
 
+    /// Counts a cartridge of which not even the label or the end could be read.
+    pub(super) fn unlookable(&self, drive: DriveNumber, barcode: Barcode, error: &LibraryError) {
+        if let LibraryError::Volume {
+            source: VolumeError::Drive { source, .. },
+            ..
+        } = error
+            && source.blames() == Blame::Cartridge
+        {
+            self.failed_with(drive, barcode, Fault::Load, &error.to_string());
+        }
+    }
+
     /// A drive did its work with a cartridge: what was wrong with it in a row is over.
     pub(super) fn succeeded(&self, drive: DriveNumber, barcode: Barcode, wrote: bool) {
         let mut stock = self.stock.lock();
@@ -156,7 +168,7 @@ impl Library {
     }
 
     /// Retires a cartridge by somebody's word, durably: it is never written again, and read until
-    /// nothing on it is needed. `None`: it may be written, whatever went wrong before.
+    /// nothing on it is needed. `None`: it may be written, whatever went wrong before, and is not emptied.
     ///
     /// # Errors
     /// [`LibraryError::Absent`], [`LibraryError::State`].
@@ -168,6 +180,7 @@ impl Library {
             .ok_or(LibraryError::Absent { barcode })?;
         if why.is_none() {
             cartridge.entry.read_only = None;
+            cartridge.entry.repack = false;
             cartridge.entry.failed_on.clear();
             cartridge.failing = None;
         }

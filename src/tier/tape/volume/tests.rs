@@ -342,6 +342,21 @@ fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
     file.write_all_at(bytes, at).expect("writes");
 }
 
+#[test]
+fn a_cut_anywhere_within_the_closing_labels_is_a_torn_tail() {
+    let shelf = Shelf::new(1 << 30);
+    let files = fill(&mut shelf.load(), &[700, 900]);
+    let full = shelf.len();
+    // Three labels of 88 bytes with their lengths, and two tape marks.
+    for cut in 1..=3 * 88 + 8 {
+        shelf.cut(full - cut);
+        let mut drive = shelf.load();
+        let found = scan(&mut drive, barcode(), None).expect("scans");
+        assert_eq!(found.damage, None, "{cut} bytes cut off");
+        assert_eq!(found.files, files[..1], "{cut} bytes cut off");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
