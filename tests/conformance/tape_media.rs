@@ -442,3 +442,51 @@ fn what_lies_among_the_cartridges_and_is_none_is_told_with_the_reason() {
     }
     assert_eq!(strange.len(), 5);
 }
+
+#[test]
+fn a_cartridge_is_worth_emptying_when_it_is_done_and_enough_of_it_is_dead() {
+    let site = Site::new(2, 1);
+    let tier = site.open();
+    let library = library(&tier);
+    for seq in 1..=3 {
+        try_store(&tier, seq, 2_700_000).expect("fits");
+    }
+    let full = where_is(&tier, name(1));
+    assert_eq!(where_is(&tier, name(3)), full);
+    assert!(library.worth_repacking(0).is_empty(), "all of it is needed");
+    tier.delete(name(1)).expect("deletes");
+    assert!(library.worth_repacking(50).is_empty(), "a third is dead");
+    assert_eq!(library.worth_repacking(30), [full]);
+    tier.delete(name(2)).expect("deletes");
+    assert_eq!(library.worth_repacking(50), [full]);
+    // One that is not full waits, unless nothing more goes to it.
+    for seq in 4..=5 {
+        try_store(&tier, seq, 1_000_000).expect("fits the other one");
+    }
+    let begun = where_is(&tier, name(4));
+    assert_ne!(begun, full);
+    tier.delete(name(4)).expect("deletes");
+    assert_eq!(library.worth_repacking(50), [full]);
+    library
+        .retire(begun, Some("a test".into()))
+        .expect("retires");
+    assert_eq!(library.worth_repacking(50), [full, begun]);
+    // Once it is said, it is not said again, and nothing goes there; also after a start.
+    library.set_repack(full, true).expect("is said");
+    assert_eq!(library.worth_repacking(50), [begun]);
+    drop((tier, library));
+    let tier = site.open();
+    assert!(status(&tier, full).entry.repack);
+    let why = try_store(&tier, 6, 1000)
+        .expect_err("neither takes it")
+        .to_string();
+    assert!(
+        why.contains("being repacked") && why.contains("retired"),
+        "{why}"
+    );
+    // What is needed has gone: it is free, and what stood against it is forgotten.
+    tier.delete(name(3)).expect("deletes");
+    try_store(&tier, 6, 1000).expect("fits");
+    let entry = status(&tier, full).entry;
+    assert_eq!((entry.repack, entry.freed), (false, 1));
+}
