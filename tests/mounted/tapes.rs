@@ -29,7 +29,7 @@ impl Site {
         let mut cairn = Instance::new(None)?;
         let config = cairn.dir.path().join("cairn.toml");
         let settings = "collect-every = \"1d\"\ndelete-delay = \"1s\"\nsnapshot-every = \"0s\"\n\
-                        scan-every = \"0s\"\nscrub-every = \"0s\"\n";
+                        scan-every = \"0s\"\nscrub-every = \"0s\"\nheal = false\n";
         fs::write(&config, settings)?;
         let config = config.to_string_lossy().into_owned();
         cairn.args.extend(["--config".to_owned(), config]);
