@@ -33,7 +33,7 @@ pub use audit::Audit;
 pub use choose::{Candidate, Kind, NoRoom, choose};
 pub use error::LibraryError;
 pub use media::{Import, Taken};
-pub use mounts::{BayStatus, Failure, MountError, Mounted, Mounts, Seen};
+pub use mounts::{BayStatus, Failure, MountError, Mounted, Mounts, Pin, Seen};
 pub use view::{CartridgeStatus, DriveStatus, FileStatus};
 
 use super::drive::virtual_drive::{Inserted, VirtualDrive};
@@ -45,6 +45,7 @@ use super::lock::{Locked, Share};
 use super::options::TapeOptions;
 use super::robot::VirtualRobot;
 use super::state::{Entry, State};
+use super::timing::Geometry;
 use super::volume::{self, FIRST, TapeFile, VolumeError};
 use crate::id::{AggregateId, TierId};
 use parking_lot::{Condvar, Mutex};
@@ -253,14 +254,15 @@ impl Library {
         offset: u64,
         into: &mut [u8],
     ) -> Result<(), LibraryError> {
-        let mut room = Vec::new();
         loop {
             let mut mounted = self.mount(barcode)?;
             // While a drive was waited for it may have been deleted, and its cartridge freed.
             if self.find(file.name) != Some((barcode, *file)) {
                 return Err(LibraryError::Elsewhere);
             }
-            match volume::read(mounted.drive(), file, offset, into, &mut room) {
+            let geometry = self.geometry(barcode)?;
+            let (drive, window) = mounted.parts();
+            match volume::read(drive, file, offset, into, (window, geometry)) {
                 Ok(()) => {
                     self.succeeded(mounted.drive().number(), barcode, false);
                     return Ok(());
@@ -394,9 +396,21 @@ impl Library {
     /// [`LibraryError::Absent`], [`LibraryError::Load`], [`LibraryError::Volume`],
     /// [`LibraryError::NoDrive`].
     pub fn mount(&self, barcode: Barcode) -> Result<Mounted<'_>, LibraryError> {
+        self.mount_instead(barcode, None)
+    }
+
+    /// The same; where there is a choice, in the drive that holds `instead`.
+    ///
+    /// # Errors
+    /// As [`Self::mount`].
+    pub fn mount_instead(
+        &self,
+        barcode: Barcode,
+        instead: Option<Barcode>,
+    ) -> Result<Mounted<'_>, LibraryError> {
         loop {
             let inserted = self.to_insert(barcode)?;
-            let mounted = self.mounts.mount(&inserted);
+            let mounted = self.mounts.mount(&inserted, instead);
             self.note_failures();
             let mut mounted = mounted.map_err(|e| LibraryError::mount(barcode, e))?;
             // It may have been exported while a drive was waited for.
@@ -453,6 +467,17 @@ impl Library {
         drop(stock);
         present(&inserted)?;
         Ok(inserted)
+    }
+
+    /// A cartridge as the timing model sees it.
+    ///
+    /// # Errors
+    /// [`LibraryError::Absent`].
+    pub fn geometry(&self, barcode: Barcode) -> Result<Geometry, LibraryError> {
+        let stock = self.stock.lock();
+        let cartridge = stock.cartridges.get(&barcode);
+        let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+        Ok(cartridge.entry.geometry())
     }
 
     fn inserted(&self, entry: &Entry) -> Inserted {

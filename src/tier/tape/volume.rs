@@ -14,8 +14,12 @@
 //! - A tape with something wrong in its middle is never written: what seems to be its end is none.
 
 mod append;
+mod read;
+mod window;
 
 pub use append::{Appender, cut, ended, room_for};
+pub use read::{read, reads_on};
+pub use window::Window;
 
 use super::drive::{Drive, DriveError, Read};
 use super::image::Place;
@@ -429,53 +433,6 @@ fn walk(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Option<TapeFi
     };
     let fits = (closing.name, closing.object) == (opening.name, opening.object);
     Ok((fits && file.blocks() == blocks).then_some(file))
-}
-
-/// Reads `into.len()` bytes at `offset` of a file, which must lie within it. `room` is used for
-/// blocks; it is grown to the file's blocks.
-///
-/// # Errors
-/// [`VolumeError::Moved`] if blocks are not as long as the index says; [`VolumeError::Drive`].
-pub fn read(
-    drive: &mut dyn Drive,
-    file: &TapeFile,
-    offset: u64,
-    mut into: &mut [u8],
-    room: &mut Vec<u8>,
-) -> Result<(), VolumeError> {
-    let fail = step("reading");
-    let moved = || VolumeError::Moved {
-        name: file.name,
-        object: file.object,
-    };
-    if into.is_empty() {
-        return Ok(());
-    }
-    let block = u64::from(file.block.max(1));
-    room.resize(room.len().max(file.block as usize), 0);
-    let mut number = offset / block;
-    // Below the block's length, which is a u32.
-    let mut skip = (offset % block) as usize;
-    let object = file.data().checked_add(number).ok_or_else(moved)?;
-    if drive.position().map_err(&fail)? != object {
-        drive.locate(object).map_err(step("locating"))?;
-    }
-    while !into.is_empty() {
-        let wanted = block.min(file.len.saturating_sub(number * block));
-        let len = match drive.read_block(room) {
-            Ok(Read::Block(len)) if len as u64 == wanted => len,
-            Ok(_) | Err(DriveError::Length { .. }) => return Err(moved()),
-            Err(error) => return Err(fail(error)),
-        };
-        let piece = room.get(skip..len).ok_or_else(moved)?;
-        let count = piece.len().min(into.len());
-        let (here, rest) = into.split_at_mut(count);
-        here.copy_from_slice(&piece[..count]);
-        into = rest;
-        number += 1;
-        skip = 0;
-    }
-    Ok(())
 }
 
 /// An aggregate's name as text.

@@ -11,7 +11,7 @@ use crate::format::aggregate::{TRAILER_LEN, decode_index, decode_trailer};
 use crate::tier::tape::drive::{Blame, DriveNumber};
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::state::Fault;
-use crate::tier::tape::volume::{self, TapeFile, VolumeError};
+use crate::tier::tape::volume::{self, TapeFile, VolumeError, Window};
 use cairn_mover::Crc32cHasher;
 
 /// Read before the drive is given back, bytes.
@@ -91,7 +91,9 @@ impl Library {
         stop: &dyn Fn(&Audit) -> bool,
     ) -> Result<Option<Result<(), String>>, LibraryError> {
         let (mut at, mut sum) = (0, Crc32cHasher::default());
-        let (mut tail, mut room) = (Vec::new(), Vec::new());
+        let geometry = self.geometry(barcode)?;
+        // Its own: what others have just read says nothing of the medium.
+        let (mut tail, mut window) = (Vec::new(), Window::default());
         let mut piece = vec![0; usize::try_from(PIECE).unwrap_or(0)];
         while at < file.len {
             let turn = file.len.min(at + TURN);
@@ -102,7 +104,7 @@ impl Library {
                 }
                 let count = (turn - at).min(PIECE);
                 let into = &mut piece[..usize::try_from(count).unwrap_or(0)];
-                match volume::read(mounted.drive(), file, at, into, &mut room) {
+                match volume::read(mounted.drive(), file, at, into, (&mut window, geometry)) {
                     Ok(()) => {}
                     Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
                         // Once more, on another one.
@@ -180,7 +182,7 @@ impl Library {
                     file,
                     trailer.index_offset,
                     &mut index,
-                    &mut Vec::new(),
+                    (&mut Window::default(), self.geometry(barcode)?),
                 );
                 if let Err(why) = read {
                     return Ok(Err(why.to_string()));

@@ -1,17 +1,27 @@
 //! The drives of a library and what is in them: who asks for a cartridge gets the drive that holds
 //! it, alone, for as long as he keeps it.
 //!
-//! Invariants kept here: a cartridge is in one drive at most; a drive has one user at a time; nobody
-//! waits while he holds a drive, so nobody waits forever. A drive that failed is not used again.
-//! There is no order among those who wait: whoever wants one asks in the order that he wants.
+//! Invariants kept here:
+//! - A cartridge is in one drive at most; a drive has one user at a time. A drive that failed is not
+//!   used again.
+//! - Those who wait are served in the order in which they came ([`line`]); nobody waits while he
+//!   holds a drive, so nobody waits for ever.
+//! - A *pinned* cartridge stays in its drive: others use it there, one after the other, and it is not
+//!   put away for one who wants another cartridge. Whoever pins it must let go of it when
+//!   [`Mounts::stuck`] says that somebody gets nothing; he does not wait for another drive meanwhile.
+
+mod line;
 
 use crate::tier::tape::drive::virtual_drive::Inserted;
 use crate::tier::tape::drive::{Blame, Drive, DriveError, DriveNumber, Tally};
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::robot::{Robot, RobotError};
-use crate::tier::tape::volume::Next;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::tier::tape::volume::{Next, Window};
+use line::{Line, Spot};
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 /// Why a cartridge could not be had in a drive.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +56,24 @@ struct Bay {
     failed: Option<String>,
     /// Grows with each use: the longest unused one is emptied first.
     used: u64,
+    /// When it was last used.
+    at: Instant,
+    /// Who wants its cartridge to stay in it.
+    pins: BTreeSet<Pin>,
+    /// Of the cartridge that it holds.
+    window: Window,
     tally: Tally,
+}
+
+/// Names one who wants a cartridge to stay where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pin(u64);
+
+#[derive(Default)]
+struct Floor {
+    bays: Vec<Bay>,
+    line: Line,
+    pins: u64,
 }
 
 /// A drive as it stands, for status and for choosing a cartridge.
@@ -66,7 +93,7 @@ pub struct BayStatus {
 
 /// All drives of a library, and its robot.
 pub struct Mounts {
-    bays: Mutex<Vec<Bay>>,
+    floor: Mutex<Floor>,
     freed: Condvar,
     robot: Box<dyn Robot>,
     /// Drives that failed, and with what in them, until somebody takes note.
@@ -93,6 +120,21 @@ pub struct Mounted<'m> {
     drive: Option<Box<dyn Drive>>,
     /// What was found on the cartridge since it was loaded; `None`: nobody looked.
     pub seen: Option<Seen>,
+    /// Blocks of the cartridge that were just read.
+    pub window: Window,
+}
+
+impl Floor {
+    fn spots(&self) -> Vec<Spot> {
+        let spot = |bay: &Bay| Spot {
+            works: bay.failed.is_none(),
+            idle: bay.drive.is_some(),
+            pinned: !bay.pins.is_empty(),
+            holds: bay.holds,
+            used: bay.used,
+        };
+        self.bays.iter().map(spot).collect()
+    }
 }
 
 impl Mounts {
@@ -107,9 +149,16 @@ impl Mounts {
             seen: None,
             failed: None,
             used: 0,
+            at: Instant::now(),
+            pins: BTreeSet::new(),
+            window: Window::default(),
+        };
+        let floor = Floor {
+            bays: drives.into_iter().map(bay).collect(),
+            ..Floor::default()
         };
         Self {
-            bays: Mutex::new(drives.into_iter().map(bay).collect()),
+            floor: Mutex::new(floor),
             freed: Condvar::new(),
             robot,
             failures: Mutex::default(),
@@ -124,17 +173,17 @@ impl Mounts {
 
     /// A drive is not used any more, for this reason, once its user is through with it; or it is again.
     pub fn retire(&self, drive: DriveNumber, why: Option<String>) {
-        let mut bays = self.bays.lock();
-        let Some(at) = bays.iter().position(|b| b.number == drive) else {
+        let mut floor = self.floor.lock();
+        let Some(at) = floor.bays.iter().position(|b| b.number == drive) else {
             return;
         };
-        let held = bays.get_mut(at).and_then(|bay| {
+        let held = floor.bays.get_mut(at).and_then(|bay| {
             bay.failed = why;
             bay.holds.filter(|_| bay.failed.is_some())
         });
-        let idle = held.and_then(|held| self.take(&mut bays, at, held));
-        drop(bays);
-        if let Some(mounted) = idle {
+        let idle = held.and_then(|held| self.take(&mut floor, at, held));
+        drop(floor);
+        if let Some((mounted, _)) = idle {
             mounted.vacate();
         }
         self.freed.notify_all();
@@ -142,24 +191,24 @@ impl Mounts {
 
     /// Takes a cartridge out of the drive that it is in, if any, when its user is through with it.
     pub fn evict(&self, barcode: Barcode) {
-        let mut bays = self.bays.lock();
+        let mut floor = self.floor.lock();
         loop {
-            let Some(bay) = bays.iter().position(|b| b.holds == Some(barcode)) else {
+            let Some(bay) = floor.bays.iter().position(|b| b.holds == Some(barcode)) else {
                 return;
             };
-            if let Some(mounted) = self.take(&mut bays, bay, barcode) {
-                drop(bays);
+            if let Some((mounted, _)) = self.take(&mut floor, bay, barcode) {
+                drop(floor);
                 mounted.vacate();
                 return;
             }
-            self.freed.wait(&mut bays);
+            self.freed.wait(&mut floor);
         }
     }
 
     /// All drives, as they stand.
     #[must_use]
     pub fn status(&self) -> Vec<BayStatus> {
-        let bays = self.bays.lock();
+        let floor = self.floor.lock();
         let status = |bay: &Bay| BayStatus {
             number: bay.number,
             holds: bay.holds,
@@ -167,16 +216,55 @@ impl Mounts {
             failed: bay.failed.clone(),
             tally: bay.tally,
         };
-        bays.iter().map(status).collect()
+        floor.bays.iter().map(status).collect()
     }
 
-    /// Waits for a drive and has the cartridge loaded in it.
+    /// How long the first has waited who gets no drive because all that work are pinned.
+    #[must_use]
+    pub fn stuck(&self) -> Option<Duration> {
+        let floor = self.floor.lock();
+        let since = floor.line.stuck_since(&floor.spots());
+        since.map(|since| since.elapsed())
+    }
+
+    /// Does the pin hold? Not any more if the drive failed, or the cartridge was taken out of it by one
+    /// who had it for himself.
+    #[must_use]
+    pub fn is_pinned(&self, pin: Pin) -> bool {
+        let floor = self.floor.lock();
+        floor.bays.iter().any(|bay| bay.pins.contains(&pin))
+    }
+
+    /// How long nobody has used the drive with that pin; nothing while somebody does.
+    #[must_use]
+    pub fn unused(&self, pin: Pin) -> Duration {
+        let floor = self.floor.lock();
+        let bay = floor.bays.iter().find(|bay| bay.pins.contains(&pin));
+        bay.filter(|bay| bay.drive.is_some())
+            .map_or(Duration::ZERO, |bay| bay.at.elapsed())
+    }
+
+    /// The cartridge may leave its drive, as far as this pin goes.
+    pub fn unpin(&self, pin: Pin) {
+        let mut floor = self.floor.lock();
+        for bay in &mut floor.bays {
+            bay.pins.remove(&pin);
+        }
+        self.freed.notify_all();
+    }
+
+    /// Waits for a drive and has the cartridge loaded in it; where there is a choice, in the drive that
+    /// holds `instead`.
     ///
     /// # Errors
     /// [`MountError`].
-    pub fn mount(&self, cartridge: &Inserted) -> Result<Mounted<'_>, MountError> {
+    pub fn mount(
+        &self,
+        cartridge: &Inserted,
+        instead: Option<Barcode>,
+    ) -> Result<Mounted<'_>, MountError> {
         loop {
-            let mut mounted = self.claim(cartridge.barcode)?;
+            let mut mounted = self.claim(cartridge.barcode, instead)?;
             if mounted.1 {
                 return Ok(mounted.0);
             }
@@ -194,56 +282,52 @@ impl Mounts {
     }
 
     /// The drive for a cartridge, alone; whether it is loaded in it already.
-    fn claim(&self, barcode: Barcode) -> Result<(Mounted<'_>, bool), MountError> {
-        let mut bays = self.bays.lock();
-        loop {
-            let works = |b: &&mut Bay| b.failed.is_none();
-            if let Some(bay) = bays
-                .iter()
-                .position(|b| b.failed.is_none() && b.holds == Some(barcode))
-            {
-                if let Some(mounted) = self.take(&mut bays, bay, barcode) {
-                    return Ok((mounted, true));
-                }
-            } else {
-                if bays.iter_mut().filter(works).count() == 0 {
-                    let why: Vec<String> = bays.iter().filter_map(|b| b.failed.clone()).collect();
-                    return Err(MountError::NoDrive(why.join("; ")));
-                }
-                let idle = bays
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, b)| b.failed.is_none() && b.drive.is_some());
-                let best = idle
-                    .min_by_key(|(_, b)| (b.holds.is_some(), b.used))
-                    .map(|(n, _)| n);
-                if let Some(mounted) = best.and_then(|bay| self.take(&mut bays, bay, barcode)) {
-                    return Ok((mounted, false));
-                }
+    fn claim(
+        &self,
+        barcode: Barcode,
+        instead: Option<Barcode>,
+    ) -> Result<(Mounted<'_>, bool), MountError> {
+        let mut floor = self.floor.lock();
+        let turn = floor.line.join(barcode, instead);
+        let claimed = loop {
+            let spots = floor.spots();
+            if !spots.iter().any(|spot| spot.works) {
+                let why = floor.bays.iter().filter_map(|b| b.failed.clone());
+                break Err(MountError::NoDrive(why.collect::<Vec<_>>().join("; ")));
             }
-            self.freed.wait(&mut bays);
-        }
+            let chosen = floor.line.choose(turn, &spots);
+            if let Some(claimed) = chosen.and_then(|bay| self.take(&mut floor, bay, barcode)) {
+                break Ok(claimed);
+            }
+            self.freed.wait(&mut floor);
+        };
+        floor.line.leave(turn);
+        // Who came later may choose among what is left.
+        self.freed.notify_all();
+        claimed
     }
 
-    fn take(
-        &self,
-        bays: &mut MutexGuard<'_, Vec<Bay>>,
-        bay: usize,
-        barcode: Barcode,
-    ) -> Option<Mounted<'_>> {
-        let used = bays.iter().map(|b| b.used).max().unwrap_or(0) + 1;
-        let place = bays.get_mut(bay)?;
+    fn take(&self, floor: &mut Floor, bay: usize, barcode: Barcode) -> Option<(Mounted<'_>, bool)> {
+        let used = floor.bays.iter().map(|b| b.used).max().unwrap_or(0) + 1;
+        let place = floor.bays.get_mut(bay)?;
         let drive = place.drive.take()?;
-        let seen = place.seen.take().filter(|_| place.holds == Some(barcode));
+        let loaded = place.holds == Some(barcode);
+        let seen = place.seen.take().filter(|_| loaded);
+        let mut window = std::mem::take(&mut place.window);
+        if !loaded {
+            window.clear();
+        }
         // Claimed: others who want this cartridge wait for this drive.
         place.holds = Some(barcode);
         place.used = used;
-        Some(Mounted {
+        let mounted = Mounted {
             mounts: self,
             bay,
             drive: Some(drive),
             seen,
-        })
+            window,
+        };
+        Some((mounted, loaded))
     }
 
     /// Takes out what is in the drive and loads the cartridge.
@@ -275,12 +359,7 @@ impl Mounted<'_> {
     /// # Panics
     /// Never: it is there until this is dropped.
     pub fn drive(&mut self) -> &mut dyn Drive {
-        #[expect(
-            clippy::expect_used,
-            reason = "only drop, vacate and fail take it, and they end this"
-        )]
-        let drive = self.drive.as_mut().expect("held until dropped");
-        &mut **drive
+        self.parts().0
     }
 
     /// The drive failed and is not used again; its cartridge goes back to its slot.
@@ -312,6 +391,31 @@ impl Mounted<'_> {
         self.drive().load()
     }
 
+    /// The cartridge stays in this drive until [`Mounts::unpin`].
+    pub fn pin(self) -> Pin {
+        let mut floor = self.mounts.floor.lock();
+        floor.pins += 1;
+        let pin = Pin(floor.pins);
+        if let Some(bay) = floor.bays.get_mut(self.bay) {
+            bay.pins.insert(pin);
+        }
+        drop(floor);
+        pin
+    }
+
+    /// The drive, and the blocks that were just read of what is in it.
+    ///
+    /// # Panics
+    /// Never, as [`Self::drive`].
+    pub fn parts(&mut self) -> (&mut dyn Drive, &mut Window) {
+        #[expect(
+            clippy::expect_used,
+            reason = "only drop, vacate and fail take it, and they end this"
+        )]
+        let drive = self.drive.as_mut().expect("held until dropped");
+        (&mut **drive, &mut self.window)
+    }
+
     /// The cartridge goes back to its slot: whoever wants it next loads it anew.
     pub fn vacate(mut self) {
         match self.drive().unload() {
@@ -329,12 +433,18 @@ impl Mounted<'_> {
         {
             tracing::error!(%error, "a drive could not be emptied");
         }
-        let mut bays = self.mounts.bays.lock();
-        if let Some(bay) = bays.get_mut(self.bay) {
+        let mut floor = self.mounts.floor.lock();
+        if let Some(bay) = floor.bays.get_mut(self.bay) {
             bay.tally = drive.tally();
             bay.drive = Some(drive);
+            bay.at = Instant::now();
             bay.holds = holds;
             bay.seen = self.seen.take().filter(|_| holds.is_some());
+            bay.window = std::mem::take(&mut self.window);
+            if holds.is_none() {
+                bay.window.clear();
+                bay.pins.clear();
+            }
             bay.failed = failed.or(bay.failed.take());
         }
         self.mounts.freed.notify_all();
@@ -343,12 +453,11 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let held = self
-            .mounts
-            .bays
-            .lock()
-            .get(self.bay)
-            .and_then(|bay| bay.holds.filter(|_| bay.failed.is_none()));
+        let held = {
+            let floor = self.mounts.floor.lock();
+            let bay = floor.bays.get(self.bay);
+            bay.and_then(|bay| bay.holds.filter(|_| bay.failed.is_none()))
+        };
         if held.is_none()
             && let Some(drive) = &mut self.drive
         {
@@ -358,3 +467,6 @@ impl Drop for Mounted<'_> {
         self.give_back(held, None);
     }
 }
+
+#[cfg(test)]
+mod tests;

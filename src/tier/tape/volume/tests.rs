@@ -42,16 +42,20 @@ impl Shelf {
         self.place.path().join("TST001L8.tap")
     }
 
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            generation: Generation::Lto8,
+            capacity: self.capacity,
+        }
+    }
+
     fn load(&self) -> VirtualDrive {
         let clock = Speed::Max.clock();
         let mut drive = VirtualDrive::new(DriveNumber(1), clock, ROBOT_MOVE, self.faults.clone());
         *drive.mouth().lock() = Some(Inserted {
             barcode: barcode(),
             image: self.image(),
-            geometry: Geometry {
-                generation: Generation::Lto8,
-                capacity: self.capacity,
-            },
+            geometry: self.geometry(),
             protected: false,
         });
         drive.load().expect("loads");
@@ -97,8 +101,19 @@ fn append(
 
 fn whole(drive: &mut dyn Drive, file: &TapeFile) -> Vec<u8> {
     let mut data = vec![0; file.len as usize];
-    read(drive, file, 0, &mut data, &mut Vec::new()).expect("reads");
+    part(drive, file, 0, &mut data).expect("reads");
     data
+}
+
+/// With nothing at hand.
+fn part(
+    drive: &mut dyn Drive,
+    file: &TapeFile,
+    offset: u64,
+    into: &mut [u8],
+) -> Result<(), VolumeError> {
+    let whole = Geometry::whole(Generation::Lto8);
+    read(drive, file, offset, into, (&mut Window::default(), whole))
 }
 
 fn behind(file: &TapeFile) -> Next {
@@ -293,7 +308,7 @@ fn a_bad_block_spoils_one_file_and_its_neighbours_are_read() {
     let found = scan(&mut drive, barcode(), None).expect("scans");
     assert_eq!((&found.files, found.damage), (&files, None));
     let mut data = vec![0; 5000];
-    let bad = read(&mut drive, &files[1], 0, &mut data, &mut Vec::new());
+    let bad = part(&mut drive, &files[1], 0, &mut data);
     assert!(matches!(
         bad,
         Err(VolumeError::Drive {
@@ -301,18 +316,74 @@ fn a_bad_block_spoils_one_file_and_its_neighbours_are_read() {
             ..
         })
     ));
-    read(
-        &mut drive,
-        &files[1],
-        2048,
-        &mut data[2048..],
-        &mut Vec::new(),
-    )
-    .expect("behind it");
+    part(&mut drive, &files[1], 2048, &mut data[2048..]).expect("behind it");
     assert_eq!(data[2048..], content(2, 5000)[2048..]);
     for (seq, file) in [(1, files[0]), (3, files[2])] {
         assert_eq!(whole(&mut drive, &file), content(seq, 5000));
     }
+}
+
+#[test]
+fn small_reads_behind_each_other_cost_each_block_once_and_no_locate() {
+    let shelf = Shelf::new(1 << 30);
+    let files = fill(&mut shelf.load(), &[50_000, 50_000]);
+    let mut drive = shelf.load();
+    let (mut window, geometry) = (Window::default(), shelf.geometry());
+    let mut piece = [0; 100];
+    // Every other 100 bytes of both files, in order; each pair the wrong way round.
+    let offsets: Vec<u64> = (0..500_u64).map(|n| (n ^ 1) * 100).collect();
+    for (seq, file) in (1..).zip(&files) {
+        for offset in offsets.iter().filter(|o| *o % 400 < 200) {
+            read(
+                &mut drive,
+                file,
+                *offset,
+                &mut piece,
+                (&mut window, geometry),
+            )
+            .expect("reads");
+            let at = *offset as usize;
+            assert_eq!(piece[..], content(seq, 50_000)[at..at + 100]);
+        }
+    }
+    let tally = drive.tally();
+    // The data of both, and the labels on the way.
+    assert!((100_000..=101_000).contains(&tally.read), "{tally:?}");
+    assert_eq!(tally.locates, 0, "{tally:?}");
+}
+
+#[test]
+fn what_lies_far_ahead_is_located_and_bad_blocks_on_the_way_are_no_matter() {
+    let shelf = Shelf::new(1 << 30);
+    let files = fill(&mut shelf.load(), &[50_000, 50_000]);
+    let mut image = Image::open(&shelf.image(), Access::Write).expect("opens");
+    image.spoil(files[0].data() + 3).expect("spoils");
+    drop(image);
+    let mut drive = shelf.load();
+    let (mut window, geometry) = (Window::default(), shelf.geometry());
+    let mut piece = [0; 100];
+    read(
+        &mut drive,
+        &files[0],
+        0,
+        &mut piece,
+        (&mut window, geometry),
+    )
+    .expect("reads");
+    read(
+        &mut drive,
+        &files[1],
+        0,
+        &mut piece,
+        (&mut window, geometry),
+    )
+    .expect("reads");
+    assert_eq!(piece[..], content(2, 50_000)[..100]);
+    assert_eq!(drive.tally().locates, 1, "from the bad block on");
+    let whole = Geometry::whole(Generation::Lto8);
+    assert!(reads_on(whole, 1 << 30, (1 << 30) + (8 << 20)));
+    assert!(!reads_on(whole, 1 << 30, (1 << 30) + (65 << 20)), "too far");
+    assert!(!reads_on(whole, 1 << 30, (1 << 30) - 1), "behind the head");
 }
 
 #[test]
