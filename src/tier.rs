@@ -27,6 +27,7 @@ mod open;
 pub mod owner;
 pub mod retry;
 pub mod tape;
+pub mod tapes;
 pub mod throttle;
 mod url;
 
@@ -39,6 +40,8 @@ use bytes::Bytes;
 use cairn_mover::Crc32c;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tapes::Tapes;
 
 /// What a tier's mark says (its file or object `cairn-tier.json`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +161,11 @@ pub trait Tier: Send + Sync {
     }
     /// Its library of cartridges, where it has one. Wrappers answer for what they wrap.
     fn tape(&self) -> Option<&tape::TapeTier> {
+        None
+    }
+    /// Its cartridges and drives, where it has such: who reads much of it puts his reads in order by
+    /// them. Wrappers answer for what they wrap.
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         None
     }
     /// Starts an object of about `size_hint` bytes.

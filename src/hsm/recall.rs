@@ -4,7 +4,7 @@
 //! wait for it; what comes next is decided by a pure state machine ([`progress`]) and done by
 //! bounded worker threads: a *lane* for the backing's disk, one for what waits for a sync, one for
 //! questions about files without a record, and one for each tier, each serving
-//! waiting readers before stage work. A waiter is a callback and a token, never a thread.
+//! waiting readers before stage work. What lies on tape waits for its turn first ([`park`]). A waiter is a callback and a token, never a thread.
 //!
 //! Invariants:
 //! - Bytes are written into the file, or given to a reader, only as [`cairn_mover::Checked`].
@@ -28,6 +28,7 @@ mod finish;
 mod lane;
 mod meanwhile;
 mod one;
+mod park;
 mod progress;
 mod quota;
 mod serve;
@@ -46,6 +47,7 @@ use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, BackingError, FileStat, How};
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::tape::desk::{Desk, Told};
 use crate::hsm::version::{Seen, Settle};
 use crate::hsm::vouch::is_bare;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
@@ -124,6 +126,8 @@ pub struct StageAsk {
     pub node: NodeHandle,
     /// A name, where nodes are opened by name.
     pub hint: Option<Vec<u8>>,
+    /// For whom, as far as the order of work goes.
+    pub user: u32,
     /// The copy the caller means to be read; only orders the batch.
     pub place: Option<CopyHint>,
     /// Called once, from any thread, with no lock held.
@@ -155,6 +159,10 @@ pub enum Vouched {
 pub trait Asks: Send + Sync + 'static {
     /// A tier by number, if it is configured.
     fn tier(&self, id: TierId) -> Option<Arc<dyn Tier>>;
+    /// Where reads of a tier wait for their turn, if they do.
+    fn desk(&self, _id: TierId) -> Option<Arc<Desk>> {
+        None
+    }
     /// Copies beyond those the stub names (repack moves copies), best first.
     fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint>;
     /// A file became resident. Called once for each recall that completes.
@@ -298,7 +306,7 @@ impl Recaller {
         self.wait(
             node,
             hint,
-            Charge::User(uid),
+            (Charge::User(uid), uid),
             Wait::Read { offset, len, done },
         )
     }
@@ -311,13 +319,14 @@ impl Recaller {
         uid: u32,
         done: WaitDone,
     ) -> WaitToken {
-        self.wait(node, hint, Charge::User(uid), Wait::Fetch(done))
+        self.wait(node, hint, (Charge::User(uid), uid), Wait::Fetch(done))
     }
 
     /// The file resident, for a stage request. When the last such wait is given up and nobody
     /// reads, the recall stops and the file is released as before.
     pub fn stage(&self, ask: StageAsk) -> WaitToken {
-        self.wait(&ask.node, ask.hint, Charge::Stage, Wait::Stage(ask.done))
+        let charge = (Charge::Stage, ask.user);
+        self.wait(&ask.node, ask.hint, charge, Wait::Stage(ask.done))
     }
 
     /// Many files at once: read in the order in which they lie on their tiers. Tokens are in the
@@ -341,6 +350,12 @@ impl Recaller {
     #[must_use]
     pub fn is_running(&self, node: &NodeHandle) -> bool {
         self.shared.table.lock().recalls.contains_key(node)
+    }
+
+    /// What those who wait for a file on tape may be told; `None`: it does not wait for a drive.
+    #[must_use]
+    pub fn told(&self, node: &NodeHandle) -> Option<Told> {
+        self.shared.told(node)
     }
 
     /// How many files are being recalled or wait for it.
@@ -441,7 +456,7 @@ impl Recaller {
         &self,
         node: &NodeHandle,
         hint: Option<Vec<u8>>,
-        charge: Charge,
+        (charge, user): (Charge, u32),
         wait: Wait,
     ) -> WaitToken {
         let token = self.shared.token();
@@ -450,6 +465,7 @@ impl Recaller {
         let waiter = Waiter {
             token,
             wait,
+            user,
             deadline,
         };
         self.shared.join(node, hint, charge, waiter);

@@ -10,6 +10,7 @@ mod script;
 
 pub use script::{Control, Fault, Operation};
 
+use super::tapes::Tapes;
 use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
@@ -52,6 +53,9 @@ impl Tier for Faults {
     }
     fn tape(&self) -> Option<&super::tape::TapeTier> {
         self.inner.tape()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.inner.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.control.call(Operation::Put, Some(name))?;

@@ -3,6 +3,7 @@
 //! A put under way holds no permit between its calls, so a thread may read while it writes, even
 //! with one permit.
 
+use super::tapes::Tapes;
 use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
@@ -67,6 +68,9 @@ impl Tier for Limit {
     }
     fn tape(&self) -> Option<&super::tape::TapeTier> {
         self.inner.tape()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.inner.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         let _permit = self.permits.take();

@@ -5,6 +5,7 @@
 //! write or the finish fails, whoever composes the aggregate composes it anew (under a new name).
 
 use super::clock::{Clock, SystemClock};
+use super::tapes::Tapes;
 use super::{Description, Mark, Put, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
@@ -107,6 +108,9 @@ impl Tier for Retry {
     }
     fn tape(&self) -> Option<&super::tape::TapeTier> {
         self.inner.tape()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.inner.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.retrying("put", || self.inner.put(name, size_hint))

@@ -15,6 +15,7 @@ pub mod drive;
 pub mod faults;
 pub mod files;
 pub mod front;
+mod hold;
 pub mod image;
 pub mod label;
 pub mod library;
@@ -30,6 +31,7 @@ pub mod volume;
 pub use options::TapeOptions;
 
 use super::dir::mark;
+use super::tapes::Tapes;
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError, TierUrl};
 use crate::id::{AggregateId, InstanceId};
 use bytes::Bytes;
@@ -193,6 +195,11 @@ impl Tier for TapeTier {
 
     fn tape(&self) -> Option<&TapeTier> {
         Some(self)
+    }
+
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        let place = Arc::clone(&self.place);
+        Some(Arc::new(hold::Cartridges { place }))
     }
 
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {

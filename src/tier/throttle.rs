@@ -4,6 +4,7 @@
 //! read waits for one slice of a large one, not for the whole of it.
 
 use super::clock::{Clock, SystemClock};
+use super::tapes::Tapes;
 use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
@@ -97,6 +98,9 @@ impl Tier for Throttle {
     }
     fn tape(&self) -> Option<&super::tape::TapeTier> {
         self.inner.tape()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.inner.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.bucket.operation();

@@ -3,6 +3,7 @@
 use super::finish::{self, GiveBack};
 use super::meanwhile::{own_record, put_back, set_id};
 use super::one::{Opened, Phase, Recall, Writer};
+use super::park::park;
 use super::progress::{Limits, Progress};
 use super::source::Sources;
 use super::table::{End, Shared, urgency};
@@ -166,7 +167,7 @@ fn finish_truncation(
     Ok(done)
 }
 
-/// Goes on, on the lane of the tier that the stub names first.
+/// Goes on, on the lane of the tier that the stub names first; what lies on tape waits for its turn.
 fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let tier = super::source::first_tier(&opened.record, &*shared.asks);
     let Some(tier) = tier else {
@@ -179,6 +180,9 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
     };
     if !wanted {
         return shared.end(recall, End::Again);
+    }
+    if park(shared, recall, &opened) {
+        return;
     }
     let lane = shared.tier_lane(tier);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
@@ -234,6 +238,11 @@ fn start(
         let mut state = recall.state.lock();
         if state.phase != Phase::Beginning {
             return;
+        }
+        let mut limits = limits;
+        if state.seat.is_some() {
+            // One behind the other: two at once would change places on their way to the drive.
+            limits.in_flight = 1;
         }
         let blocks = u32::try_from(sources.entry().block_count()).unwrap_or(u32::MAX);
         let mut progress = Progress::new(blocks, limits, state.implicit);

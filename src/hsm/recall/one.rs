@@ -3,11 +3,13 @@
 //! Locks: `state` for what is said here, `io` for every change to the file. `io` is never taken
 //! with `state` held; a file is given back (punched) only after [`Recall::stop_serving`].
 
+use super::park::Parked;
 use super::progress::{Effects, Progress, Verdict};
 use super::source::Sources;
 use super::{Done, RecallError, Staged};
 use crate::format::record::Record;
 use crate::hsm::backing::FileStat;
+use crate::hsm::tape::desk::Seat;
 use crate::id::NodeHandle;
 use cairn_fuse::{ReadDone, WaitDone};
 use cairn_mover::Checked;
@@ -39,6 +41,8 @@ pub(super) enum Wait {
 pub(super) struct Waiter {
     pub(super) token: u64,
     pub(super) wait: Wait,
+    /// For whom.
+    pub(super) user: u32,
     /// When it ends with [`RecallError::TimedOut`].
     pub(super) deadline: Option<Instant>,
 }
@@ -48,6 +52,8 @@ pub(super) struct Waiter {
 pub(super) enum Phase {
     /// Waits for its turn, or for a truncation to be over.
     Queued,
+    /// Waits for its turn at a drive; nothing of it was begun.
+    Parked,
     /// Admitted; P4 (1) to (3) are being done.
     Beginning,
     /// Blocks are fetched (4).
@@ -165,6 +171,14 @@ pub(super) struct State {
     pub(super) tickets: [u32; 2],
     /// When somebody last wanted anything.
     pub(super) used: Instant,
+    /// Where it waits for a drive.
+    pub(super) parked: Option<Parked>,
+    /// How often it asked for one.
+    pub(super) asked: u64,
+    /// It was called, with a seat or without.
+    pub(super) called: bool,
+    /// Its turn at a drive.
+    pub(super) seat: Option<Seat>,
 }
 
 /// See the module.
@@ -203,6 +217,10 @@ impl Recall {
                 no_room: None,
                 tickets: [0; 2],
                 used: now,
+                parked: None,
+                asked: 0,
+                called: false,
+                seat: None,
             }),
             io: Mutex::new(None),
             stop: AtomicBool::new(false),

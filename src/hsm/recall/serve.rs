@@ -2,7 +2,7 @@
 //! thread that asked, nor under a lock.
 
 use super::lane::Urgency;
-use super::one::{Answer, From, Recall, Wait, Waiter, What};
+use super::one::{Answer, Charge, From, Recall, Wait, Waiter, What};
 use super::table::Shared;
 use crate::format::aggregate::IndexEntry;
 use cairn_fuse::ReadDone;
@@ -76,6 +76,10 @@ fn from_disk(
     let waiter = Waiter {
         token,
         wait,
+        user: match charge {
+            Charge::User(uid) => uid,
+            Charge::Stage => 0,
+        },
         deadline: shared.deadline(),
     };
     shared.join(&recall.node, recall.hint.clone(), charge, waiter);

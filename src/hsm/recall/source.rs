@@ -57,7 +57,7 @@ pub(super) struct Sources {
 }
 
 /// Copies that the catalog knows and the stub does not name.
-fn unnamed(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
+pub(super) fn unnamed(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
     let named = |copy: &CopyHint| {
         let same = |c: &CopyHint| (c.tier, c.aggregate) == (copy.tier, copy.aggregate);
         record.copies.iter().any(same)

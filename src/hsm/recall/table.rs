@@ -92,7 +92,7 @@ impl Table {
         }
     }
 
-    fn uncharge(&mut self, charge: Charge) {
+    pub(super) fn uncharge(&mut self, charge: Charge) {
         match charge {
             Charge::Stage => self.staging = self.staging.saturating_sub(1),
             Charge::User(uid) => {
@@ -104,6 +104,16 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// A recall begins whether or not there is room for it.
+    pub(super) fn charge(&mut self, state: &mut State) {
+        match state.charge {
+            Charge::Stage => self.staging += 1,
+            Charge::User(uid) => *self.by_user.entry(uid).or_default() += 1,
+        }
+        state.admitted = true;
+        state.phase = Phase::Beginning;
     }
 
     /// The next in the queue that `charge` made room in.
@@ -198,10 +208,13 @@ impl Shared {
                 .or_insert_with(|| Arc::new(Recall::new(node.clone(), hint, charge, now)));
             let recall = Arc::clone(recall);
             let mut state = recall.state.lock();
-            let promoted = state.phase == Phase::Queued
-                && state.charge == Charge::Stage
-                && waiter.wait.is_implicit();
+            let comes_first = state.charge == Charge::Stage && waiter.wait.is_implicit();
+            let promoted = comes_first && state.phase == Phase::Queued;
             if promoted {
+                state.charge = charge;
+            }
+            if let Some(parked) = state.parked.as_ref().filter(|_| comes_first) {
+                parked.raise();
                 state.charge = charge;
             }
             state.used = now;
@@ -226,7 +239,12 @@ impl Shared {
         self.deliver(&recall, answers);
     }
 
-    fn begin(self: &Arc<Self>, recall: &Arc<Recall>) {
+    /// The next that may begin where somebody made room.
+    pub(super) fn next_in_line(&self, charge: Charge) -> Option<Arc<Recall>> {
+        self.table.lock().next_in_line(charge, &self.settings)
+    }
+
+    pub(super) fn begin(self: &Arc<Self>, recall: &Arc<Recall>) {
         let urgency = urgency(&recall.state.lock());
         let (shared, recall) = (Arc::clone(self), Arc::clone(recall));
         self.disk
@@ -256,10 +274,11 @@ impl Shared {
                 progress.give_up(token);
             }
             let waiter = state.waiters.remove(&token);
-            if state.phase == Phase::Queued && state.waiters.is_empty() {
+            if matches!(state.phase, Phase::Queued | Phase::Parked) && state.waiters.is_empty() {
                 // Nothing was begun for them: of ten thousand readers that are killed while they
                 // wait for their turn, no recall remains.
                 state.phase = Phase::Ended;
+                state.leave_drive();
                 table.recalls.remove(&recall.node);
             }
             waiter
@@ -283,6 +302,7 @@ impl Shared {
         recall.stop.store(true, Ordering::Release);
         // Waits for a change to the file that is being made; later ones see `stop`.
         drop(recall.io.lock().take());
+        self.unpark(&recall);
         if recall.state.lock().phase == Phase::Queued {
             recall.stop.store(false, Ordering::Release);
         } else {
@@ -335,7 +355,7 @@ impl Shared {
             return;
         };
         match progress.standing() {
-            Standing::Idle | Standing::Damaged => {}
+            Standing::Idle | Standing::Damaged => state.leave_drive(),
             Standing::Working => {
                 let slot = usize::from(!progress.is_urgent());
                 if state.tickets[slot] == 0 {
@@ -344,6 +364,7 @@ impl Shared {
             }
             Standing::Complete => {
                 state.phase = Phase::Finishing;
+                state.leave_drive();
                 drop(state);
                 let (shared, recall) = (Arc::clone(self), Arc::clone(recall));
                 self.sync
@@ -367,6 +388,7 @@ impl Shared {
             state.phase = Phase::Finishing;
             // Who joins from here on waits for the end and then starts over.
             state.progress = None;
+            state.leave_drive();
         }
         let (shared, recall) = (Arc::clone(self), Arc::clone(recall));
         let job = Box::new(move || finish::give_back(&shared, &recall, how));
@@ -398,6 +420,7 @@ impl Shared {
             }
             state.phase = Phase::Ended;
             state.progress = None;
+            state.leave_drive();
             state.memory.clear();
             let charge = state.charge;
             let admitted = std::mem::take(&mut state.admitted);

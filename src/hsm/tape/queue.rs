@@ -316,6 +316,15 @@ impl<C: Clone + Ord> Queue<C> {
         passes.any(|pass| pass.raise(id))
     }
 
+    /// What a drive holds that makes no pass: others use it, too. The caller sees to it that no
+    /// cartridge is in two.
+    pub fn found(&mut self, drive: usize, cartridge: Option<C>) {
+        let drive = self.drives.get_mut(drive).filter(|d| d.pass.is_none());
+        if let Some(drive) = drive.filter(|d| d.mounted != cartridge) {
+            (drive.mounted, drive.at) = (cartridge, None);
+        }
+    }
+
     /// It works again; it is empty.
     pub fn drive_up(&mut self, drive: usize) {
         if let Some(drive) = self.drives.get_mut(drive) {

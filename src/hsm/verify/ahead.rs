@@ -4,10 +4,12 @@
 //! error of a longer read is the error of nobody but who asked for those very bytes.
 
 use crate::id::AggregateId;
+use crate::tier::tapes::Tapes;
 use crate::tier::{Description, Mark, Put, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Read at once, bytes.
 const AT_ONCE: u64 = 8 << 20;
@@ -62,6 +64,9 @@ impl Tier for Ahead<'_> {
     }
     fn describe(&self) -> Description {
         self.tier.describe()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.tier.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.tier.put(name, size_hint)

@@ -44,7 +44,7 @@ impl Barcode {
         self.text().get(6..).unwrap_or_default()
     }
 
-    fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         // ASCII by construction.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }

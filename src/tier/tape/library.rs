@@ -390,6 +390,42 @@ impl Library {
         kept
     }
 
+    /// Is a cartridge there, as far as can be seen?
+    #[must_use]
+    pub fn is_here(&self, barcode: Barcode) -> bool {
+        let found = self.to_insert(barcode);
+        matches!(found, Ok(_) | Err(LibraryError::Load { .. }))
+    }
+
+    /// Seconds of one move of the robot.
+    #[must_use]
+    pub fn robot_move(&self) -> f64 {
+        self.stock.lock().state.robot_move
+    }
+
+    /// See [`Mounts::stuck`].
+    #[must_use]
+    pub fn stuck(&self) -> Option<Duration> {
+        self.mounts.stuck()
+    }
+
+    /// See [`Mounts::is_pinned`].
+    #[must_use]
+    pub fn is_pinned(&self, pin: Pin) -> bool {
+        self.mounts.is_pinned(pin)
+    }
+
+    /// See [`Mounts::unused`].
+    #[must_use]
+    pub fn unused(&self, pin: Pin) -> Duration {
+        self.mounts.unused(pin)
+    }
+
+    /// See [`Mounts::unpin`].
+    pub fn unpin(&self, pin: Pin) {
+        self.mounts.unpin(pin);
+    }
+
     /// Waits for a drive with the cartridge, and looks at it if it was just loaded.
     ///
     /// # Errors

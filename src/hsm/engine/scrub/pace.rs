@@ -1,9 +1,11 @@
 //! A tier read at a bounded rate, giving way to others; any wait ends at once when the engine stops.
 
 use crate::id::AggregateId;
+use crate::tier::tapes::Tapes;
 use crate::tier::{Description, Mark, Put, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a wait goes on without looking whether it is to end.
@@ -80,6 +82,9 @@ impl Tier for Paced<'_> {
     }
     fn describe(&self) -> Description {
         self.tier.describe()
+    }
+    fn tapes(&self) -> Option<Arc<dyn Tapes>> {
+        self.tier.tapes()
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.tier.put(name, size_hint)

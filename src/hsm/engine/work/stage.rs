@@ -40,7 +40,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         }
         let hint = tree::hint(shared, &action.handle).ok().flatten();
         ids.push((action.id, action.request));
-        let (shared, node) = (shared.clone(), action.handle.clone());
+        let (shared, node, user) = (shared.clone(), action.handle.clone(), action.uid);
         let done = Box::new(move |result: Result<_, RecallError>| {
             let finish = match result {
                 Ok(_) => Finish::Done,
@@ -50,6 +50,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         });
         asks.push(StageAsk {
             node,
+            user,
             hint,
             place: None,
             done,

@@ -101,6 +101,7 @@ fn around(root: &Path) {
         let (tell, told) = crossbeam_channel::bounded(1);
         recaller.stage(StageAsk {
             node: rig.node("f"),
+            user: 0,
             hint: None,
             place: None,
             done: Box::new(move |how| tell.send(how).expect("told")),

@@ -434,6 +434,7 @@ fn a_cancelled_stage_gives_its_room_back() {
     let (tell, told) = crossbeam_channel::bounded::<()>(1);
     let token = rig.recaller.stage(StageAsk {
         node: stub.node.clone(),
+        user: 0,
         hint: None,
         place: None,
         done: Box::new(move |_| drop(tell)),
@@ -468,6 +469,7 @@ fn a_batch_is_read_in_the_order_of_the_tier() {
         let tell = tell.clone();
         StageAsk {
             node: stub.node.clone(),
+            user: 0,
             hint: None,
             place: Some(stub.record.copies[0]),
             done: Box::new(move |how| tell.send(how.is_ok()).expect("told")),

@@ -406,6 +406,7 @@ impl Rig {
         let (tell, told) = bounded(1);
         self.recaller.stage(crate::hsm::recall::StageAsk {
             node: stub.node.clone(),
+            user: 0,
             hint: None,
             place: None,
             done: Box::new(move |got| tell.send(got).expect("the test waits")),

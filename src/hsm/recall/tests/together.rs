@@ -37,6 +37,7 @@ fn user(rig: &Rig, stubs: &[Stub], cut: &[AtomicBool], seed: u64) {
             1 | 2 => {
                 let token = rig.recaller.stage(StageAsk {
                     node: stub.node.clone(),
+                    user: 0,
                     hint: None,
                     place: None,
                     done: Box::new(|_| {}),

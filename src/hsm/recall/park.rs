@@ -1,0 +1,169 @@
+//! Recalls of what lies on tape wait at the desk of their tier until it is their turn.
+//!
+//! Invariants:
+//! - A recall that is parked has changed nothing, holds no descriptor, and counts against nobody: all
+//!   that is asked for is seen by the desk's queue.
+//! - When it is called it begins again from the start, with its seat; it is called for the last time
+//!   that it asked, and for no earlier one.
+//! - Its seat is given back when nothing more is to be read from tape, however it ends. Nothing waits
+//!   for a seat but a parked recall: without one it is read all the same, when its tier comes to it.
+
+use super::Asks;
+use super::one::{Opened, Phase, Recall, State};
+use super::table::Shared;
+use crate::format::record::{CopyHint, Record};
+use crate::hsm::tape::desk::{Desk, Seat, Told, Wish};
+use crate::hsm::tape::queue::{JobId, Urgency};
+use crate::id::NodeHandle;
+use crate::tier::tapes::Stretch;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What is read before a member's data, where its index is not at hand, bytes.
+const HEADERS: u64 = 4096;
+
+/// Where a recall waits.
+pub(super) struct Parked {
+    desk: Arc<Desk>,
+    job: JobId,
+}
+
+impl Parked {
+    /// A reader came.
+    pub(super) fn raise(&self) {
+        self.desk.raise(self.job);
+    }
+
+    /// Nobody waits any more. Who is called all the same is found to have asked before.
+    pub(super) fn leave(self) {
+        self.desk.cancel(self.job);
+    }
+}
+
+/// Parks a recall that has no seat and is to read from tape; `false`: it goes on at once. With no lock
+/// held.
+pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) -> bool {
+    {
+        let state = recall.state.lock();
+        if state.phase != Phase::Beginning || state.seat.is_some() || state.called {
+            return false;
+        }
+    }
+    let Some((desk, stretch)) = find(shared, &opened.record) else {
+        return false;
+    };
+    let next = {
+        let mut table = shared.table.lock();
+        let mut state = recall.state.lock();
+        if state.phase != Phase::Beginning {
+            // Whoever ended it meanwhile saw to those who wait.
+            return true;
+        }
+        state.asked += 1;
+        let asked = state.asked;
+        let waiters = state.waiters.values();
+        let reader = waiters.clone().find(|w| w.wait.is_implicit());
+        let first = reader.or_else(|| waiters.min_by_key(|w| w.token));
+        let wish = Wish {
+            stretch,
+            user: first.map_or(0, |w| w.user),
+            urgency: match reader {
+                Some(_) => Urgency::Reader,
+                None => Urgency::Work,
+            },
+        };
+        let (shared, same) = (Arc::downgrade(shared), Arc::downgrade(recall));
+        let called = Box::new(move |seat| {
+            if let (Some(shared), Some(recall)) = (shared.upgrade(), same.upgrade()) {
+                call(&shared, &recall, asked, seat);
+            }
+        });
+        let job = desk.ask(wish, called);
+        state.parked = Some(Parked { desk, job });
+        state.phase = Phase::Parked;
+        let admitted = std::mem::take(&mut state.admitted);
+        let charge = state.charge;
+        drop(state);
+        if admitted {
+            table.uncharge(charge);
+        }
+        charge
+    };
+    if let Some(next) = shared.next_in_line(next) {
+        shared.begin(&next);
+    }
+    true
+}
+
+/// It is its turn: it begins again.
+fn call(shared: &Arc<Shared>, recall: &Arc<Recall>, asked: u64, seat: Option<Seat>) {
+    {
+        let mut table = shared.table.lock();
+        let mut state = recall.state.lock();
+        if state.phase != Phase::Parked || state.asked != asked {
+            return;
+        }
+        state.parked = None;
+        // Without a seat it does not ask again: the read says what is wrong.
+        (state.seat, state.called) = (seat, true);
+        // Not refused for want of room among those that run: a drive waits.
+        table.charge(&mut state);
+    }
+    shared.begin(recall);
+}
+
+/// The first copy that lies on a cartridge which can be had, if no copy elsewhere comes before.
+fn find(shared: &Shared, record: &Record) -> Option<(Arc<Desk>, Stretch)> {
+    let asks: &dyn Asks = &*shared.asks;
+    let unnamed = std::iter::once_with(|| super::source::unnamed(record, asks)).flatten();
+    for copy in record.copies.iter().copied().chain(unnamed) {
+        let desk = asks.desk(copy.tier)?;
+        let range = range(shared, &copy, record)?;
+        if let Some(stretch) = desk.find(copy.aggregate, range) {
+            return Some((desk, stretch));
+        }
+    }
+    None
+}
+
+/// What will be read of the aggregate; `None`: nothing.
+fn range(shared: &Shared, copy: &CopyHint, record: &Record) -> Option<Range<u64>> {
+    let Some(entry) = shared.indexes.at_hand(copy, record) else {
+        let data = copy.header.saturating_add(HEADERS);
+        return Some(copy.header..data.saturating_add(record.size));
+    };
+    let end = entry.data.saturating_add(entry.stored_len());
+    (entry.data < end).then_some(entry.data..end)
+}
+
+impl Shared {
+    /// A parked recall waits for a truncation instead of for a drive. Under no lock.
+    pub(super) fn unpark(&self, recall: &Recall) {
+        let mut state = recall.state.lock();
+        if let Some(parked) = state.parked.take().filter(|_| state.phase == Phase::Parked) {
+            state.phase = Phase::Queued;
+            parked.leave();
+        }
+    }
+
+    /// What those who wait for a file on tape may be told.
+    pub(super) fn told(&self, node: &NodeHandle) -> Option<Told> {
+        let recall = self.table.lock().recalls.get(node).cloned()?;
+        let (desk, job) = {
+            let state = recall.state.lock();
+            let parked = state.parked.as_ref()?;
+            (Arc::clone(&parked.desk), parked.job)
+        };
+        desk.told(job)
+    }
+}
+
+impl State {
+    /// It has nothing more to read from tape: the drive may turn to others.
+    pub(super) fn leave_drive(&mut self) {
+        self.seat = None;
+        if let Some(parked) = self.parked.take() {
+            parked.leave();
+        }
+    }
+}
