@@ -17,6 +17,7 @@ mod asks;
 mod changelog;
 mod copies;
 mod covered;
+mod desks;
 mod expand;
 mod facts;
 mod heal;
@@ -316,6 +317,7 @@ pub(super) struct Shared {
     undeleting: undelete::UnderWay,
     desk: reclaim::Desk,
     media: media::Media,
+    desks: desks::Desks,
     lost_ears: Mutex<Vec<LostEar>>,
     composing: snapshots::Composing,
     proof: proof::Proof,

@@ -38,6 +38,7 @@ use crate::format::aggregate::AggregateError;
 use crate::hsm::backing::Backing;
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::restore::RestoreError;
+use crate::hsm::tape::desk::Seat;
 use crate::hsm::verify::VerifyError;
 use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::{Tier, TierError};
@@ -95,6 +96,8 @@ pub struct Ground<'a> {
     pub tier: &'a dyn Tier,
     /// Its number.
     pub id: TierId,
+    /// Waits for the turn of an aggregate that is to be read, where that has to be waited for.
+    pub seat: &'a dyn Fn(AggregateId) -> Option<Seat>,
     /// What is cached of its aggregates.
     pub indexes: &'a IndexCache,
     /// What was set.

@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{BackingError, FileStat, How, belongs_to};
 use crate::hsm::recall::{Adopted, Asks, Done, RecallError, User, Vouched};
+use crate::hsm::tape::desk::Desk;
 use crate::hsm::version::Settle;
 use crate::id::{DataVersion, FileId, NodeHandle, TierId, Timestamp};
 use crate::tier::Tier;
@@ -21,6 +22,10 @@ pub(super) struct Answers(pub(super) Weak<Shared>);
 impl Asks for Answers {
     fn tier(&self, id: TierId) -> Option<Arc<dyn Tier>> {
         self.0.upgrade()?.slot(id).map(|s| s.tier.clone())
+    }
+
+    fn desk(&self, id: TierId) -> Option<Arc<Desk>> {
+        self.0.upgrade()?.desks.get(id).cloned()
     }
 
     fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint> {
@@ -135,9 +140,15 @@ impl Asks for Answers {
         shared.is_some_and(|s| s.looks_lost(node, record, stat))
     }
 
-    fn eta(&self, _file: FileId) -> Option<Duration> {
-        // A `dir` tier answers at once; what waits, waits behind others, which nobody can foresee.
-        None
+    fn eta(&self, file: FileId) -> Option<Duration> {
+        // Of what lies on tape alone: a `dir` tier answers at once, and what waits there, waits behind
+        // others, which nobody can foresee.
+        let shared = self.0.upgrade()?;
+        let recaller = shared.recaller()?;
+        let nodes = shared.catalog.nodes_by_file(file).ok()?;
+        let told = nodes.iter().find_map(|node| recaller.told(&node.handle))?;
+        // Nothing would say that the data are here.
+        Some(told.left.max(Duration::from_secs(1)))
     }
 
     fn pins(&self, file: FileId) -> Vec<(String, Timestamp)> {

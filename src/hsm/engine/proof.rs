@@ -108,6 +108,8 @@ impl Shared {
         copies: &[Copy],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Option<Fault>>, CheckError> {
+        // Until all is read.
+        let _seat = self.seat(slot.id, aggregate, stop);
         let begun = self.now();
         let told = verify_copies(tier, aggregate, copies, stop)?;
         self.note_faults(slot, aggregate, copies, &told, begun)?;

@@ -298,6 +298,7 @@ pub(super) fn with_ground<T>(
         backing: &shared.backing,
         tier: &*slot.tier,
         id: slot.id,
+        seat: &|aggregate| shared.seat(slot.id, aggregate, &|| stop(None)),
         indexes: recaller.indexes(),
         rules: Rules {
             keep: settings.keep_deleted,

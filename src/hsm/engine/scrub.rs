@@ -230,7 +230,9 @@ impl Scrub<'_> {
         }
         let (shared, slot) = (self.shared, self.slot);
         let stop = || shared.stopping();
-        let busy = || !late && shared.is_busy();
+        // With a drive for it alone, nobody is served by its standing still.
+        let on_tape = slot.tier.tapes().is_some();
+        let busy = || !late && !on_tape && shared.is_busy();
         let paced = Paced::new(&*slot.tier, &self.pacer, &busy, &stop);
         let told = shared.check_copies(slot, &paced, aggregate, &copies, &stop);
         match told {

@@ -343,6 +343,7 @@ impl Claimed {
         let shared = Arc::new(Shared {
             catalog: self.catalog,
             backing: self.backing,
+            desks: super::desks::Desks::of(&tiers),
             tiers,
             settings,
             incarnation: self.incarnation,
@@ -426,6 +427,11 @@ impl Engine {
         for slot in &self.shared.tiers {
             let (shared, tier) = (self.shared.clone(), slot.id);
             spawn("scrub", Box::new(move || scrub::work(&shared, tier)))?;
+        }
+        for desk in self.shared.desks.all() {
+            for (name, work) in desk.work() {
+                spawn(&name, work)?;
+            }
         }
         let shared = self.shared.clone();
         spawn("heal", Box::new(move || heal::work(&shared)))?;
@@ -526,6 +532,7 @@ impl Engine {
             self.abandoned.store(true, Ordering::Release);
         }
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.desks.stop();
         self.shared.bell.ring();
         let threads = std::mem::take(&mut *self.threads.lock());
         let left = join_within(threads, THREAD_PATIENCE);
@@ -587,6 +594,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.desks.stop();
         self.shared.bell.ring();
     }
 }

@@ -35,6 +35,8 @@ pub(super) fn repack(
     row: &Aggregate,
     judged: &Judged,
 ) -> Result<bool, ReclaimError> {
+    // Before it is named: a snapshot waits for what has a name.
+    let seat = (ground.seat)(row.id);
     // First of all: what gets one of these names from now on is archived under a later name than this.
     // Held until its rows are there: a snapshot taken meanwhile counts it among the later ones.
     let (id, _composing) = (ground.name)()?;
@@ -62,6 +64,8 @@ pub(super) fn repack(
     for (entry, place) in entries {
         copier.copy(entry, place)?;
     }
+    // All is read. Who has a drive does not wait for another, to write.
+    drop(seat);
     let (new, index, moved) = copier.seal(id)?;
     ground.did(Step::Copied)?;
     let left = judged.dead_keys.clone();
