@@ -8,5 +8,6 @@ mod meanwhile;
 mod p4;
 pub(in crate::hsm) mod rig;
 mod room;
+mod tape;
 mod times;
 mod together;

@@ -421,6 +421,12 @@ impl Library {
         self.mounts.unused(pin)
     }
 
+    /// How many keep a cartridge in its drive.
+    #[must_use]
+    pub fn pins(&self) -> usize {
+        self.mounts.pins()
+    }
+
     /// See [`Mounts::unpin`].
     pub fn unpin(&self, pin: Pin) {
         self.mounts.unpin(pin);

@@ -7,6 +7,7 @@ use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, FileStat, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
 use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User, Vouched};
+use crate::hsm::tape::desk::Desk;
 use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
@@ -88,12 +89,16 @@ impl Tier for Watched {
     fn describe(&self) -> crate::tier::Description {
         self.inner.describe()
     }
+    fn tapes(&self) -> Option<Arc<dyn crate::tier::tapes::Tapes>> {
+        self.inner.tapes()
+    }
 }
 
 /// Those above recall.
 #[derive(Default)]
 pub(in crate::hsm) struct Above {
     pub(in crate::hsm) tiers: Mutex<HashMap<TierId, Arc<Watched>>>,
+    pub(in crate::hsm) desks: Mutex<HashMap<TierId, Arc<Desk>>>,
     pub(in crate::hsm) moved: Mutex<Vec<CopyHint>>,
     pub(in crate::hsm) done: Mutex<Vec<Done>>,
     /// Recalls that ended without the data.
@@ -120,6 +125,9 @@ impl Asks for Above {
     fn tier(&self, id: TierId) -> Option<Arc<dyn Tier>> {
         let tier = self.tiers.lock().get(&id).cloned()?;
         Some(tier)
+    }
+    fn desk(&self, id: TierId) -> Option<Arc<Desk>> {
+        self.desks.lock().get(&id).cloned()
     }
     fn copies_of(&self, _: FileId, _: DataVersion) -> Vec<CopyHint> {
         self.moved.lock().clone()
@@ -276,8 +284,13 @@ impl Rig {
             tier: id,
             owner: InstanceId::random(),
         };
+        self.watch(id, Arc::new(mem::MemTier::new(mark)))
+    }
+
+    /// Puts a tier under a number.
+    pub(in crate::hsm) fn watch(&self, id: TierId, tier: Arc<dyn Tier>) -> Arc<Watched> {
         let tier = Arc::new(Watched {
-            inner: faults::Faults::new(Arc::new(mem::MemTier::new(mark))),
+            inner: faults::Faults::new(tier),
             reads: Mutex::default(),
             index_from: AtomicU64::new(0),
             away_from: AtomicU64::new(u64::MAX),

@@ -244,6 +244,13 @@ impl Mounts {
             .map_or(Duration::ZERO, |bay| bay.at.elapsed())
     }
 
+    /// Pins that hold.
+    #[must_use]
+    pub fn pins(&self) -> usize {
+        let floor = self.floor.lock();
+        floor.bays.iter().map(|bay| bay.pins.len()).sum()
+    }
+
     /// The cartridge may leave its drive, as far as this pin goes.
     pub fn unpin(&self, pin: Pin) {
         let mut floor = self.floor.lock();
