@@ -5,7 +5,7 @@ use super::CliError;
 use super::outcome;
 use super::output::{Output, harmless};
 use crate::client::{Client, Waited};
-use crate::config::units::shown::{Bytes, files, grouped, seconds};
+use crate::config::units::shown::{Bytes, counted, files, grouped, seconds};
 use crate::server::wire::{Problem, RequestView, Verb};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
@@ -74,8 +74,29 @@ fn line(view: &RequestView) -> String {
     }
     if let Some(waiting) = &view.waiting {
         line.push_str(&format!("; waits for {waiting}"));
+    } else if let Some(cartridges) = cartridges(view) {
+        line.push_str(&format!("; waits for {cartridges}"));
     }
     line
+}
+
+/// Most cartridges named in a line.
+const NAMED: usize = 3;
+
+/// The cartridges that a request waits for, those of most files first.
+pub(crate) fn cartridges(view: &RequestView) -> Option<String> {
+    let mut all: Vec<_> = view.cartridges.iter().collect();
+    all.sort_by_key(|wait| std::cmp::Reverse(wait.files));
+    let named = |wait: &&crate::server::wire::CartridgeWait| {
+        let barcode = harmless(&wait.barcode);
+        format!("{barcode} ({})", counted(wait.files, "file"))
+    };
+    let mut words: Vec<String> = all.iter().take(NAMED).map(named).collect();
+    if all.len() > NAMED {
+        words.push(format!("{} more", all.len() - NAMED));
+    }
+    let many = if all.len() == 1 { "" } else { "s" };
+    (!words.is_empty()).then(|| format!("cartridge{many} {}", words.join(", ")))
 }
 
 /// Waits for the request and says how it ended; returns what to exit with.
@@ -152,4 +173,57 @@ fn result(output: &mut Output, mut view: RequestView, quiet: bool) -> Result<(),
         view.state.as_str(),
         view.verb,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::wire::{CartridgeWait, RequestState, When};
+
+    fn view(waits: &[(&str, u64)]) -> RequestView {
+        RequestView {
+            request: 1,
+            verb: Verb::Stage,
+            state: RequestState::Running,
+            uid: 0,
+            key: None,
+            created: When::from_unix(0),
+            finished: None,
+            files: 20,
+            files_done: 1,
+            files_failed: 0,
+            bytes: 2000,
+            bytes_done: 100,
+            eta_s: Some(90),
+            waiting: None,
+            cartridges: waits
+                .iter()
+                .map(|(barcode, files)| CartridgeWait {
+                    barcode: (*barcode).to_owned(),
+                    files: *files,
+                })
+                .collect(),
+            paths: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn cartridges_are_named_those_of_most_files_first() {
+        assert_eq!(cartridges(&view(&[])), None);
+        let one = line(&view(&[("CRN001L8", 1)]));
+        assert!(
+            one.ends_with("; waits for cartridge CRN001L8 (1 file)"),
+            "{one}"
+        );
+        let waits = [
+            ("CRN001L8", 2),
+            ("CRN002L8", 9),
+            ("CRN003L8", 3),
+            ("CRN004L8", 1),
+        ];
+        let many = cartridges(&view(&waits)).expect("some");
+        let named = "cartridges CRN002L8 (9 files), CRN003L8 (3 files), CRN001L8 (2 files), 1 more";
+        assert_eq!(many, named);
+    }
 }

@@ -151,6 +151,9 @@ fn show(output: &mut Output, view: RequestView) -> Result<(), CliError> {
     if let Some(waiting) = &view.waiting {
         output.line(format!("waits for {waiting}"))?;
     }
+    if let Some(cartridges) = super::progress::cartridges(&view) {
+        output.line(format!("waits for {cartridges}"))?;
+    }
     for path in &view.paths {
         output.path_line("path      ", &path.bytes(), "")?;
     }

@@ -44,6 +44,7 @@ mod vouch;
 mod work;
 
 pub use admission::{Admission, Need};
+pub use desks::TapeWaits;
 pub use facts::Counts;
 pub use media::{Deed as TapeDeed, Run as TapeRun};
 pub use policy::{RuleRun, RunAsk};

@@ -28,6 +28,7 @@ mod stops;
 mod strangers;
 mod supervised;
 mod tapes;
+mod tape;
 mod tier_away;
 mod tiers;
 mod touched;

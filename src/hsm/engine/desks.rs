@@ -1,14 +1,24 @@
 //! The desks of the tape tiers: where those who read much of one wait for their turn.
 
-use super::{Shared, Slot};
-use crate::hsm::tape::desk::{Desk, Seat, Wish};
+use super::{Engine, Shared, Slot};
+use crate::hsm::tape::desk::{Absent, Desk, Seat, Wish};
 use crate::hsm::tape::queue::Urgency;
-use crate::id::{AggregateId, TierId};
+use crate::id::{AggregateId, RequestId, TierId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// For whom the engine itself reads.
 const NOBODY: u32 = 0;
+
+/// What a request waits for on tape, of what is at a desk now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TapeWaits {
+    /// Files by the barcodes of their cartridges.
+    pub cartridges: BTreeMap<String, u64>,
+    /// Until the last of them is read, as the queue stands.
+    pub left: Option<Duration>,
+}
 
 /// See the module.
 pub(super) struct Desks(BTreeMap<TierId, Arc<Desk>>);
@@ -21,6 +31,10 @@ impl Desks {
 
     pub(super) fn get(&self, tier: TierId) -> Option<&Arc<Desk>> {
         self.0.get(&tier)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Desk>> {
@@ -50,5 +64,32 @@ impl Shared {
             urgency: Urgency::Work,
         };
         desk.seat(wish, stop)
+    }
+}
+
+impl Shared {
+    /// What a request's files wait for at desks.
+    pub(super) fn tape_waits(&self, request: RequestId) -> TapeWaits {
+        let mut waits = TapeWaits::default();
+        let Some(recaller) = self.recaller().filter(|_| !self.desks.is_empty()) else {
+            return waits;
+        };
+        for node in self.lanes.stages_of(request) {
+            if let Some(told) = recaller.told(&node) {
+                let cartridge = told.cartridge.to_string();
+                *waits.cartridges.entry(cartridge).or_default() += 1;
+                waits.left = waits.left.max(Some(told.left));
+            }
+        }
+        waits
+    }
+}
+
+impl Engine {
+    /// Cartridges of a tier that were asked for of late and are not in their library.
+    #[must_use]
+    pub fn absent_cartridges(&self, tier: TierId) -> Vec<Absent> {
+        let desk = self.shared.desks.get(tier);
+        desk.map_or_else(Vec::new, |desk| desk.absent())
     }
 }

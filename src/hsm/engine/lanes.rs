@@ -6,7 +6,7 @@
 
 use super::work::{self, Ended};
 use super::{EngineError, Shared};
-use crate::catalog::{Action, ActionId, Class, Durability, Finish};
+use crate::catalog::{Action, ActionId, Class, Durability, Finish, Verb};
 use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler};
 use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
 use cairn_fuse::WaitToken;
@@ -96,6 +96,14 @@ impl Lanes {
     /// The token of a running stage; it is forgotten.
     pub(super) fn stage_token(&self, action: ActionId) -> Option<WaitToken> {
         self.stages.lock().remove(&action)
+    }
+
+    /// The files of a request that are to be staged, of those that the lanes have.
+    pub(super) fn stages_of(&self, request: RequestId) -> Vec<NodeHandle> {
+        let held = self.held.lock();
+        let stages = held.values().filter(|a| a.verb == Verb::Stage);
+        let own = stages.filter(|action| action.request == request);
+        own.map(|action| action.handle.clone()).collect()
     }
 
     /// Does anything but verification run?

@@ -77,6 +77,8 @@ pub struct RequestReport {
     pub failed: Vec<(Action, Option<Vec<u8>>)>,
     /// What its first waiting action waits for.
     pub waiting: Option<String>,
+    /// What its files wait for on tape.
+    pub tape: super::TapeWaits,
 }
 
 impl Engine {
@@ -182,10 +184,16 @@ impl Engine {
                 .and_then(|a| a.failure)
                 .map(|f| f.text);
         }
+        let tape = if row.finished.is_none() && row.verb == crate::catalog::Verb::Stage {
+            shared.tape_waits(id)
+        } else {
+            super::TapeWaits::default()
+        };
         Ok(RequestReport {
             row,
             failed,
             waiting,
+            tape,
         })
     }
 

@@ -35,6 +35,10 @@ const INDEX_MEMORY: usize = 256 << 20;
 const CHANGELOG: usize = 1 << 16;
 /// Heartbeat of the mark on the backing.
 const BEAT: Duration = Duration::from_secs(30);
+/// Most files of one dispatch to the recall lane.
+const BATCH: usize = 64;
+/// Slots of the recall lane where there is tape: files that wait for a drive hold theirs.
+const TAPE_SLOTS: usize = 256;
 /// How long a stop waits for tiers that read for a recall.
 const RECALL_PATIENCE: Duration = Duration::from_secs(5);
 /// And for undeletes, which read from tiers.
@@ -328,14 +332,27 @@ impl Claimed {
         policy: (String, String, cairn_policies::Policy),
     ) -> Result<(Still, (lanes::Ends, Receiver<Settle>)), Startup> {
         let (settles, due) = crossbeam_channel::unbounded();
+        let desks = super::desks::Desks::of(&tiers);
+        let usual = Limits::default();
         let limits = Limits {
+            // What is asked of tape waits at its desk, which puts in order what it sees.
+            recall_slots: if desks.is_empty() {
+                usual.recall_slots
+            } else {
+                TAPE_SLOTS
+            },
+            window: if desks.is_empty() {
+                usual.window
+            } else {
+                TAPE_SLOTS * BATCH
+            },
             archive_slots: settings.archive_workers.max(1),
             release_slots: settings.release_workers.max(1),
             pack_bytes: settings.aggregate_bytes,
             pack_members: settings.aggregate_members,
-            batch: 64,
+            batch: BATCH,
             verify_batch: settings.aggregate_members,
-            ..Limits::default()
+            ..usual
         };
         let (lanes, ends) = lanes::Lanes::new(limits);
         self.catalog.recover_actions(now())?;
@@ -343,7 +360,7 @@ impl Claimed {
         let shared = Arc::new(Shared {
             catalog: self.catalog,
             backing: self.backing,
-            desks: super::desks::Desks::of(&tiers),
+            desks,
             tiers,
             settings,
             incarnation: self.incarnation,

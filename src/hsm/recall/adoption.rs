@@ -92,7 +92,7 @@ pub(super) fn begin(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Open
         return shared.end(recall, End::Failed(RecallError::Foreign { why }));
     };
     let urgency = urgency(&recall.state.lock());
-    let lane = shared.tier_lane(tier);
+    let lane = shared.tier_lane(tier, false);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
     lane.push(urgency, Box::new(move || adopt(&shared, &recall, &opened)));
 }

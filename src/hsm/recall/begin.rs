@@ -174,9 +174,10 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
         let why = RecallError::NoGoodCopy { tried: 0 };
         return shared.end(recall, End::Failed(why));
     };
-    let (urgency, wanted) = {
+    let (urgency, wanted, seated) = {
         let state = recall.state.lock();
-        (urgency(&state), state.implicit || !state.waiters.is_empty())
+        let wanted = state.implicit || !state.waiters.is_empty();
+        (urgency(&state), wanted, state.seat.is_some())
     };
     if !wanted {
         return shared.end(recall, End::Again);
@@ -184,7 +185,7 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
     if park(shared, recall, &opened) {
         return;
     }
-    let lane = shared.tier_lane(tier);
+    let lane = shared.tier_lane(tier, seated);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
     lane.push(urgency, Box::new(move || prepare(&shared, &recall, opened)));
 }

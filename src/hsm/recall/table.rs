@@ -27,7 +27,9 @@ pub(super) struct Shared {
     pub(super) sync: Arc<Lane>,
     /// Questions to those above that may wait for a database.
     pub(super) vouching: Arc<Lane>,
-    tiers: Mutex<HashMap<TierId, Arc<Lane>>>,
+    /// Of each tier that of recalls with a seat at a drive, and that of all others: those may wait for a
+    /// drive that these have.
+    tiers: Mutex<HashMap<(TierId, bool), Arc<Lane>>>,
     tokens: AtomicU64,
     pub(super) refused: super::adoption::Refused,
     #[cfg(test)]
@@ -172,10 +174,10 @@ impl Shared {
         self.tokens.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn tier_lane(&self, tier: TierId) -> Arc<Lane> {
+    pub(super) fn tier_lane(&self, tier: TierId, seated: bool) -> Arc<Lane> {
         let mut lanes = self.tiers.lock();
         let lane = lanes
-            .entry(tier)
+            .entry((tier, seated))
             .or_insert_with(|| Lane::new(format!("cairn-t{tier}"), self.settings.tier_workers));
         Arc::clone(lane)
     }
@@ -400,7 +402,7 @@ impl Shared {
         let Some(sources) = &state.sources else {
             return;
         };
-        let lane = self.tier_lane(sources.primary_tier());
+        let lane = self.tier_lane(sources.primary_tier(), state.seat.is_some());
         state.tickets[slot] += 1;
         let urgency = [Urgency::Reader, Urgency::Background][slot];
         let (shared, recall) = (Arc::clone(self), Arc::clone(recall));

@@ -199,6 +199,19 @@ fn state(
     }
 }
 
+/// Where a file waits for its turn at a drive.
+fn at_drive(told: &crate::hsm::tape::desk::Told) -> String {
+    let before = match told.ahead {
+        0 => "none before this one".to_owned(),
+        1 => "1 file before this one".to_owned(),
+        many => format!("{many} files before this one"),
+    };
+    format!(
+        "cartridge {} in drive {}, {before}",
+        told.cartridge, told.drive
+    )
+}
+
 /// What a file waits for, and which rule holds it where it is.
 pub(super) fn why(
     engine: &Engine,
@@ -221,25 +234,28 @@ pub(super) fn why(
     } else {
         because.push("not yet known to policy: the background scan has not come to it".into());
     }
+    let told = engine.recaller().and_then(|recaller| recaller.told(node));
+    let drive = told.as_ref().map(at_drive);
     let asked = |id| engine.request(id, 0).ok().map(|r| r.row.created);
     let waiting = report.open.iter().map(|action| Waiting {
         verb: verb_out(action.verb),
         on: match (action.state, &action.failure) {
+            (ActionState::Running, _) if drive.is_some() => drive.clone().unwrap_or_default(),
             (ActionState::Running, _) => "it is being worked on".into(),
             (_, Some(failure)) => told::written(&failure.code, &failure.text, whom.rules),
             _ => "its turn".into(),
         },
         since: when(asked(action.request).unwrap_or_else(crate::hsm::engine::now)),
-        eta_s: None,
+        eta_s: told.as_ref().map(|told| told.left.as_secs().max(1)),
         request: whom.request(engine, action),
     });
     let mut waiting: Vec<Waiting> = waiting.collect();
     if engine.recaller().is_some_and(|r| r.is_running(node)) && waiting.is_empty() {
         waiting.push(Waiting {
             verb: crate::server::wire::Verb::Stage,
-            on: "its data are coming back for a reader".into(),
+            on: drive.unwrap_or_else(|| "its data are coming back for a reader".into()),
             since: when(crate::hsm::engine::now()),
-            eta_s: None,
+            eta_s: told.as_ref().map(|told| told.left.as_secs().max(1)),
             request: None,
         });
     }

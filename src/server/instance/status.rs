@@ -222,6 +222,12 @@ fn tiers(instance: &Instance) -> Result<Vec<TierStatus>, EngineError> {
                 .weakness(instance.engine.backing())
                 .map(|w| w.as_str().to_owned()),
             namespace: namespace(&instance.engine, slot).0.map(when),
+            absent_cartridges: instance
+                .engine
+                .absent_cartridges(slot.id)
+                .iter()
+                .map(|absent| absent.cartridge.to_string())
+                .collect(),
             message,
         }
     };
@@ -251,6 +257,16 @@ fn warnings(
         if let Some(weak) = slot.weakness(engine.backing()) {
             let message = format!("tier {} {weak}", slot.name);
             warn(weak.as_str(), Level::Warning, message);
+        }
+    }
+    for tier in tiers {
+        if !tier.absent_cartridges.is_empty() {
+            let message = format!(
+                "tier {}: {} asked for and not in the library; put back what was taken out",
+                tier.name,
+                tier.absent_cartridges.join(", ")
+            );
+            warn("cartridge-absent", Level::Warning, message);
         }
     }
     if engine.settings().unsafe_open_backing {

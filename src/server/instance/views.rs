@@ -7,7 +7,8 @@ use crate::hsm::engine::repair::{Ill, Remedy, Repair, Went};
 use crate::hsm::engine::{RequestReport, RuleRun};
 use crate::id::Timestamp;
 use crate::server::wire::{
-    Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState, RequestView, Verb, When,
+    CartridgeWait, Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState,
+    RequestView, Verb, When,
 };
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -159,8 +160,17 @@ pub(super) fn request(
         files_failed: counts.failed.files,
         bytes: all.iter().map(|c| c.bytes).sum(),
         bytes_done: counts.done.bytes,
-        eta_s: eta(row),
+        eta_s: eta(row).max(report.tape.left.map(|left| left.as_secs().max(1))),
         waiting,
+        cartridges: report
+            .tape
+            .cartridges
+            .iter()
+            .map(|(barcode, files)| CartridgeWait {
+                barcode: barcode.clone(),
+                files: *files,
+            })
+            .collect(),
         paths: Vec::new(),
         problems,
     }

@@ -266,6 +266,15 @@ impl RequestState {
     }
 }
 
+/// A cartridge that files wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CartridgeWait {
+    /// Its barcode.
+    pub barcode: String,
+    /// How many.
+    pub files: u64,
+}
+
 /// A request as one caller may see it: paths only in the caller's own (root sees all).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestView {
@@ -299,6 +308,9 @@ pub struct RequestView {
     /// What it waits for now, in a few words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// Cartridges that its files wait for, by barcode, of those files that are asked for by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cartridges: Vec<CartridgeWait>,
     /// What was named in it (own requests only; at most [`RequestView::MAX_PATHS`]).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<GivenPath>,

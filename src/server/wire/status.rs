@@ -135,6 +135,9 @@ pub struct TierStatus {
     /// When the namespace was last put on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<When>,
+    /// Cartridges that are asked for and not in the library, by barcode.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent_cartridges: Vec<String>,
     /// What was last seen when it is not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

@@ -73,6 +73,7 @@ pub(super) fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
         bytes_done: 0,
         eta_s: None,
         waiting: None,
+        cartridges: vec![],
         paths: vec![],
         problems: vec![],
     }

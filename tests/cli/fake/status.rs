@@ -122,6 +122,7 @@ fn tiers() -> Vec<TierStatus> {
             reclaimable: Some(5 << 30),
             quarantined: Some(2),
             namespace: Some(When::from_unix(1_767_225_600)),
+            absent_cartridges: vec![],
             message: None,
         },
         TierStatus {
@@ -134,6 +135,7 @@ fn tiers() -> Vec<TierStatus> {
             reclaimable: None,
             quarantined: None,
             namespace: None,
+            absent_cartridges: vec![],
             message: Some("connection refused".to_owned()),
         },
     ]

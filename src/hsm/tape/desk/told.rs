@@ -72,11 +72,21 @@ pub(super) fn work(core: &Core) {
     }
 }
 
-struct Times<'a>(&'a Core);
+/// The times of the cartridges, each asked for once.
+struct Times<'a> {
+    core: &'a Core,
+    known: Mutex<HashMap<Cartridge, Option<Arc<dyn Timing>>>>,
+}
 
 impl Times<'_> {
     fn of(&self, cartridge: &Cartridge) -> Option<Arc<dyn Timing>> {
-        self.0.tapes.timing(cartridge)
+        let mut known = self.known.lock();
+        if let Some(timing) = known.get(cartridge) {
+            return timing.clone();
+        }
+        let timing = self.core.tapes.timing(cartridge);
+        known.insert(cartridge.clone(), timing.clone());
+        timing
     }
 }
 
@@ -115,7 +125,11 @@ impl Core {
             (work.queue.clone(), busy)
         };
         let order = |c: &Cartridge, at, jobs: &[Job<Cartridge>]| self.order(c, at, jobs);
-        let found = estimates(&queue, &busy, &Times(self), &order, now, MOST);
+        let times = Times {
+            core: self,
+            known: Mutex::default(),
+        };
+        let found = estimates(&queue, &busy, &times, &order, now, MOST);
         let cartridges: HashMap<JobId, Cartridge> = {
             let front = self.front.lock();
             let of = |(id, ask): (&JobId, &super::Ask)| (*id, ask.cartridge.clone());

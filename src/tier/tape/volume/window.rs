@@ -55,8 +55,10 @@ mod tests {
 
     #[test]
     fn the_oldest_go_and_it_never_grows_over_its_bound() {
-        let mut window = Window::default();
-        window.room = vec![7; 3 << 20];
+        let mut window = Window {
+            room: vec![7; 3 << 20],
+            ..Window::default()
+        };
         for object in 0..4 {
             window.room[0] = object as u8;
             window.keep(object, 3 << 20);
