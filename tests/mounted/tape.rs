@@ -10,7 +10,15 @@ use std::path::PathBuf;
 
 /// An instance with one tape tier, up.
 fn site(options: &str) -> Result<Instance> {
+    site_with(options, "")
+}
+
+fn site_with(options: &str, settings: &str) -> Result<Instance> {
     let mut cairn = Instance::new(None)?;
+    let config = cairn.dir.path().join("cairn.toml");
+    fs::write(&config, settings)?;
+    let config = config.to_string_lossy().into_owned();
+    cairn.args.extend(["--config".to_owned(), config]);
     let url = format!(
         "tape=tape:{}?capacity=64MiB&{options}",
         cairn.tier.display()
@@ -163,5 +171,36 @@ fn a_cartridge_that_is_asked_for_and_away_is_shown() -> Result<()> {
             .is_none()
     );
     ensure!(fs::read(cairn.at("f"))? == data);
+    cairn.down()
+}
+
+/// One drive: what is read has it, and then what is written.
+#[test]
+fn an_aggregate_on_tape_is_repacked_with_one_drive() -> Result<()> {
+    needs_mounts!();
+    let settings = "keep-deleted = \"0s\"\nscan-every = \"1s\"\ncollect-every = \"0s\"\n\
+         delete-delay = \"0s\"\nsnapshot-every = \"0s\"\nrepack-share = \"25%\"\n";
+    let mut cairn = site_with("cartridges=2&drives=1", settings)?;
+    fs::create_dir(cairn.at("d"))?;
+    for n in 0..6 {
+        fs::write(cairn.at(&format!("d/{n}")), tree::bytes(n, 200_000))?;
+    }
+    cairn.archive("d")?;
+    cairn.release("d")?;
+    for n in 1..6 {
+        fs::remove_file(cairn.at(&format!("d/{n}")))?;
+    }
+    wait_for("the repack", || {
+        let run = cairn.cairn(["tier", "collect", "--wait", "--json"])?;
+        let run: Value = serde_json::from_str(&run)?;
+        ensure!(run["tiers"][0]["error"].is_null(), "{run}");
+        let deeds = run["tiers"][0]["deeds"].as_array().context("deeds")?;
+        Ok(deeds.iter().any(|deed| deed["act"] == "repack"))
+    })?;
+    ensure!(cairn.shown_state("d/0")? == "released");
+    ensure!(
+        fs::read(cairn.at("d/0"))? == tree::bytes(0, 200_000),
+        "wrong bytes"
+    );
     cairn.down()
 }

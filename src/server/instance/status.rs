@@ -259,16 +259,6 @@ fn warnings(
             warn(weak.as_str(), Level::Warning, message);
         }
     }
-    for tier in tiers {
-        if !tier.absent_cartridges.is_empty() {
-            let message = format!(
-                "tier {}: {} asked for and not in the library; put back what was taken out",
-                tier.name,
-                tier.absent_cartridges.join(", ")
-            );
-            warn("cartridge-absent", Level::Warning, message);
-        }
-    }
     if engine.settings().unsafe_open_backing {
         warn(
             "unsafe-open-backing",
@@ -323,11 +313,23 @@ fn warnings(
             format!("{} writes to the catalog failed", snapshot.write_errors),
         );
     }
+    found.extend(tiers.iter().filter_map(absent));
     found.extend(damage(engine));
     found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
     found.extend(engine.tiers().iter().flat_map(worn));
     found.extend(emergency(engine));
     found
+}
+
+/// Cartridges that somebody has to bring.
+fn absent(tier: &TierStatus) -> Option<Warning> {
+    let barcodes = tier.absent_cartridges.join(", ");
+    let name = &tier.name;
+    (!barcodes.is_empty()).then(|| Warning {
+        code: "cartridge-absent".into(),
+        level: Level::Warning,
+        message: format!("tier {name}: {barcodes} asked for and not in the library"),
+    })
 }
 
 /// The catalog's file.
