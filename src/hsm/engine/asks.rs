@@ -143,7 +143,7 @@ impl Asks for Answers {
     fn eta(&self, file: FileId) -> Option<Duration> {
         // Of what lies on tape alone: a `dir` tier answers at once, and what waits there, waits behind
         // others, which nobody can foresee.
-        let shared = self.0.upgrade()?;
+        let shared = self.0.upgrade().filter(|s| !s.desks.is_empty())?;
         let recaller = shared.recaller()?;
         let nodes = shared.catalog.nodes_by_file(file).ok()?;
         let told = nodes.iter().find_map(|node| recaller.told(&node.handle))?;

@@ -28,10 +28,21 @@ pub(super) fn work(core: &Arc<Core>, own: usize) {
             }
             front.rung
         };
-        match core.turn(own) {
-            Some(turn) => kept = core.pass(own, &turn, kept.take()),
-            None if kept.is_some() && core.is_left(own, kept.as_ref()) => kept = None,
-            None => core.rest(heard, kept.is_some()),
+        let step = || match core.turn(own) {
+            Some(turn) => core.pass(own, &turn, kept.take()),
+            None if kept.is_some() && core.is_left(own, kept.as_ref()) => None,
+            None => {
+                core.rest(heard, kept.is_some());
+                kept.take()
+            }
+        };
+        match catch_unwind(AssertUnwindSafe(step)) {
+            Ok(left) => kept = left,
+            Err(_) => {
+                tracing::error!("a drive's thread panicked; it goes on");
+                kept = None;
+                core.give_back(own);
+            }
         }
     }
 }
@@ -100,6 +111,7 @@ impl Core {
                 let job = work.queue.step(own, self.now(), &order);
                 if job.is_none() {
                     work.busy[own] = false;
+                    work.until[own] = self.now();
                 }
                 job
             };
@@ -204,9 +216,19 @@ impl Core {
         if wanted {
             work.queue.offer(in_hand);
         }
+        drop(work);
+        self.give_back(own);
+    }
+
+    /// The drive's turn is over, and it is empty as far as the queue goes.
+    fn give_back(&self, own: usize) {
+        let now = self.now();
+        let mut work = self.work.lock();
         work.queue.drive_down(own);
         work.queue.drive_up(own);
+        work.turns[own] = None;
         work.busy[own] = false;
+        work.until[own] = now;
     }
 
     /// The cartridge cannot be had: the reads of those who wait for it say why.
@@ -215,12 +237,7 @@ impl Core {
         if let HoldError::Absent(cartridge) = why {
             self.is_absent(cartridge);
         }
-        {
-            let mut work = self.work.lock();
-            work.queue.drive_down(own);
-            work.queue.drive_up(own);
-            work.busy[own] = false;
-        }
+        self.give_back(own);
         self.send_all_away(Some(cartridge));
     }
 

@@ -1,12 +1,17 @@
 //! The desk with drives that are none: who is called, when, and what is held meanwhile.
 
 use super::*;
-use crate::id::AggregateId;
+use crate::id::{AggregateId, InstanceId, TierId};
+use crate::tier::tape::{TapeOptions, TapeTier};
 use crate::tier::tapes::{Held, HoldError};
+use crate::tier::{OpenHow, Tier};
+use cairn_mover::Crc32c;
 use crossbeam_channel::{Receiver, unbounded};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 #[derive(Default)]
@@ -368,4 +373,81 @@ fn who_waits_is_told_his_place_and_cartridge() {
     );
     assert_eq!(site.desk.told(first), None, "he has his seat");
     drop(seat);
+}
+
+/// A library with one drive and two cartridges of 8 MiB.
+fn library(place: &std::path::Path) -> TapeTier {
+    let options = TapeOptions {
+        capacity: Some(8 << 20),
+        cartridges: 2,
+        drives: 1,
+        ..TapeOptions::default()
+    };
+    let how = OpenHow::new(InstanceId([1; 16]), TierId(3));
+    TapeTier::open(&place.join("tape"), &options, how).expect("a library")
+}
+
+fn store(tier: &dyn Tier, seq: u64, len: usize) {
+    let (name, data) = (AggregateId { epoch: 1, seq }, vec![seq as u8; len]);
+    let mut put = tier.put(name, len as u64).expect("begins");
+    put.write_all(&data).expect("takes it");
+    put.finish(Crc32c::of(&data)).expect("durable");
+}
+
+#[test]
+fn who_writes_elsewhere_gets_the_only_drive_and_readers_get_it_back() {
+    let place = tempfile::tempdir().expect("a directory");
+    let tier = library(place.path());
+    store(&tier, 1, 7 << 20);
+    let tapes = tier.tapes().expect("cartridges");
+    let desk = Desk::new(Arc::clone(&tapes));
+    let threads: Vec<_> = desk.work().into_iter().map(|w| w.1).collect();
+    let (object, stop) = (AggregateId { epoch: 1, seq: 1 }, AtomicBool::new(false));
+    let seats = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for work in threads {
+            scope.spawn(work);
+        }
+        // There is always somebody who has a seat, and somebody who waits for the next.
+        for user in 0..3 {
+            let (desk, tier, stop, seats) = (&desk, &tier, &stop, &seats);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    let stretch = desk.find(object, 0..7 << 20).expect("it is there");
+                    let wish = Wish {
+                        stretch,
+                        user,
+                        urgency: Urgency::Reader,
+                    };
+                    let _seat = desk.seat(wish, &|| false).expect("his turn comes");
+                    let got = tier.read(object, 5 << 20, 10).expect("reads");
+                    assert_eq!(got[..], [1; 10]);
+                    seats.fetch_add(1, Ordering::AcqRel);
+                }
+            });
+        }
+        let served = |more: u64| {
+            let wanted = seats.load(Ordering::Acquire) + more;
+            while seats.load(Ordering::Acquire) < wanted {
+                std::thread::yield_now();
+            }
+        };
+        served(5);
+        for seq in 2..5 {
+            // No room but on the other cartridge.
+            store(&tier, seq, 2 << 20);
+            served(5);
+        }
+        stop.store(true, Ordering::Release);
+        while desk.waiting() > 0 {
+            std::thread::yield_now();
+        }
+        desk.stop();
+    });
+    let found = tier
+        .library()
+        .expect("there")
+        .find(AggregateId { epoch: 1, seq: 4 });
+    let first = tier.library().expect("there").find(object);
+    assert_ne!(found.expect("known").0, first.expect("known").0);
 }

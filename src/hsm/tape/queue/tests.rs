@@ -51,6 +51,35 @@ fn next(queue: &mut Queue<Cartridge>, seconds: u64) -> Option<(usize, Cartridge)
 }
 
 #[test]
+fn what_others_left_in_a_drive_is_at_hand_and_what_they_took_is_not() {
+    let mut queue = Queue::new(Rules::default(), 2);
+    let work = |id, cartridge| Job {
+        urgency: Urgency::Work,
+        ..job(id, cartridge, 0)
+    };
+    assert!(queue.offer(work(1, 7)));
+    let order = |_: &_, _, jobs: &[Job<_>]| (0..jobs.len()).collect::<Vec<_>>();
+    assert_eq!(queue.next(Moment::ZERO, &order), None, "not worth a mount");
+    queue.found(1, Some(7));
+    let turn = queue.next(Moment::ZERO, &order).expect("it is there");
+    assert_eq!((turn.drive, turn.load, turn.unload), (1, false, None));
+    // Amid a pass nobody takes it.
+    queue.found(1, None);
+    assert_eq!(
+        queue.step(1, Moment::ZERO, &order).map(|j| j.id),
+        Some(JobId(1))
+    );
+    assert_eq!(queue.step(1, Moment::ZERO, &order), None);
+    queue.found(1, None);
+    assert!(queue.offer(work(2, 7)));
+    assert_eq!(
+        queue.next(Moment::ZERO, &order),
+        None,
+        "it is not there any more"
+    );
+}
+
+#[test]
 fn work_waits_until_its_cartridge_is_worth_a_mount_and_a_reader_for_a_moment() {
     let mut queue = Queue::new(Rules::default(), 1);
     queue.offer(job(1, 1, 0));
