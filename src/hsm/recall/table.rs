@@ -68,20 +68,23 @@ impl Table {
         if state.phase != Phase::Queued || self.held.contains_key(&recall.node) {
             return false;
         }
-        let (used, most) = match state.charge {
-            Charge::Stage => (&mut self.staging, settings.files),
-            Charge::User(uid) => (
-                self.by_user.entry(uid).or_default(),
-                settings.implicit_per_user,
-            ),
-        };
-        if *used >= most.max(1) {
+        if !self.has_room(state.charge, settings) {
             return false;
         }
-        *used += 1;
-        state.admitted = true;
-        state.phase = Phase::Beginning;
+        self.charge(state);
         true
+    }
+
+    /// May one more begin?
+    fn has_room(&self, charge: Charge, settings: &Settings) -> bool {
+        let (used, most) = match charge {
+            Charge::Stage => (self.staging, settings.files),
+            Charge::User(uid) => {
+                let used = self.by_user.get(&uid).copied();
+                (used.unwrap_or(0), settings.implicit_per_user)
+            }
+        };
+        used < most.max(1)
     }
 
     fn queue(&mut self, node: &NodeHandle, charge: Charge) {
@@ -121,6 +124,10 @@ impl Table {
     /// The next in the queue that `charge` made room in.
     fn next_in_line(&mut self, charge: Charge, settings: &Settings) -> Option<Arc<Recall>> {
         loop {
+            // Those that were called at a desk began without asking.
+            if !self.has_room(charge, settings) {
+                return None;
+            }
             let node = match charge {
                 Charge::Stage => self.stage_queue.pop_front()?,
                 Charge::User(uid) => {

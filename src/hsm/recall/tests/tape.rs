@@ -243,6 +243,23 @@ fn many_files_in_any_order_are_read_as_they_lie() {
     assert!(once < FILES * 130_000, "{tallies:?}");
 }
 
+/// Readers, stages, cancels, cuts, a library that comes and goes: nobody is left at the desk, and no drive is kept.
+#[test]
+fn whatever_happens_every_seat_is_given_back() {
+    let mut site = Site::new(Settings {
+        implicit_per_user: 2,
+        files: 2,
+        tier_workers: 3,
+        ..Settings::default()
+    });
+    site.begin();
+    super::together::whatever_happens(&site.rig, TAPE);
+    assert_eq!(site.desk.waiting(), 0);
+    site.rig.until("let go", |_| {
+        site.tape.library().expect("there").pins() == 0
+    });
+}
+
 #[test]
 fn whose_cartridge_is_away_is_told_at_once_and_it_is_shown() {
     let site = Site::new(Settings::default());

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const FILES: usize = 6;
 
-fn user(rig: &Rig, stubs: &[Stub], cut: &[AtomicBool], seed: u64) {
+fn user(rig: &Rig, first: &Watched, stubs: &[Stub], cut: &[AtomicBool], seed: u64) {
     let mut dice = noise(4096, seed).into_iter().map(u64::from);
     let mut roll = |n: u64| (dice.next().unwrap_or(0) * 256 + dice.next().unwrap_or(0)) % n;
     for _ in 0..60 {
@@ -51,7 +51,7 @@ fn user(rig: &Rig, stubs: &[Stub], cut: &[AtomicBool], seed: u64) {
                 let token = rig.recaller.read(&stub.node, None, 7, (offset, len), done);
                 rig.recaller.give_up(token);
             }
-            4 => rig.tier().control().set_unavailable(roll(2) == 0),
+            4 => first.control().set_unavailable(roll(2) == 0),
             5 => {
                 let fd = rig.backing.open_node(&stub.node, None, How::Path);
                 let fd = fd.expect("open");
@@ -94,7 +94,13 @@ fn whatever_happens_bytes_are_right_or_refused() {
         tier_workers: 3,
         ..Settings::default()
     });
+    whatever_happens(&rig, TierId(1));
+}
+
+/// Everything at once on files whose first copies lie on the tier `first`.
+pub(super) fn whatever_happens(rig: &Rig, first: TierId) {
     rig.add_tier(TierId(2));
+    let on = Arc::clone(&rig.above.tiers.lock()[&first]);
     let stubs: Vec<_> = (0..FILES as u64)
         .map(|n| {
             let runs = [
@@ -108,26 +114,24 @@ fn whatever_happens_bytes_are_right_or_refused() {
                 },
             ];
             let tiers = if n % 2 == 0 {
-                vec![TierId(1)]
+                vec![first]
             } else {
-                vec![TierId(1), TierId(2)]
+                vec![first, TierId(2)]
             };
             rig.released(&format!("f{n}"), 4 * BLOCK + 11 * n, &runs, &tiers)
         })
         .collect();
     let bad = stubs[1].record.copies[0].aggregate;
-    rig.tier()
-        .control()
-        .flip(bad, (stubs[1].entry_data + 5) * 8);
+    on.control().flip(bad, (stubs[1].entry_data + 5) * 8);
     let cut: Vec<_> = (0..FILES).map(|_| AtomicBool::new(false)).collect();
     let seeds = Arc::new(AtomicU64::new(1));
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            let (rig, stubs, cut, seeds) = (&rig, &stubs, &cut, Arc::clone(&seeds));
-            scope.spawn(move || user(rig, stubs, cut, seeds.fetch_add(1, Ordering::Relaxed)));
+            let (on, stubs, cut, seeds) = (&on, &stubs, &cut, Arc::clone(&seeds));
+            scope.spawn(move || user(rig, on, stubs, cut, seeds.fetch_add(1, Ordering::Relaxed)));
         }
     });
-    rig.tier().control().set_unavailable(false);
+    on.control().set_unavailable(false);
     for (stub, cut) in stubs.iter().zip(&cut) {
         rig.until("every file can be brought back", |rig| {
             rig.stage(stub).is_ok()
