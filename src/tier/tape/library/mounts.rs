@@ -377,7 +377,10 @@ impl Mounted<'_> {
             DriveError::Failed { step, .. } => step,
             _ => "",
         };
-        let cartridge = self.mounts.bays.lock().get(self.bay).and_then(|b| b.holds);
+        let cartridge = {
+            let floor = self.mounts.floor.lock();
+            floor.bays.get(self.bay).and_then(|b| b.holds)
+        };
         self.mounts.failures.lock().push(Failure {
             drive: number,
             cartridge,
