@@ -52,6 +52,8 @@ struct Bay {
     drive: Option<Box<dyn Drive>>,
     /// Also while it is on its way there.
     holds: Option<Barcode>,
+    /// What is being taken out for it.
+    leaving: Option<Barcode>,
     seen: Option<Seen>,
     failed: Option<String>,
     /// Grows with each use: the longest unused one is emptied first.
@@ -131,6 +133,7 @@ impl Floor {
             idle: bay.drive.is_some(),
             pinned: !bay.pins.is_empty(),
             holds: bay.holds,
+            leaving: bay.leaving,
             used: bay.used,
         };
         self.bays.iter().map(spot).collect()
@@ -146,6 +149,7 @@ impl Mounts {
             tally: drive.tally(),
             drive: Some(drive),
             holds: None,
+            leaving: None,
             seen: None,
             failed: None,
             used: 0,
@@ -325,6 +329,7 @@ impl Mounts {
             window.clear();
         }
         // Claimed: others who want this cartridge wait for this drive.
+        place.leaving = place.holds.filter(|_| !loaded);
         place.holds = Some(barcode);
         place.used = used;
         let mounted = Mounted {
@@ -339,6 +344,7 @@ impl Mounts {
 
     /// Takes out what is in the drive and loads the cartridge.
     fn exchange(&self, mounted: &mut Mounted<'_>, cartridge: &Inserted) -> Result<(), MountError> {
+        let bay = mounted.bay;
         let drive = mounted.drive();
         match drive.unload() {
             Ok(()) | Err(DriveError::Empty { .. }) => {}
@@ -346,6 +352,13 @@ impl Mounts {
         }
         let number = drive.number();
         self.robot.empty(number)?;
+        let mut floor = self.floor.lock();
+        if let Some(bay) = floor.bays.get_mut(bay) {
+            bay.leaving = None;
+        }
+        drop(floor);
+        // Who wants what was in it may have it in another.
+        self.freed.notify_all();
         self.robot.fill(number, cartridge)?;
         drive.load().map_err(MountError::Load)
     }
@@ -449,6 +462,7 @@ impl Mounted<'_> {
             bay.drive = Some(drive);
             bay.at = Instant::now();
             bay.holds = holds;
+            bay.leaving = None;
             bay.seen = self.seen.take().filter(|_| holds.is_some());
             bay.window = std::mem::take(&mut self.window);
             if holds.is_none() {

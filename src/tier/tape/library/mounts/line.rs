@@ -31,6 +31,8 @@ pub(super) struct Spot {
     /// What it holds stays in it.
     pub(super) pinned: bool,
     pub(super) holds: Option<Barcode>,
+    /// What is still being taken out of it.
+    pub(super) leaving: Option<Barcode>,
     /// Grows with each use.
     pub(super) used: u64,
 }
@@ -77,6 +79,9 @@ impl Line {
                 return at;
             }
             if let Some(spot) = at.and_then(|at| spots.get_mut(at)) {
+                if spot.holds != Some(waiter.barcode) {
+                    spot.leaving = spot.holds;
+                }
                 (spot.idle, spot.holds) = (false, Some(waiter.barcode));
             }
         }
@@ -101,6 +106,10 @@ fn best(spots: &[Spot], waiter: &Waiter) -> Option<usize> {
     let holds = |spot: &Spot| spot.works && spot.holds == Some(waiter.barcode);
     if let Some(own) = spots.iter().position(holds) {
         return spots.get(own).filter(|spot| spot.idle).map(|_| own);
+    }
+    // Not yet back in its slot.
+    if spots.iter().any(|s| s.leaving == Some(waiter.barcode)) {
+        return None;
     }
     let free = spots.iter().enumerate();
     let free = free.filter(|(_, spot)| spot.works && spot.idle && !spot.pinned);
@@ -127,6 +136,7 @@ mod tests {
             idle: true,
             pinned: false,
             holds: holds.map(barcode),
+            leaving: None,
             used,
         }
     }
@@ -190,6 +200,27 @@ mod tests {
             None,
             "there is no drive at all"
         );
+    }
+
+    #[test]
+    fn what_is_still_being_taken_out_of_a_drive_is_in_no_other() {
+        let mut line = Line::default();
+        let first = line.join(barcode(1), None);
+        let drives = [
+            Spot {
+                idle: false,
+                leaving: Some(barcode(1)),
+                ..spot(Some(2), 1)
+            },
+            spot(None, 0),
+        ];
+        assert_eq!(line.choose(first, &drives), None);
+        // Nor what one who came before will have taken out.
+        let mut line = Line::default();
+        line.join(barcode(3), Some(barcode(1)));
+        let second = line.join(barcode(1), None);
+        let drives = [spot(Some(1), 0), spot(None, 0)];
+        assert_eq!(line.choose(second, &drives), None);
     }
 
     #[test]
