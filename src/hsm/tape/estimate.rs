@@ -1,7 +1,13 @@
 //! How long whoever waits will wait: the queue is played forward on a copy, with the times of a model.
 //!
 //! What arrives later is not known, so the answer is for the queue as it is; a library that is asked for
-//! more serves this later, or sooner where its cartridge is mounted for others.
+//! more serves this later, or sooner where its cartridge is mounted for others. What that usually comes to is
+//! learned from waits that are over: [`experience`].
+
+pub mod experience;
+mod known;
+
+use known::KnownOrders;
 
 use super::queue::{Job, JobId, Moment, Order, Queue, Turn};
 use std::collections::BTreeMap;
@@ -35,6 +41,39 @@ pub struct Busy {
 
 /// Longest time that is played: a queue of more than that is told "more than".
 pub const HORIZON: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Answers one question after the other about the same queue, and remembers what it need not find again: the orders of
+/// passes, which are most of the work. What it answers is what [`estimates`] answers.
+pub struct Estimator<C> {
+    known: KnownOrders<C>,
+}
+
+impl<C> Default for Estimator<C> {
+    fn default() -> Self {
+        let known = KnownOrders::default();
+        Self { known }
+    }
+}
+
+impl<C: Clone + Ord> Estimator<C> {
+    /// See [`estimates`]. `order` must give the same answer to the same question each time.
+    pub fn estimates(
+        &mut self,
+        queue: &Queue<C>,
+        busy: &[Busy],
+        model: &dyn Model<C>,
+        order: Order<'_, C>,
+        now: Moment,
+        most: usize,
+    ) -> BTreeMap<JobId, Estimate> {
+        self.known.turn();
+        let known = &self.known;
+        let order = |cartridge: &C, at: Option<u64>, jobs: &[Job<C>]| {
+            known.order(cartridge, at, jobs, order)
+        };
+        estimates(queue, busy, model, &order, now, most)
+    }
+}
 
 /// Estimates for all jobs that wait, `most` of them at most (in the order in which they end). `busy`: what each drive is
 /// at; shorter lists stand for free drives.

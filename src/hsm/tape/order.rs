@@ -23,6 +23,8 @@ pub const EXACT: usize = 10;
 const TOGETHER: usize = 2048;
 /// How many of the cheapest steps from each place are looked at.
 const NEAR: usize = 10;
+/// Steps that are compared at once.
+const STRETCH: usize = 32;
 /// Rounds of improvement at most; most sets are done after five.
 const ROUNDS: usize = 30;
 
@@ -38,23 +40,23 @@ struct Steps {
 
 impl Steps {
     fn new(visits: usize, seconds: impl Fn(Option<usize>, usize) -> f32) -> Self {
-        let mut all = Vec::with_capacity((visits + 1) * visits);
-        for from in 0..=visits {
-            let from = (from < visits).then_some(from);
-            for to in 0..visits {
-                all.push(if from == Some(to) {
+        let mut steps = Self {
+            visits,
+            seconds: Vec::with_capacity((visits + 1) * visits),
+            near: Vec::new(),
+        };
+        let mut nearest = Vec::with_capacity(steps.width() + 1);
+        for from in (0..visits).map(Some).chain([None]) {
+            steps.seconds.extend((0..visits).map(|to| {
+                if from == Some(to) {
                     f32::INFINITY
                 } else {
                     seconds(from, to)
-                });
-            }
+                }
+            }));
+            // Now, while the row is in the processor's cache.
+            steps.add_nearest(from.unwrap_or(visits), &mut nearest);
         }
-        let mut steps = Self {
-            visits,
-            seconds: all,
-            near: Vec::new(),
-        };
-        steps.near = steps.nearest();
         steps
     }
 
@@ -81,25 +83,30 @@ impl Steps {
         near.iter().map(|to| *to as usize)
     }
 
-    fn nearest(&self) -> Vec<u32> {
+    /// Finds what is near the last row; `best` is room for that.
+    fn add_nearest(&mut self, from: usize, best: &mut Vec<(f32, u32)>) {
         let width = self.width();
-        let mut all = Vec::with_capacity((self.visits + 1) * width);
-        let mut best: Vec<(f32, u32)> = Vec::with_capacity(width + 1);
-        for from in 0..=self.visits {
-            best.clear();
-            for (to, &seconds) in self.row(from).iter().enumerate() {
-                if to == from || best.len() == width && seconds >= best[width - 1].0 {
-                    continue;
-                }
-                let at = best.partition_point(|(s, _)| *s <= seconds);
-                best.insert(at, (seconds, to as u32));
-                best.truncate(width);
+        let mut bound = f32::INFINITY;
+        best.clear();
+        for (at, stretch) in self.row(from).chunks(STRETCH).enumerate() {
+            // Nearly all stretches have nothing near, which many at a time can be asked at once.
+            if !stretch.iter().fold(false, |any, s| any | (*s < bound)) {
+                continue;
             }
-            all.extend(best.iter().map(|(_, to)| *to));
-            // Of one visit alone there is no step to another.
-            all.resize((from + 1) * width, 0);
+            for (to, &seconds) in (at * STRETCH..).zip(stretch) {
+                if seconds < bound {
+                    let at = best.partition_point(|(s, _)| *s <= seconds);
+                    best.insert(at, (seconds, to as u32));
+                    best.truncate(width);
+                    if best.len() == width {
+                        bound = best[width - 1].0;
+                    }
+                }
+            }
         }
-        all
+        self.near.extend(best.iter().map(|(_, to)| *to));
+        // Of one visit alone there is no step to another.
+        self.near.resize((from + 1) * width, 0);
     }
 
     fn total(&self, order: &[usize]) -> f64 {

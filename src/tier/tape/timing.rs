@@ -161,20 +161,18 @@ impl Geometry {
         let (table, terms) = (self.table(), self.table().locate);
         let band = |spot: Spot| spot.wrap / (table.wraps / table.bands).max(1);
         let far_half = |spot: Spot| spot.metres >= table.length / 2.0;
-        let backwards = |spot: Spot| !spot.wrap.is_multiple_of(2);
-        let behind = if backwards(to) {
-            to.metres > from.metres
-        } else {
-            to.metres < from.metres
-        };
-        let winding = (to.metres - from.metres).abs() * terms.metre;
-        let applies = |term: f64, yes: bool| if yes { term } else { 0.0 };
+        let backwards = |spot: Spot| spot.wrap & 1 == 1;
+        let ahead = to.metres - from.metres;
+        let behind = (ahead > 0.0) & backwards(to) | (ahead < 0.0) & !backwards(to);
+        let winding = ahead.abs() * terms.metre;
+        // Multiplied, not chosen: which terms apply is as good as random, and this is asked millions of times.
+        let applies = |term: f64, yes: bool| term * f64::from(u8::from(yes));
         let seconds = terms.base
             + applies(terms.wrap, from.wrap != to.wrap)
             + applies(terms.band, band(from) != band(to))
             + applies(terms.landing, far_half(from) != far_half(to))
             + applies(terms.turn, backwards(from) != backwards(to))
-            + applies(terms.back, from.wrap == to.wrap && behind)
+            + applies(terms.back, (from.wrap == to.wrap) & behind)
             + winding;
         seconds.max(terms.shortest + winding)
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::hsm::tape::queue::{Rules, Urgency};
+use std::cell::Cell;
 
 /// A minute for each mount, a second for each block between reads and for each block read.
 struct Plain;
@@ -84,4 +85,39 @@ fn what_waits_to_be_worth_a_mount_is_told_when_that_will_be() {
     queue.away(1);
     let told = estimates(&queue, &[], &Plain, &as_they_lie, Moment::ZERO, 100);
     assert!(told.is_empty());
+}
+
+#[test]
+fn what_is_asked_again_is_answered_alike_and_found_once() {
+    let mut queue = Queue::new(Rules::default(), 2);
+    for id in 0..60 {
+        assert!(queue.offer(job(id, id as u8 % 5, 1000 - id)));
+    }
+    let found = Cell::new(0);
+    let counted = |cartridge: &u8, at: Option<u64>, jobs: &[Job<u8>]| {
+        found.set(found.get() + 1);
+        as_they_lie(cartridge, at, jobs)
+    };
+    let now = Duration::from_secs(10);
+    let mut estimator = Estimator::default();
+    let mut ask = |queue: &Queue<u8>| {
+        found.set(0);
+        let told = estimator.estimates(queue, &[], &Plain, &counted, now, 100);
+        assert_eq!(told, estimates(queue, &[], &Plain, &as_they_lie, now, 100));
+        found.get()
+    };
+    assert_eq!(ask(&queue), 5, "an order for each cartridge");
+    assert_eq!(ask(&queue), 0, "nothing is new");
+    // The others are told something else, too, but are read in the same order.
+    assert!(queue.offer(job(100, 3, 1)));
+    assert_eq!(ask(&queue), 1);
+    assert!(queue.cancel(JobId(7)).is_some());
+    assert_eq!(ask(&queue), 1);
+    // What was known two questions ago is forgotten.
+    let all: Vec<_> = (0..60).map(|id| queue.cancel(JobId(id))).collect();
+    assert_eq!(ask(&queue), 0);
+    all.into_iter()
+        .flatten()
+        .for_each(|job| assert!(queue.offer(job)));
+    assert_eq!(ask(&queue), 5);
 }

@@ -10,21 +10,18 @@ struct Tour<'a> {
 }
 
 /// Moves runs until nothing is gained, or for [`ROUNDS`] rounds.
+///
+/// A move takes out three steps and puts in three. Whatever it gains, from one of the three on the gain never
+/// falls below zero; so each place is tried as that one, and only near ones are looked at: `NEAR` squared for each
+/// place, where trying every end of a run would be as many as there are visits.
 pub(super) fn improve(steps: &Steps, order: &mut [usize]) {
     let mut tour = Tour::new(steps, order);
     for _ in 0..ROUNDS {
         let mut moved = false;
         for before in 0..=steps.visits {
-            for begin in steps.near(before) {
-                match tour.gain(before, begin) {
-                    Found::Gain { end } => {
-                        tour.shift(before, begin, end);
-                        moved = true;
-                        break;
-                    }
-                    Found::None => {}
-                    Found::NoMore => break,
-                }
+            while let Some((begin, end)) = tour.gain(before) {
+                tour.shift(before, begin, end);
+                moved = true;
             }
         }
         if !moved {
@@ -32,17 +29,6 @@ pub(super) fn improve(steps: &Steps, order: &mut [usize]) {
         }
     }
     order.copy_from_slice(&tour.places[1..]);
-}
-
-/// What moving a run could bring.
-enum Found {
-    /// The run up to this position costs less behind `before`.
-    Gain {
-        end: usize,
-    },
-    None,
-    /// It is there already, and what comes later in the list of near ones costs more.
-    NoMore,
 }
 
 /// Gains below it are rounding.
@@ -70,35 +56,50 @@ impl<'a> Tour<'a> {
         }
     }
 
-    /// Is there a run that begins with the visit `begin` and costs less right behind `before`?
-    fn gain(&self, before: usize, begin: usize) -> Found {
-        let (at, first) = (self.position[before], self.position[begin]);
-        let new = self.steps.step(before, begin);
+    /// A run that costs less right behind `before`: the visit that it begins with, and the position of its last.
+    fn gain(&self, before: usize) -> Option<(usize, usize)> {
+        let at = self.position[before];
         let old = self.step(at, at + 1);
-        let cut = self.step(first - 1, first);
-        if first == at + 1 {
-            return Found::NoMore;
-        }
-        if new >= old + cut {
-            return Found::None;
-        }
-        // It ends before `before`, or anywhere behind it.
-        let ends = if first > at {
-            first..self.places.len()
-        } else {
-            first..at
-        };
-        for end in ends {
-            let bridge = self.step(first - 1, end + 1);
-            let close = match self.places.get(at + 1) {
-                Some(&visit) => self.steps.step(self.places[end], visit),
-                None => 0.0,
-            };
-            if old + cut + self.step(end, end + 1) - (new + bridge + close) > LEAST {
-                return Found::Gain { end };
+        for begin in self.steps.near(before) {
+            let first = self.position[begin];
+            let saved = old - self.steps.step(before, begin);
+            if saved <= LEAST || first == at + 1 {
+                return None;
+            }
+            let found = self.end_of_run(at, first, saved + self.step(first - 1, first));
+            if let Some(end) = found {
+                return Some((begin, end));
             }
         }
-        Found::None
+        None
+    }
+
+    /// Where a run from `first` on ends that is worth moving behind `at`; `saved` so far, without its end and
+    /// what then closes the gap.
+    fn end_of_run(&self, at: usize, first: usize, saved: f32) -> Option<usize> {
+        let last = self.places.len() - 1;
+        let close = |end: usize| match self.places.get(at + 1) {
+            Some(&visit) => self.steps.step(self.places[end], visit),
+            None => 0.0,
+        };
+        // It ends before `at`, or anywhere behind it; with the whole rest, nothing is left behind.
+        let ends = if first > at { first..last } else { first..at };
+        if first > at && saved - close(last) > LEAST {
+            return Some(last);
+        }
+        let gap = self.places[first - 1];
+        for next in self.steps.near(gap) {
+            let bridge = self.steps.step(gap, next);
+            if saved - bridge <= LEAST {
+                break;
+            }
+            let end = self.position[next].wrapping_sub(1);
+            if ends.contains(&end) && saved - bridge + self.step(end, end + 1) - close(end) > LEAST
+            {
+                return Some(end);
+            }
+        }
+        None
     }
 
     /// Moves the run of positions from that of `begin` to `end` behind `before`.

@@ -87,12 +87,11 @@ impl<C: Clone + Ord> Queue<C> {
         let Some(pass) = self.drives[drive].pass.as_ref() else {
             return false;
         };
-        let overdue = |(since, _): Key| now.saturating_sub(since) >= self.rules.overdue;
-        if !pass.may_end() || pass.oldest().is_some_and(overdue) {
+        let mut free = self.drives.iter().filter(|d| d.up && d.pass.is_none());
+        if !pass.may_end() || free.next().is_some() {
             return false;
         }
         let late = |(since, _): Key| now.saturating_sub(since) >= self.rules.reader_late;
-        let mut free = self.drives.iter().filter(|d| d.up && d.pass.is_none());
         let mut others = self.waiting.iter().filter(|(cartridge, shelf)| {
             shelf.oldest_reader().is_some_and(late)
                 && !self.away.contains(*cartridge)
@@ -101,7 +100,9 @@ impl<C: Clone + Ord> Queue<C> {
                     .iter()
                     .any(|d| d.mounted.as_ref() == Some(cartridge))
         });
-        free.next().is_none() && others.next().is_some()
+        let overdue = |(since, _): Key| now.saturating_sub(since) >= self.rules.overdue;
+        // The whole pass is looked at last: this is asked before each of its reads.
+        others.next().is_some() && !pass.oldest().is_some_and(overdue)
     }
 
     /// The drive that would take it: the one that holds it, else an empty one, else the one that holds what
