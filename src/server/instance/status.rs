@@ -246,72 +246,54 @@ fn warnings(
     instance: &Instance,
 ) -> Vec<Warning> {
     let mut found = Vec::new();
-    let mut warn = |code: &str, level, message: String| {
-        found.push(Warning {
-            code: code.into(),
-            level,
-            message,
-        });
-    };
     for slot in engine.tiers() {
         if let Some(weak) = slot.weakness(engine.backing()) {
             let message = format!("tier {} {weak}", slot.name);
-            warn(weak.as_str(), Level::Warning, message);
+            found.push(warning(weak.as_str(), Level::Warning, message));
         }
     }
     if engine.settings().unsafe_open_backing {
-        warn(
+        found.push(warning(
             "unsafe-open-backing",
             Level::Warning,
             "users may enter the backing directory, where released files read as zeros".into(),
-        );
+        ));
     }
     if let Err(why) = engine.release_allowed() {
-        warn(
+        found.push(warning(
             "no-release",
             Level::Warning,
             format!("releases are disabled: {why}"),
-        );
+        ));
     }
     if let Err(why) = &instance.mirror.facts().passthrough {
-        warn(
+        found.push(warning(
             "no-passthrough",
             Level::Ok,
             format!("reads and writes go through the server: {why}"),
-        );
+        ));
     }
     for lack in &engine.backing().capabilities().lacking {
-        warn("backing-lacks", Level::Ok, lack.to_string());
+        found.push(warning("backing-lacks", Level::Ok, lack.to_string()));
     }
-    for tier in tiers.iter().filter(|t| t.state != TierHealth::Ok) {
-        let level = if tier.state == TierHealth::Full {
-            Level::Warning
-        } else {
-            Level::Critical
-        };
-        warn(
-            "tier",
-            level,
-            format!("tier {} is {}", tier.name, tier.state.as_str()),
-        );
-    }
+    found.extend(tiers.iter().filter_map(unwell));
     if snapshot
         .usage
         .iter()
         .any(|u| u.state == FileState::Lost && u.files > 0)
     {
-        warn(
+        found.push(warning(
             "lost",
             Level::Critical,
             "files are lost: no good copy and no data".into(),
-        );
+        ));
     }
     if snapshot.write_errors > 0 {
-        warn(
+        found.push(warning(
             "catalog",
             Level::Critical,
             format!("{} writes to the catalog failed", snapshot.write_errors),
-        );
+        ));
     }
     found.extend(tiers.iter().filter_map(absent));
     found.extend(damage(engine));
@@ -319,6 +301,28 @@ fn warnings(
     found.extend(engine.tiers().iter().flat_map(worn));
     found.extend(emergency(engine));
     found
+}
+
+fn warning(code: &str, level: Level, message: String) -> Warning {
+    Warning {
+        code: code.into(),
+        level,
+        message,
+    }
+}
+
+/// A tier that cannot be written, or not be reached.
+fn unwell(tier: &TierStatus) -> Option<Warning> {
+    let level = match tier.state {
+        TierHealth::Ok => return None,
+        TierHealth::Full => Level::Warning,
+        _ => Level::Critical,
+    };
+    Some(Warning {
+        code: "tier".into(),
+        level,
+        message: format!("tier {} is {}", tier.name, tier.state.as_str()),
+    })
 }
 
 /// Cartridges that somebody has to bring.
