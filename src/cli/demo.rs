@@ -109,6 +109,7 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
     println!("  cairn ls -l MOUNT              ls with state and size on disk");
     println!("  cairn archive|release|stage PATH...   by hand; --dry-run says what would happen");
     println!("  cairn why PATH                 what a file waits for, and how long still");
+    println!("  cairn tape list                cartridges and drives, and what they did");
     Ok(())
 }
 
@@ -148,5 +149,6 @@ fn main_job(place: &mut Place, chosen: &sources::Sources) -> Result<Vec<Step>, D
             first: first.clone(),
         });
     }
+    place.tape_words()?;
     Ok(rows)
 }

@@ -36,7 +36,7 @@ timed() {
 }
 by_tar() { tar -cf "$work/plain.tar" -C "$backing" . && sync "$work/plain.tar"; }
 to() {
-  cairn archive --wait --tier "$1" "$mount" > "$work/said"
+  cairn archive --wait --tier "$1" "$mount" > "$work/said" 2>/dev/null
   # Directories count, too.
   local archived=$(sed -n 's/.*done: archive, \([0-9,]*\) files.*/\1/p' "$work/said" | tr -d ,)
   [ "${archived:-0}" -ge "$files" ] || fail "not all of $files files: $(cat "$work/said")"

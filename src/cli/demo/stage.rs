@@ -3,6 +3,8 @@
 use super::DemoError;
 use super::compare::{Care, Comparison};
 use super::sources::Sources;
+use crate::config::units::shown::seconds;
+use crate::server::wire::{TapeDrive, TapeList};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -258,6 +260,41 @@ impl Place {
             ),
             compared,
         ))
+    }
+
+    /// What the library did, and how long a real one would have been at it.
+    pub(super) fn tape_words(&self) -> Result<(), DemoError> {
+        println!("8. What that was in tape words:");
+        let said = self.cairn(&["tape".into(), "list".into(), "--json".into()])?;
+        let list: TapeList = serde_json::from_str(&said)
+            .map_err(|e| DemoError::NotDone(format!("cairn tape list --json: {e}")))?;
+        let drives: Vec<_> = list.libraries.iter().flat_map(|l| &l.drives).collect();
+        let cartridges = list.libraries.iter().flat_map(|l| &l.cartridges);
+        let used: Vec<_> = cartridges.filter(|c| c.files > 0).collect();
+        let sum = |what: fn(&TapeDrive) -> u64| drives.iter().map(|d| what(d)).sum::<u64>();
+        let of = used.first().map_or("no", |c| c.generation.as_str());
+        println!(
+            "   {} {of} cartridge{} written ({} of {}); mounts: {}, locates: {}, drives: {};\n   \
+             {} went to tape, {} came from it",
+            used.len(),
+            if used.len() == 1 { "" } else { "s" },
+            size(used.iter().map(|c| c.used).sum()),
+            size(used.iter().map(|c| c.capacity).sum()),
+            sum(|d| d.mounts),
+            sum(|d| d.locates),
+            drives.len(),
+            size(sum(|d| d.written)),
+            size(sum(|d| d.read)),
+        );
+        let longest = drives.iter().map(|d| d.busy_s).max().unwrap_or(0);
+        println!(
+            "   On real {of} drives this takes about {} (by the model in docs/tiers.md; here nobody waited for it)\n",
+            seconds(longest)
+        );
+        if used.is_empty() {
+            return Err(DemoError::NotDone("no cartridge was written".into()));
+        }
+        Ok(())
     }
 
     /// Blocks of the backing directory on disk.
