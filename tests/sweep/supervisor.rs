@@ -148,7 +148,7 @@ impl Desk {
         let mut log = self.log.lock();
         if let (false, Some(process)) = (log.hung, log.process) {
             log.hung = true;
-            kill_process(process, Signal::KILL)?;
+            send(process, Signal::KILL)?;
         }
         Ok(())
     }
@@ -193,13 +193,13 @@ impl Desk {
             Fault::Crash => {}
             Fault::Power => {
                 // It stops first, so that no disk's end is seen by it.
-                kill_process(process, Signal::STOP)?;
+                send(process, Signal::STOP)?;
                 for disk in self.disks.iter() {
                     disk.cut_power()?;
                 }
             }
         }
-        kill_process(process, Signal::KILL)?;
+        send(process, Signal::KILL)?;
         // Whom this answers is dead.
         Ok(Answer::Fail(libc::EIO))
     }
@@ -209,4 +209,12 @@ fn process_of(asked: &Asked) -> Option<Pid> {
     let status = fs::read_to_string(format!("/proc/{}/status", asked.thread)).ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("Tgid:"))?;
     Pid::from_raw(line.trim().parse().ok()?)
+}
+
+/// A signal for a process that the test may have ended in the same moment.
+fn send(process: Pid, signal: Signal) -> Result<()> {
+    match kill_process(process, signal) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        done => Ok(done?),
+    }
 }
