@@ -15,7 +15,7 @@
 //! - Who needs a drive and gets none because all are held (a writer, say) gets one within
 //!   [`Rules`]' bounds: between two seats, after the first of a hold, a drive that
 //!   somebody has waited for for [`PATIENCE`] is let go of. Who holds it next stands behind him in the line.
-//! - Locks: `work`, then `front`. Nobody is called under either; `front` is held for moments alone, so
+//! - Locks: `work`, then `front`, then those of what is told. Nobody is called under either; `front` is held for moments alone, so
 //!   asking, cancelling and raising block nobody.
 
 mod drive;
@@ -63,6 +63,7 @@ pub struct Seat {
     core: Arc<Core>,
     drive: usize,
     number: u64,
+    job: JobId,
 }
 
 impl std::fmt::Debug for Seat {
@@ -76,6 +77,7 @@ impl std::fmt::Debug for Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.core.told.is_over(self.job, self.core.now());
         let mut front = self.core.front.lock();
         if let Some(seats) = front.seats.get_mut(self.drive) {
             seats.remove(&self.number);
@@ -87,6 +89,7 @@ impl Drop for Seat {
 /// Who asked and was not called yet.
 struct Ask {
     cartridge: Cartridge,
+    urgency: Urgency,
     called: Called,
 }
 
@@ -244,7 +247,13 @@ impl Desk {
             return id;
         }
         let cartridge = wish.stretch.cartridge.clone();
-        front.asks.insert(id, Ask { cartridge, called });
+        let urgency = wish.urgency;
+        let ask = Ask {
+            cartridge,
+            urgency,
+            called,
+        };
+        front.asks.insert(id, ask);
         front.news.push(News::Ask(Job {
             id,
             cartridge: wish.stretch.cartridge,
@@ -270,13 +279,15 @@ impl Desk {
             }
             ask
         };
+        self.core.told.is_off(id);
         ask.is_some()
     }
 
     /// A reader came for it.
     pub fn raise(&self, id: JobId) {
         let mut front = self.core.front.lock();
-        if front.asks.contains_key(&id) {
+        if let Some(ask) = front.asks.get_mut(&id) {
+            ask.urgency = Urgency::Reader;
             front.news.push(News::Raise(id));
             self.core.ring(&mut front);
         }

@@ -199,6 +199,7 @@ impl Core {
                 core: Arc::clone(self),
                 drive: own,
                 number,
+                job: job.id,
             };
             (ask.called, seat)
         };
@@ -251,6 +252,7 @@ impl Core {
             let of = |ask: &super::Ask| cartridge.is_none_or(|c| *c == ask.cartridge);
             for (id, ask) in front.asks.extract_if(|_, ask| of(ask)) {
                 drop(work.queue.cancel(id));
+                self.told.is_off(id);
                 asks.push(ask);
             }
         }

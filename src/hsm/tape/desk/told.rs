@@ -1,9 +1,10 @@
 //! What those who wait are told: the queue is played forward on a copy every now and then, apart from the
-//! work, and the answers are kept at hand.
+//! work, corrected by what waits that are over came to, and the answers are kept at hand.
 
 use super::{Core, step};
-use crate::hsm::tape::estimate::{Busy, Model, estimates};
-use crate::hsm::tape::queue::{Job, JobId, Turn};
+use crate::hsm::tape::estimate::experience::Experience;
+use crate::hsm::tape::estimate::{Busy, Estimator, Model};
+use crate::hsm::tape::queue::{Job, JobId, Moment, Turn, Urgency};
 use crate::tier::tapes::{Cartridge, Timing};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -34,9 +35,34 @@ pub struct Told {
 #[derive(Default)]
 pub(super) struct Board {
     said: Mutex<(Option<Instant>, HashMap<JobId, Told>)>,
+    /// Remembers orders from one answer to the next.
+    estimator: Mutex<Estimator<Cartridge>>,
+    learned: Mutex<Learned>,
+}
+
+/// What was foretold, and what it came to.
+#[derive(Default)]
+struct Learned {
+    /// Of those who wait or read: for whom, when it was said first, and how long then.
+    first: HashMap<JobId, (Urgency, Moment, Duration)>,
+    experience: Experience,
 }
 
 impl Board {
+    /// The last byte of it was read.
+    pub(super) fn is_over(&self, id: JobId, now: Moment) {
+        let mut learned = self.learned.lock();
+        if let Some((urgency, at, foretold)) = learned.first.remove(&id) {
+            let waited = now.saturating_sub(at);
+            learned.experience.learn(urgency, foretold, waited, now);
+        }
+    }
+
+    /// Nobody waits for it any more: nothing is learned.
+    pub(super) fn is_off(&self, id: JobId) {
+        self.learned.lock().first.remove(&id);
+    }
+
     /// As it was thought out last, less the time that passed since.
     pub(super) fn of(&self, id: JobId) -> Option<Told> {
         let said = self.said.lock();
@@ -129,21 +155,60 @@ impl Core {
             core: self,
             known: Mutex::default(),
         };
-        let found = estimates(&queue, &busy, &times, &order, now, MOST);
-        let cartridges: HashMap<JobId, Cartridge> = {
-            let front = self.front.lock();
-            let of = |(id, ask): (&JobId, &super::Ask)| (*id, ask.cartridge.clone());
-            front.asks.iter().map(of).collect()
-        };
+        let mut estimator = self.told.estimator.lock();
+        let found = estimator.estimates(&queue, &busy, &times, &order, now, MOST);
+        drop(estimator);
+        // Held: who is seated meanwhile is learned from after this, or not at all.
+        let front = self.front.lock();
+        let mut learned = self.told.learned.lock();
         let told = found.into_iter().filter_map(|(id, estimate)| {
+            let ask = front.asks.get(&id)?;
+            let Learned { first, experience } = &mut *learned;
+            // Where nobody waits for the library's time, it says nothing of waits.
+            if self.pace.is_some() {
+                let said = (ask.urgency, now, estimate.left);
+                first.entry(id).or_insert(said);
+            }
+            let left = experience.correct(ask.urgency, estimate.left);
             let told = Told {
-                cartridge: cartridges.get(&id)?.clone(),
+                cartridge: ask.cartridge.clone(),
                 drive: estimate.drive + 1,
                 ahead: estimate.ahead,
-                left: self.passing(estimate.left),
+                left: self.passing(left),
             };
             Some((id, told))
         });
-        *self.told.said.lock() = (Some(Instant::now()), told.collect());
+        let told: HashMap<JobId, Told> = told.collect();
+        drop((learned, front));
+        *self.told.said.lock() = (Some(Instant::now()), told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_came_to_corrects_what_is_told_and_is_not_kept() {
+        let board = Board::default();
+        let foretold = Duration::from_secs(600);
+        for n in 0..200 {
+            let (id, at) = (JobId(n), Duration::from_secs(n));
+            let said = (Urgency::Work, at, foretold);
+            board.learned.lock().first.insert(id, said);
+            if n % 2 == 0 {
+                board.is_over(id, at + 3 * foretold);
+            } else {
+                board.is_off(id);
+            }
+            // Nobody knows it any more.
+            board.is_over(id, at);
+        }
+        let learned = board.learned.lock();
+        assert!(learned.first.is_empty());
+        let told = learned.experience.correct(Urgency::Work, foretold);
+        assert!(told > 2 * foretold && told < 4 * foretold, "{told:?}");
+        let readers = learned.experience.correct(Urgency::Reader, foretold);
+        assert_eq!(readers, foretold, "nothing was learned of them");
     }
 }
