@@ -177,7 +177,10 @@ pub fn told(why: LibraryError) -> ControlError {
         LibraryError::Absent { .. } | LibraryError::Exported { .. } => Failure::CartridgeAbsent,
         LibraryError::InUse => Failure::Busy,
         LibraryError::NoSuchDrive(_) => Failure::NotFound,
-        LibraryError::Declined { .. } | LibraryError::Volume { .. } => Failure::Usage,
+        LibraryError::Declined { .. }
+        | LibraryError::OtherPool { .. }
+        | LibraryError::Blank { .. }
+        | LibraryError::Volume { .. } => Failure::Usage,
         LibraryError::NoRoom(_) => Failure::NoSpace,
         _ => Failure::TierUnavailable,
     };
@@ -187,7 +190,8 @@ pub fn told(why: LibraryError) -> ControlError {
 fn cartridge(status: &CartridgeStatus) -> TapeCartridge {
     let entry = &status.entry;
     let words = [
-        ("empty", status.files == 0),
+        ("scratch", status.scratch),
+        ("empty", status.files == 0 && !status.scratch),
         ("full", entry.full),
         ("write-protected", entry.write_protected),
         ("away", entry.away.is_some()),
@@ -211,6 +215,7 @@ fn cartridge(status: &CartridgeStatus) -> TapeCartridge {
         dead: status.dead,
         bad: entry.bad.len() as u64,
         slot: entry.slot,
+        pool: status.pool.clone(),
         drive: status.drive.map(|d| d.0),
         away: entry.away.as_ref().map(|away| away.path.clone()),
         state: said.map(|(word, _)| (*word).to_owned()).collect(),

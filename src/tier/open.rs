@@ -52,7 +52,7 @@ impl OpenHow {
 pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
-        TierUrl::Tape { path, .. } => super::tape::is_marked(path),
+        TierUrl::Tape { .. } => super::tape::is_marked(&url.mark_dir()),
     }
 }
 
@@ -61,11 +61,7 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
 /// # Errors
 /// [`TierError::Unavailable`] if there is none; [`TierError::Refused`] if it cannot be read.
 pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
-    match url {
-        TierUrl::Dir { path, .. } | TierUrl::Tape { path, .. } => {
-            super::dir::mark_at(path, &url.to_string())
-        }
-    }
+    super::dir::mark_at(&url.mark_dir(), &url.to_string())
 }
 
 /// Opens the tier at `url`, slowed down as its options say. It does not retry: wrap it in

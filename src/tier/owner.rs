@@ -8,9 +8,7 @@ use crate::id::InstanceId;
 /// # Errors
 /// [`TierError::Unavailable`] if nothing is there; [`TierError::Refused`] if it is no tier.
 pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
-    match url {
-        TierUrl::Dir { path, .. } | TierUrl::Tape { path, .. } => dir::owner_of(path),
-    }
+    dir::owner_of(&url.mark_dir())
 }
 
 /// Gives the tier of `from` to `to`; its number stays. Refused while somebody seems to write there.
@@ -21,6 +19,6 @@ pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
 pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => dir::take(path, from, to, dir::mark::NOTE),
-        TierUrl::Tape { path, .. } => tape::take(path, from, to),
+        TierUrl::Tape { path, .. } => tape::take(path, &url.mark_dir(), from, to),
     }
 }

@@ -58,11 +58,16 @@ pub(super) fn is_marked(root: &Path) -> io::Result<bool> {
     place::is_marked(root)
 }
 
-/// Gives the library at `root` from one instance to another; refused while a process uses it.
-pub(super) fn take(root: &Path, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
+/// Gives the library at `root`, or its pool whose mark is at `mark`, from one instance to another; refused while a process uses it.
+pub(super) fn take(
+    root: &Path,
+    mark: &Path,
+    from: InstanceId,
+    to: InstanceId,
+) -> Result<Mark, TierError> {
     let refused = |why: String| super::dir::place::refused(root, &why);
     match Library::in_use(root) {
-        Ok(false) => super::dir::take(root, from, to, NOTE),
+        Ok(false) => super::dir::take(mark, from, to, NOTE),
         Ok(true) => Err(refused(
             "a process uses the library: stop it first".to_owned(),
         )),
@@ -102,11 +107,16 @@ impl TapeTier {
             tier,
             owner: how.owner,
         };
+        let mark = options.mark_dir(root);
         if is_new {
-            expected = mark::establish(root, &label, expected, NOTE)?;
+            if options.pool.is_some() {
+                place::make_room(root, &label)?;
+            }
+            expected = mark::establish(&mark, &label, expected, NOTE)?;
         }
         let place = Arc::new(Place {
             path: root.to_owned(),
+            mark,
             label,
             expected,
             is_new,
@@ -304,6 +314,8 @@ fn sorted(
         },
         // Time and people bring a drive or a cartridge back.
         error @ (LibraryError::InUse
+        | LibraryError::PoolInUse
+        | LibraryError::Otherwise { .. }
         | LibraryError::State(_)
         | LibraryError::Absent { .. }
         | LibraryError::Exported { .. }
@@ -325,6 +337,8 @@ fn sorted(
         error @ (LibraryError::Volume { .. }
         | LibraryError::Alive { .. }
         | LibraryError::NoSuchDrive(_)
+        | LibraryError::OtherPool { .. }
+        | LibraryError::Blank { .. }
         | LibraryError::Declined { .. }) => transient(io::Error::other(error)),
     }
 }

@@ -113,6 +113,15 @@ impl TierUrl {
         }
     }
 
+    /// The directory with the tier's mark: its own, or below it the one of its pool.
+    #[must_use]
+    pub fn mark_dir(&self) -> PathBuf {
+        match self {
+            Self::Dir { path, .. } => path.clone(),
+            Self::Tape { path, options } => options.mark_dir(path),
+        }
+    }
+
     /// The same tier in another directory.
     #[must_use]
     pub fn at(self, path: PathBuf) -> Self {

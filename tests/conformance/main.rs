@@ -14,6 +14,7 @@ mod tape_crash;
 mod tape_damage;
 mod tape_days;
 mod tape_media;
+mod tape_pools;
 
 use cairn::id::{AggregateId, InstanceId, TierId};
 use cairn::tier::dir::DirTier;

@@ -160,6 +160,15 @@ fn tiers_under_all_wrappers_conform() {
 }
 
 #[test]
+fn a_pool_of_a_library_conforms() {
+    let options = TapeOptions {
+        pool: Some("near".to_owned()),
+        ..library()
+    };
+    on_tape(&options, |tier| tier);
+}
+
+#[test]
 fn a_dir_is_opened_by_its_owner_alone() {
     let place = TempDir::new().expect("temporary directory");
     let root = place.path().join("tier");
@@ -169,18 +178,21 @@ fn a_dir_is_opened_by_its_owner_alone() {
 }
 
 #[test]
-fn a_library_is_opened_by_its_owner_alone() {
+fn a_library_and_a_pool_of_one_are_opened_by_their_owner_alone() {
     let place = TempDir::new().expect("temporary directory");
-    let url = format!(
-        "tape:{}?capacity=32MiB&cartridges=2",
-        place.path().join("tape").display()
-    );
-    let url: TierUrl = url.parse().expect("URL");
-    judge(conformance::run_opening(&|how| open(&url, how)));
-    let how = OpenHow::new(cairn::id::InstanceId([1; 16]), MARK.tier);
-    let described = open(&url, how).expect("opens").describe();
-    assert_eq!(described.url, url.to_string());
-    assert_eq!(described.kind.as_str(), "tape");
+    for options in ["", "&pool=near"] {
+        let root = place.path().join(format!("tape{}", options.len()));
+        let url = format!(
+            "tape:{}?capacity=32MiB&cartridges=2{options}",
+            root.display()
+        );
+        let url: TierUrl = url.parse().expect("URL");
+        judge(conformance::run_opening(&|how| open(&url, how)));
+        let how = OpenHow::new(cairn::id::InstanceId([1; 16]), MARK.tier);
+        let described = open(&url, how).expect("opens").describe();
+        assert_eq!(described.url, url.to_string());
+        assert_eq!(described.kind.as_str(), "tape");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod pools;
 mod proof;
 mod rebuild;
 mod rebuild_again;

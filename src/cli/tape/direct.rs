@@ -7,6 +7,7 @@ use crate::server::control::ControlError;
 use crate::server::tapes;
 use crate::server::wire::{TapeAct, TapeDone, TapeList, TapeRun, TapeView};
 use crate::tier::tape::library::{Library, LibraryError};
+use crate::tier::tape::options::POOLS;
 use crate::tier::{TierUrl, owner};
 
 /// Where to ask.
@@ -29,7 +30,13 @@ impl<'s> At<'s> {
         let TierUrl::Tape { path, options } = &url else {
             return Err(CliError::usage(format!("{url} is no tape library")));
         };
-        let mark = owner::of(&url).map_err(|why| CliError::new(Failure::TierUnavailable, why))?;
+        let mark = owner::of(&url).map_err(|why| {
+            let error = CliError::new(Failure::TierUnavailable, why);
+            match options.pool.is_none() && path.join(POOLS).is_dir() {
+                true => error.with_hint("it has pools: name one, with pool=NAME in the URL"),
+                false => error,
+            }
+        })?;
         let opened = Library::open_as_is(path, mark.tier, options).map_err(|why| {
             let busy = matches!(why, LibraryError::InUse);
             let error = CliError::from_control(tapes::told(why));

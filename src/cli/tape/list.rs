@@ -103,7 +103,9 @@ pub(super) fn state(cartridge: &TapeCartridge) -> String {
         (None, Some(drive)) => Some(format!("in drive {drive}")),
         (None, None) => Some(format!("in slot {}", cartridge.slot)),
     };
-    let words = place.into_iter().chain(cartridge.state.iter().cloned());
+    let pool = cartridge.pool.iter().map(|pool| format!("pool {pool}"));
+    let words = place.into_iter().chain(pool);
+    let words = words.chain(cartridge.state.iter().cloned());
     words.collect::<Vec<_>>().join(", ")
 }
 

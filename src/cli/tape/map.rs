@@ -180,6 +180,7 @@ pub(super) mod tests {
                 dead: 60,
                 bad: 1,
                 slot: 1,
+                pool: None,
                 drive: None,
                 away: None,
                 state: Vec::new(),

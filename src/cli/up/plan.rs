@@ -201,9 +201,16 @@ pub(super) fn check_tiers(
         apart(&name, &path, "BACKING", backing)?;
         apart(&name, &path, "MOUNT", mount)?;
         tier.url = tier.url.clone().at(path.clone());
-        let same = |other: &TierSpec| other.url.path() == path;
-        if earlier.iter().any(same) {
-            return Err(CliError::usage(format!("two tiers are at {}", tier.url)));
+        // Pools of one library lie apart.
+        let place = tier.url.mark_dir();
+        if earlier.iter().any(|other| other.url.mark_dir() == place) {
+            let what = if place == path {
+                ""
+            } else {
+                "; each needs a pool= of its own"
+            };
+            let why = format!("two tiers are at {}{what}", tier.url);
+            return Err(CliError::usage(why));
         }
     }
     Ok(())

@@ -42,13 +42,16 @@ pub struct TapeCartridge {
     pub bad: u64,
     /// Its slot.
     pub slot: u32,
+    /// In a library with pools, the one whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// The drive that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<u32>,
     /// Where its image lies while it is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<String>,
-    /// In words: `empty`, `full`, `write-protected`, `away`, `retired`, `read-only`, `failing`,
+    /// In words: `scratch` (blank, and no pool's), `empty`, `full`, `write-protected`, `away`, `retired`, `read-only`, `failing`,
     /// `damaged`, `unusable`, `repacking`, `foreign`.
     pub state: Vec<String>,
     /// Why, where there is something to say.

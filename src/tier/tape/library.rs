@@ -7,6 +7,7 @@
 //! ROOT/cartridges/XYZ001L8.tap    the images
 //! ROOT/files/XYZ001L8.jsonl       which file lies where: a cache, and the dead (see `files`)
 //! ROOT/front/                 bytes that wait for a drive (files without names)
+//! ROOT/pools/NAME/cairn-tier.json   in a library with pools, the mark of each
 //! ```
 //! Invariants kept here:
 //! - One process has the library, one drive a cartridge, one user a drive (P9).
@@ -17,12 +18,14 @@
 //! - A file is known when its closing labels are proven, and a receipt follows only that. At the end of a tape it is
 //!   abandoned there and written anew, whole, to another cartridge (P14).
 //! - Of one name at most one file is being written, and none if one is there.
+//! - Pools share drives and slots (see `hall`), and neither cartridges nor names.
 //! - Deleting marks a file as dead, durably; its bytes go when its whole cartridge is freed.
 
 mod append;
 mod audit;
 mod choose;
 mod error;
+mod hall;
 mod inventory;
 mod media;
 mod mounts;
@@ -48,45 +51,46 @@ use super::state::{Entry, State};
 use super::timing::Geometry;
 use super::volume::{self, FIRST, TapeFile, VolumeError};
 use crate::id::{AggregateId, TierId};
-use parking_lot::{Condvar, Mutex};
+use hall::Hall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const LOCK: &str = "library.lock";
 const CARTRIDGES: &str = "cartridges";
 const FILES: &str = "files";
 const FRONT: &str = "front";
 
-/// An open library.
+/// An open library of a tier: all of one, or a pool of one.
 pub struct Library {
-    root: PathBuf,
+    /// What it shares with other pools; `None` only while this is dropped.
+    hall: Option<Arc<Hall>>,
     tier: TierId,
-    options: TapeOptions,
-    faults: TapeFaults,
-    mounts: Mounts,
-    stock: Mutex<Stock>,
-    /// A name is not being written any more.
-    settled: Condvar,
-    lock: Locked,
+    /// The pool's name, if the library has pools.
+    pool: Option<String>,
+    /// Others may have the hall, too.
+    is_shared: bool,
 }
+
+/// A file's name, among those of its tier.
+type Name = (TierId, AggregateId);
 
 /// What the library has.
 struct Stock {
     state: State,
     cartridges: BTreeMap<Barcode, Cartridge>,
-    names: BTreeMap<AggregateId, (Barcode, TapeFile)>,
+    names: BTreeMap<Name, (Barcode, TapeFile)>,
     /// Further files of such a name: only where an index was lost that said which is dead.
-    twins: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
+    twins: BTreeMap<Name, Vec<(Barcode, TapeFile)>>,
     /// Names that are being written.
-    writing: BTreeSet<AggregateId>,
+    writing: BTreeSet<Name>,
     /// Whole files that were found under such a name: leftovers of a drive that died before it said
     /// that they are proven. Nobody sees them; they are buried before the name is written again.
-    withheld: BTreeMap<AggregateId, Vec<(Barcode, TapeFile)>>,
+    withheld: BTreeMap<Name, Vec<(Barcode, TapeFile)>>,
     /// Indexes with files on cartridges that the library does not have.
     orphans: Vec<String>,
     /// Something of the state is not on disk yet.
@@ -98,6 +102,10 @@ struct Stock {
 /// A cartridge and what is on it.
 struct Cartridge {
     entry: Entry,
+    /// Whose it is; `None`: it is blank, and nobody's.
+    owner: Option<TierId>,
+    /// A pool is labelling it.
+    is_being_claimed: bool,
     files: Files,
     /// Bytes on it, torn tails left out, as last seen.
     used: u64,
@@ -113,12 +121,26 @@ struct Cartridge {
 
 impl Library {
     /// Opens the library of a tier, or makes one where there is none: adds the cartridges that
-    /// `options` asks for and are missing, and looks at each.
+    /// `options` asks for and are missing, and looks at each. Of a library with pools that this process has open
+    /// already, one more pool: `faults` are then those that it was opened with.
     ///
     /// # Errors
-    /// [`LibraryError::InUse`], [`LibraryError::State`], [`LibraryError::Io`]. A cartridge that
-    /// cannot be used is no error: [`Self::cartridges`] says so.
+    /// [`LibraryError::InUse`], [`LibraryError::PoolInUse`], [`LibraryError::Otherwise`], [`LibraryError::State`],
+    /// [`LibraryError::Io`]. A cartridge that cannot be used is no error: [`Self::cartridges`] says so.
     pub fn open(
+        root: &Path,
+        tier: TierId,
+        options: &TapeOptions,
+        faults: TapeFaults,
+    ) -> Result<Self, LibraryError> {
+        let make = || Self::begin(root, tier, options, faults);
+        match options.pool {
+            None => make(),
+            Some(_) => Self::join(root, tier, options, make),
+        }
+    }
+
+    fn begin(
         root: &Path,
         tier: TierId,
         options: &TapeOptions,
@@ -128,33 +150,42 @@ impl Library {
         for dir in [CARTRIDGES, FILES, FRONT] {
             make_dir(&root.join(dir)).map_err(|e| LibraryError::io("making its directories", e))?;
         }
-        let state = match State::read(root, tier)? {
+        let alone = options.pool.is_none().then_some(tier);
+        let state = match State::read(root, alone)? {
             Some(state) => state,
-            None => State::new(tier),
+            None => State::new(alone),
         };
         let mounts = equip(&state, options, &faults);
-        let mut library = Self {
-            root: root.to_owned(),
+        let stock = Stock {
+            state,
+            cartridges: BTreeMap::new(),
+            names: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            writing: BTreeSet::new(),
+            withheld: BTreeMap::new(),
+            orphans: Vec::new(),
+            unkept: false,
+            kept: Instant::now(),
+        };
+        let library = Self {
+            hall: Some(Arc::new(Hall::new(
+                (root, options, faults),
+                mounts,
+                stock,
+                lock,
+            ))),
             tier,
-            options: options.clone(),
-            faults,
-            mounts,
-            stock: Mutex::new(Stock {
-                state,
-                cartridges: BTreeMap::new(),
-                names: BTreeMap::new(),
-                twins: BTreeMap::new(),
-                writing: BTreeSet::new(),
-                withheld: BTreeMap::new(),
-                orphans: Vec::new(),
-                unkept: false,
-                kept: Instant::now(),
-            }),
-            settled: Condvar::new(),
-            lock,
+            pool: options.pool.clone(),
+            is_shared: false,
         };
         library.take_stock()?;
         Ok(library)
+    }
+
+    /// The tier whose library, or pool, it is.
+    #[must_use]
+    pub fn tier(&self) -> TierId {
+        self.tier
     }
 
     /// Is there a library below `root`?
@@ -215,7 +246,7 @@ impl Library {
         }
         self.look_again();
         let stock = self.stock.lock();
-        match (stock.names.get(&name), stock.unseen()) {
+        match (stock.names.get(&(self.tier, name)), stock.unseen(self.tier)) {
             (Some(found), _) => Ok(*found),
             (None, None) => Err(LibraryError::Missing),
             (None, Some(why)) => Err(LibraryError::Unseen(why)),
@@ -225,23 +256,28 @@ impl Library {
     /// Where a file lies, as far as is known now.
     #[must_use]
     pub fn find(&self, name: AggregateId) -> Option<(Barcode, TapeFile)> {
-        self.stock.lock().names.get(&name).copied()
+        self.stock.lock().names.get(&(self.tier, name)).copied()
     }
 
     /// Names from behind `after`, ascending, at most `limit`.
     #[must_use]
     pub fn names(&self, after: Option<AggregateId>, limit: usize) -> Vec<AggregateId> {
         use std::ops::Bound;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let least = AggregateId { epoch: 0, seq: 0 };
+        let from = match after {
+            Some(after) => Bound::Excluded((self.tier, after)),
+            None => Bound::Included((self.tier, least)),
+        };
         let stock = self.stock.lock();
         let names = stock.names.range((from, Bound::Unbounded));
-        names.map(|(name, _)| *name).take(limit).collect()
+        let names = names.take_while(|((tier, _), _)| *tier == self.tier);
+        names.map(|((_, name), _)| *name).take(limit).collect()
     }
 
     /// Why there may be objects that [`Self::names`] does not name; `None` if there are none.
     #[must_use]
     pub fn blind(&self) -> Option<String> {
-        self.stock.lock().blind()
+        self.stock.lock().blind(self.tier)
     }
 
     /// Reads a part of a file that [`Self::find`] found, which must lie within it.
@@ -289,9 +325,10 @@ impl Library {
             self.look_again();
         }
         let mut stock = self.stock.lock();
+        let name = (self.tier, name);
         stock.bury_withheld(name)?;
         let Some(first) = stock.names.get(&name).copied() else {
-            return match stock.unseen() {
+            return match stock.unseen(self.tier) {
                 None => Ok(()),
                 Some(why) => Err(LibraryError::Unseen(why)),
             };
@@ -308,8 +345,9 @@ impl Library {
     /// Makes a cartridge empty whose files are all dead.
     ///
     /// # Errors
-    /// [`LibraryError::Alive`] if they are not; [`LibraryError::Volume`], ...
+    /// [`LibraryError::Alive`] if they are not; [`LibraryError::OtherPool`], [`LibraryError::Volume`], ...
     pub fn free(&self, barcode: Barcode) -> Result<(), LibraryError> {
+        self.written(&self.stock.lock(), barcode)?;
         // While the drive is held nobody appends to it; and what is dead stays so.
         let mut mounted = self.mount(barcode)?;
         let freed = self.empty(mounted.drive(), barcode);
@@ -337,7 +375,7 @@ impl Library {
                 files: alive,
             });
         }
-        if self.owner_of(barcode) == self.tier {
+        if self.owner_of(barcode) == Some(self.tier) {
             volume::cut(drive, FIRST).map_err(|source| {
                 let step = "erasing a cartridge";
                 LibraryError::volume(barcode, VolumeError::Drive { step, source })
@@ -364,7 +402,8 @@ impl Library {
 
     /// Writes the state as the cartridges have it.
     fn keep(&self, stock: &mut Stock) -> Result<(), LibraryError> {
-        stock.state.cartridges = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+        let entry = |c: &Cartridge| self.entry(c);
+        stock.state.cartridges = stock.cartridges.values().map(entry).collect();
         stock.state.write(&self.root)?;
         (stock.unkept, stock.kept) = (false, Instant::now());
         Ok(())
@@ -373,8 +412,9 @@ impl Library {
     /// Changes the tab of a cartridge: whether it may be written.
     ///
     /// # Errors
-    /// [`LibraryError::Absent`], [`LibraryError::State`].
+    /// [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::Blank`], [`LibraryError::State`].
     pub fn protect(&self, barcode: Barcode, protected: bool) -> Result<(), LibraryError> {
+        self.written(&self.stock.lock(), barcode)?;
         let mounted = self.mount(barcode)?;
         let kept = {
             let mut stock = self.stock.lock();
@@ -611,7 +651,7 @@ fn lock_of(root: &Path) -> Result<Locked, LibraryError> {
 }
 
 /// Makes a directory unless it is there; durable when this returns.
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,

@@ -4,15 +4,17 @@ use super::clock::Speed;
 use super::timing::{Generation, Geometry};
 use crate::config::units;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// Names of the options.
-pub const OPTIONS: [&str; 6] = [
+pub const OPTIONS: [&str; 7] = [
     "generation",
     "capacity",
     "cartridges",
     "drives",
     "speed",
     "block",
+    "pool",
 ];
 
 /// Shortest block, bytes: shorter ones make a real drive slow.
@@ -24,6 +26,10 @@ const CARTRIDGES: u32 = 999;
 const DRIVES: u32 = 64;
 /// Below this the labels would be most of a cartridge.
 const CAPACITY_LEAST: u64 = 1 << 20;
+/// A pool's name is a directory's, too.
+const POOL_MOST: usize = 32;
+/// Below a library's root: what belongs to each of its pools.
+pub const POOLS: &str = "pools";
 
 /// How a virtual library is equipped.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +46,8 @@ pub struct TapeOptions {
     pub speed: Speed,
     /// Length of blocks of new files, bytes.
     pub block: u32,
+    /// Which cartridges of the library are this tier's; `None`: all of them.
+    pub pool: Option<String>,
 }
 
 impl Default for TapeOptions {
@@ -51,6 +59,7 @@ impl Default for TapeOptions {
             drives: 2,
             speed: Speed::Max,
             block: 256 << 10,
+            pool: None,
         }
     }
 }
@@ -66,6 +75,24 @@ impl TapeOptions {
         Geometry {
             capacity: self.capacity.unwrap_or(whole.capacity),
             ..whole
+        }
+    }
+
+    /// Where the tier's mark lies, if its library's root is `root`.
+    #[must_use]
+    pub fn mark_dir(&self, root: &Path) -> PathBuf {
+        match &self.pool {
+            None => root.to_owned(),
+            Some(pool) => root.join(POOLS).join(pool),
+        }
+    }
+
+    /// The same without what a pool has of its own.
+    #[must_use]
+    pub(super) fn of_library(&self) -> Self {
+        Self {
+            pool: None,
+            ..self.clone()
         }
     }
 
@@ -101,6 +128,15 @@ impl TapeOptions {
                 let block = size(BLOCK_LEAST, BLOCK_MOST)?;
                 self.block = u32::try_from(block).map_err(|e| e.to_string())?;
             }
+            "pool" => {
+                let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+                if value.is_empty() || value.len() > POOL_MOST || !value.bytes().all(plain) {
+                    return Err(format!(
+                        "{value:?} is no name of 1 to {POOL_MOST} of a-z, 0-9 and -"
+                    ));
+                }
+                self.pool = Some(value.to_owned());
+            }
             _ => return Err("unknown".to_owned()),
         }
         Ok(())
@@ -132,6 +168,9 @@ impl fmt::Display for TapeOptions {
                 "block={}",
                 units::format_size(u64::from(self.block))
             ));
+        }
+        if let Some(pool) = &self.pool {
+            parts.push(format!("pool={pool}"));
         }
         f.write_str(&parts.join("&"))
     }

@@ -2,8 +2,8 @@
 //! directory tier, its mark is seen first, and without it nothing is made and nothing called missing.
 
 use super::faults::TapeFaults;
-use super::library::{Library, LibraryError};
-use super::options::TapeOptions;
+use super::library::{Library, LibraryError, make_dir};
+use super::options::{POOLS, TapeOptions};
 use crate::tier::dir::mark::{self, MarkError};
 use crate::tier::dir::place::{Identity, identify, refused};
 use crate::tier::{Mark, TierError};
@@ -19,7 +19,10 @@ const MARK: &str = "cairn-tier.json";
 
 /// A tape tier's place.
 pub(super) struct Place {
+    /// The library's root.
     pub(super) path: PathBuf,
+    /// Where the mark is: there, or at its pool's place below.
+    pub(super) mark: PathBuf,
     pub(super) label: String,
     pub(super) expected: Mark,
     /// It may be used for the first time: a library is made.
@@ -52,7 +55,7 @@ impl Place {
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root =
-            rustix::fs::open(&self.path, flags, Mode::empty()).map_err(|e| away(e.into()))?;
+            rustix::fs::open(&self.mark, flags, Mode::empty()).map_err(|e| away(e.into()))?;
         let identity = identify(&root).map_err(away)?;
         // Held while the library is opened, so that it is opened once.
         let mut seen = self.seen.lock();
@@ -63,7 +66,7 @@ impl Place {
         }
         let mark = mark::read(&root).map_err(|error| match error {
             MarkError::Io(error) => away(error),
-            other => refused(&self.path, &other.to_string()),
+            other => refused(&self.mark, &other.to_string()),
         })?;
         self.check(mark)?;
         // It lets go of its lock first: the same library may come back on another device.
@@ -98,6 +101,9 @@ impl Place {
             LibraryError::State(why) if !matches!(why, super::state::StateError::Io { .. }) => {
                 refused(&self.path, &why.to_string())
             }
+            why @ (LibraryError::PoolInUse | LibraryError::Otherwise { .. }) => {
+                refused(&self.path, &why.to_string())
+            }
             LibraryError::Io { step, source } if is_full(&source) => TierError::Full {
                 tier: self.label.clone(),
                 step,
@@ -108,7 +114,7 @@ impl Place {
     }
 
     fn check(&self, mark: Mark) -> Result<(), TierError> {
-        mark::check_owner(&self.path, mark, self.expected.owner)?;
+        mark::check_owner(&self.mark, mark, self.expected.owner)?;
         if mark.tier == self.expected.tier {
             return Ok(());
         }
@@ -117,7 +123,7 @@ impl Place {
              filesystem is mounted",
             mark.tier, self.expected.tier
         );
-        Err(refused(&self.path, &why))
+        Err(refused(&self.mark, &why))
     }
 
     pub(super) fn away(&self, step: &'static str, why: String) -> TierError {
@@ -135,6 +141,38 @@ pub(super) fn is_full(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
     )
+}
+
+/// Makes room for a pool's mark: the library's root, if it is not there, and what holds its pools. Only in
+/// an empty directory, or in a library that has pools.
+pub(super) fn make_room(root: &Path, label: &str) -> Result<(), TierError> {
+    let away = |error: io::Error| TierError::Unavailable {
+        tier: label.to_owned(),
+        step: "opening",
+        why: error.to_string(),
+    };
+    let pools = root.join(POOLS);
+    if pools.is_dir() {
+        return Ok(());
+    }
+    if !root.try_exists().map_err(away)? {
+        make_dir(root).map_err(away)?;
+    }
+    if is_marked(root).map_err(away)? {
+        let why = "it is a tier as a whole, without pools: open it without pool=, or choose another directory";
+        return Err(refused(root, why));
+    }
+    for entry in std::fs::read_dir(root).map_err(away)? {
+        let name = entry.map_err(away)?.file_name();
+        // Others may open other pools at the same time.
+        if name != "lost+found" && name != POOLS {
+            let why = format!(
+                "it is not empty (it holds {name:?}) and has no {POOLS}/: choose an empty directory"
+            );
+            return Err(refused(root, &why));
+        }
+    }
+    make_dir(&pools).map_err(away)
 }
 
 /// Does a directory carry a tier's mark?

@@ -1,10 +1,11 @@
 //! What a library has, on disk: `library.json`, written whole and by one rename.
 //!
-//! It says what stands in which slot, how it may be used, and what went wrong with it. It never says
-//! what is on a cartridge or where to append: the medium does (P9).
+//! It says what stands in which slot, whose it is, how it may be used, and what went wrong with it. It
+//! never says what is on a cartridge or where to append: the medium does (P9).
 //!
-//! Version 2 has what went wrong, what is retired, and what is away; one of version 1 is read as it
-//! is, and is of version 2 when it is written next.
+//! Version 2 has what went wrong, what is retired, and what is away; and, of a library with pools, no
+//! tier, but whose each cartridge is: of one tier or, while it is blank, of none. One of version 1 is a
+//! tier's; it is read as it is, and is of version 2 when it is written next.
 
 mod wear;
 
@@ -45,6 +46,12 @@ pub enum StateError {
     /// A later version's.
     #[error("{STATE} is of version {0}, this program knows {VERSION}: use a newer Cairn")]
     Newer(u64),
+    /// It has pools, or has none, and the other was asked for.
+    #[error("{STATE} is of a library {}: open it so", if *.pools { "with pools (pool=NAME)" } else { "without pools" })]
+    Pools {
+        /// What it is.
+        pools: bool,
+    },
     /// Another tier's.
     #[error("{STATE} belongs to tier {found}, the mark says {wanted}")]
     Stranger {
@@ -61,7 +68,9 @@ pub enum StateError {
 pub struct State {
     format: String,
     version: u32,
-    tier: String,
+    /// Whose it is; not there if it has pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tier: Option<String>,
     /// Number of slots; a cartridge stands in one, also while it is in a drive.
     pub slots: u32,
     /// What the robot takes for one move, seconds.
@@ -93,6 +102,9 @@ pub struct Entry {
     /// It met its end before its capacity said so.
     #[serde(default)]
     pub full: bool,
+    /// In a library with pools: the tier that writes on it; `None`: it is blank, and whoever needs one takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "tier")]
+    pub owner: Option<TierId>,
     /// Why it is never written again: by somebody's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
@@ -147,6 +159,7 @@ impl Entry {
             slot,
             write_protected: false,
             full: false,
+            owner: None,
             retired: None,
             read_only: None,
             away: None,
@@ -171,13 +184,13 @@ impl Entry {
 }
 
 impl State {
-    /// An empty library.
+    /// An empty library: a tier's, or one with pools.
     #[must_use]
-    pub fn new(tier: TierId) -> Self {
+    pub fn new(tier: Option<TierId>) -> Self {
         Self {
             format: FORMAT.to_owned(),
             version: VERSION,
-            tier: tier.to_string(),
+            tier: tier.map(|tier| tier.to_string()),
             slots: 0,
             robot_move: ROBOT_MOVE,
             drives: Vec::new(),
@@ -185,11 +198,11 @@ impl State {
         }
     }
 
-    /// Reads the state of a tier's library; `None` if there is none.
+    /// Reads the state of a tier's library, or of one with pools (`tier` is `None`); `None` if there is none.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn read(root: &Path, tier: TierId) -> Result<Option<Self>, StateError> {
+    pub fn read(root: &Path, tier: Option<TierId>) -> Result<Option<Self>, StateError> {
         let io = |source| StateError::Io {
             step: "reading",
             source,
@@ -217,12 +230,20 @@ impl State {
             _ => return Err(damaged("its \"version\" is no number above 0".to_owned())),
         }
         let mut state: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        if state.version < VERSION && state.tier.is_none() {
+            return Err(damaged("missing field `tier`".to_owned()));
+        }
         state.version = VERSION;
-        if state.tier != tier.to_string() {
-            return Err(StateError::Stranger {
-                found: state.tier,
-                wanted: tier,
-            });
+        match (&state.tier, tier) {
+            (Some(found), Some(wanted)) if *found != wanted.to_string() => {
+                let found = found.clone();
+                return Err(StateError::Stranger { found, wanted });
+            }
+            (found, wanted) if found.is_some() != wanted.is_some() => {
+                let pools = found.is_none();
+                return Err(StateError::Pools { pools });
+            }
+            _ => {}
         }
         state.check().map_err(damaged)?;
         Ok(Some(state))
@@ -233,6 +254,9 @@ impl State {
             return Err(format!("a robot's move of {} s", self.robot_move));
         }
         for (at, entry) in self.cartridges.iter().enumerate() {
+            if let (Some(_), Some(owner)) = (&self.tier, entry.owner) {
+                return Err(format!("{} is of tier {owner} alone", entry.barcode));
+            }
             let Entry { barcode, slot, .. } = entry;
             if entry.capacity == 0 || *slot == 0 || *slot > self.slots {
                 return Err(format!(
@@ -296,6 +320,31 @@ pub(super) fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()
     File::open(dir)?.sync_all()
 }
 
+/// A tier's number as eight hex digits, as everywhere.
+mod tier {
+    use crate::id::TierId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<TierId>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(tier) => to.collect_str(tier),
+            None => to.serialize_none(),
+        }
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<TierId>, D::Error> {
+        let text = String::deserialize(from)?;
+        match u32::from_str_radix(&text, 16) {
+            Ok(number) if number > 0 && text.len() == 8 => Ok(Some(TierId(number))),
+            Ok(_) | Err(_) => Err(D::Error::custom(format!("{text:?} is no number of a tier"))),
+        }
+    }
+}
+
 /// What prints and parses, as text.
 mod text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -320,6 +369,9 @@ mod tests {
     use super::*;
 
     const TIER: TierId = TierId(7);
+    const VERSION_1: &str = include_str!("../../../tests/golden/v1/library.json");
+    const WHOLE: &str = include_str!("../../../tests/golden/v2/library.json");
+    const POOLED: &str = include_str!("../../../tests/golden/v2/library-pools.json");
 
     fn entry(barcode: &str, slot: u32) -> Entry {
         let geometry = Geometry {
@@ -335,13 +387,16 @@ mod tests {
     #[test]
     fn a_state_is_read_as_it_was_written() {
         let place = tempfile::tempdir().expect("temporary directory");
-        assert_eq!(State::read(place.path(), TIER).expect("none"), None);
-        let mut state = State::new(TIER);
+        assert_eq!(State::read(place.path(), Some(TIER)).expect("none"), None);
+        let mut state = State::new(Some(TIER));
         state.slots = 2;
         state.cartridges = vec![entry("CRN001L9", 1), entry("CRN002L9", 2)];
         state.write(place.path()).expect("is written");
-        assert_eq!(State::read(place.path(), TIER).expect("read"), Some(state));
-        let other = State::read(place.path(), TierId(8));
+        assert_eq!(
+            State::read(place.path(), Some(TIER)).expect("read"),
+            Some(state)
+        );
+        let other = State::read(place.path(), Some(TierId(8)));
         assert!(
             matches!(other, Err(StateError::Stranger { .. })),
             "{other:?}"
@@ -351,9 +406,8 @@ mod tests {
     #[test]
     fn a_state_of_version_1_is_read_with_all_that_is_in_it_and_written_as_version_2() {
         let place = tempfile::tempdir().expect("temporary directory");
-        let golden = include_str!("../../../tests/golden/v1/library.json");
-        std::fs::write(place.path().join(STATE), golden).expect("write");
-        let state = State::read(place.path(), TIER).expect("is read");
+        std::fs::write(place.path().join(STATE), VERSION_1).expect("write");
+        let state = State::read(place.path(), Some(TIER)).expect("is read");
         let state = state.expect("is there");
         assert_eq!((state.slots, state.cartridges.len()), (3, 2));
         assert!(state.cartridges[0].full && state.cartridges[1].write_protected);
@@ -366,13 +420,54 @@ mod tests {
         state.write(place.path()).expect("is written");
         let text = std::fs::read_to_string(place.path().join(STATE)).expect("text");
         assert!(text.contains("\"version\": 2"), "{text}");
-        assert_eq!(State::read(place.path(), TIER).expect("again"), Some(state));
+        assert_eq!(
+            State::read(place.path(), Some(TIER)).expect("again"),
+            Some(state)
+        );
+    }
+
+    #[test]
+    fn states_of_version_2_are_read_and_written_as_they_always_were() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        let at = place.path().join(STATE);
+        for (golden, tier) in [(WHOLE, Some(TIER)), (POOLED, None)] {
+            let mut state = State::new(tier);
+            state.slots = 2;
+            state.cartridges = vec![entry("CRN001L9", 1), entry("CRN002L9", 2)];
+            state.cartridges[1].owner = tier.is_none().then_some(TierId(0xc0_ffee));
+            std::fs::write(&at, golden).expect("write");
+            let read = State::read(place.path(), tier).expect("is read");
+            assert_eq!(read, Some(state.clone()));
+            state.write(place.path()).expect("is written");
+            assert_eq!(std::fs::read_to_string(&at).expect("text"), golden);
+        }
+    }
+
+    #[test]
+    fn a_library_with_pools_and_one_without_are_not_taken_for_each_other() {
+        let place = tempfile::tempdir().expect("temporary directory");
+        let at = place.path().join(STATE);
+        let read = |text: &str, tier| {
+            std::fs::write(&at, text).expect("write");
+            let error = State::read(place.path(), tier).expect_err(text);
+            error.to_string()
+        };
+        assert!(read(POOLED, Some(TIER)).contains("pool=NAME"));
+        assert!(read(WHOLE, None).contains("without pools"));
+        assert!(read(VERSION_1, None).contains("without pools"));
+        // Of one tier, and yet a cartridge of another.
+        let mixed = WHOLE.replace(r#""slot": 1"#, r#""slot": 1, "owner": "00000008""#);
+        assert!(read(&mixed, Some(TIER)).contains("alone"));
+        assert!(read(&POOLED.replace("00c0ffee", "0"), None).contains("no number"));
+        // Version 1 knew no pools.
+        let old = POOLED.replace("\"version\": 2", "\"version\": 1");
+        assert!(read(&old, None).contains("missing field"));
     }
 
     #[test]
     fn states_that_are_none_are_refused_with_a_reason() {
         let place = tempfile::tempdir().expect("temporary directory");
-        let mut twice = State::new(TIER);
+        let mut twice = State::new(Some(TIER));
         twice.slots = 2;
         twice.cartridges = vec![entry("CRN001L9", 1), entry("CRN001L9", 2)];
         let twice = serde_json::to_string(&twice).expect("text");
@@ -390,7 +485,9 @@ mod tests {
             (&twice.replace("L9\"", "\""), "no barcode"),
         ] {
             std::fs::write(place.path().join(STATE), text).expect("write");
-            let error = State::read(place.path(), TIER).expect_err(text).to_string();
+            let error = State::read(place.path(), Some(TIER))
+                .expect_err(text)
+                .to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
     }

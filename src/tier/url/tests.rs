@@ -25,8 +25,7 @@ fn options_set_the_pace() {
 
 #[test]
 fn options_equip_a_library() {
-    let text =
-        "tape:/srv/tape?generation=LTO-9&capacity=1GB&cartridges=4&drives=3&speed=100&block=1MiB";
+    let text = "tape:/srv/tape?generation=LTO-9&capacity=1GB&cartridges=4&drives=3&speed=100&block=1MiB&pool=near";
     let url = parse(text).expect("good");
     assert_eq!(url.to_string(), text);
     let plain = parse("tape:/srv/tape?generation=lto8&drives=2&speed=max").expect("good");
@@ -36,6 +35,8 @@ fn options_equip_a_library() {
     };
     assert_eq!(plain, expected);
     assert_eq!(plain.to_string(), "tape:/srv/tape");
+    assert_eq!(plain.mark_dir(), PathBuf::from("/srv/tape"));
+    assert_eq!(url.mark_dir(), PathBuf::from("/srv/tape/pools/near"));
 }
 
 #[test]
@@ -55,6 +56,8 @@ fn errors_name_the_part_and_the_way_out() {
         ("tape:/srv?block=64KiB", "option block", "256KiB"),
         ("tape:/srv?speed=0", "option speed", "max"),
         ("tape:/srv?capacity=1", "option capacity", "1MiB"),
+        ("tape:/srv?pool=../x", "option pool", "a-z"),
+        ("tape:/srv?pool=", "option pool", "a-z"),
         ("s3://bucket", "kind", "not built into this version"),
         ("dir:", "path", "missing"),
         ("dir:srv", "path", "absolute"),

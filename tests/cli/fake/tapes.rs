@@ -22,6 +22,7 @@ fn cartridge(number: u32) -> TapeCartridge {
         dead: 2_000_000_000_000,
         bad: 0,
         slot: number,
+        pool: None,
         drive: None,
         away: None,
         state: Vec::new(),

@@ -174,6 +174,8 @@ mod tests {
                 MINUTE * n,
             );
         }
+        assert!(factor(&experience, MINUTE * 2) > 2.0);
+        assert!(factor(&experience, MINUTE * 400) < 0.5);
         let told: Vec<_> = (1..2000)
             .map(|minutes| experience.correct(Urgency::Reader, MINUTE * minutes))
             .collect();

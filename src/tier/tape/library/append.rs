@@ -1,7 +1,7 @@
 //! Writing a file to the library: choosing a cartridge, and another one when its tape ends.
 
 use super::choose::{Candidate, Kind, NoRoom, choose};
-use super::{Library, LibraryError, Mounted, Seen};
+use super::{Library, LibraryError, Mounted, Name, Seen};
 use crate::id::AggregateId;
 use crate::tier::Proof;
 use crate::tier::tape::drive::{Blame, DriveError};
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 /// A name that is being written by one; free again when dropped.
 struct Reserved<'l> {
     library: &'l Library,
-    name: AggregateId,
+    name: Name,
 }
 
 impl Drop for Reserved<'_> {
@@ -79,6 +79,7 @@ impl Library {
 
     /// Waits until nobody writes that name.
     fn reserve(&self, name: AggregateId) -> Result<Reserved<'_>, LibraryError> {
+        let name = (self.tier, name);
         let mut stock = self.stock.lock();
         loop {
             if stock.names.contains_key(&name) {
@@ -123,7 +124,12 @@ impl Library {
                 busy: bay.is_some_and(|b| b.busy),
             }
         };
-        let candidates: Vec<Candidate> = stock.cartridges.iter().map(candidate).collect();
+        let candidates: Vec<Candidate> = stock
+            .cartridges
+            .iter()
+            .filter(|(_, c)| c.is_for(self.tier))
+            .map(candidate)
+            .collect();
         let geometry = self.options.geometry();
         let kind = Kind {
             generation: geometry.generation,
@@ -139,8 +145,11 @@ impl Library {
         front: &Front,
         sum: Crc32c,
     ) -> Result<Tried, LibraryError> {
-        let mut mounted = match self.mount(barcode) {
+        let mounted = self.claim(barcode).and_then(|()| self.mount(barcode));
+        let mut mounted = match mounted {
             Ok(mounted) => mounted,
+            // Another pool took it.
+            Err(LibraryError::Elsewhere) => return Ok(Tried::Elsewhere(None)),
             Err(
                 error @ (LibraryError::Absent { .. }
                 | LibraryError::Exported { .. }
@@ -157,7 +166,7 @@ impl Library {
             Some(_) | None => return Ok(Tried::Elsewhere(None)),
         };
         // What a drive wrote of it that died before it said so; nobody else writes the name.
-        self.stock.lock().bury_withheld(name)?;
+        self.stock.lock().bury_withheld((self.tier, name))?;
         // It may have been filled while we waited for it.
         if self.left(barcode, next) < super::volume::room_for(front.len()) {
             return Ok(Tried::Elsewhere(None));

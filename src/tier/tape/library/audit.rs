@@ -40,13 +40,15 @@ impl Library {
     /// Reads all files of a cartridge. `stop` is asked before each piece, and told how much was read.
     ///
     /// # Errors
-    /// The cartridge cannot be had: nothing is said of what is on it. [`LibraryError::Absent`], ...
+    /// The cartridge cannot be had: nothing is said of what is on it. [`LibraryError::Absent`],
+    /// [`LibraryError::OtherPool`], [`LibraryError::Blank`], ...
     pub fn audit(
         &self,
         barcode: Barcode,
         stop: &dyn Fn(&Audit) -> bool,
     ) -> Result<Audit, LibraryError> {
         let mut audit = Audit::default();
+        self.written(&self.stock.lock(), barcode)?;
         // Looked at, so that the index is what is on it.
         drop(self.mount(barcode)?);
         let (_, files) = self.cartridge(barcode)?;

@@ -2,6 +2,7 @@
 
 use super::choose::NoRoom;
 use super::mounts::MountError;
+use crate::id::TierId;
 use crate::tier::tape::drive::{DriveError, DriveNumber};
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::robot::RobotError;
@@ -16,6 +17,18 @@ pub enum LibraryError {
     /// Another process has it.
     #[error("another process uses the library")]
     InUse,
+    /// This process has the pool open already.
+    #[error("the pool is open already: two tiers name it")]
+    PoolInUse,
+    /// Another pool of the same library was opened with other options.
+    #[error(
+        "another pool of this library was opened with {}: give all its pools the same options",
+        if open.is_empty() { "no options but pool=" } else { open }
+    )]
+    Otherwise {
+        /// Its options.
+        open: String,
+    },
     /// Its state cannot be had or kept.
     #[error(transparent)]
     State(#[from] StateError),
@@ -40,6 +53,22 @@ pub enum LibraryError {
         barcode: Barcode,
         /// Where its image lay.
         path: String,
+    },
+    /// A cartridge is another pool's.
+    #[error("cartridge {barcode} is of another pool of the library, tier {owner}: name that one")]
+    OtherPool {
+        /// Which.
+        barcode: Barcode,
+        /// Whose it is.
+        owner: TierId,
+    },
+    /// A cartridge is no pool's yet.
+    #[error(
+        "cartridge {barcode} is blank, and no pool's: it has no label before a pool writes the first file to it"
+    )]
+    Blank {
+        /// Which.
+        barcode: Barcode,
     },
     /// There is no such drive.
     #[error("the library has no {0}")]

@@ -1,13 +1,13 @@
 //! Taking stock: which cartridges there are, whose they are, and what is on them.
 
 use super::mounts::Seen;
-use super::{CARTRIDGES, Cartridge, FILES, Library, LibraryError, Stock};
-use crate::id::AggregateId;
+use super::{CARTRIDGES, Cartridge, FILES, Library, LibraryError, Name, Stock};
+use crate::id::TierId;
 use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::virtual_drive::{Inserted, VirtualDrive};
 use crate::tier::tape::drive::{Drive, DriveNumber};
 use crate::tier::tape::files::{Files, lies_among};
-use crate::tier::tape::label::Barcode;
+use crate::tier::tape::label::{Barcode, NotOurs};
 use crate::tier::tape::state::Entry;
 use crate::tier::tape::timing::{Generation, Geometry};
 use crate::tier::tape::volume::{self, FIRST, TapeFile, VolumeError};
@@ -17,10 +17,9 @@ use std::time::{Duration, Instant};
 const AGAIN: Duration = Duration::from_secs(60);
 
 impl Library {
-    /// Adds the cartridges that are missing, and looks at all.
-    pub(super) fn take_stock(&mut self) -> Result<(), LibraryError> {
-        let stock = self.stock.get_mut();
-        let mut entries = std::mem::take(&mut stock.state.cartridges);
+    /// Adds the cartridges that are missing, and looks at all: those of all pools.
+    pub(super) fn take_stock(&self) -> Result<(), LibraryError> {
+        let mut entries = std::mem::take(&mut self.stock.lock().state.cartridges);
         if entries.is_empty() {
             entries = self.adopt()?;
         }
@@ -38,13 +37,13 @@ impl Library {
         }
         let slots = entries.iter().map(|e| e.slot).max().unwrap_or(0);
         let changed = {
-            let state = &mut self.stock.get_mut().state;
+            let state = &mut self.stock.lock().state;
             let before = state.clone();
             (state.slots, state.cartridges) = (state.slots.max(slots), entries.clone());
             *state != before
         };
         if changed {
-            self.stock.get_mut().state.write(&self.root)?;
+            self.stock.lock().state.write(&self.root)?;
         }
         let dir = self.root.join(FILES);
         for entry in entries {
@@ -56,8 +55,15 @@ impl Library {
                 let last = entry.errors.last.as_ref();
                 last.map_or_else(String::new, |last| last.why.clone())
             });
+            let owner = if self.pooled {
+                self.whose(&entry)
+            } else {
+                Some(self.tier)
+            };
             let cartridge = Cartridge {
                 entry,
+                owner,
+                is_being_claimed: false,
                 files,
                 used,
                 trouble: None,
@@ -66,12 +72,15 @@ impl Library {
                 looked: Instant::now(),
             };
             let names: Vec<TapeFile> = cartridge.files.live().copied().collect();
-            let stock = self.stock.get_mut();
-            stock.cartridges.insert(barcode, cartridge);
-            stock.learn(barcode, &names);
+            {
+                let mut stock = self.stock.lock();
+                stock.cartridges.insert(barcode, cartridge);
+                stock.learn(barcode, &names);
+            }
             self.inspect(barcode);
         }
-        self.stock.get_mut().orphans = self.orphans()?;
+        let orphans = self.orphans()?;
+        self.stock.lock().orphans = orphans;
         Ok(())
     }
 
@@ -99,7 +108,8 @@ impl Library {
         Ok(orphans)
     }
 
-    /// The cartridges of this tier that lie there although no state says so: it was lost.
+    /// The cartridges that lie there although no state says so: it was lost. Those of this tier; with pools, those of
+    /// all pools, and blank ones.
     fn adopt(&self) -> Result<Vec<Entry>, LibraryError> {
         let fail = |e| LibraryError::io("looking for cartridges", e);
         let mut found = Vec::new();
@@ -127,10 +137,18 @@ impl Library {
             };
             // One for each entry before it, and one more.
             let slot = u32::try_from(entries.len()).unwrap_or(u32::MAX - 1) + 1;
-            let entry = Entry::new(barcode, geometry, slot);
-            let ours = self
-                .bench(&entry)
-                .and_then(|mut d| volume::check(&mut d, barcode, self.tier));
+            let mut entry = Entry::new(barcode, geometry, slot);
+            let mut owner = Some(self.tier);
+            if self.pooled {
+                owner = self.whose(&entry);
+                entry.owner = owner;
+            }
+            let ours = match owner {
+                Some(owner) => self
+                    .bench(&entry)
+                    .and_then(|mut d| volume::check(&mut d, barcode, owner)),
+                None => self.check_blank(&entry),
+            };
             match ours {
                 Ok(()) => entries.push(entry),
                 Err(error) => tracing::warn!(%barcode, %error, "an image is left alone"),
@@ -140,7 +158,7 @@ impl Library {
     }
 
     /// A cartridge in a drive of its own that takes no time: for what is no work of the library.
-    fn bench(&self, entry: &Entry) -> Result<VirtualDrive, VolumeError> {
+    pub(super) fn bench(&self, entry: &Entry) -> Result<VirtualDrive, VolumeError> {
         self.bench_with(self.inserted(entry))
     }
 
@@ -169,10 +187,38 @@ impl Library {
 
     fn look_outside(&self, barcode: Barcode) -> Result<Seen, LibraryError> {
         let inserted = self.to_insert(barcode)?;
+        let entry = match self.stock.lock().cartridges.get(&barcode) {
+            Some(cartridge) => self.entry(cartridge),
+            None => return Err(LibraryError::Absent { barcode }),
+        };
+        if self.pooled && entry.owner.is_none() {
+            return self.look_at_blank(&entry);
+        }
         let mut drive = self
             .bench_with(inserted)
             .map_err(|e| LibraryError::volume(barcode, e))?;
         self.look(&mut drive, barcode)
+    }
+
+    /// Looks at a cartridge that is nobody's: blank, or a pool's that could not say so.
+    fn look_at_blank(&self, entry: &Entry) -> Result<Seen, LibraryError> {
+        let barcode = entry.barcode;
+        let fail = |e| LibraryError::volume(barcode, e);
+        if let Some(owner) = self.whose(entry) {
+            self.stock.lock().give(barcode, owner);
+            return self.look(&mut self.bench(entry).map_err(fail)?, barcode);
+        }
+        self.check_blank(entry).map_err(fail)?;
+        if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
+            let files = &cartridge.files;
+            if !files.all().is_empty() || files.unreadable().is_some() {
+                // It was written once, by whom nobody knows.
+                return Err(fail(NotOurs::Unlabelled.into()));
+            }
+            cartridge.trouble = None;
+        }
+        let (next, damage) = (FIRST, None);
+        Ok(Seen { next, damage })
     }
 
     /// Looks anew at the cartridges in trouble, at each once a minute at most: it may be over.
@@ -210,6 +256,7 @@ impl Library {
     ) -> Result<Seen, LibraryError> {
         let fail = |e| LibraryError::volume(barcode, e);
         let owner = self.owner_of(barcode);
+        let owner = owner.ok_or_else(|| fail(NotOurs::Unlabelled.into()))?;
         volume::check(drive, barcode, owner).map_err(fail)?;
         let (last, places) = {
             let stock = self.stock.lock();
@@ -255,12 +302,31 @@ impl Library {
 }
 
 impl Stock {
+    pub(super) fn owner(&self, barcode: Barcode) -> Option<TierId> {
+        self.cartridges.get(&barcode)?.owner
+    }
+
+    /// A cartridge is a tier's. If it was nobody's, what its index knows is known by name only now.
+    pub(super) fn give(&mut self, barcode: Barcode, owner: TierId) {
+        let Some(cartridge) = self.cartridges.get_mut(&barcode) else {
+            return;
+        };
+        if cartridge.owner.replace(owner).is_none() {
+            let files: Vec<TapeFile> = cartridge.files.live().copied().collect();
+            self.learn(barcode, &files);
+        }
+    }
+
     /// Adds files by name. Of two with one name the one that is found later counts.
     pub(super) fn learn(&mut self, barcode: Barcode, files: &[TapeFile]) {
+        let Some(owner) = self.owner(barcode) else {
+            return;
+        };
         for file in files {
-            let earlier = self.names.insert(file.name, (barcode, *file));
+            let name = (owner, file.name);
+            let earlier = self.names.insert(name, (barcode, *file));
             if let Some(earlier) = earlier.filter(|e| *e != (barcode, *file)) {
-                self.twins.entry(file.name).or_default().push(earlier);
+                self.twins.entry(name).or_default().push(earlier);
             }
         }
     }
@@ -286,9 +352,13 @@ impl Stock {
 
     /// Adds files that were found on a cartridge. Those whose names are being written are withheld.
     fn discover(&mut self, barcode: Barcode, files: &[TapeFile]) {
+        let Some(owner) = self.owner(barcode) else {
+            return;
+        };
         for file in files {
-            if self.writing.contains(&file.name) || self.withheld.contains_key(&file.name) {
-                let withheld = self.withheld.entry(file.name).or_default();
+            let name = (owner, file.name);
+            if self.writing.contains(&name) || self.withheld.contains_key(&name) {
+                let withheld = self.withheld.entry(name).or_default();
                 if !withheld.contains(&(barcode, *file)) {
                     withheld.push((barcode, *file));
                 }
@@ -308,7 +378,7 @@ impl Stock {
     }
 
     /// Marks the files as dead that are withheld under a name.
-    pub(super) fn bury_withheld(&mut self, name: AggregateId) -> Result<(), LibraryError> {
+    pub(super) fn bury_withheld(&mut self, name: Name) -> Result<(), LibraryError> {
         for (barcode, file) in self.withheld.get(&name).cloned().unwrap_or_default() {
             self.bury(barcode, &file)?;
         }
@@ -316,8 +386,8 @@ impl Stock {
         Ok(())
     }
 
-    /// Why an object may be there although nobody knows it; `None` if it cannot be.
-    pub(super) fn unseen(&self) -> Option<String> {
+    /// Why an object of a tier may be there although nobody knows it; `None` if it cannot be.
+    pub(super) fn unseen(&self, tier: TierId) -> Option<String> {
         let hidden = |(barcode, c): (&Barcode, &Cartridge)| {
             let why = c.trouble.as_ref().or(c.damage.as_ref())?;
             // Given out whole: all that lies on it is known by its index.
@@ -326,18 +396,20 @@ impl Stock {
             }
             Some(format!("cartridge {barcode}: {why}"))
         };
-        let mut hidden = self.cartridges.iter().filter_map(hidden);
+        let here = self.cartridges.iter().filter(|(_, c)| c.is_for(tier));
+        let mut hidden = here.filter_map(hidden);
         hidden.next().or_else(|| self.orphans.first().cloned())
     }
 
-    /// Why there may be objects whose names nobody knows; `None` if there are none.
-    pub(super) fn blind(&self) -> Option<String> {
+    /// Why there may be objects of a tier whose names nobody knows; `None` if there are none.
+    pub(super) fn blind(&self, tier: TierId) -> Option<String> {
         let blind = |(barcode, c): (&Barcode, &Cartridge)| {
             let why = c.trouble.as_ref().or(c.damage.as_ref())?;
             (!c.files.is_known())
                 .then(|| format!("cartridge {barcode}: {why}; and its index is lost"))
         };
-        let mut blind = self.cartridges.iter().filter_map(blind);
+        let here = self.cartridges.iter().filter(|(_, c)| c.is_for(tier));
+        let mut blind = here.filter_map(blind);
         blind.next().or_else(|| self.orphans.first().cloned())
     }
 

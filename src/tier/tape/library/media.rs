@@ -9,6 +9,7 @@
 //! - What another tier wrote is read and not written, until nothing on it is needed; and it is taken
 //!   only if no file on it has the name of another one with other bytes.
 //! - A cartridge is freed by itself only if all of it was seen and all of it is dead.
+//! - No pool does any of that to another one's cartridge. One that comes is the pool's that its label says.
 
 use super::view::barcode_of;
 use super::{CARTRIDGES, Cartridge, Library, LibraryError, make_dir};
@@ -61,16 +62,15 @@ fn declined(what: impl ToString, why: impl ToString) -> LibraryError {
 }
 
 impl Library {
-    /// Whose label a cartridge carries.
-    pub(super) fn owner_of(&self, barcode: Barcode) -> TierId {
+    /// Whose label a cartridge carries; `None`: it is blank.
+    pub(super) fn owner_of(&self, barcode: Barcode) -> Option<TierId> {
         let stock = self.stock.lock();
-        let taken = stock.cartridges.get(&barcode);
-        taken
-            .and_then(|c| c.entry.taken_from)
-            .map_or(self.tier, TierId)
+        let cartridge = stock.cartridges.get(&barcode)?;
+        cartridge.entry.taken_from.map(TierId).or(cartridge.owner)
     }
 
-    /// Makes a new cartridge: this one, or the next one there is no sticker of. Durable.
+    /// Makes a new cartridge: this one, or the next one there is no sticker of. With pools it is blank, and
+    /// nobody's. Durable.
     ///
     /// # Errors
     /// [`LibraryError::Declined`] if something is on it, or may be; [`LibraryError::Io`], ...
@@ -81,7 +81,10 @@ impl Library {
             let entries: Vec<Entry> = stock.cartridges.values().map(|c| c.entry.clone()).collect();
             let known = wanted.and_then(|b| stock.cartridges.get(&b));
             let entry = match (wanted, known) {
-                (Some(barcode), Some(known)) => self.labelled_anew(barcode, &known.entry)?,
+                (Some(barcode), Some(known)) => {
+                    self.is_own(&stock, barcode)?;
+                    self.labelled_anew(barcode, self.entry(known))?
+                }
                 (Some(barcode), None) => self.labelled(barcode, &entries)?,
                 (None, _) => self.add(&entries)?,
             };
@@ -97,8 +100,8 @@ impl Library {
         Ok(entry)
     }
 
-    /// A cartridge of the library without a label: whoever made it empty was cut short.
-    fn labelled_anew(&self, barcode: Barcode, entry: &Entry) -> Result<Entry, LibraryError> {
+    /// A cartridge of the library without a label: it is blank, or whoever made it empty was cut short.
+    fn labelled_anew(&self, barcode: Barcode, entry: Entry) -> Result<Entry, LibraryError> {
         if entry.away.is_some() || !is_blank(&self.image(barcode)) {
             return Err(declined(
                 barcode,
@@ -108,7 +111,7 @@ impl Library {
         }
         let entry = Entry {
             taken_from: None,
-            ..entry.clone()
+            ..entry
         };
         self.make(entry)
     }
@@ -149,7 +152,7 @@ impl Library {
         }
     }
 
-    /// One more cartridge, labelled, in the next free slot.
+    /// One more cartridge in the next free slot: labelled, or blank where there are pools.
     pub(super) fn add(&self, entries: &[Entry]) -> Result<Entry, LibraryError> {
         let own = self.options.geometry();
         let geometry = self.geometry_of(own.generation, entries);
@@ -165,7 +168,7 @@ impl Library {
         self.make(Entry::new(barcode, geometry, free_slot(entries)))
     }
 
-    /// Makes the image of a cartridge, labelled.
+    /// Makes the image of a cartridge, labelled if it is somebody's.
     fn make(&self, entry: Entry) -> Result<Entry, LibraryError> {
         let barcode = entry.barcode;
         match Image::create(&self.image(barcode)) {
@@ -181,8 +184,12 @@ impl Library {
                 ));
             }
         }
+        if self.pooled && entry.owner.is_none() {
+            // Who writes the first file to it writes its label.
+            return Ok(entry);
+        }
         let fail = |e| LibraryError::volume(barcode, e);
-        let mut drive = self.bench_with(self.inserted(&entry)).map_err(fail)?;
+        let mut drive = self.bench(&entry).map_err(fail)?;
         let empty = match volume::label(&mut drive) {
             // A label that a dying process wrote in part is none either.
             Err(VolumeError::NotOurs(NotOurs::Unlabelled)) => is_blank(&self.image(barcode)),
@@ -207,8 +214,14 @@ impl Library {
         let files = Files::open(&self.root.join(super::FILES), barcode);
         stock.state.slots = stock.state.slots.max(entry.slot);
         let names: Vec<TapeFile> = files.live().copied().collect();
+        let owner = match self.pooled {
+            true => entry.owner,
+            false => Some(self.tier),
+        };
         let cartridge = Cartridge {
             entry,
+            owner,
+            is_being_claimed: false,
             used: files
                 .all()
                 .last()
@@ -227,8 +240,10 @@ impl Library {
     /// ones. The library knows where; what lies on it is unavailable until it is imported. Durable.
     ///
     /// # Errors
-    /// [`LibraryError::Declined`], [`LibraryError::Absent`], [`LibraryError::Io`]: it is where it was.
+    /// [`LibraryError::Declined`], [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::Blank`],
+    /// [`LibraryError::Io`]: it is where it was.
     pub fn export(&self, barcode: Barcode, to: Option<&Path>) -> Result<PathBuf, LibraryError> {
+        self.written(&self.stock.lock(), barcode)?;
         let fail = |step| move |e| LibraryError::io(step, e);
         let dir = match to {
             Some(dir) => dir.to_owned(),
@@ -288,8 +303,8 @@ impl Library {
         kept
     }
 
-    /// Takes a cartridge in. `take`: also one that another tier wrote. Durable; its files are known
-    /// when this returns.
+    /// Takes a cartridge in: it is the pool's whose label it carries, if that one is open. `take`: also one that
+    /// another tier wrote. Durable; its files are known when this returns.
     ///
     /// # Errors
     /// [`LibraryError::Declined`] if it cannot be taken, and why; [`LibraryError::Volume`] if it is no
@@ -307,17 +322,10 @@ impl Library {
             )
         })?;
         let known = self.may_come(barcode, &image)?;
-        let (owner, scan) = self.examine(barcode, &image)?;
-        let of_known = known.as_ref().and_then(|e| e.taken_from);
-        let foreign = (owner != self.tier).then_some(owner);
-        if let Some(owner) = foreign.filter(|o| !take && of_known != Some(o.0)) {
-            let why = format!(
-                "tier {owner} wrote it, and this is {}. If that one does not need it any more: --take",
-                self.tier
-            );
-            return Err(declined(barcode, why));
-        }
-        self.no_clash(barcode, &scan)?;
+        let (wrote, scan) = self.examine(barcode, &image)?;
+        let owner = self.goes_to(barcode, known.as_ref(), wrote, take)?;
+        let foreign = (wrote != owner).then_some(wrote);
+        self.no_clash(barcode, owner, &scan)?;
         let place = self.image(barcode);
         if image != place {
             move_image(&image, &place).map_err(|error| match error.raw_os_error() {
@@ -328,7 +336,7 @@ impl Library {
                 _ => LibraryError::io("moving its image", error),
             })?;
         }
-        self.take_in(barcode, known, foreign, &scan)?;
+        self.take_in(barcode, known, (owner, foreign), &scan)?;
         self.inspect(barcode);
         let orphans = self.orphans()?;
         self.stock.lock().orphans = orphans;
@@ -338,6 +346,40 @@ impl Library {
             bytes: scan.files.iter().map(|f| f.len).sum(),
             from: foreign,
         })
+    }
+
+    /// Whose a cartridge is from now on that `wrote` wrote.
+    fn goes_to(
+        &self,
+        barcode: Barcode,
+        known: Option<&Entry>,
+        wrote: TierId,
+        take: bool,
+    ) -> Result<TierId, LibraryError> {
+        let before = match self.pooled {
+            true => known.and_then(|entry| entry.owner),
+            false => Some(self.tier),
+        };
+        let taken_from = known.and_then(|entry| entry.taken_from);
+        if before == Some(wrote) || taken_from == Some(wrote.0) {
+            return Ok(before.unwrap_or(self.tier));
+        }
+        match before.filter(|_| self.pooled) {
+            None if self.is_open(wrote) => Ok(wrote),
+            Some(before) if self.is_open(wrote) => {
+                let why =
+                    format!("its label says tier {wrote}, the library knows it as one of {before}");
+                Err(declined(barcode, why))
+            }
+            _ if take => Ok(before.unwrap_or(self.tier)),
+            _ => {
+                let why = format!(
+                    "tier {wrote} wrote it, and this is {}. If that one does not need it any more: --take",
+                    self.tier
+                );
+                Err(declined(barcode, why))
+            }
+        }
     }
 
     fn image_to_take(&self, what: &Import) -> Result<PathBuf, LibraryError> {
@@ -363,7 +405,7 @@ impl Library {
     /// The library's entry of a cartridge that may come, if it has one.
     fn may_come(&self, barcode: Barcode, image: &Path) -> Result<Option<Entry>, LibraryError> {
         let stock = self.stock.lock();
-        let entries: Vec<Entry> = stock.cartridges.values().map(|c| c.entry.clone()).collect();
+        let entries: Vec<Entry> = stock.cartridges.values().map(|c| self.entry(c)).collect();
         drop(stock);
         let known = entries.iter().find(|e| e.barcode == barcode).cloned();
         let place = self.image(barcode);
@@ -390,7 +432,13 @@ impl Library {
     pub(super) fn appraise(&self, barcode: Barcode, image: &Path) -> Result<(), LibraryError> {
         let fail = |e| LibraryError::volume(barcode, e);
         let mut drive = self.bench_with(unwritable(barcode, image)).map_err(fail)?;
-        volume::check(&mut drive, barcode, self.tier).map_err(fail)
+        let owner = volume::label(&mut drive).map_err(fail)?.owner;
+        let owner = if self.is_open(owner) {
+            owner
+        } else {
+            self.tier
+        };
+        volume::check(&mut drive, barcode, owner).map_err(fail)
     }
 
     /// Whose an image is, and what is on it. Nothing is written.
@@ -404,10 +452,10 @@ impl Library {
     }
 
     /// No file on it may have the name of another one with other bytes: which is right, nobody could say.
-    fn no_clash(&self, barcode: Barcode, scan: &Scan) -> Result<(), LibraryError> {
+    fn no_clash(&self, barcode: Barcode, owner: TierId, scan: &Scan) -> Result<(), LibraryError> {
         let stock = self.stock.lock();
         let clash = scan.files.iter().find_map(|file| {
-            let (at, other) = stock.names.get(&file.name)?;
+            let (at, other) = stock.names.get(&(owner, file.name))?;
             let differs = *at != barcode && (other.len, other.crc) != (file.len, file.crc);
             differs.then_some((file.name, *at))
         });
@@ -424,7 +472,7 @@ impl Library {
         &self,
         barcode: Barcode,
         known: Option<Entry>,
-        from: Option<TierId>,
+        (owner, from): (TierId, Option<TierId>),
         scan: &Scan,
     ) -> Result<(), LibraryError> {
         let mut stock = self.stock.lock();
@@ -441,8 +489,12 @@ impl Library {
         });
         entry.away = None;
         entry.taken_from = from.map(|tier| tier.0);
+        entry.owner = self.pooled.then_some(owner);
         match stock.cartridges.get_mut(&barcode) {
-            Some(cartridge) => cartridge.entry = entry,
+            Some(cartridge) => {
+                cartridge.entry = entry;
+                stock.give(barcode, owner);
+            }
             None => self.enter(&mut stock, entry),
         }
         self.keep(&mut stock)
@@ -487,6 +539,7 @@ impl Library {
                 *write_protected || retired.is_some() || read_only.is_some() || away.is_some();
             let seen = c.trouble.is_none() && c.damage.is_none();
             seen && !kept
+                && c.owner == Some(self.tier)
                 && !c.is_empty()
                 && c.files.live().next().is_none()
                 && !named.contains(barcode)
@@ -515,7 +568,8 @@ impl Library {
             let live: u64 = c.files.live().map(|f| f.len).sum();
             let dead = all.saturating_sub(live);
             let enough = dead.saturating_mul(100) >= all.saturating_mul(share);
-            done && seen && !c.entry.repack && live > 0 && dead > 0 && enough
+            let ours = c.owner == Some(self.tier);
+            ours && done && seen && !c.entry.repack && live > 0 && dead > 0 && enough
         };
         let worth = stock.cartridges.iter().filter(worth);
         worth.map(|(barcode, _)| *barcode).collect()
@@ -525,14 +579,15 @@ impl Library {
     /// nothing new goes to it meanwhile.
     ///
     /// # Errors
-    /// [`LibraryError::Absent`], [`LibraryError::Exported`], [`LibraryError::State`].
+    /// [`LibraryError::Absent`], [`LibraryError::Exported`], [`LibraryError::OtherPool`], [`LibraryError::Blank`],
+    /// [`LibraryError::State`].
     pub fn set_repack(&self, barcode: Barcode, repack: bool) -> Result<(), LibraryError> {
+        self.written(&self.stock.lock(), barcode)?;
         if repack {
             self.to_insert(barcode)?;
         }
         let mut stock = self.stock.lock();
-        let cartridge = stock.cartridges.get_mut(&barcode);
-        let entry = &mut cartridge.ok_or(LibraryError::Absent { barcode })?.entry;
+        let entry = &mut self.own(&mut stock, barcode)?.entry;
         if entry.repack == repack {
             return Ok(());
         }
@@ -581,7 +636,7 @@ fn move_image(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// No more than a torn label: never used.
-fn is_blank(image: &Path) -> bool {
+pub(super) fn is_blank(image: &Path) -> bool {
     // A label and the mark behind it.
     std::fs::metadata(image).is_ok_and(|meta| meta.len() <= 92)
 }

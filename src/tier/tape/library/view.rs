@@ -14,6 +14,10 @@ use std::time::Duration;
 pub struct CartridgeStatus {
     /// As the library's state has it.
     pub entry: Entry,
+    /// In a library with pools, the name of the one whose it is.
+    pub pool: Option<String>,
+    /// It is no pool's, and blank.
+    pub scratch: bool,
     /// Bytes on it, labels included.
     pub used: u64,
     /// Files on it, dead ones too.
@@ -57,7 +61,7 @@ pub struct FileStatus {
 }
 
 impl Cartridge {
-    fn status(&self, bays: &[BayStatus]) -> CartridgeStatus {
+    fn status(&self, library: &Library, bays: &[BayStatus]) -> CartridgeStatus {
         let files = self.files.all().iter();
         let (dead, live): (Vec<&TapeFile>, Vec<&TapeFile>) =
             files.partition(|f| self.files.is_dead(f));
@@ -78,7 +82,9 @@ impl Cartridge {
                 .cloned(),
             unusable: self.trouble.is_some(),
             damaged: self.damage.is_some(),
-            entry: self.entry.clone(),
+            pool: library.pool.clone().filter(|_| self.owner.is_some()),
+            scratch: self.owner.is_none(),
+            entry: library.entry(self),
         }
     }
 
@@ -89,26 +95,26 @@ impl Cartridge {
 }
 
 impl Library {
-    /// All cartridges, by barcode.
+    /// All cartridges, by barcode; with pools, those of this one and blank ones.
     #[must_use]
     pub fn cartridges(&self) -> Vec<CartridgeStatus> {
         let bays = self.mounts.status();
         let stock = self.stock.lock();
-        stock.cartridges.values().map(|c| c.status(&bays)).collect()
+        let own = stock.cartridges.values().filter(|c| c.is_for(self.tier));
+        own.map(|c| c.status(self, &bays)).collect()
     }
 
     /// One of them, and the files on it in the order in which they lie.
     ///
     /// # Errors
-    /// [`LibraryError::Absent`].
+    /// [`LibraryError::Absent`], [`LibraryError::OtherPool`].
     pub fn cartridge(
         &self,
         barcode: Barcode,
     ) -> Result<(CartridgeStatus, Vec<FileStatus>), LibraryError> {
         let bays = self.mounts.status();
-        let stock = self.stock.lock();
-        let cartridge = stock.cartridges.get(&barcode);
-        let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+        let mut stock = self.stock.lock();
+        let cartridge = &*self.own(&mut stock, barcode)?;
         let file = |file: &TapeFile| FileStatus {
             file: *file,
             dead: cartridge.files.is_dead(file),
@@ -120,7 +126,7 @@ impl Library {
                 .map(|bad| bad.why.clone()),
         };
         let files = cartridge.files.all().iter().map(file).collect();
-        Ok((cartridge.status(&bays), files))
+        Ok((cartridge.status(self, &bays), files))
     }
 
     /// What the drives did and hold.
@@ -177,7 +183,8 @@ impl Library {
     #[must_use]
     pub fn unseen(&self) -> Vec<String> {
         let stock = self.stock.lock();
-        let hidden = stock.cartridges.iter().filter_map(|(barcode, c)| {
+        let here = stock.cartridges.iter().filter(|(_, c)| c.is_for(self.tier));
+        let hidden = here.filter_map(|(barcode, c)| {
             let why = c.trouble.as_ref().or(c.damage.as_ref())?;
             let blind = match c.files.is_known() {
                 true => "",
@@ -188,11 +195,12 @@ impl Library {
         hidden.chain(stock.orphans.iter().cloned()).collect()
     }
 
-    /// Bytes that fit still, and that fit in all, on cartridges that are there.
+    /// Bytes that fit still, and that fit in all, on cartridges that are there: its own, and blank ones.
     #[must_use]
     pub fn space(&self) -> (u64, u64) {
         let stock = self.stock.lock();
-        let there = stock.cartridges.values().filter(|c| c.trouble.is_none());
+        let there = stock.cartridges.values();
+        let there = there.filter(|c| c.trouble.is_none() && c.is_for(self.tier));
         there.fold((0, 0), |(free, total), c| {
             let left = match c.hindrance() {
                 None => c.entry.capacity.saturating_sub(c.used),

@@ -171,13 +171,10 @@ impl Library {
     /// nothing on it is needed. `None`: it may be written, whatever went wrong before, and is not emptied.
     ///
     /// # Errors
-    /// [`LibraryError::Absent`], [`LibraryError::State`].
+    /// [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::State`].
     pub fn retire(&self, barcode: Barcode, why: Option<String>) -> Result<(), LibraryError> {
         let mut stock = self.stock.lock();
-        let cartridge = stock
-            .cartridges
-            .get_mut(&barcode)
-            .ok_or(LibraryError::Absent { barcode })?;
+        let cartridge = self.own(&mut stock, barcode)?;
         if why.is_none() {
             cartridge.entry.read_only = None;
             cartridge.entry.repack = false;
@@ -189,8 +186,9 @@ impl Library {
     }
 }
 
-impl Drop for Library {
-    fn drop(&mut self) {
+impl Library {
+    /// Keeps, when it is closed, what was counted and is not kept yet.
+    pub(super) fn keep_last(&self) {
         self.note_failures();
         let mut stock = self.stock.lock();
         // Another filesystem may lie over it by now.
