@@ -113,6 +113,68 @@ fn an_exported_cartridge_is_asked_for_by_name_and_comes_back_with_all_that_is_on
 }
 
 #[test]
+fn what_may_be_on_an_exported_cartridge_is_not_missing() {
+    let site = Site::new(2, 1);
+    let tier = site.open();
+    for seq in 1..=3 {
+        try_store(&tier, seq, 1000).expect("fits");
+    }
+    let barcode = where_is(&tier, name(1));
+    let index = site.root().join(format!("files/{barcode}.jsonl"));
+    // Its index cannot be written: it stays.
+    let aside = site.place.path().join("aside");
+    fs::rename(&index, &aside).expect("aside");
+    fs::create_dir(&index).expect("in its place");
+    library(&tier)
+        .export(barcode, None)
+        .expect_err("what is on it would be known to nobody");
+    holds(&tier, 1, 1000);
+    assert!(status(&tier, barcode).entry.away.is_none());
+    fs::remove_dir(&index).expect("goes");
+    // It is behind, or was never written: when the cartridge goes it is whole.
+    library(&tier).export(barcode, None).expect("goes");
+    drop(tier);
+    assert_eq!(names(&site.open()), [1, 2, 3]);
+    let missing = |seq| kind(site.open().stat(name(seq)));
+    assert_eq!(missing(9), ErrorKind::Missing);
+
+    let text = fs::read(&index).expect("text");
+    let at = |what: &str| {
+        let at = text.windows(what.len()).position(|w| w == what.as_bytes());
+        at.expect("is in it")
+    };
+    // Behind; a line of no use; another name; the last line's end.
+    fs::write(&index, &text[..text.len() - 100]).expect("cut");
+    assert_eq!(missing(3), ErrorKind::Unavailable);
+    let flips = [at("\"file\""), at(&name(3).to_string()) + 9, text.len() - 1];
+    for flip in flips {
+        let mut flipped = text.clone();
+        flipped[flip] ^= 1;
+        fs::write(&index, flipped).expect("write");
+        assert_eq!(missing(3), ErrorKind::Unavailable, "{flip}");
+        let deleted = site.open().delete(name(3));
+        assert_eq!(kind(deleted), ErrorKind::Unavailable, "{flip}");
+    }
+    fs::write(&index, &text).expect("write");
+    assert_eq!(missing(9), ErrorKind::Missing);
+    // One that was exported by an earlier version: nobody knows how whole it was.
+    let state = site.root().join("library.json");
+    let text = fs::read_to_string(&state).expect("text");
+    let line = text
+        .lines()
+        .find(|l| l.contains("\"whole\""))
+        .expect("kept");
+    let old = text.replace(&format!(",\n{line}"), "");
+    assert_ne!(old, text);
+    fs::write(&state, old).expect("write");
+    assert_eq!(missing(9), ErrorKind::Unavailable);
+    library(&site.open())
+        .import(&Import::Known(barcode), false)
+        .expect("comes");
+    assert_eq!(missing(9), ErrorKind::Missing);
+}
+
+#[test]
 fn a_stop_within_an_export_leaves_a_cartridge_that_is_there() {
     let site = Site::new(1, 1);
     let tier = site.open();

@@ -18,12 +18,14 @@ use super::label::Barcode;
 use super::state::write_whole;
 use super::volume::TapeFile;
 use crate::id::AggregateId;
+use cairn_mover::{Crc32c, Crc32cHasher};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 const FORMAT: &str = "cairn-tape-files";
 const VERSION: u32 = 1;
@@ -63,9 +65,11 @@ pub struct Files {
     log: Option<File>,
     /// Why the one on disk could not be read: nothing is written in its place.
     unreadable: Option<String>,
-    /// There is one on disk, or was when this was read: what is on the cartridge is known, whether
-    /// it can be seen or not.
+    /// There is one on disk, or was when this was read, of which no line was of no use: what is on
+    /// the cartridge is known, whether it can be seen or not.
     known: bool,
+    /// Of the files, once it was asked for.
+    sum: OnceLock<Crc32c>,
 }
 
 impl Files {
@@ -78,6 +82,7 @@ impl Files {
             log: None,
             unreadable: None,
             known: false,
+            sum: OnceLock::new(),
         }
     }
 
@@ -92,7 +97,34 @@ impl Files {
     /// # Errors
     /// There is none.
     pub fn settle(&mut self) -> io::Result<()> {
-        if self.known { Ok(()) } else { self.rewrite() }
+        if self.known { Ok(()) } else { self.secure() }
+    }
+
+    /// The cartridge was seen whole: the index is put on disk as it is known, durably.
+    ///
+    /// # Errors
+    /// The old one stays.
+    pub fn secure(&mut self) -> io::Result<()> {
+        self.rewrite()?;
+        self.known = true;
+        Ok(())
+    }
+
+    /// Sum of its files, dead ones too: an index with another one has not the same files.
+    #[must_use]
+    pub fn sum(&self) -> Crc32c {
+        *self.sum.get_or_init(|| {
+            let mut sum = Crc32cHasher::default();
+            for file in &self.files {
+                let name = [u64::from(file.name.epoch), file.name.seq];
+                let numbers = [file.object, file.bytes, u64::from(file.block), file.len];
+                for number in name.into_iter().chain(numbers) {
+                    sum.update(&number.to_le_bytes());
+                }
+                sum.update(&file.crc.0.to_le_bytes());
+            }
+            sum.sum()
+        })
     }
 
     /// Reads a cartridge's index below `dir`. One that is there and cannot be read is empty, is
@@ -149,7 +181,11 @@ impl Files {
                         .extend(name.parse().ok().map(|name| (object, name)));
                 }
                 // Torn, or of no use: what lies behind is found on the medium. The dead are kept.
-                _ => tracing::warn!(%barcode, "a line in the index of a cartridge is of no use"),
+                _ => {
+                    tracing::warn!(%barcode, "a line in the index of a cartridge is of no use");
+                    // A torn one is the last, and what it was to say was told to nobody.
+                    index.known &= line.last() != Some(&b'\n') && line.len() < LINE as usize;
+                }
             }
         }
         Ok(index)
@@ -202,12 +238,13 @@ impl Files {
     /// They are known all the same; the index on disk is the old one.
     pub fn replace(&mut self, files: &[TapeFile]) -> io::Result<()> {
         files.clone_into(&mut self.files);
+        self.sum = OnceLock::new();
         let (files, dead) = (&self.files, &mut self.dead);
         dead.retain(|object, name| {
             let at = files.binary_search_by_key(object, |f| f.object);
             at.is_ok_and(|at| files.get(at).is_some_and(|f| f.name == *name))
         });
-        self.rewrite()
+        self.secure()
     }
 
     /// Adds files that were found behind the last one, or written there.
@@ -217,6 +254,7 @@ impl Files {
     /// cartridge is looked at again.
     pub fn add(&mut self, files: &[TapeFile]) -> io::Result<()> {
         self.files.extend_from_slice(files);
+        self.sum = OnceLock::new();
         if self.log.is_none() {
             // Written anew, they are in it.
             return self.log().map(|_| ());
@@ -267,18 +305,16 @@ impl Files {
             std::mem::take(&mut self.files),
             std::mem::take(&mut self.dead),
         );
-        let written = self.rewrite();
+        let written = self.secure();
         if written.is_err() {
             (self.files, self.dead) = (files, dead);
         }
+        self.sum = OnceLock::new();
         written
     }
 
     /// Writes the index anew, durably.
-    ///
-    /// # Errors
-    /// The old one stays.
-    pub fn rewrite(&mut self) -> io::Result<()> {
+    fn rewrite(&mut self) -> io::Result<()> {
         if let Some(why) = &self.unreadable {
             return Err(io::Error::other(why.clone()));
         }
@@ -298,9 +334,7 @@ impl Files {
             text.push(b'\n');
         }
         self.log = None;
-        write_whole(&self.dir, &self.file_name(), &text)?;
-        self.known = true;
-        Ok(())
+        write_whole(&self.dir, &self.file_name(), &text)
     }
 
     fn append(&mut self, lines: impl Iterator<Item = Line>) -> io::Result<()> {
@@ -424,6 +458,31 @@ mod tests {
         found.add(&[next]).expect("goes on");
         let again = Files::read(place.path(), barcode()).expect("read");
         assert_eq!(again.all().last(), Some(&next));
+    }
+
+    #[test]
+    fn one_with_a_line_of_no_use_does_not_know_what_is_on_the_cartridge() {
+        let place = TempDir::new().expect("temporary directory");
+        let mut index = three(&place);
+        index.secure().expect("is durable");
+        let sum = index.sum();
+        let text = std::fs::read(index.path()).expect("text");
+        let read = || Files::read(place.path(), barcode()).expect("read");
+        assert!(read().is_known() && read().sum() == sum);
+        // A torn last line is none; the sum says that something is missing.
+        std::fs::write(index.path(), &text[..text.len() - 20]).expect("is torn");
+        assert!(read().is_known() && read().sum() != sum);
+        let lines: Vec<usize> = (0..text.len()).filter(|n| text[*n] == b'\n').collect();
+        for at in lines[..3].iter().map(|n| n + 2) {
+            let mut flipped = text.clone();
+            flipped[at] ^= 1;
+            std::fs::write(index.path(), &flipped).expect("is flipped");
+            let mut found = read();
+            assert!(!found.is_known() && found.sum() != sum, "{at}");
+            // Nor after something was marked in it.
+            found.bury(&index.all()[0]).expect("is buried");
+            assert!(!found.is_known() && read().sum() != sum, "{at}");
+        }
     }
 
     #[test]

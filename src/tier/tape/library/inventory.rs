@@ -390,8 +390,9 @@ impl Stock {
     pub(super) fn unseen(&self, tier: TierId) -> Option<String> {
         let hidden = |(barcode, c): (&Barcode, &Cartridge)| {
             let why = c.trouble.as_ref().or(c.damage.as_ref())?;
-            // Given out whole: all that lies on it is known by its index.
-            if c.entry.away.is_some() && c.files.is_known() && c.damage.is_none() {
+            // Given out whole: all that lies on it is known by its index, if that is the one of then.
+            let whole = c.entry.away.as_ref().and_then(|away| away.whole);
+            if whole == Some(c.files.sum().0) && c.files.is_known() && c.damage.is_none() {
                 return None;
             }
             Some(format!("cartridge {barcode}: {why}"))

@@ -5,6 +5,8 @@
 //! - A cartridge that goes is known to be away, durably, before its image is moved, and nobody has it
 //!   in a drive then. One that comes has its image in its place before the library says so. A stop
 //!   between leaves a cartridge that is where it was, or an image that can be imported.
+//! - The index of one that goes is durable before its image is moved; whether all that is on it was
+//!   known then is kept with it. What nobody knows is missing only if it was.
 //! - Images are moved by one rename that replaces nothing; none is ever copied or removed.
 //! - What another tier wrote is read and not written, until nothing on it is needed; and it is taken
 //!   only if no file on it has the name of another one with other bytes.
@@ -269,9 +271,13 @@ impl Library {
         }
         self.send_off(barcode, Some(path))?;
         self.mounts.evict(barcode);
-        if let Err(error) = move_image(&image, &target) {
+        let moved = self.vouch_for(barcode).and_then(|()| {
+            let moved = move_image(&image, &target);
+            moved.map_err(fail("moving its image"))
+        });
+        if let Err(error) = moved {
             self.send_off(barcode, None)?;
-            return Err(LibraryError::io("moving its image", error));
+            return Err(error);
         }
         let away = LibraryError::Exported {
             barcode,
@@ -281,6 +287,25 @@ impl Library {
             cartridge.trouble = Some(away.to_string());
         }
         Ok(target)
+    }
+
+    /// Puts the index of a cartridge that goes on disk as it is known, and says, durably, whether it
+    /// was seen whole. Nobody has it in a drive any more.
+    fn vouch_for(&self, barcode: Barcode) -> Result<(), LibraryError> {
+        let mut stock = self.stock.lock();
+        let cartridge = stock.cartridges.get_mut(&barcode);
+        let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+        if cartridge.trouble.is_some() || cartridge.damage.is_some() {
+            // It stays one that may hold what nobody knows.
+            return Ok(());
+        }
+        let secured = cartridge.files.secure();
+        secured.map_err(|e| LibraryError::io("writing its index", e))?;
+        let sum = cartridge.files.sum().0;
+        if let Some(away) = &mut cartridge.entry.away {
+            away.whole = Some(sum);
+        }
+        self.keep(&mut stock)
     }
 
     /// Says that a cartridge is away, or that it is not, durably.

@@ -136,6 +136,10 @@ pub struct Away {
     pub path: String,
     /// Since when, seconds since 1970.
     pub since: u64,
+    /// Sum of the files in its index, if it was seen whole and its index was durable when it went:
+    /// an index of that sum knows all that is on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<u32>,
 }
 
 impl Away {
@@ -143,7 +147,8 @@ impl Away {
     #[must_use]
     pub fn at(path: String) -> Self {
         let since = now();
-        Self { path, since }
+        let whole = None;
+        Self { path, since, whole }
     }
 }
 
