@@ -15,6 +15,7 @@ mod tape_damage;
 mod tape_days;
 mod tape_media;
 mod tape_pools;
+mod tape_strays;
 
 use cairn::id::{AggregateId, InstanceId, TierId};
 use cairn::tier::dir::DirTier;

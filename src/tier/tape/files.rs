@@ -232,18 +232,19 @@ impl Files {
     }
 
     /// Puts the files that the medium has in the place of those that are known, and forgets the dead
-    /// that it does not have: another file may get their place and name.
+    /// that it does not have, or not with these bytes: another file may have their place and name.
     ///
     /// # Errors
     /// They are known all the same; the index on disk is the old one.
     pub fn replace(&mut self, files: &[TapeFile]) -> io::Result<()> {
+        let known = &self.files;
+        self.dead.retain(|object, name| {
+            let there = at(files, *object).filter(|f| f.name == *name);
+            let same = |f| at(known, *object).is_none_or(|known| is_same(known, f));
+            there.is_some_and(same)
+        });
         files.clone_into(&mut self.files);
         self.sum = OnceLock::new();
-        let (files, dead) = (&self.files, &mut self.dead);
-        dead.retain(|object, name| {
-            let at = files.binary_search_by_key(object, |f| f.object);
-            at.is_ok_and(|at| files.get(at).is_some_and(|f| f.name == *name))
-        });
         self.secure()
     }
 
@@ -369,8 +370,37 @@ impl Files {
 /// Is the file one of these, which are in the order in which they lie?
 #[must_use]
 pub fn lies_among(files: &[TapeFile], file: &TapeFile) -> bool {
-    let at = files.binary_search_by_key(&file.object, |f| f.object);
-    at.is_ok_and(|at| files.get(at).is_some_and(|f| f.name == file.name))
+    at(files, file.object).is_some_and(|f| is_same(f, file))
+}
+
+/// The file whose HDR1 is that object.
+fn at(files: &[TapeFile], object: u64) -> Option<&TapeFile> {
+    let at = files.binary_search_by_key(&object, |f| f.object).ok()?;
+    files.get(at)
+}
+
+/// Have two in one place the same name and bytes?
+fn is_same(one: &TapeFile, other: &TapeFile) -> bool {
+    (one.name, one.len, one.crc) == (other.name, other.len, other.crc)
+}
+
+/// Gives the index of a cartridge, if there is one, another name, under which nobody looks for it.
+///
+/// # Errors
+/// It has its name still.
+pub fn set_aside(dir: &Path, barcode: Barcode) -> io::Result<()> {
+    let index = dir.join(format!("{barcode}.jsonl"));
+    if !index.try_exists()? {
+        return Ok(());
+    }
+    for number in 1_u64.. {
+        let aside = dir.join(format!("{barcode}.jsonl.{number}"));
+        if !aside.try_exists()? {
+            std::fs::rename(&index, &aside)?;
+            break;
+        }
+    }
+    File::open(dir)?.sync_all()
 }
 
 /// Reads the next line, or a piece of one that is too long to be one; `false` at the end.
@@ -518,6 +548,35 @@ mod tests {
             assert!(!again.is_dead(&last) && !again.is_dead(&first));
             std::fs::remove_file(index.path()).expect("removes");
         }
+    }
+
+    #[test]
+    fn another_file_in_the_place_of_a_dead_one_is_alive_though_it_has_its_name() {
+        let place = TempDir::new().expect("temporary directory");
+        let mut index = three(&place);
+        let all = index.all().to_vec();
+        index.bury(&all[0]).expect("is buried");
+        index.bury(&all[1]).expect("is buried");
+        let other = TapeFile {
+            crc: Crc32c(8),
+            ..all[1]
+        };
+        assert!(index.has(&all[1]) && !index.has(&other));
+        index.replace(&[all[0], other]).expect("is replaced");
+        assert!(index.is_dead(&all[0]) && !index.is_dead(&other));
+    }
+
+    #[test]
+    fn an_index_that_is_set_aside_is_in_nobodys_way() {
+        let place = TempDir::new().expect("temporary directory");
+        for _ in 0..2 {
+            three(&place);
+            set_aside(place.path(), barcode()).expect("is set aside");
+            assert!(Files::open(place.path(), barcode()).all().is_empty());
+        }
+        set_aside(place.path(), barcode()).expect("there is none");
+        let left = std::fs::read_dir(place.path()).expect("directory").count();
+        assert_eq!(left, 2, "none was replaced");
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //!   known then is kept with it. What nobody knows is missing only if it was.
 //! - Images are moved by one rename that replaces nothing; none is ever copied or removed.
 //! - What another tier wrote is read and not written, until nothing on it is needed; and it is taken
-//!   only if no file on it has the name of another one with other bytes.
+//!   only if no file on it has the name of another one with other bytes. It never takes the place of a
+//!   cartridge of this library that has its barcode, nor what an index says of that one.
 //! - A cartridge is freed by itself only if all of it was seen and all of it is dead.
 //! - No pool does any of that to another one's cartridge. One that comes is the pool's that its label says.
 
@@ -17,7 +18,7 @@ use super::view::barcode_of;
 use super::{CARTRIDGES, Cartridge, Library, LibraryError, make_dir};
 use crate::id::TierId;
 use crate::tier::tape::drive::virtual_drive::Inserted;
-use crate::tier::tape::files::Files;
+use crate::tier::tape::files::{Files, lies_among, set_aside};
 use crate::tier::tape::image::{Image, ImageError};
 use crate::tier::tape::label::{Barcode, NotOurs, Volume};
 use crate::tier::tape::state::{Away, Entry};
@@ -348,9 +349,15 @@ impl Library {
         })?;
         let known = self.may_come(barcode, &image)?;
         let (wrote, scan) = self.examine(barcode, &image)?;
+        if let Some(known) = &known {
+            self.no_other(known, wrote)?;
+        }
         let owner = self.goes_to(barcode, known.as_ref(), wrote, take)?;
         let foreign = (wrote != owner).then_some(wrote);
-        self.no_clash(barcode, owner, &scan)?;
+        self.no_clash(barcode, (owner, known.is_some()), &scan)?;
+        if known.is_none() && foreign.is_some() {
+            self.begin_index(barcode, &scan)?;
+        }
         let place = self.image(barcode);
         if image != place {
             move_image(&image, &place).map_err(|error| match error.raw_os_error() {
@@ -476,12 +483,58 @@ impl Library {
         Ok((owner, scan))
     }
 
+    /// It must not be another cartridge with the barcode of one that the library has.
+    fn no_other(&self, known: &Entry, wrote: TierId) -> Result<(), LibraryError> {
+        // One that was taken may have got this tier's label before that was written down.
+        let own = known.owner.unwrap_or(self.tier);
+        if wrote == own || known.taken_from == Some(wrote.0) {
+            return Ok(());
+        }
+        // Of a pool of this library: whose it is, is asked next.
+        if self.pooled && self.is_open(wrote) {
+            return Ok(());
+        }
+        let lies = match &known.away {
+            Some(away) => format!("exported to {}", away.path),
+            None => "which is not in its place".to_owned(),
+        };
+        Err(declined(
+            known.barcode,
+            format!(
+                "tier {wrote} wrote it, and this barcode is one of this library's own cartridges, {lies}. No \
+                 library has two of one barcode: what is needed of it, the library that wrote it copies to \
+                 one with another sticker (`cairn tape repack`)"
+            ),
+        ))
+    }
+
+    /// A cartridge of another tier that is new here begins without an index: one that is there is of
+    /// another cartridge, or of another time.
+    fn begin_index(&self, barcode: Barcode, scan: &Scan) -> Result<(), LibraryError> {
+        let dir = self.root.join(super::FILES);
+        let index = Files::open(&dir, barcode);
+        let other = index.live().find(|f| !lies_among(&scan.files, f));
+        if other.is_some() || index.unreadable().is_some() {
+            let why = "there is an index of another cartridge of this barcode, which is not in the library: \
+                       put that one back";
+            return Err(declined(barcode, why));
+        }
+        set_aside(&dir, barcode).map_err(|e| LibraryError::io("setting an index aside", e))
+    }
+
     /// No file on it may have the name of another one with other bytes: which is right, nobody could say.
-    fn no_clash(&self, barcode: Barcode, owner: TierId, scan: &Scan) -> Result<(), LibraryError> {
+    /// `known`: it is one of the library's own.
+    fn no_clash(
+        &self,
+        barcode: Barcode,
+        (owner, known): (TierId, bool),
+        scan: &Scan,
+    ) -> Result<(), LibraryError> {
         let stock = self.stock.lock();
         let clash = scan.files.iter().find_map(|file| {
             let (at, other) = stock.names.get(&(owner, file.name))?;
-            let differs = *at != barcode && (other.len, other.crc) != (file.len, file.crc);
+            let own = known && *at == barcode;
+            let differs = !own && (other.len, other.crc) != (file.len, file.crc);
             differs.then_some((file.name, *at))
         });
         match clash {

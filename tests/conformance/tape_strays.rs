@@ -1,0 +1,117 @@
+//! Cartridges with the barcodes of others, ones that a stop left half done, and what is never made empty.
+
+use crate::MARK;
+use crate::name;
+use crate::tape_days::{Site, holds, names, try_store, where_is};
+use cairn::id::TierId;
+use cairn::tier::tape::TapeOptions;
+use cairn::tier::tape::label::Barcode;
+use cairn::tier::tape::library::Import;
+use cairn::tier::{Expect, OpenHow, Tier};
+use std::fs;
+use std::path::PathBuf;
+
+/// A library that adds nothing when it is opened.
+fn as_it_is(site: Site) -> Site {
+    Site {
+        options: TapeOptions {
+            cartridges: 0,
+            ..site.options.clone()
+        },
+        ..site
+    }
+}
+
+/// An image of another tier, with the barcode that this tier's first cartridge has, outside the
+/// library: on it is `name(1)`, of 500 bytes.
+fn theirs(site: &Site) -> (TierId, Barcode, PathBuf) {
+    let other = Site::new(1, 1);
+    // Stickers tell 26 * 26 * 26 tiers apart.
+    let tier = TierId(MARK.tier.0 + 26 * 26 * 26);
+    let how = OpenHow {
+        owner: MARK.owner,
+        expect: Expect::New(tier),
+    };
+    let opened = other.open_as(how).expect("opens");
+    try_store(&opened, 1, 500).expect("fits");
+    let barcode = where_is(&opened, name(1));
+    drop(opened);
+    let dir = site.place.path().join("theirs");
+    fs::create_dir(&dir).expect("directory");
+    let image = dir.join(format!("{barcode}.tap"));
+    fs::copy(other.image(barcode), &image).expect("carried over");
+    (tier, barcode, image)
+}
+
+#[test]
+fn another_cartridge_never_takes_the_place_of_one_that_is_away() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    for seq in 1..=2 {
+        try_store(&tier, seq, 1000).expect("fits");
+    }
+    tier.delete(name(1)).expect("deletes");
+    let (_, barcode, image) = theirs(&site);
+    assert_eq!(where_is(&tier, name(2)), barcode, "one barcode");
+    let library = tier.library().expect("there");
+    library.export(barcode, None).expect("goes");
+    let why = library
+        .import(&Import::At(image.clone()), true)
+        .expect_err("two of one barcode");
+    let why = why.to_string();
+    assert!(
+        why.contains("library's own cartridges, exported to"),
+        "{why}"
+    );
+    assert!(image.exists(), "it is where it was");
+    assert_eq!(names(&tier), [2]);
+    library
+        .import(&Import::Known(barcode), false)
+        .expect("comes");
+    holds(&tier, 2, 1000);
+}
+
+#[test]
+fn another_tiers_cartridge_begins_without_the_index_of_its_barcode() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    try_store(&tier, 1, 1000).expect("fits");
+    let (_, barcode, image) = theirs(&site);
+    let mine = site.place.path().join("mine.tap");
+    let state = site.root().join("library.json");
+    drop(tier);
+    fs::rename(site.image(barcode), &mine).expect("is taken away");
+    fs::remove_file(&state).expect("is lost");
+    let site = as_it_is(site);
+    let tier = site.open();
+    // Its file may be on the one that is not there.
+    let why = tier
+        .library()
+        .expect("there")
+        .import(&Import::At(image.clone()), true);
+    let why = why.expect_err("its index is there").to_string();
+    assert!(why.contains("put that one back"), "{why}");
+    drop(tier);
+    fs::rename(&mine, site.image(barcode)).expect("is put back");
+    let tier = site.open();
+    tier.delete(name(1)).expect("deletes");
+    drop(tier);
+    fs::remove_file(site.image(barcode)).expect("all on it is dead");
+    fs::remove_file(&state).expect("is lost");
+    let tier = site.open();
+    let taken = tier
+        .library()
+        .expect("there")
+        .import(&Import::At(image), true)
+        .expect("comes");
+    assert_eq!(taken.files, 1);
+    assert_eq!(names(&tier), [1], "theirs is alive");
+    holds(&tier, 1, 500);
+    assert!(
+        site.root()
+            .join(format!("files/{barcode}.jsonl.1"))
+            .exists()
+    );
+    drop(tier);
+    holds(&site.open(), 1, 500);
+}
