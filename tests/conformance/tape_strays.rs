@@ -4,12 +4,18 @@ use crate::MARK;
 use crate::name;
 use crate::tape_days::{Site, holds, names, try_store, where_is};
 use cairn::id::TierId;
-use cairn::tier::tape::TapeOptions;
+use cairn::tier::tape::image::{Access, Image};
 use cairn::tier::tape::label::Barcode;
-use cairn::tier::tape::library::Import;
+use cairn::tier::tape::library::{CartridgeStatus, Import};
+use cairn::tier::tape::{TapeOptions, TapeTier};
 use cairn::tier::{Expect, OpenHow, Tier};
 use std::fs;
 use std::path::PathBuf;
+
+fn status(tier: &TapeTier, barcode: Barcode) -> CartridgeStatus {
+    let library = tier.library().expect("there");
+    library.cartridge(barcode).expect("known").0
+}
 
 /// A library that adds nothing when it is opened.
 fn as_it_is(site: Site) -> Site {
@@ -41,6 +47,15 @@ fn theirs(site: &Site) -> (TierId, Barcode, PathBuf) {
     let image = dir.join(format!("{barcode}.tap"));
     fs::copy(other.image(barcode), &image).expect("carried over");
     (tier, barcode, image)
+}
+
+/// Changes the library's state while nothing uses it.
+fn edit_state(site: &Site, from: &str, to: &str) {
+    let state = site.root().join("library.json");
+    let text = fs::read_to_string(&state).expect("text");
+    let changed = text.replacen(from, to, 1);
+    assert_ne!(changed, text, "{text}");
+    fs::write(&state, changed).expect("write");
 }
 
 #[test]
@@ -114,4 +129,58 @@ fn another_tiers_cartridge_begins_without_the_index_of_its_barcode() {
     );
     drop(tier);
     holds(&site.open(), 1, 500);
+}
+
+#[test]
+fn a_cartridge_that_was_erased_and_not_written_down_is_an_empty_one() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    let barcode = tier.library().expect("there").cartridges()[0].entry.barcode;
+    let empty = site.place.path().join("empty.tap");
+    drop(tier);
+    fs::copy(site.image(barcode), &empty).expect("nothing but its label");
+    for taken in [false, true] {
+        let tier = site.open();
+        try_store(&tier, 1, 1000).expect("fits");
+        let file = tier
+            .library()
+            .expect("there")
+            .find(name(1))
+            .expect("known")
+            .1;
+        drop(tier);
+        let mut image = Image::open(&site.image(barcode), Access::Write).expect("opens");
+        image.spoil(file.data()).expect("a bad block");
+        drop(image);
+        let tier = site.open();
+        assert!(tier.read(name(1), 0, 10).is_err());
+        let library = tier.library().expect("there");
+        library.set_repack(barcode, true).expect("is said");
+        tier.delete(name(1)).expect("deletes");
+        assert_eq!(status(&tier, barcode).entry.bad.len(), 1);
+        drop((tier, library));
+        // Stopped behind the erasing.
+        fs::copy(&empty, site.image(barcode)).expect("is erased");
+        edit_state(&site, "\"full\": false", "\"full\": true");
+        if taken {
+            edit_state(
+                &site,
+                "\"full\": true",
+                "\"full\": true, \"taken_from\": 77",
+            );
+        }
+        for _ in 0..2 {
+            let entry = status(&site.open(), barcode).entry;
+            assert!(!entry.full && !entry.repack && entry.bad.is_empty());
+            assert_eq!(entry.taken_from, None);
+        }
+        let tier = site.open();
+        try_store(&tier, 1, 2000).expect("is used again");
+        holds(&tier, 1, 2000);
+        tier.delete(name(1)).expect("deletes");
+        tier.library()
+            .expect("there")
+            .free(barcode)
+            .expect("is freed");
+    }
 }

@@ -80,7 +80,11 @@ impl Library {
             self.inspect(barcode);
         }
         let orphans = self.orphans()?;
-        self.stock.lock().orphans = orphans;
+        let mut stock = self.stock.lock();
+        stock.orphans = orphans;
+        if stock.unkept {
+            self.keep_soon(&mut stock, true);
+        }
         Ok(())
     }
 
@@ -257,7 +261,17 @@ impl Library {
         let fail = |e| LibraryError::volume(barcode, e);
         let owner = self.owner_of(barcode);
         let owner = owner.ok_or_else(|| fail(NotOurs::Unlabelled.into()))?;
-        volume::check(drive, barcode, owner).map_err(fail)?;
+        match volume::check(drive, barcode, owner) {
+            // Whoever freed one that was taken died before it was written down whose it is now.
+            Err(VolumeError::Stranger { found, .. }) if self.is_whose(barcode, found) => {
+                let mut stock = self.stock.lock();
+                if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
+                    cartridge.entry.taken_from = None;
+                }
+                stock.unkept = true;
+            }
+            checked => checked.map_err(fail)?,
+        }
         let (last, places) = {
             let stock = self.stock.lock();
             let cartridge = stock
@@ -414,6 +428,18 @@ impl Stock {
         blind.next().or_else(|| self.orphans.first().cloned())
     }
 
+    /// All of a cartridge was seen, and nothing is on it: whoever erased it may have died before he
+    /// wrote that down. What stood against its use was said of what is gone.
+    fn emptied(&mut self, barcode: Barcode) {
+        let Some(Cartridge { entry, .. }) = self.cartridges.get_mut(&barcode) else {
+            return;
+        };
+        let bad = !std::mem::take(&mut entry.bad).is_empty();
+        let full = std::mem::take(&mut entry.full);
+        // Kept with whatever is kept next; until then each look finds it again.
+        self.unkept |= std::mem::take(&mut entry.repack) || bad || full;
+    }
+
     /// Brings what is known of a cartridge up to what was found on it; says why it must not be
     /// written, if so. A file that is not dead is never forgotten.
     fn found(&mut self, barcode: Barcode, scan: &volume::Scan, anew: bool) -> Option<String> {
@@ -456,6 +482,9 @@ impl Stock {
             self.unlearn(barcode);
         }
         self.discover(barcode, &files);
+        if damage.is_none() && scan.next == FIRST {
+            self.emptied(barcode);
+        }
         damage
     }
 }

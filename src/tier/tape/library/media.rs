@@ -72,6 +72,13 @@ impl Library {
         cartridge.entry.taken_from.map(TierId).or(cartridge.owner)
     }
 
+    /// Is a cartridge that tier's, whoever wrote it before?
+    pub(super) fn is_whose(&self, barcode: Barcode, tier: TierId) -> bool {
+        let stock = self.stock.lock();
+        let cartridge = stock.cartridges.get(&barcode);
+        cartridge.is_some_and(|c| c.owner == Some(tier))
+    }
+
     /// Makes a new cartridge: this one, or the next one there is no sticker of. With pools it is blank, and
     /// nobody's. Durable.
     ///
