@@ -184,3 +184,28 @@ fn a_cartridge_that_was_erased_and_not_written_down_is_an_empty_one() {
             .expect("is freed");
     }
 }
+
+#[test]
+fn a_taken_cartridge_that_is_labelled_anew_is_this_tiers() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    let barcode = tier.library().expect("there").cartridges()[0].entry.barcode;
+    drop(tier);
+    // Stopped between the erasing and the label.
+    fs::write(site.image(barcode), b"").expect("is erased");
+    edit_state(
+        &site,
+        "\"full\": false",
+        "\"full\": false, \"taken_from\": 77",
+    );
+    let tier = site.open();
+    assert!(status(&tier, barcode).unusable);
+    let library = tier.library().expect("there");
+    let entry = library.label(Some(barcode)).expect("it is empty");
+    assert_eq!(entry.taken_from, None);
+    let text = fs::read_to_string(site.root().join("library.json")).expect("text");
+    assert!(!text.contains("taken_from"), "{text}");
+    assert_eq!(status(&tier, barcode).entry.taken_from, None);
+    try_store(&tier, 1, 1000).expect("fits");
+    holds(&tier, 1, 1000);
+}

@@ -100,6 +100,7 @@ impl Library {
             };
             if let Some(known) = stock.cartridges.get_mut(&entry.barcode) {
                 known.trouble = None;
+                known.entry = entry.clone();
             } else {
                 self.enter(&mut stock, entry.clone());
             }
