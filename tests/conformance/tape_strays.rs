@@ -2,13 +2,13 @@
 
 use crate::MARK;
 use crate::name;
-use crate::tape_days::{Site, holds, names, try_store, where_is};
+use crate::tape_days::{Site, holds, kind, names, try_store, where_is};
 use cairn::id::TierId;
 use cairn::tier::tape::image::{Access, Image};
 use cairn::tier::tape::label::Barcode;
-use cairn::tier::tape::library::{CartridgeStatus, Import};
+use cairn::tier::tape::library::{CartridgeStatus, Import, LibraryError};
 use cairn::tier::tape::{TapeOptions, TapeTier};
-use cairn::tier::{Expect, OpenHow, Tier};
+use cairn::tier::{ErrorKind, Expect, OpenHow, Tier};
 use std::fs;
 use std::path::PathBuf;
 
@@ -208,4 +208,49 @@ fn a_taken_cartridge_that_is_labelled_anew_is_this_tiers() {
     assert_eq!(status(&tier, barcode).entry.taken_from, None);
     try_store(&tier, 1, 1000).expect("fits");
     holds(&tier, 1, 1000);
+}
+
+#[test]
+fn nothing_is_made_empty_that_is_damaged_or_not_to_be_written() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    for seq in 1..=2 {
+        try_store(&tier, seq, 1000).expect("fits");
+    }
+    let library = tier.library().expect("there");
+    let (barcode, second) = library.find(name(2)).expect("known");
+    for seq in 1..=2 {
+        tier.delete(name(seq)).expect("deletes");
+    }
+    let refused = |says: &str| {
+        let why = library.free(barcode).expect_err(says);
+        assert!(matches!(why, LibraryError::Declined { .. }), "{why}");
+        assert!(why.to_string().contains(says), "{why}");
+        assert_eq!(status(&tier, barcode).files, 2, "{says}");
+    };
+    library
+        .retire(barcode, Some("a test".into()))
+        .expect("is retired");
+    refused("retired");
+    library.retire(barcode, None).expect("no more");
+    library.protect(barcode, true).expect("is protected");
+    refused("write-protected");
+    library.protect(barcode, false).expect("no more");
+    drop((tier, library));
+    let mut image = Image::open(&site.image(barcode), Access::Write).expect("opens");
+    image
+        .spoil(second.object)
+        .expect("a bad block in its labels");
+    drop(image);
+    fs::remove_file(site.root().join(format!("files/{barcode}.jsonl"))).expect("is lost");
+    let tier = site.open();
+    // What lies behind the damage nobody can see.
+    tier.delete(name(1)).expect("deletes");
+    let library = tier.library().expect("there");
+    let why = library
+        .free(barcode)
+        .expect_err("it is damaged")
+        .to_string();
+    assert!(why.contains("bad block"), "{why}");
+    assert_eq!(kind(try_store(&tier, 3, 1000)), ErrorKind::Full);
 }

@@ -345,12 +345,17 @@ impl Library {
     /// Makes a cartridge empty whose files are all dead.
     ///
     /// # Errors
-    /// [`LibraryError::Alive`] if they are not; [`LibraryError::OtherPool`], [`LibraryError::Volume`], ...
+    /// [`LibraryError::Alive`] if they are not; [`LibraryError::Declined`] if it is damaged, or not to be
+    /// written; [`LibraryError::OtherPool`], [`LibraryError::Volume`], ...
     pub fn free(&self, barcode: Barcode) -> Result<(), LibraryError> {
         self.written(&self.stock.lock(), barcode)?;
         // While the drive is held nobody appends to it; and what is dead stays so.
         let mut mounted = self.mount(barcode)?;
-        let freed = self.empty(mounted.drive(), barcode);
+        let damage = mounted.seen.as_ref().and_then(|seen| seen.damage.clone());
+        let freed = match damage {
+            None => self.empty(mounted.drive(), barcode),
+            Some(why) => Err(media::declined(barcode, why)),
+        };
         // Whatever came of it, it is looked at anew before it is written.
         mounted.vacate();
         freed
@@ -363,9 +368,14 @@ impl Library {
             let stock = self.stock.lock();
             let cartridge = stock.cartridges.get(&barcode);
             let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
+            // Whoever chose it waited for its drive since.
+            if let Some(why) = cartridge.kept() {
+                return Err(media::declined(barcode, why));
+            }
             // Those that its index does not know, too.
             let twins = stock.twins.values().flatten();
-            let named = stock.names.values().chain(twins);
+            let withheld = stock.withheld.values().flatten();
+            let named = stock.names.values().chain(twins).chain(withheld);
             let named = named.filter(|(at, _)| *at == barcode).count();
             named.max(cartridge.files.live().count())
         };
@@ -578,6 +588,19 @@ impl Library {
 }
 
 impl Cartridge {
+    /// Why it is not made empty, even if all that is known on it is dead.
+    fn kept(&self) -> Option<String> {
+        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
+            return Some(why.clone());
+        }
+        match &self.entry {
+            entry if entry.away.is_some() => Some("it is away".to_owned()),
+            entry if entry.retired.is_some() => Some("it is retired".to_owned()),
+            entry if entry.write_protected => Some("it is write-protected".to_owned()),
+            entry => entry.read_only.clone(),
+        }
+    }
+
     /// Why nothing can be written to it.
     fn hindrance(&self) -> Option<String> {
         if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {

@@ -11,7 +11,8 @@
 //! - What another tier wrote is read and not written, until nothing on it is needed; and it is taken
 //!   only if no file on it has the name of another one with other bytes. It never takes the place of a
 //!   cartridge of this library that has its barcode, nor what an index says of that one.
-//! - A cartridge is freed by itself only if all of it was seen and all of it is dead.
+//! - A cartridge is freed, by itself or by word, only if all of it was seen and all of it is dead, and it
+//!   may be written: that is asked when it is in its drive, just before it is erased.
 //! - No pool does any of that to another one's cartridge. One that comes is the pool's that its label says.
 
 use super::view::barcode_of;
@@ -59,7 +60,7 @@ pub struct Taken {
     pub from: Option<TierId>,
 }
 
-fn declined(what: impl ToString, why: impl ToString) -> LibraryError {
+pub(super) fn declined(what: impl ToString, why: impl ToString) -> LibraryError {
     let (what, why) = (what.to_string(), why.to_string());
     LibraryError::Declined { what, why }
 }
@@ -614,18 +615,8 @@ impl Library {
             .map(|(at, _)| *at)
             .collect();
         let is_dead = |(barcode, c): &(&Barcode, &Cartridge)| {
-            let Entry {
-                write_protected,
-                retired,
-                read_only,
-                away,
-                ..
-            } = &c.entry;
-            let kept =
-                *write_protected || retired.is_some() || read_only.is_some() || away.is_some();
-            let seen = c.trouble.is_none() && c.damage.is_none();
-            seen && !kept
-                && c.owner == Some(self.tier)
+            c.owner == Some(self.tier)
+                && c.kept().is_none()
                 && !c.is_empty()
                 && c.files.live().next().is_none()
                 && !named.contains(barcode)
