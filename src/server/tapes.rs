@@ -16,6 +16,9 @@ use crate::tier::tape::library::{
 use crate::tier::tape::state::Errors;
 use std::path::Path;
 
+/// Barcodes that a tier gives its cartridges have three digits.
+const STICKERS: u32 = 999;
+
 /// All of a library.
 #[must_use]
 pub fn library(tier: String, url: String, library: &Library) -> TapeLibrary {
@@ -96,6 +99,10 @@ pub fn carry_out(library: &Library, act: &TapeAct) -> Result<Vec<String>, Contro
 fn label(library: &Library, barcodes: &[String], count: u32) -> Result<Vec<String>, ControlError> {
     let named = barcodes.iter().map(|b| parse(b).map(Some));
     let mut wanted = named.collect::<Result<Vec<_>, _>>()?;
+    if count > STICKERS {
+        let why = format!("a library has {STICKERS} barcodes of its own at most");
+        return Err(ControlError::new(Failure::Usage, why));
+    }
     if wanted.is_empty() {
         wanted.extend((0..count.max(1)).map(|_| None));
     }

@@ -15,7 +15,7 @@
 //!   may be written: that is asked when it is in its drive, just before it is erased.
 //! - No pool does any of that to another one's cartridge. One that comes is the pool's that its label says.
 
-use super::view::barcode_of;
+use super::view::{barcode_of, bytes};
 use super::{CARTRIDGES, Cartridge, Library, LibraryError, make_dir};
 use crate::id::TierId;
 use crate::tier::tape::drive::virtual_drive::Inserted;
@@ -384,7 +384,7 @@ impl Library {
         Ok(Taken {
             barcode,
             files: scan.files.len(),
-            bytes: scan.files.iter().map(|f| f.len).sum(),
+            bytes: bytes(&scan.files),
             from: foreign,
         })
     }
@@ -430,7 +430,15 @@ impl Library {
                 let stock = self.stock.lock();
                 let cartridge = stock.cartridges.get(barcode);
                 match cartridge.and_then(|c| c.entry.away.as_ref()) {
-                    Some(away) => PathBuf::from(&away.path),
+                    Some(away) => {
+                        let path = PathBuf::from(&away.path);
+                        let name = path.file_name().and_then(|n| n.to_str());
+                        if name.and_then(barcode_of) != Some(*barcode) {
+                            let why = format!("{} is not named after it", path.display());
+                            return Err(declined(barcode, why));
+                        }
+                        path
+                    }
                     None if self.image(*barcode).exists() => self.image(*barcode),
                     None => {
                         let why = "nothing is known of where it lies: name its image";
@@ -625,8 +633,9 @@ impl Library {
         dead.map(|(barcode, c)| (*barcode, c.used)).collect()
     }
 
-    /// Cartridges that are worth emptying: nothing more goes to them (full, retired, not to be
-    /// written), and so many percent of their files' bytes are dead.
+    /// Cartridges that are worth emptying: nothing more goes to them (full, retired, no more
+    /// written), and so many percent of their files' bytes are dead. Not one that is write-protected or
+    /// another tier's: somebody wants it as it is.
     #[must_use]
     pub fn worth_repacking(&self, share: u64) -> Vec<Barcode> {
         let stock = self.stock.lock();
@@ -636,16 +645,18 @@ impl Library {
                 retired,
                 read_only,
                 capacity,
+                write_protected,
+                taken_from,
                 ..
             } = &c.entry;
+            let untouched = *write_protected || taken_from.is_some();
             let filled = *full || c.used >= capacity - capacity / FULL;
             let done = filled || retired.is_some() || read_only.is_some();
             let seen = c.trouble.is_none() && c.damage.is_none() && c.entry.away.is_none();
-            let all: u64 = c.files.all().iter().map(|f| f.len).sum();
-            let live: u64 = c.files.live().map(|f| f.len).sum();
+            let (all, live) = (bytes(c.files.all()), bytes(c.files.live()));
             let dead = all.saturating_sub(live);
             let enough = dead.saturating_mul(100) >= all.saturating_mul(share);
-            let ours = c.owner == Some(self.tier);
+            let ours = c.owner == Some(self.tier) && !untouched;
             ours && done && seen && !c.entry.repack && live > 0 && dead > 0 && enough
         };
         let worth = stock.cartridges.iter().filter(worth);

@@ -66,13 +66,12 @@ impl Cartridge {
         let (dead, live): (Vec<&TapeFile>, Vec<&TapeFile>) =
             files.partition(|f| self.files.is_dead(f));
         let holds = |bay: &&BayStatus| bay.holds == Some(self.entry.barcode);
-        let bytes = |files: &[&TapeFile]| files.iter().map(|f| f.len).sum();
         CartridgeStatus {
             used: self.used,
             files: self.files.all().len(),
             live: live.len(),
-            live_bytes: bytes(&live),
-            dead: bytes(&dead),
+            live_bytes: bytes(live),
+            dead: bytes(dead),
             drive: bays.iter().find(holds).map(|bay| bay.number),
             trouble: self
                 .trouble
@@ -206,7 +205,10 @@ impl Library {
                 None => c.entry.capacity.saturating_sub(c.used),
                 Some(_) => 0,
             };
-            (free + left, total + c.entry.capacity)
+            (
+                free.saturating_add(left),
+                total.saturating_add(c.entry.capacity),
+            )
         })
     }
 
@@ -215,6 +217,12 @@ impl Library {
     pub fn busy(&self) -> Vec<Duration> {
         self.drives().iter().map(|d| d.tally.busy).collect()
     }
+}
+
+/// Bytes of files. Hostile labels may say anything.
+pub(super) fn bytes<'f>(files: impl IntoIterator<Item = &'f TapeFile>) -> u64 {
+    let all = files.into_iter();
+    all.fold(0, |sum, file| sum.saturating_add(file.len))
 }
 
 /// The barcode in an image's name.
