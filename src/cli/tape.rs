@@ -105,7 +105,8 @@ struct Say {
 
 impl Tape {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
-        let at = direct::At::new(session, self.tier.as_deref())?;
+        let make = matches!(self.what, What::Import { .. });
+        let at = direct::At::new(session, self.tier.as_deref(), make)?;
         match &self.what {
             What::List { json } => list::list(&at, *json),
             What::Show(args) => args.run(&at),

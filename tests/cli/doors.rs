@@ -1,6 +1,9 @@
 //! P15: who asks, for what, and how the instance is found.
 
 use crate::rig::{OTHER, Rig, json_lines, set_attribute, text};
+use cairn::id::{InstanceId, TierId};
+use cairn::tier::tape::{TapeOptions, TapeTier};
+use cairn::tier::{Expect, OpenHow};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -122,6 +125,58 @@ fn without_an_instance_commands_exit_with_3() {
         assert_eq!(shown.status.code(), Some(3), "{}", text(&shown));
         assert!(String::from_utf8_lossy(&shown.stderr).contains("hint: "));
     }
+}
+
+#[test]
+fn a_library_that_lost_its_state_is_made_again_by_import_alone() {
+    let rig = Rig::new();
+    let root = rig.path("library");
+    let options = TapeOptions {
+        capacity: Some(8 << 20),
+        cartridges: 1,
+        ..TapeOptions::default()
+    };
+    let how = OpenHow {
+        owner: InstanceId([9; 16]),
+        expect: Expect::New(TierId(7)),
+    };
+    let tier = TapeTier::open(&root, &options, how).unwrap();
+    let barcode = tier.library().unwrap().cartridges()[0].entry.barcode;
+    let barcode = barcode.to_string();
+    drop(tier);
+    let state = root.join("library.json");
+    fs::remove_file(&state).unwrap();
+    let image = rig.path(&format!("{barcode}.tap"));
+    fs::rename(root.join(format!("cartridges/{barcode}.tap")), &image).unwrap();
+    let (root, image) = (root.to_str().unwrap(), image.to_str().unwrap());
+    for args in [
+        &["list"][..],
+        &["show", &barcode],
+        &["verify", &barcode],
+        &["export", &barcode],
+        &["retire", &barcode],
+        &["label", &barcode],
+    ] {
+        let args: Vec<&str> = ["tape", "--tier", root]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
+        let shown = rig.run(&args);
+        assert_eq!(shown.status.code(), Some(6), "{args:?}: {}", text(&shown));
+        let said = String::from_utf8_lossy(&shown.stderr).into_owned();
+        assert!(
+            said.contains("no library.json") && said.contains("hint: "),
+            "{said}"
+        );
+        assert!(!state.exists(), "{args:?}");
+    }
+    let shown = rig.run(&["tape", "--tier", root, "import", image]);
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown));
+    let shown = rig.run(&["tape", "--tier", root, "list"]);
+    assert!(text(&shown).contains(&barcode), "{}", text(&shown));
+    let shown = rig.run(&["tape", "--tier", root, "label", "--count", "1000"]);
+    assert!(text(&shown).contains("999"), "{}", text(&shown));
 }
 
 /// One raw HTTP exchange; the body of the answer.

@@ -19,8 +19,13 @@ pub(super) enum At<'s> {
 }
 
 impl<'s> At<'s> {
-    /// `tier`: a name, or the URL or directory of a library.
-    pub(super) fn new(session: &'s Session, tier: Option<&str>) -> Result<Self, CliError> {
+    /// `tier`: a name, or the URL or directory of a library. `make`: a library that has lost its state
+    /// gets a new one; else it is refused, for it would seem empty.
+    pub(super) fn new(
+        session: &'s Session,
+        tier: Option<&str>,
+        make: bool,
+    ) -> Result<Self, CliError> {
         let url = match tier {
             Some(text) if text.contains(':') => text.to_owned(),
             Some(text) if text.starts_with('/') => format!("tape:{text}"),
@@ -37,6 +42,13 @@ impl<'s> At<'s> {
                 false => error,
             }
         })?;
+        if !make && !Library::is_at(path) {
+            let why = format!("there is no library.json in {}", path.display());
+            return Err(CliError::new(Failure::TierUnavailable, why).with_hint(
+                "start the instance, which makes it again from what lies in cartridges/; or, if all cartridges \
+                 lie elsewhere, `cairn tape import --tier URL PATH...`",
+            ));
+        }
         let opened = Library::open_as_is(path, mark.tier, options).map_err(|why| {
             let busy = matches!(why, LibraryError::InUse);
             let error = CliError::from_control(tapes::told(why));
