@@ -8,7 +8,7 @@
 //! - A cartridge to which writes failed on [`DRIVES`] different drives, and on none succeeded meanwhile,
 //!   is never written again. It is read.
 
-use super::{Cartridge, Library, LibraryError, Stock};
+use super::{BayStatus, Cartridge, Library, LibraryError, Stock};
 use crate::tier::tape::drive::{Blame, Drive, DriveError, DriveNumber};
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::state::{DriveEntry, Fault};
@@ -33,8 +33,7 @@ impl Library {
         why: &str,
     ) {
         let mut stock = self.stock.lock();
-        let working = self.mounts.status();
-        let working = working.iter().filter(|b| b.failed.is_none()).count();
+        let working = working(&self.mounts.status(), &stock.state.drives);
         let follows = stock.count(drive, barcode, fault, why, working > 1);
         let retired = stock.retired(drive);
         self.keep_soon(&mut stock, follows);
@@ -186,6 +185,15 @@ impl Library {
     }
 }
 
+/// How many drives work. One that was just retired may not have been told so yet.
+fn working(bays: &[BayStatus], drives: &[DriveEntry]) -> usize {
+    let works = |bay: &&BayStatus| {
+        let entry = drives.iter().find(|d| d.number == bay.number.0);
+        bay.failed.is_none() && entry.is_none_or(|d| d.retired.is_none())
+    };
+    bays.iter().filter(works).count()
+}
+
 impl Library {
     /// Keeps, when it is closed, what was counted and is not kept yet.
     pub(super) fn keep_last(&self) {
@@ -250,5 +258,34 @@ impl Stock {
             follows = true;
         }
         follows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier::tape::drive::Tally;
+    use crate::tier::tape::state::State;
+
+    #[test]
+    fn a_drive_that_is_being_retired_does_not_count_as_one_that_works() {
+        let bay = |number| BayStatus {
+            number: DriveNumber(number),
+            holds: None,
+            busy: true,
+            failed: None,
+            tally: Tally::default(),
+        };
+        let mut bays = [bay(1), bay(2), bay(3)];
+        let mut state = State::new(Some(crate::id::TierId(7)));
+        assert_eq!(working(&bays, &state.drives), 3);
+        // It is written down first, and acted upon later.
+        state.drive(1).retired = Some("a test".to_owned());
+        assert_eq!(working(&bays, &state.drives), 2);
+        bays[1].failed = Some("a test".to_owned());
+        state.drive(3);
+        assert_eq!(working(&bays, &state.drives), 1);
+        state.drive(3).retired = Some("a test".to_owned());
+        assert_eq!(working(&bays, &state.drives), 0);
     }
 }
