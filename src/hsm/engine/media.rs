@@ -63,6 +63,25 @@ pub struct Run {
     pub error: Option<String>,
 }
 
+impl Run {
+    /// One that has not begun.
+    fn new(number: u64, deed: Deed, tier: &str, barcode: Barcode) -> Self {
+        Self {
+            number,
+            deed,
+            tier: tier.to_owned(),
+            barcode,
+            ended: None,
+            files: 0,
+            bytes: 0,
+            trouble: Vec::new(),
+            bad_copies: 0,
+            waiting: 0,
+            error: None,
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     number: u64,
@@ -74,6 +93,17 @@ struct State {
 /// What is asked of cartridges, and what came of it.
 #[derive(Default)]
 pub(super) struct Media(Mutex<State>);
+
+impl State {
+    /// Is there room for one more run? The oldest that has ended is forgotten for it.
+    fn make_room(&mut self) -> bool {
+        if self.runs.len() < RUNS {
+            return true;
+        }
+        let ended = self.runs.iter().position(|run| run.ended.is_some());
+        ended.map(|at| self.runs.remove(at)).is_some()
+    }
+}
 
 impl Media {
     fn update(&self, number: u64, change: impl FnOnce(&mut Run)) {
@@ -100,11 +130,15 @@ impl Engine {
     /// Asks for a run over a cartridge; its number.
     ///
     /// # Errors
-    /// No such tier, or no library of cartridges; the library does not have it.
+    /// No such tier, or no library of cartridges; the library does not have it; too many wait.
     pub fn tape_deed(&self, tier: &str, barcode: Barcode, deed: Deed) -> Result<u64, EngineError> {
         let shared = &self.shared;
         let slot = shared.slot_named(tier)?;
         let library = library_of(slot)?;
+        if !shared.media.0.lock().make_room() {
+            let why = format!("{RUNS} runs over cartridges wait already");
+            return Err(EngineError::refused(Failure::Busy, why));
+        }
         let there = match deed {
             Deed::Verify => library.cartridge(barcode).map(drop),
             Deed::Repack => library.set_repack(barcode, true),
@@ -114,22 +148,9 @@ impl Engine {
         state.number += 1;
         let number = state.number;
         state.asked.push(number);
-        if state.runs.len() >= RUNS {
-            state.runs.remove(0);
-        }
-        state.runs.push(Run {
-            number,
-            deed,
-            tier: slot.name.clone(),
-            barcode,
-            ended: None,
-            files: 0,
-            bytes: 0,
-            trouble: Vec::new(),
-            bad_copies: 0,
-            waiting: 0,
-            error: None,
-        });
+        // There was room: those who came at once are few.
+        state.make_room();
+        state.runs.push(Run::new(number, deed, &slot.name, barcode));
         drop(state);
         shared.bell.ring();
         Ok(number)
@@ -276,19 +297,7 @@ pub(super) fn tend(shared: &Shared, slot: &Slot, next: &mut Option<Timestamp>) {
         if !cartridge.entry.repack || cartridge.live == 0 || shared.stopping() {
             continue;
         }
-        let run = Run {
-            number: 0,
-            deed: Deed::Repack,
-            tier: slot.name.clone(),
-            barcode: cartridge.entry.barcode,
-            ended: None,
-            files: 0,
-            bytes: 0,
-            trouble: Vec::new(),
-            bad_copies: 0,
-            waiting: 0,
-            error: None,
-        };
+        let run = Run::new(0, Deed::Repack, &slot.name, cartridge.entry.barcode);
         if let Err(why) = empty(shared, slot, &library, &run, next) {
             let barcode = run.barcode;
             tracing::warn!(tier = %slot.name, %barcode, %why, "a cartridge is not emptied yet");
@@ -341,5 +350,29 @@ fn free(shared: &Shared, slot: &Slot, library: &Library) {
     });
     if let Some(Err(why)) = freed {
         tracing::warn!(tier = %slot.name, %why, "no cartridge is freed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn barcode() -> Barcode {
+        "CRN001L8".parse().expect("barcode")
+    }
+
+    #[test]
+    fn a_run_that_has_not_ended_is_never_forgotten() {
+        let mut state = State::default();
+        for number in 1..=RUNS as u64 {
+            assert!(state.make_room());
+            let run = Run::new(number, Deed::Verify, "t", barcode());
+            state.runs.push(run);
+        }
+        assert!(!state.make_room(), "all of them wait");
+        state.runs[3].ended = Some(Timestamp { sec: 1, nsec: 0 });
+        assert!(state.make_room());
+        assert_eq!(state.runs.len(), RUNS - 1);
+        assert!(state.runs.iter().all(|run| run.number != 4));
     }
 }
