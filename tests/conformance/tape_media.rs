@@ -16,6 +16,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 fn library(tier: &TapeTier) -> Arc<Library> {
     tier.library().expect("there")
@@ -340,6 +342,39 @@ fn a_whole_cartridge_is_read_and_what_is_bad_is_remembered() {
     let status = status(&tier, barcode);
     assert_eq!(status.entry.bad.len(), 2, "remembered");
     assert!(status.entry.errors.read > 0, "{:?}", status.entry.errors);
+}
+
+#[test]
+fn a_file_that_goes_while_its_cartridge_is_read_is_not_bad() {
+    let site = Site::new(1, 1);
+    let tier = site.open();
+    for seq in 1..=3 {
+        store_aggregate(&tier, AggregateId { epoch: 1, seq });
+    }
+    let barcode = where_is(&tier, name(1));
+    for seq in 1..=3 {
+        tier.delete(name(seq)).expect("deletes");
+    }
+    let library = library(&tier);
+    let (freed, frees) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let audit = library.audit(barcode, &|_| {
+            // While the first file is read somebody asks for the drive; he gets it before the second.
+            if !frees.swap(true, Ordering::Relaxed) {
+                scope.spawn(|| {
+                    library.free(barcode).expect("all on it is dead");
+                    freed.store(true, Ordering::Relaxed);
+                });
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            false
+        });
+        let audit = audit.expect("is read");
+        assert_eq!(audit.bad, []);
+    });
+    assert!(freed.load(Ordering::Relaxed));
+    let status = status(&tier, barcode);
+    assert_eq!((status.files, status.entry.bad.len()), (0, 0));
 }
 
 #[test]

@@ -280,6 +280,12 @@ impl Files {
         lies_among(&self.files, file)
     }
 
+    /// Does it know exactly this file, in this place?
+    #[must_use]
+    pub fn holds(&self, file: &TapeFile) -> bool {
+        at(&self.files, file.object) == Some(file)
+    }
+
     /// Marks a file as dead, durably.
     ///
     /// # Errors

@@ -5,6 +5,8 @@
 //!   if it ends as the aggregate of its name, with an index that has its own sum.
 //! - The drive is given back after each [`TURN`] at most: who waits for it is not shut out.
 //! - What was found is remembered with the cartridge, durably.
+//! - A file that goes while its cartridge is waited for is passed over: nothing is said of what is in its
+//!   place. What a drive does wrong that dies is no file's fault.
 
 use super::{Library, LibraryError};
 use crate::format::aggregate::{TRAILER_LEN, decode_index, decode_trailer};
@@ -36,6 +38,16 @@ pub struct Audit {
     pub stopped: bool,
 }
 
+/// What reading one file showed.
+enum Seen {
+    Good,
+    Bad(String),
+    /// It is not there any more.
+    Gone,
+    /// The caller asked to stop.
+    Stopped,
+}
+
 impl Library {
     /// Reads all files of a cartridge. `stop` is asked before each piece, and told how much was read.
     ///
@@ -55,14 +67,19 @@ impl Library {
         for status in files {
             let file = status.file;
             match self.read_through(barcode, &file, &mut audit, stop)? {
-                None => {
+                Seen::Stopped => {
                     audit.stopped = true;
                     break;
                 }
-                Some(Ok(())) => self.known_to_be(barcode, &file, None),
-                Some(Err(why)) => {
+                Seen::Gone => continue,
+                Seen::Good => {
+                    self.known_to_be(barcode, &file, None);
+                }
+                Seen::Bad(why) => {
+                    if !self.known_to_be(barcode, &file, Some(why.clone())) {
+                        continue;
+                    }
                     tracing::error!(%barcode, file = %file.name, why, "a file of a cartridge is bad");
-                    self.known_to_be(barcode, &file, Some(why.clone()));
                     audit.bad.push((file, why));
                 }
             }
@@ -73,25 +90,35 @@ impl Library {
         Ok(audit)
     }
 
-    fn known_to_be(&self, barcode: Barcode, file: &TapeFile, bad: Option<String>) {
+    /// Remembers what a file was seen to be; `false`: it is not there any more.
+    fn known_to_be(&self, barcode: Barcode, file: &TapeFile, bad: Option<String>) -> bool {
         let mut stock = self.stock.lock();
-        let Some(cartridge) = stock.cartridges.get_mut(&barcode) else {
-            return;
+        let cartridge = stock.cartridges.get_mut(&barcode);
+        let Some(cartridge) = cartridge.filter(|c| c.files.holds(file)) else {
+            return false;
         };
         match bad {
             Some(why) => cartridge.entry.spoiled(file.object, why),
             None => drop(cartridge.entry.mended(file.object)),
         }
+        true
     }
 
-    /// Reads one file; `None`: stopped. The inner error is the file's.
+    /// Is the file where it was? Asked while its cartridge is held, it stays true.
+    fn holds(&self, barcode: Barcode, file: &TapeFile) -> bool {
+        let stock = self.stock.lock();
+        let cartridge = stock.cartridges.get(&barcode);
+        cartridge.is_some_and(|c| c.files.holds(file))
+    }
+
+    /// Reads one file.
     fn read_through(
         &self,
         barcode: Barcode,
         file: &TapeFile,
         audit: &mut Audit,
         stop: &dyn Fn(&Audit) -> bool,
-    ) -> Result<Option<Result<(), String>>, LibraryError> {
+    ) -> Result<Seen, LibraryError> {
         let (mut at, mut sum) = (0, Crc32cHasher::default());
         let geometry = self.geometry(barcode)?;
         // Its own: what others have just read says nothing of the medium.
@@ -100,9 +127,12 @@ impl Library {
         while at < file.len {
             let turn = file.len.min(at + TURN);
             let mut mounted = self.mount(barcode)?;
+            if !self.holds(barcode, file) {
+                return Ok(Seen::Gone);
+            }
             while at < turn {
                 if stop(audit) {
-                    return Ok(None);
+                    return Ok(Seen::Stopped);
                 }
                 let count = (turn - at).min(PIECE);
                 let into = &mut piece[..usize::try_from(count).unwrap_or(0)];
@@ -115,7 +145,7 @@ impl Library {
                     }
                     Err(error) => {
                         self.unread(mounted.drive(), barcode, file, &error);
-                        return Ok(Some(Err(error.to_string())));
+                        return Ok(Seen::Bad(error.to_string()));
                     }
                 }
                 sum.update(into);
@@ -136,9 +166,9 @@ impl Library {
             );
             // The medium's: every drive reads the same.
             self.failed_with(DriveNumber(0), barcode, Fault::Read, &why);
-            return Ok(Some(Err(why)));
+            return Ok(Seen::Bad(why));
         }
-        self.is_aggregate(barcode, file, &tail).map(Some)
+        self.is_aggregate(barcode, file, &tail)
     }
 
     /// Does a file end as the aggregate of its name?
@@ -147,16 +177,16 @@ impl Library {
         barcode: Barcode,
         file: &TapeFile,
         tail: &[u8],
-    ) -> Result<Result<(), String>, LibraryError> {
+    ) -> Result<Seen, LibraryError> {
         let last = tail
             .len()
             .saturating_sub(usize::try_from(TRAILER_LEN).unwrap_or(0));
         let trailer = match decode_trailer(tail.get(last..).unwrap_or_default(), file.len) {
             Ok(trailer) => trailer,
-            Err(why) => return Ok(Err(why.to_string())),
+            Err(why) => return Ok(Seen::Bad(why.to_string())),
         };
         if trailer.aggregate != file.name {
-            return Ok(Err(format!("it holds {}", trailer.aggregate)));
+            return Ok(Seen::Bad(format!("it holds {}", trailer.aggregate)));
         }
         let begins = file.len - tail.len() as u64;
         let index = match trailer.index_offset.checked_sub(begins) {
@@ -167,7 +197,7 @@ impl Library {
                 rest.get(..len).unwrap_or_default().to_vec()
             }
             None if trailer.index_len > INDEX_MOST => {
-                return Ok(Err("its index is too long to be one".to_owned()));
+                return Ok(Seen::Bad("its index is too long to be one".to_owned()));
             }
             // Longer than what was kept: the tape goes back for it.
             None => {
@@ -178,23 +208,42 @@ impl Library {
                     return Err(LibraryError::io("reading an index", source));
                 }
                 index.resize(len, 0);
-                let mut mounted = self.mount(barcode)?;
-                let read = volume::read(
-                    mounted.drive(),
-                    file,
-                    trailer.index_offset,
-                    &mut index,
-                    (&mut Window::default(), self.geometry(barcode)?),
-                );
-                if let Err(why) = read {
-                    return Ok(Err(why.to_string()));
+                match self.read_again(barcode, file, trailer.index_offset, &mut index)? {
+                    Seen::Good => index,
+                    other => return Ok(other),
                 }
-                index
             }
         };
         match decode_index(&index, &trailer) {
-            Ok(_) => Ok(Ok(())),
-            Err(why) => Ok(Err(why.to_string())),
+            Ok(_) => Ok(Seen::Good),
+            Err(why) => Ok(Seen::Bad(why.to_string())),
+        }
+    }
+
+    /// Reads a part of a file that was read already.
+    fn read_again(
+        &self,
+        barcode: Barcode,
+        file: &TapeFile,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<Seen, LibraryError> {
+        loop {
+            let mut mounted = self.mount(barcode)?;
+            if !self.holds(barcode, file) {
+                return Ok(Seen::Gone);
+            }
+            let by = (&mut Window::default(), self.geometry(barcode)?);
+            match volume::read(mounted.drive(), file, offset, into, by) {
+                Ok(()) => return Ok(Seen::Good),
+                Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
+                    mounted.fail(&source);
+                }
+                Err(error) => {
+                    self.unread(mounted.drive(), barcode, file, &error);
+                    return Ok(Seen::Bad(error.to_string()));
+                }
+            }
         }
     }
 }
