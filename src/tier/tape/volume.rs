@@ -180,6 +180,25 @@ fn step(step: &'static str) -> impl Fn(DriveError) -> VolumeError {
     move |source| VolumeError::Drive { step, source }
 }
 
+impl VolumeError {
+    /// Is it the medium that does not give what was wanted, whoever asks and whenever?
+    #[must_use]
+    pub fn is_mediums(&self) -> bool {
+        match self {
+            Self::Moved { .. } => true,
+            Self::Drive { source, .. } => match source {
+                DriveError::BadBlock { .. }
+                | DriveError::Damaged { .. }
+                | DriveError::Beyond { .. }
+                | DriveError::Length { .. } => true,
+                DriveError::Medium { source, .. } => source.raw_os_error() == Some(libc::EIO),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}
+
 /// Makes the loaded cartridge an empty one of this volume: everything on it is gone.
 ///
 /// # Errors
