@@ -556,6 +556,10 @@ fn a_cartridge_is_worth_emptying_when_it_is_done_and_enough_of_it_is_dead() {
     assert_eq!(library.worth_repacking(30), [full]);
     tier.delete(name(2)).expect("deletes");
     assert_eq!(library.worth_repacking(50), [full]);
+    // Somebody wants it as it is.
+    library.protect(full, true).expect("is protected");
+    assert!(library.worth_repacking(0).is_empty());
+    library.protect(full, false).expect("no more");
     // One that is not full waits, unless nothing more goes to it.
     for seq in 4..=5 {
         try_store(&tier, seq, 1_000_000).expect("fits the other one");

@@ -254,3 +254,26 @@ fn nothing_is_made_empty_that_is_damaged_or_not_to_be_written() {
     assert!(why.contains("bad block"), "{why}");
     assert_eq!(kind(try_store(&tier, 3, 1000)), ErrorKind::Full);
 }
+
+#[test]
+fn an_exported_cartridge_is_taken_from_an_image_that_is_named_after_it() {
+    let site = Site::new(2, 1);
+    let tier = site.open();
+    let library = tier.library().expect("there");
+    let all = library.cartridges();
+    let barcodes = [all[0].entry.barcode, all[1].entry.barcode];
+    for barcode in barcodes {
+        library.export(barcode, None).expect("goes");
+    }
+    drop((tier, library));
+    let named = |barcode| format!("exported/{barcode}.tap");
+    edit_state(&site, &named(barcodes[0]), &named(barcodes[1]));
+    let tier = site.open();
+    let library = tier.library().expect("there");
+    let why = library
+        .import(&Import::Known(barcodes[0]), false)
+        .expect_err("another one's image");
+    assert!(why.to_string().contains("not named after it"), "{why}");
+    let taken = library.import(&Import::Known(barcodes[1]), false);
+    assert_eq!(taken.expect("comes").barcode, barcodes[1]);
+}
