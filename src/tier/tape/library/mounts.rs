@@ -402,7 +402,7 @@ impl Mounted<'_> {
         });
         // What is in it is taken out by hand.
         let _ = self.drive().unload();
-        self.give_back(None, Some(why.to_string()));
+        self.give_back(false, Some(why.to_string()));
     }
 
     /// Loads the cartridge anew in the drive that it is in. What was seen of it is kept.
@@ -443,21 +443,37 @@ impl Mounted<'_> {
     pub fn vacate(mut self) {
         match self.drive().unload() {
             Err(error) if error.blames() == Blame::Drive => self.fail(&error),
-            Ok(()) | Err(_) => self.give_back(None, None),
+            Ok(()) | Err(_) => self.give_back(false, None),
         }
     }
 
-    fn give_back(&mut self, holds: Option<Barcode>, failed: Option<String>) {
-        let Some(drive) = self.drive.take() else {
+    fn give_back(&mut self, mut stays: bool, failed: Option<String>) {
+        let Some(mut drive) = self.drive.take() else {
             return;
         };
-        if holds.is_none()
-            && let Err(error) = self.mounts.robot.empty(drive.number())
-        {
-            tracing::error!(%error, "a drive could not be emptied");
+        let empty = |drive: &dyn Drive| {
+            if let Err(error) = self.mounts.robot.empty(drive.number()) {
+                tracing::error!(%error, "a drive could not be emptied");
+            }
+        };
+        if !stays {
+            empty(&*drive);
         }
         let mut floor = self.mounts.floor.lock();
+        let retired = |floor: &Floor| {
+            let bay = floor.bays.get(self.bay);
+            bay.is_some_and(|bay| bay.failed.is_some())
+        };
+        if stays && retired(&floor) {
+            // Meanwhile: others must find the cartridge in its slot.
+            drop(floor);
+            let _ = drive.unload();
+            empty(&*drive);
+            stays = false;
+            floor = self.mounts.floor.lock();
+        }
         if let Some(bay) = floor.bays.get_mut(self.bay) {
+            let holds = bay.holds.filter(|_| stays);
             bay.tally = drive.tally();
             bay.drive = Some(drive);
             bay.at = Instant::now();
@@ -477,18 +493,7 @@ impl Mounted<'_> {
 
 impl Drop for Mounted<'_> {
     fn drop(&mut self) {
-        let held = {
-            let floor = self.mounts.floor.lock();
-            let bay = floor.bays.get(self.bay);
-            bay.and_then(|bay| bay.holds.filter(|_| bay.failed.is_none()))
-        };
-        if held.is_none()
-            && let Some(drive) = &mut self.drive
-        {
-            // It was retired meanwhile: others must find the cartridge in its slot.
-            let _ = drive.unload();
-        }
-        self.give_back(held, None);
+        self.give_back(true, None);
     }
 }
 

@@ -94,7 +94,7 @@ impl Line {
         if working.peek().is_none() || !working.all(|spot| spot.pinned) {
             return None;
         }
-        let has = |barcode| drives.iter().any(|s| s.works && s.holds == Some(barcode));
+        let has = |barcode| drives.iter().any(|s| s.holds == Some(barcode));
         let mut stuck = self.waiting.values().filter(|w| !has(w.barcode));
         stuck.next().map(|waiter| waiter.since)
     }
@@ -107,8 +107,9 @@ fn best(spots: &[Spot], waiter: &Waiter) -> Option<usize> {
     if let Some(own) = spots.iter().position(holds) {
         return spots.get(own).filter(|spot| spot.idle).map(|_| own);
     }
-    // Not yet back in its slot.
-    if spots.iter().any(|s| s.leaving == Some(waiter.barcode)) {
+    // Not yet back in its slot, or still to be taken out of a drive that is not used any more.
+    let there = |s: &Spot| s.leaving == Some(waiter.barcode) || s.holds == Some(waiter.barcode);
+    if spots.iter().any(there) {
         return None;
     }
     let free = spots.iter().enumerate();
@@ -200,6 +201,25 @@ mod tests {
             None,
             "there is no drive at all"
         );
+    }
+
+    #[test]
+    fn what_is_in_a_drive_that_is_retired_is_offered_to_no_other() {
+        let mut line = Line::default();
+        let first = line.join(barcode(1), None);
+        let retired = Spot {
+            works: false,
+            idle: false,
+            ..spot(Some(1), 1)
+        };
+        let drives = [retired, spot(None, 0)];
+        assert_eq!(line.choose(first, &drives), None, "its user has it still");
+        let emptied = Spot {
+            holds: None,
+            idle: true,
+            ..retired
+        };
+        assert_eq!(line.choose(first, &[emptied, spot(None, 0)]), Some(1));
     }
 
     #[test]

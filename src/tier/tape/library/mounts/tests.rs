@@ -169,3 +169,44 @@ fn writers_and_those_who_pin_all_go_on_when_pins_are_let_go_for_them() {
         stop.store(true, Ordering::Release);
     });
 }
+
+#[test]
+fn what_is_in_a_drive_when_it_is_retired_is_taken_out_whoever_comes_first() {
+    let room = Room::new(2);
+    let (mounts, cartridge) = (&room.mounts, room.cartridge(1));
+    for _ in 0..500 {
+        let mounted = mounts.mount(&cartridge, None).expect("mounts");
+        let at = mounts.status().into_iter().find(|s| s.holds.is_some());
+        let drive = at.expect("holds it").number;
+        std::thread::scope(|scope| {
+            scope.spawn(|| mounts.retire(drive, Some("retired".into())));
+            drop(mounted);
+        });
+        let left: Vec<_> = mounts
+            .status()
+            .into_iter()
+            .filter_map(|s| s.holds)
+            .collect();
+        assert_eq!(left, [], "in a drive that nobody uses");
+        mounts.retire(drive, None);
+    }
+}
+
+#[test]
+fn who_wants_what_a_retired_drive_holds_gets_it_when_its_user_is_through() {
+    let room = Room::new(2);
+    let (mounts, cartridge) = (&room.mounts, room.cartridge(1));
+    let mounted = mounts.mount(&cartridge, None).expect("mounts");
+    let at = mounts.status().iter().position(|s| s.holds.is_some());
+    let at = at.expect("holds it");
+    mounts.retire(mounts.status()[at].number, Some("retired".into()));
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| mounts.mount(&cartridge, None).map(drop));
+        while mounts.floor.lock().line.len() < 1 && !next.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(mounted);
+        next.join().expect("ends").expect("is loaded elsewhere");
+    });
+    assert_eq!(room.holds(1 - at), Some(cartridge.barcode));
+}
