@@ -519,6 +519,9 @@ impl Engine {
     /// # Errors
     /// What the last writes met: the next start then takes every recorded version as suspect.
     pub fn stop(&self, quiet: bool) -> Result<(), EngineError> {
+        // First: a seat for a recall that will not run would keep a drive from the last snapshot. Whoever asks from
+        // here on gets none, at once.
+        self.shared.desks.stop();
         // Recalls write into the backing: they end before it is synced, or the stop is no clean one.
         let idle = self
             .shared
@@ -549,7 +552,6 @@ impl Engine {
             self.abandoned.store(true, Ordering::Release);
         }
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.desks.stop();
         self.shared.bell.ring();
         let threads = std::mem::take(&mut *self.threads.lock());
         let left = join_within(threads, THREAD_PATIENCE);
