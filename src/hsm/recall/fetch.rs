@@ -114,7 +114,14 @@ fn fetch(
             }
         }
     };
-    sources.fetch(run.blocks(), &*shared.asks, &shared.indexes, &mut give);
+    let leave = || drop(recall.state.lock().seat.take());
+    sources.fetch(
+        run.blocks(),
+        &*shared.asks,
+        &shared.indexes,
+        &leave,
+        &mut give,
+    );
     trouble
 }
 

@@ -152,12 +152,14 @@ impl Sources {
     }
 
     /// Fetches adjacent blocks: one ranged read of the primary, and for each block that is bad
-    /// there, or if the read failed, the other copies. `give` gets each block in order.
+    /// there, or if the read failed, the other copies. `give` gets each block in order. `leave`: another
+    /// cartridge will be read from; who waits for its drive must keep none.
     pub(super) fn fetch(
         &self,
         blocks: Range<u32>,
         asks: &dyn Asks,
         indexes: &IndexCache,
+        leave: &dyn Fn(),
         give: &mut dyn FnMut(u32, Result<Checked, Miss>),
     ) {
         let mut run = self.read_run(blocks.clone());
@@ -182,7 +184,7 @@ impl Sources {
             };
             give(
                 block,
-                got.or_else(|miss| self.elsewhere(block, miss, asks, indexes)),
+                got.or_else(|miss| self.elsewhere(block, miss, (asks, indexes), leave)),
             );
         }
     }
@@ -211,8 +213,8 @@ impl Sources {
         &self,
         block: u32,
         miss: Miss,
-        asks: &dyn Asks,
-        indexes: &IndexCache,
+        (asks, indexes): (&dyn Asks, &IndexCache),
+        leave: &dyn Fn(),
     ) -> Result<Checked, Miss> {
         let mut worst = miss;
         let more = || {
@@ -223,6 +225,9 @@ impl Sources {
         let others = named.filter(|(at, _)| *at != self.primary).map(|(_, s)| s);
         // The catalog is asked only when the named ones are at their end.
         for source in others.chain(std::iter::once_with(more).flatten()) {
+            if asks.desk(source.copy.tier).is_some() {
+                leave();
+            }
             let (tier, entry) = match source.look(&self.record, asks, indexes) {
                 Ok(found) => found,
                 Err(Miss::Bad) => continue,

@@ -35,8 +35,8 @@ pub(super) fn repack(
     row: &Aggregate,
     judged: &Judged,
 ) -> Result<bool, ReclaimError> {
-    // Before it is named: a snapshot waits for what has a name.
-    let seat = (ground.seat)(row.id);
+    // Its turn comes before it is named: a snapshot waits for what has a name.
+    drop((ground.seat)(row.id));
     // First of all: what gets one of these names from now on is archived under a later name than this.
     // Held until its rows are there: a snapshot taken meanwhile counts it among the later ones.
     let (id, _composing) = (ground.name)()?;
@@ -53,6 +53,8 @@ pub(super) fn repack(
         put: ground.tier.put(id, hint)?,
         sum: Crc32cHasher::default(),
     };
+    // Only now: the tier may have needed a drive to make room. What it lies on is still at hand, mostly.
+    let seat = (ground.seat)(row.id);
     let writer = AggregateWriter::new(sink, id, ground.backing.fs(), (ground.now)());
     let mut copier = Copier {
         ground,
