@@ -5,6 +5,7 @@ use crate::hsm::tape::desk::{Absent, Desk, Seat, Wish};
 use crate::hsm::tape::queue::Urgency;
 use crate::id::{AggregateId, RequestId, TierId};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,9 +58,20 @@ impl Shared {
         aggregate: AggregateId,
         stop: &dyn Fn() -> bool,
     ) -> Option<Seat> {
+        self.seat_at(tier, aggregate, 0..u64::MAX, stop)
+    }
+
+    /// The same for a part of it.
+    pub(super) fn seat_at(
+        &self,
+        tier: TierId,
+        aggregate: AggregateId,
+        range: Range<u64>,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<Seat> {
         let desk = self.desks.get(tier)?;
         let wish = Wish {
-            stretch: desk.find(aggregate, 0..u64::MAX)?,
+            stretch: desk.find(aggregate, range)?,
             user: NOBODY,
             urgency: Urgency::Work,
         };

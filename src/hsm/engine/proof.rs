@@ -8,6 +8,7 @@
 //!   bad at once, so that they are made again together.
 
 mod footing;
+mod stretches;
 
 use super::{Shared, Slot};
 use crate::catalog::{CatalogError, Copy, CopyState, Durability};
@@ -106,12 +107,30 @@ impl Shared {
         tier: &dyn Tier,
         aggregate: AggregateId,
         copies: &[Copy],
-        stop: &dyn Fn() -> bool,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Option<Fault>>, CheckError> {
-        // Until all is read.
-        let _seat = self.seat(slot.id, aggregate, stop);
+        self.check_paced(slot, tier, (aggregate, copies), &|| (), stop)
+    }
+
+    /// As [`Self::check_copies`]; `pause` waits until more may be read, and no drive is held meanwhile.
+    pub(super) fn check_paced(
+        &self,
+        slot: &Slot,
+        tier: &dyn Tier,
+        (aggregate, copies): (AggregateId, &[Copy]),
+        pause: &(dyn Fn() + Sync),
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Option<Fault>>, CheckError> {
+        let ask = |stretch| self.seat_at(slot.id, aggregate, stretch, stop);
+        let tier = stretches::Stretches::new(tier, aggregate, &ask, pause, stop);
         let begun = self.now();
-        let told = verify_copies(tier, aggregate, copies, stop)?;
+        let told = match verify_copies(&tier, aggregate, copies, stop) {
+            // Whatever else it says then.
+            Err(_) if stop() => return Err(VerifyError::Stopped.into()),
+            told => told?,
+        };
+        // The seat is given back before anything is written.
+        drop(tier);
         self.note_faults(slot, aggregate, copies, &told, begun)?;
         Ok(told)
     }

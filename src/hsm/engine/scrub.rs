@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - One read at a time of a tier, and never more bytes of it in a second than `scrub-bandwidth`, seen
-//!   over a few seconds.
+//!   over a few seconds; of tape over a few minutes: a stretch is read as fast as a drive gives it, which
+//!   others have while it is paid for.
 //! - Users come first: while anything else runs, each read waits a while, unless the promise is late.
 //! - Nothing is kept beside the catalog: after a restart the oldest check is the next to be made.
 
@@ -230,11 +231,13 @@ impl Scrub<'_> {
         }
         let (shared, slot) = (self.shared, self.slot);
         let stop = || shared.stopping();
-        // With a drive for it alone, nobody is served by its standing still.
+        // While it has a seat at a drive, nobody is served by its standing still.
         let on_tape = slot.tier.tapes().is_some();
         let busy = || !late && !on_tape && shared.is_busy();
         let paced = Paced::new(&*slot.tier, &self.pacer, &busy, &stop);
-        let told = shared.check_copies(slot, &paced, aggregate, &copies, &stop);
+        let paced = if on_tape { paced.later() } else { paced };
+        let of = (aggregate, &copies[..]);
+        let told = shared.check_paced(slot, &paced, of, &|| paced.settle(), &stop);
         match told {
             Ok(_) => {
                 self.rests.read(aggregate);

@@ -12,6 +12,8 @@
 //! - Seats of one pass are handed out in the queue's order. A seat is given back when it is dropped.
 //! - A drive's cartridge is held during its pass, and until the seats are given back; an idle desk
 //!   holds nothing. Nobody who holds a cartridge waits for another drive.
+//! - Readers do not wait for other work without bound: one who wants little, or is late, is seated beside it, and for
+//!   one who is late and wants another cartridge its seats end, though it may read on.
 //! - Who needs a drive and gets none because all are held (a writer, say) gets one within
 //!   [`Rules`]' bounds: between two seats, after the first of a hold, a drive that
 //!   somebody has waited for for [`PATIENCE`] is let go of. Who holds it next stands behind him in the line.
@@ -37,10 +39,15 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The same where nobody waits for the library's time.
 const NO_PATIENCE: Duration = Duration::from_millis(100);
+/// When a reader is late there.
+const NO_DELAY: Duration = Duration::from_secs(2);
 /// Seats of one drive at once.
 const SEATS: usize = 8;
 /// Bytes of tape from the first of them to the last: below what a drive keeps at hand.
 const AHEAD: u64 = 4 << 20;
+/// Bytes of tape up to which a reader is seated at once beside other work, and reads between its reads. Each of
+/// his reads costs both a locate: one who wants more waits until he is late.
+const BESIDE: u64 = 64 << 20;
 /// How long an absent cartridge is shown that nobody asks for any more.
 const SHOWN: Duration = Duration::from_secs(60 * 60);
 
@@ -90,7 +97,16 @@ impl Drop for Seat {
 struct Ask {
     cartridge: Cartridge,
     urgency: Urgency,
+    since: Moment,
     called: Called,
+}
+
+/// Who has a seat.
+struct Sitter {
+    /// Where what he reads lies.
+    begin: u64,
+    end: u64,
+    urgency: Urgency,
 }
 
 /// What the queue does not know yet.
@@ -103,8 +119,8 @@ enum News {
 struct Front {
     asks: HashMap<JobId, Ask>,
     news: Vec<News>,
-    /// Of each drive: where what is read from lies.
-    seats: Vec<BTreeMap<u64, (u64, u64)>>,
+    /// Of each drive: who reads from it.
+    seats: Vec<BTreeMap<u64, Sitter>>,
     /// Cartridges that were asked for and not there: how often, and when last.
     absent: BTreeMap<Cartridge, (u64, Instant)>,
     next: u64,
@@ -126,6 +142,8 @@ struct Work {
 struct Core {
     tapes: Arc<dyn Tapes>,
     pace: Option<f64>,
+    /// A reader who has waited this long goes before other work that has seats, in the library's time.
+    late: Duration,
     begun: Instant,
     work: Mutex<Work>,
     front: Mutex<Front>,
@@ -158,6 +176,7 @@ impl Desk {
                 reader_after: Duration::ZERO,
                 files: 1,
                 age: Duration::ZERO,
+                reader_late: NO_DELAY,
                 ..Rules::default()
             },
         };
@@ -168,8 +187,10 @@ impl Desk {
     #[must_use]
     pub fn with_rules(tapes: Arc<dyn Tapes>, rules: Rules) -> Self {
         let drives = tapes.drives();
+        let pace = tapes.pace();
         let core = Core {
-            pace: tapes.pace(),
+            pace,
+            late: rules.reader_late,
             begun: Instant::now(),
             work: Mutex::new(Work {
                 queue: Queue::new(rules, drives),
@@ -180,7 +201,7 @@ impl Desk {
             front: Mutex::new(Front {
                 asks: HashMap::new(),
                 news: Vec::new(),
-                seats: vec![BTreeMap::new(); drives],
+                seats: (0..drives).map(|_| BTreeMap::new()).collect(),
                 absent: BTreeMap::new(),
                 next: 0,
                 rung: 0,
@@ -207,6 +228,12 @@ impl Desk {
         let core = Arc::clone(&self.core);
         all.push(("tape-eta".into(), Box::new(move || told::work(&core))));
         all
+    }
+
+    /// Drives of its library.
+    #[must_use]
+    pub fn drives(&self) -> usize {
+        self.core.tapes.drives()
     }
 
     /// Nobody is called any more; the threads end when they have done what they are at.
@@ -251,6 +278,7 @@ impl Desk {
         let ask = Ask {
             cartridge,
             urgency,
+            since,
             called,
         };
         front.asks.insert(id, ask);

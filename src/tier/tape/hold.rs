@@ -88,7 +88,9 @@ impl Tapes for Cartridges {
         let library = self.place.enter("loading").map_err(failed)?;
         let pin = match library.mount_instead(barcode, instead) {
             Ok(mounted) => mounted.pin(),
-            Err(LibraryError::Absent { .. }) => return Err(absent()),
+            Err(LibraryError::Absent { .. } | LibraryError::Exported { .. }) => {
+                return Err(absent());
+            }
             Err(why) => return Err(HoldError::Failed(why.to_string())),
         };
         Ok(Box::new(Pinned { library, pin }))

@@ -52,6 +52,7 @@ pub(super) struct Paced<'a> {
     pacer: &'a Pacer,
     busy: Ask<'a>,
     stop: Ask<'a>,
+    later: bool,
 }
 
 impl<'a> Paced<'a> {
@@ -62,6 +63,23 @@ impl<'a> Paced<'a> {
             pacer,
             busy,
             stop,
+            later: false,
+        }
+    }
+
+    /// What is read is paid for in [`Self::settle`] alone.
+    pub(super) fn later(self) -> Self {
+        Self {
+            later: true,
+            ..self
+        }
+    }
+
+    /// Waits until all that was read is paid for.
+    pub(super) fn settle(&self) {
+        let through = *self.pacer.through.lock();
+        if let Some(through) = through {
+            self.wait(through, &|| true);
         }
     }
 
@@ -92,7 +110,10 @@ impl Tier for Paced<'_> {
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         self.wait(Instant::now() + GIVES_WAY, self.busy);
         let bytes = self.tier.read(name, offset, len)?;
-        self.wait(self.pacer.pay(len, Instant::now()), &|| true);
+        let paid = self.pacer.pay(len, Instant::now());
+        if !self.later {
+            self.wait(paid, &|| true);
+        }
         Ok(bytes)
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {

@@ -60,7 +60,7 @@ fn one(
     wanted: &[(usize, Copy)],
     actions: &[Action],
     sofar: &mut [Sofar],
-    stop: &dyn Fn() -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
 ) {
     let Some(slot) = shared.slot(tier) else {
         for (at, _) in wanted {

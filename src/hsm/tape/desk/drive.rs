@@ -1,7 +1,7 @@
 //! What a drive's thread does: it takes turns, and hands out the seats of each.
 
-use super::{AHEAD, Core, NO_PATIENCE, PATIENCE, SEATS, Seat, Work};
-use crate::hsm::tape::queue::{Job, Turn};
+use super::{AHEAD, BESIDE, Core, Front, NO_PATIENCE, PATIENCE, SEATS, Seat, Sitter, Work};
+use crate::hsm::tape::queue::{Job, Turn, Urgency};
 use crate::tier::tapes::{Cartridge, Held, HoldError};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,6 +13,16 @@ const REST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// Seats whose drive nobody has used for so long are forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// What becomes of a job in hand.
+enum Room {
+    /// It gets its seat.
+    Free,
+    /// It waits again: a reader came for the same cartridge.
+    ReaderFirst,
+    /// The drive is to be let go of.
+    Leave,
+}
 
 /// A cartridge that this thread keeps in its drive.
 type Kept = (Cartridge, Box<dyn Held>);
@@ -30,7 +40,7 @@ pub(super) fn work(core: &Arc<Core>, own: usize) {
         };
         let step = || match core.turn(own) {
             Some(turn) => core.pass(own, &turn, kept.take()),
-            None if kept.is_some() && core.is_left(own, kept.as_ref()) => None,
+            None if kept.is_some() && core.is_left(own, kept.as_ref(), false) => None,
             None => {
                 core.rest(heard, kept.is_some());
                 kept.take()
@@ -86,7 +96,8 @@ impl Core {
         let kept = match kept {
             Some(kept) if kept.0 == turn.cartridge && kept.1.stands() => kept,
             other => {
-                while other.is_some() && !self.is_left(own, other.as_ref()) {
+                let late = || self.is_late(|cartridge| *cartridge == turn.cartridge);
+                while other.is_some() && !self.is_left(own, other.as_ref(), late()) {
                     let heard = self.front.lock().rung;
                     self.rest(heard, true);
                 }
@@ -102,7 +113,7 @@ impl Core {
                 }
             }
         };
-        let mut seated = false;
+        let (mut seated, mut back) = (false, None);
         loop {
             let job = {
                 let mut work = self.work.lock();
@@ -118,52 +129,112 @@ impl Core {
             let Some(job) = job else {
                 return Some(kept);
             };
-            if !self.has_room(own, &job, &*kept.1, seated) {
-                self.break_off(own, job);
-                while !self.is_left(own, Some(&kept)) {
-                    let heard = self.front.lock().rung;
-                    self.rest(heard, true);
+            // Where the pass is full no reader joins it: what was put back comes again, and has its turn.
+            let again = back == Some(job.id);
+            match self.room(own, &job, &*kept.1, (seated, again)) {
+                Room::Free => {
+                    self.is_at(own, self.read_time(own, &job));
+                    seated |= self.call(own, &job);
+                    back = None;
                 }
-                return None;
+                Room::ReaderFirst => {
+                    back = Some(job.id);
+                    self.put_back(&mut self.work.lock(), job);
+                }
+                Room::Leave => {
+                    self.break_off(own, job);
+                    let late = || self.is_late(|cartridge| *cartridge != kept.0);
+                    while !self.is_left(own, Some(&kept), late()) {
+                        let heard = self.front.lock().rung;
+                        self.rest(heard, true);
+                    }
+                    return None;
+                }
             }
-            self.is_at(own, self.read_time(own, &job));
-            seated |= self.call(own, &job);
         }
     }
 
-    /// Waits until another may be seated; `false`: the drive is to be let go of.
-    fn has_room(&self, own: usize, job: &Job<Cartridge>, held: &dyn Held, seated: bool) -> bool {
+    /// Waits until another may be seated, or should not be.
+    fn room(
+        &self,
+        own: usize,
+        job: &Job<Cartridge>,
+        held: &dyn Held,
+        (seated, again): (bool, bool),
+    ) -> Room {
         loop {
-            if !held.stands() || seated && self.is_stuck(1) {
-                return false;
+            if !held.stands() || seated && (self.is_stuck(1) || self.gives_way(own, job)) {
+                return Room::Leave;
             }
             let forgotten = held.unused() >= FORGOTTEN;
             let mut front = self.front.lock();
             if front.stopped {
-                return false;
+                return Room::Leave;
             }
             let wanted = front.asks.contains_key(&job.id);
-            let Some(seats) = front.seats.get_mut(own) else {
-                return false;
-            };
-            let begin = seats.values().map(|s| s.0).fold(job.begin, u64::min);
-            let end = seats.values().map(|s| s.1).fold(job.end, u64::max);
-            let few = seats.len() < SEATS && end - begin <= AHEAD;
-            if !wanted || seats.is_empty() || few {
-                return true;
+            if !wanted || self.fits(&front, own, job) {
+                return Room::Free;
             }
             if forgotten {
                 tracing::warn!(cartridge = %job.cartridge, "a seat at a drive that nobody uses is given to the next");
-                seats.clear();
-                return true;
+                front.seats.get_mut(own).into_iter().for_each(|s| s.clear());
+                return Room::Free;
+            }
+            let other = job.urgency == Urgency::Work && !again;
+            if other && self.has_reader(&front, own, &job.cartridge) {
+                return Room::ReaderFirst;
             }
             self.bell.wait_for(&mut front, LOOK);
         }
     }
 
+    /// Is there a seat beside those that are out? A reader minds none but readers', if he wants little or is late.
+    fn fits(&self, front: &Front, own: usize, job: &Job<Cartridge>) -> bool {
+        let seats = front.seats.get(own).into_iter().flatten().map(|(_, s)| s);
+        let long = job.end.saturating_sub(job.begin) > BESIDE;
+        let reader = job.urgency == Urgency::Reader && (!long || self.has_waited(job.since));
+        let (mut many, mut begin, mut end) = (0, job.begin, job.end);
+        for sitter in seats.filter(|s| !reader || s.urgency == Urgency::Reader) {
+            many += 1;
+            (begin, end) = (begin.min(sitter.begin), end.max(sitter.end));
+        }
+        many == 0 || many < SEATS && end - begin <= AHEAD
+    }
+
+    /// Does a reader wait for this cartridge who would be seated where other work is not?
+    fn has_reader(&self, front: &Front, own: usize, cartridge: &Cartridge) -> bool {
+        let mut seats = front.seats.get(own).into_iter().flatten();
+        let readers = |ask: &super::Ask| ask.urgency == Urgency::Reader;
+        let mut asks = front.asks.values().filter(|a| readers(a));
+        seats.all(|(_, s)| s.urgency == Urgency::Work) && asks.any(|a| a.cartridge == *cartridge)
+    }
+
+    /// Must other work that is in hand wait for a reader elsewhere?
+    fn gives_way(&self, own: usize, job: &Job<Cartridge>) -> bool {
+        if job.urgency == Urgency::Reader {
+            return false;
+        }
+        let mut work = self.work.lock();
+        self.hear(&mut work);
+        work.queue.gives_way(own, self.now())
+    }
+
+    fn has_waited(&self, since: crate::hsm::tape::queue::Moment) -> bool {
+        self.now().saturating_sub(since) >= self.late
+    }
+
+    /// Has a reader of one of these cartridges waited for too long?
+    fn is_late(&self, of: impl Fn(&Cartridge) -> bool) -> bool {
+        let front = self.front.lock();
+        let mut readers = front.asks.values().filter(|ask| {
+            ask.urgency == Urgency::Reader && of(&ask.cartridge) && self.has_waited(ask.since)
+        });
+        readers.next().is_some()
+    }
+
     /// May the drive be let go of? Not while seats are out, unless somebody has waited for it for very
-    /// long, or nobody uses it.
-    fn is_left(&self, own: usize, kept: Option<&Kept>) -> bool {
+    /// long, or nobody uses it; nor, if a reader elsewhere is `late`, for other work.
+    fn is_left(&self, own: usize, kept: Option<&Kept>, late: bool) -> bool {
         let stands = kept.is_some_and(|(_, held)| held.stands() && held.unused() < FORGOTTEN);
         let stuck = self.is_stuck(2);
         let mut front = self.front.lock();
@@ -171,7 +242,8 @@ impl Core {
         let Some(seats) = front.seats.get_mut(own) else {
             return true;
         };
-        if gone {
+        let work = seats.values().all(|s| s.urgency == Urgency::Work);
+        if gone || late && work {
             seats.clear();
         }
         seats.is_empty()
@@ -193,7 +265,12 @@ impl Core {
             front.next += 1;
             let number = front.next;
             if let Some(seats) = front.seats.get_mut(own) {
-                seats.insert(number, (job.begin, job.end));
+                let sitter = Sitter {
+                    begin: job.begin,
+                    end: job.end,
+                    urgency: ask.urgency,
+                };
+                seats.insert(number, sitter);
             }
             let seat = Seat {
                 core: Arc::clone(self),
@@ -211,14 +288,19 @@ impl Core {
 
     /// The pass ends before its end: what is left waits as it did.
     fn break_off(&self, own: usize, in_hand: Job<Cartridge>) {
-        let mut work = self.work.lock();
-        self.hear(&mut work);
-        let wanted = self.front.lock().asks.contains_key(&in_hand.id);
-        if wanted {
-            work.queue.offer(in_hand);
-        }
-        drop(work);
+        self.put_back(&mut self.work.lock(), in_hand);
         self.give_back(own);
+    }
+
+    /// What was in hand waits again, as old as it was.
+    fn put_back(&self, work: &mut Work, mut job: Job<Cartridge>) {
+        self.hear(work);
+        let urgency = self.front.lock().asks.get(&job.id).map(|ask| ask.urgency);
+        if let Some(urgency) = urgency {
+            // The queue did not know it when it was raised.
+            job.urgency = urgency;
+            work.queue.offer(job);
+        }
     }
 
     /// The drive's turn is over, and it is empty as far as the queue goes.
@@ -302,7 +384,7 @@ impl Core {
         let seats_end = {
             let front = self.front.lock();
             let seats = front.seats.get(own).into_iter();
-            seats.flat_map(|s| s.values()).map(|s| s.1).max()
+            seats.flat_map(|s| s.values()).map(|s| s.end).max()
         };
         let timing = self.tapes.timing(&job.cartridge);
         timing.map_or(0.0, |t| t.step(seats_end, job.begin) + t.read(job.bytes))

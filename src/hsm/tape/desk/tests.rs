@@ -131,6 +131,10 @@ struct Site {
 impl Site {
     /// Threads begin with [`Site::begin`].
     fn new(drives: usize) -> Self {
+        Self::with(drives, |fake| Desk::new(fake))
+    }
+
+    fn with(drives: usize, desk: impl FnOnce(Arc<Fake>) -> Desk) -> Self {
         let shelf = Arc::new((Mutex::new(Shelf::default()), Condvar::new()));
         shelf.0.lock().working = drives;
         let fake = Fake {
@@ -138,7 +142,7 @@ impl Site {
             shelf: Arc::clone(&shelf),
         };
         Self {
-            desk: Arc::new(Desk::new(Arc::new(fake))),
+            desk: Arc::new(desk(Arc::new(fake))),
             shelf,
             threads: Vec::new(),
         }
@@ -302,6 +306,70 @@ fn a_drive_is_let_go_of_for_who_is_stuck_but_not_before_one_was_served() {
     assert_eq!(site.shelf.0.lock().holds.len(), 20);
 }
 
+/// Every cartridge is worth its mount, and a reader is late at once.
+fn hasty() -> Rules {
+    Rules {
+        reader_after: Duration::ZERO,
+        files: 1,
+        age: Duration::ZERO,
+        reader_late: Duration::from_millis(1),
+        ..Rules::default()
+    }
+}
+
+#[test]
+fn a_reader_is_seated_beside_other_work_but_not_beside_readers_far_away() {
+    let mut site = Site::new(1);
+    let answers = Answers::new();
+    site.ask(1, 1, 0, &answers);
+    site.begin();
+    let (_, work) = answers.1.recv().expect("called");
+    // Other work is in hand and waits for that seat.
+    site.ask(3, 1, 2 * AHEAD, &answers);
+    while site.desk.core.work.lock().queue.len() > 0 || site.desk.waiting() != 1 {
+        std::thread::yield_now();
+    }
+    site.ask(2, 1, 4 * AHEAD, &answers);
+    let (n, reader) = answers.1.recv().expect("called");
+    assert!(n == 2 && reader.is_some() && work.is_some());
+    site.ask(4, 1, 8 * AHEAD, &answers);
+    let wait = Duration::from_millis(100);
+    assert!(answers.1.recv_timeout(wait).is_err(), "too far away");
+    drop(reader);
+    let (n, reader) = answers.1.recv().expect("called");
+    assert_eq!(n, 4);
+    drop((reader, work));
+    assert_eq!(answers.1.recv().expect("called").0, 3);
+    assert_eq!(site.shelf.0.lock().holds, [cartridge(1)]);
+}
+
+#[test]
+fn a_late_reader_of_another_cartridge_does_not_wait_until_other_work_is_done() {
+    for in_hand in [false, true] {
+        let mut site = Site::with(1, |fake| Desk::with_rules(fake, hasty()));
+        let answers = Answers::new();
+        site.ask(1, 1, 0, &answers);
+        site.begin();
+        let (_, work) = answers.1.recv().expect("called");
+        if in_hand {
+            site.ask(3, 1, 2 * AHEAD, &answers);
+            while site.desk.core.work.lock().queue.len() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        site.ask(2, 2, 0, &answers);
+        let (n, reader) = answers.1.recv().expect("called");
+        assert!(n == 2 && reader.is_some() && work.is_some());
+        // A reader's seat ends for nobody else.
+        site.ask(4, 3, 0, &answers);
+        let wait = Duration::from_millis(100);
+        assert!(answers.1.recv_timeout(wait).is_err());
+        drop((work, reader));
+        // Perhaps the drive turned to what else waits before he asked.
+        while answers.1.recv().expect("called").0 != 4 {}
+    }
+}
+
 #[test]
 fn whose_cartridge_is_absent_reads_without_and_it_is_told_which() {
     let mut site = Site::new(1);
@@ -392,6 +460,21 @@ fn store(tier: &dyn Tier, seq: u64, len: usize) {
     let mut put = tier.put(name, len as u64).expect("begins");
     put.write_all(&data).expect("takes it");
     put.finish(Crc32c::of(&data)).expect("durable");
+}
+
+#[test]
+fn what_was_exported_is_absent() {
+    let place = tempfile::tempdir().expect("a directory");
+    let tier = library(place.path());
+    store(&tier, 1, 1 << 20);
+    let (library, tapes) = (tier.library().expect("there"), tier.tapes().expect("some"));
+    let object = AggregateId { epoch: 1, seq: 1 };
+    let stretch = tapes.place(object, 0..1).expect("known");
+    let barcode = library.find(object).expect("known").0;
+    library.export(barcode, None).expect("taken out");
+    let why = tapes.hold(&stretch.cartridge, None).map(drop);
+    let absent = |why| matches!(why, HoldError::Absent(c) if c == stretch.cartridge);
+    assert!(why.is_err_and(absent));
 }
 
 #[test]

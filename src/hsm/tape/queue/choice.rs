@@ -83,8 +83,9 @@ impl<C: Clone + Ord> Queue<C> {
 
     /// Must this drive's pass end for a reader elsewhere? Only one of other work that has handed something
     /// out, with nothing overdue in it, and if no other drive is there for him.
-    pub(super) fn gives_way(&self, drive: usize, now: Moment) -> bool {
-        let Some(pass) = self.drives[drive].pass.as_ref() else {
+    #[must_use]
+    pub fn gives_way(&self, drive: usize, now: Moment) -> bool {
+        let Some(pass) = self.drives.get(drive).and_then(|d| d.pass.as_ref()) else {
             return false;
         };
         let mut free = self.drives.iter().filter(|d| d.up && d.pass.is_none());
