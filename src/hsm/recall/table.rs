@@ -121,6 +121,17 @@ impl Table {
         state.phase = Phase::Beginning;
     }
 
+    /// Nothing was begun for those who waited: of ten thousand readers that are killed, or have waited
+    /// for too long, while it is not their turn yet, no recall remains.
+    fn end_unwanted(&mut self, recall: &Recall, state: &mut State) {
+        let waits = matches!(state.phase, Phase::Queued | Phase::Parked);
+        if waits && state.waiters.is_empty() {
+            state.phase = Phase::Ended;
+            state.leave_drive();
+            self.recalls.remove(&recall.node);
+        }
+    }
+
     /// The next in the queue that `charge` made room in.
     fn next_in_line(&mut self, charge: Charge, settings: &Settings) -> Option<Arc<Recall>> {
         loop {
@@ -183,9 +194,15 @@ impl Shared {
 
     pub(super) fn tier_lane(&self, tier: TierId, seated: bool) -> Arc<Lane> {
         let mut lanes = self.tiers.lock();
-        let lane = lanes
-            .entry((tier, seated))
-            .or_insert_with(|| Lane::new(format!("cairn-t{tier}"), self.settings.tier_workers));
+        let lane = lanes.entry((tier, seated)).or_insert_with(|| {
+            // Those with a seat share its drive with few; other drives' wait for none of them.
+            let desk = self.asks.desk(tier).filter(|_| seated);
+            let drives = desk.map_or(1, |desk| desk.drives());
+            Lane::new(
+                format!("cairn-t{tier}"),
+                self.settings.tier_workers.saturating_mul(drives),
+            )
+        });
         Arc::clone(lane)
     }
 
@@ -283,13 +300,7 @@ impl Shared {
                 progress.give_up(token);
             }
             let waiter = state.waiters.remove(&token);
-            if matches!(state.phase, Phase::Queued | Phase::Parked) && state.waiters.is_empty() {
-                // Nothing was begun for them: of ten thousand readers that are killed while they
-                // wait for their turn, no recall remains.
-                state.phase = Phase::Ended;
-                state.leave_drive();
-                table.recalls.remove(&recall.node);
-            }
+            table.end_unwanted(&recall, &mut state);
             waiter
         };
         drop(table);
@@ -498,6 +509,7 @@ impl Shared {
     }
 
     fn overdue(&self, recall: &Recall, now: Instant) -> (Vec<Answer>, bool) {
+        let mut table = self.table.lock();
         let mut state = recall.state.lock();
         let late: Vec<_> = state
             .waiters
@@ -514,6 +526,10 @@ impl Shared {
                 answers.push(waiter.fail(RecallError::TimedOut));
             }
         }
+        if !late.is_empty() {
+            table.end_unwanted(recall, &mut state);
+        }
+        drop(table);
         let idle = state.phase == Phase::Running
             && state.waiters.is_empty()
             && now.saturating_duration_since(state.used) >= self.settings.linger

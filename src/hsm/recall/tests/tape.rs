@@ -162,6 +162,29 @@ fn who_gives_up_takes_his_recall_out_of_the_queue() {
 }
 
 #[test]
+fn nothing_is_mounted_for_readers_who_waited_for_too_long() {
+    let site = Site::new(Settings {
+        timeout: Some(std::time::Duration::from_secs(60)),
+        ..Settings::default()
+    });
+    let stub = site.stub("file", 100_000);
+    let reading = site.rig.read(&stub, 0, 10);
+    site.until_parked(1);
+    let later = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    site.rig.recaller.tick(later);
+    assert!(reading.wait().is_err(), "he waited for too long");
+    assert_eq!((site.desk.waiting(), site.rig.recaller.running()), (0, 0));
+    // Who is staged beside him waits on, and he himself may come again.
+    let staged = site.stage(&stub);
+    let reading = site.rig.read(&stub, 0, 10);
+    site.until_parked(1);
+    site.rig.recaller.tick(later);
+    assert!(reading.wait().is_err(), "he waited for too long");
+    assert_eq!((site.desk.waiting(), site.rig.recaller.running()), (1, 1));
+    assert!(staged.is_empty());
+}
+
+#[test]
 fn a_file_that_is_cut_while_it_waits_is_not_asked_for_any_more() {
     let site = Site::new(Settings::default());
     let stub = site.stub("file", 100_000);
