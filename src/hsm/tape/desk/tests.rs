@@ -326,7 +326,7 @@ fn a_reader_is_seated_beside_other_work_but_not_beside_readers_far_away() {
     let (_, work) = answers.1.recv().expect("called");
     // Other work is in hand and waits for that seat.
     site.ask(3, 1, 2 * AHEAD, &answers);
-    while site.desk.core.work.lock().queue.len() > 0 || site.desk.waiting() != 1 {
+    while !site.desk.core.work.lock().queue.is_empty() || site.desk.waiting() != 1 {
         std::thread::yield_now();
     }
     site.ask(2, 1, 4 * AHEAD, &answers);
@@ -353,7 +353,7 @@ fn a_late_reader_of_another_cartridge_does_not_wait_until_other_work_is_done() {
         let (_, work) = answers.1.recv().expect("called");
         if in_hand {
             site.ask(3, 1, 2 * AHEAD, &answers);
-            while site.desk.core.work.lock().queue.len() > 0 {
+            while !site.desk.core.work.lock().queue.is_empty() {
                 std::thread::yield_now();
             }
         }
