@@ -25,6 +25,7 @@ mod append;
 mod audit;
 mod choose;
 mod error;
+mod freeing;
 mod hall;
 mod inventory;
 mod media;
