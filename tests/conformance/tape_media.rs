@@ -17,7 +17,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn library(tier: &TapeTier) -> Arc<Library> {
     tier.library().expect("there")
@@ -365,7 +365,11 @@ fn a_file_that_goes_while_its_cartridge_is_read_is_not_bad() {
                     library.free(barcode).expect("all on it is dead");
                     freed.store(true, Ordering::Relaxed);
                 });
-                std::thread::sleep(Duration::from_millis(300));
+                let until = Instant::now() + Duration::from_secs(60);
+                while library.waiting() == 0 {
+                    assert!(Instant::now() < until, "nobody asks for the drive");
+                    std::thread::yield_now();
+                }
             }
             false
         });

@@ -455,6 +455,12 @@ impl Library {
         self.stock.lock().state.robot_move
     }
 
+    /// See [`Mounts::waiting`].
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.mounts.waiting()
+    }
+
     /// See [`Mounts::stuck`].
     #[must_use]
     pub fn stuck(&self) -> Option<Duration> {

@@ -223,6 +223,12 @@ impl Mounts {
         floor.bays.iter().map(status).collect()
     }
 
+    /// How many wait for a drive.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.floor.lock().line.len()
+    }
+
     /// How long the first has waited who gets no drive because all that work are pinned.
     #[must_use]
     pub fn stuck(&self) -> Option<Duration> {
