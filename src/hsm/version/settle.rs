@@ -41,6 +41,8 @@ pub struct Settle {
     pub hint: Option<Vec<u8>>,
     /// The ctime that Cairn's own write left.
     pub ctime: Timestamp,
+    /// The floor of the window that it belongs to.
+    pub floor: Timestamp,
 }
 
 impl Settle {
@@ -94,7 +96,12 @@ impl Stamp {
             let ctime = backing.stat(fd)?.ctime;
             if in_window(floor, ctime) {
                 let (node, hint) = (backing.handle_of(fd)?, hint.map(<[u8]>::to_vec));
-                let settle = Some(Settle { node, hint, ctime });
+                let settle = Some(Settle {
+                    node,
+                    hint,
+                    ctime,
+                    floor,
+                });
                 return Ok(Self {
                     record,
                     ctime,
@@ -120,7 +127,7 @@ pub enum Settled {
     Quiet,
     /// Somebody else changed the file's status: the backing's ctime is shown from now on.
     Shown,
-    /// The file, or its record, is gone or another one by now.
+    /// The file, or its record, is gone or another one by now: a later one has its own check.
     Moot,
 }
 
@@ -139,17 +146,17 @@ pub fn settle(backing: &Backing, check: &Settle) -> Result<Settled, BackingError
     let Some(mut record) = backing.record(fd.as_fd())? else {
         return Ok(Settled::Moot);
     };
-    let Some(floor) = record
-        .ctime_floor
-        .filter(|_| belongs_to(&record, backing.fs(), &check.node))
-    else {
+    // Taken for somebody else's, a later stamp of Cairn's own would be written over, and the file
+    // would look changed by a ctime that the catalog was never told.
+    let own = record.ctime_floor == Some(check.floor);
+    if !own || !belongs_to(&record, backing.fs(), &check.node) {
         return Ok(Settled::Moot);
-    };
+    }
     let ctime = backing.stat(fd.as_fd())?.ctime;
     if ctime == check.ctime {
         return Ok(Settled::Quiet);
     }
-    if in_window(floor, ctime) {
+    if in_window(check.floor, ctime) {
         record.ctime_floor = None;
         backing.set_record(fd.as_fd(), &record, SetHow::Replace)?;
     }

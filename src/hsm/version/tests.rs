@@ -153,23 +153,13 @@ fn p1_after_an_unclean_boot_equal_v_is_not_believed() {
     assert!(matches!(suspect, Rebound::Dirty { .. }));
 }
 
-#[test]
-fn a_chmod_in_the_window_is_shown_after_settling() {
-    use crate::format::record::{Record, State};
-    use crate::hsm::backing::{SetHow, shown_ctime};
-    use crate::id::{DataVersion, FileId};
-    let rig = Rig::new();
-    rig.write("f", b"data");
-    let fd = rig.open("f", How::Path);
-    let user_ctime = Timestamp {
-        sec: 1_000,
-        nsec: 5,
-    };
-    let record = Record {
-        state: State::Resident,
+/// A resident record of the file `f`, which holds `data`.
+fn resident(rig: &Rig, user_ctime: Timestamp) -> crate::format::record::Record {
+    crate::format::record::Record {
+        state: crate::format::record::State::Resident,
         fs: rig.backing.fs(),
-        file: FileId([1; 16]),
-        version: DataVersion(1),
+        file: crate::id::FileId([1; 16]),
+        version: crate::id::DataVersion(1),
         crc: Crc32c::of(b"data"),
         handle: rig.node("f"),
         size: 4,
@@ -178,7 +168,20 @@ fn a_chmod_in_the_window_is_shown_after_settling() {
         ctime_floor: None,
         blocks_crc: Crc32c::EMPTY,
         copies: Vec::new(),
+    }
+}
+
+#[test]
+fn a_chmod_in_the_window_is_shown_after_settling() {
+    use crate::hsm::backing::{SetHow, shown_ctime};
+    let rig = Rig::new();
+    rig.write("f", b"data");
+    let fd = rig.open("f", How::Path);
+    let user_ctime = Timestamp {
+        sec: 1_000,
+        nsec: 5,
     };
+    let record = resident(&rig, user_ctime);
     let stamp = Stamp::set(
         &rig.backing,
         fd.as_fd(),
@@ -202,4 +205,28 @@ fn a_chmod_in_the_window_is_shown_after_settling() {
     .unwrap();
     assert_eq!(settle(&rig.backing, &check).unwrap(), Settled::Shown);
     assert_ne!(shown(), user_ctime);
+}
+
+#[test]
+fn a_check_leaves_a_later_stamp_of_cairns_own_alone() {
+    use crate::hsm::backing::SetHow;
+    let rig = Rig::new();
+    rig.write("f", b"data");
+    let fd = rig.open("f", How::Path);
+    let record = resident(&rig, Timestamp::default());
+    let stamp = || {
+        let how = SetHow::Either;
+        Stamp::set(&rig.backing, fd.as_fd(), Some(b"f"), &record, how).unwrap()
+    };
+    // The first copy's record, and the second's in the next tick: within the first one's window.
+    let first = stamp();
+    while coarse_now() <= first.ctime {
+        std::hint::spin_loop();
+    }
+    let second = stamp();
+    assert_ne!(first.ctime, second.ctime);
+    let settled = |stamp: Stamp| settle(&rig.backing, &stamp.settle.unwrap()).unwrap();
+    assert_eq!(settled(first), Settled::Moot);
+    assert_eq!(rig.backing.stat(fd.as_fd()).unwrap().ctime, second.ctime);
+    assert_eq!(settled(second), Settled::Quiet);
 }
