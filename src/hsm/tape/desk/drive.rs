@@ -113,7 +113,8 @@ impl Core {
                 }
             }
         };
-        let (mut seated, mut back) = (false, None);
+        // Seats of an earlier pass of this hold are seats of this one: others wait for them likewise.
+        let (mut seated, mut back) = (self.has_seats(own), None);
         loop {
             let job = {
                 let mut work = self.work.lock();
@@ -186,6 +187,12 @@ impl Core {
             }
             self.bell.wait_for(&mut front, LOOK);
         }
+    }
+
+    /// Are seats of this drive out?
+    fn has_seats(&self, own: usize) -> bool {
+        let front = self.front.lock();
+        front.seats.get(own).is_some_and(|seats| !seats.is_empty())
     }
 
     /// Is there a seat beside those that are out? A reader minds none but readers', if he wants little or is late.

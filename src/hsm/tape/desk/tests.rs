@@ -371,6 +371,27 @@ fn a_late_reader_of_another_cartridge_does_not_wait_until_other_work_is_done() {
 }
 
 #[test]
+fn a_late_reader_does_not_wait_for_a_seat_of_an_earlier_pass() {
+    let mut site = Site::with(1, |fake| Desk::with_rules(fake, hasty()));
+    let answers = Answers::new();
+    site.ask(1, 1, 0, &answers);
+    site.begin();
+    let (_, work) = answers.1.recv().expect("called");
+    let is_busy = |site: &Site, wanted| {
+        while site.desk.core.work.lock().busy[0] != wanted {
+            std::thread::yield_now();
+        }
+    };
+    is_busy(&site, false);
+    // The next pass of the same hold: too far away to be seated beside the first.
+    site.ask(3, 1, 2 * AHEAD, &answers);
+    is_busy(&site, true);
+    site.ask(2, 2, 0, &answers);
+    let (n, reader) = answers.1.recv().expect("called");
+    assert!(n == 2 && reader.is_some() && work.is_some());
+}
+
+#[test]
 fn whose_cartridge_is_absent_reads_without_and_it_is_told_which() {
     let mut site = Site::new(1);
     let answers = Answers::new();
@@ -492,9 +513,10 @@ fn who_writes_elsewhere_gets_the_only_drive_and_readers_get_it_back() {
             scope.spawn(work);
         }
         // There is always somebody who has a seat, and somebody who waits for the next.
+        let mut users = Vec::new();
         for user in 0..3 {
             let (desk, tier, stop, seats) = (&desk, &tier, &stop, &seats);
-            scope.spawn(move || {
+            users.push(scope.spawn(move || {
                 while !stop.load(Ordering::Acquire) {
                     let stretch = desk.find(object, 0..7 << 20).expect("it is there");
                     let wish = Wish {
@@ -507,7 +529,7 @@ fn who_writes_elsewhere_gets_the_only_drive_and_readers_get_it_back() {
                     assert_eq!(got[..], [1; 10]);
                     seats.fetch_add(1, Ordering::AcqRel);
                 }
-            });
+            }));
         }
         let served = |more: u64| {
             let wanted = seats.load(Ordering::Acquire) + more;
@@ -522,8 +544,9 @@ fn who_writes_elsewhere_gets_the_only_drive_and_readers_get_it_back() {
             served(5);
         }
         stop.store(true, Ordering::Release);
-        while desk.waiting() > 0 {
-            std::thread::yield_now();
+        // A desk that is stopped gives nobody a seat.
+        for user in users {
+            user.join().expect("read what is there");
         }
         desk.stop();
     });
