@@ -66,7 +66,13 @@ impl<'a> Series<'a> {
 
 /// What happens from now on has a later ctime than what happened before.
 pub(in crate::hsm) fn next_tick() {
-    let before = coarse_now();
+    // By the fine clock, of which a ctime may be: a tick that is late brings the coarse one to its last
+    // step alone, which may lie before such a ctime.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let before = Timestamp {
+        sec: now.tv_sec,
+        nsec: u32::try_from(now.tv_nsec).unwrap(),
+    };
     while coarse_now() <= before {
         std::thread::yield_now();
     }
