@@ -81,6 +81,7 @@ pub(in crate::hsm) fn tier_is_passing(why: &TierError) -> bool {
         TierError::Missing { .. }
         | TierError::Exists { .. }
         | TierError::Short { .. }
+        | TierError::Unreadable { .. }
         | TierError::Corrupt { .. } => false,
     }
 }

@@ -185,13 +185,13 @@ pub fn verify_member(
                 }
                 verdict.bytes += len;
             }
-            Err(TierError::Short { .. }) if places.len() > 1 => {
+            Err(TierError::Short { .. } | TierError::Unreadable { .. }) if places.len() > 1 => {
                 // Find out, block by block, how much of it there is.
                 for (block, place) in (first..end).zip(&places) {
                     one_block(tier, name, block, place, &mut verdict)?;
                 }
             }
-            Err(TierError::Short { .. }) => {
+            Err(TierError::Short { .. } | TierError::Unreadable { .. }) => {
                 let expected = places.first().map_or(Crc32c::EMPTY, |p| p.crc);
                 verdict.bad.push(BadBlock {
                     block: first,
@@ -221,7 +221,7 @@ fn one_block(
             verdict.bytes += place.len;
             Some(Crc32c::of(&bytes))
         }
-        Err(TierError::Short { .. }) => None,
+        Err(TierError::Short { .. } | TierError::Unreadable { .. }) => None,
         Err(why) => return Err(why.into()),
     };
     if found != Some(place.crc) {

@@ -82,6 +82,16 @@ pub enum TierError {
         /// Sum of what came back.
         found: Crc32c,
     },
+    /// The medium does not give the bytes, and was tried again: other bytes of the object may be had.
+    #[error("tier {tier}, {object}: {why}")]
+    Unreadable {
+        /// Which.
+        tier: String,
+        /// The object.
+        object: AggregateId,
+        /// What was seen.
+        why: String,
+    },
     /// The place belongs to another instance, or is no tier.
     #[error("{place} cannot be used as a tier: {why}")]
     Refused {
@@ -109,6 +119,8 @@ pub enum ErrorKind {
     Short,
     /// [`TierError::Corrupt`].
     Corrupt,
+    /// [`TierError::Unreadable`].
+    Unreadable,
     /// [`TierError::Refused`].
     Refused,
 }
@@ -125,6 +137,7 @@ impl ErrorKind {
             Self::Exists => "exists",
             Self::Short => "short",
             Self::Corrupt => "corrupt",
+            Self::Unreadable => "unreadable",
             Self::Refused => "refused",
         }
     }
@@ -141,6 +154,7 @@ impl ErrorKind {
             | Self::Exists
             | Self::Short
             | Self::Corrupt
+            | Self::Unreadable
             | Self::Refused => false,
         }
     }
@@ -158,6 +172,7 @@ impl TierError {
             Self::Exists { .. } => ErrorKind::Exists,
             Self::Short { .. } => ErrorKind::Short,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Unreadable { .. } => ErrorKind::Unreadable,
             Self::Refused { .. } => ErrorKind::Refused,
         }
     }
@@ -193,7 +208,7 @@ impl From<TierError> for io::Error {
             ErrorKind::Missing => io::ErrorKind::NotFound,
             ErrorKind::Exists => io::ErrorKind::AlreadyExists,
             ErrorKind::Short => io::ErrorKind::UnexpectedEof,
-            ErrorKind::Corrupt => io::ErrorKind::InvalidData,
+            ErrorKind::Corrupt | ErrorKind::Unreadable => io::ErrorKind::InvalidData,
             ErrorKind::Refused => io::ErrorKind::PermissionDenied,
             ErrorKind::Unavailable | ErrorKind::Transient => io::ErrorKind::Other,
         };

@@ -83,6 +83,13 @@ impl Tier for Faults {
                 });
             }
         }
+        if self.control.is_spoiled(name, offset..wanted) {
+            return Err(TierError::Unreadable {
+                tier: self.inner.describe().url,
+                object: name,
+                why: "injected fault".to_owned(),
+            });
+        }
         let bytes = self.inner.read(name, offset, len)?;
         Ok(self.control.flipped(name, offset, bytes))
     }

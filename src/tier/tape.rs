@@ -334,6 +334,11 @@ fn sorted(
             step,
             why: error.to_string(),
         },
+        error @ LibraryError::Unreadable { .. } => TierError::Unreadable {
+            tier,
+            object,
+            why: error.to_string(),
+        },
         error @ (LibraryError::Volume { .. }
         | LibraryError::Alive { .. }
         | LibraryError::NoSuchDrive(_)

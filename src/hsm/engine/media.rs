@@ -13,9 +13,9 @@ use crate::error::Failure;
 use crate::hsm::reclaim::{self, Left, ReclaimError, Report};
 use crate::hsm::verify::{Fault, VerifyError};
 use crate::id::{AggregateId, Timestamp};
-use crate::tier::TierError;
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::library::{Library, LibraryError};
+use crate::tier::{ErrorKind, TierError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,24 +257,13 @@ fn is_bad(shared: &Shared, slot: &Slot, copy: &Copy) -> Result<bool, CheckError>
     let stop = || shared.stopping();
     match shared.check_copies(slot, &*slot.tier, copy.aggregate, &one, &stop) {
         Ok(told) => Ok(told.iter().any(Option::is_some)),
-        Err(CheckError::Verify(VerifyError::Tier(why))) if is_mediums(&why) => {
+        Err(CheckError::Verify(VerifyError::Tier(why))) if why.kind() == ErrorKind::Unreadable => {
             let fault = Some(Fault::Unreadable(why.to_string()));
             shared.note_faults(slot, copy.aggregate, &one, &[fault], begun)?;
             Ok(true)
         }
         Err(why) => Err(why),
     }
-}
-
-/// Did a library's medium not give what was wanted?
-fn is_mediums(why: &TierError) -> bool {
-    let TierError::Transient { source, .. } = why else {
-        return false;
-    };
-    let inner = source
-        .get_ref()
-        .and_then(|e| e.downcast_ref::<LibraryError>());
-    matches!(inner, Some(LibraryError::Volume { source, .. }) if source.is_mediums())
 }
 
 /// Empties the next cartridge of which somebody said so; `false`: there is none.
@@ -368,48 +357,9 @@ fn free(shared: &Shared, slot: &Slot, library: &Library) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tier::tape::drive::{DriveError, DriveNumber};
-    use crate::tier::tape::volume::VolumeError;
-    use std::io;
 
     fn barcode() -> Barcode {
         "CRN001L8".parse().expect("barcode")
-    }
-
-    #[test]
-    fn what_the_medium_does_not_give_is_told_from_what_else_goes_wrong() {
-        let of = |source: io::Error| TierError::Transient {
-            tier: "t".to_owned(),
-            object: "o".to_owned(),
-            step: "reading",
-            source,
-        };
-        let drive = |source: DriveError| {
-            let source = VolumeError::Drive {
-                step: "reading",
-                source,
-            };
-            let barcode = barcode();
-            of(io::Error::other(LibraryError::Volume { barcode, source }))
-        };
-        let medium = |source: io::Error| DriveError::Medium {
-            step: "reading",
-            source,
-        };
-        assert!(is_mediums(&drive(DriveError::BadBlock { object: 7 })));
-        let lost = io::Error::from_raw_os_error(libc::EIO);
-        assert!(is_mediums(&drive(medium(lost))));
-        for other in [
-            of(io::ErrorKind::OutOfMemory.into()),
-            of(io::Error::from_raw_os_error(libc::EIO)),
-            drive(medium(io::Error::from_raw_os_error(libc::ENOMEM))),
-            drive(DriveError::Empty {
-                drive: DriveNumber(1),
-                step: "reading",
-            }),
-        ] {
-            assert!(!is_mediums(&other), "{other}");
-        }
     }
 
     #[test]

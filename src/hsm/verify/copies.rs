@@ -69,7 +69,7 @@ impl Fault {
 /// The object itself is at fault, not the way to it.
 fn about_the_object(why: &TierError) -> bool {
     match why.kind() {
-        ErrorKind::Missing | ErrorKind::Short | ErrorKind::Corrupt => true,
+        ErrorKind::Missing | ErrorKind::Short | ErrorKind::Corrupt | ErrorKind::Unreadable => true,
         ErrorKind::Unavailable
         | ErrorKind::Full
         | ErrorKind::Transient
@@ -99,6 +99,9 @@ pub fn verify_copies(
         Err(VerifyError::Stopped) => return Err(VerifyError::Stopped),
         Err(why) => {
             let fault = match why {
+                VerifyError::Tier(why) if why.kind() == ErrorKind::Unreadable => {
+                    Fault::Object(why.to_string())
+                }
                 VerifyError::Tier(why) => Fault::Absent(why.to_string()),
                 why => Fault::Object(why.to_string()),
             };

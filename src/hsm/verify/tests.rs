@@ -42,6 +42,18 @@ fn flipped_bits_are_named_by_block() {
 }
 
 #[test]
+fn what_the_medium_does_not_give_is_named_by_block() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    let bad = entry.data + (5 << 20);
+    let tier = crate::tier::faults::Faults::new(std::sync::Arc::new(rig.tier.clone()));
+    tier.control().spoil(name, bad);
+    let verdict = verify_member(&tier, name, &entry, &|| false).unwrap();
+    let found: Vec<_> = verdict.bad.iter().map(|b| (b.block, b.found)).collect();
+    assert_eq!(found, [(5, None)]);
+}
+
+#[test]
 fn a_truncated_object_has_no_index_and_only_its_first_blocks() {
     let rig = Rig::new();
     let (name, entry) = stored(&rig);

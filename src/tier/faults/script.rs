@@ -7,6 +7,7 @@ use cairn_mover::Crc32c;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a tier is asked to do.
@@ -63,6 +64,8 @@ struct Script {
     away: bool,
     cut: HashMap<AggregateId, u64>,
     flips: HashMap<AggregateId, Vec<u64>>,
+    /// Bytes that the medium does not give.
+    spoiled: HashMap<AggregateId, Vec<u64>>,
     break_next_put_at: Option<u64>,
     lies: u32,
 }
@@ -112,11 +115,18 @@ impl Control {
             .push(bit);
     }
 
-    /// Undoes truncation and flips of an object.
+    /// The byte at `offset` of an object cannot be read any more, nor anything together with it.
+    pub fn spoil(&self, object: AggregateId, offset: u64) {
+        let mut script = self.script.lock();
+        script.spoiled.entry(object).or_default().push(offset);
+    }
+
+    /// Undoes truncation, flips and spoiled bytes of an object.
     pub fn mend(&self, object: AggregateId) {
         let mut script = self.script.lock();
         script.cut.remove(&object);
         script.flips.remove(&object);
+        script.spoiled.remove(&object);
     }
 
     /// Breaks the next put that starts once it has taken `bytes` bytes.
@@ -173,6 +183,12 @@ impl Control {
 
     pub(super) fn cut(&self, object: AggregateId) -> Option<u64> {
         self.script.lock().cut.get(&object).copied()
+    }
+
+    pub(super) fn is_spoiled(&self, object: AggregateId, range: Range<u64>) -> bool {
+        let script = self.script.lock();
+        let mut bytes = script.spoiled.get(&object).into_iter().flatten();
+        bytes.any(|at| range.contains(at))
     }
 
     pub(super) fn flipped(&self, object: AggregateId, offset: u64, bytes: Bytes) -> Bytes {

@@ -87,6 +87,14 @@ fn objects_are_cut_flipped_and_mended() {
     assert_eq!(tier.read(name(1), 0, 60).expect("read"), vec![0; 60]);
     control.clear();
     assert_eq!(tier.read(name(1), 0, 100).expect("read"), vec![0; 100]);
+    control.spoil(name(1), 60);
+    assert_eq!(
+        kind(tier.read(name(1), 50, 11)),
+        Some(ErrorKind::Unreadable)
+    );
+    assert_eq!(tier.read(name(1), 50, 10).expect("read"), vec![0; 10]);
+    control.mend(name(1));
+    assert_eq!(tier.read(name(1), 0, 100).expect("read"), vec![0; 100]);
 }
 
 #[test]

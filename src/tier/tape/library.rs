@@ -30,6 +30,7 @@ mod hall;
 mod inventory;
 mod media;
 mod mounts;
+mod read;
 mod view;
 mod wear;
 
@@ -279,41 +280,6 @@ impl Library {
     #[must_use]
     pub fn blind(&self) -> Option<String> {
         self.stock.lock().blind(self.tier)
-    }
-
-    /// Reads a part of a file that [`Self::find`] found, which must lie within it.
-    ///
-    /// # Errors
-    /// [`LibraryError::Elsewhere`] if it is not there any more, [`LibraryError::Absent`], [`LibraryError::Volume`], [`LibraryError::NoDrive`], ...
-    pub fn read(
-        &self,
-        barcode: Barcode,
-        file: &TapeFile,
-        offset: u64,
-        into: &mut [u8],
-    ) -> Result<(), LibraryError> {
-        loop {
-            let mut mounted = self.mount(barcode)?;
-            // While a drive was waited for it may have been deleted, and its cartridge freed.
-            if self.find(file.name) != Some((barcode, *file)) {
-                return Err(LibraryError::Elsewhere);
-            }
-            let geometry = self.geometry(barcode)?;
-            let (drive, window) = mounted.parts();
-            match volume::read(drive, file, offset, into, (window, geometry)) {
-                Ok(()) => {
-                    self.succeeded(mounted.drive().number(), barcode, false);
-                    return Ok(());
-                }
-                Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
-                    mounted.fail(&source);
-                }
-                Err(error) => {
-                    self.unread(mounted.drive(), barcode, file, &error);
-                    return Err(LibraryError::volume(barcode, error));
-                }
-            }
-        }
     }
 
     /// Marks a file as dead, durably, wherever it lies. What is not there is dead already.

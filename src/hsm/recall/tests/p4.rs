@@ -175,11 +175,23 @@ fn p4_reads_cross_blocks_and_end_at_the_end() {
 
 #[test]
 fn p4_a_bad_block_is_an_error_for_its_bytes_alone() {
+    for unreadable in [false, true] {
+        bad_block(unreadable);
+    }
+}
+
+/// One whose bytes are wrong, or that the medium does not give.
+fn bad_block(unreadable: bool) {
     let rig = Rig::new();
     let stub = rig.dense("file", 6 * BLOCK);
     let copy = stub.record.copies[0];
     let bad = stub.entry_data + 2 * BLOCK + 17;
-    rig.tier().control().flip(copy.aggregate, bad * 8);
+    let control = rig.tier().control();
+    if unreadable {
+        control.spoil(copy.aggregate, bad);
+    } else {
+        control.flip(copy.aggregate, bad * 8);
+    }
     let eio = Err(Errno(libc::EIO));
     assert_eq!(rig.read(&stub, 2 * BLOCK + 500_000, 10).wait(), eio);
     for block in [0, 1, 3, 4, 5] {
@@ -208,6 +220,12 @@ fn p4_a_bad_block_is_an_error_for_its_bytes_alone() {
 
 #[test]
 fn p4_a_second_copy_gives_what_the_first_cannot() {
+    for unreadable in [false, true] {
+        second_copy(unreadable);
+    }
+}
+
+fn second_copy(unreadable: bool) {
     let rig = Rig::new();
     rig.add_tier(TierId(2));
     let stub = rig.released(
@@ -217,9 +235,12 @@ fn p4_a_second_copy_gives_what_the_first_cannot() {
         &[TierId(1), TierId(2)],
     );
     let copy = stub.record.copies[0];
-    rig.tier()
-        .control()
-        .flip(copy.aggregate, (stub.entry_data + 4 * BLOCK) * 8);
+    let (control, bad) = (rig.tier().control(), stub.entry_data + 4 * BLOCK);
+    if unreadable {
+        control.spoil(copy.aggregate, bad);
+    } else {
+        control.flip(copy.aggregate, bad * 8);
+    }
     rig.stage(&stub).expect("staged");
     rig.assert_whole(&stub);
     let failed = rig.above.failed.lock();

@@ -105,6 +105,14 @@ pub enum LibraryError {
         /// Why.
         source: VolumeError,
     },
+    /// A cartridge does not give bytes of a file, though it was loaded anew.
+    #[error("cartridge {barcode}, read twice: {source}")]
+    Unreadable {
+        /// Which.
+        barcode: Barcode,
+        /// Why.
+        source: VolumeError,
+    },
     /// No drive works.
     #[error("no drive is left: {0}")]
     NoDrive(String),
