@@ -218,6 +218,53 @@ fn a_cartridge_is_emptied_while_the_instance_is_killed_and_nothing_is_lost() -> 
 }
 
 #[test]
+fn cartridges_that_are_emptied_at_the_same_time_do_not_wait_for_each_other() -> Result<()> {
+    needs_mounts!();
+    let mut site = Site::new("capacity=12MiB&cartridges=2")?;
+    site.cairn.up()?;
+    fs::create_dir(site.cairn.at("d"))?;
+    let write = |seed| fs::write(site.cairn.at(&format!("d/f{seed}")), data(seed));
+    write(0)?;
+    site.cairn.archive("d")?;
+    // The second goes to the other one.
+    let all = site.cartridges()?;
+    let first = all.iter().find(|c| live(c) > 0).context("one has it")?;
+    site.cairn.cairn(["tape", "retire", barcode(first)?])?;
+    write(1)?;
+    site.cairn.archive("d")?;
+    site.cairn
+        .cairn(["tape", "retire", "--undo", barcode(first)?])?;
+    site.cairn.release("d")?;
+    ensure!(site.cartridges()?.iter().all(|c| live(c) > 0));
+    site.cairn.down()?;
+    // As kills leave them, each amid a repack of its own.
+    let path = site.root.join("library.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let entries = state["cartridges"].as_array_mut().context("cartridges")?;
+    for entry in entries {
+        entry["repack"] = Value::Bool(true);
+    }
+    fs::write(&path, serde_json::to_vec(&state)?)?;
+    let whole = |all: &[Value]| all.iter().map(live).sum::<u64>();
+    let before = whole(&cartridges(&site.direct(&["list", "--json"])?)?);
+    site.cairn.up()?;
+    wait_for("what is on one to be on the other, too", || {
+        site.cairn.cairn(["tier", "collect", "--wait"])?;
+        Ok(whole(&site.cartridges()?) > before)
+    })?;
+    // Nothing goes before a whole scan has found that no file names it: a start after a kill makes one.
+    site.cairn.kill()?;
+    site.cairn.up()?;
+    wait_for("one of them to be freed", || {
+        site.cairn.cairn(["tier", "collect", "--wait"])?;
+        let all = site.cartridges()?;
+        let freed = all.iter().any(|c| c["freed"].as_u64() > Some(0));
+        Ok(freed && !all.iter().any(|c| is(c, "repacking")))
+    })?;
+    reads(&site.cairn, 0..2)
+}
+
+#[test]
 fn archives_to_tape_are_cut_short_by_kills_and_nothing_is_lost() -> Result<()> {
     needs_mounts!();
     let mut site = Site::new("capacity=64MiB&cartridges=8&speed=100")?;

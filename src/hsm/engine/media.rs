@@ -14,7 +14,7 @@ use crate::hsm::reclaim::{self, Left, ReclaimError, Report};
 use crate::hsm::verify::{Fault, VerifyError};
 use crate::id::{AggregateId, Timestamp};
 use crate::tier::tape::label::Barcode;
-use crate::tier::tape::library::{Library, LibraryError};
+use crate::tier::tape::library::{CartridgeStatus, Library, LibraryError};
 use crate::tier::{ErrorKind, TierError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -317,24 +317,30 @@ fn empty(
 ) -> Result<(), String> {
     let (_, files) = library.cartridge(run.barcode).map_err(|e| e.to_string())?;
     let stop = gently(shared);
-    let mut report = Report::default();
+    let (mut report, mut full) = (Report::default(), None);
     let done = with_ground(shared, slot, &stop, |ground| {
         for file in files.iter().filter(|f| !f.dead) {
             let left = reclaim::evacuate(ground, file.file.name, &mut report)?;
+            if let Left::NoRoom(why) = &left {
+                full = Some(why.clone());
+            }
             shared.media.update(run.number, |run| match left {
                 Left::Waits { copied } => {
                     run.waiting += 1;
                     run.files += u64::from(copied > 0);
                     run.bytes += copied;
                 }
-                Left::Stays(why) if run.trouble.len() < LISTED => {
+                Left::Stays(why) | Left::NoRoom(why) if run.trouble.len() < LISTED => {
                     run.trouble.push((file.file.name, why));
                 }
-                Left::Stays(_) => {}
+                Left::Stays(_) | Left::NoRoom(_) => {}
             });
         }
         Ok::<(), ReclaimError>(())
     });
+    if let Some(why) = full {
+        make_way(library, run.barcode, &why)?;
+    }
     *next = [*next, report.next].into_iter().flatten().min();
     free(shared, slot, library);
     match done {
@@ -342,6 +348,20 @@ fn empty(
         Some(Ok(())) => Ok(()),
         None => Err("the instance is only starting".to_owned()),
     }
+}
+
+/// What is on a cartridge finds no room. If others are being emptied, too, nothing may go to any of them, and they
+/// may wait for each other: then this one takes part no more, and may take what is on them.
+fn make_way(library: &Library, barcode: Barcode, why: &str) -> Result<(), String> {
+    let waits = |c: &CartridgeStatus| c.entry.repack && c.live > 0 && c.entry.barcode != barcode;
+    if !library.cartridges().iter().any(waits) {
+        return Ok(());
+    }
+    let unmarked = library.set_repack(barcode, false);
+    unmarked.map_err(|e| e.to_string())?;
+    Err(format!(
+        "{why}; others are being emptied, and may need its room: it is emptied no more, ask again when they are"
+    ))
 }
 
 fn free(shared: &Shared, slot: &Slot, library: &Library) {

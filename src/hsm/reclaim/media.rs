@@ -13,6 +13,7 @@ use super::remove::check_mark;
 use super::{Act, Ground, ReclaimError, Report, condemn, copy, later};
 use crate::catalog::{Aggregate, Life};
 use crate::id::AggregateId;
+use crate::tier::TierError;
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::library::Library;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub enum Left {
     },
     /// It stays where it is, and why.
     Stays(String),
+    /// It stays, because nothing has room for what is needed of it.
+    NoRoom(String),
 }
 
 /// Copies what is needed of an aggregate into a new one, whatever the share of it, and condemns it.
@@ -45,7 +48,13 @@ pub fn evacuate(
     match try_to(ground, id, report) {
         Err(why) if why.is_of_one() => {
             report.note(id, Act::Fail, 0, &why);
-            Ok(Left::Stays(why.to_string()))
+            let text = why.to_string();
+            Ok(match why {
+                ReclaimError::NoRoom { .. } | ReclaimError::Tier(TierError::Full { .. }) => {
+                    Left::NoRoom(text)
+                }
+                _ => Left::Stays(text),
+            })
         }
         done => done,
     }
