@@ -1,9 +1,10 @@
-//! Tape: a library of cartridges, drives and a robot. Today's is virtual, cartridges being images on
-//! disk and drives models of real ones; docs/tiers.md and docs/format.md ("The cartridge") draw it.
+//! Tape: a library of cartridges, drives and a robot. It is virtual, cartridges being images on disk and
+//! drives models of real ones, or real; docs/tiers.md and docs/format.md ("The cartridge") draw it.
 //!
 //! The pieces, from the bottom: [`image`] (the container), [`label`], [`drive`] (the tape's verbs, and
-//! the virtual drive), [`timing`] and [`clock`] (how long a real one takes), [`volume`] (a cartridge's
-//! files through any drive), [`files`] (their index), [`robot`], [`library`] (all of it together), and
+//! the virtual and the real drive), [`timing`] and [`clock`] (how long a real one takes), [`volume`] (a cartridge's
+//! files through any drive), [`files`] (their index), [`robot`],
+//! [`hardware`] (real drives and a changer), [`library`] (all of it together), and
 //! here the tier.
 //!
 //! Invariants kept here: an object is visible when the library knows its file, which is after it was
@@ -15,6 +16,7 @@ pub mod drive;
 pub mod faults;
 pub mod files;
 pub mod front;
+pub mod hardware;
 mod hold;
 pub mod image;
 pub mod label;
@@ -36,7 +38,8 @@ use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, Ti
 use crate::id::{AggregateId, InstanceId};
 use bytes::Bytes;
 use faults::TapeFaults;
-use library::{Library, LibraryError};
+use hardware::Hardware;
+use library::{Equipment, Library, LibraryError};
 use parking_lot::Mutex;
 use place::Place;
 use std::io;
@@ -81,7 +84,7 @@ impl TapeTier {
     /// # Errors
     /// As [`super::open`].
     pub fn open(root: &Path, options: &TapeOptions, how: OpenHow) -> Result<Self, TierError> {
-        Self::with_faults(root, options, how, TapeFaults::default())
+        Self::equipped(root, options, how, Equipment::of(options))
     }
 
     /// The same with drives and cartridges that fail when told to.
@@ -93,6 +96,28 @@ impl TapeTier {
         options: &TapeOptions,
         how: OpenHow,
         faults: TapeFaults,
+    ) -> Result<Self, TierError> {
+        Self::equipped(root, options, how, faults.into())
+    }
+
+    /// The same with other drives and another changer than the options name.
+    ///
+    /// # Errors
+    /// As [`super::open`].
+    pub fn with_hardware(
+        root: &Path,
+        options: &TapeOptions,
+        how: OpenHow,
+        hardware: Arc<dyn Hardware>,
+    ) -> Result<Self, TierError> {
+        Self::equipped(root, options, how, Equipment::Real(hardware))
+    }
+
+    fn equipped(
+        root: &Path,
+        options: &TapeOptions,
+        how: OpenHow,
+        equipment: Equipment,
     ) -> Result<Self, TierError> {
         let label = TierUrl::Tape {
             path: root.to_owned(),
@@ -121,7 +146,7 @@ impl TapeTier {
             expected,
             is_new,
             options: options.clone(),
-            faults,
+            equipment,
             seen: Mutex::new(None),
             was_there: AtomicBool::new(false),
         });
@@ -260,6 +285,12 @@ impl Tier for TapeTier {
     fn space(&self) -> Result<Space, TierError> {
         const STEP: &str = "asking for space";
         let (free, total) = self.place.enter(STEP)?.space();
+        if self.place.equipment.is_real() {
+            return Ok(Space {
+                free: Some(free),
+                total: Some(total),
+            });
+        }
         // The images lie on a filesystem that may be full before they are.
         let below = rustix::fs::statvfs(&self.place.path)
             .map_err(|error| self.place.away(STEP, io::Error::from(error).to_string()))?;

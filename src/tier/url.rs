@@ -22,7 +22,7 @@ pub enum TierUrl {
         /// `rate=` and `delay=`.
         pace: Pace,
     },
-    /// `tape:/path`: a virtual tape library.
+    /// `tape:/path`: a tape library, virtual unless it names a changer.
     Tape {
         /// Absolute path of the library's root.
         path: PathBuf,
@@ -99,6 +99,10 @@ impl FromStr for TierUrl {
             }
             seen.push(key);
             url.set_option(key, value).map_err(|why| fail(&part, why))?;
+        }
+        if let Self::Tape { options, .. } = &url {
+            let checked = options.check(&seen);
+            checked.map_err(|(key, why)| fail(&format!("option {key}"), why))?;
         }
         Ok(url)
     }

@@ -9,6 +9,7 @@
 
 mod bad_days;
 mod crash;
+mod real;
 mod suite;
 mod tape_crash;
 mod tape_damage;

@@ -1,5 +1,5 @@
 //! A tape drive: the verbs that a tape has, and nothing else. [`virtual_drive`] runs them on an
-//! image in the time of the model; a real drive runs them on `/dev/nst*`.
+//! image in the time of the model; [`st`] runs them on `/dev/nst*`.
 //!
 //! What every drive promises:
 //! - Blocks and tape marks are *objects*, counted from 0 from the load point; [`Drive::locate`] goes
@@ -9,6 +9,7 @@
 //! - The end of the data is where writing may go on: [`Read::End`] is never said of damage.
 //! - After an error that [blames](DriveError::blames) the drive it does nothing more.
 
+pub mod st;
 pub mod virtual_drive;
 
 use super::image::Place;
@@ -147,6 +148,22 @@ pub enum DriveError {
         /// What fits.
         room: usize,
     },
+    /// A block longer than the reader's buffer, of which a drive says no more; the head stands behind it.
+    #[error("a block longer than the {room} bytes that were asked for")]
+    Longer {
+        /// What was asked for.
+        room: usize,
+    },
+    /// A block that the kernel does not pass on, whatever the drive could do with it.
+    #[error(
+        "a block of {len} bytes does not pass through the kernel ({source}): write a smaller block= in the tier's URL"
+    )]
+    Unpassable {
+        /// Its length.
+        len: usize,
+        /// Why.
+        source: io::Error,
+    },
     /// What was read back is not what was written: sums of all that was written since the last
     /// synchronisation, labels and framing too.
     #[error("read back {found}, wrote {expected}")]
@@ -181,7 +198,9 @@ impl DriveError {
             | Self::Beyond { .. }
             | Self::EndOfMedium
             | Self::Protected
-            | Self::Length { .. } => Blame::Nobody,
+            | Self::Length { .. }
+            | Self::Longer { .. }
+            | Self::Unpassable { .. } => Blame::Nobody,
         }
     }
 }

@@ -37,7 +37,10 @@ impl Tapes for Cartridges {
     }
 
     fn drives(&self) -> usize {
-        self.place.options.drives as usize
+        match self.library() {
+            Some(library) => library.drives().len(),
+            None => self.place.options.count_drives(),
+        }
     }
 
     fn working(&self) -> usize {
@@ -70,6 +73,9 @@ impl Tapes for Cartridges {
     }
 
     fn pace(&self) -> Option<f64> {
+        if self.place.equipment.is_real() {
+            return Some(1.0);
+        }
         match self.place.options.speed {
             Speed::Times(times) => Some(times),
             Speed::Max => None,

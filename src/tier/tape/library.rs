@@ -1,10 +1,10 @@
-//! A virtual tape library: cartridges in slots, drives, a robot, and what lies where.
+//! A tape library: cartridges in slots, drives, a robot, and what lies where. [`equipment`] says what those are.
 //!
 //! ```text
 //! ROOT/cairn-tier.json        the mark
 //! ROOT/library.json           slots, cartridges (see `state`)
 //! ROOT/library.lock           held while a process uses the library
-//! ROOT/cartridges/XYZ001L8.tap    the images
+//! ROOT/cartridges/XYZ001L8.tap    the images of a virtual one
 //! ROOT/files/XYZ001L8.jsonl       which file lies where: a cache, and the dead (see `files`)
 //! ROOT/front/                 bytes that wait for a drive (files without names)
 //! ROOT/pools/NAME/cairn-tier.json   in a library with pools, the mark of each
@@ -24,6 +24,7 @@
 mod append;
 mod audit;
 mod choose;
+mod equipment;
 mod error;
 mod freeing;
 mod hall;
@@ -31,24 +32,25 @@ mod inventory;
 mod media;
 mod mounts;
 mod read;
+mod real;
 mod view;
 mod wear;
 
 pub use audit::Audit;
 pub use choose::{Candidate, Kind, NoRoom, choose};
+pub use equipment::Equipment;
 pub use error::LibraryError;
 pub use media::{Import, Taken};
 pub use mounts::{BayStatus, Failure, MountError, Mounted, Mounts, Pin, Seen};
 pub use view::{CartridgeStatus, DriveStatus, FileStatus};
 
-use super::drive::virtual_drive::{Inserted, VirtualDrive};
-use super::drive::{Blame, Drive, DriveError, DriveNumber};
-use super::faults::TapeFaults;
+use super::drive::virtual_drive::Inserted;
+use super::drive::{Blame, Drive, DriveError};
 use super::files::Files;
 use super::label::Barcode;
 use super::lock::{Locked, Share};
 use super::options::TapeOptions;
-use super::robot::VirtualRobot;
+use super::robot::{RobotError, Wanted};
 use super::state::{Entry, State};
 use super::timing::Geometry;
 use super::volume::{self, FIRST, TapeFile, VolumeError};
@@ -124,7 +126,7 @@ struct Cartridge {
 impl Library {
     /// Opens the library of a tier, or makes one where there is none: adds the cartridges that
     /// `options` asks for and are missing, and looks at each. Of a library with pools that this process has open
-    /// already, one more pool: `faults` are then those that it was opened with.
+    /// already, one more pool: the equipment is then the one that it was opened with.
     ///
     /// # Errors
     /// [`LibraryError::InUse`], [`LibraryError::PoolInUse`], [`LibraryError::Otherwise`], [`LibraryError::State`],
@@ -133,9 +135,9 @@ impl Library {
         root: &Path,
         tier: TierId,
         options: &TapeOptions,
-        faults: TapeFaults,
+        equipment: impl Into<Equipment>,
     ) -> Result<Self, LibraryError> {
-        let make = || Self::begin(root, tier, options, faults);
+        let make = || Self::begin(root, tier, options, equipment.into());
         match options.pool {
             None => make(),
             Some(_) => Self::join(root, tier, options, make),
@@ -146,10 +148,11 @@ impl Library {
         root: &Path,
         tier: TierId,
         options: &TapeOptions,
-        faults: TapeFaults,
+        equipment: Equipment,
     ) -> Result<Self, LibraryError> {
         let lock = lock_of(root)?;
-        for dir in [CARTRIDGES, FILES, FRONT] {
+        equipment.settle_in(root, options)?;
+        for dir in [FILES, FRONT] {
             make_dir(&root.join(dir)).map_err(|e| LibraryError::io("making its directories", e))?;
         }
         let alone = options.pool.is_none().then_some(tier);
@@ -157,7 +160,7 @@ impl Library {
             Some(state) => state,
             None => State::new(alone),
         };
-        let mounts = equip(&state, options, &faults);
+        let mounts = equipment.mounts(root, &state, options);
         let stock = Stock {
             state,
             cartridges: BTreeMap::new(),
@@ -171,7 +174,7 @@ impl Library {
         };
         let library = Self {
             hall: Some(Arc::new(Hall::new(
-                (root, options, faults),
+                (root, options, equipment),
                 mounts,
                 stock,
                 lock,
@@ -221,7 +224,7 @@ impl Library {
             cartridges: 0,
             ..options.clone()
         };
-        Self::open(root, tier, &options, TapeFaults::default())
+        Self::open(root, tier, &options, Equipment::of(&options))
     }
 
     /// The directory for [`super::front::Front`].
@@ -392,6 +395,12 @@ impl Library {
     /// [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::Blank`], [`LibraryError::State`].
     pub fn protect(&self, barcode: Barcode, protected: bool) -> Result<(), LibraryError> {
         self.written(&self.stock.lock(), barcode)?;
+        if self.is_real() {
+            return Err(media::declined(
+                barcode,
+                "move its tab: its drive sees that when it is loaded next",
+            ));
+        }
         let mounted = self.mount(barcode)?;
         let kept = {
             let mut stock = self.stock.lock();
@@ -412,7 +421,10 @@ impl Library {
     #[must_use]
     pub fn is_here(&self, barcode: Barcode) -> bool {
         let found = self.to_insert(barcode);
-        matches!(found, Ok(_) | Err(LibraryError::Load { .. }))
+        matches!(
+            found,
+            Ok(_) | Err(LibraryError::Load { .. } | LibraryError::Robot { .. })
+        )
     }
 
     /// Seconds of one move of the robot.
@@ -488,8 +500,9 @@ impl Library {
                 return Ok(mounted);
             }
             self.loaded(barcode);
+            self.note_tab(mounted.drive(), barcode);
             // Its tab may have been changed while a drive was waited for.
-            if self.tab(barcode) != Some(inserted.protected) {
+            if !self.is_real() && self.tab(barcode) != Some(inserted.protected) {
                 mounted.vacate();
                 continue;
             }
@@ -521,7 +534,7 @@ impl Library {
     }
 
     /// The cartridge for a drive, if it is there.
-    fn to_insert(&self, barcode: Barcode) -> Result<Inserted, LibraryError> {
+    fn to_insert(&self, barcode: Barcode) -> Result<Wanted, LibraryError> {
         let stock = self.stock.lock();
         let cartridge = stock.cartridges.get(&barcode);
         let entry = &cartridge.ok_or(LibraryError::Absent { barcode })?.entry;
@@ -529,10 +542,18 @@ impl Library {
             let path = away.path.clone();
             return Err(LibraryError::Exported { barcode, path });
         }
-        let inserted = self.inserted(entry);
+        let wanted = wanted(entry);
         drop(stock);
-        present(&inserted)?;
-        Ok(inserted)
+        // Nothing is called absent that could not be looked for.
+        match self.mounts.robot().has(barcode) {
+            Ok(true) => Ok(wanted),
+            Ok(false) => Err(LibraryError::Absent { barcode }),
+            Err(RobotError::Failed { why, .. }) if !self.is_real() => Err(LibraryError::Load {
+                barcode,
+                source: DriveError::Unloadable(why),
+            }),
+            Err(source) => Err(LibraryError::Robot { barcode, source }),
+        }
     }
 
     /// A cartridge as the timing model sees it.
@@ -560,73 +581,13 @@ impl Library {
     }
 }
 
-impl Cartridge {
-    /// Why it is not made empty, even if all that is known on it is dead.
-    fn kept(&self) -> Option<String> {
-        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
-            return Some(why.clone());
-        }
-        match &self.entry {
-            entry if entry.away.is_some() => Some("it is away".to_owned()),
-            entry if entry.retired.is_some() => Some("it is retired".to_owned()),
-            entry if entry.write_protected => Some("it is write-protected".to_owned()),
-            entry => entry.read_only.clone(),
-        }
+/// A cartridge as a robot is asked for it.
+fn wanted(entry: &Entry) -> Wanted {
+    Wanted {
+        barcode: entry.barcode,
+        geometry: entry.geometry(),
+        protected: entry.write_protected,
     }
-
-    /// Why nothing can be written to it.
-    fn hindrance(&self) -> Option<String> {
-        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
-            return Some(why.clone());
-        }
-        match &self.entry {
-            entry if entry.away.is_some() => Some("away".to_owned()),
-            entry if entry.retired.is_some() => Some("retired".to_owned()),
-            entry if entry.repack => Some("being repacked".to_owned()),
-            Entry {
-                read_only: Some(why),
-                ..
-            } => Some(why.clone()),
-            Entry {
-                taken_from: Some(tier),
-                ..
-            } => Some(format!("tier {tier:08x} wrote it")),
-            entry if entry.write_protected => Some("write-protected".to_owned()),
-            entry if entry.full => Some("met its end early".to_owned()),
-            _ => None,
-        }
-    }
-}
-
-/// Is the cartridge there? Nothing is called absent that could not be looked for.
-fn present(cartridge: &Inserted) -> Result<(), LibraryError> {
-    let barcode = cartridge.barcode;
-    match cartridge.image.try_exists() {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(LibraryError::Absent { barcode }),
-        Err(error) => Err(LibraryError::Load {
-            barcode,
-            source: DriveError::Unloadable(error.to_string()),
-        }),
-    }
-}
-
-/// The drives that the options ask for, and their robot; those that are retired are not used.
-fn equip(state: &State, options: &TapeOptions, faults: &TapeFaults) -> Mounts {
-    let mut drives: Vec<Box<dyn Drive>> = Vec::new();
-    let mut mouths = BTreeMap::new();
-    for number in 1..=options.drives {
-        let number = DriveNumber(number);
-        let clock = options.speed.clock();
-        let drive = VirtualDrive::new(number, clock, state.robot_move, faults.clone());
-        mouths.insert(number, drive.mouth());
-        drives.push(Box::new(drive));
-    }
-    let mounts = Mounts::new(drives, Box::new(VirtualRobot::new(mouths)));
-    for drive in state.drives.iter().filter(|d| d.retired.is_some()) {
-        mounts.retire(DriveNumber(drive.number), drive.retired.clone());
-    }
-    mounts
 }
 
 fn lock_of(root: &Path) -> Result<Locked, LibraryError> {

@@ -1,13 +1,14 @@
 //! What a tape URL says behind its path: how the library is equipped.
 
 use super::clock::Speed;
+use super::hardware::Devices;
 use super::timing::{Generation, Geometry};
 use crate::config::units;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// Names of the options.
-pub const OPTIONS: [&str; 7] = [
+pub const OPTIONS: [&str; 8] = [
     "generation",
     "capacity",
     "cartridges",
@@ -15,7 +16,11 @@ pub const OPTIONS: [&str; 7] = [
     "speed",
     "block",
     "pool",
+    "changer",
 ];
+
+/// Those that equip a virtual library.
+const VIRTUAL: [&str; 3] = ["generation", "cartridges", "speed"];
 
 /// Shortest block, bytes: shorter ones make a real drive slow.
 const BLOCK_LEAST: u64 = 256 << 10;
@@ -31,7 +36,7 @@ const POOL_MOST: usize = 32;
 /// Below a library's root: what belongs to each of its pools.
 pub const POOLS: &str = "pools";
 
-/// How a virtual library is equipped.
+/// How a library is equipped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TapeOptions {
     /// Of cartridges that are added.
@@ -48,6 +53,8 @@ pub struct TapeOptions {
     pub block: u32,
     /// Which cartridges of the library are this tier's; `None`: all of them.
     pub pool: Option<String>,
+    /// The devices of a real library; `None`: it is virtual.
+    pub real: Option<Devices>,
 }
 
 impl Default for TapeOptions {
@@ -60,6 +67,7 @@ impl Default for TapeOptions {
             speed: Speed::Max,
             block: 256 << 10,
             pool: None,
+            real: None,
         }
     }
 }
@@ -76,6 +84,51 @@ impl TapeOptions {
             capacity: self.capacity.unwrap_or(whole.capacity),
             ..whole
         }
+    }
+
+    /// How many drives the library has.
+    #[must_use]
+    pub fn count_drives(&self) -> usize {
+        match &self.real {
+            Some(real) => real.drives.len(),
+            None => self.drives as usize,
+        }
+    }
+
+    /// Do these options, of which those in `given` were given, go together?
+    ///
+    /// # Errors
+    /// The option that does not, and why.
+    pub fn check(&self, given: &[&str]) -> Result<(), (&'static str, String)> {
+        let Some(real) = &self.real else {
+            return Ok(());
+        };
+        if real.drives.is_empty() {
+            let why = "name the drives' devices, too: drives=/dev/nst0,/dev/nst1";
+            return Err(("changer", why.to_owned()));
+        }
+        if real.changer.as_os_str().is_empty() {
+            let why = "these are devices: name the changer's, too (changer=/dev/sg3)";
+            return Err(("drives", why.to_owned()));
+        }
+        for key in VIRTUAL {
+            if given.contains(&key) {
+                let why = "a library with a changer is real, and has its own: leave it out";
+                return Err((key, why.to_owned()));
+            }
+        }
+        if given.contains(&"pool") {
+            let why = "a library with a changer has no pools in this version: leave it out";
+            return Err(("pool", why.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn devices(&mut self) -> &mut Devices {
+        self.real.get_or_insert_with(|| Devices {
+            changer: PathBuf::new(),
+            drives: Vec::new(),
+        })
     }
 
     /// Where the tier's mark lies, if its library's root is `root`.
@@ -122,7 +175,25 @@ impl TapeOptions {
                 self.capacity = Some(size(CAPACITY_LEAST, 1 << 50)?);
             }
             "cartridges" => self.cartridges = number(CARTRIDGES)?,
-            "drives" => self.drives = number(DRIVES)?,
+            "drives" if value.starts_with('/') => {
+                let mut drives = Vec::new();
+                for path in value.split(',') {
+                    let path = device(path)?;
+                    if drives.contains(&path) {
+                        return Err(format!("{} is there twice", path.display()));
+                    }
+                    drives.push(path);
+                }
+                if drives.len() > DRIVES as usize {
+                    return Err(format!("more than {DRIVES} drives"));
+                }
+                self.devices().drives = drives;
+            }
+            "drives" => {
+                let what = |why| format!("{why}, nor a list of devices (/dev/nst0,/dev/nst1)");
+                self.drives = number(DRIVES).map_err(what)?;
+            }
+            "changer" => self.devices().changer = device(value)?,
             "speed" => self.speed = value.parse().map_err(|e| format!("{e}"))?,
             "block" => {
                 let block = size(BLOCK_LEAST, BLOCK_MOST)?;
@@ -143,6 +214,17 @@ impl TapeOptions {
     }
 }
 
+/// A device's path, of what needs no quoting anywhere.
+fn device(text: &str) -> Result<PathBuf, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._:+-@=".contains(&b);
+    if !text.starts_with('/') || !text.bytes().all(plain) || text.contains("/../") {
+        return Err(format!(
+            "{text:?} is no device's path of letters, digits and /._:+-@= (as in /dev/sg3 or /dev/tape/by-id/...)"
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
 impl fmt::Display for TapeOptions {
     /// `generation=LTO-8&...`, only what differs from the defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,7 +239,11 @@ impl fmt::Display for TapeOptions {
         if self.cartridges != usual.cartridges {
             parts.push(format!("cartridges={}", self.cartridges));
         }
-        if self.drives != usual.drives {
+        if let Some(Devices { changer, drives }) = &self.real {
+            parts.push(format!("changer={}", changer.display()));
+            let drives: Vec<String> = drives.iter().map(|d| d.display().to_string()).collect();
+            parts.push(format!("drives={}", drives.join(",")));
+        } else if self.drives != usual.drives {
             parts.push(format!("drives={}", self.drives));
         }
         if self.speed != usual.speed {

@@ -1,8 +1,7 @@
 //! Where a library lies, and the proof, made anew in every operation, that it is there: as for a
 //! directory tier, its mark is seen first, and without it nothing is made and nothing called missing.
 
-use super::faults::TapeFaults;
-use super::library::{Library, LibraryError, make_dir};
+use super::library::{Equipment, Library, LibraryError, make_dir};
 use super::options::{POOLS, TapeOptions};
 use crate::tier::dir::mark::{self, MarkError};
 use crate::tier::dir::place::{Identity, identify, refused};
@@ -28,7 +27,7 @@ pub(super) struct Place {
     /// It may be used for the first time: a library is made.
     pub(super) is_new: bool,
     pub(super) options: TapeOptions,
-    pub(super) faults: TapeFaults,
+    pub(super) equipment: Equipment,
     pub(super) seen: Mutex<Option<(Identity, Arc<Library>)>>,
     /// A library was there once: none is made any more, whatever becomes of it.
     pub(super) was_there: AtomicBool,
@@ -95,15 +94,15 @@ impl Place {
             &self.path,
             self.expected.tier,
             &self.options,
-            self.faults.clone(),
+            self.equipment.clone(),
         );
         opened.map_err(|error| match error {
             LibraryError::State(why) if !matches!(why, super::state::StateError::Io { .. }) => {
                 refused(&self.path, &why.to_string())
             }
-            why @ (LibraryError::PoolInUse | LibraryError::Otherwise { .. }) => {
-                refused(&self.path, &why.to_string())
-            }
+            why @ (LibraryError::PoolInUse
+            | LibraryError::Otherwise { .. }
+            | LibraryError::Declined { .. }) => refused(&self.path, &why.to_string()),
             LibraryError::Io { step, source } if is_full(&source) => TierError::Full {
                 tier: self.label.clone(),
                 step,

@@ -190,7 +190,8 @@ impl VolumeError {
                 DriveError::BadBlock { .. }
                 | DriveError::Damaged { .. }
                 | DriveError::Beyond { .. }
-                | DriveError::Length { .. } => true,
+                | DriveError::Length { .. }
+                | DriveError::Longer { .. } => true,
                 DriveError::Medium { source, .. } => source.raw_os_error() == Some(libc::EIO),
                 _ => false,
             },
@@ -225,7 +226,10 @@ pub fn label(drive: &mut dyn Drive) -> Result<Volume, VolumeError> {
     drive.rewind().map_err(&fail)?;
     match drive.read_block(&mut buffer) {
         Ok(Read::Block(len)) => Ok(Volume::decode(buffer.get(..len).unwrap_or_default())?),
-        Ok(Read::Mark | Read::End) => Err(NotOurs::Unlabelled.into()),
+        // The first block of another program's tape may be of any length.
+        Ok(Read::Mark | Read::End) | Err(DriveError::Longer { .. }) => {
+            Err(NotOurs::Unlabelled.into())
+        }
         Err(error) => Err(fail(error)),
     }
 }
@@ -341,7 +345,10 @@ fn confirm(drive: &mut dyn Drive, volume: &str, file: &TapeFile) -> Result<(), V
     };
     match closing(drive, volume) {
         Ok(Some(found)) if found == wanted => Ok(()),
-        Ok(_) | Err(DriveError::Damaged { .. } | DriveError::Length { .. }) => Err(moved()),
+        Ok(_)
+        | Err(DriveError::Damaged { .. } | DriveError::Length { .. } | DriveError::Longer { .. }) => {
+            Err(moved())
+        }
         Err(error) => Err(step("reading the last file's labels")(error)),
     }
 }
@@ -394,7 +401,7 @@ fn label_of(
 ) -> Result<bool, DriveError> {
     match drive.read_block(buffer) {
         Ok(Read::Block(LABEL)) => Ok(buffer.starts_with(kind)),
-        Ok(_) | Err(DriveError::Length { .. }) => Ok(false),
+        Ok(_) | Err(DriveError::Length { .. } | DriveError::Longer { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -402,7 +409,7 @@ fn label_of(
 fn is_mark(drive: &mut dyn Drive) -> Result<bool, DriveError> {
     match drive.read_block(&mut [0; LABEL]) {
         Ok(found) => Ok(found == Read::Mark),
-        Err(DriveError::Length { .. }) => Ok(false),
+        Err(DriveError::Length { .. } | DriveError::Longer { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -40,6 +40,19 @@ fn options_equip_a_library() {
 }
 
 #[test]
+fn a_changer_makes_a_library_real() {
+    let text = "tape:/srv/tape?block=1MiB&changer=/dev/tape/by-id/scsi-3500e09e000000001-changer&drives=/dev/nst0,/dev/nst1";
+    let url = parse(text).expect("good");
+    assert_eq!(url.to_string(), text);
+    let TierUrl::Tape { options, .. } = url else {
+        panic!("a library");
+    };
+    let real = options.real.as_ref().expect("real");
+    assert_eq!(real.drives, ["/dev/nst0", "/dev/nst1"].map(PathBuf::from));
+    assert_eq!(options.count_drives(), 2);
+}
+
+#[test]
 fn errors_name_the_part_and_the_way_out() {
     for (text, part, says) in [
         ("/srv/archive", "kind", "dir:/srv/archive"),
@@ -58,6 +71,35 @@ fn errors_name_the_part_and_the_way_out() {
         ("tape:/srv?capacity=1", "option capacity", "1MiB"),
         ("tape:/srv?pool=../x", "option pool", "a-z"),
         ("tape:/srv?pool=", "option pool", "a-z"),
+        ("tape:/srv?drives=two", "option drives", "/dev/nst0"),
+        ("tape:/srv?changer=sg3", "option changer", "/dev/sg3"),
+        (
+            "tape:/srv?changer=/dev/../etc",
+            "option changer",
+            "/dev/sg3",
+        ),
+        ("tape:/srv?changer=/dev/sg3", "option changer", "drives="),
+        ("tape:/srv?drives=/dev/nst0", "option drives", "changer="),
+        (
+            "tape:/srv?drives=/dev/nst0,/dev/nst0",
+            "option drives",
+            "twice",
+        ),
+        (
+            "tape:/srv?changer=/dev/sg3&drives=/dev/nst0&speed=max",
+            "option speed",
+            "real",
+        ),
+        (
+            "tape:/srv?cartridges=20&changer=/dev/sg3&drives=/dev/nst0",
+            "option cartridges",
+            "real",
+        ),
+        (
+            "tape:/srv?changer=/dev/sg3&drives=/dev/nst0&pool=near",
+            "option pool",
+            "no pools",
+        ),
         ("s3://bucket", "kind", "not built into this version"),
         ("dir:", "path", "missing"),
         ("dir:srv", "path", "absolute"),

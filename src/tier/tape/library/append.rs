@@ -7,6 +7,7 @@ use crate::tier::Proof;
 use crate::tier::tape::drive::{Blame, DriveError};
 use crate::tier::tape::front::Front;
 use crate::tier::tape::label::{Barcode, Day};
+use crate::tier::tape::robot::RobotError;
 use crate::tier::tape::state::Fault;
 use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, cut, ended};
 use cairn_mover::Crc32c;
@@ -150,6 +151,13 @@ impl Library {
             Ok(mounted) => mounted,
             // Another pool took it.
             Err(LibraryError::Elsewhere) => return Ok(Tried::Elsewhere(None)),
+            // In a drive that died; what that one wrote of the file is buried when it is seen.
+            Err(
+                error @ LibraryError::Robot {
+                    source: RobotError::Stuck(_),
+                    ..
+                },
+            ) => return Ok(Tried::Elsewhere(Some(error))),
             Err(
                 error @ (LibraryError::Absent { .. }
                 | LibraryError::Exported { .. }

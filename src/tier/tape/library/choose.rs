@@ -1,6 +1,8 @@
 //! Which cartridge the next file goes to: a choice among values, without I/O.
 
+use super::Cartridge;
 use crate::tier::tape::label::Barcode;
+use crate::tier::tape::state::Entry;
 use crate::tier::tape::timing::Generation;
 use crate::tier::tape::volume::{FIRST, room_for};
 
@@ -120,6 +122,31 @@ pub fn choose(candidates: &[Candidate], len: u64, kind: Kind) -> Result<Barcode,
         capacity,
         others,
     })
+}
+
+impl Cartridge {
+    /// Why nothing can be written to it.
+    pub(super) fn hindrance(&self) -> Option<String> {
+        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
+            return Some(why.clone());
+        }
+        match &self.entry {
+            entry if entry.away.is_some() => Some("away".to_owned()),
+            entry if entry.retired.is_some() => Some("retired".to_owned()),
+            entry if entry.repack => Some("being repacked".to_owned()),
+            Entry {
+                read_only: Some(why),
+                ..
+            } => Some(why.clone()),
+            Entry {
+                taken_from: Some(tier),
+                ..
+            } => Some(format!("tier {tier:08x} wrote it")),
+            entry if entry.write_protected => Some("write-protected".to_owned()),
+            entry if entry.full => Some("met its end early".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -103,3 +103,18 @@ impl Library {
         self.keep(&mut stock)
     }
 }
+
+impl Cartridge {
+    /// Why it is not made empty, even if all that is known on it is dead.
+    pub(super) fn kept(&self) -> Option<String> {
+        if let Some(why) = self.trouble.as_ref().or(self.damage.as_ref()) {
+            return Some(why.clone());
+        }
+        match &self.entry {
+            entry if entry.away.is_some() => Some("it is away".to_owned()),
+            entry if entry.retired.is_some() => Some("it is retired".to_owned()),
+            entry if entry.write_protected => Some("it is write-protected".to_owned()),
+            entry => entry.read_only.clone(),
+        }
+    }
+}

@@ -7,10 +7,9 @@
 //! file is written to it: its label says of which, durably, before the state does, and neither is changed any more. Only what
 //! was never labelled is blank.
 
-use super::{Cartridge, Library, LibraryError, Mounts, Stock, media};
+use super::{Cartridge, Equipment, Library, LibraryError, Mounts, Stock, media};
 use crate::id::TierId;
 use crate::tier::dir::mark;
-use crate::tier::tape::faults::TapeFaults;
 use crate::tier::tape::label::{Barcode, NotOurs};
 use crate::tier::tape::lock::Locked;
 use crate::tier::tape::options::{POOLS, TapeOptions};
@@ -29,7 +28,7 @@ use std::sync::{Arc, Weak};
 pub struct Hall {
     pub(super) root: PathBuf,
     pub(super) options: TapeOptions,
-    pub(super) faults: TapeFaults,
+    pub(super) equipment: Equipment,
     pub(super) mounts: Mounts,
     pub(super) stock: Mutex<Stock>,
     /// A name is not being written any more.
@@ -49,7 +48,7 @@ static OPEN: Mutex<Vec<(Identity, Weak<Hall>)>> = Mutex::new(Vec::new());
 
 impl Hall {
     pub(super) fn new(
-        (root, options, faults): (&Path, &TapeOptions, TapeFaults),
+        (root, options, equipment): (&Path, &TapeOptions, Equipment),
         mounts: Mounts,
         stock: Stock,
         lock: Locked,
@@ -57,7 +56,7 @@ impl Hall {
         Self {
             root: root.to_owned(),
             options: options.of_library(),
-            faults,
+            equipment,
             mounts,
             stock: Mutex::new(stock),
             settled: Condvar::new(),

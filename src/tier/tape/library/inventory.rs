@@ -1,11 +1,11 @@
 //! Taking stock: which cartridges there are, whose they are, and what is on them.
 
 use super::mounts::Seen;
-use super::{CARTRIDGES, Cartridge, FILES, Library, LibraryError, Name, Stock};
+use super::{CARTRIDGES, Cartridge, Equipment, FILES, Library, LibraryError, Name, Stock};
 use crate::id::TierId;
 use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::virtual_drive::{Inserted, VirtualDrive};
-use crate::tier::tape::drive::{Drive, DriveNumber};
+use crate::tier::tape::drive::{Drive, DriveError, DriveNumber};
 use crate::tier::tape::files::{Files, lies_among};
 use crate::tier::tape::label::{Barcode, NotOurs};
 use crate::tier::tape::state::Entry;
@@ -21,17 +21,20 @@ impl Library {
     pub(super) fn take_stock(&self) -> Result<(), LibraryError> {
         let mut entries = std::mem::take(&mut self.stock.lock().state.cartridges);
         if entries.is_empty() {
-            entries = self.adopt()?;
+            entries = match self.is_real() {
+                true => self.recognise()?,
+                false => self.adopt()?,
+            };
         }
         for entry in &mut entries {
             // Whoever exported it died before it was moved, or somebody put it back.
-            if entry.away.is_some() && self.image(entry.barcode).exists() {
+            if !self.is_real() && entry.away.is_some() && self.image(entry.barcode).exists() {
                 entry.away = None;
             }
         }
         // An entry before its image would be a missing cartridge; an image before its entry is
         // found and taken.
-        while entries.len() < self.options.cartridges as usize {
+        while !self.is_real() && entries.len() < self.options.cartridges as usize {
             let entry = self.add(&entries)?;
             entries.push(entry);
         }
@@ -45,6 +48,7 @@ impl Library {
         if changed {
             self.stock.lock().state.write(&self.root)?;
         }
+        self.find_in_drives();
         let dir = self.root.join(FILES);
         for entry in entries {
             let barcode = entry.barcode;
@@ -167,13 +171,16 @@ impl Library {
     }
 
     pub(super) fn bench_with(&self, inserted: Inserted) -> Result<VirtualDrive, VolumeError> {
-        let mut drive =
-            VirtualDrive::new(DriveNumber(0), Speed::Max.clock(), 0.0, self.faults.clone());
-        *drive.mouth().lock() = Some(inserted);
         let fail = |source| VolumeError::Drive {
             step: "loading",
             source,
         };
+        let Equipment::Virtual(faults) = &self.equipment else {
+            let why = "it is no image: only a drive of the library reads it";
+            return Err(fail(DriveError::Unloadable(why.to_owned())));
+        };
+        let mut drive = VirtualDrive::new(DriveNumber(0), Speed::Max.clock(), 0.0, faults.clone());
+        *drive.mouth().lock() = Some(inserted);
         drive.load().map_err(fail)?;
         Ok(drive)
     }
@@ -189,19 +196,22 @@ impl Library {
         }
     }
 
-    fn look_outside(&self, barcode: Barcode) -> Result<Seen, LibraryError> {
-        let inserted = self.to_insert(barcode)?;
+    fn look_outside(&self, barcode: Barcode) -> Result<(), LibraryError> {
+        self.to_insert(barcode)?;
+        if self.is_real() {
+            return self.look_from_afar(barcode);
+        }
         let entry = match self.stock.lock().cartridges.get(&barcode) {
             Some(cartridge) => self.entry(cartridge),
             None => return Err(LibraryError::Absent { barcode }),
         };
         if self.pooled && entry.owner.is_none() {
-            return self.look_at_blank(&entry);
+            return self.look_at_blank(&entry).map(drop);
         }
         let mut drive = self
-            .bench_with(inserted)
+            .bench(&entry)
             .map_err(|e| LibraryError::volume(barcode, e))?;
-        self.look(&mut drive, barcode)
+        self.look(&mut drive, barcode).map(drop)
     }
 
     /// Looks at a cartridge that is nobody's: blank, or a pool's that could not say so.

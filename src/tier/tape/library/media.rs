@@ -82,6 +82,9 @@ impl Library {
     /// # Errors
     /// [`LibraryError::Declined`] if something is on it, or may be; [`LibraryError::Io`], ...
     pub fn label(&self, wanted: Option<Barcode>) -> Result<Entry, LibraryError> {
+        if self.is_real() {
+            return self.label_real(wanted);
+        }
         let entry = {
             // Held, so that two do not get one slot.
             let mut stock = self.stock.lock();
@@ -146,7 +149,7 @@ impl Library {
     }
 
     /// How large a new cartridge of a generation is: as was said, or like the last one.
-    fn geometry_of(&self, generation: Generation, entries: &[Entry]) -> Geometry {
+    pub(super) fn geometry_of(&self, generation: Generation, entries: &[Entry]) -> Geometry {
         let last = entries.iter().rev().find(|e| e.generation == generation);
         let own = self.options.geometry();
         match (self.options.capacity, last) {
@@ -217,7 +220,7 @@ impl Library {
     }
 
     /// Enters a cartridge that was not there.
-    fn enter(&self, stock: &mut super::Stock, entry: Entry) {
+    pub(super) fn enter(&self, stock: &mut super::Stock, entry: Entry) {
         let barcode = entry.barcode;
         let files = Files::open(&self.root.join(super::FILES), barcode);
         stock.state.slots = stock.state.slots.max(entry.slot);
@@ -251,6 +254,9 @@ impl Library {
     /// [`LibraryError::Declined`], [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::Blank`],
     /// [`LibraryError::Io`]: it is where it was.
     pub fn export(&self, barcode: Barcode, to: Option<&Path>) -> Result<PathBuf, LibraryError> {
+        if self.is_real() {
+            return self.export_real(barcode, to);
+        }
         self.written(&self.stock.lock(), barcode)?;
         let fail = |step| move |e| LibraryError::io(step, e);
         let dir = match to {
@@ -297,7 +303,7 @@ impl Library {
 
     /// Puts the index of a cartridge that goes on disk as it is known, and says, durably, whether it
     /// was seen whole. Nobody has it in a drive any more.
-    fn vouch_for(&self, barcode: Barcode) -> Result<(), LibraryError> {
+    pub(super) fn vouch_for(&self, barcode: Barcode) -> Result<(), LibraryError> {
         let mut stock = self.stock.lock();
         let cartridge = stock.cartridges.get_mut(&barcode);
         let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
@@ -315,7 +321,11 @@ impl Library {
     }
 
     /// Says that a cartridge is away, or that it is not, durably.
-    fn send_off(&self, barcode: Barcode, path: Option<&str>) -> Result<(), LibraryError> {
+    pub(super) fn send_off(
+        &self,
+        barcode: Barcode,
+        path: Option<&str>,
+    ) -> Result<(), LibraryError> {
         let mut stock = self.stock.lock();
         let cartridge = stock.cartridges.get_mut(&barcode);
         let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
@@ -341,6 +351,9 @@ impl Library {
     /// [`LibraryError::Declined`] if it cannot be taken, and why; [`LibraryError::Volume`] if it is no
     /// cartridge; [`LibraryError::Io`].
     pub fn import(&self, what: &Import, take: bool) -> Result<Taken, LibraryError> {
+        if self.is_real() {
+            return self.import_real(what, take);
+        }
         let image = self.image_to_take(what)?;
         let barcode = image
             .file_name()
@@ -386,7 +399,7 @@ impl Library {
     }
 
     /// Whose a cartridge is from now on that `wrote` wrote.
-    fn goes_to(
+    pub(super) fn goes_to(
         &self,
         barcode: Barcode,
         known: Option<&Entry>,
@@ -497,7 +510,7 @@ impl Library {
     }
 
     /// It must not be another cartridge with the barcode of one that the library has.
-    fn no_other(&self, known: &Entry, wrote: TierId) -> Result<(), LibraryError> {
+    pub(super) fn no_other(&self, known: &Entry, wrote: TierId) -> Result<(), LibraryError> {
         // One that was taken may have got this tier's label before that was written down.
         let own = known.owner.unwrap_or(self.tier);
         if wrote == own || known.taken_from == Some(wrote.0) {
@@ -523,7 +536,7 @@ impl Library {
 
     /// A cartridge of another tier that is new here begins without an index: one that is there is of
     /// another cartridge, or of another time.
-    fn begin_index(&self, barcode: Barcode, scan: &Scan) -> Result<(), LibraryError> {
+    pub(super) fn begin_index(&self, barcode: Barcode, scan: &Scan) -> Result<(), LibraryError> {
         let dir = self.root.join(super::FILES);
         let index = Files::open(&dir, barcode);
         let other = index.live().find(|f| !lies_among(&scan.files, f));
@@ -537,7 +550,7 @@ impl Library {
 
     /// No file on it may have the name of another one with other bytes: which is right, nobody could say.
     /// `known`: it is one of the library's own.
-    fn no_clash(
+    pub(super) fn no_clash(
         &self,
         barcode: Barcode,
         (owner, known): (TierId, bool),
@@ -559,7 +572,7 @@ impl Library {
         }
     }
 
-    fn take_in(
+    pub(super) fn take_in(
         &self,
         barcode: Barcode,
         known: Option<Entry>,
@@ -608,7 +621,7 @@ pub(super) fn same_volume(entries: &[Entry], barcode: Barcode) -> Option<Barcode
     entries.iter().find(same).map(|e| e.barcode)
 }
 
-fn free_slot(entries: &[Entry]) -> u32 {
+pub(super) fn free_slot(entries: &[Entry]) -> u32 {
     (1..)
         .find(|n| !entries.iter().any(|e| e.slot == *n))
         .unwrap_or(u32::MAX)

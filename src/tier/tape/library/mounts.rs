@@ -12,10 +12,9 @@
 
 mod line;
 
-use crate::tier::tape::drive::virtual_drive::Inserted;
 use crate::tier::tape::drive::{Blame, Drive, DriveError, DriveNumber, Tally};
 use crate::tier::tape::label::Barcode;
-use crate::tier::tape::robot::{Robot, RobotError};
+use crate::tier::tape::robot::{Robot, RobotError, Wanted};
 use crate::tier::tape::volume::{Next, Window};
 use line::{Line, Spot};
 use parking_lot::{Condvar, Mutex};
@@ -52,6 +51,8 @@ struct Bay {
     drive: Option<Box<dyn Drive>>,
     /// Also while it is on its way there.
     holds: Option<Barcode>,
+    /// It is in the drive, which nobody has loaded it in: left there before, or not to be had out of it.
+    cold: bool,
     /// What is being taken out for it.
     leaving: Option<Barcode>,
     seen: Option<Seen>,
@@ -70,6 +71,14 @@ struct Bay {
 /// Names one who wants a cartridge to stay where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pin(u64);
+
+/// Is a cartridge in the drive that was taken for it?
+enum There {
+    Loaded,
+    /// Nobody has loaded it.
+    Cold,
+    Not,
+}
 
 #[derive(Default)]
 struct Floor {
@@ -149,6 +158,7 @@ impl Mounts {
             tally: drive.tally(),
             drive: Some(drive),
             holds: None,
+            cold: false,
             leaving: None,
             seen: None,
             failed: None,
@@ -166,6 +176,20 @@ impl Mounts {
             freed: Condvar::new(),
             robot,
             failures: Mutex::default(),
+        }
+    }
+
+    /// What moves cartridges.
+    pub fn robot(&self) -> &dyn Robot {
+        &*self.robot
+    }
+
+    /// A cartridge is in a drive, into which nobody put it here: who wants it has it loaded there.
+    pub fn found(&self, drive: DriveNumber, barcode: Barcode) {
+        let mut floor = self.floor.lock();
+        let idle = |bay: &&mut Bay| bay.number == drive && bay.holds.is_none();
+        if let Some(bay) = floor.bays.iter_mut().find(idle) {
+            (bay.holds, bay.cold) = (Some(barcode), true);
         }
     }
 
@@ -277,33 +301,35 @@ impl Mounts {
     /// [`MountError`].
     pub fn mount(
         &self,
-        cartridge: &Inserted,
+        cartridge: &Wanted,
         instead: Option<Barcode>,
     ) -> Result<Mounted<'_>, MountError> {
         loop {
-            let mut mounted = self.claim(cartridge.barcode, instead)?;
-            if mounted.1 {
-                return Ok(mounted.0);
-            }
-            match self.exchange(&mut mounted.0, cartridge) {
-                Ok(()) => return Ok(mounted.0),
+            let (mut mounted, there) = self.claim(cartridge.barcode, instead)?;
+            let loaded = match there {
+                There::Loaded => return Ok(mounted),
+                There::Cold => mounted.drive().load().map_err(MountError::Load),
+                There::Not => self.exchange(&mut mounted, cartridge),
+            };
+            match loaded {
+                Ok(()) => return Ok(mounted),
                 Err(MountError::Load(error)) if error.blames() == Blame::Drive => {
-                    mounted.0.fail(&error);
+                    mounted.fail(&error);
                 }
                 Err(error) => {
-                    mounted.0.vacate();
+                    mounted.vacate();
                     return Err(error);
                 }
             }
         }
     }
 
-    /// The drive for a cartridge, alone; whether it is loaded in it already.
+    /// The drive for a cartridge, alone; whether it is in it already.
     fn claim(
         &self,
         barcode: Barcode,
         instead: Option<Barcode>,
-    ) -> Result<(Mounted<'_>, bool), MountError> {
+    ) -> Result<(Mounted<'_>, There), MountError> {
         let mut floor = self.floor.lock();
         let turn = floor.line.join(barcode, instead);
         let claimed = loop {
@@ -324,11 +350,21 @@ impl Mounts {
         claimed
     }
 
-    fn take(&self, floor: &mut Floor, bay: usize, barcode: Barcode) -> Option<(Mounted<'_>, bool)> {
+    fn take(
+        &self,
+        floor: &mut Floor,
+        bay: usize,
+        barcode: Barcode,
+    ) -> Option<(Mounted<'_>, There)> {
         let used = floor.bays.iter().map(|b| b.used).max().unwrap_or(0) + 1;
         let place = floor.bays.get_mut(bay)?;
         let drive = place.drive.take()?;
         let loaded = place.holds == Some(barcode);
+        let there = match (loaded, std::mem::take(&mut place.cold)) {
+            (true, false) => There::Loaded,
+            (true, true) => There::Cold,
+            (false, _) => There::Not,
+        };
         let seen = place.seen.take().filter(|_| loaded);
         let mut window = std::mem::take(&mut place.window);
         if !loaded {
@@ -345,11 +381,11 @@ impl Mounts {
             seen,
             window,
         };
-        Some((mounted, loaded))
+        Some((mounted, there))
     }
 
     /// Takes out what is in the drive and loads the cartridge.
-    fn exchange(&self, mounted: &mut Mounted<'_>, cartridge: &Inserted) -> Result<(), MountError> {
+    fn exchange(&self, mounted: &mut Mounted<'_>, cartridge: &Wanted) -> Result<(), MountError> {
         let bay = mounted.bay;
         let drive = mounted.drive();
         match drive.unload() {
@@ -457,9 +493,11 @@ impl Mounted<'_> {
         let Some(mut drive) = self.drive.take() else {
             return;
         };
-        let empty = |drive: &dyn Drive| {
+        let mut stuck = false;
+        let mut empty = |drive: &dyn Drive| {
             if let Err(error) = self.mounts.robot.empty(drive.number()) {
                 tracing::error!(%error, "a drive could not be emptied");
+                stuck = true;
             }
         };
         if !stays {
@@ -479,19 +517,25 @@ impl Mounted<'_> {
             floor = self.mounts.floor.lock();
         }
         if let Some(bay) = floor.bays.get_mut(self.bay) {
-            let holds = bay.holds.filter(|_| stays);
+            bay.failed = failed.or(bay.failed.take());
+            // One that works is asked for it again; from one that does not people take it.
+            stuck &= bay.failed.is_none();
+            let holds = match stuck {
+                true => bay.leaving.or(bay.holds),
+                false => bay.holds.filter(|_| stays),
+            };
+            bay.cold = stuck;
             bay.tally = drive.tally();
             bay.drive = Some(drive);
             bay.at = Instant::now();
             bay.holds = holds;
             bay.leaving = None;
-            bay.seen = self.seen.take().filter(|_| holds.is_some());
+            bay.seen = self.seen.take().filter(|_| holds.is_some() && !stuck);
             bay.window = std::mem::take(&mut self.window);
-            if holds.is_none() {
+            if holds.is_none() || stuck {
                 bay.window.clear();
                 bay.pins.clear();
             }
-            bay.failed = failed.or(bay.failed.take());
         }
         self.mounts.freed.notify_all();
     }

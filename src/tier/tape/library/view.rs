@@ -157,6 +157,9 @@ impl Library {
     /// # Errors
     /// [`LibraryError::Io`].
     pub fn strangers(&self) -> Result<Vec<(String, String)>, LibraryError> {
+        if self.is_real() {
+            return self.strangers_real();
+        }
         let fail = |e| LibraryError::io("looking for cartridges", e);
         let mut found = Vec::new();
         for image in std::fs::read_dir(self.root.join(CARTRIDGES)).map_err(fail)? {

@@ -49,7 +49,9 @@ pub fn read(
             }
             match drive.read_block(&mut window.room) {
                 Ok(Read::Block(len)) if len as u64 == wanted => window.keep(object, len),
-                Ok(_) | Err(DriveError::Length { .. }) => return Err(moved()),
+                Ok(_) | Err(DriveError::Length { .. } | DriveError::Longer { .. }) => {
+                    return Err(moved());
+                }
                 Err(error) => return Err(step("reading")(error)),
             }
             head = Some(object + 1);

@@ -5,7 +5,7 @@ use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::virtual_drive::VirtualDrive;
 use crate::tier::tape::faults::TapeFaults;
 use crate::tier::tape::image::Image;
-use crate::tier::tape::robot::VirtualRobot;
+use crate::tier::tape::robot::{VirtualRobot, Wanted};
 use crate::tier::tape::timing::{Generation, Geometry};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,22 +27,23 @@ impl Room {
             mouths.insert(number, drive.mouth());
             made.push(Box::new(drive));
         }
-        let mounts = Mounts::new(made, Box::new(VirtualRobot::new(mouths)));
+        let place = TempDir::new().expect("temporary directory");
+        let robot = VirtualRobot::new(mouths, place.path().to_owned());
+        let mounts = Mounts::new(made, Box::new(robot));
         Self {
-            place: TempDir::new().expect("temporary directory"),
+            place,
             mounts: Arc::new(mounts),
         }
     }
 
-    fn cartridge(&self, number: u32) -> Inserted {
+    fn cartridge(&self, number: u32) -> Wanted {
         let barcode: Barcode = format!("CRN{number:03}L8").parse().expect("barcode");
         let image = self.place.path().join(format!("{barcode}.tap"));
         if !image.exists() {
             drop(Image::create(&image).expect("is made"));
         }
-        Inserted {
+        Wanted {
             barcode,
-            image,
             geometry: Geometry::whole(Generation::Lto8),
             protected: false,
         }

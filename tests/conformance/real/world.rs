@@ -1,0 +1,200 @@
+//! A library without hardware: tapes in memory, in slots and drives.
+
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What lies on a tape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Object {
+    Block(Vec<u8>),
+    Mark,
+}
+
+/// A tape.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tape {
+    pub(super) sticker: String,
+    pub(super) objects: Vec<Object>,
+    /// How many objects are on the medium; those behind are in the drive's buffer.
+    pub(super) synced: usize,
+    pub(super) capacity: u64,
+    pub(super) protected: bool,
+    /// Objects that cannot be read.
+    pub(super) bad: BTreeSet<usize>,
+    /// No block can be written.
+    pub(super) unwritable: bool,
+}
+
+/// What st.c keeps of the end of files and data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Eof {
+    #[default]
+    None,
+    Fm,
+    EomOk,
+    Eod1,
+    Eod2,
+    Eod,
+}
+
+/// What the driver did last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Rw {
+    #[default]
+    Idle,
+    Reading,
+    Writing,
+}
+
+/// A drive, and what its driver knows.
+#[derive(Debug, Default)]
+pub(super) struct Bay {
+    pub(super) holds: Option<usize>,
+    pub(super) home: Option<usize>,
+    /// The tape is threaded, and not given back yet.
+    pub(super) threaded: bool,
+    pub(super) open: bool,
+    pub(super) at: usize,
+    pub(super) eof: Eof,
+    pub(super) rw: Rw,
+    /// Bytes of a block; 0: as long as it is.
+    pub(super) block: usize,
+    /// Opens left until it is ready.
+    pub(super) not_ready: u32,
+    /// The bus was reset.
+    pub(super) lost: bool,
+    /// What every call says.
+    pub(super) dead: Option<i32>,
+    /// Calls left until it is gone (ENXIO).
+    pub(super) dying: Option<u64>,
+    /// Options of MTSETDRVBUFFER that are set.
+    pub(super) options: i32,
+}
+
+/// A slot.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) port: bool,
+    pub(super) holds: Option<usize>,
+}
+
+/// How drives and kernel are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Make {
+    /// MTERASE 0 ends the data.
+    pub(super) erases: bool,
+    /// A drive threads a tape only when it is told to.
+    pub(super) waits_for_load: bool,
+    /// Opens until a drive is ready.
+    pub(super) not_ready: u32,
+    /// The head stays before a block that cannot be read.
+    pub(super) stays: bool,
+    /// Longest transfer that the kernel has room for.
+    pub(super) passes: usize,
+    /// Options can be set.
+    pub(super) root: bool,
+}
+
+impl Default for Make {
+    fn default() -> Self {
+        Self {
+            erases: true,
+            waits_for_load: false,
+            not_ready: 0,
+            stays: false,
+            passes: 8 << 20,
+            root: true,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct World {
+    pub(super) tapes: Vec<Tape>,
+    pub(super) slots: Vec<Slot>,
+    pub(super) bays: Vec<Bay>,
+    pub(super) make: Make,
+    /// Tape marks that the driver wrote and nobody asked for.
+    pub(super) strays: u32,
+    /// Moves of the changer.
+    pub(super) moves: Vec<String>,
+    /// What the changer says to every move.
+    pub(super) jammed: Option<String>,
+}
+
+/// Many hold it.
+pub(super) type Shared = Arc<Mutex<World>>;
+
+/// `count` tapes of so many bytes in as many slots, two more slots, a port, and empty drives.
+pub(super) fn world(count: u32, capacity: u64, drives: u32, make: Make) -> Shared {
+    let tape = |n: u32| Tape {
+        sticker: sticker(n),
+        capacity,
+        ..Tape::default()
+    };
+    let mut slots: Vec<Slot> = (0..count as usize + 2).map(|_| Slot::default()).collect();
+    for (at, slot) in slots.iter_mut().take(count as usize).enumerate() {
+        slot.holds = Some(at);
+    }
+    slots.push(Slot {
+        port: true,
+        holds: None,
+    });
+    let bay = |_| Bay {
+        block: 512,
+        // As the driver is after boot: buffered and asynchronous.
+        options: 0x7,
+        ..Bay::default()
+    };
+    Arc::new(Mutex::new(World {
+        tapes: (1..=count).map(tape).collect(),
+        slots,
+        bays: (0..drives).map(bay).collect(),
+        make,
+        ..World::default()
+    }))
+}
+
+/// The sticker of the `n`-th tape, from 1.
+pub(super) fn sticker(n: u32) -> String {
+    format!("REA{n:03}L8")
+}
+
+impl Tape {
+    /// Bytes of blocks before an object.
+    pub(super) fn bytes(&self, at: usize) -> u64 {
+        let len = |object: &Object| match object {
+            Object::Block(block) => block.len() as u64,
+            Object::Mark => 0,
+        };
+        self.objects[..at].iter().map(len).sum()
+    }
+
+    /// Writes an object, behind which nothing remains.
+    pub(super) fn put(&mut self, at: usize, object: Object) {
+        self.objects.truncate(at);
+        self.objects.push(object);
+        self.synced = self.synced.min(at);
+    }
+}
+
+impl World {
+    /// The power goes: what was in the buffers of drives is lost.
+    pub(super) fn power_loss(&mut self) {
+        for tape in &mut self.tapes {
+            tape.objects.truncate(tape.synced);
+        }
+        for bay in &mut self.bays {
+            (bay.at, bay.eof, bay.rw, bay.open) = (0, Eof::None, Rw::Idle, false);
+        }
+    }
+
+    /// The tape with that sticker.
+    pub(super) fn tape(&mut self, n: u32) -> &mut Tape {
+        let sticker = sticker(n);
+        let tape = self.tapes.iter_mut().find(|t| t.sticker == sticker);
+        tape.expect("a tape of this number")
+    }
+}
