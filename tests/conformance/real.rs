@@ -15,6 +15,7 @@ use changer::Fake;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use world::{Make, Object, Shared, sticker, world};
 
@@ -524,4 +525,60 @@ fn a_real_library_and_a_virtual_one_are_not_taken_for_each_other() {
         .expect_err("is virtual");
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert!(root.join("library.json").exists() && !root.join("cartridges").exists());
+}
+
+#[test]
+fn a_changer_that_is_away_at_the_opening_is_waited_for() {
+    let (place, world, tier) = site(1, 1, Make::default());
+    store(&tier, name(1), &content(1, 1000));
+    drop(tier);
+    take_out(&world, 0);
+    world.lock().mute = Some("cannot open SCSI device '/dev/sg9' - No such device".to_owned());
+    let known = OpenHow::known(MARK.owner, MARK.tier);
+    let tier = open(&place.path().join("tape"), &world, known).expect("opens");
+    // What lies where is known; only the bytes cannot be had.
+    assert_eq!(tier.stat(name(1)).expect("is known"), 1000);
+    let away = tier.read(name(1), 0, 1000).expect_err("cannot be had");
+    assert_eq!(away.kind(), ErrorKind::Unavailable, "{away}");
+    assert!(away.to_string().contains("No such device"), "{away}");
+    let unseen = tier.stat(name(2)).expect_err("may be anywhere");
+    assert_eq!(unseen.kind(), ErrorKind::Unavailable, "{unseen}");
+    world.lock().mute = None;
+    let until = Instant::now() + Duration::from_secs(60);
+    let back = loop {
+        match tier.read(name(1), 0, 1000) {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(50)),
+            read => break read.expect("reads again"),
+        }
+    };
+    assert!(back == content(1, 1000));
+}
+
+#[test]
+fn whoever_dies_in_the_middle_of_a_file_leaves_a_tail_that_is_written_over() {
+    let (place, world, tier) = site(1, 1, Make::default());
+    let root = place.path().join("tape");
+    let data = content(2, 1_000_000);
+    store(&tier, name(1), &data);
+    let library = tier.library().expect("library");
+    let mut mounted = library.mount(barcode(1)).expect("in its drive");
+    let end = mounted.seen.as_ref().expect("was looked at").next.object;
+    mounted.drive().locate(end).expect("goes there");
+    for _ in 0..3 {
+        mounted
+            .drive()
+            .write_block(&data[..1000])
+            .expect("is taken");
+    }
+    drop(mounted);
+    drop((library, tier));
+    // The driver closes what was written with a mark.
+    assert_eq!(world.lock().strays, 1);
+    assert_eq!(world.lock().tape(1).objects.len(), end as usize + 4);
+    let tier = open(&root, &world, fresh()).expect("opens");
+    assert!(tier.read(name(1), 0, data.len() as u64).expect("reads") == data);
+    store(&tier, name(2), &data);
+    assert!(tier.read(name(2), 0, data.len() as u64).expect("reads") == data);
+    let status = &tier.library().expect("library").cartridges()[0];
+    assert_eq!((status.files, status.damaged), (2, false));
 }

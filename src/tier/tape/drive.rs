@@ -13,6 +13,7 @@ pub mod st;
 pub mod virtual_drive;
 
 use super::image::Place;
+use super::timing::Generation;
 use crate::tier::Proof;
 use cairn_mover::Crc32c;
 use std::fmt;
@@ -209,6 +210,10 @@ impl DriveError {
 pub trait Drive: Send {
     /// Which one it is.
     fn number(&self) -> DriveNumber;
+    /// Tells of what kind the cartridge is that is loaded next. A drive may ignore it.
+    fn expect(&mut self, generation: Generation) {
+        let _ = generation;
+    }
     /// Loads and threads the cartridge that the robot put in; the head stands at the load point.
     ///
     /// # Errors

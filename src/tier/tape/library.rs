@@ -115,6 +115,8 @@ struct Cartridge {
     used: u64,
     /// It cannot be used at all.
     trouble: Option<String>,
+    /// A drive said so of a real one: only a drive can say that it is over.
+    distrusted: bool,
     /// Something is wrong on it: it is read, and never written.
     damage: Option<String>,
     /// Why the last write to it failed: it is chosen after all others.

@@ -19,7 +19,8 @@ impl Mtx for FakeMtx {
         let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let number = |text: &str| text.parse::<usize>().expect("a number");
         let done = match words[..] {
-            ["status"] => return Ok(status(world)),
+            ["status"] if world.mute.is_none() => return Ok(status(world)),
+            ["status"] => Err(world.mute.clone().expect("mute")),
             _ if world.jammed.is_some() => Err(world.jammed.clone().expect("jammed")),
             ["load", slot, drive] => load(world, number(slot), number(drive)),
             ["unload", slot, drive] => unload(world, number(slot), number(drive)),

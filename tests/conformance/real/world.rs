@@ -122,6 +122,8 @@ pub(super) struct World {
     pub(super) moves: Vec<String>,
     /// What the changer says to every move.
     pub(super) jammed: Option<String>,
+    /// What it says when it is asked what it has.
+    pub(super) mute: Option<String>,
 }
 
 /// Many hold it.

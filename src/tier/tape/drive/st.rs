@@ -35,9 +35,11 @@ pub mod mtio;
 use super::{Drive, DriveError, DriveNumber, Read, Status, Tally, Wrote};
 use crate::tier::Proof;
 use crate::tier::clock::Clock;
+use crate::tier::tape::timing::Generation;
 use device::{Device, Operation};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is read at once at most, bytes.
 const MOST: usize = 8 << 20;
@@ -50,6 +52,8 @@ pub struct StDrive<D> {
     device: D,
     clock: Arc<dyn Clock>,
     loaded: Option<Loaded>,
+    /// How long the cartridge that is loaded next may take until it is ready.
+    patience: Duration,
     /// What is read at once at most: less than [`MOST`] if the kernel did not take that.
     most: usize,
     tally: Tally,
@@ -79,6 +83,7 @@ impl<D: Device> StDrive<D> {
             device,
             clock,
             loaded: None,
+            patience: loading::READY,
             most: MOST,
             tally: Tally::default(),
         }
@@ -217,6 +222,13 @@ fn is_too_long(error: &io::Error) -> bool {
 impl<D: Device> Drive for StDrive<D> {
     fn number(&self) -> DriveNumber {
         self.number
+    }
+
+    fn expect(&mut self, generation: Generation) {
+        self.patience = match generation {
+            Generation::Lto9 => loading::CALIBRATED,
+            Generation::Lto7 | Generation::Lto8 => loading::READY,
+        };
     }
 
     fn load(&mut self) -> Result<(), DriveError> {

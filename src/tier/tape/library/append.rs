@@ -327,6 +327,7 @@ impl Library {
         tracing::error!(%error, "a cartridge cannot be written");
         if let Some(cartridge) = self.stock.lock().cartridges.get_mut(&barcode) {
             cartridge.trouble = Some(error.to_string());
+            cartridge.distrusted = !matches!(error, LibraryError::Absent { .. });
         }
     }
 

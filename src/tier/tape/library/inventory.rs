@@ -71,6 +71,7 @@ impl Library {
                 files,
                 used,
                 trouble: None,
+                distrusted: false,
                 damage: files_damage,
                 failing,
                 looked: Instant::now(),
@@ -482,7 +483,7 @@ impl Stock {
             tracing::warn!(%barcode, %error, "a cartridge has no index");
         }
         (cartridge.used, cartridge.damage) = (scan.next.bytes, damage.clone());
-        cartridge.trouble = None;
+        (cartridge.trouble, cartridge.distrusted) = (None, false);
         let alive = |f: &&TapeFile| !cartridge.files.is_dead(f);
         let mut files: Vec<TapeFile> = scan.files.iter().filter(alive).copied().collect();
         if anew {

@@ -240,6 +240,7 @@ impl Library {
             damage: files.unreadable().map(str::to_owned),
             files,
             trouble: None,
+            distrusted: false,
             failing: None,
             looked: Instant::now(),
         };

@@ -306,6 +306,7 @@ impl Mounts {
     ) -> Result<Mounted<'_>, MountError> {
         loop {
             let (mut mounted, there) = self.claim(cartridge.barcode, instead)?;
+            mounted.drive().expect(cartridge.geometry.generation);
             let loaded = match there {
                 There::Loaded => return Ok(mounted),
                 There::Cold => mounted.drive().load().map_err(MountError::Load),

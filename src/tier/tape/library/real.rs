@@ -67,26 +67,14 @@ impl Library {
 
     /// Sees what can be seen of a cartridge that the changer has, without loading it.
     pub(super) fn look_from_afar(&self, barcode: Barcode) -> Result<(), LibraryError> {
-        let unread = declined(
-            barcode,
-            format!("its index is not here: `cairn tape verify {barcode}` reads it"),
-        );
-        let over = [
-            LibraryError::Absent { barcode }.to_string(),
-            unread.to_string(),
-        ];
         let mut stock = self.stock.lock();
         let cartridge = stock.cartridges.get_mut(&barcode);
         let cartridge = cartridge.ok_or(LibraryError::Absent { barcode })?;
         if !cartridge.files.is_known() {
-            return Err(unread);
+            let why = format!("its index is not here: `cairn tape verify {barcode}` reads it");
+            return Err(declined(barcode, why));
         }
-        // Only a drive can tell that something else is over.
-        if cartridge
-            .trouble
-            .as_ref()
-            .is_some_and(|why| over.contains(why))
-        {
+        if !cartridge.distrusted {
             cartridge.trouble = None;
         }
         Ok(())

@@ -40,6 +40,8 @@ pub struct MtxRobot<M> {
     mtx: M,
     /// What was seen last, and when. Held while the changer works.
     seen: Mutex<Option<(Instant, Elements)>>,
+    /// Why it could not be asked last, and when.
+    failed: Mutex<Option<(Instant, RobotError)>>,
 }
 
 impl<M: Mtx> MtxRobot<M> {
@@ -49,6 +51,7 @@ impl<M: Mtx> MtxRobot<M> {
         Self {
             mtx,
             seen: Mutex::new(None),
+            failed: Mutex::new(None),
         }
     }
 
@@ -134,7 +137,16 @@ impl<M: Mtx> Robot for MtxRobot<M> {
                 return Ok(there);
             }
         }
-        Ok(self.look(&mut seen)?.has(&sticker))
+        // Many ask at once for each their own; one that does not answer takes its time.
+        if let Some((when, error)) = &*self.failed.lock()
+            && when.elapsed() < DOUBTED
+        {
+            return Err(error.clone());
+        }
+        let there = self.look(&mut seen).map(|elements| elements.has(&sticker));
+        let failed = there.as_ref().err().cloned();
+        *self.failed.lock() = failed.map(|error| (Instant::now(), error));
+        there
     }
 
     fn inventory(&self) -> Result<Vec<Standing>, RobotError> {

@@ -4,8 +4,10 @@ use super::device::{Access, Device, Operation, Options};
 use super::{DriveError, StDrive};
 use std::time::Duration;
 
-/// How long a drive may take until it is ready: the first load of an LTO-9 cartridge takes up to two hours.
-pub(super) const READY: Duration = Duration::from_secs(150 * 60);
+/// How long a drive may take until it is ready.
+pub(super) const READY: Duration = Duration::from_secs(15 * 60);
+/// The same where the first load calibrates the cartridge, for up to two hours: LTO-9.
+pub(super) const CALIBRATED: Duration = Duration::from_secs(150 * 60);
 /// How long one with a cartridge in its mouth may say that it has none.
 pub(super) const SEEN: Duration = Duration::from_secs(120);
 /// How long somebody else may have the device open.
@@ -52,9 +54,9 @@ impl<D: Device> StDrive<D> {
                                the changer's drives?";
                     return Err(self.dead(step, why));
                 }
-                Some(libc::EIO | libc::EAGAIN) if waited < READY => {}
+                Some(libc::EIO | libc::EAGAIN) if waited < self.patience => {}
                 Some(libc::EIO | libc::EAGAIN) => {
-                    let why = format!("{} was not ready in {} s", self.number, READY.as_secs());
+                    let why = format!("{} was not ready in {} s", self.number, waited.as_secs());
                     return Err(DriveError::Unloadable(why));
                 }
                 Some(libc::EBUSY) if waited < BUSY => {}

@@ -1,7 +1,7 @@
 //! Tests of a real drive, over recordings.
 
 use super::device::{Access, State};
-use super::loading::{BUSY, PAUSE, READY, SEEN};
+use super::loading::{BUSY, CALIBRATED, PAUSE, READY, SEEN};
 use super::*;
 use crate::tier::clock::VirtualClock;
 use crate::tier::tape::drive::Blame;
@@ -203,6 +203,10 @@ fn a_drive_is_waited_for_but_not_for_ever() {
         );
         recording.is_over();
     }
+    let (mut new, _, clock) = drive("never ready");
+    new.expect(Generation::Lto9);
+    new.load().expect_err("was waited for");
+    assert!(clock.now() >= CALIBRATED);
     let (mut fixed, recording, _) = drive("no variable blocks");
     let error = fixed.load().expect_err("cannot be used");
     assert!(error.to_string().contains("MTSETBLK"), "{error}");
