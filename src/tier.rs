@@ -86,7 +86,7 @@ pub struct Description {
     pub kind: Kind,
     /// The URL that opens it again, without secrets.
     pub url: String,
-    /// The directory, where it is one.
+    /// The directory, where copies lie in one.
     pub root: Option<Root>,
 }
 

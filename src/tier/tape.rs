@@ -221,7 +221,8 @@ impl Tier for TapeTier {
         Description {
             kind: Kind::Tape,
             url: self.place.label.clone(),
-            root: Some(Root {
+            // The directory of a real library has no copies in it.
+            root: (!self.place.equipment.is_real()).then(|| Root {
                 path: self.place.path.clone(),
                 dev,
             }),

@@ -129,6 +129,7 @@ fn receipts_are_the_drives_word_and_the_driver_writes_no_mark_of_its_own() {
     std::io::Write::write_all(&mut put, &data).expect("taken");
     let receipt = put.finish(cairn_mover::Crc32c::of(&data)).expect("receipt");
     assert_eq!(receipt.proof, Proof::Drive);
+    assert_eq!(tier.describe().root, None, "its directory holds no copies");
     // The label and its mark; the file's three groups, each with a mark.
     let blocks = data.len().div_ceil(256 << 10);
     let all = 1 + 3 + 1 + blocks + 1 + 3 + 1;
@@ -444,10 +445,7 @@ fn a_cartridge_leaves_through_the_port_and_comes_back_by_its_barcode() {
     let absent = library
         .import(&Import::Known(lies), false)
         .expect_err("is gone");
-    assert!(
-        absent.to_string().contains("not in the library"),
-        "{absent}"
-    );
+    assert!(absent.to_string().contains("does not have it"), "{absent}");
     // The changer's inventory is believed for a while.
     drop((library, tier));
     world.lock().slots[4].holds = gone;

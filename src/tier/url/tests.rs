@@ -41,7 +41,7 @@ fn options_equip_a_library() {
 
 #[test]
 fn a_changer_makes_a_library_real() {
-    let text = "tape:/srv/tape?block=1MiB&changer=/dev/tape/by-id/scsi-3500e09e000000001-changer&drives=/dev/nst0,/dev/nst1";
+    let text = "tape:/srv/tape?changer=/dev/tape/by-id/scsi-3500e09e000000001-changer&drives=/dev/nst0,/dev/nst1&block=1MiB";
     let url = parse(text).expect("good");
     assert_eq!(url.to_string(), text);
     let TierUrl::Tape { options, .. } = url else {

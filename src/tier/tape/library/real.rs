@@ -92,6 +92,14 @@ impl Library {
         }
     }
 
+    fn is_in_changer(&self, barcode: Barcode) -> Result<(), LibraryError> {
+        match self.mounts.robot().has(barcode) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(declined(barcode, "the changer does not have it: put it in")),
+            Err(source) => Err(LibraryError::Robot { barcode, source }),
+        }
+    }
+
     /// Has a cartridge loaded of which nothing is known, and not looked at.
     fn mount_unseen(&self, entry: &Entry) -> Result<Mounted<'_>, LibraryError> {
         let mounted = self.mounts.mount(&wanted(entry), None);
@@ -130,6 +138,7 @@ impl Library {
                 }
             }
         };
+        self.is_in_changer(barcode)?;
         let mut mounted = self.mount_unseen(&entry)?;
         if let Err(error) = self.label_loaded(mounted.drive(), barcode) {
             mounted.vacate();
@@ -247,11 +256,9 @@ impl Library {
             Some(known) => known.clone(),
             None => self.new_entry(barcode, &entries)?,
         };
-        let robot = |source| LibraryError::Robot { barcode, source };
-        if !self.mounts.robot().has(barcode).map_err(robot)? {
-            return Err(LibraryError::Absent { barcode });
-        }
-        self.mounts.robot().take_in(barcode).map_err(robot)?;
+        self.is_in_changer(barcode)?;
+        let moved = self.mounts.robot().take_in(barcode);
+        moved.map_err(|source| LibraryError::Robot { barcode, source })?;
         let mut mounted = self.mount_unseen(&entry)?;
         let taken = self.take_loaded(mounted.drive(), barcode, (known, take));
         // Loaded anew by whoever wants it next, and looked at then.

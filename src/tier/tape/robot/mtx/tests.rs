@@ -9,7 +9,7 @@ use tempfile::TempDir;
 /// Two drives, one of which holds what nobody knows the slot of; a cleaning cartridge; stickers that cannot be read.
 const LARGE: &str = "\
   Storage Changer /dev/sg3:2 Drives, 8 Slots ( 2 Import/Export )
-Data Transfer Element 0:Full (Storage Element 3 Loaded):VolumeTag = ABC123L8                            
+Data Transfer Element 0:Full (Storage Element 5 Loaded):VolumeTag = ABC123L8                            
 Data Transfer Element 1:Full (Unknown Storage Element Loaded)
       Storage Element 1:Full :VolumeTag=ABC124L8                            
       Storage Element 2:Full :VolumeTag=CLN001L1                            
@@ -48,7 +48,7 @@ fn what_mtx_prints_is_read() {
         .iter()
         .map(|b| (b.number, b.full, b.home, b.sticker.as_str()))
         .collect();
-    assert_eq!(bays, [(0, true, Some(3), "ABC123L8"), (1, true, None, "")]);
+    assert_eq!(bays, [(0, true, Some(5), "ABC123L8"), (1, true, None, "")]);
     let slots: Vec<(u32, bool, bool, &str)> = large
         .slots
         .iter()
@@ -123,7 +123,7 @@ fn cartridges_go_home_and_are_never_put_where_one_is() {
         robot.empty(DriveNumber(3)),
         Err(RobotError::NoDrive(DriveNumber(3)))
     );
-    assert_eq!(*noting.told.lock(), ["unload 3 0", "unload 3 1"]);
+    assert_eq!(*noting.told.lock(), ["unload 5 0", "unload 3 1"]);
     let (robot, noting) = self::noting(SMALL);
     robot.empty(DriveNumber(1)).expect("is empty");
     robot
