@@ -282,6 +282,38 @@ fn at_the_end_of_a_tape_the_file_goes_to_another_whole() {
 }
 
 #[test]
+fn what_fits_behind_the_early_warning_is_written_there() {
+    let (_place, world, tier) = site(1, 1, Make::default());
+    let data = content(3, 9 * MIB as usize);
+    let last = content(4, 6_081_740);
+    for seq in [1, 2] {
+        store(&tier, name(seq), &data);
+    }
+    store(&tier, name(3), &last);
+    assert!(tier.read(name(3), 0, last.len() as u64).expect("reads") == last);
+    let world = &mut *world.lock();
+    let tape = world.tape(1);
+    let used = tape.bytes(tape.objects.len());
+    assert!(used > tape.capacity - tape.capacity / 64, "{used} bytes");
+}
+
+#[test]
+fn a_cartridge_that_cannot_be_written_is_left_as_it_was() {
+    let (_place, world, tier) = site(2, 1, Make::default());
+    let data = content(5, 1_000_000);
+    store(&tier, name(1), &data);
+    let on = lies_on(&tier, 1);
+    let before = world.lock().tape(on).objects.len();
+    world.lock().tape(on).unwritable = true;
+    store(&tier, name(2), &data);
+    assert_ne!(lies_on(&tier, 2), on);
+    assert!(tier.read(name(1), 0, data.len() as u64).expect("reads") == data);
+    let mut world = world.lock();
+    assert_eq!(world.strays, 0);
+    assert_eq!(world.tape(on).objects.len(), before);
+}
+
+#[test]
 fn a_bad_block_is_an_error_and_never_zeros_whereever_the_head_is_then() {
     for stays in [false, true] {
         let make = Make {
@@ -338,8 +370,9 @@ fn after_a_reset_of_the_bus_reading_goes_on_and_what_was_being_written_is_writte
     store(&tier, name(1), &data);
     tier.read(name(1), 0, 10).expect("reads");
     world.lock().bays[0].lost = true;
-    let far = tier.read(name(1), 2_900_000, 1000).expect("reads on");
-    assert!(far[..] == data[2_900_000..][..1000]);
+    // The next block, where the head stood.
+    let next = tier.read(name(1), 256 << 10, 1000).expect("reads on");
+    assert!(next[..] == data[256 << 10..][..1000]);
     world.lock().bays[0].lost = true;
     store(&tier, name(2), &data);
     assert!(tier.read(name(2), 0, data.len() as u64).expect("reads") == data);
@@ -411,6 +444,8 @@ fn a_changer_that_fails_is_told_of_and_asked_again() {
         error.to_string().contains("mechanical positioning error"),
         "{error}"
     );
+    // What was to leave is in the drive still, and can be had there.
+    drop(library.mount(barcode(holding)).expect("is loaded again"));
     world.lock().jammed = None;
     drop(library.mount(barcode(other)).expect("moves again"));
     drop(library.mount(barcode(holding)).expect("and back"));
@@ -445,7 +480,7 @@ fn a_cartridge_leaves_through_the_port_and_comes_back_by_its_barcode() {
     let absent = library
         .import(&Import::Known(lies), false)
         .expect_err("is gone");
-    assert!(absent.to_string().contains("does not have it"), "{absent}");
+    assert!(absent.to_string().contains("put it"), "{absent}");
     // The changer's inventory is believed for a while.
     drop((library, tier));
     world.lock().slots[4].holds = gone;
