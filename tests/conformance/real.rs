@@ -561,6 +561,33 @@ fn a_real_library_and_a_virtual_one_are_not_taken_for_each_other() {
 }
 
 #[test]
+fn stickers_that_were_mixed_up_are_found_out_and_nothing_is_written() {
+    let (place, world, tier) = site(2, 1, Make::default());
+    let root = place.path().join("tape");
+    store(&tier, name(1), &content(1, 1000));
+    drop(tier);
+    take_out(&world, 0);
+    let before: Vec<Vec<Object>> = {
+        let tapes = &mut world.lock().tapes;
+        (tapes[0].sticker, tapes[1].sticker) = (sticker(2), sticker(1));
+        tapes.iter().map(|tape| tape.objects.clone()).collect()
+    };
+    let tier = open(&root, &world, fresh()).expect("opens");
+    let error = tier.read(name(1), 0, 1000).expect_err("is another tape");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("a wrong sticker"), "{error}");
+    let mut put = tier.put(name(2), 0).expect("put");
+    std::io::Write::write_all(&mut put, b"bytes").expect("taken");
+    put.finish(cairn_mover::Crc32c::of(b"bytes"))
+        .expect_err("neither is what its sticker says");
+    let after: Vec<Vec<Object>> = {
+        let world = world.lock();
+        world.tapes.iter().map(|t| t.objects.clone()).collect()
+    };
+    assert!(before == after);
+}
+
+#[test]
 fn a_changer_that_is_away_at_the_opening_is_waited_for() {
     let (place, world, tier) = site(1, 1, Make::default());
     store(&tier, name(1), &content(1, 1000));

@@ -18,7 +18,7 @@ pub use status::{Bay, Elements, Slot};
 use super::{Robot, RobotError, Standing, Wanted};
 use crate::tier::tape::drive::DriveNumber;
 use crate::tier::tape::label::Barcode;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How long it is believed that a cartridge is there.
@@ -38,10 +38,18 @@ pub trait Mtx: Send + Sync {
 /// See the module.
 pub struct MtxRobot<M> {
     mtx: M,
-    /// What was seen last, and when. Held while the changer works.
-    seen: Mutex<Option<(Instant, Elements)>>,
+    /// Held while the changer works: a move takes its time, and is not waited for by who only asks.
+    works: Mutex<()>,
+    known: Mutex<Known>,
+}
+
+/// What is known of a changer.
+#[derive(Default)]
+struct Known {
+    /// What was seen last, and when.
+    seen: Option<(Instant, Elements)>,
     /// Why it could not be asked last, and when.
-    failed: Mutex<Option<(Instant, RobotError)>>,
+    failed: Option<(Instant, RobotError)>,
 }
 
 impl<M: Mtx> MtxRobot<M> {
@@ -50,27 +58,62 @@ impl<M: Mtx> MtxRobot<M> {
     pub fn new(mtx: M) -> Self {
         Self {
             mtx,
-            seen: Mutex::new(None),
-            failed: Mutex::new(None),
+            works: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    fn look<'s>(
-        &self,
-        seen: &'s mut Option<(Instant, Elements)>,
-    ) -> Result<&'s mut Elements, RobotError> {
-        let text = self.mtx.run(&["status".to_owned()])?;
-        let elements = text.parse().map_err(|why| RobotError::Failed {
-            step: "status".to_owned(),
-            why,
-        })?;
-        let (_, elements) = seen.insert((Instant::now(), elements));
-        Ok(elements)
+    /// Asks the changer, for one who holds it.
+    fn look(&self, _works: &MutexGuard<'_, ()>) -> Result<Elements, RobotError> {
+        let asked = self.mtx.run(&["status".to_owned()]).and_then(|text| {
+            let read: Result<Elements, String> = text.parse();
+            read.map_err(|why| RobotError::Failed {
+                step: "status".to_owned(),
+                why,
+            })
+        });
+        let (mut known, now) = (self.known.lock(), Instant::now());
+        match &asked {
+            Ok(elements) => {
+                *known = Known {
+                    seen: Some((now, elements.clone())),
+                    failed: None,
+                }
+            }
+            Err(error) => known.failed = Some((now, error.clone())),
+        }
+        asked
     }
 
-    fn told(&self, verb: &str, from: u32, to: u32) -> Result<(), RobotError> {
+    /// Tells it to move something; what is known of it is changed by `moved`, or must be asked again.
+    fn told(
+        &self,
+        (verb, from, to): (&str, u32, u32),
+        moved: impl FnOnce(&mut Elements),
+    ) -> Result<(), RobotError> {
         let arguments = [verb.to_owned(), from.to_string(), to.to_string()];
-        self.mtx.run(&arguments).map(drop)
+        let done = self.mtx.run(&arguments);
+        let mut known = self.known.lock();
+        match (&done, &mut known.seen) {
+            (Ok(_), Some((_, elements))) => moved(elements),
+            _ => known.seen = None,
+        }
+        done.map(drop)
+    }
+
+    /// What is known of a cartridge without asking; `None`: it must be asked.
+    fn recall(&self, sticker: &str, works: bool) -> Option<Result<bool, RobotError>> {
+        let known = self.known.lock();
+        if let Some((when, elements)) = &known.seen {
+            let there = elements.has(sticker);
+            let believed = if there { BELIEVED } else { DOUBTED };
+            if when.elapsed() < believed || (there && works) {
+                return Some(Ok(there));
+            }
+        }
+        // Many ask at once, each for his own; one that does not answer takes its time.
+        let (when, error) = known.failed.as_ref()?;
+        (when.elapsed() < DOUBTED).then(|| Err(error.clone()))
     }
 }
 
@@ -81,8 +124,8 @@ fn index(drive: DriveNumber) -> u32 {
 
 impl<M: Mtx> Robot for MtxRobot<M> {
     fn fill(&self, drive: DriveNumber, cartridge: &Wanted) -> Result<(), RobotError> {
-        let mut seen = self.seen.lock();
-        let elements = self.look(&mut seen)?;
+        let works = self.works.lock();
+        let elements = self.look(&works)?;
         let sticker = cartridge.barcode.to_string();
         let bay = elements.bay(index(drive));
         if bay.ok_or(RobotError::NoDrive(drive))?.full {
@@ -96,19 +139,15 @@ impl<M: Mtx> Robot for MtxRobot<M> {
             return Err(RobotError::Stuck(DriveNumber(other.number + 1)));
         }
         let from = elements.holding(&sticker).ok_or(RobotError::Gone)?;
-        let moved = self.told("load", from, index(drive));
-        match moved {
-            Ok(()) => elements.load(from, index(drive)),
-            // Where it is now is asked again.
-            Err(_) => *seen = None,
-        }
-        moved
+        let to = index(drive);
+        self.told(("load", from, to), |elements| elements.load(from, to))
     }
 
     fn empty(&self, drive: DriveNumber) -> Result<(), RobotError> {
-        let mut seen = self.seen.lock();
-        let elements = self.look(&mut seen)?;
-        let bay = elements.bay(index(drive));
+        let works = self.works.lock();
+        let elements = self.look(&works)?;
+        let from = index(drive);
+        let bay = elements.bay(from);
         let bay = bay.ok_or(RobotError::NoDrive(drive))?;
         if !bay.full {
             return Ok(());
@@ -116,42 +155,28 @@ impl<M: Mtx> Robot for MtxRobot<M> {
         let to = bay.home.filter(|home| elements.is_free(*home));
         let to = to.or_else(|| elements.free(false));
         let to = to.ok_or_else(|| RobotError::Failed {
-            step: format!("unload from drive {}", index(drive)),
+            step: format!("unload from drive {from}"),
             why: "no storage slot is free".to_owned(),
         })?;
-        let moved = self.told("unload", to, index(drive));
-        match moved {
-            Ok(()) => elements.unload(to, index(drive)),
-            Err(_) => *seen = None,
-        }
-        moved
+        self.told(("unload", to, from), |elements| elements.unload(to, from))
     }
 
     fn has(&self, barcode: Barcode) -> Result<bool, RobotError> {
         let sticker = barcode.to_string();
-        let mut seen = self.seen.lock();
-        if let Some((when, elements)) = &*seen {
-            let there = elements.has(&sticker);
-            let believed = if there { BELIEVED } else { DOUBTED };
-            if when.elapsed() < believed {
-                return Ok(there);
-            }
+        let idle = self.works.try_lock();
+        if let Some(known) = self.recall(&sticker, idle.is_none()) {
+            return known;
         }
-        // Many ask at once for each their own; one that does not answer takes its time.
-        if let Some((when, error)) = &*self.failed.lock()
-            && when.elapsed() < DOUBTED
-        {
-            return Err(error.clone());
+        let works = idle.unwrap_or_else(|| self.works.lock());
+        // Another one may have asked meanwhile.
+        match self.recall(&sticker, false) {
+            Some(known) => known,
+            None => Ok(self.look(&works)?.has(&sticker)),
         }
-        let there = self.look(&mut seen).map(|elements| elements.has(&sticker));
-        let failed = there.as_ref().err().cloned();
-        *self.failed.lock() = failed.map(|error| (Instant::now(), error));
-        there
     }
 
     fn inventory(&self) -> Result<Vec<Standing>, RobotError> {
-        let mut seen = self.seen.lock();
-        let elements = self.look(&mut seen)?;
+        let elements = self.look(&self.works.lock())?;
         let bays = elements.bays.iter().filter(|bay| bay.full);
         let bays = bays.map(|bay| Standing {
             sticker: bay.sticker.clone(),
@@ -170,33 +195,30 @@ impl<M: Mtx> Robot for MtxRobot<M> {
     }
 
     fn put_out(&self, barcode: Barcode) -> Result<Option<String>, RobotError> {
-        let mut seen = self.seen.lock();
-        let elements = self.look(&mut seen)?;
+        let works = self.works.lock();
+        let elements = self.look(&works)?;
         let from = elements.holding(&barcode.to_string());
         let from = from.ok_or(RobotError::Gone)?;
-        if elements.is_port(from) {
-            return Ok(Some(format!("import/export slot {from}")));
-        }
-        let Some(to) = elements.free(true) else {
-            return Ok(None);
+        let to = match (elements.is_port(from), elements.free(true)) {
+            (true, _) => from,
+            (false, Some(to)) => to,
+            (false, None) => return Ok(None),
         };
-        *seen = None;
-        self.told("transfer", from, to)?;
+        if to != from {
+            self.told(("transfer", from, to), |elements| elements.shift(from, to))?;
+        }
         Ok(Some(format!("import/export slot {to}")))
     }
 
     fn take_in(&self, barcode: Barcode) -> Result<(), RobotError> {
-        let mut seen = self.seen.lock();
-        let elements = self.look(&mut seen)?;
+        let works = self.works.lock();
+        let elements = self.look(&works)?;
         let from = elements.holding(&barcode.to_string());
+        let from = from.filter(|from| elements.is_port(*from));
         let (Some(from), Some(to)) = (from, elements.free(false)) else {
             return Ok(());
         };
-        if !elements.is_port(from) {
-            return Ok(());
-        }
-        *seen = None;
-        self.told("transfer", from, to)
+        self.told(("transfer", from, to), |elements| elements.shift(from, to))
     }
 }
 

@@ -184,4 +184,17 @@ impl Elements {
             (slot.full, bay.full, bay.home) = (true, false, None);
         }
     }
+
+    /// A cartridge was moved from one slot to another.
+    pub(super) fn shift(&mut self, from: u32, to: u32) {
+        let slot = self.slots.iter_mut().find(|slot| slot.number == from);
+        let sticker = slot.map(|slot| {
+            slot.full = false;
+            std::mem::take(&mut slot.sticker)
+        });
+        let slot = self.slots.iter_mut().find(|slot| slot.number == to);
+        if let (Some(slot), Some(sticker)) = (slot, sticker) {
+            (slot.full, slot.sticker) = (true, sticker);
+        }
+    }
 }

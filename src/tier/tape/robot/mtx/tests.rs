@@ -4,6 +4,7 @@ use super::*;
 use crate::tier::tape::timing::{Generation, Geometry};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 /// Two drives, one of which holds what nobody knows the slot of; a cleaning cartridge; stickers that cannot be read.
@@ -166,6 +167,45 @@ fn what_stands_where_is_told_with_what_nobody_can_read() {
         "there is no port"
     );
     assert!(noting.told.lock().is_empty());
+}
+
+/// Answers after it was let go.
+struct Slow {
+    works: AtomicBool,
+    goes_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Mtx for Arc<Slow> {
+    fn run(&self, arguments: &[String]) -> Result<String, RobotError> {
+        if arguments != ["status"] {
+            self.works.store(true, Ordering::Release);
+            let _ = self.goes_on.lock().recv();
+        }
+        Ok(SMALL.to_owned())
+    }
+}
+
+#[test]
+fn who_only_asks_does_not_wait_for_a_move() {
+    let (go_on, goes_on) = std::sync::mpsc::channel();
+    let slow = Arc::new(Slow {
+        works: AtomicBool::new(false),
+        goes_on: Mutex::new(goes_on),
+    });
+    let robot = Arc::new(MtxRobot::new(Arc::clone(&slow)));
+    let moving = {
+        let robot = Arc::clone(&robot);
+        std::thread::spawn(move || robot.fill(DriveNumber(1), &wanted("ABC001L9")))
+    };
+    while !slow.works.load(Ordering::Acquire) {
+        std::thread::yield_now();
+    }
+    // The arm is still at it.
+    assert_eq!(robot.has(barcode("ABC001L9")), Ok(true));
+    assert!(!moving.is_finished());
+    go_on.send(()).expect("waits");
+    moving.join().expect("ends").expect("is loaded");
+    assert_eq!(robot.has(barcode("ABC001L9")), Ok(true), "in the drive");
 }
 
 /// A program in the place of `mtx`, which keeps what it has in a file beside it.
