@@ -153,6 +153,15 @@ fn receipts_are_the_drives_word_and_the_driver_writes_no_mark_of_its_own() {
     let back = tier.read(name(1), 0, data.len() as u64).expect("reads");
     assert!(back == data);
     assert_eq!(world.lock().moves.len(), moves);
+    drop(tier);
+    // Given back by hand, it is put in anew.
+    {
+        let mut world = world.lock();
+        (world.bays[0].threaded, world.bays[0].ejected) = (false, true);
+    }
+    let tier = open(&place.path().join("tape"), &world, known).expect("opens");
+    assert!(tier.read(name(1), 0, 10).expect("reads")[..] == data[..10]);
+    assert_eq!(world.lock().moves.len(), moves + 2);
     store(&tier, name(2), &data);
     assert_eq!(world.lock().strays, 0);
 }
@@ -444,9 +453,13 @@ fn a_changer_that_fails_is_told_of_and_asked_again() {
         error.to_string().contains("mechanical positioning error"),
         "{error}"
     );
-    // What was to leave is in the drive still, and can be had there.
-    drop(library.mount(barcode(holding)).expect("is loaded again"));
+    // What was to leave is in the drive still.
+    assert_eq!(library.drives()[0].holds, Some(barcode(holding)));
+    library
+        .mount(barcode(holding))
+        .expect_err("it lies in the mouth");
     world.lock().jammed = None;
+    drop(library.mount(barcode(holding)).expect("is put in anew"));
     drop(library.mount(barcode(other)).expect("moves again"));
     drop(library.mount(barcode(holding)).expect("and back"));
     drop(library);

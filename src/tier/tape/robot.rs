@@ -90,6 +90,15 @@ pub trait Robot: Send + Sync {
     /// # Errors
     /// [`RobotError`]; it may be in the drive still.
     fn empty(&self, drive: DriveNumber) -> Result<(), RobotError>;
+    /// Puts what an unloaded drive holds into it anew, so that it can be loaded again. Nothing where it lies in the
+    /// drive's mouth as it was.
+    ///
+    /// # Errors
+    /// [`RobotError`]; it may be in its slot.
+    fn reseat(&self, drive: DriveNumber) -> Result<(), RobotError> {
+        let _ = drive;
+        Ok(())
+    }
     /// Is a cartridge where the robot can reach it, as far as it saw a short while ago?
     ///
     /// # Errors

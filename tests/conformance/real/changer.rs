@@ -81,7 +81,7 @@ fn load(world: &mut World, slot: usize, drive: usize) -> Result<(), String> {
     let tape = world.slots[slot - 1].holds.take();
     bay.holds = Some(tape.ok_or("Source Element Address is Empty")?);
     bay.home = Some(slot - 1);
-    bay.threaded = !make.waits_for_load;
+    (bay.threaded, bay.ejected) = (!make.waits_for_load, false);
     bay.not_ready = make.not_ready;
     (bay.at, bay.eof, bay.rw, bay.lost) = (0, Eof::None, Rw::Idle, false);
     Ok(())

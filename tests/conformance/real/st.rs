@@ -206,8 +206,12 @@ impl Device for FakeSt {
         if operation == Operation::Load {
             let world = &mut *self.world.lock();
             let bay = &mut world.bays[self.bay];
-            bay.threaded = bay.holds.is_some();
-            return bay.holds.map(drop).ok_or_else(|| errno(libc::ENOMEDIUM));
+            // One that was given back is threaded again only when it was put in anew.
+            bay.threaded = bay.holds.is_some() && !bay.ejected;
+            return match bay.threaded {
+                true => Ok(()),
+                false => Err(errno(libc::ENOMEDIUM)),
+            };
         }
         let unwritable = self.open != Some(Access::Write);
         self.with(|bay, tape, make, strays| {
@@ -270,7 +274,7 @@ impl Bay {
             Operation::Load => (self.at, self.eof),
             Operation::Rewind => (0, Eof::None),
             Operation::Offline => {
-                self.threaded = false;
+                (self.threaded, self.ejected) = (false, true);
                 (0, Eof::None)
             }
             Operation::Seek(object) => match usize::try_from(object) {

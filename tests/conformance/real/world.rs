@@ -54,6 +54,8 @@ pub(super) struct Bay {
     pub(super) home: Option<usize>,
     /// The tape is threaded, and not given back yet.
     pub(super) threaded: bool,
+    /// It was given back, and lies in the mouth.
+    pub(super) ejected: bool,
     pub(super) open: bool,
     pub(super) at: usize,
     pub(super) eof: Eof,

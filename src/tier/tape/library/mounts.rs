@@ -51,8 +51,8 @@ struct Bay {
     drive: Option<Box<dyn Drive>>,
     /// Also while it is on its way there.
     holds: Option<Barcode>,
-    /// It is in the drive, which nobody has loaded it in: left there before, or not to be had out of it.
-    cold: bool,
+    /// It is in the drive and not loaded.
+    cold: Option<Cold>,
     /// What is being taken out for it.
     leaving: Option<Barcode>,
     seen: Option<Seen>,
@@ -72,11 +72,19 @@ struct Bay {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pin(u64);
 
+/// How a cartridge came to be in a drive that has not loaded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cold {
+    /// It was there before.
+    Found,
+    /// It was given back, and could not be put away.
+    Stuck,
+}
+
 /// Is a cartridge in the drive that was taken for it?
 enum There {
     Loaded,
-    /// Nobody has loaded it.
-    Cold,
+    Cold(Cold),
     Not,
 }
 
@@ -158,7 +166,7 @@ impl Mounts {
             tally: drive.tally(),
             drive: Some(drive),
             holds: None,
-            cold: false,
+            cold: None,
             leaving: None,
             seen: None,
             failed: None,
@@ -189,7 +197,7 @@ impl Mounts {
         let mut floor = self.floor.lock();
         let idle = |bay: &&mut Bay| bay.number == drive && bay.holds.is_none();
         if let Some(bay) = floor.bays.iter_mut().find(idle) {
-            (bay.holds, bay.cold) = (Some(barcode), true);
+            (bay.holds, bay.cold) = (Some(barcode), Some(Cold::Found));
         }
     }
 
@@ -309,7 +317,7 @@ impl Mounts {
             mounted.drive().expect(cartridge.geometry.generation);
             let loaded = match there {
                 There::Loaded => return Ok(mounted),
-                There::Cold => mounted.drive().load().map_err(MountError::Load),
+                There::Cold(cold) => self.take_up(&mut mounted, cold),
                 There::Not => self.exchange(&mut mounted, cartridge),
             };
             match loaded {
@@ -362,8 +370,8 @@ impl Mounts {
         let drive = place.drive.take()?;
         let loaded = place.holds == Some(barcode);
         let there = match (loaded, std::mem::take(&mut place.cold)) {
-            (true, false) => There::Loaded,
-            (true, true) => There::Cold,
+            (true, None) => There::Loaded,
+            (true, Some(cold)) => There::Cold(cold),
             (false, _) => There::Not,
         };
         let seen = place.seen.take().filter(|_| loaded);
@@ -383,6 +391,19 @@ impl Mounts {
             window,
         };
         Some((mounted, there))
+    }
+
+    /// Loads a cartridge that is in the drive already.
+    fn take_up(&self, mounted: &mut Mounted<'_>, cold: Cold) -> Result<(), MountError> {
+        let drive = mounted.drive();
+        if cold == Cold::Found && drive.load().is_ok() {
+            return Ok(());
+        }
+        // What was given back lies in the drive's mouth, and must be put in anew.
+        let _ = drive.unload();
+        let number = drive.number();
+        self.robot.reseat(number)?;
+        drive.load().map_err(MountError::Load)
     }
 
     /// Takes out what is in the drive and loads the cartridge.
@@ -454,6 +475,9 @@ impl Mounted<'_> {
     /// [`DriveError`]: vacate the drive.
     pub fn reload(&mut self) -> Result<(), DriveError> {
         self.drive().unload()?;
+        let number = self.drive().number();
+        let seated = self.mounts.robot.reseat(number);
+        seated.map_err(|error| DriveError::Unloadable(error.to_string()))?;
         self.drive().load()
     }
 
@@ -525,7 +549,7 @@ impl Mounted<'_> {
                 true => bay.leaving.or(bay.holds),
                 false => bay.holds.filter(|_| stays),
             };
-            bay.cold = stuck;
+            bay.cold = stuck.then_some(Cold::Stuck);
             bay.tally = drive.tally();
             bay.drive = Some(drive);
             bay.at = Instant::now();

@@ -101,6 +101,29 @@ impl<M: Mtx> MtxRobot<M> {
         done.map(drop)
     }
 
+    /// Puts what a drive holds into its slot, and says into which.
+    fn put_away(
+        &self,
+        drive: DriveNumber,
+        works: &MutexGuard<'_, ()>,
+    ) -> Result<Option<u32>, RobotError> {
+        let elements = self.look(works)?;
+        let from = index(drive);
+        let bay = elements.bay(from);
+        let bay = bay.ok_or(RobotError::NoDrive(drive))?;
+        if !bay.full {
+            return Ok(None);
+        }
+        let to = bay.home.filter(|home| elements.is_free(*home));
+        let to = to.or_else(|| elements.free(false));
+        let to = to.ok_or_else(|| RobotError::Failed {
+            step: format!("unload from drive {from}"),
+            why: "no storage slot is free".to_owned(),
+        })?;
+        self.told(("unload", to, from), |elements| elements.unload(to, from))?;
+        Ok(Some(to))
+    }
+
     /// What is known of a cartridge without asking; `None`: it must be asked.
     fn recall(&self, sticker: &str, works: bool) -> Option<Result<bool, RobotError>> {
         let known = self.known.lock();
@@ -144,21 +167,14 @@ impl<M: Mtx> Robot for MtxRobot<M> {
     }
 
     fn empty(&self, drive: DriveNumber) -> Result<(), RobotError> {
+        self.put_away(drive, &self.works.lock()).map(drop)
+    }
+
+    fn reseat(&self, drive: DriveNumber) -> Result<(), RobotError> {
         let works = self.works.lock();
-        let elements = self.look(&works)?;
-        let from = index(drive);
-        let bay = elements.bay(from);
-        let bay = bay.ok_or(RobotError::NoDrive(drive))?;
-        if !bay.full {
-            return Ok(());
-        }
-        let to = bay.home.filter(|home| elements.is_free(*home));
-        let to = to.or_else(|| elements.free(false));
-        let to = to.ok_or_else(|| RobotError::Failed {
-            step: format!("unload from drive {from}"),
-            why: "no storage slot is free".to_owned(),
-        })?;
-        self.told(("unload", to, from), |elements| elements.unload(to, from))
+        let from = self.put_away(drive, &works)?.ok_or(RobotError::Gone)?;
+        let to = index(drive);
+        self.told(("load", from, to), |elements| elements.load(from, to))
     }
 
     fn has(&self, barcode: Barcode) -> Result<bool, RobotError> {

@@ -125,7 +125,11 @@ fn cartridges_go_home_and_are_never_put_where_one_is() {
         Err(RobotError::NoDrive(DriveNumber(3)))
     );
     assert_eq!(*noting.told.lock(), ["unload 5 0", "unload 3 1"]);
+    noting.told.lock().clear();
+    robot.reseat(DriveNumber(1)).expect("is put in anew");
+    assert_eq!(*noting.told.lock(), ["unload 5 0", "load 5 0"]);
     let (robot, noting) = self::noting(SMALL);
+    assert_eq!(robot.reseat(DriveNumber(1)), Err(RobotError::Gone));
     robot.empty(DriveNumber(1)).expect("is empty");
     robot
         .fill(DriveNumber(1), &wanted("ABC001L9"))
