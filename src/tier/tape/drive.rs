@@ -165,6 +165,25 @@ pub enum DriveError {
         /// Why.
         source: io::Error,
     },
+    /// The head is not where it was left, or nobody knows where: after a reset, or because a hand was in between.
+    /// Nothing is done then before [`Drive::rewind`], behind which the label says what tape it is.
+    #[error("{drive} is not where it was left ({step}: {why})")]
+    Lost {
+        /// Which.
+        drive: DriveNumber,
+        /// What was to be done.
+        step: &'static str,
+        /// What was seen.
+        why: String,
+    },
+    /// Another program has the drive.
+    #[error("{drive} is in use ({step}): another program has the device open")]
+    Busy {
+        /// Which.
+        drive: DriveNumber,
+        /// What was to be done.
+        step: &'static str,
+    },
     /// What was read back is not what was written: sums of all that was written since the last
     /// synchronisation, labels and framing too.
     #[error("read back {found}, wrote {expected}")]
@@ -201,6 +220,8 @@ impl DriveError {
             | Self::Protected
             | Self::Length { .. }
             | Self::Longer { .. }
+            | Self::Lost { .. }
+            | Self::Busy { .. }
             | Self::Unpassable { .. } => Blame::Nobody,
         }
     }
@@ -239,7 +260,7 @@ pub trait Drive: Send {
     /// # Errors
     /// [`DriveError::Damaged`], ...
     fn space_file(&mut self) -> Result<bool, DriveError>;
-    /// Number of the object that the head stands before.
+    /// Number of the object that the head stands before. A real drive is asked.
     ///
     /// # Errors
     /// [`DriveError::Empty`], [`DriveError::Failed`].
@@ -274,6 +295,17 @@ pub trait Drive: Send {
     /// # Errors
     /// [`DriveError::Failed`].
     fn status(&mut self) -> Result<Status, DriveError>;
+    /// Is it certain which tape is in it, and where that stands? Not after some errors, before the tape was rewound.
+    fn is_sure(&self) -> bool {
+        true
+    }
+    /// Sees that no cartridge is in it, before the robot puts one there.
+    ///
+    /// # Errors
+    /// [`DriveError::Failed`]: there is one. [`DriveError::Busy`].
+    fn vacant(&mut self) -> Result<(), DriveError> {
+        Ok(())
+    }
     /// What it did so far; a drive that does not count says nothing.
     fn tally(&self) -> Tally {
         Tally::default()

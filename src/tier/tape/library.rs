@@ -357,7 +357,11 @@ impl Library {
                 files: alive,
             });
         }
-        if self.owner_of(barcode) == Some(self.tier) {
+        let owner = self.owner_of(barcode);
+        // However long it was in the drive since that was looked at.
+        volume::check(drive, barcode, owner.unwrap_or(self.tier))
+            .map_err(|e| LibraryError::volume(barcode, e))?;
+        if owner == Some(self.tier) {
             volume::cut(drive, FIRST).map_err(|source| {
                 let step = "erasing a cartridge";
                 LibraryError::volume(barcode, VolumeError::Drive { step, source })

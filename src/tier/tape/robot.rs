@@ -37,6 +37,16 @@ pub enum RobotError {
         "it is in {0}, from which it could not be taken: take it out by hand, or with `mt offline` and `mtx unload`"
     )]
     Stuck(DriveNumber),
+    /// Another cartridge is in the drive than was left there.
+    #[error("{drive} holds {found:?}, and should hold {wanted}")]
+    Another {
+        /// Which.
+        drive: DriveNumber,
+        /// What was left there.
+        wanted: Barcode,
+        /// What its sticker says.
+        found: String,
+    },
     /// The changer declined, or could not be asked.
     #[error("the changer failed ({step}): {why}")]
     Failed {
@@ -90,13 +100,13 @@ pub trait Robot: Send + Sync {
     /// # Errors
     /// [`RobotError`]; it may be in the drive still.
     fn empty(&self, drive: DriveNumber) -> Result<(), RobotError>;
-    /// Puts what an unloaded drive holds into it anew, so that it can be loaded again. Nothing where it lies in the
+    /// Puts a cartridge that an unloaded drive holds into it anew, so that it can be loaded again. Nothing where it lies in the
     /// drive's mouth as it was.
     ///
     /// # Errors
-    /// [`RobotError`]; it may be in its slot.
-    fn reseat(&self, drive: DriveNumber) -> Result<(), RobotError> {
-        let _ = drive;
+    /// [`RobotError`]; it may be in its slot. [`RobotError::Another`]: nothing was moved.
+    fn reseat(&self, drive: DriveNumber, cartridge: Barcode) -> Result<(), RobotError> {
+        let _ = (drive, cartridge);
         Ok(())
     }
     /// Is a cartridge where the robot can reach it, as far as it saw a short while ago?

@@ -21,7 +21,7 @@ pub use append::{Appender, cut, ended, room_for};
 pub use read::{read, reads_on};
 pub use window::Window;
 
-use super::drive::{Drive, DriveError, Read};
+use super::drive::{Blame, Drive, DriveError, Read};
 use super::image::Place;
 use super::label::{Barcode, Closing, LABEL, NotOurs, Opening, Volume};
 use crate::id::{AggregateId, TierId};
@@ -181,6 +181,15 @@ fn step(step: &'static str) -> impl Fn(DriveError) -> VolumeError {
 }
 
 impl VolumeError {
+    /// Did the drive lose its place? Once its cartridge's label was read, it may be tried again.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let Self::Drive { source, .. } = self else {
+            return false;
+        };
+        matches!(source, DriveError::Lost { .. })
+    }
+
     /// Is it the medium that does not give what was wanted, whoever asks and whenever?
     #[must_use]
     pub fn is_mediums(&self) -> bool {
@@ -222,12 +231,13 @@ pub fn initialise(drive: &mut dyn Drive, label: &Volume) -> Result<(), VolumeErr
 /// [`VolumeError::NotOurs`], [`VolumeError::Drive`].
 pub fn label(drive: &mut dyn Drive) -> Result<Volume, VolumeError> {
     let fail = step("reading the volume's label");
-    let mut buffer = vec![0; super::image::LONGEST as usize];
+    // What passes everywhere.
+    let mut buffer = vec![0; 256 << 10];
     drive.rewind().map_err(&fail)?;
     match drive.read_block(&mut buffer) {
         Ok(Read::Block(len)) => Ok(Volume::decode(buffer.get(..len).unwrap_or_default())?),
         // The first block of another program's tape may be of any length.
-        Ok(Read::Mark | Read::End) | Err(DriveError::Longer { .. }) => {
+        Ok(Read::Mark | Read::End) | Err(DriveError::Longer { .. } | DriveError::Length { .. }) => {
             Err(NotOurs::Unlabelled.into())
         }
         Err(error) => Err(fail(error)),
@@ -358,7 +368,13 @@ fn file_at(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Step, Volu
     match walk(drive, volume, next) {
         Ok(Some(file)) => return Ok(Step::File(file)),
         // Cannot be read now, which says nothing of what is there.
-        Err(error @ (DriveError::Failed { .. } | DriveError::Empty { .. })) => {
+        Err(
+            error @ (DriveError::Failed { .. }
+            | DriveError::Empty { .. }
+            | DriveError::Lost { .. }
+            | DriveError::Busy { .. }
+            | DriveError::Unpassable { .. }),
+        ) => {
             return Err(step("reading a file's labels")(error));
         }
         Err(DriveError::Damaged { object, why }) => {
@@ -374,22 +390,34 @@ fn file_at(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Step, Volu
     }
     let fail = step("looking at the end");
     drive.locate(next.object).map_err(&fail)?;
-    if drive.complete_behind().map_err(&fail)? {
+    let behind = match drive.complete_behind() {
+        // It may be a file, and is not written over.
+        Err(error) if error.blames() == Blame::Cartridge => {
+            return Ok(Step::Damaged(error.to_string()));
+        }
+        behind => behind.map_err(&fail)?,
+    };
+    if behind {
         let why = format!(
             "what begins at object {} is no file, and files lie behind it",
             next.object
         );
         return Ok(Step::Damaged(why));
     }
+    drive.locate(next.object).map_err(&fail)?;
     let mut buffer = [0; LABEL];
-    let first = drive.read_block(&mut buffer);
-    let second = if matches!(first, Ok(Read::Mark)) {
-        drive.read_block(&mut buffer)
-    } else {
-        Ok(Read::End)
+    let first = match drive.read_block(&mut buffer) {
+        Err(DriveError::Length { .. } | DriveError::Longer { .. }) => return Ok(Step::Torn),
+        Err(error) if error.blames() == Blame::Cartridge => {
+            return Ok(Step::Damaged(error.to_string()));
+        }
+        first => first.map_err(&fail)?,
     };
-    let blank = matches!(first, Ok(Read::End))
-        || (next == FIRST && matches!((first, second), (Ok(Read::Mark), Ok(Read::End))));
+    let blank = match first {
+        Read::End => true,
+        Read::Mark if next == FIRST => matches!(drive.read_block(&mut buffer), Ok(Read::End)),
+        Read::Mark | Read::Block(_) => false,
+    };
     Ok(if blank { Step::Blank } else { Step::Torn })
 }
 

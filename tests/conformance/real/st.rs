@@ -43,6 +43,9 @@ impl FakeSt {
             ..
         } = world;
         let bay = &mut bays[self.bay];
+        if std::mem::take(&mut bay.attention) {
+            return Err(errno(libc::EIO));
+        }
         let tape = bay.holds.filter(|_| bay.threaded);
         let tape = tape.ok_or_else(|| errno(libc::ENOMEDIUM))?;
         call(bay, &mut tapes[tape], make, strays)
@@ -87,7 +90,7 @@ fn passes(bay: &Bay, len: usize, most: usize) -> io::Result<()> {
         return Err(errno(libc::EINVAL));
     }
     if len > most {
-        return Err(errno(libc::EOVERFLOW));
+        return Err(errno(libc::EBUSY));
     }
     Ok(())
 }
@@ -102,12 +105,11 @@ impl Device for FakeSt {
             return Err(errno(libc::EBUSY));
         }
         let tape = bay.holds.filter(|_| bay.threaded);
-        if access != Access::Look {
+        if access == Access::Look {
+            bay.not_ready = bay.not_ready.saturating_sub(1);
+        } else {
             let tape = tape.ok_or_else(|| errno(libc::ENOMEDIUM))?;
-            if bay.not_ready > 0 {
-                bay.not_ready -= 1;
-                return Err(errno(libc::EIO));
-            }
+            assert!(bay.not_ready == 0, "it would be waited for in the kernel");
             if access == Access::Write && world.tapes[tape].protected {
                 return Err(errno(libc::EROFS));
             }
@@ -260,6 +262,10 @@ impl Device for FakeSt {
             end_of_tape: bay.eof == Eof::EomOk,
         })
     }
+
+    fn options(&mut self) -> io::Result<i32> {
+        Ok(self.world.lock().bays[self.bay].options)
+    }
 }
 
 impl Bay {
@@ -273,6 +279,7 @@ impl Bay {
         let (at, eof) = match operation {
             Operation::Load => (self.at, self.eof),
             Operation::Rewind => (0, Eof::None),
+            Operation::Offline if self.keeps => (0, Eof::None),
             Operation::Offline => {
                 (self.threaded, self.ejected) = (false, true);
                 (0, Eof::None)

@@ -66,6 +66,10 @@ pub(super) struct Bay {
     pub(super) not_ready: u32,
     /// The bus was reset.
     pub(super) lost: bool,
+    /// The drive has something to say, which makes the next command fail.
+    pub(super) attention: bool,
+    /// It says that it gave its tape back, and keeps it.
+    pub(super) keeps: bool,
     /// What every call says.
     pub(super) dead: Option<i32>,
     /// Calls left until it is gone (ENXIO).
@@ -96,6 +100,8 @@ pub(super) struct Make {
     pub(super) passes: usize,
     /// Options can be set.
     pub(super) root: bool,
+    /// Those that the driver has before that.
+    pub(super) options: i32,
 }
 
 impl Default for Make {
@@ -107,6 +113,8 @@ impl Default for Make {
             stays: false,
             passes: 8 << 20,
             root: true,
+            // As the driver is after boot: buffered and asynchronous.
+            options: 0x7,
         }
     }
 }
@@ -148,8 +156,7 @@ pub(super) fn world(count: u32, capacity: u64, drives: u32, make: Make) -> Share
     });
     let bay = |_| Bay {
         block: 512,
-        // As the driver is after boot: buffered and asynchronous.
-        options: 0x7,
+        options: make.options,
         ..Bay::default()
     };
     Arc::new(Mutex::new(World {
@@ -193,6 +200,20 @@ impl World {
         for bay in &mut self.bays {
             (bay.at, bay.eof, bay.rw, bay.open) = (0, Eof::None, Rw::Idle, false);
         }
+    }
+
+    /// A drive is switched off and on, and somebody else hears of it; or not, and it says so once.
+    pub(super) fn reset(&mut self, bay: usize, told: bool) {
+        let bay = &mut self.bays[bay];
+        (bay.at, bay.eof, bay.attention) = (0, Eof::None, told);
+    }
+
+    /// Somebody takes what is in a drive out by hand and puts another one in, from a slot.
+    pub(super) fn swap(&mut self, bay: usize, slot: usize, told: bool) {
+        let (bay_, slot) = (&mut self.bays[bay], &mut self.slots[slot]);
+        std::mem::swap(&mut bay_.holds, &mut slot.holds);
+        bay_.home = None;
+        self.reset(bay, told);
     }
 
     /// The tape with that sticker.

@@ -2,9 +2,9 @@
 //!
 //! | verb | system calls |
 //! |---|---|
-//! | load | open O_RDWR (EROFS: O_RDONLY, write-protected) until the drive is ready; options; MTSETBLK 0; MTREW |
+//! | load | open O_NONBLOCK until MTIOCGET says that it is ready; open O_RDWR (EROFS: O_RDONLY, write-protected); MTREW; options; MTSETBLK 0 |
 //! | unload | MTOFFL, close |
-//! | rewind, locate | MTREW, MTSEEK, and MTIOCPOS to see where that led |
+//! | rewind, locate | MTIOCPOS, MTREW or MTSEEK, and MTIOCPOS to see where that led |
 //! | space_file | MTFSF 1; the end of the data is an error with GMT_EOD |
 //! | read_block | read(2): MTIOCPOS tells a mark from the end of the data, both of which read as 0 bytes |
 //! | write_block, write_mark | write(2), MTWEOFI 1 |
@@ -18,23 +18,30 @@
 //!   and at the very end of the tape that fails, and the move with it. MTWEOF 0 before is a way around both.
 //! - A read at the end of the data is 0 or EIO, by what was done before. A bad block is EIO, too: whether the
 //!   data end there, MTEOM says.
-//! - After a bus was reset all fails with EIO until the tape is moved to a known place.
+//! - After a bus was reset all fails with EIO until the tape is moved to a known place; but if another program
+//!   ate what the drive had to say of that, nothing fails, and the tape is at its beginning, or is another tape.
+//! - A medium error at the end of the tape may pass for a write that succeeded: behind the early warning no data
+//!   are written, and labels there are read back.
 //!
 //! Invariants kept here:
 //! - Blocks are as long as they were written (variable block mode), and a longer one is never cut: without
 //!   MT_ST_SILI a block longer than the buffer is an error.
 //! - The drive reads what it writes with its second row of heads; so what was synchronised without an error is
 //!   proven (P2). After a write that failed nothing is written or proven until the head was placed anew.
+//! - Nothing is written before the drive said where it stands, unless the last thing that was done was a write. If that
+//!   is not where it was left, nothing but a rewind is done.
 //! - One writer (P9): the driver opens a device once, whoever asks (EBUSY), and it is open while a cartridge
 //!   is loaded. Other hosts on the same bus are kept away by its administrator.
 
 pub mod device;
 mod loading;
 pub mod mtio;
+mod standing;
 
 use super::{Drive, DriveError, DriveNumber, Read, Status, Tally, Wrote};
 use crate::tier::Proof;
 use crate::tier::clock::Clock;
+use crate::tier::tape::label::LABEL;
 use crate::tier::tape::timing::Generation;
 use device::{Device, Operation};
 use std::io;
@@ -47,7 +54,7 @@ const MOST: usize = 8 << 20;
 const LEAST: usize = 256 << 10;
 
 /// A drive behind a device of the `st` driver.
-pub struct StDrive<D> {
+pub struct StDrive<D: Device> {
     number: DriveNumber,
     device: D,
     clock: Arc<dyn Clock>,
@@ -71,6 +78,14 @@ struct Loaded {
     writing: bool,
     /// A write failed since the head was placed: what is on the tape from there on is not known.
     unsure: bool,
+    /// Nobody knows where the head is, or on what tape: nothing is done before it is rewound.
+    lost: bool,
+    /// Something failed since it was rewound that a change of the tape would have made fail, too.
+    doubted: bool,
+    /// Where the head was when it was placed, or all before it was proven.
+    proven: u64,
+    /// Data were written since, not labels alone.
+    data: bool,
     early_warning: bool,
 }
 
@@ -128,7 +143,12 @@ impl<D: Device> StDrive<D> {
             }
             Some(libc::ENOSPC) => return DriveError::EndOfMedium,
             Some(libc::EROFS) => return DriveError::Protected,
-            Some(libc::EBUSY) => ": another program has the device open",
+            Some(libc::EBUSY) => {
+                return DriveError::Busy {
+                    drive: self.number,
+                    step,
+                };
+            }
             Some(libc::EACCES | libc::EPERM) => ": give Cairn's user the device's group (tape)",
             Some(libc::ENXIO | libc::ENODEV | libc::ENOENT) => ": the drive is gone",
             Some(libc::ENOMEDIUM) => ": the cartridge is gone from it",
@@ -136,86 +156,13 @@ impl<D: Device> StDrive<D> {
         };
         self.dead(step, format_args!("{error}{hint}"))
     }
-
-    /// Where the head stands, as the drive says.
-    fn ask(&mut self, step: &'static str) -> Result<u64, DriveError> {
-        let position = self.timed(Device::position);
-        let position = position.map_err(|e| self.failed(step, e))?;
-        u64::try_from(position)
-            .map_err(|_| self.dead(step, format_args!("it says that it stands at {position}")))
-    }
-
-    /// Before the tape is moved: so that the driver writes no tape mark of its own. What was not
-    /// synchronised may be lost then, as whoever moves the tape knows.
-    fn settle(&mut self, step: &'static str) -> Result<(), DriveError> {
-        let tape = self.tape(step)?;
-        if std::mem::take(&mut tape.writing)
-            && let Err(error) = self.operate(Operation::Marks(0))
-        {
-            tracing::warn!(drive = %self.number, %error, "what was written last may not be there");
-            if let Some(tape) = &mut self.loaded {
-                tape.unsure = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn stands(&mut self, at: u64) {
-        if let Some(tape) = &mut self.loaded {
-            tape.here = at;
-        }
-    }
-
-    /// Goes before an object, wherever the head is.
-    fn seek(&mut self, step: &'static str, object: u64) -> Result<(), DriveError> {
-        let number = i32::try_from(object)
-            .map_err(|_| self.dead(step, format_args!("it has no object {object}")))?;
-        self.operate(Operation::Seek(number))
-            .map_err(|e| self.failed(step, e))?;
-        let at = self.ask(step)?;
-        self.stands(at);
-        if at != object {
-            let source = io::Error::other(format!("sought object {object}, found {at}"));
-            return Err(DriveError::Medium { step, source });
-        }
-        Ok(())
-    }
-
-    /// Goes to the end of the data.
-    fn go_to_end(&mut self, step: &'static str) -> Result<u64, DriveError> {
-        self.operate(Operation::EndOfData)
-            .map_err(|e| self.failed(step, e))?;
-        let end = self.ask(step)?;
-        if let Some(tape) = &mut self.loaded {
-            (tape.here, tape.end) = (end, Some(end));
-        }
-        Ok(end)
-    }
-
-    /// A read failed with EIO: the end of the data, or a block that cannot be read.
-    fn unreadable(&mut self, step: &'static str, object: u64, at: u64) -> Result<Read, DriveError> {
-        if at == object && self.go_to_end(step)? == object {
-            return Ok(Read::End);
-        }
-        if at != object + 1
-            && let Err(error) = self.seek(step, object + 1)
-        {
-            if error.blames() == super::Blame::Drive {
-                return Err(error);
-            }
-            // Wherever it is: whoever goes on from here has it placed first.
-            self.tape(step)?.unsure = true;
-        }
-        self.stands(object + 1);
-        Err(DriveError::BadBlock { object })
-    }
 }
 
 /// The kernel, or the way to the drive, has no room for a block of this length.
 fn is_too_long(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::EINVAL | libc::EOVERFLOW | libc::E2BIG | libc::ENOMEM)
+        Some(libc::EINVAL | libc::EOVERFLOW | libc::E2BIG | libc::ENOMEM | libc::EBUSY)
     )
 }
 
@@ -247,6 +194,10 @@ impl<D: Device> Drive for StDrive<D> {
             end: None,
             writing: false,
             unsure: false,
+            lost: false,
+            doubted: false,
+            proven: 0,
+            data: false,
             early_warning: false,
         });
         Ok(())
@@ -267,13 +218,23 @@ impl<D: Device> Drive for StDrive<D> {
     fn rewind(&mut self) -> Result<(), DriveError> {
         const STEP: &str = "rewinding";
         self.settle(STEP)?;
-        self.operate(Operation::Rewind)
-            .map_err(|e| self.failed(STEP, e))?;
+        let mut rewound = self.operate(Operation::Rewind);
+        if matches!(&rewound, Err(error) if error.raw_os_error() == Some(libc::EIO)) {
+            // What happened to it since it was used last is told once.
+            rewound = self.operate(Operation::Rewind);
+        }
+        rewound.map_err(|e| self.failed(STEP, e))?;
+        let at = self.ask(STEP)?;
+        if at != 0 {
+            return Err(self.lost(STEP, format_args!("rewound, it stands at object {at}")));
+        }
         let tape = self.tape(STEP)?;
-        if std::mem::take(&mut tape.unsure) {
+        if tape.unsure || tape.lost || tape.doubted {
             tape.end = None;
         }
-        (tape.here, tape.early_warning) = (0, false);
+        (tape.unsure, tape.lost, tape.doubted) = (false, false, false);
+        (tape.here, tape.proven) = (0, 0);
+        (tape.early_warning, tape.data) = (false, false);
         Ok(())
     }
 
@@ -281,8 +242,13 @@ impl<D: Device> Drive for StDrive<D> {
         const STEP: &str = "locating";
         self.settle(STEP)?;
         let tape = *self.tape(STEP)?;
-        if tape.here == object && !tape.unsure {
-            return Ok(());
+        if !tape.unsure {
+            self.confirm(STEP)?;
+            if tape.here == object {
+                let tape = self.tape(STEP)?;
+                (tape.proven, tape.data) = (object, false);
+                return Ok(());
+            }
         }
         let beyond = |end| DriveError::Beyond {
             wanted: object,
@@ -308,13 +274,14 @@ impl<D: Device> Drive for StDrive<D> {
         if std::mem::take(&mut tape.unsure) {
             tape.end = None;
         }
-        tape.early_warning = false;
+        (tape.early_warning, tape.data) = (false, false);
         Ok(())
     }
 
     fn space_file(&mut self) -> Result<bool, DriveError> {
         const STEP: &str = "spacing";
         self.settle(STEP)?;
+        self.found(STEP)?;
         let error = self.operate(Operation::ForwardFile).err();
         let state = match &error {
             Some(_) => self.device.state().map_err(|e| self.failed(STEP, e))?,
@@ -333,13 +300,18 @@ impl<D: Device> Drive for StDrive<D> {
     }
 
     fn position(&mut self) -> Result<u64, DriveError> {
-        Ok(self.tape("asking for the position")?.here)
+        const STEP: &str = "asking for the position";
+        let tape = *self.tape(STEP)?;
+        if !tape.writing && !tape.unsure {
+            self.confirm(STEP)?;
+        }
+        Ok(tape.here)
     }
 
     fn read_block(&mut self, buffer: &mut [u8]) -> Result<Read, DriveError> {
         const STEP: &str = "reading";
         self.settle(STEP)?;
-        let mut sought = false;
+        self.found(STEP)?;
         loop {
             let object = self.tape(STEP)?.here;
             let room = buffer.len().min(self.most);
@@ -356,7 +328,7 @@ impl<D: Device> Drive for StDrive<D> {
                         return Ok(Read::Mark);
                     }
                     let why = format!("it was before object {object}, and is before {at}");
-                    return Err(self.dead(STEP, why));
+                    return Err(self.lost(STEP, why));
                 }
                 Ok(len) => {
                     self.stands(object + 1);
@@ -370,20 +342,18 @@ impl<D: Device> Drive for StDrive<D> {
                     self.stands(object + 1);
                     return Err(DriveError::Longer { room });
                 }
-                _ if is_too_long(&error) && room > LEAST => self.most = (room / 2).max(LEAST),
                 _ if is_too_long(&error) => {
-                    let (len, source) = (room, error);
-                    return Err(DriveError::Unpassable { len, source });
-                }
-                Some(libc::EIO) => match self.ask(STEP) {
-                    Ok(at) => return self.unreadable(STEP, object, at),
-                    // It does not know where it is, as after a reset of the bus: it is told once.
-                    Err(_) if !std::mem::replace(&mut sought, true) => {
-                        let told = self.seek(STEP, object);
-                        told.map_err(|e| self.dead(STEP, e))?;
+                    self.confirm(STEP)?;
+                    if room <= LEAST {
+                        let (len, source) = (room, error);
+                        return Err(DriveError::Unpassable { len, source });
                     }
-                    Err(error) => return Err(self.dead(STEP, error)),
-                },
+                    self.most = (room / 2).max(LEAST);
+                }
+                Some(libc::EIO) => {
+                    let at = self.ask(STEP)?;
+                    return self.unreadable(STEP, object, at);
+                }
                 _ => return Err(self.failed(STEP, error)),
             }
         }
@@ -392,13 +362,21 @@ impl<D: Device> Drive for StDrive<D> {
     fn write_block(&mut self, block: &[u8]) -> Result<Wrote, DriveError> {
         const STEP: &str = "writing";
         let here = self.writable(STEP)?;
-        let mut again = true;
+        let tape = self.tape(STEP)?;
+        let is_data = block.len() > LABEL || tape.data;
+        if is_data && tape.early_warning {
+            return Err(DriveError::EndOfMedium);
+        }
+        let mut again = !is_data;
         loop {
             let result = self.timed(|device| device.write(block));
             let tape = self.tape(STEP)?;
             tape.writing = true;
             let error = match result {
-                Ok(len) if len == block.len() => return Ok(self.wrote(here, len)),
+                Ok(len) if len == block.len() => {
+                    tape.data = is_data;
+                    return Ok(self.wrote(here, len));
+                }
                 Ok(len) => {
                     tape.unsure = true;
                     let why = format!("{len} of {} bytes were written", block.len());
@@ -411,20 +389,24 @@ impl<D: Device> Drive for StDrive<D> {
                 Some(libc::ENOSPC) => {
                     tape.early_warning = true;
                     match self.ask(STEP)? {
-                        at if at == here + 1 => return Ok(self.wrote(here, block.len())),
+                        at if at == here + 1 && !is_data => {
+                            return Ok(self.wrote(here, block.len()));
+                        }
                         at if at == here && again => again = false,
-                        _ => return Err(DriveError::EndOfMedium),
+                        at if at == here => return Err(DriveError::EndOfMedium),
+                        _ => {
+                            self.tape(STEP)?.unsure = true;
+                            return Err(DriveError::EndOfMedium);
+                        }
                     }
                 }
                 Some(libc::EACCES) => return Err(DriveError::Protected),
                 _ if is_too_long(&error) => {
+                    self.confirm(STEP)?;
                     let (len, source) = (block.len(), error);
                     return Err(DriveError::Unpassable { len, source });
                 }
-                _ => {
-                    tape.unsure = true;
-                    return Err(self.failed(STEP, error));
-                }
+                _ => return Err(self.unwritten(STEP, error)),
             }
         }
     }
@@ -432,12 +414,10 @@ impl<D: Device> Drive for StDrive<D> {
     fn write_mark(&mut self) -> Result<Wrote, DriveError> {
         const STEP: &str = "writing a tape mark";
         let here = self.writable(STEP)?;
+        self.data_are_before_the_warning(STEP)?;
         match self.operate(Operation::MarkAtOnce) {
             Ok(()) => Ok(self.wrote(here, 0)),
-            Err(error) => {
-                self.tape(STEP)?.unsure = true;
-                Err(self.failed(STEP, error))
-            }
+            Err(error) => Err(self.unwritten(STEP, error)),
         }
     }
 
@@ -476,24 +456,22 @@ impl<D: Device> Drive for StDrive<D> {
         if tape.protected {
             return Ok(Proof::Drive);
         }
+        self.found(STEP)?;
         if tape.unsure {
             let source = io::Error::other("a write since the last synchronisation failed");
             return Err(DriveError::Medium { step: STEP, source });
         }
         let synced = self.operate(Operation::Marks(0));
         self.tape(STEP)?.writing = false;
-        let at = synced
+        let synced = synced
             .map_err(|e| self.failed(STEP, e))
-            .and_then(|()| self.ask(STEP));
-        match at {
-            Ok(at) if at == tape.here => Ok(Proof::Drive),
-            Ok(at) => {
-                self.tape(STEP)?.unsure = true;
-                let why = format!(
-                    "it is before object {at}, and should be before {}",
-                    tape.here
-                );
-                Err(self.dead(STEP, why))
+            .and_then(|()| self.confirm(STEP))
+            .and_then(|()| self.reads_back(STEP));
+        match synced {
+            Ok(()) => {
+                let tape = self.tape(STEP)?;
+                (tape.proven, tape.data) = (tape.here, false);
+                Ok(Proof::Drive)
             }
             Err(error) => {
                 self.tape(STEP)?.unsure = true;
@@ -524,42 +502,26 @@ impl<D: Device> Drive for StDrive<D> {
     fn tally(&self) -> Tally {
         self.tally
     }
-}
 
-impl<D: Device> StDrive<D> {
-    /// Where a write goes, if one may be made.
-    fn writable(&mut self, step: &'static str) -> Result<u64, DriveError> {
-        let tape = self.tape(step)?;
-        if tape.protected {
-            return Err(DriveError::Protected);
-        }
-        if tape.unsure {
-            let source =
-                io::Error::other("an earlier write failed: the tape must be located first");
-            return Err(DriveError::Medium { step, source });
-        }
-        Ok(tape.here)
+    fn is_sure(&self) -> bool {
+        self.loaded.is_none_or(|tape| !tape.lost && !tape.doubted)
     }
 
-    /// An object was written at `here`, behind which the data end now.
-    fn wrote(&mut self, here: u64, len: usize) -> Wrote {
-        self.tally.written += len as u64;
-        let Some(tape) = &mut self.loaded else {
-            return Wrote {
-                early_warning: false,
-            };
-        };
-        (tape.here, tape.end) = (here + 1, Some(here + 1));
-        Wrote {
-            early_warning: tape.early_warning,
-        }
+    fn vacant(&mut self) -> Result<(), DriveError> {
+        self.see_vacant()
+    }
+
+    fn complete_behind(&mut self) -> Result<bool, DriveError> {
+        self.closing_labels_behind()
     }
 }
 
-impl<D> Drop for StDrive<D> {
+impl<D: Device> Drop for StDrive<D> {
     fn drop(&mut self) {
         if self.loaded.is_some_and(|tape| tape.writing) {
-            tracing::warn!(drive = %self.number, "given up while it was written: a tape mark is put behind that");
+            tracing::warn!(drive = %self.number, "given up while it was written");
+            // Else the driver puts a tape mark there when the device is closed, wherever "there" is.
+            let _ = self.operate(Operation::Marks(0));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::tier::tape::front::Front;
 use crate::tier::tape::label::{Barcode, Day};
 use crate::tier::tape::robot::RobotError;
 use crate::tier::tape::state::Fault;
-use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, cut, ended};
+use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, check, cut, ended};
 use cairn_mover::Crc32c;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -34,6 +34,8 @@ enum Tried {
     Elsewhere(Option<LibraryError>),
     /// The drive died: the same again on another.
     Again,
+    /// The drive lost its place: the same again, once, after the label was read.
+    Lost(LibraryError),
 }
 
 impl Library {
@@ -58,6 +60,7 @@ impl Library {
     ) -> Result<Proof, LibraryError> {
         let _reserved = self.reserve(name)?;
         let (mut tried, mut again, mut last) = (BTreeSet::new(), None, None);
+        let mut lost = BTreeSet::new();
         loop {
             let barcode = match again.take() {
                 // What the dead drive left is there: perhaps the whole file.
@@ -74,6 +77,8 @@ impl Library {
                     last = why.or(last);
                 }
                 Tried::Again => again = Some(barcode),
+                Tried::Lost(_) if lost.insert(barcode) => again = Some(barcode),
+                Tried::Lost(error) => return Err(error),
             }
         }
     }
@@ -158,6 +163,10 @@ impl Library {
                     ..
                 },
             ) => return Ok(Tried::Elsewhere(Some(error))),
+            // Another program has the drive: nothing is wrong with the cartridge.
+            Err(LibraryError::Load { barcode, source }) if source.blames() == Blame::Nobody => {
+                return Err(LibraryError::Load { barcode, source });
+            }
             Err(
                 error @ (LibraryError::Absent { .. }
                 | LibraryError::Exported { .. }
@@ -252,8 +261,13 @@ impl Library {
             mounted.fail(source);
             return Ok(Tried::Again);
         }
+        if error.is_lost() {
+            tracing::warn!(%barcode, %error, "a drive lost its place");
+            mounted.seen = None;
+            return Ok(Tried::Lost(LibraryError::volume(barcode, error)));
+        }
         // What the medium holds now is not known: it is loaded anew, and cut where it was complete.
-        if !clean && let Err(why) = mounted.reload().and_then(|()| self.cut(&mut mounted)) {
+        if !clean && let Err(why) = self.cut(&mut mounted, barcode) {
             tracing::error!(%barcode, %why, "what was written without a receipt may be there later");
             mounted.vacate();
         } else {
@@ -292,12 +306,20 @@ impl Library {
         }
     }
 
-    /// Removes what lies behind the last complete file of a cartridge, durably.
-    fn cut(&self, mounted: &mut Mounted<'_>) -> Result<(), DriveError> {
-        let Some(Seen { next, damage: None }) = mounted.seen.clone() else {
-            return Ok(());
-        };
-        cut(mounted.drive(), next)
+    /// Loads a cartridge anew and removes what lies behind its last complete file, durably, if its label says that it
+    /// is the one.
+    fn cut(&self, mounted: &mut Mounted<'_>, barcode: Barcode) -> Result<(), VolumeError> {
+        let step = "removing what was begun";
+        let fail = |source| VolumeError::Drive { step, source };
+        let seen = mounted.seen.take();
+        mounted.reload(barcode).map_err(fail)?;
+        let owner = self.owner_of(barcode).unwrap_or(self.tier);
+        check(mounted.drive(), barcode, owner)?;
+        if let Some(Seen { next, damage: None }) = seen {
+            cut(mounted.drive(), next).map_err(fail)?;
+        }
+        mounted.seen = seen;
+        Ok(())
     }
 
     /// Adds a file that was just written.

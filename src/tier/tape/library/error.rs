@@ -176,7 +176,7 @@ impl LibraryError {
             MountError::NoDrive(why) => Self::NoDrive(why),
             MountError::Robot(RobotError::Gone) => Self::Absent { barcode },
             MountError::Robot(source) => Self::Robot { barcode, source },
-            MountError::Load(source) => Self::Load { barcode, source },
+            MountError::Load(source) | MountError::Before(source) => Self::Load { barcode, source },
         }
     }
 }

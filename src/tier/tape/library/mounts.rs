@@ -34,6 +34,9 @@ pub enum MountError {
     /// It is in a drive and cannot be loaded.
     #[error(transparent)]
     Load(DriveError),
+    /// What was in the drive before does not leave it.
+    #[error(transparent)]
+    Before(DriveError),
 }
 
 /// What was found on a cartridge since it was loaded.
@@ -193,12 +196,20 @@ impl Mounts {
     }
 
     /// A cartridge is in a drive, into which nobody put it here: who wants it has it loaded there.
-    pub fn found(&self, drive: DriveNumber, barcode: Barcode) {
+    /// `false`: it is not to be had there.
+    pub fn found(&self, drive: DriveNumber, barcode: Barcode) -> bool {
         let mut floor = self.floor.lock();
-        let idle = |bay: &&mut Bay| bay.number == drive && bay.holds.is_none();
-        if let Some(bay) = floor.bays.iter_mut().find(idle) {
-            (bay.holds, bay.cold) = (Some(barcode), Some(Cold::Found));
+        let elsewhere = |bay: &Bay| bay.number != drive && bay.holds == Some(barcode);
+        if floor.bays.iter().any(elsewhere) {
+            return true;
         }
+        let free =
+            |bay: &&mut Bay| bay.number == drive && bay.holds.is_none() && bay.failed.is_none();
+        let Some(bay) = floor.bays.iter_mut().find(free) else {
+            return false;
+        };
+        (bay.holds, bay.cold) = (Some(barcode), Some(Cold::Found));
+        true
     }
 
     /// The drives that failed since this was last asked.
@@ -317,13 +328,24 @@ impl Mounts {
             mounted.drive().expect(cartridge.geometry.generation);
             let loaded = match there {
                 There::Loaded => return Ok(mounted),
-                There::Cold(cold) => self.take_up(&mut mounted, cold),
+                There::Cold(cold) => self.take_up(&mut mounted, cartridge.barcode, cold),
                 There::Not => self.exchange(&mut mounted, cartridge),
             };
             match loaded {
                 Ok(()) => return Ok(mounted),
                 Err(MountError::Load(error)) if error.blames() == Blame::Drive => {
                     mounted.fail(&error);
+                }
+                // Neither is the wanted cartridge's fault.
+                Err(MountError::Before(error)) if error.blames() != Blame::Nobody => {
+                    mounted.fail(&error);
+                }
+                Err(MountError::Robot(RobotError::Stuck(drive))) => {
+                    mounted.vacate();
+                    // Left there by whoever had it before: it is used there, if it can be.
+                    if !self.found(drive, cartridge.barcode) {
+                        return Err(RobotError::Stuck(drive).into());
+                    }
                 }
                 Err(error) => {
                     mounted.vacate();
@@ -394,7 +416,12 @@ impl Mounts {
     }
 
     /// Loads a cartridge that is in the drive already.
-    fn take_up(&self, mounted: &mut Mounted<'_>, cold: Cold) -> Result<(), MountError> {
+    fn take_up(
+        &self,
+        mounted: &mut Mounted<'_>,
+        barcode: Barcode,
+        cold: Cold,
+    ) -> Result<(), MountError> {
         let drive = mounted.drive();
         if cold == Cold::Found && drive.load().is_ok() {
             return Ok(());
@@ -402,7 +429,7 @@ impl Mounts {
         // What was given back lies in the drive's mouth, and must be put in anew.
         let _ = drive.unload();
         let number = drive.number();
-        self.robot.reseat(number)?;
+        self.robot.reseat(number, barcode)?;
         drive.load().map_err(MountError::Load)
     }
 
@@ -412,10 +439,12 @@ impl Mounts {
         let drive = mounted.drive();
         match drive.unload() {
             Ok(()) | Err(DriveError::Empty { .. }) => {}
-            Err(error) => return Err(MountError::Load(error)),
+            Err(error) => return Err(MountError::Before(error)),
         }
         let number = drive.number();
         self.robot.empty(number)?;
+        // Two names for one drive, or one for two, would have another cartridge used for this one.
+        drive.vacant().map_err(MountError::Before)?;
         let mut floor = self.floor.lock();
         if let Some(bay) = floor.bays.get_mut(bay) {
             bay.leaving = None;
@@ -456,7 +485,8 @@ impl Mounted<'_> {
         };
         let cartridge = {
             let floor = self.mounts.floor.lock();
-            floor.bays.get(self.bay).and_then(|b| b.holds)
+            let bay = floor.bays.get(self.bay);
+            bay.and_then(|b| b.leaving.or(b.holds))
         };
         self.mounts.failures.lock().push(Failure {
             drive: number,
@@ -469,14 +499,17 @@ impl Mounted<'_> {
         self.give_back(false, Some(why.to_string()));
     }
 
-    /// Loads the cartridge anew in the drive that it is in. What was seen of it is kept.
+    /// Loads the cartridge anew in the drive that it is in. What was seen of it is forgotten: nothing is written
+    /// before its label was read.
     ///
     /// # Errors
     /// [`DriveError`]: vacate the drive.
-    pub fn reload(&mut self) -> Result<(), DriveError> {
+    pub fn reload(&mut self, barcode: Barcode) -> Result<(), DriveError> {
+        self.seen = None;
+        self.window.clear();
         self.drive().unload()?;
         let number = self.drive().number();
-        let seated = self.mounts.robot.reseat(number);
+        let seated = self.mounts.robot.reseat(number, barcode);
         seated.map_err(|error| DriveError::Unloadable(error.to_string()))?;
         self.drive().load()
     }
@@ -545,6 +578,10 @@ impl Mounted<'_> {
             bay.failed = failed.or(bay.failed.take());
             // One that works is asked for it again; from one that does not people take it.
             stuck &= bay.failed.is_none();
+            if !drive.is_sure() {
+                self.seen = None;
+                self.window.clear();
+            }
             let holds = match stuck {
                 true => bay.leaving.or(bay.holds),
                 false => bay.holds.filter(|_| stays),

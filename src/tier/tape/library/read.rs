@@ -24,7 +24,7 @@ impl Library {
     ) -> Result<(), LibraryError> {
         // Of a file that is known as bad one more witness is enough.
         let mut is_doubted = self.is_spoiled(barcode, file);
-        let mut instead = None;
+        let (mut instead, mut lost) = (None, false);
         loop {
             let mut mounted = self.mount_instead(barcode, instead)?;
             // While a drive was waited for it may have been deleted, and its cartridge freed.
@@ -44,6 +44,12 @@ impl Library {
                 && source.blames() == Blame::Drive
             {
                 mounted.fail(source);
+                continue;
+            }
+            if error.is_lost() && !std::mem::replace(&mut lost, true) {
+                // The label is read before it is used again.
+                tracing::warn!(%barcode, %error, "a drive lost its place");
+                mounted.seen = None;
                 continue;
             }
             let is_mediums = error.is_mediums();
@@ -77,8 +83,7 @@ impl Library {
             mounted.vacate();
             return Ok(instead);
         }
-        mounted.window.clear();
-        match mounted.reload() {
+        match mounted.reload(barcode) {
             Ok(()) => Ok(None),
             Err(why) if why.blames() == Blame::Drive => {
                 mounted.fail(&why);

@@ -139,6 +139,8 @@ impl Library {
             }
         };
         self.is_in_changer(barcode)?;
+        // Put into a drive that was seen to be empty before: what is written to now is what the changer moved.
+        self.mounts.evict(barcode);
         let mut mounted = self.mount_unseen(&entry)?;
         if let Err(error) = self.label_loaded(mounted.drive(), barcode) {
             mounted.vacate();

@@ -105,6 +105,7 @@ impl<M: Mtx> MtxRobot<M> {
     fn put_away(
         &self,
         drive: DriveNumber,
+        only: Option<Barcode>,
         works: &MutexGuard<'_, ()>,
     ) -> Result<Option<u32>, RobotError> {
         let elements = self.look(works)?;
@@ -114,7 +115,20 @@ impl<M: Mtx> MtxRobot<M> {
         if !bay.full {
             return Ok(None);
         }
-        let to = bay.home.filter(|home| elements.is_free(*home));
+        // A sticker that cannot be read now is taken for it: the label is read before anything is written.
+        if let Some(wanted) = only
+            && !bay.sticker.is_empty()
+            && bay.sticker != wanted.to_string()
+        {
+            let found = bay.sticker.clone();
+            return Err(RobotError::Another {
+                drive,
+                wanted,
+                found,
+            });
+        }
+        let free = |home: &u32| elements.is_free(*home) && !elements.is_port(*home);
+        let to = bay.home.filter(free);
         let to = to.or_else(|| elements.free(false));
         let to = to.ok_or_else(|| RobotError::Failed {
             step: format!("unload from drive {from}"),
@@ -167,12 +181,13 @@ impl<M: Mtx> Robot for MtxRobot<M> {
     }
 
     fn empty(&self, drive: DriveNumber) -> Result<(), RobotError> {
-        self.put_away(drive, &self.works.lock()).map(drop)
+        self.put_away(drive, None, &self.works.lock()).map(drop)
     }
 
-    fn reseat(&self, drive: DriveNumber) -> Result<(), RobotError> {
+    fn reseat(&self, drive: DriveNumber, cartridge: Barcode) -> Result<(), RobotError> {
         let works = self.works.lock();
-        let from = self.put_away(drive, &works)?.ok_or(RobotError::Gone)?;
+        let from = self.put_away(drive, Some(cartridge), &works)?;
+        let from = from.ok_or(RobotError::Gone)?;
         let to = index(drive);
         self.told(("load", from, to), |elements| elements.load(from, to))
     }

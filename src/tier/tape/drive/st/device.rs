@@ -61,7 +61,7 @@ pub struct Options(pub i32);
 /// How a device is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// O_RDWR; the driver waits until the drive is ready, two minutes at most.
+    /// O_RDWR; the driver waits until the drive is ready, two minutes and more: ask before.
     Write,
     /// O_RDONLY; it waits, too.
     Read,
@@ -96,7 +96,7 @@ pub trait Device: Send {
     /// read(2): a block, or 0 for a tape mark and at the end of the data.
     ///
     /// # Errors
-    /// ENOMEM: the block is longer than the buffer. EIO. ...
+    /// ENOMEM: the block is longer than the buffer. EBUSY, EINVAL, EOVERFLOW: no room for the buffer. EIO. ...
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
     /// write(2): a block.
     ///
@@ -118,4 +118,9 @@ pub trait Device: Send {
     /// # Errors
     /// The drive is gone.
     fn state(&mut self) -> io::Result<State>;
+    /// The MT_ST_* options that are set, as the driver tells everybody.
+    ///
+    /// # Errors
+    /// It does not tell.
+    fn options(&mut self) -> io::Result<i32>;
 }

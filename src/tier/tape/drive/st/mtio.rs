@@ -174,11 +174,33 @@ impl Device for Mtio {
             end_of_tape: has(0x2000_0000),
         })
     }
+
+    fn options(&mut self) -> io::Result<i32> {
+        let minor = libc::minor(self.file()?.metadata()?.rdev());
+        options_in(&std::fs::read_to_string(format!(
+            "/sys/dev/char/{MAJOR}:{minor}/options"
+        ))?)
+    }
+}
+
+/// What the driver says in sysfs: `0x00000d07`.
+fn options_in(text: &str) -> io::Result<i32> {
+    let digits = text.trim().strip_prefix("0x");
+    let bits = digits.and_then(|digits| i32::from_str_radix(digits, 16).ok());
+    bits.ok_or_else(|| io::Error::other(format!("it says {text:?} of its options")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_read_as_sysfs_has_them() {
+        assert_eq!(options_in("0x00000d07\n").ok(), Some(0xd07));
+        for text in ["", "d07", "0xg", "0xffffffffff"] {
+            assert!(options_in(text).is_err(), "{text:?}");
+        }
+    }
 
     #[test]
     fn requests_have_the_numbers_of_linux_mtio_h() {

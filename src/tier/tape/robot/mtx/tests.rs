@@ -126,10 +126,20 @@ fn cartridges_go_home_and_are_never_put_where_one_is() {
     );
     assert_eq!(*noting.told.lock(), ["unload 5 0", "unload 3 1"]);
     noting.told.lock().clear();
-    robot.reseat(DriveNumber(1)).expect("is put in anew");
+    let cartridge = |sticker: &str| sticker.parse().expect("barcode");
+    // Another one than was left there is not put in anew.
+    let another = robot.reseat(DriveNumber(1), cartridge("ABC124L8"));
+    assert!(matches!(another, Err(RobotError::Another { .. })));
+    assert!(noting.told.lock().is_empty());
+    robot
+        .reseat(DriveNumber(1), cartridge("ABC123L8"))
+        .expect("is put in anew");
     assert_eq!(*noting.told.lock(), ["unload 5 0", "load 5 0"]);
     let (robot, noting) = self::noting(SMALL);
-    assert_eq!(robot.reseat(DriveNumber(1)), Err(RobotError::Gone));
+    assert_eq!(
+        robot.reseat(DriveNumber(1), cartridge("ABC123L8")),
+        Err(RobotError::Gone)
+    );
     robot.empty(DriveNumber(1)).expect("is empty");
     robot
         .fill(DriveNumber(1), &wanted("ABC001L9"))
