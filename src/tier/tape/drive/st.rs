@@ -133,9 +133,12 @@ impl<D: Device> StDrive<D> {
     }
 
     /// What an error of a system call means that is none of the tape's own.
-    fn failed(&self, step: &'static str, error: io::Error) -> DriveError {
+    fn failed(&mut self, step: &'static str, error: io::Error) -> DriveError {
         let hint = match error.raw_os_error() {
             Some(libc::EIO) => {
+                if let Some(tape) = &mut self.loaded {
+                    tape.doubted = true;
+                }
                 return DriveError::Medium {
                     step,
                     source: error,

@@ -338,7 +338,8 @@ impl Mounts {
                 }
                 // Neither is the wanted cartridge's fault.
                 Err(MountError::Before(error)) if error.blames() != Blame::Nobody => {
-                    mounted.fail(&error);
+                    let before = mounted.place(|bay| bay.leaving);
+                    mounted.fail_with(&error, before);
                 }
                 Err(MountError::Robot(RobotError::Stuck(drive))) => {
                     mounted.vacate();
@@ -476,17 +477,21 @@ impl Mounted<'_> {
     }
 
     /// The drive failed and is not used again; its cartridge goes back to its slot.
-    pub fn fail(mut self, why: &DriveError) {
+    pub fn fail(self, why: &DriveError) {
+        let cartridge = self.place(|bay| bay.holds);
+        self.fail_with(why, cartridge);
+    }
+
+    fn place<T>(&self, of: impl FnOnce(&Bay) -> Option<T>) -> Option<T> {
+        self.mounts.floor.lock().bays.get(self.bay).and_then(of)
+    }
+
+    fn fail_with(mut self, why: &DriveError, cartridge: Option<Barcode>) {
         let number = self.drive().number();
         tracing::error!(%why, "{number} is not used any more");
         let step = match why {
             DriveError::Failed { step, .. } => step,
             _ => "",
-        };
-        let cartridge = {
-            let floor = self.mounts.floor.lock();
-            let bay = floor.bays.get(self.bay);
-            bay.and_then(|b| b.leaving.or(b.holds))
         };
         self.mounts.failures.lock().push(Failure {
             drive: number,

@@ -469,6 +469,7 @@ fn spacing_and_locating_stop_where_the_data_end() {
     loaded("spacing over what cannot be read", |drive| {
         let error = drive.space_file().expect_err("is no end");
         assert!(matches!(error, DriveError::Medium { .. }), "{error}");
+        assert!(!drive.is_sure(), "it may have been taken out");
     });
     loaded("locating behind the end", |drive| {
         for _ in 0..2 {

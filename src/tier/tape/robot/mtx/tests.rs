@@ -29,6 +29,13 @@ Data Transfer Element 0:Empty
       Storage Element 2:Full :VolumeTag=ABC001L9
 ";
 
+const PORTED: &str = "\
+  Storage Changer /dev/sg1:1 Drives, 2 Slots ( 1 Import/Export )
+Data Transfer Element 0:Full (Storage Element 2 Loaded):VolumeTag = ABC123L8
+      Storage Element 1:Empty
+      Storage Element 2 IMPORT/EXPORT:Empty
+";
+
 fn barcode(text: &str) -> Barcode {
     text.parse().expect("barcode")
 }
@@ -135,6 +142,10 @@ fn cartridges_go_home_and_are_never_put_where_one_is() {
         .reseat(DriveNumber(1), cartridge("ABC123L8"))
         .expect("is put in anew");
     assert_eq!(*noting.told.lock(), ["unload 5 0", "load 5 0"]);
+    // It came from a port, and does not go back there by itself.
+    let (robot, noting) = self::noting(PORTED);
+    robot.empty(DriveNumber(1)).expect("goes to a slot");
+    assert_eq!(*noting.told.lock(), ["unload 1 0"]);
     let (robot, noting) = self::noting(SMALL);
     assert_eq!(
         robot.reseat(DriveNumber(1), cartridge("ABC123L8")),
