@@ -272,3 +272,24 @@ fn what_somebody_left_in_a_drive_is_used_there() {
     }
     assert!(tier.read(name(1), 0, 1000).expect("reads") == content(1, 1000));
 }
+
+#[test]
+fn what_was_begun_is_not_cut_from_a_tape_with_another_label() {
+    let (_place, world, tier) = site(1, 1, Make::default());
+    let data = content(1, 1_000_000);
+    store(&tier, name(1), &data);
+    let before = {
+        let world = &mut *world.lock();
+        let tape = world.tape(1);
+        let label = format!("{:<80}", "VOL1OTHER1          OTHER PROGRAM");
+        tape.objects[0] = Object::Block(label.into_bytes());
+        tape.objects.extend(vec![Object::Block(vec![7; 1000]); 9]);
+        tape.unwritable = true;
+        tape.objects.clone()
+    };
+    let mut put = tier.put(name(2), 0).expect("put");
+    std::io::Write::write_all(&mut put, &data).expect("taken");
+    put.finish(cairn_mover::Crc32c::of(&data))
+        .expect_err("has no place");
+    assert!(objects(&world, 1) == before);
+}
