@@ -33,6 +33,16 @@ fn a_drive_that_was_reset_in_between_writes_nothing_over_the_label() {
         let back = tier.read(name(1), 0, data.len() as u64).expect("reads");
         assert!(back == data);
         world.lock().reset(0, told);
+        let library = tier.library().expect("library");
+        for _ in 0..2 {
+            // Whatever is said the first time, it is not of the files.
+            let audit = library.audit(barcode(1), &|_| false);
+            let bad = audit.map_or_else(|_| Vec::new(), |audit| audit.bad);
+            let lost = |(_, why): &(_, String)| why.contains("not where it was left");
+            assert!(!bad.iter().any(lost), "{bad:?}");
+        }
+        drop(library);
+        world.lock().reset(0, told);
         for seq in [1, 2] {
             tier.delete(name(seq)).expect("deleted");
         }

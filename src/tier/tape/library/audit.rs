@@ -143,6 +143,10 @@ impl Library {
                         mounted.fail(&source);
                         break;
                     }
+                    // Nothing is said of the file by that.
+                    Err(error) if error.is_lost() => {
+                        return Err(LibraryError::volume(barcode, error));
+                    }
                     Err(error) => {
                         self.unread(mounted.drive(), barcode, file, &error);
                         return Ok(Seen::Bad(error.to_string()));
@@ -239,6 +243,7 @@ impl Library {
                 Err(VolumeError::Drive { source, .. }) if source.blames() == Blame::Drive => {
                     mounted.fail(&source);
                 }
+                Err(error) if error.is_lost() => return Err(LibraryError::volume(barcode, error)),
                 Err(error) => {
                     self.unread(mounted.drive(), barcode, file, &error);
                     return Ok(Seen::Bad(error.to_string()));
