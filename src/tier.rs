@@ -143,6 +143,8 @@ pub trait Put: Write + Send {
     /// # Errors
     /// On any error the object does not exist.
     fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError>;
+    /// It does not wait for others that could be made durable with it: whoever writes it does nothing else meanwhile.
+    fn hasten(&mut self) {}
     /// Gives up; nothing remains visible.
     fn abandon(self: Box<Self>);
 }

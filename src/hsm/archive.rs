@@ -91,6 +91,8 @@ pub struct Batch<'a> {
     pub items: &'a [Item],
     /// The highest number that is known to have been given to data of a file.
     pub given: Given<'a>,
+    /// Told when the aggregate is composed, and nothing but its tier is waited for.
+    pub sealed: &'a (dyn Fn() + Sync),
 }
 
 /// Says which of a file's version numbers is the highest that any copy or tombstone has; 0: none.

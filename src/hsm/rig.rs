@@ -151,6 +151,7 @@ impl Rig {
             composed: coarse_now(),
             items,
             given: &|_| Ok(crate::id::DataVersion(0)),
+            sealed: &|| {},
         };
         archive::archive(batch, &|| false, &mut |_| Ok(())).unwrap()
     }

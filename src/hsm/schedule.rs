@@ -8,7 +8,8 @@
 //! # Invariants (asserted by property tests after every event)
 //! 1. An item is dispatched at most once between its offer and its end, and is never lost: it is
 //!    in the window, in flight, or was handed back by `cancel`, `done` or a refused offer.
-//! 2. No lane, class, tier or user has more in flight than its limit.
+//! 2. No lane, class, tier or user has more in flight than its limit. An archive that is composed and waits for its
+//!    tier alone counts there ([`Limits::sealing`]), and in its lane no more.
 //! 3. With a free recall slot for its class and its tier up, a recall starts at the next call,
 //!    whatever else is queued.
 //! 4. After `cancel` no item of that request is dispatched.
@@ -64,6 +65,17 @@ pub struct Limits {
     pub pack_members: usize,
     /// Larger files go alone, bytes (P2: 8 MiB).
     pub pack_alone_over: u64,
+    /// Aggregates that may wait for a tier, composed, without a slot: of those tiers that write several together.
+    pub sealing: BTreeMap<TierId, Sealing>,
+}
+
+/// How many aggregates may wait for a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sealing {
+    /// How many.
+    pub dispatches: usize,
+    /// Bytes of their items, together.
+    pub bytes: u64,
 }
 
 impl Default for Limits {
@@ -88,6 +100,7 @@ impl Default for Limits {
             pack_bytes: 256 << 20,
             pack_members: 8192,
             pack_alone_over: 8 << 20,
+            sealing: BTreeMap::new(),
         }
     }
 }
@@ -225,6 +238,11 @@ pub struct Scheduler {
 struct Flight {
     class: Class,
     tier: Option<TierId>,
+    /// It is composed, and waits for its tier alone.
+    composed: bool,
+    /// It needs no slot for that.
+    sealing: bool,
+    bytes: u64,
     items: BTreeMap<ActionId, Item>,
 }
 
@@ -312,6 +330,7 @@ impl Scheduler {
         let item = flight.items.remove(&action);
         if flight.items.is_empty() {
             self.flights.remove(&number);
+            self.give_slots_back();
         }
         if let (Some(item), Outcome::Again) = (item, outcome)
             && !self.cancelled.contains(&item.request)
@@ -320,6 +339,19 @@ impl Scheduler {
             window.put_back(item);
         }
         true
+    }
+
+    /// The dispatch of archives with this item is composed, and waits for its tier alone: it needs no slot for that, as
+    /// soon as no more wait there than may. `false`: it is not in flight.
+    pub fn composed(&mut self, action: ActionId) -> bool {
+        let Some(number) = self.in_flight.get(&action) else {
+            return false;
+        };
+        let flight = self.flights.get_mut(number);
+        let flight = flight.filter(|f| Lane::of(f.class) == Lane::Archive);
+        let is_there = flight.map(|f| f.composed = true).is_some();
+        self.give_slots_back();
+        is_there
     }
 
     /// Drops a request's items from the window and names those in flight.
@@ -415,6 +447,9 @@ impl Scheduler {
         let flight = Flight {
             class,
             tier,
+            composed: false,
+            sealing: false,
+            bytes: items.iter().fold(0, |sum, i| i.bytes.saturating_add(sum)),
             items: items.iter().map(|i| (i.action, *i)).collect(),
         };
         self.flights.insert(number, flight);
@@ -454,7 +489,27 @@ impl Scheduler {
     }
 
     fn slots_of(&self, class: Class) -> usize {
-        self.flights.values().filter(|f| f.class == class).count()
+        let of_class = self.flights.values().filter(|f| f.class == class);
+        of_class.filter(|f| !f.sealing).count()
+    }
+
+    /// Those that are composed give their slots back, as many as may wait for their tiers without.
+    fn give_slots_back(&mut self) {
+        for (tier, limit) in &self.limits.sealing {
+            let of_tier = self.flights.values_mut();
+            let (waiting, composed): (Vec<_>, Vec<_>) = of_tier
+                .filter(|f| f.tier == Some(*tier) && f.composed)
+                .partition(|f| f.sealing);
+            let mut dispatches = waiting.len();
+            let mut bytes = waiting.iter().fold(0_u64, |n, f| n.saturating_add(f.bytes));
+            for flight in composed {
+                let sum = bytes.saturating_add(flight.bytes);
+                if dispatches < limit.dispatches && sum <= limit.bytes {
+                    flight.sealing = true;
+                    (dispatches, bytes) = (dispatches + 1, sum);
+                }
+            }
+        }
     }
 
     /// Tiers that are paused, or busy to their limit in this lane.

@@ -200,6 +200,9 @@ impl Put for FaultyPut {
                 .error(Fault::Corrupt, Some(this.name), "finishing")),
         }
     }
+    fn hasten(&mut self) {
+        self.inner.hasten();
+    }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();
     }

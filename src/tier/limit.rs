@@ -126,6 +126,9 @@ impl Put for LimitedPut {
         let _permit = this.permits.take();
         this.inner.finish(sum)
     }
+    fn hasten(&mut self) {
+        self.inner.hasten();
+    }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();
     }

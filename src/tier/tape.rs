@@ -149,6 +149,7 @@ impl TapeTier {
             equipment,
             seen: Mutex::new(None),
             was_there: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
         });
         match place.look("opening") {
             Err(error @ TierError::Unavailable { .. }) if !is_new => {
@@ -354,6 +355,7 @@ fn sorted(
         | LibraryError::Unseen(_)
         | LibraryError::Elsewhere
         | LibraryError::NoDrive(_)
+        | LibraryError::Stopping
         | LibraryError::Robot { .. }
         | LibraryError::Load { .. }) => TierError::Unavailable {
             tier,

@@ -3,6 +3,7 @@
 //! only reads one object need not know of it.
 //!
 //! - But for [`Tapes::hold`] nothing here moves a tape, and nothing waits for one.
+//! - A tape is written fast only in long streams: objects that are finished at the same time go together.
 //! - An *address* is a place on a cartridge, counted in bytes of data and labels from its beginning; it
 //!   grows the way the tape is read.
 
@@ -107,6 +108,12 @@ pub trait Tapes: Send + Sync {
         cartridge: &Cartridge,
         instead: Option<&Cartridge>,
     ) -> Result<Box<dyn Held>, HoldError>;
+    /// How many objects that are finished at the same time are written together at most, and their bytes.
+    fn together(&self) -> (usize, u64) {
+        (1, 0)
+    }
+    /// The process stops: what is being written is finished, and of what waits nothing but snapshots is written.
+    fn hurry(&self) {}
     /// How long the first has waited who gets no drive because all that work are held.
     fn stuck(&self) -> Option<Duration>;
 }

@@ -157,6 +157,9 @@ impl Put for SlowPut {
         self.bucket.operation();
         self.inner.finish(sum)
     }
+    fn hasten(&mut self) {
+        self.inner.hasten();
+    }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();
     }

@@ -11,6 +11,7 @@ mod bad_days;
 mod crash;
 mod real;
 mod suite;
+mod tape_batches;
 mod tape_crash;
 mod tape_damage;
 mod tape_days;

@@ -19,11 +19,15 @@ const ROUND: &str = "CAIRN_TEST_TAPE_CRASH_ROUND";
 /// Says how many kills strike; [`ROUNDS`] if it is not set.
 const KILLS: &str = "CAIRN_TEST_TAPE_KILLS";
 const ROUNDS: u32 = 24;
+/// Who put at the same time.
+const WRITERS: usize = 4;
 
 fn open(place: &Path) -> TapeTier {
     let options = TapeOptions {
         capacity: Some(64 << 20),
         cartridges: 8,
+        // So that those who put at the same time are written together.
+        drives: 1,
         ..TapeOptions::default()
     };
     TapeTier::open(place, &options, OpenHow::new(MARK.owner, MARK.tier)).expect("opens")
@@ -47,20 +51,27 @@ fn child_that_puts_to_tape_until_it_is_killed() {
         .parse()
         .expect("number");
     let tier = open(&PathBuf::from(place));
-    let mut out = std::io::stdout();
-    let mut say = |word: String| {
+    let say = |word: String| {
+        let mut out = std::io::stdout().lock();
         writeln!(out, "step {word}").expect("the parent reads");
         out.flush().expect("the parent reads");
     };
-    for seq in 1.. {
-        let name = AggregateId { epoch, seq };
-        let data = content(name);
-        let mut put = tier.put(name, data.len() as u64).expect("put");
-        put.write_all(&data).expect("write");
-        say(format!("started {name}"));
-        put.finish(Crc32c::of(&data)).expect("finish");
-        say(format!("receipt {name}"));
-    }
+    let put = |first: u64| {
+        for seq in (first..).step_by(WRITERS) {
+            let name = AggregateId { epoch, seq };
+            let data = content(name);
+            let mut put = tier.put(name, data.len() as u64).expect("put");
+            put.write_all(&data).expect("write");
+            say(format!("started {name}"));
+            put.finish(Crc32c::of(&data)).expect("finish");
+            say(format!("receipt {name}"));
+        }
+    };
+    std::thread::scope(|scope| {
+        for first in 1..=WRITERS as u64 {
+            scope.spawn(move || put(first));
+        }
+    });
 }
 
 /// Kills and reaps the child also when an assertion fails.
@@ -129,6 +140,15 @@ fn torn(place: &Path) -> usize {
     images.filter(is_torn).count()
 }
 
+/// Files that count with a later one alone.
+fn together(place: &Path) -> usize {
+    let images = std::fs::read_dir(place.join("cartridges")).expect("cartridges");
+    let images = images.map(|i| std::fs::read(i.expect("entry").path()).expect("image"));
+    images
+        .map(|image| image.windows(4).filter(|w| w == b"UTLP").count())
+        .sum()
+}
+
 #[test]
 fn killed_at_random_only_whole_objects_are_on_the_tapes() {
     let place = TempDir::new().expect("temporary directory");
@@ -169,6 +189,7 @@ fn killed_at_random_only_whole_objects_are_on_the_tapes() {
     assert!(tails > 0, "no kill left a torn tail");
     let tier = open(place.path());
     let status = tier.library().expect("there").cartridges();
+    assert!(together(place.path()) > 0, "none were written together");
     let begun = status.iter().filter(|c| c.files > 0).count();
     assert!(begun > 1, "the puts went to one cartridge alone");
     eprintln!(

@@ -443,7 +443,7 @@ fn newer(image: &[u8]) -> Vec<u8> {
     let mut image = image.to_vec();
     let at = image
         .windows(12)
-        .position(|w| w == b"CAIRN TAPE 1")
+        .position(|w| w == b"CAIRN TAPE 2")
         .expect("label");
     image[at + 11] = b'9';
     image

@@ -3,6 +3,8 @@
 //! README.md beside this file says how a version is added.
 
 #[cfg(test)]
+mod cartridge;
+#[cfg(test)]
 mod fuzzed;
 #[cfg(test)]
 mod sample;

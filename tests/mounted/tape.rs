@@ -40,6 +40,58 @@ fn image(cairn: &Instance) -> Result<PathBuf> {
     images.into_iter().next().context("no image")
 }
 
+/// How many files of all cartridges count by themselves, and how many with a later one.
+fn labels(cairn: &Instance) -> Result<(usize, usize)> {
+    let (mut proofs, mut provisional) = (0, 0);
+    for image in fs::read_dir(cairn.tier.join("cartridges"))? {
+        let image = fs::read(image?.path())?;
+        let count = |word: &[u8; 4]| image.windows(4).filter(|w| w == word).count();
+        proofs += count(b"UTL1");
+        provisional += count(b"UTLP");
+    }
+    Ok((proofs, provisional))
+}
+
+#[test]
+fn one_worker_composes_the_next_aggregates_while_others_wait_to_be_written_together() -> Result<()>
+{
+    needs_mounts!();
+    // Nothing is written before three aggregates are there, and one thread composes them all.
+    let mut cairn = Instance::new(None)?;
+    let file = |name: &str| cairn.dir.path().join(name).to_string_lossy().into_owned();
+    let (config, policy) = (file("cairn.toml"), file("none.policy"));
+    fs::write(&config, "workers.archive = 1\nsnapshot-every = \"0s\"\n")?;
+    fs::write(&policy, "rule archive none\n  never\n")?;
+    let url = format!(
+        "tape=tape:{}?capacity=64MiB&cartridges=2&drives=1&batch-files=3&batch-age=1min",
+        cairn.tier.display()
+    );
+    for (option, value) in [("--config", config), ("--policy", policy), ("--tier", url)] {
+        cairn.args.extend([option.to_owned(), value]);
+    }
+    cairn.up()?;
+    let data = |n: usize| tree::bytes(n as u64, (9 << 20) + n);
+    for n in 0..6 {
+        // Each is an aggregate of its own.
+        fs::write(cairn.at(&format!("{n}")), data(n))?;
+    }
+    let all: Vec<OsString> = (0..6).map(|n| cairn.at(&format!("{n}")).into()).collect();
+    let mut args: Vec<OsString> = vec!["archive".into(), "--wait".into()];
+    args.extend(all.iter().cloned());
+    cairn.cairn(args)?;
+    ensure!(labels(&cairn)? == (2, 4), "{:?}", labels(&cairn)?);
+    // A stop waits for no company.
+    fs::write(cairn.at("lone"), data(7))?;
+    cairn.cairn([OsString::from("archive"), cairn.at("lone").into()])?;
+    cairn.down()?;
+    cairn.up()?;
+    for n in 0..6 {
+        cairn.release(&format!("{n}"))?;
+        ensure!(fs::read(cairn.at(&format!("{n}")))? == data(n), "{n}");
+    }
+    cairn.down()
+}
+
 /// `user.cairn.eta` of a file.
 fn eta(cairn: &Instance, name: &str) -> Result<String> {
     let mut value = [0; 64];

@@ -457,6 +457,9 @@ impl<'a> Composer<'a> {
             .finish()
             .map_err(|source| ArchiveError::Compose { aggregate, source })?;
         let (sum, len) = (sink.sum.sum(), sink.sum.len());
+        // The tier may take its time.
+        drop(self.places);
+        (self.batch.sealed)();
         let receipt = sink.put.finish(sum)?;
         let fits = [
             (receipt.aggregate == aggregate, "another object"),

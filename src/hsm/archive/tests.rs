@@ -25,6 +25,7 @@ fn batch<'a>(rig: &'a Rig, items: &'a [Item]) -> Batch<'a> {
         composed: coarse_now(),
         items,
         given: &|_| Ok(crate::id::DataVersion(0)),
+        sealed: &|| {},
     }
 }
 

@@ -5,14 +5,14 @@
 //! Lock order: `scheduler`, then `held`; neither is held across a call into the catalog.
 
 use super::work::{self, Ended};
-use super::{EngineError, Shared};
+use super::{EngineError, Shared, Slot};
 use crate::catalog::{Action, ActionId, Class, Durability, Finish, Verb};
-use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler};
+use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler, Sealing};
 use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
 use cairn_fuse::WaitToken;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,6 +168,29 @@ impl Lanes {
     }
 }
 
+/// How many aggregates may wait for each tier that writes several together.
+pub(super) fn sealing(tiers: &[Slot]) -> BTreeMap<TierId, Sealing> {
+    let sealing = |slot: &Slot| {
+        let (dispatches, bytes) = slot.tier.tapes()?.together();
+        (dispatches > 1).then_some((slot.id, Sealing { dispatches, bytes }))
+    };
+    tiers.iter().filter_map(sealing).collect()
+}
+
+impl Shared {
+    /// The aggregate of these actions is composed, and waits for its tier: its worker's slot is another's.
+    pub(super) fn sealed<'a>(&self, rows: impl IntoIterator<Item = &'a Action>) {
+        let mut rows = rows.into_iter();
+        let mut scheduler = self.lanes.scheduler.lock();
+        // Those that ended meanwhile are none of its any more.
+        let told = rows.any(|action| scheduler.composed(action.id));
+        drop(scheduler);
+        if told {
+            self.bell.ring();
+        }
+    }
+}
+
 /// Starts a named thread.
 type Spawn<'a> = dyn FnMut(&str, Box<dyn FnOnce() + Send>) -> Result<(), EngineError> + 'a;
 
@@ -178,9 +201,15 @@ pub(super) fn start(
     spawn: &mut Spawn<'_>,
 ) -> Result<(), EngineError> {
     let mut doors = HashMap::new();
+    // Those that compose, and those that wait for a tier.
+    let sealing = sealing(&shared.tiers).into_values();
+    let sealing: usize = sealing.map(|sealing| sealing.dispatches).sum();
     let workers = [
         (Lane::Recall, 1),
-        (Lane::Archive, shared.settings.archive_workers.max(1)),
+        (
+            Lane::Archive,
+            shared.settings.archive_workers.max(1) + sealing,
+        ),
         (Lane::Release, shared.settings.release_workers.max(1)),
         (Lane::Verify, shared.settings.verify_workers.max(1)),
         (Lane::Remove, 1),

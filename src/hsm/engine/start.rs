@@ -352,6 +352,7 @@ impl Claimed {
             pack_members: settings.aggregate_members,
             batch: BATCH,
             verify_batch: settings.aggregate_members,
+            sealing: lanes::sealing(&tiers),
             ..usual
         };
         let (lanes, ends) = lanes::Lanes::new(limits);

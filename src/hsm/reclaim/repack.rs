@@ -49,8 +49,11 @@ pub(super) fn repack(
         .sum();
     let hint: u64 = hint;
     check_room(ground, row.id, hint)?;
+    let mut put = ground.tier.put(id, hint)?;
+    // One after the other is copied: none comes that it could wait for.
+    put.hasten();
     let sink = Sink {
-        put: ground.tier.put(id, hint)?,
+        put,
         sum: Crc32cHasher::default(),
     };
     // Only now: the tier may have needed a drive to make room. What it lies on is still at hand, mostly.

@@ -191,11 +191,65 @@ fn users_take_turns() {
     assert_eq!(order, [1, 2, 3, 1, 2, 1]);
 }
 
+#[test]
+fn what_waits_for_its_tier_alone_gives_its_slot_back_within_bounds() {
+    let limit = Sealing {
+        dispatches: 2,
+        bytes: 25 << 20,
+    };
+    let mut s = Scheduler::new(Limits {
+        archive_slots: 1,
+        sealing: BTreeMap::from([(TierId(1), limit)]),
+        ..Limits::default()
+    });
+    let large = |n, tier| Item {
+        bytes: 10 << 20,
+        tier: Some(TierId(tier)),
+        ..item(n, Class::Archive, 1)
+    };
+    let first = |s: &mut Scheduler| s.next(at(0)).map(|d| d.items[0].action);
+    s.offer((0..6).map(|n| large(n, 1)));
+    let one = first(&mut s).unwrap();
+    assert_eq!(first(&mut s), None, "one slot");
+    assert!(s.composed(one));
+    let two = first(&mut s).unwrap();
+    assert!(s.composed(two));
+    let three = first(&mut s).unwrap();
+    assert!(s.composed(three));
+    assert_eq!(first(&mut s), None, "two may wait without");
+    assert!(s.done(one, Outcome::Ended));
+    // And when one of them is through, the third waits in its place.
+    let four = first(&mut s).unwrap();
+    assert!(s.done(two, Outcome::Ended) && s.done(three, Outcome::Ended));
+    // Too many bytes with what waits.
+    s.offer([Item {
+        bytes: 20 << 20,
+        ..large(10, 1)
+    }]);
+    assert!(s.composed(four));
+    while let Some(action) = first(&mut s) {
+        if action == ActionId(10) {
+            assert!(s.composed(action));
+            s.offer([large(12, 1)]);
+            assert_eq!(first(&mut s), None);
+        }
+        s.done(action, Outcome::Ended);
+    }
+    s.done(four, Outcome::Ended);
+    // A tier that writes one after the other, and a lane that composes nothing.
+    s.offer([large(20, 2), large(21, 2)]);
+    let alone = first(&mut s).unwrap();
+    assert!(s.composed(alone));
+    assert_eq!(first(&mut s), None, "its tier writes one after the other");
+    assert!(!s.composed(ActionId(99)), "nobody knows it");
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Offer(Vec<Item>),
     Next,
     Done(usize, bool),
+    Compose(usize),
     Cancel(u64),
     Pause(u32, i64),
     Withdraw(usize),
@@ -238,6 +292,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => proptest::collection::vec(some_item(), 1..12).prop_map(Event::Offer),
         8 => Just(Event::Next),
         6 => (any::<usize>(), any::<bool>()).prop_map(|(n, again)| Event::Done(n, again)),
+        3 => any::<usize>().prop_map(Event::Compose),
         1 => (0..12_u64).prop_map(Event::Cancel),
         1 => (1..3_u32, 0..50_i64).prop_map(|(t, until)| Event::Pause(t, until)),
         1 => any::<usize>().prop_map(Event::Withdraw),
@@ -250,6 +305,10 @@ fn event() -> impl Strategy<Value = Event> {
 struct Watch {
     waiting: BTreeMap<ActionId, Item>,
     flying: Vec<(Dispatch, BTreeSet<ActionId>)>,
+    /// Of those, the first items of archives that are composed.
+    composed: BTreeSet<ActionId>,
+    /// Of those, the ones that wait for their tiers without a slot.
+    sealing: BTreeSet<ActionId>,
     cancelled: BTreeSet<RequestId>,
     paused: BTreeMap<TierId, i64>,
     /// Dispatches that a user with something to start was passed over, by (class, user).
@@ -271,6 +330,13 @@ fn tight() -> Limits {
         read_batch: 4,
         pack_bytes: 10_000,
         pack_members: 4,
+        sealing: BTreeMap::from([(
+            TierId(1),
+            Sealing {
+                dispatches: 2,
+                bytes: 18 << 20,
+            },
+        )]),
         ..Limits::default()
     }
 }
@@ -284,6 +350,47 @@ impl Watch {
 
     fn slots(&self, f: impl Fn(&Dispatch) -> bool) -> usize {
         self.flying.iter().filter(|(d, _)| f(d)).count()
+    }
+
+    /// Does it wait for its tier without a slot?
+    fn seals(&self, dispatch: &Dispatch) -> bool {
+        self.sealing.contains(&dispatch.items[0].action)
+    }
+
+    /// Composed ones go without slots as soon as they may, for good.
+    fn give_slots_back(&mut self, limits: &Limits) {
+        let first = |d: &Dispatch| d.items[0].action;
+        let bytes = |d: &Dispatch| d.items.iter().map(|i| i.bytes).sum::<u64>();
+        let flying: Vec<&Dispatch> = self.flying.iter().map(|(d, _)| d).collect();
+        self.composed
+            .retain(|c| flying.iter().any(|d| first(d) == *c));
+        self.sealing.retain(|c| self.composed.contains(c));
+        for (tier, limit) in &limits.sealing {
+            for dispatch in flying.iter().filter(|d| d.tier == Some(*tier)) {
+                let without = flying.iter().filter(|d| d.tier == Some(*tier));
+                let without = without.filter(|d| self.sealing.contains(&first(d)));
+                let (count, sum) = without.fold((0, 0), |(n, b), d| (n + 1, b + bytes(d)));
+                let fits = count < limit.dispatches && sum + bytes(dispatch) <= limit.bytes;
+                if fits && self.composed.contains(&first(dispatch)) {
+                    self.sealing.insert(first(dispatch));
+                }
+            }
+        }
+    }
+
+    /// A dispatch is composed.
+    fn compose(&mut self, s: &mut Scheduler, limits: &Limits, n: usize) {
+        if self.flying.is_empty() {
+            return;
+        }
+        let (dispatch, left) = &self.flying[n % self.flying.len()];
+        let (first, action) = (dispatch.items[0].action, *left.first().unwrap());
+        let is_archive = dispatch.lane == Lane::Archive;
+        assert_eq!(s.composed(action), is_archive, "{dispatch:?}");
+        if is_archive {
+            self.composed.insert(first);
+            self.give_slots_back(limits);
+        }
     }
 
     fn is_paused(&self, tier: TierId) -> bool {
@@ -363,7 +470,14 @@ impl Watch {
             let flying = self.flying_items().filter(|i| i.class == class).count();
             assert_eq!(s.running(class), flying);
         }
-        let lane = |l: Lane| self.slots(|d| d.lane == l);
+        let lane = |l: Lane| self.slots(|d| d.lane == l && !self.seals(d));
+        for (tier, limit) in &limits.sealing {
+            let theirs = |d: &Dispatch| d.tier == Some(*tier) && self.seals(d);
+            assert!(self.slots(theirs) <= limit.dispatches);
+            let waiting = self.flying.iter().filter(|(d, _)| theirs(d));
+            let bytes: u64 = waiting.flat_map(|(d, _)| &d.items).map(|i| i.bytes).sum();
+            assert!(bytes <= limit.bytes);
+        }
         assert!(lane(Lane::Recall) <= limits.recall_slots);
         assert!(lane(Lane::Archive) <= limits.archive_slots);
         assert!(lane(Lane::Release) <= limits.release_slots);
@@ -472,10 +586,12 @@ impl Watch {
                     left.remove(&item.action);
                 }
                 self.flying.retain(|(_, left)| !left.is_empty());
+                self.give_slots_back(limits);
                 if again && !self.cancelled.contains(&item.request) {
                     self.waiting.insert(item.action, item);
                 }
             }
+            Event::Compose(n) => self.compose(s, limits, n),
             Event::Cancel(request) => self.cancel(s, request),
             Event::Pause(tier, until) => {
                 s.pause_tier(TierId(tier), at(until));

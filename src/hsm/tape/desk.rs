@@ -245,6 +245,13 @@ impl Desk {
             std::mem::take(&mut front.asks)
         };
         drop(dropped);
+        self.core.tapes.hurry();
+    }
+
+    /// Was it stopped? Then nothing more is written to its tier, but snapshots.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.core.front.lock().stopped
     }
 
     /// Where a part of an object lies, if it is worth asking for it here: its cartridge is in the

@@ -54,8 +54,8 @@ impl TapeFaults {
         self.lie_at(cartridge, 1);
     }
 
-    /// The same for the `nth` synchronisation from now (1 is the next). A put has two: of its data,
-    /// and of its closing labels.
+    /// The same for the `nth` synchronisation from now (1 is the next). What is written together has
+    /// two: of its data, and of the last closing labels.
     pub fn lie_at(&self, cartridge: Barcode, nth: u64) {
         self.script.lock().lies.insert(cartridge, nth.max(1));
     }

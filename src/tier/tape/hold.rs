@@ -10,6 +10,7 @@ use crate::tier::tape::clock::Speed;
 use crate::tier::tapes::{Cartridge, Held, HoldError, Stretch, Tapes, Timing};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The cartridges and drives of a tape tier.
@@ -100,6 +101,18 @@ impl Tapes for Cartridges {
             Err(why) => return Err(HoldError::Failed(why.to_string())),
         };
         Ok(Box::new(Pinned { library, pin }))
+    }
+
+    fn together(&self) -> (usize, u64) {
+        let together = &self.place.options.together;
+        (together.files as usize, together.bytes)
+    }
+
+    fn hurry(&self) {
+        self.place.hurried.store(true, Ordering::Release);
+        if let Some(library) = self.library() {
+            library.hurry();
+        }
     }
 
     fn stuck(&self) -> Option<Duration> {

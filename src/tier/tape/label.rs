@@ -4,6 +4,8 @@
 //! Invariants kept here: VOL1 comes first and says whose cartridge it is; every user label that
 //! Cairn relies on (UHL1, UTL1) carries its own sum, the volume's name and the number of the object
 //! at which its file begins, so that one of another volume or of another place is never believed.
+//! A closing label that does not count by itself has another name (UTLP in the place of UTL1), so that whoever
+//! does not know it takes its file for none.
 
 use super::image::LONGEST;
 use crate::id::{AggregateId, TierId};
@@ -14,8 +16,8 @@ use std::str::FromStr;
 /// Length of a label, bytes.
 pub const LABEL: usize = 80;
 const IMPLEMENTATION: &str = "CAIRN TAPE";
-/// Version of the cartridge's layout.
-const VERSION: u32 = 1;
+/// Version of the layout of cartridges that are labelled now.
+pub const LAYOUT: u32 = 2;
 const SYSTEM: &str = "CAIRN";
 
 /// What is written on a cartridge's sticker and, its first six characters, in VOL1 as the volume's
@@ -83,6 +85,8 @@ impl fmt::Debug for Barcode {
 /// VOL1, the first block of a cartridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
+    /// Version of its layout: 1, or [`LAYOUT`].
+    pub layout: u32,
     /// The volume's name, six characters.
     pub name: String,
     /// The tier that writes here.
@@ -104,7 +108,7 @@ pub enum NotOurs {
         implementation: String,
     },
     /// A later version of Cairn's.
-    #[error("its layout is of version {0}, this program knows {VERSION}: use a newer Cairn")]
+    #[error("its layout is of version {0}, this program knows {LAYOUT}: use a newer Cairn")]
     Newer(u32),
     /// Ours, but its owner cannot be read.
     #[error("its VOL1 label is damaged: owner {0:?}")]
@@ -115,7 +119,7 @@ impl Volume {
     /// The label.
     #[must_use]
     pub fn encode(&self) -> [u8; LABEL] {
-        let implementation = format!("{IMPLEMENTATION} {VERSION}");
+        let implementation = format!("{IMPLEMENTATION} {}", self.layout);
         let owner = format!("TIER {:08X}", self.owner.0);
         sized(&format!(
             "VOL1{:<6} {:13}{implementation:<13}{owner:<14}{:28}3",
@@ -139,21 +143,22 @@ impl Volume {
         let version = implementation
             .strip_prefix(IMPLEMENTATION)
             .map(|v| v.trim().parse());
-        match version {
-            Some(Ok(VERSION)) => {}
-            Some(Ok(newer)) if newer > VERSION => return Err(NotOurs::Newer(newer)),
+        let layout = match version {
+            Some(Ok(layout @ 1..=LAYOUT)) => layout,
+            Some(Ok(newer)) if newer > LAYOUT => return Err(NotOurs::Newer(newer)),
             _ => {
                 return Err(NotOurs::Foreign {
                     volume: name,
                     implementation,
                 });
             }
-        }
+        };
         let number = owner
             .strip_prefix("TIER ")
             .map(|n| u32::from_str_radix(n, 16));
         match number {
             Some(Ok(tier)) if tier != 0 => Ok(Self {
+                layout,
                 name,
                 owner: TierId(tier),
             }),
@@ -175,8 +180,8 @@ pub struct Opening {
     pub block: u32,
 }
 
-/// What the labels behind a file's data say: it is complete, and durable and proven before they
-/// were written.
+/// What the labels behind a file's data say: it is complete. If they count, it was durable and proven
+/// before they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closing {
     /// The aggregate in it.
@@ -187,6 +192,26 @@ pub struct Closing {
     pub len: u64,
     /// CRC32C of the data.
     pub crc: Crc32c,
+}
+
+/// What closing labels are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// Everything before them was proven before they were written.
+    Proof,
+    /// They count if, behind them on the same tape, there are some that are a proof: what was written together
+    /// is proven together.
+    Provisional,
+}
+
+impl Worth {
+    /// What the last of the labels is called.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Proof => "UTL1",
+            Self::Provisional => "UTLP",
+        }
+    }
 }
 
 /// A day as ANSI labels say it.
@@ -249,21 +274,27 @@ impl Opening {
 }
 
 impl Closing {
-    /// EOF1, EOF2 and UTL1 of the `number`-th file (from 1) of a volume, of `blocks` blocks.
+    /// EOF1, EOF2 and UTL1 (or UTLP) of the `number`-th file (from 1) of a volume, of `blocks` blocks.
     #[must_use]
-    pub fn labels(&self, volume: &str, number: u64, day: Day, blocks: u64) -> [[u8; LABEL]; 3] {
+    pub fn labels(
+        &self,
+        worth: Worth,
+        volume: &str,
+        (number, day): (u64, Day),
+        blocks: u64,
+    ) -> [[u8; LABEL]; 3] {
         let fields = [self.len, u64::from(self.crc.0)];
         [
             first("EOF1", self.name, volume, number, day, blocks),
             second("EOF2"),
-            user("UTL1", self.name, self.object, fields, volume),
+            user(worth.kind(), self.name, self.object, fields, volume),
         ]
     }
 
-    /// Reads UTL1; `None` for anything that is not this volume's.
+    /// Reads UTL1, or for [`Worth::Provisional`] UTLP; `None` for anything that is not this volume's.
     #[must_use]
-    pub fn decode(block: &[u8], volume: &str) -> Option<Self> {
-        let (name, object, [len, crc]) = read_user("UTL1", block, volume)?;
+    pub fn decode(worth: Worth, block: &[u8], volume: &str) -> Option<Self> {
+        let (name, object, [len, crc]) = read_user(worth.kind(), block, volume)?;
         let crc = Crc32c(u32::try_from(crc).ok()?);
         Some(Self {
             name,
@@ -356,12 +387,13 @@ mod tests {
     #[test]
     fn labels_stand_as_drawn() {
         let volume = Volume {
+            layout: LAYOUT,
             name: "CRN001".into(),
             owner: TierId(0x00c0_ffee),
         };
         assert_eq!(
             text(&volume.encode()),
-            "VOL1CRN001              CAIRN TAPE 1 TIER 00C0FFEE                             3"
+            "VOL1CRN001              CAIRN TAPE 2 TIER 00C0FFEE                             3"
         );
         let day = Day {
             unix: 1_700_000_000,
@@ -393,7 +425,12 @@ mod tests {
             "{}",
             shown[2]
         );
-        let labels = closing.labels("CRN001", 1, day, 1);
+        let labels = closing.labels(Worth::Proof, "CRN001", (1, day), 1);
+        let [_, _, last] = closing.labels(Worth::Provisional, "CRN001", (1, day), 1);
+        assert_eq!(
+            text(&last)[..72],
+            text(&labels[2])[..72].replace("UTL1", "UTLP")
+        );
         let shown: Vec<&str> = labels.iter().map(|l| text(l)).collect();
         assert_eq!(
             shown[0],
@@ -420,20 +457,27 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_told_apart() {
-        let ours = Volume {
+        let volume = Volume {
+            layout: LAYOUT,
             name: "CRN001".into(),
             owner: TierId(7),
-        }
-        .encode();
+        };
+        let ours = volume.encode();
         let with = |from: usize, bytes: &[u8]| {
             let mut label = ours;
             label[from..from + bytes.len()].copy_from_slice(bytes);
             Volume::decode(&label)
         };
-        assert!(with(0, b"").is_ok());
+        assert_eq!(with(0, b"").as_ref(), Ok(&volume));
+        let older = Volume {
+            layout: 1,
+            ..volume
+        };
+        assert_eq!(with(35, b"1"), Ok(older));
+        assert!(matches!(with(35, b"0"), Err(NotOurs::Foreign { .. })));
         assert_eq!(with(0, b"HDR1"), Err(NotOurs::Unlabelled));
         assert_eq!(Volume::decode(&ours[..79]), Err(NotOurs::Unlabelled));
-        assert_eq!(with(35, b"2"), Err(NotOurs::Newer(2)));
+        assert_eq!(with(35, b"3"), Err(NotOurs::Newer(3)));
         assert!(matches!(
             with(24, b"LTFS         "),
             Err(NotOurs::Foreign { .. })
@@ -467,24 +511,30 @@ mod tests {
         #[test]
         fn labels_read_back_and_any_damage_is_seen(
             epoch: u32, seq: u64, object in 0..1_u64 << 48, bytes: u64, block in 1..=LONGEST,
-            len: u64, crc: u32, at in 0..LABEL, bit in 0..8_u32,
+            len: u64, crc: u32, counts: bool, at in 0..LABEL, bit in 0..8_u32,
         ) {
             let name = AggregateId { epoch, seq };
             let opening = Opening { name, object, bytes, block };
             let closing = Closing { name, object, len, crc: Crc32c(crc) };
             let day = Day { unix: 0 };
             let [_, _, mut uhl] = opening.labels("ABC123", 1, day);
-            let [_, _, mut utl] = closing.labels("ABC123", 1, day, 3);
+            let (worth, other) = if counts {
+                (Worth::Proof, Worth::Provisional)
+            } else {
+                (Worth::Provisional, Worth::Proof)
+            };
+            let [_, _, mut utl] = closing.labels(worth, "ABC123", (1, day), 3);
             prop_assert_eq!(Opening::decode(&uhl, "ABC123"), Some(opening));
-            prop_assert_eq!(Closing::decode(&utl, "ABC123"), Some(closing));
+            prop_assert_eq!(Closing::decode(worth, &utl, "ABC123"), Some(closing));
+            prop_assert_eq!(Closing::decode(other, &utl, "ABC123"), None);
             prop_assert_eq!(Opening::decode(&uhl, "ABC124"), None);
-            prop_assert_eq!(Closing::decode(&uhl, "ABC123"), None);
+            prop_assert_eq!(Closing::decode(worth, &uhl, "ABC123"), None);
             uhl[at] ^= 1 << bit;
             utl[at] ^= 1 << bit;
             // A digit of the sum in the other case says the same.
             let harmless = |label: &[u8; LABEL]| label[72..].iter().any(u8::is_ascii_lowercase);
             prop_assert!(harmless(&uhl) || Opening::decode(&uhl, "ABC123").is_none());
-            prop_assert!(harmless(&utl) || Closing::decode(&utl, "ABC123").is_none());
+            prop_assert!(harmless(&utl) || Closing::decode(worth, &utl, "ABC123").is_none());
         }
     }
 }

@@ -23,6 +23,7 @@
 
 mod append;
 mod audit;
+mod batch;
 mod choose;
 mod equipment;
 mod error;
@@ -55,6 +56,7 @@ use super::state::{Entry, State};
 use super::timing::Geometry;
 use super::volume::{self, FIRST, TapeFile, VolumeError};
 use crate::id::{AggregateId, TierId};
+use batch::Batches;
 use hall::Hall;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -78,6 +80,8 @@ pub struct Library {
     pool: Option<String>,
     /// Others may have the hall, too.
     is_shared: bool,
+    /// Files that are to be written.
+    batches: Batches,
 }
 
 /// A file's name, among those of its tier.
@@ -184,6 +188,7 @@ impl Library {
             tier,
             pool: options.pool.clone(),
             is_shared: false,
+            batches: Batches::default(),
         };
         library.take_stock()?;
         Ok(library)

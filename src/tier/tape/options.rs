@@ -6,15 +6,19 @@ use super::timing::{Generation, Geometry};
 use crate::config::units;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Names of the options.
-pub const OPTIONS: [&str; 8] = [
+pub const OPTIONS: [&str; 11] = [
     "generation",
     "capacity",
     "cartridges",
     "drives",
     "speed",
     "block",
+    "batch-files",
+    "batch-bytes",
+    "batch-age",
     "pool",
     "changer",
 ];
@@ -28,6 +32,12 @@ const BLOCK_LEAST: u64 = 256 << 10;
 const BLOCK_MOST: u64 = 8 << 20;
 /// A barcode has three digits for the number.
 const CARTRIDGES: u32 = 999;
+/// Each of them has a thread that waits for it.
+const FILES: u32 = 64;
+/// The front area has room for so many, and a drive is one writer's for as long as they take.
+const BYTES_MOST: u64 = 64 << 30;
+/// Nobody waits longer for company.
+const AGE_MOST: Duration = Duration::from_secs(3600);
 const DRIVES: u32 = 64;
 /// Below this the labels would be most of a cartridge.
 const CAPACITY_LEAST: u64 = 1 << 20;
@@ -36,7 +46,28 @@ const POOL_MOST: usize = 32;
 /// Below a library's root: what belongs to each of its pools.
 pub const POOLS: &str = "pools";
 
-/// How a library is equipped.
+/// Files that are written together, behind one synchronisation of their data: as many as wait, within these bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Together {
+    /// At most.
+    pub files: u32,
+    /// Their bytes, at most; one that is longer is written by itself.
+    pub bytes: u64,
+    /// How long the first waits for others if there are none.
+    pub age: Duration,
+}
+
+impl Default for Together {
+    fn default() -> Self {
+        Self {
+            files: 16,
+            bytes: 1 << 30,
+            age: Duration::ZERO,
+        }
+    }
+}
+
+/// How a virtual library is equipped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TapeOptions {
     /// Of cartridges that are added.
@@ -51,6 +82,8 @@ pub struct TapeOptions {
     pub speed: Speed,
     /// Length of blocks of new files, bytes.
     pub block: u32,
+    /// What is written behind one synchronisation.
+    pub together: Together,
     /// Which cartridges of the library are this tier's; `None`: all of them.
     pub pool: Option<String>,
     /// The devices of a real library; `None`: it is virtual.
@@ -66,6 +99,7 @@ impl Default for TapeOptions {
             drives: 2,
             speed: Speed::Max,
             block: 256 << 10,
+            together: Together::default(),
             pool: None,
             real: None,
         }
@@ -199,6 +233,18 @@ impl TapeOptions {
                 let block = size(BLOCK_LEAST, BLOCK_MOST)?;
                 self.block = u32::try_from(block).map_err(|e| e.to_string())?;
             }
+            "batch-files" => self.together.files = number(FILES)?,
+            "batch-bytes" => self.together.bytes = size(1, BYTES_MOST)?,
+            "batch-age" => {
+                let age = units::parse_duration(value).map_err(|e| e.to_string())?;
+                if age > AGE_MOST {
+                    return Err(format!(
+                        "{value} is more than {}",
+                        units::format_duration(AGE_MOST)
+                    ));
+                }
+                self.together.age = age;
+            }
             "pool" => {
                 let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
                 if value.is_empty() || value.len() > POOL_MOST || !value.bytes().all(plain) {
@@ -253,6 +299,22 @@ impl fmt::Display for TapeOptions {
             parts.push(format!(
                 "block={}",
                 units::format_size(u64::from(self.block))
+            ));
+        }
+        let (together, plain) = (self.together, usual.together);
+        if together.files != plain.files {
+            parts.push(format!("batch-files={}", together.files));
+        }
+        if together.bytes != plain.bytes {
+            parts.push(format!(
+                "batch-bytes={}",
+                units::format_size(together.bytes)
+            ));
+        }
+        if together.age != plain.age {
+            parts.push(format!(
+                "batch-age={}",
+                units::format_duration(together.age)
             ));
         }
         if let Some(pool) = &self.pool {

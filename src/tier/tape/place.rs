@@ -31,6 +31,8 @@ pub(super) struct Place {
     pub(super) seen: Mutex<Option<(Identity, Arc<Library>)>>,
     /// A library was there once: none is made any more, whatever becomes of it.
     pub(super) was_there: AtomicBool,
+    /// The process stops: a library that comes back meanwhile learns it, too.
+    pub(super) hurried: AtomicBool,
 }
 
 impl Place {
@@ -61,6 +63,10 @@ impl Place {
         if let Some((last, library)) = &*seen
             && *last == identity
         {
+            // It may have been away when that was said.
+            if self.hurried.load(Ordering::Acquire) {
+                library.hurry();
+            }
             return Ok(Arc::clone(library));
         }
         let mark = mark::read(&root).map_err(|error| match error {
@@ -73,6 +79,10 @@ impl Place {
         let new = self.is_new && !self.was_there.load(Ordering::Acquire);
         let library = Arc::new(self.library(step, &root, new)?);
         self.was_there.store(true, Ordering::Release);
+        // Whoever says it says it here first, and then to the library that is seen.
+        if self.hurried.load(Ordering::Acquire) {
+            library.hurry();
+        }
         *seen = Some((identity, Arc::clone(&library)));
         Ok(library)
     }

@@ -1,5 +1,6 @@
 //! Writing one object to tape: its bytes gather in the front area, and go to a cartridge in one
-//! stream when it is finished. So a writer never holds a drive, and a drive never waits for a writer.
+//! stream when it is finished, with those of others that are finished meanwhile. So a writer never holds a drive, and
+//! a drive never waits for a writer.
 
 use super::front::Front;
 use super::library::Library;
@@ -20,6 +21,7 @@ pub(super) struct TapePut {
     taken: Crc32cHasher,
     /// `errno` of the write that broke it, or 0 if that had none.
     broken: Option<i32>,
+    may_wait: bool,
 }
 
 impl TapePut {
@@ -49,6 +51,7 @@ impl TapePut {
             front,
             taken: Crc32cHasher::default(),
             broken: None,
+            may_wait: true,
         })
     }
 }
@@ -99,16 +102,21 @@ impl Put for TapePut {
             let why = "the library changed while the object was written".to_owned();
             return Err(self.place.away(STEP, why));
         }
+        let len = self.front.len();
         let proof = self
             .library
-            .append(self.name, &self.front, sum)
+            .append(self.name, self.front, sum, self.may_wait)
             .map_err(|error| sorted(&self.place, STEP, self.name, error))?;
         Ok(Receipt {
             aggregate: self.name,
-            len: self.front.len(),
+            len,
             crc: sum,
             proof,
         })
+    }
+
+    fn hasten(&mut self) {
+        self.may_wait = false;
     }
 
     fn abandon(self: Box<Self>) {}

@@ -3,17 +3,22 @@
 //! ```text
 //! VOL1  HDR1 HDR2 UHL1 * data ... * EOF1 EOF2 UTL1 *  HDR1 HDR2 UHL1 * data ... * ...     * tape mark
 //! VOL1 *                                                                     an empty cartridge
+//! VOL1  HDR1 HDR2 UHL1 * data ... * EOF1 EOF2 UTLP *  HDR1 HDR2 UHL1 * data ... * EOF1 EOF2 UTL1 *   two at once
 //! ```
 //! Invariants kept here:
-//! - A file is on the cartridge when its closing labels are, and those are written only after its
-//!   data were synchronised and proven. What lies behind the last closing labels is a torn tail:
-//!   ignored, and overwritten by the next file (P9: where to append comes from the medium), unless an
-//!   index knows better, which its library sees to.
+//! - A closing label UTL1 is written only after everything before it on the cartridge was synchronised and
+//!   proven. A file is on the cartridge when its own is; or when it has UTLP in its place, and a file with UTL1 is
+//!   found behind it, file after file; or when its data, read from the medium, sum to what its UTLP says, and all
+//!   before it count. (Layout version 1 has no UTLP.)
+//! - What lies behind those is a torn tail: ignored, and overwritten by the next file (P9: where to append comes from
+//!   the medium), unless an index knows better, which its library sees to. So no UTL1 ever comes to lie behind a UTLP
+//!   that is not proven, and one UTL1 that cannot be read costs no file but its own.
 //! - A file's data are the object's bytes and nothing else: blocks of one length, the last as short
 //!   as it comes out, so that an aggregate's trailer ends the tape file (P14).
 //! - A tape with something wrong in its middle is never written: what seems to be its end is none.
 
 mod append;
+mod proof;
 mod read;
 mod window;
 
@@ -23,7 +28,7 @@ pub use window::Window;
 
 use super::drive::{Blame, Drive, DriveError, Read};
 use super::image::Place;
-use super::label::{Barcode, Closing, LABEL, NotOurs, Opening, Volume};
+use super::label::{Barcode, Closing, LABEL, NotOurs, Opening, Volume, Worth};
 use crate::id::{AggregateId, TierId};
 use cairn_mover::Crc32c;
 use serde::{Deserialize, Serialize};
@@ -116,10 +121,15 @@ impl TapeFile {
     pub fn blocks(&self) -> u64 {
         self.len.div_ceil(u64::from(self.block.max(1)))
     }
+    /// Number of its first closing label: behind the data and their tape mark.
+    #[must_use]
+    pub fn labels(&self) -> u64 {
+        self.data().saturating_add(self.blocks()).saturating_add(1)
+    }
     /// Number of the object behind its last tape mark.
     #[must_use]
     pub fn end(&self) -> u64 {
-        self.data().saturating_add(self.blocks()).saturating_add(5)
+        self.labels().saturating_add(4)
     }
     /// Bytes of all blocks up to the byte at `offset` of its data: where the timing model finds it.
     #[must_use]
@@ -155,6 +165,17 @@ pub struct Next {
     pub object: u64,
     /// Bytes of all blocks before.
     pub bytes: u64,
+}
+
+impl Next {
+    /// Behind a file.
+    #[must_use]
+    pub fn behind(file: &TapeFile) -> Self {
+        Self {
+            object: file.end(),
+            bytes: file.end_bytes(),
+        }
+    }
 }
 
 /// Behind VOL1.
@@ -244,11 +265,11 @@ pub fn label(drive: &mut dyn Drive) -> Result<Volume, VolumeError> {
     }
 }
 
-/// Sees that the loaded cartridge is the one that its sticker says, and this tier's.
+/// Sees that the loaded cartridge is the one that its sticker says, and this tier's. Gives its label.
 ///
 /// # Errors
 /// [`VolumeError::Mistaken`], [`VolumeError::Stranger`], and those of [`label`].
-pub fn check(drive: &mut dyn Drive, barcode: Barcode, tier: TierId) -> Result<(), VolumeError> {
+pub fn check(drive: &mut dyn Drive, barcode: Barcode, tier: TierId) -> Result<Volume, VolumeError> {
     let found = label(drive)?;
     if found.name != barcode.volume() {
         return Err(VolumeError::Mistaken {
@@ -262,7 +283,7 @@ pub fn check(drive: &mut dyn Drive, barcode: Barcode, tier: TierId) -> Result<()
             wanted: tier,
         });
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Looks for the end of a cartridge whose label was checked, from behind the last file that an
@@ -277,74 +298,78 @@ pub fn scan(
 ) -> Result<Scan, VolumeError> {
     let volume = barcode.volume();
     let mut next = FIRST;
+    // The last that is known is proven; if its labels do not say so, those of a later one do.
+    let mut owed = false;
     if let Some(last) = known {
-        confirm(drive, volume, last)?;
-        next = Next {
-            object: last.end(),
-            bytes: last.end_bytes(),
-        };
+        owed = confirm(drive, volume, last)? == Worth::Provisional;
+        next = Next::behind(last);
     }
+    let start = next;
     let mut files = Vec::new();
-    loop {
+    // Those of them, from the first, that are proven.
+    let mut proven = 0;
+    let (mut damage, mut torn) = loop {
         drive
             .locate(next.object)
             .map_err(step("going behind the last file"))?;
         let begun = drive.place().map_or(0, |place| place.offset);
         match file_at(drive, volume, next)? {
-            Step::File(mut file) => {
+            Step::File(mut file, worth) => {
                 file.offset = begun;
-                next = Next {
-                    object: file.end(),
-                    bytes: file.end_bytes(),
-                };
+                next = Next::behind(&file);
                 files.push(file);
+                if worth == Worth::Proof {
+                    (proven, owed) = (files.len(), false);
+                }
             }
-            Step::Blank => {
-                return Ok(Scan {
-                    files,
-                    next,
-                    damage: None,
-                    torn: false,
-                });
-            }
-            Step::Torn => {
-                return Ok(Scan {
-                    files,
-                    next,
-                    damage: None,
-                    torn: true,
-                });
-            }
-            Step::Damaged(why) => {
-                return Ok(Scan {
-                    files,
-                    next,
-                    damage: Some(why),
-                    torn: true,
-                });
-            }
+            Step::Blank => break (None, false),
+            Step::Torn => break (None, true),
+            Step::Damaged(why) => break (Some(why), true),
+        }
+    };
+    // Where nothing is to be written, the index is believed.
+    if let Some(last) = known.filter(|_| owed && damage.is_none()) {
+        tracing::info!(%barcode, name = %last.name, "nothing behind a file proves it: it is read");
+        if proof::shown(drive, std::slice::from_ref(last))?.sound == 0 {
+            return Err(moved(last));
         }
     }
+    let unproven = files.get(proven..).unwrap_or_default();
+    if !unproven.is_empty() {
+        let count = unproven.len();
+        tracing::warn!(%barcode, count, "files have no proof behind them: they are read");
+    }
+    let shown = proof::shown(drive, unproven)?;
+    torn |= shown.sound < unproven.len();
+    damage = damage.or(shown.why);
+    files.truncate(proven + shown.sound);
+    Ok(Scan {
+        next: files.last().map_or(start, Next::behind),
+        files,
+        damage,
+        torn,
+    })
 }
 
 enum Step {
-    File(TapeFile),
+    File(TapeFile, Worth),
     Blank,
     Torn,
     Damaged(String),
 }
 
-/// Is the file where the index says? Its closing labels say so.
-fn confirm(drive: &mut dyn Drive, volume: &str, file: &TapeFile) -> Result<(), VolumeError> {
-    let moved = || VolumeError::Moved {
+fn moved(file: &TapeFile) -> VolumeError {
+    VolumeError::Moved {
         name: file.name,
         object: file.object,
-    };
-    // Behind the data and their tape mark.
-    let at = file.data().saturating_add(file.blocks()).saturating_add(1);
-    match drive.locate(at) {
+    }
+}
+
+/// Is the file where the index says? Its closing labels say so, and what they are worth.
+fn confirm(drive: &mut dyn Drive, volume: &str, file: &TapeFile) -> Result<Worth, VolumeError> {
+    match drive.locate(file.labels()) {
         Ok(()) => {}
-        Err(DriveError::Beyond { .. } | DriveError::Damaged { .. }) => return Err(moved()),
+        Err(DriveError::Beyond { .. } | DriveError::Damaged { .. }) => return Err(moved(file)),
         Err(error) => return Err(step("going to the last file")(error)),
     }
     let wanted = Closing {
@@ -354,11 +379,14 @@ fn confirm(drive: &mut dyn Drive, volume: &str, file: &TapeFile) -> Result<(), V
         crc: file.crc,
     };
     match closing(drive, volume) {
-        Ok(Some(found)) if found == wanted => Ok(()),
+        Ok(Some((found, worth))) if found == wanted => Ok(worth),
         Ok(_)
-        | Err(DriveError::Damaged { .. } | DriveError::Length { .. } | DriveError::Longer { .. }) => {
-            Err(moved())
-        }
+        | Err(
+            DriveError::Damaged { .. }
+            | DriveError::Length { .. }
+            | DriveError::Longer { .. }
+            | DriveError::BadBlock { .. },
+        ) => Err(moved(file)),
         Err(error) => Err(step("reading the last file's labels")(error)),
     }
 }
@@ -366,7 +394,7 @@ fn confirm(drive: &mut dyn Drive, volume: &str, file: &TapeFile) -> Result<(), V
 /// One file from here, if a complete one follows.
 fn file_at(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Step, VolumeError> {
     match walk(drive, volume, next) {
-        Ok(Some(file)) => return Ok(Step::File(file)),
+        Ok(Some((file, worth))) => return Ok(Step::File(file, worth)),
         // Cannot be read now, which says nothing of what is there.
         Err(
             error @ (DriveError::Failed { .. }
@@ -442,19 +470,26 @@ fn is_mark(drive: &mut dyn Drive) -> Result<bool, DriveError> {
     }
 }
 
-fn closing(drive: &mut dyn Drive, volume: &str) -> Result<Option<Closing>, DriveError> {
+fn closing(drive: &mut dyn Drive, volume: &str) -> Result<Option<(Closing, Worth)>, DriveError> {
     let mut buffer = [0; LABEL];
     if !(label_of(drive, &mut buffer, b"EOF1")?
         && label_of(drive, &mut buffer, b"EOF2")?
-        && label_of(drive, &mut buffer, b"UTL1")?)
+        && label_of(drive, &mut buffer, b"UTL")?)
     {
         return Ok(None);
     }
-    let found = Closing::decode(&buffer, volume);
+    let found = [Worth::Proof, Worth::Provisional]
+        .into_iter()
+        .find_map(|worth| Some((Closing::decode(worth, &buffer, volume)?, worth)));
     Ok(if is_mark(drive)? { found } else { None })
 }
 
-fn walk(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Option<TapeFile>, DriveError> {
+/// The next file, and what its closing labels are worth.
+fn walk(
+    drive: &mut dyn Drive,
+    volume: &str,
+    next: Next,
+) -> Result<Option<(TapeFile, Worth)>, DriveError> {
     let mut buffer = [0; LABEL];
     if !(label_of(drive, &mut buffer, b"HDR1")?
         && label_of(drive, &mut buffer, b"HDR2")?
@@ -473,7 +508,7 @@ fn walk(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Option<TapeFi
         return Ok(None);
     }
     let blocks = drive.position()? - data - 1;
-    let Some(closing) = closing(drive, volume)? else {
+    let Some((closing, worth)) = closing(drive, volume)? else {
         return Ok(None);
     };
     let file = TapeFile {
@@ -486,7 +521,7 @@ fn walk(drive: &mut dyn Drive, volume: &str, next: Next) -> Result<Option<TapeFi
         crc: closing.crc,
     };
     let fits = (closing.name, closing.object) == (opening.name, opening.object);
-    Ok((fits && file.blocks() == blocks).then_some(file))
+    Ok((fits && file.blocks() == blocks).then_some((file, worth)))
 }
 
 /// An aggregate's name as text.

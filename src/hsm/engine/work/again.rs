@@ -109,6 +109,7 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
             composed: shared.now(),
             items: &items,
             given: &given,
+            sealed: &|| shared.sealed(ready.iter().map(|one| &one.action)),
         },
         wanted: &wanted,
         indexes: recaller.indexes(),

@@ -21,9 +21,12 @@ use crate::tier::{Proof, Receipt, TierError};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Names of one inode that go into its aggregate; more are rarer than they are worth.
 const MOST_NAMES: usize = 1000;
+/// A tier that stopped is left alone for so long: the process ends meanwhile.
+const AT_STOP: Duration = Duration::from_secs(3600);
 
 pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<Action>) {
     let Some(slot) = tier.and_then(|id| shared.slot(id)) else {
@@ -48,7 +51,9 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         claims.push(claim);
     }
     if !items.is_empty() {
-        compose_and_record(shared, slot, &rows, &items, &nodes);
+        // What is copied again from another tier may come behind it, without a slot.
+        let sealed = || shared.sealed(&rows);
+        compose_and_record(shared, slot, (&rows, &items, &nodes), &sealed);
     }
     if !released.is_empty() {
         again::again(shared, slot, released);
@@ -229,9 +234,8 @@ fn prior(shared: &Shared, node: &Node, copies: &[catalog::Copy]) -> Option<Prior
 fn compose_and_record(
     shared: &Arc<Shared>,
     slot: &Slot,
-    rows: &[Action],
-    items: &[Item],
-    nodes: &[Node],
+    (rows, items, nodes): (&[Action], &[Item], &[Node]),
+    sealed: &(dyn Fn() + Sync),
 ) {
     let composing = match shared.composing.name(&shared.catalog) {
         Ok(name) => name,
@@ -257,6 +261,7 @@ fn compose_and_record(
         composed: shared.now(),
         items,
         given: &given,
+        sealed,
     };
     let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);
     let requests: BTreeSet<_> = rows.iter().map(|a| a.request).collect();
@@ -434,7 +439,20 @@ fn note_records(shared: &Shared, nodes: &[Node], outcomes: &[Outcome]) {
 }
 
 pub(super) fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &ArchiveError) {
+    let is_stopped = || {
+        let desk = shared.desks.get(slot.id);
+        desk.is_some_and(|desk| desk.is_stopped())
+    };
     let code = match why {
+        // Its tier writes nothing more: until the process ends it is not tried again.
+        ArchiveError::Tier(TierError::Unavailable { .. }) if is_stopped() => {
+            let until = super::super::shifted(shared.now(), AT_STOP, true);
+            shared.lanes.pause(slot.id, until);
+            for action in rows {
+                end(shared, action, Finish::PutBack);
+            }
+            return;
+        }
         ArchiveError::Tier(TierError::Full { .. }) => Failure::NoSpace,
         ArchiveError::Tier(_) => Failure::TierUnavailable,
         ArchiveError::Compose { .. }

@@ -10,7 +10,7 @@ use crate::tier::clock::Clock;
 use crate::tier::tape::clock::Pacer;
 use crate::tier::tape::faults::TapeFaults;
 use crate::tier::tape::image::{Access, Found, Image, ImageError, Place};
-use crate::tier::tape::label::{Barcode, Closing, LABEL};
+use crate::tier::tape::label::{Barcode, Closing, LABEL, Worth};
 use crate::tier::tape::timing::Geometry;
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -158,12 +158,12 @@ impl Loaded {
     }
 
     /// Looks for the label that ends a file of this volume, whole, with its tape mark: one that is
-    /// cut off within them is a torn tail's.
+    /// cut off within them is a torn tail's, and so are those that do not count by themselves.
     fn complete_behind(&self) -> Result<bool, DriveError> {
         let volume = self.cartridge.barcode.volume();
         let is_end = |end: &[u8]| {
             let (label, rest) = end.split_at(LABEL.min(end.len()));
-            rest == ENDED && Closing::decode(label, volume).is_some()
+            rest == ENDED && Closing::decode(Worth::Proof, label, volume).is_some()
         };
         self.image
             .occurs_behind(b"UTL1", LABEL + ENDED.len(), &is_end)

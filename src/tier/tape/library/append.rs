@@ -1,5 +1,8 @@
-//! Writing a file to the library: choosing a cartridge, and another one when its tape ends.
+//! Writing files to the library: choosing a cartridge, and another one when its tape ends. Those that wait for one
+//! are written together ([`super::batch`]); if that fails, each is tried by itself, so that none fails for another's
+//! sake.
 
+use super::batch::{Batches, Job, Lead, Turn};
 use super::choose::{Candidate, Kind, NoRoom, choose};
 use super::{Library, LibraryError, Mounted, Name, Seen};
 use crate::id::AggregateId;
@@ -9,10 +12,18 @@ use crate::tier::tape::front::Front;
 use crate::tier::tape::label::{Barcode, Day};
 use crate::tier::tape::robot::RobotError;
 use crate::tier::tape::state::Fault;
-use crate::tier::tape::volume::{Appender, Next, TapeFile, VolumeError, check, cut, ended};
+use crate::tier::tape::volume::{
+    Appender, Next, TapeFile, VolumeError, check, cut, ended, room_for,
+};
 use cairn_mover::Crc32c;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::SystemTime;
+
+/// The first layout of cartridges on which files may be written together.
+const BATCHED: u32 = 2;
+
+/// Bytes after which one who waits for a drive comes before the rest of a batch: less is not worth a move of the robot.
+const TURN: u64 = 1 << 30;
 
 /// A name that is being written by one; free again when dropped.
 struct Reserved<'l> {
@@ -27,15 +38,41 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// What came of one try on one cartridge.
-enum Tried {
-    Done(Proof),
-    /// Not on this cartridge, perhaps because of an error.
-    Elsewhere(Option<LibraryError>),
-    /// The drive died: the same again on another.
-    Again,
-    /// The drive lost its place: the same again, once, after the label was read.
-    Lost(LibraryError),
+/// A writer whose file waits to be written, or is; whatever becomes of him, nobody writes it when he is gone.
+struct InLine<'l> {
+    batches: &'l Batches,
+    ticket: u64,
+    ended: bool,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.batches.leave(self.ticket);
+        }
+    }
+}
+
+/// What came of writing files together.
+struct Written {
+    /// Those that are there.
+    files: Vec<TapeFile>,
+    proof: Option<Proof>,
+    /// Those that failed by themselves, and why.
+    spoiled: Vec<(AggregateId, LibraryError)>,
+    /// The tape ended before all were written.
+    ended: bool,
+    /// Why none is there.
+    error: Option<VolumeError>,
+    /// What was written of those that are not there is gone.
+    clean: bool,
+}
+
+enum Failed {
+    /// This file's own fault.
+    Alone(LibraryError),
+    /// That of all.
+    All(VolumeError),
 }
 
 impl Library {
@@ -47,40 +84,99 @@ impl Library {
         self.candidate(len, &BTreeSet::new()).map(|_| ())
     }
 
-    /// Writes a file, proves it and makes it known. `sum` is what its bytes must sum to.
+    /// Writes a file, proves it and makes it known. `sum` is what its bytes must sum to. Others that wait for a
+    /// cartridge at the same time are written with it; it waits for such if it `may_wait`.
     ///
     /// # Errors
-    /// [`LibraryError::Taken`], [`LibraryError::NoRoom`], [`LibraryError::Corrupt`], ...: the file is
-    /// not there.
+    /// [`LibraryError::Taken`], [`LibraryError::NoRoom`], [`LibraryError::Corrupt`], [`LibraryError::Stopping`], ...:
+    /// the file is not there.
     pub fn append(
         &self,
         name: AggregateId,
-        front: &Front,
+        front: Front,
         sum: Crc32c,
+        may_wait: bool,
     ) -> Result<Proof, LibraryError> {
         let _reserved = self.reserve(name)?;
-        let (mut tried, mut again, mut last) = (BTreeSet::new(), None, None);
-        let mut lost = BTreeSet::new();
+        // A snapshot is written by one who does nothing else meanwhile.
+        let may_wait = may_wait && !name.is_snapshot();
+        let mut place = InLine {
+            batches: &self.batches,
+            ticket: self.batches.join(name, front, sum, may_wait),
+            ended: false,
+        };
+        let drives = self.options.count_drives();
         loop {
-            let barcode = match again.take() {
-                // What the dead drive left is there: perhaps the whole file.
-                Some(barcode) => barcode,
-                None => match self.candidate(front.len(), &tried) {
-                    Ok(barcode) => barcode,
-                    Err(error) => return Err(last.unwrap_or(error)),
-                },
-            };
-            match self.try_on(barcode, name, front, sum)? {
-                Tried::Done(proof) => return Ok(proof),
-                Tried::Elsewhere(why) => {
-                    tried.insert(barcode);
-                    last = why.or(last);
+            match self
+                .batches
+                .turn(place.ticket, &self.options.together, drives)
+            {
+                Turn::Ended(written) => {
+                    place.ended = true;
+                    return written;
                 }
-                Tried::Again => again = Some(barcode),
-                Tried::Lost(_) if lost.insert(barcode) => again = Some(barcode),
-                Tried::Lost(error) => return Err(error),
+                Turn::Lead(lead) => self.lead(lead),
             }
         }
+    }
+
+    /// The process stops: what is being written is finished, and of what waits only snapshots are written.
+    pub fn hurry(&self) {
+        self.batches.hurry();
+    }
+
+    /// Files that wait to be written, and that nobody has begun with.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.batches.waiting()
+    }
+
+    /// One try with the first that waits, and with what goes with it, on one cartridge.
+    fn lead(&self, mut lead: Lead<'_>) {
+        let Some(first) = lead.first() else {
+            return;
+        };
+        let barcode = match first.again.take() {
+            // It may be why the drive died.
+            Some(barcode) if self.hindrance(barcode).is_some() => {
+                return lead.elsewhere(barcode, None);
+            }
+            Some(barcode) => barcode,
+            None => match self.candidate(first.front.len(), &first.tried) {
+                Ok(barcode) => barcode,
+                Err(error) => {
+                    let error = first.last.take().unwrap_or(error);
+                    return lead.end_with(error);
+                }
+            },
+        };
+        let mounted = match self.claim(barcode).and_then(|()| self.mount(barcode)) {
+            Ok(mounted) => mounted,
+            // Another pool took it.
+            Err(LibraryError::Elsewhere) => return lead.elsewhere(barcode, None),
+            // In a drive that died; what that one wrote of the files is buried when it is seen.
+            Err(
+                error @ LibraryError::Robot {
+                    source: RobotError::Stuck(_),
+                    ..
+                },
+            ) => return lead.elsewhere(barcode, Some(error)),
+            // Another program has the drive: nothing is wrong with the cartridge.
+            Err(LibraryError::Load { barcode, source }) if source.blames() == Blame::Nobody => {
+                return lead.end_with(LibraryError::Load { barcode, source });
+            }
+            Err(
+                error @ (LibraryError::Absent { .. }
+                | LibraryError::Exported { .. }
+                | LibraryError::Load { .. }
+                | LibraryError::Volume { .. }),
+            ) => {
+                self.trouble(barcode, &error);
+                return lead.elsewhere(barcode, Some(error));
+            }
+            Err(error) => return lead.end_with(error),
+        };
+        self.write_on(mounted, barcode, lead);
     }
 
     /// Waits until nobody writes that name.
@@ -144,165 +240,270 @@ impl Library {
         Ok(choose(&candidates, len, kind)?)
     }
 
-    fn try_on(
-        &self,
-        barcode: Barcode,
-        name: AggregateId,
-        front: &Front,
-        sum: Crc32c,
-    ) -> Result<Tried, LibraryError> {
-        let mounted = self.claim(barcode).and_then(|()| self.mount(barcode));
-        let mut mounted = match mounted {
-            Ok(mounted) => mounted,
-            // Another pool took it.
-            Err(LibraryError::Elsewhere) => return Ok(Tried::Elsewhere(None)),
-            // In a drive that died; what that one wrote of the file is buried when it is seen.
-            Err(
-                error @ LibraryError::Robot {
-                    source: RobotError::Stuck(_),
-                    ..
-                },
-            ) => return Ok(Tried::Elsewhere(Some(error))),
-            // Another program has the drive: nothing is wrong with the cartridge.
-            Err(LibraryError::Load { barcode, source }) if source.blames() == Blame::Nobody => {
-                return Err(LibraryError::Load { barcode, source });
-            }
-            Err(
-                error @ (LibraryError::Absent { .. }
-                | LibraryError::Exported { .. }
-                | LibraryError::Load { .. }
-                | LibraryError::Volume { .. }),
-            ) => {
-                self.trouble(barcode, &error);
-                return Ok(Tried::Elsewhere(Some(error)));
-            }
-            Err(error) => return Err(error),
+    /// The same, on a cartridge that is in a drive.
+    fn write_on(&self, mut mounted: Mounted<'_>, barcode: Barcode, mut lead: Lead<'_>) {
+        let Some(Seen {
+            layout,
+            next,
+            damage: None,
+        }) = mounted.seen.clone()
+        else {
+            return lead.elsewhere(barcode, None);
         };
-        let next = match &mounted.seen {
-            Some(Seen { next, damage: None }) => *next,
-            Some(_) | None => return Ok(Tried::Elsewhere(None)),
-        };
-        // What a drive wrote of it that died before it said so; nobody else writes the name.
-        self.stock.lock().bury_withheld((self.tier, name))?;
-        // It may have been filled while we waited for it.
-        if self.left(barcode, next) < super::volume::room_for(front.len()) {
-            return Ok(Tried::Elsewhere(None));
+        // While we waited for it, it may have been retired, or filled.
+        if let Some(why) = self.hindrance(barcode) {
+            tracing::info!(%barcode, why, "files go to another cartridge");
+            return lead.elsewhere(barcode, None);
         }
-        let number = self.count(barcode) + 1;
-        let written = self.write(&mut mounted, barcode, next, (name, number), front, sum);
-        match written {
-            Ok((file, proof)) => {
-                let next = Next {
-                    object: file.end(),
-                    bytes: file.end_bytes(),
-                };
-                mounted.seen = Some(Seen { next, damage: None });
-                self.succeeded(mounted.drive().number(), barcode, true);
-                // While the drive is held: the index has files in the order in which they lie.
-                self.learn(barcode, file);
-                Ok(Tried::Done(proof))
+        let left = self.left(barcode, next);
+        if lead
+            .first()
+            .is_none_or(|job| left < room_for(job.front.len()))
+        {
+            return lead.elsewhere(barcode, None);
+        }
+        self.gather(&mut lead, barcode, layout, left);
+        // What a drive wrote of them that died before it said so; nobody else writes the names.
+        lead.end(|job| {
+            let buried = self.stock.lock().bury_withheld((self.tier, job.name));
+            buried.err().map(Err)
+        });
+        let written = self.write(&mut mounted, barcode, next, lead.jobs());
+        if let Some(last) = written.files.last() {
+            let next = Next {
+                object: last.end(),
+                bytes: last.end_bytes(),
+            };
+            mounted.seen = Some(Seen {
+                layout,
+                next,
+                damage: None,
+            });
+            self.succeeded(mounted.drive().number(), barcode, true);
+            // While the drive is held: the index has files in the order in which they lie.
+            for file in &written.files {
+                self.learn(barcode, *file);
             }
-            Err(Failed::Front(error)) => Err(LibraryError::io("reading the front area", error)),
-            Err(Failed::Volume(error, clean)) => self.failed(mounted, barcode, error, clean),
+        }
+        self.settle(mounted, barcode, written, lead);
+    }
+
+    /// Takes up what is written with the first: as much as goes together, and fits.
+    fn gather(&self, lead: &mut Lead<'_>, barcode: Barcode, layout: u32, left: u64) {
+        let together = &self.options.together;
+        let Some(first) = lead.first() else { return };
+        let (mut files, mut bytes) = (1, first.front.len());
+        let mut room = left.saturating_sub(room_for(bytes));
+        let is_alone = first.alone || layout < BATCHED || self.batches.is_hurried();
+        lead.gather(|job| {
+            let len = job.front.len();
+            let goes = !is_alone
+                && !job.alone
+                && !job.tried.contains(&barcode)
+                && job.again.is_none_or(|again| again == barcode)
+                && files < together.files
+                && bytes.saturating_add(len) <= together.bytes
+                && room_for(len) <= room;
+            if goes {
+                files += 1;
+                bytes += len;
+                room -= room_for(len);
+            }
+            goes
+        });
+        for job in lead.jobs_mut() {
+            job.again = None;
         }
     }
 
-    /// Writes the file and, if that fails, removes what was written; `clean` says whether it is gone.
+    /// Writes the files and, if none of them gets there, removes what was written.
     fn write(
         &self,
         mounted: &mut Mounted<'_>,
         barcode: Barcode,
         next: Next,
-        (name, number): (AggregateId, u64),
-        front: &Front,
-        sum: Crc32c,
-    ) -> Result<(TapeFile, Proof), Failed> {
+        jobs: &VecDeque<Job>,
+    ) -> Written {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let day = Day {
             unix: now.map_or(0, |t| t.as_secs()),
         };
-        let about = (name, self.options.block);
-        let mut file = match Appender::begin(mounted.drive(), barcode, next, about, (number, day)) {
-            Ok(file) => file,
-            Err(error) => return Err(Failed::Volume(error, false)),
+        let about = (self.count(barcode) + 1, day);
+        let mut batch = Appender::new(mounted.drive(), barcode, next, about);
+        let mut written = Written {
+            files: Vec::new(),
+            proof: None,
+            spoiled: Vec::new(),
+            ended: false,
+            error: None,
+            clean: true,
         };
-        let error = match front.hand_on(|piece| file.write(piece)) {
-            Err(error) => {
-                if let Err(error) = file.abandon() {
-                    tracing::warn!(%barcode, %error, "a torn tail remains");
-                }
-                return Err(Failed::Front(error));
+        for job in jobs {
+            if !batch.is_empty() && self.is_enough(&batch, next) {
+                break;
             }
-            Ok(Err(error)) => error,
-            Ok(Ok(())) => match file.close(sum) {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            },
-        };
-        let gone = file.abandon();
-        if let Err(error) = &gone {
-            tracing::warn!(%barcode, %error, "a torn tail remains");
+            match self.write_one(&mut batch, barcode, job) {
+                Ok(()) => continue,
+                Err(Failed::Alone(why)) => written.spoiled.push((job.name, why)),
+                Err(Failed::All(why)) if ended(&why) => written.ended = true,
+                Err(Failed::All(why)) => written.error = Some(why),
+            }
+            batch.give_up();
+            if written.ended || written.error.is_some() {
+                break;
+            }
         }
-        Err(Failed::Volume(error, gone.is_ok()))
+        while written.error.is_none() {
+            match batch.close() {
+                Ok(None) => break,
+                Ok(Some((files, proof))) => {
+                    (written.files, written.proof) = (files, Some(proof));
+                    return written;
+                }
+                Err(why) if ended(&why) => {
+                    written.ended = true;
+                    batch.give_up();
+                }
+                Err(why) => written.error = Some(why),
+            }
+        }
+        if written.error.is_some() && !batch.is_touched() {
+            written.clean = false;
+        } else if let Err(error) = batch.abandon() {
+            tracing::warn!(%barcode, %error, "a torn tail remains");
+            written.clean = false;
+        }
+        written
     }
 
-    /// What to do after a failure. The cartridge is loaded anew if its end is not certain.
+    /// Is what was written closed before more is?
+    fn is_enough(&self, batch: &Appender<'_>, start: Next) -> bool {
+        // Near its end a tape takes one after the other.
+        batch.early_warning()
+            || self.batches.is_hurried()
+            || (batch.bytes_from(start) >= TURN && self.mounts.waiting() > 0)
+    }
+
+    fn write_one(
+        &self,
+        batch: &mut Appender<'_>,
+        barcode: Barcode,
+        job: &Job,
+    ) -> Result<(), Failed> {
+        batch
+            .begin(job.name, self.options.block)
+            .map_err(Failed::All)?;
+        match job.front.hand_on(|piece| batch.write(piece)) {
+            Err(error) => {
+                let error = LibraryError::io("reading the front area", error);
+                return Err(Failed::Alone(error));
+            }
+            Ok(written) => written.map_err(Failed::All)?,
+        }
+        batch.end(job.sum).map_err(|error| match error {
+            error @ VolumeError::Sum { .. } => Failed::Alone(LibraryError::volume(barcode, error)),
+            error => Failed::All(error),
+        })
+    }
+
+    /// Gives results to those that were written, or failed by themselves; the others wait again.
+    fn settle(&self, mounted: Mounted<'_>, barcode: Barcode, written: Written, mut lead: Lead<'_>) {
+        let Written {
+            files,
+            proof,
+            mut spoiled,
+            ended,
+            error,
+            clean,
+        } = written;
+        lead.end(|job| {
+            if let Some(at) = spoiled.iter().position(|(name, _)| *name == job.name) {
+                return Some(Err(spoiled.swap_remove(at).1));
+            }
+            let there = files.iter().any(|file| file.name == job.name);
+            proof.filter(|_| there).map(Ok)
+        });
+        if let Some(error) = error {
+            return self.failed(mounted, barcode, error, clean, lead);
+        }
+        self.restore(mounted, barcode, clean);
+        if ended {
+            tracing::info!(%barcode, "the tape is at its end: files go to another cartridge");
+            self.fill(barcode);
+            return lead.elsewhere(barcode, None);
+        }
+        lead.put_back(|_| {});
+    }
+
+    /// What the medium holds is not known if what was written could not be removed: it is loaded anew, and cut where
+    /// it was complete.
+    fn restore(&self, mut mounted: Mounted<'_>, barcode: Barcode, clean: bool) {
+        if !clean && let Err(why) = self.cut(&mut mounted, barcode) {
+            tracing::error!(%barcode, %why, "what was written without a receipt may be there later");
+            mounted.vacate();
+        }
+    }
+
+    /// What to do after a failure that was no file's own.
     fn failed(
         &self,
         mut mounted: Mounted<'_>,
         barcode: Barcode,
         error: VolumeError,
         clean: bool,
-    ) -> Result<Tried, LibraryError> {
+        mut lead: Lead<'_>,
+    ) {
         let number = mounted.drive().number();
         if let VolumeError::Drive { source, .. } = &error
             && source.blames() == Blame::Drive
         {
             mounted.fail(source);
-            return Ok(Tried::Again);
+            // The same again, in another.
+            return lead.put_back(|job| job.again = Some(barcode));
         }
         if error.is_lost() {
             tracing::warn!(%barcode, %error, "a drive lost its place");
             mounted.seen = None;
-            return Ok(Tried::Lost(LibraryError::volume(barcode, error)));
-        }
-        // What the medium holds now is not known: it is loaded anew, and cut where it was complete.
-        if !clean && let Err(why) = self.cut(&mut mounted, barcode) {
-            tracing::error!(%barcode, %why, "what was written without a receipt may be there later");
-            mounted.vacate();
-        } else {
             drop(mounted);
+            // The same again, once, after the label was read.
+            if lead
+                .jobs_mut()
+                .iter_mut()
+                .all(|job| job.lost.insert(barcode))
+            {
+                return lead.put_back(|job| job.again = Some(barcode));
+            }
+            return lead.elsewhere(barcode, Some(LibraryError::volume(barcode, error)));
         }
-        if ended(&error) {
-            tracing::info!(%barcode, "the tape is at its end: the file goes to another cartridge");
-            self.fill(barcode);
-            return Ok(Tried::Elsewhere(None));
+        self.restore(mounted, barcode, clean);
+        if let VolumeError::Drive { source, .. } = &error
+            && source.blames() == Blame::Cartridge
+            && !is_full(source)
+        {
+            tracing::error!(%barcode, error = %source, "a cartridge could not be written");
+            self.failed_with(number, barcode, Fault::Write, &source.to_string());
+        }
+        if lead.jobs().len() > 1 {
+            return lead.put_back(|job| job.alone = true);
         }
         match error {
             // The filesystem below is full: so it is for every cartridge.
             VolumeError::Drive {
                 step,
                 source: DriveError::Medium { source, .. },
-            } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-                Err(LibraryError::Io { step, source })
-            }
+            } if is_no_room(&source) => lead.end_with(LibraryError::Io { step, source }),
             VolumeError::Drive {
                 source: DriveError::Protected,
                 ..
-            } => Ok(Tried::Elsewhere(None)),
-            VolumeError::Drive { step, source } if source.blames() == Blame::Cartridge => {
-                tracing::error!(%barcode, error = %source, "a cartridge could not be written");
-                self.failed_with(number, barcode, Fault::Write, &source.to_string());
-                let lies = matches!(source, DriveError::Lies { .. });
-                let error = LibraryError::volume(barcode, VolumeError::Drive { step, source });
-                // The bytes may be wrong that were handed over: who has them makes them anew.
-                if lies {
-                    Err(error)
-                } else {
-                    Ok(Tried::Elsewhere(Some(error)))
-                }
+            } => lead.elsewhere(barcode, None),
+            // The bytes may be wrong that were handed over: who has them makes them anew.
+            VolumeError::Drive { ref source, .. }
+                if source.blames() == Blame::Cartridge
+                    && !matches!(source, DriveError::Lies { .. }) =>
+            {
+                lead.elsewhere(barcode, Some(LibraryError::volume(barcode, error)));
             }
-            error => Err(LibraryError::volume(barcode, error)),
+            error => lead.end_with(LibraryError::volume(barcode, error)),
         }
     }
 
@@ -315,7 +516,10 @@ impl Library {
         mounted.reload(barcode).map_err(fail)?;
         let owner = self.owner_of(barcode).unwrap_or(self.tier);
         check(mounted.drive(), barcode, owner)?;
-        if let Some(Seen { next, damage: None }) = seen {
+        if let Some(Seen {
+            next, damage: None, ..
+        }) = seen
+        {
             cut(mounted.drive(), next).map_err(fail)?;
         }
         mounted.seen = seen;
@@ -353,6 +557,11 @@ impl Library {
         }
     }
 
+    fn hindrance(&self, barcode: Barcode) -> Option<String> {
+        let stock = self.stock.lock();
+        stock.cartridges.get(&barcode)?.hindrance()
+    }
+
     fn left(&self, barcode: Barcode, next: Next) -> u64 {
         let stock = self.stock.lock();
         let capacity = stock
@@ -372,9 +581,30 @@ impl Library {
     }
 }
 
-enum Failed {
-    /// The front area could not be read.
-    Front(std::io::Error),
-    /// The error, and whether what was written is gone again.
-    Volume(VolumeError, bool),
+impl Lead<'_> {
+    /// The first, all that is in hand, ends with an error.
+    fn end_with(mut self, error: LibraryError) {
+        let mut error = Some(error);
+        self.end(|_| error.take().map(Err));
+    }
+
+    /// Not on this cartridge, perhaps because of an error.
+    fn elsewhere(mut self, barcode: Barcode, why: Option<LibraryError>) {
+        let mut why = why;
+        self.put_back(|job| {
+            job.tried.insert(barcode);
+            // What it does by itself was seen here.
+            job.alone = false;
+            job.last = why.take().or(job.last.take());
+        });
+    }
+}
+
+/// No room on the filesystem below.
+fn is_no_room(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+fn is_full(error: &DriveError) -> bool {
+    matches!(error, DriveError::Medium { source, .. } if is_no_room(source))
 }

@@ -119,6 +119,9 @@ pub enum LibraryError {
     /// No cartridge takes the file.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// The process stops: nothing more is written.
+    #[error("Cairn stops: nothing more is written")]
+    Stopping,
     /// The name is taken.
     #[error("the name is taken")]
     Taken,

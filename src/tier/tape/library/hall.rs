@@ -7,6 +7,7 @@
 //! file is written to it: its label says of which, durably, before the state does, and neither is changed any more. Only what
 //! was never labelled is blank.
 
+use super::batch::Batches;
 use super::{Cartridge, Equipment, Library, LibraryError, Mounts, Stock, media};
 use crate::id::TierId;
 use crate::tier::dir::mark;
@@ -87,6 +88,7 @@ impl Library {
                 tier,
                 pool: options.pool.clone(),
                 is_shared: false,
+                batches: Batches::default(),
             },
             None => {
                 let library = make()?;

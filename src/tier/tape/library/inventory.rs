@@ -7,7 +7,7 @@ use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::virtual_drive::{Inserted, VirtualDrive};
 use crate::tier::tape::drive::{Drive, DriveError, DriveNumber};
 use crate::tier::tape::files::{Files, lies_among};
-use crate::tier::tape::label::{Barcode, NotOurs};
+use crate::tier::tape::label::{Barcode, LAYOUT, NotOurs};
 use crate::tier::tape::state::Entry;
 use crate::tier::tape::timing::{Generation, Geometry};
 use crate::tier::tape::volume::{self, FIRST, TapeFile, VolumeError};
@@ -155,7 +155,7 @@ impl Library {
             let ours = match owner {
                 Some(owner) => self
                     .bench(&entry)
-                    .and_then(|mut d| volume::check(&mut d, barcode, owner)),
+                    .and_then(|mut d| volume::check(&mut d, barcode, owner).map(|_| ())),
                 None => self.check_blank(&entry),
             };
             match ours {
@@ -232,8 +232,11 @@ impl Library {
             }
             cartridge.trouble = None;
         }
-        let (next, damage) = (FIRST, None);
-        Ok(Seen { next, damage })
+        Ok(Seen {
+            layout: LAYOUT,
+            next: FIRST,
+            damage: None,
+        })
     }
 
     /// Looks anew at the cartridges in trouble, at each once a minute at most: it may be over.
@@ -272,7 +275,7 @@ impl Library {
         let fail = |e| LibraryError::volume(barcode, e);
         let owner = self.owner_of(barcode);
         let owner = owner.ok_or_else(|| fail(NotOurs::Unlabelled.into()))?;
-        match volume::check(drive, barcode, owner) {
+        let layout = match volume::check(drive, barcode, owner) {
             // Whoever freed one that was taken died before it was written down whose it is now.
             Err(VolumeError::Stranger { found, .. }) if self.is_whose(barcode, found) => {
                 let mut stock = self.stock.lock();
@@ -280,9 +283,10 @@ impl Library {
                     cartridge.entry.taken_from = None;
                 }
                 stock.unkept = true;
+                1
             }
-            checked => checked.map_err(fail)?,
-        }
+            checked => checked.map_err(fail)?.layout,
+        };
         let (last, places) = {
             let stock = self.stock.lock();
             let cartridge = stock
@@ -320,6 +324,7 @@ impl Library {
         let mut stock = self.stock.lock();
         let damage = stock.found(barcode, &scan, anew);
         Ok(Seen {
+            layout,
             next: scan.next,
             damage,
         })

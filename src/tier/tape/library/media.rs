@@ -19,7 +19,7 @@ use crate::id::TierId;
 use crate::tier::tape::drive::virtual_drive::Inserted;
 use crate::tier::tape::files::{Files, lies_among, set_aside};
 use crate::tier::tape::image::{Image, ImageError};
-use crate::tier::tape::label::{Barcode, NotOurs, Volume};
+use crate::tier::tape::label::{Barcode, LAYOUT, NotOurs, Volume};
 use crate::tier::tape::state::{Away, Entry};
 use crate::tier::tape::timing::{Generation, Geometry};
 use crate::tier::tape::volume::{self, Scan, TapeFile, VolumeError};
@@ -214,6 +214,7 @@ impl Library {
 
     pub(super) fn own_label(&self, barcode: Barcode) -> Volume {
         Volume {
+            layout: LAYOUT,
             name: barcode.volume().to_owned(),
             owner: self.tier,
         }
@@ -497,7 +498,8 @@ impl Library {
         } else {
             self.tier
         };
-        volume::check(&mut drive, barcode, owner).map_err(fail)
+        volume::check(&mut drive, barcode, owner).map_err(fail)?;
+        Ok(())
     }
 
     /// Whose an image is, and what is on it. Nothing is written.

@@ -42,6 +42,8 @@ pub enum MountError {
 /// What was found on a cartridge since it was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// Version of its layout, by its label.
+    pub layout: u32,
     /// Where the next file goes.
     pub next: Next,
     /// Why nothing must be written.

@@ -178,7 +178,9 @@ impl Library {
     fn label_loaded(&self, drive: &mut dyn Drive, barcode: Barcode) -> Result<(), LibraryError> {
         let fail = |e| LibraryError::volume(barcode, e);
         match volume::label(drive) {
-            Ok(_) => volume::check(drive, barcode, self.tier).map_err(fail),
+            Ok(_) => volume::check(drive, barcode, self.tier)
+                .map(drop)
+                .map_err(fail),
             Err(VolumeError::NotOurs(NotOurs::Unlabelled)) => {
                 if !is_without_data(drive).map_err(fail)? {
                     return Err(declined(

@@ -1,12 +1,15 @@
 //! Tests of a cartridge's contents, through the virtual drive.
 
+mod lossy;
+mod together;
+
 use super::*;
 use crate::tier::tape::clock::Speed;
 use crate::tier::tape::drive::DriveNumber;
 use crate::tier::tape::drive::virtual_drive::{Inserted, VirtualDrive};
 use crate::tier::tape::faults::TapeFaults;
 use crate::tier::tape::image::{Access, Image};
-use crate::tier::tape::label::Day;
+use crate::tier::tape::label::{Day, LAYOUT};
 use crate::tier::tape::timing::{Generation, Geometry, ROBOT_MOVE};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -31,6 +34,7 @@ impl Shelf {
         };
         drop(Image::create(&shelf.image()).expect("is made"));
         let volume = Volume {
+            layout: LAYOUT,
             name: "TST001".into(),
             owner: TIER,
         };
@@ -92,11 +96,18 @@ fn append(
     seq: u64,
     data: &[u8],
 ) -> Result<TapeFile, VolumeError> {
-    let mut file = Appender::begin(drive, barcode(), next, (name(seq), BLOCK), (seq, DAY))?;
+    let mut files = Appender::new(drive, barcode(), next, (seq, DAY));
+    write_one(&mut files, seq, data)?;
+    let (files, _) = files.close()?.expect("one was written");
+    Ok(files[0])
+}
+
+fn write_one(files: &mut Appender<'_>, seq: u64, data: &[u8]) -> Result<(), VolumeError> {
+    files.begin(name(seq), BLOCK)?;
     for piece in data.chunks(700) {
-        file.write(piece)?;
+        files.write(piece)?;
     }
-    Ok(file.close(Crc32c::of(data))?.0)
+    files.end(Crc32c::of(data))
 }
 
 fn whole(drive: &mut dyn Drive, file: &TapeFile) -> Vec<u8> {
@@ -233,14 +244,8 @@ fn at_the_end_of_the_tape_the_file_is_abandoned_and_the_others_stay() {
     let mut drive = shelf.load();
     let files = fill(&mut drive, &[10_000]);
     let data = content(2, 60_000);
-    let mut file = Appender::begin(
-        &mut drive,
-        barcode(),
-        behind(&files[0]),
-        (name(2), BLOCK),
-        (2, DAY),
-    )
-    .expect("begins");
+    let mut file = Appender::new(&mut drive, barcode(), behind(&files[0]), (2, DAY));
+    file.begin(name(2), BLOCK).expect("begins");
     let error = file.write(&data).expect_err("does not fit");
     assert!(ended(&error), "{error}");
     assert!(file.early_warning());
@@ -254,8 +259,8 @@ fn at_the_end_of_the_tape_the_file_is_abandoned_and_the_others_stay() {
 fn an_abandoned_first_file_leaves_an_empty_cartridge() {
     let shelf = Shelf::new(1 << 20);
     let mut drive = shelf.load();
-    let mut file =
-        Appender::begin(&mut drive, barcode(), FIRST, (name(1), BLOCK), (1, DAY)).expect("begins");
+    let mut file = Appender::new(&mut drive, barcode(), FIRST, (1, DAY));
+    file.begin(name(1), BLOCK).expect("begins");
     file.write(&[1; 5000]).expect("writes");
     file.abandon().expect("is removed");
     let found = scan(&mut drive, barcode(), None).expect("scans");
