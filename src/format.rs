@@ -11,6 +11,7 @@
 //! | open one from its end | [`aggregate::decode_trailer`], [`aggregate::decode_index`] |
 //! | read a range of a member | [`aggregate::IndexEntry::blocks_for`] and what stands beside it |
 //! | read one whose end is lost | [`scan::Scanner`] |
+//! | cut a file that is too long for an object | [`parts::cut`], [`aggregate::AggregateWriter::add_part`] |
 //! | mark a file | [`record::Record`] |
 //! | list a namespace | [`namespace`] |
 
@@ -22,6 +23,7 @@ mod header;
 mod index;
 pub mod member;
 pub mod namespace;
+pub mod parts;
 mod pax;
 mod places;
 pub mod range;

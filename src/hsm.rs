@@ -17,6 +17,7 @@ pub mod engine;
 pub mod index_cache;
 pub mod index_store;
 pub mod lease;
+mod parts;
 pub mod recall;
 pub mod reclaim;
 pub mod release;

@@ -85,7 +85,9 @@ impl fmt::Debug for TierId {
 /// Name of an aggregate: the epoch of the catalog incarnation that composed it and a sequence
 /// number within it. Names are never reused and order by age within an instance (P9). Numbers from
 /// [`AggregateId::NAMESPACE`] on are snapshots of the namespace: a listing of names finds those of
-/// an epoch behind all its other aggregates, without looking into any.
+/// an epoch behind all its other aggregates, without looking into any. The bits above
+/// [`AggregateId::PART_BITS`] number the objects that a file is cut into which is too long for one: the
+/// last of them has the aggregate's own name, and those before it stand behind everything else of an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AggregateId {
     /// Grows with every start of an instance on its catalog; a rebuilt catalog starts above all seen.
@@ -110,14 +112,54 @@ impl AggregateId {
     /// Does it name a namespace snapshot, and no files of users?
     #[must_use]
     pub const fn is_snapshot(self) -> bool {
-        self.seq >= Self::NAMESPACE
+        self.head().seq >= Self::NAMESPACE
+    }
+
+    /// From this bit of the sequence number on stands the number of a part.
+    pub const PART_BITS: u32 = 48;
+    /// So many objects a file is cut into at most.
+    pub const MOST_PARTS: u16 = 9999;
+
+    /// The name of part `number` of this aggregate; 0: the aggregate's own, which its last part has.
+    #[must_use]
+    pub const fn part(self, number: u16) -> Self {
+        Self {
+            epoch: self.epoch,
+            seq: self.head().seq | (number as u64) << Self::PART_BITS,
+        }
+    }
+
+    /// The number of the part that it names; 0: it names an aggregate.
+    #[must_use]
+    pub const fn part_number(self) -> u16 {
+        (self.seq >> Self::PART_BITS) as u16
+    }
+
+    /// Does it name a part that is of no use without its aggregate?
+    #[must_use]
+    pub const fn is_part(self) -> bool {
+        self.part_number() > 0
+    }
+
+    /// The aggregate that it names, or is a part of.
+    #[must_use]
+    pub const fn head(self) -> Self {
+        Self {
+            epoch: self.epoch,
+            seq: self.seq & ((1 << Self::PART_BITS) - 1),
+        }
     }
 }
 
 impl fmt::Display for AggregateId {
-    /// `e0000002a-000000000017`: fixed width, so that plain sorting is sequence order.
+    /// `e0000002a-000000000017`: fixed width, so that plain sorting is sequence order. A part has its
+    /// number behind it, in decimal: `e0000002a-000000000017-0003`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "e{:08x}-{:012x}", self.epoch, self.seq)
+        write!(f, "e{:08x}-{:012x}", self.epoch, self.head().seq)?;
+        if self.is_part() {
+            write!(f, "-{:04}", self.part_number())?;
+        }
+        Ok(())
     }
 }
 impl fmt::Debug for AggregateId {
@@ -136,15 +178,20 @@ impl FromStr for AggregateId {
             .strip_prefix('e')
             .and_then(|t| t.split_once('-'))
             .ok_or_else(bad)?;
+        let (seq, part) = match seq.split_once('-') {
+            None => (seq, 0),
+            Some((seq, part)) => (seq, part.parse().map_err(|_| bad())?),
+        };
         let hex = |s: &str| s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if epoch.len() != 8 || seq.len() < 12 || seq.len() > 16 || !hex(epoch) || !hex(seq) {
+        if epoch.len() != 8 || seq.len() != 12 || !hex(epoch) || !hex(seq) {
             return Err(bad());
         }
-        let id = Self {
+        let head = Self {
             epoch: u32::from_str_radix(epoch, 16).map_err(|_| bad())?,
             seq: u64::from_str_radix(seq, 16).map_err(|_| bad())?,
         };
-        if id.to_string() == text {
+        let id = head.part(part);
+        if part <= Self::MOST_PARTS && id.to_string() == text {
             Ok(id)
         } else {
             Err(bad())
@@ -203,8 +250,34 @@ mod tests {
             "e00000001-00000000000",
             "e0000000A-000000000001",
             "x00000001-000000000001",
+            "e00000001-1000000000001",
+            "e00000001-000000000001-",
+            "e00000001-000000000001-0000",
+            "e00000001-000000000001-3",
+            "e00000001-000000000001-10000",
+            "e00000001-000000000001-65536",
+            "e00000001-000000000001-0001-0001",
         ] {
             assert!(bad.parse::<AggregateId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn parts_have_their_aggregates_name_and_their_number() {
+        let head = AggregateId {
+            epoch: 0x2a,
+            seq: 0x17,
+        };
+        for number in [1, 37, AggregateId::MOST_PARTS] {
+            let part = head.part(number);
+            assert_eq!((part.head(), part.part_number()), (head, number));
+            assert_eq!(part.to_string(), format!("{head}-{number:04}"));
+            assert_eq!(part.to_string().parse(), Ok(part));
+            assert!(part.is_part() && !part.is_snapshot());
+            assert!(part > head.snapshot(), "behind all else of the epoch");
+            assert!(i64::try_from(part.seq).is_ok());
+        }
+        assert_eq!(head.part(0), head);
+        assert!(!head.is_part() && head.snapshot().is_snapshot());
     }
 }

@@ -15,6 +15,8 @@
 //! - A read gives exactly what was asked for or an error, never fewer bytes. `len` 0 at an offset
 //!   within the object (its end included) gives no bytes.
 //! - A tier's root carries its owner's mark; another owner's is refused at opening (P8, P9).
+//! - A tier that takes no object above some length says so before ([`Tier::longest`]): a file that is longer
+//!   goes there in parts.
 
 pub mod clock;
 pub mod conformance;
@@ -169,6 +171,22 @@ pub trait Tier: Send + Sync {
     /// them. Wrappers answer for what they wrap.
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         None
+    }
+    /// The longest object that it takes, bytes; `None`: there is no bound, or none that is known. Wrappers
+    /// answer for what they wrap.
+    ///
+    /// # Errors
+    /// [`TierError::Unavailable`].
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        Ok(None)
+    }
+    /// Would objects of these lengths find room now, all of them? Asked before the first of many that are of
+    /// no use without the last. Wrappers answer for what they wrap.
+    ///
+    /// # Errors
+    /// [`TierError::Full`], which says how much room is wanted; [`TierError::Unavailable`].
+    fn admit(&self, _lengths: &[u64]) -> Result<(), TierError> {
+        Ok(())
     }
     /// Starts an object of about `size_hint` bytes.
     ///

@@ -116,7 +116,8 @@ impl Catalog {
         self.read(|connection| {
             first(
                 connection,
-                "SELECT epoch, seq FROM aggregates WHERE epoch >= 0 ORDER BY epoch DESC, seq DESC LIMIT 1",
+                "SELECT epoch, seq FROM aggregates WHERE epoch >= 0 AND seq < 1 << 48
+                 ORDER BY epoch DESC, seq DESC LIMIT 1",
                 [],
                 id_row,
                 "find the newest",
@@ -135,7 +136,7 @@ impl Catalog {
         self.read(|connection| {
             all(
                 connection,
-                "SELECT epoch, seq FROM aggregates WHERE tier = ? AND life = 0
+                "SELECT epoch, seq FROM aggregates WHERE tier = ? AND life = 0 AND seq < 1 << 48
                  ORDER BY epoch DESC, seq DESC LIMIT ?",
                 params![tier.0, page(limit)],
                 id_row,
@@ -229,6 +230,7 @@ pub(super) fn aggregate_row(row: &Row<'_>) -> rusqlite::Result<Aggregate> {
         tier: TierId(row.get("tier")?),
         id: id_row(row)?,
         len: uint(row, "len")?,
+        in_parts: row.get("in_parts")?,
         crc: Crc32c(row.get("crc")?),
         proof: coded(row, "proof")?,
         composed_at: some_time(row, "composed_at")?,
@@ -273,9 +275,10 @@ pub(super) fn insert(
     change(
         connection,
         "INSERT INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
-             members, bytes, live_members, live_bytes)
-         VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)
-         ON CONFLICT DO UPDATE SET len = excluded.len, crc = excluded.crc, proof = excluded.proof",
+             members, bytes, live_members, live_bytes, in_parts)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?)
+         ON CONFLICT DO UPDATE SET len = excluded.len, crc = excluded.crc, proof = excluded.proof,
+             in_parts = excluded.in_parts",
         params![
             a.tier.0,
             a.id.epoch,
@@ -283,7 +286,8 @@ pub(super) fn insert(
             int(a.len),
             a.crc.0,
             a.proof.code(),
-            now.nanos()
+            now.nanos(),
+            a.in_parts
         ],
         "note the aggregate",
         a.id,

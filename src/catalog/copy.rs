@@ -91,9 +91,11 @@ pub struct NewAggregate {
     pub tier: TierId,
     /// Its name.
     pub id: AggregateId,
-    /// Length, bytes.
+    /// Length, bytes; with its parts.
     pub len: u64,
-    /// CRC32C of all of it.
+    /// It has parts.
+    pub in_parts: bool,
+    /// CRC32C of its own object.
     pub crc: Crc32c,
     /// How that is known.
     pub proof: ProofKind,
@@ -108,7 +110,9 @@ pub struct Aggregate {
     pub id: AggregateId,
     /// Length, bytes; 0 if never learned.
     pub len: u64,
-    /// CRC32C of all of it; 0 if never learned.
+    /// It has parts, and `len` is with them. `None`: its index was not read, and `len` may be without.
+    pub in_parts: Option<bool>,
+    /// CRC32C of its own object; 0 if never learned.
     pub crc: Crc32c,
     /// How durability is known.
     pub proof: ProofKind,

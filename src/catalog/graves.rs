@@ -333,10 +333,59 @@ pub(super) fn departed(
     bound: Bound,
     proof: &Proof,
 ) -> Result<Result<Departed, Hold>, CatalogError> {
+    if place.1.is_part() {
+        return part_departed(connection, place, member, bound, proof);
+    }
     match grave(connection, member, bound, proof)? {
         Ok(grave) => Ok(Ok(Departed::Dead(grave))),
         Err(_) if has_moved(connection, place, member)? => Ok(Ok(Departed::Moved)),
         Err(_) if is_given_up(connection, place, member)? => Ok(Ok(Departed::GivenUp)),
+        Err(hold) => Ok(Err(hold)),
+    }
+}
+
+/// Of a part whose aggregate is nowhere: its version is dead, or no node, copy or record ever named it. Or a
+/// copy of it on the same tier is good and proven, which is whole without this part.
+fn part_departed(
+    connection: &Connection,
+    (tier, id): (TierId, AggregateId),
+    (file, version): MemberKey,
+    bound: Bound,
+    proof: &Proof,
+) -> Result<Result<Departed, Hold>, CatalogError> {
+    let (names, whole) = first(
+        connection,
+        "SELECT EXISTS (SELECT 1 FROM nodes WHERE file = ?1 AND version = ?2 AND state <> 2)
+             OR EXISTS (SELECT 1 FROM copies WHERE file = ?1 AND version = ?2),
+             EXISTS (SELECT 1 FROM copies AS good
+                 JOIN aggregates AS its ON its.tier = good.tier AND its.epoch = good.epoch
+                     AND its.seq = good.seq
+                 WHERE good.file = ?1 AND good.version = ?2 AND good.tier = ?3
+                     AND good.state = 0 AND good.live = 1 AND its.life = 0 AND its.proof <> 4
+                     AND (its.epoch, its.seq) <> (?4, ?5))",
+        params![file.0, int(version.0), tier.0, id.epoch, int(id.head().seq)],
+        |row| Ok((row.get::<_, bool>(0)?, row.get::<_, bool>(1)?)),
+        "look who needs",
+        id,
+    )?
+    .unwrap_or((true, false));
+    if whole {
+        return Ok(Ok(Departed::GivenUp));
+    }
+    match grave(connection, (file, version), bound, proof)? {
+        Ok(grave) => Ok(Ok(Departed::Dead(grave))),
+        Err(Hold::NoTombstone) if names => Ok(Err(Hold::NamedByFile)),
+        Err(Hold::NoTombstone) => {
+            let Some(proven) = proof.generation else {
+                return Ok(Err(Hold::Unscanned));
+            };
+            let named = is_named(connection, Naming::Version((file, version)), proven)?;
+            Ok(if named {
+                Err(Hold::NamedByRecord)
+            } else {
+                Ok(Departed::GivenUp)
+            })
+        }
         Err(hold) => Ok(Err(hold)),
     }
 }

@@ -87,7 +87,7 @@ impl Catalog {
         &self,
         tier: TierId,
         id: AggregateId,
-        len: u64,
+        (len, in_parts): (u64, bool),
         members: Vec<Found>,
         now: Timestamp,
     ) -> Result<bool, CatalogError> {
@@ -99,6 +99,7 @@ impl Catalog {
                 tier,
                 id,
                 len,
+                in_parts,
                 crc: Crc32c(0),
                 proof: ProofKind::Learned,
             };
@@ -157,7 +158,8 @@ impl Catalog {
                 }
             }
             let waited = since < before && is_scanned_since(connection, tier, id)?;
-            if !unknown.is_empty() && !waited {
+            // A part of an aggregate that is nowhere has no members that could be known.
+            if (!unknown.is_empty() || id.is_part()) && !waited {
                 return Ok(waits(known, unknown.len() as u64));
             }
             for copy in &unknown {
@@ -168,6 +170,24 @@ impl Catalog {
             Ok(Quarantined::Released {
                 tombstones: unknown.len() as u64,
             })
+        })
+    }
+
+    /// A part needs no row any more: its aggregate is there, or the part is not. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn forget_part(&self, tier: TierId, part: AggregateId) -> Result<(), CatalogError> {
+        self.write(Durability::Full, move |connection| {
+            change(
+                connection,
+                "DELETE FROM aggregates
+                 WHERE tier = ? AND epoch = ? AND seq = ? AND members = 0 AND seq >= 1 << 48",
+                params![tier.0, part.epoch, int(part.seq)],
+                "forget",
+                part,
+            )
+            .map(drop)
         })
     }
 

@@ -63,6 +63,8 @@ pub struct LearnedAggregate {
     pub id: AggregateId,
     /// Length, bytes.
     pub len: u64,
+    /// It has parts, and `len` is with them; `None`: its index could not be read.
+    pub in_parts: Option<bool>,
     /// When it was composed.
     pub composed: Timestamp,
     /// Its index is damaged.
@@ -343,7 +345,7 @@ impl Catalog {
         }))
     }
 
-    /// Notes the length of an aggregate that only records told of, once its end was seen on the tier.
+    /// Notes the length of an aggregate, with its parts, whose index was not read before.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -351,13 +353,14 @@ impl Catalog {
         &self,
         tier: TierId,
         id: AggregateId,
-        len: u64,
+        (len, in_parts): (u64, bool),
     ) -> Result<(), CatalogError> {
         self.post(Durability::Relaxed, move |connection| {
             change(
                 connection,
-                "UPDATE aggregates SET len = ? WHERE tier = ? AND epoch = ? AND seq = ? AND len = 0",
-                params![int(len), tier.0, id.epoch, int(id.seq)],
+                "UPDATE aggregates SET len = ?, in_parts = ?
+                 WHERE tier = ? AND epoch = ? AND seq = ? AND (len = 0 OR in_parts IS NULL)",
+                params![int(len), in_parts, tier.0, id.epoch, int(id.seq)],
                 "note the length of",
                 id,
             )
@@ -418,16 +421,19 @@ fn insert_aggregate(connection: &Connection, a: &LearnedAggregate) -> Result<(),
     change(
         connection,
         "INSERT INTO aggregates (tier, epoch, seq, len, crc, proof, composed_at,
-             members, bytes, live_members, live_bytes)
-         VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0)
-         ON CONFLICT DO UPDATE SET len = CASE len WHEN 0 THEN excluded.len ELSE len END",
+             members, bytes, live_members, live_bytes, in_parts)
+         VALUES (?, ?, ?, ?, 0, ?, ?, 0, 0, 0, 0, ?)
+         ON CONFLICT DO UPDATE SET in_parts = ifnull(in_parts, excluded.in_parts),
+             len = CASE WHEN len = 0 OR (in_parts IS NULL AND excluded.in_parts NOTNULL)
+                 THEN excluded.len ELSE len END",
         params![
             a.tier.0,
             a.id.epoch,
             int(a.id.seq),
             int(a.len),
             ProofKind::Learned.code(),
-            a.composed.nanos()
+            a.composed.nanos(),
+            a.in_parts
         ],
         "learn of the aggregate",
         a.id,

@@ -125,6 +125,7 @@ impl Rig {
             tier,
             id: self.next_aggregate().unwrap(),
             len: 4096,
+            in_parts: false,
             crc: Crc32c(9),
             proof: ProofKind::ReadBack,
         };

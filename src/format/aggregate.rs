@@ -17,9 +17,10 @@ use cairn_mover::Crc32c;
 use std::io;
 
 pub use super::index::{decode_index, encode as encode_index, find_index};
-pub use super::range::{BlockPlace, BlockRange, DataMap, Piece};
+pub use super::parts::{PartPlace, Span};
+pub use super::range::{BlockPlace, BlockRange, BlockRun, DataMap, Piece};
 pub use super::trailer::decode_trailer;
-pub use super::writer::{Added, AggregateWriter, WHOLE};
+pub use super::writer::{Added, AggregateWriter, PartsWriter, WHOLE};
 
 /// Version of trailer and index of aggregates that hold users' files.
 pub const VERSION: u32 = 1;
@@ -28,11 +29,22 @@ pub const VERSION: u32 = 1;
 pub const NAMESPACE_VERSION: u32 = 2;
 /// The flag that every trailer and index of version 2 has: it lists a namespace.
 pub const NAMESPACE_FLAG: u32 = 1;
+/// Version of trailer and index of what a file in parts is made of (see [`super::parts`]): a program that
+/// does not know it leaves them be.
+pub const PARTS_VERSION: u32 = 3;
+/// The flag of a part.
+pub const PART_FLAG: u32 = 1;
+/// The flag of the aggregate with the last part, which has the file's entry.
+pub const HEAD_FLAG: u32 = 2;
 
 /// Version and flags of an aggregate's trailer and index.
-pub(super) fn told(aggregate: AggregateId) -> (u32, u32) {
+pub(super) fn told(aggregate: AggregateId, in_parts: bool) -> (u32, u32) {
     if aggregate.is_snapshot() {
         (NAMESPACE_VERSION, NAMESPACE_FLAG)
+    } else if aggregate.is_part() {
+        (PARTS_VERSION, PART_FLAG)
+    } else if in_parts {
+        (PARTS_VERSION, HEAD_FLAG)
     } else {
         (VERSION, 0)
     }
@@ -42,7 +54,9 @@ pub(super) fn told(aggregate: AggregateId) -> (u32, u32) {
 pub(super) fn check_version(version: u32, flags: u32) -> Result<(), AggregateError> {
     match (version, flags) {
         // What else version 1 leaves zero is looked at behind it.
-        (VERSION, _) | (NAMESPACE_VERSION, NAMESPACE_FLAG) => Ok(()),
+        (VERSION, _)
+        | (NAMESPACE_VERSION, NAMESPACE_FLAG)
+        | (PARTS_VERSION, PART_FLAG | HEAD_FLAG) => Ok(()),
         _ => Err(AggregateError::Newer(version)),
     }
 }
@@ -73,6 +87,9 @@ pub struct IndexEntry {
     pub header_crc: Crc32c,
     /// CRC32C of each [`BLOCK`] of stored data, in order.
     pub blocks: Vec<Crc32c>,
+    /// Whether the data lie in this object alone. Of a file in parts, the other fields but `member` and
+    /// `blocks` say where the last part is, which is in this object.
+    pub span: Span,
 }
 
 impl IndexEntry {
@@ -84,7 +101,12 @@ impl IndexEntry {
     /// Its name as tar shows it.
     #[must_use]
     pub fn tar_name(&self) -> Vec<u8> {
-        super::writer::guarded(self.member.path.as_bytes())
+        super::writer::guarded(self.in_tar().0.as_bytes())
+    }
+    /// Behind its last byte in this object.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.data.saturating_add(self.own_stored_len())
     }
     /// Its stored bytes are its content: a regular file without holes.
     #[must_use]
@@ -127,7 +149,7 @@ impl Index {
     pub fn position_by_place(&self, header: u64, crc: Crc32c) -> Option<usize> {
         self.entries.iter().position(|entry| {
             let sum = entry.member.identity.and_then(|i| i.crc);
-            entry.header == header && sum == Some(crc)
+            entry.header == header && sum == Some(crc) && !entry.is_part()
         })
     }
     /// The entry of a file's data. Looks at every entry.
@@ -136,13 +158,14 @@ impl Index {
         self.entries.iter().find(|entry| {
             let data = matches!(entry.member.kind, super::member::Kind::Regular { .. });
             let identity = entry.member.identity;
-            data && identity.is_some_and(|i| i.file == file && i.version == version)
+            let whole = data && !entry.is_part();
+            whole && identity.is_some_and(|i| i.file == file && i.version == version)
         })
     }
 }
 
 /// The fixed-size end of an aggregate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Trailer {
     /// The aggregate.
     pub aggregate: AggregateId,
@@ -156,6 +179,26 @@ pub struct Trailer {
     pub index_crc: Crc32c,
     /// Total length of the object, trailer included.
     pub total_len: u64,
+    /// Its file lies in other objects, too.
+    pub in_parts: bool,
+}
+
+impl std::fmt::Debug for Trailer {
+    /// As ever, where nothing is in parts.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Trailer");
+        shown
+            .field("aggregate", &self.aggregate)
+            .field("fs", &self.fs)
+            .field("index_offset", &self.index_offset)
+            .field("index_len", &self.index_len)
+            .field("index_crc", &self.index_crc)
+            .field("total_len", &self.total_len);
+        if self.in_parts {
+            shown.field("in_parts", &self.in_parts);
+        }
+        shown.finish()
+    }
 }
 
 /// Why bytes are no aggregate.
@@ -165,7 +208,7 @@ pub enum AggregateError {
     #[error("no trailer at the end: the aggregate is truncated or is none ({0})")]
     NoTrailer(&'static str),
     /// Made by a newer Cairn.
-    #[error("aggregate format version {0} is newer than this program knows (1)")]
+    #[error("aggregate format version {0} is newer than this program knows ({PARTS_VERSION})")]
     Newer(u32),
     /// The index fails its checksum or its structure.
     #[error("damaged index: {0}")]

@@ -11,8 +11,12 @@
 //! anything is allocated; paths are whole (no shared prefixes), so that decoding takes memory in
 //! proportion to the bytes and never their square.
 
-use super::aggregate::{AggregateError, BLOCK, Index, IndexEntry, Trailer, check_version, told};
+use super::aggregate::{
+    AggregateError, BLOCK, HEAD_FLAG, Index, IndexEntry, PARTS_VERSION, Trailer, check_version,
+    told,
+};
 use super::member::{DataIdentity, Extent, Kind, Member, MemberPath, check_extents};
+use super::parts::{PartPlace, Span};
 use super::places::{Place, Places};
 use super::wire::{Cursor, Wrong, put_bytes, put_signed, put_time, put_varint};
 use crate::id::{AggregateId, DataVersion, FileId, FsUuid, Timestamp};
@@ -28,6 +32,10 @@ const HAS_IDENTITY: u8 = 1;
 const HAS_XATTRS: u8 = 2;
 const HAS_CRC: u8 = 4;
 
+/// Kinds that version 3 alone has: a part of a file, and a file in parts.
+const PART: u8 = 9;
+const IN_PARTS: u8 = 10;
+
 /// Encodes an index whose entries are sorted.
 #[must_use]
 pub fn encode(index: &Index) -> Vec<u8> {
@@ -40,7 +48,7 @@ pub fn encode(index: &Index) -> Vec<u8> {
     }
     let mut out = Vec::with_capacity(HEAD_LEN + body.len());
     out.extend_from_slice(MAGIC);
-    let (version, flags) = told(index.aggregate);
+    let (version, flags) = told(index.aggregate, !index.parts().is_empty());
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&flags.to_le_bytes());
     out.extend_from_slice(&index.aggregate.epoch.to_le_bytes());
@@ -62,7 +70,11 @@ pub fn encode(index: &Index) -> Vec<u8> {
 fn encode_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
     let member = &entry.member;
     out.push(match &member.kind {
-        Kind::Regular { .. } => 1,
+        Kind::Regular { .. } => match &entry.span {
+            Span::Whole => 1,
+            Span::Part { .. } => PART,
+            Span::Parts(_) => IN_PARTS,
+        },
         Kind::HardLink { .. } => 2,
         Kind::Symlink { .. } => 3,
         Kind::Directory => 4,
@@ -99,6 +111,7 @@ fn encode_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
     put_varint(out, entry.data.wrapping_sub(entry.header));
     out.extend_from_slice(&entry.header_crc.0.to_le_bytes());
     encode_kind(&member.kind, out);
+    encode_span(&entry.span, out);
     for block in &entry.blocks {
         out.extend_from_slice(&block.0.to_le_bytes());
     }
@@ -107,6 +120,26 @@ fn encode_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
         for (name, value) in &member.xattrs {
             put_bytes(out, name);
             put_bytes(out, value);
+        }
+    }
+}
+
+fn encode_span(span: &Span, out: &mut Vec<u8>) {
+    match span {
+        Span::Whole => {}
+        Span::Part { number, offset } => {
+            put_varint(out, u64::from(*number));
+            put_varint(out, *offset);
+        }
+        Span::Parts(parts) => {
+            put_varint(out, parts.len() as u64);
+            for part in parts {
+                put_varint(out, part.header);
+                put_varint(out, part.data.wrapping_sub(part.header));
+                out.extend_from_slice(&part.header_crc.0.to_le_bytes());
+                put_varint(out, part.blocks);
+                put_varint(out, part.len);
+            }
         }
     }
 }
@@ -152,6 +185,9 @@ pub fn decode_index(bytes: &[u8], trailer: &Trailer) -> Result<Index, AggregateE
     if index.aggregate != trailer.aggregate || index.fs != trailer.fs {
         return damaged("it belongs to another aggregate");
     }
+    if trailer.in_parts == index.parts().is_empty() {
+        return damaged("it is not of the trailer's kind");
+    }
     Ok(index)
 }
 
@@ -184,7 +220,8 @@ fn decode(bytes: &[u8], offset: u64) -> Result<(Index, usize), AggregateError> {
     }
     check_version(version, flags)?;
     let head = Head::decode(cursor).map_err(damaged)?;
-    if told(head.aggregate) != (version, flags) {
+    let in_parts = (version, flags) == (PARTS_VERSION, HEAD_FLAG);
+    if told(head.aggregate, in_parts) != (version, flags) {
         return Err(damaged("its name and its flags do not belong together"));
     }
     let body = usize::try_from(head.body_len)
@@ -195,6 +232,7 @@ fn decode(bytes: &[u8], offset: u64) -> Result<(Index, usize), AggregateError> {
         return Err(damaged("the checksum of its body is wrong"));
     }
     let entries = decode_entries(body, head.count, offset)?;
+    check_spans(&entries, head.aggregate, in_parts).map_err(damaged)?;
     let index = Index {
         aggregate: head.aggregate,
         fs: head.fs,
@@ -316,6 +354,7 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
         .ok_or("its data lie too far")?;
     let header_crc = Crc32c(cursor.u32()?);
     let kind = decode_kind(tag, &mut cursor)?;
+    let span = decode_span(tag, &kind, &mut cursor)?;
     let blocks = decode_blocks(&kind, &mut cursor)?;
     let mut xattrs = Vec::new();
     if flags & HAS_XATTRS != 0 {
@@ -333,12 +372,10 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
     {
         return Err("parts that do not fit each other");
     }
-    let end = data.checked_add(kind.stored_len());
     let placed = header % 512 == 0 && data % 512 == 0 && header < data;
-    let nowhere = matches!(kind, Kind::Socket) && (header, data, header_crc.0) == (0, 0, 0);
-    if !(placed || nowhere) || end.is_none_or(|end| end > limit) {
-        return Err("its data lie where none can be");
-    }
+    // A link to a file in parts has nothing in tar to be a link to; see `check_spans`.
+    let is_listed = matches!(kind, Kind::Socket | Kind::HardLink { .. });
+    let nowhere = is_listed && (header, data, header_crc.0) == (0, 0, 0);
     let member = Member {
         path,
         kind,
@@ -351,13 +388,59 @@ fn decode_entry(mut cursor: Cursor<'_>, limit: u64) -> Result<IndexEntry, Wrong>
         xattrs,
         identity,
     };
-    Ok(IndexEntry {
+    let entry = IndexEntry {
         member,
         header,
         data,
         header_crc,
         blocks,
-    })
+        span,
+    };
+    let end = data.checked_add(entry.own_stored_len());
+    if !(placed || nowhere) || end.is_none_or(|end| end > limit) {
+        return Err("its data lie where none can be");
+    }
+    Ok(entry)
+}
+
+/// What is in parts is told by the head of the index, too, and of each there is one.
+fn check_spans(
+    entries: &[IndexEntry],
+    aggregate: AggregateId,
+    in_parts: bool,
+) -> Result<(), Wrong> {
+    let mut found = None;
+    for entry in entries.iter().filter(|e| e.span != Span::Whole) {
+        if found.replace(entry).is_some() {
+            return Err("two files in parts");
+        }
+    }
+    let fits = match found.map(|entry| &entry.span) {
+        None | Some(Span::Whole) => !in_parts && !aggregate.is_part(),
+        Some(Span::Part { number, .. }) => aggregate.part_number() == *number,
+        Some(Span::Parts(_)) => in_parts,
+    };
+    if !fits {
+        return Err("its entries are not of its kind");
+    }
+    let of_parts = |target: &MemberPath| {
+        let in_parts =
+            |entry: &IndexEntry| entry.member.path == *target && !entry.parts().is_empty();
+        found.is_some_and(in_parts)
+    };
+    let beside = |entry: &IndexEntry| entry.span == Span::Whole;
+    let directory = |entry: &IndexEntry| entry.member.kind == Kind::Directory;
+    if aggregate.is_part() && !entries.iter().filter(|e| beside(e)).all(directory) {
+        return Err("a part has more than its directories beside it");
+    }
+    for entry in entries {
+        if let Kind::HardLink { target } = &entry.member.kind
+            && (entry.header == 0) != of_parts(target)
+        {
+            return Err("a link lies where none can be");
+        }
+    }
+    Ok(())
 }
 
 fn path(bytes: &[u8]) -> Result<MemberPath, Wrong> {
@@ -366,7 +449,7 @@ fn path(bytes: &[u8]) -> Result<MemberPath, Wrong> {
 
 fn decode_kind(tag: u8, cursor: &mut Cursor<'_>) -> Result<Kind, Wrong> {
     Ok(match tag {
-        1 => {
+        1 | PART | IN_PARTS => {
             let size = cursor.varint()?;
             let count = cursor.count(2)?;
             let mut extents = Vec::with_capacity(count);
@@ -401,6 +484,66 @@ fn decode_kind(tag: u8, cursor: &mut Cursor<'_>) -> Result<Kind, Wrong> {
         8 => Kind::Socket,
         _ => return Err("unknown kind"),
     })
+}
+
+fn decode_span(tag: u8, kind: &Kind, cursor: &mut Cursor<'_>) -> Result<Span, Wrong> {
+    match tag {
+        PART => {
+            let number = u16::try_from(cursor.varint()?).unwrap_or(u16::MAX);
+            if number == 0 || number > AggregateId::MOST_PARTS {
+                return Err("a part without a number");
+            }
+            let offset = cursor.varint()?;
+            Ok(Span::Part { number, offset })
+        }
+        IN_PARTS => {
+            let blocks = kind.stored_len().div_ceil(BLOCK);
+            let count = cursor.count(8)?;
+            if count == 0 || count >= usize::from(AggregateId::MOST_PARTS) {
+                return Err("a file in one part, or in too many");
+            }
+            let mut parts = Vec::with_capacity(count);
+            let mut first = 0_u64;
+            for _ in 0..count {
+                let part = decode_part(first, cursor)?;
+                first = first
+                    .checked_add(part.blocks)
+                    .ok_or("a part lies too far")?;
+                parts.push(part);
+            }
+            // The last one holds something, and it alone what is no whole block.
+            if first >= blocks {
+                return Err("its parts hold more than it has");
+            }
+            Ok(Span::Parts(parts))
+        }
+        _ => Ok(Span::Whole),
+    }
+}
+
+fn decode_part(first: u64, cursor: &mut Cursor<'_>) -> Result<PartPlace, Wrong> {
+    let header = cursor.varint()?;
+    let data = header.checked_add(cursor.varint()?);
+    let part = PartPlace {
+        header,
+        data: data.ok_or("a part lies too far")?,
+        header_crc: Crc32c(cursor.u32()?),
+        first,
+        blocks: cursor.varint()?,
+        len: cursor.varint()?,
+    };
+    let end = part
+        .blocks
+        .checked_mul(BLOCK)
+        .and_then(|len| part.data.checked_add(len));
+    let placed = header.is_multiple_of(512)
+        && part.data.is_multiple_of(512)
+        && 0 < header
+        && header < part.data;
+    if !placed || part.blocks == 0 || end.is_none_or(|end| end > part.len) {
+        return Err("a part lies where none can be");
+    }
+    Ok(part)
 }
 
 fn decode_blocks(kind: &Kind, cursor: &mut Cursor<'_>) -> Result<Vec<Crc32c>, Wrong> {

@@ -10,11 +10,14 @@ use crate::id::{AggregateId, DataVersion, FileId, FsUuid, Timestamp};
 use cairn_mover::Crc32c;
 
 use super::member::{DataIdentity, Xattr};
+use super::parts::PartMark;
 
 /// Largest body of a pax header, bytes: bsdtar refuses more than 1 MiB.
 pub(super) const MAX_BODY: usize = 1 << 20;
 /// First word of every comment that is Cairn's: format version 1.
 const COMMENT: &str = "cairn1";
+/// First word of the comments of parts and their objects: format version 3.
+const PARTS: &str = "cairn3";
 /// First word of a namespace snapshot's global comment: format version 2.
 const NAMESPACE: &str = "cairn2";
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -146,6 +149,44 @@ pub(super) fn parse_identity(text: &[u8]) -> Option<DataIdentity> {
     (identity(&found).as_bytes() == text).then_some(found)
 }
 
+/// The comment of a part: of whose data, which, where it begins, and in the last one (which says how
+/// many there are by its number) how large the whole is.
+pub(super) fn part(identity: &DataIdentity, part: &PartMark) -> String {
+    let (id, version) = (identity.file, identity.version.0);
+    let PartMark { number, offset, .. } = part;
+    let text = format!("{PARTS} id={id} v={version} part={number} offset={offset}");
+    match part.whole {
+        Some(size) => format!("{text} of={number} size={size}"),
+        None => text,
+    }
+}
+
+/// The inverse of [`part`].
+pub(super) fn parse_part(text: &[u8]) -> Option<(DataIdentity, PartMark)> {
+    let mut words = std::str::from_utf8(text).ok()?.split(' ');
+    if words.next() != Some(PARTS) {
+        return None;
+    }
+    let file = words.next()?.strip_prefix("id=")?.parse().ok()?;
+    let mut number = |key: &str| decimal(words.next()?.strip_prefix(key)?.as_bytes());
+    let version = DataVersion(number("v=")?);
+    let part = u16::try_from(number("part=")?).ok()?;
+    let offset = number("offset=")?;
+    let whole = number("of=").and_then(|_| number("size="));
+    let identity = DataIdentity {
+        file,
+        version,
+        crc: None,
+    };
+    let mark = PartMark {
+        number: part,
+        offset,
+        whole,
+    };
+    let is_one = part > 0 && part <= AggregateId::MOST_PARTS;
+    (is_one && self::part(&identity, &mark).as_bytes() == text).then_some((identity, mark))
+}
+
 /// The comment of the global header: which aggregate this is. A namespace snapshot says that it is
 /// one, in a form that readers of version 1 refuse.
 pub(super) fn composition(aggregate: AggregateId, fs: FsUuid, composed: Timestamp) -> String {
@@ -153,7 +194,8 @@ pub(super) fn composition(aggregate: AggregateId, fs: FsUuid, composed: Timestam
     if aggregate.is_snapshot() {
         return format!("{NAMESPACE} namespace={aggregate} fs={fs} composed={composed}");
     }
-    format!("{COMMENT} aggregate={aggregate} fs={fs} composed={composed}")
+    let word = if aggregate.is_part() { PARTS } else { COMMENT };
+    format!("{word} aggregate={aggregate} fs={fs} composed={composed}")
 }
 
 /// The inverse of [`composition`].
@@ -161,10 +203,11 @@ pub(super) fn parse_composition(text: &[u8]) -> Option<(AggregateId, FsUuid, Tim
     let text_of = std::str::from_utf8(text).ok()?;
     let (mut words, key) = match text_of.strip_prefix(NAMESPACE) {
         Some(rest) => (rest.strip_prefix(' ')?.split(' '), "namespace="),
-        None => (
-            text_of.strip_prefix(COMMENT)?.strip_prefix(' ')?.split(' '),
-            "aggregate=",
-        ),
+        None => {
+            let of_part = text_of.strip_prefix(PARTS);
+            let rest = of_part.or_else(|| text_of.strip_prefix(COMMENT))?;
+            (rest.strip_prefix(' ')?.split(' '), "aggregate=")
+        }
     };
     let aggregate = words.next()?.strip_prefix(key)?.parse().ok()?;
     let fs = words.next()?.strip_prefix("fs=")?.parse().ok()?;

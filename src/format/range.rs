@@ -7,6 +7,7 @@
 
 use super::aggregate::{BLOCK, IndexEntry};
 use super::member::Extent;
+use crate::id::AggregateId;
 use cairn_mover::Crc32c;
 use std::ops::Range;
 
@@ -47,12 +48,42 @@ impl IntoIterator for BlockRange {
 /// Where a block lies and what its bytes must sum to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockPlace {
+    /// The number of the part that it lies in; 0: the aggregate's own object.
+    part: u16,
     /// From the start of the object, bytes.
     pub offset_in_object: u64,
     /// Length in bytes: [`BLOCK`], or less for the last block of a member.
     pub len: u64,
     /// Sum of the block's bytes.
     pub crc: Crc32c,
+}
+
+impl BlockPlace {
+    /// The object that it lies in, of a member of `aggregate`.
+    #[must_use]
+    pub fn object(&self, aggregate: AggregateId) -> AggregateId {
+        aggregate.part(self.part)
+    }
+}
+
+/// Blocks that lie behind one another in one object: what one read can give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockRun {
+    part: u16,
+    /// Their numbers; not empty.
+    pub blocks: Range<u64>,
+    /// From the start of the object, bytes.
+    pub offset_in_object: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl BlockRun {
+    /// The object that they lie in, of a member of `aggregate`.
+    #[must_use]
+    pub fn object(&self, aggregate: AggregateId) -> AggregateId {
+        aggregate.part(self.part)
+    }
 }
 
 /// A part of a block and where it goes in the file.
@@ -102,12 +133,53 @@ impl IndexEntry {
     #[must_use]
     pub fn block(&self, n: u64) -> Option<BlockPlace> {
         let crc = *self.blocks.get(usize::try_from(n).ok()?)?;
-        let start = n * BLOCK;
+        let (part, data, blocks) = self.home(n);
         Some(BlockPlace {
-            offset_in_object: self.data + start,
-            len: (self.stored_len() - start).min(BLOCK),
+            part,
+            offset_in_object: data + (n - blocks.start) * BLOCK,
+            len: (self.stored_len() - n * BLOCK).min(BLOCK),
             crc,
         })
+    }
+
+    /// What a block lies in: the number of the part (0: the aggregate's own object), where its data begin, and
+    /// which blocks are there. The one place that knows where data are.
+    fn home(&self, n: u64) -> (u16, u64, Range<u64>) {
+        let parts = self.parts();
+        let at = parts.partition_point(|part| part.first + part.blocks <= n);
+        match parts.get(at) {
+            Some(part) => {
+                let number = u16::try_from(at + 1).unwrap_or(u16::MAX);
+                (number, part.data, part.first..part.first + part.blocks)
+            }
+            None => (0, self.data, self.first_own_block()..self.block_count()),
+        }
+    }
+
+    /// Blocks `first..end` as reads of one object each, in order; what is behind the last block is none.
+    #[must_use]
+    pub fn runs_of_blocks(&self, blocks: Range<u64>) -> Vec<BlockRun> {
+        let (mut first, end) = (blocks.start, blocks.end.min(self.block_count()));
+        let mut runs = Vec::new();
+        while first < end {
+            let (part, data, home) = self.home(first);
+            let upto = home.end.min(end);
+            runs.push(BlockRun {
+                part,
+                blocks: first..upto,
+                offset_in_object: data + (first - home.start) * BLOCK,
+                len: (upto * BLOCK).min(self.stored_len()) - first * BLOCK,
+            });
+            first = upto;
+        }
+        runs
+    }
+
+    /// All blocks that lie in the object of block `n`, of a member of `aggregate`.
+    #[must_use]
+    pub fn beside(&self, n: u64) -> Option<BlockRun> {
+        let (_, _, home) = self.home(n);
+        self.runs_of_blocks(home).into_iter().next()
     }
 
     /// Where the bytes of block `n` go in the file, in order; they cover the block exactly. Takes

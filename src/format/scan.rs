@@ -13,6 +13,7 @@ use super::aggregate::{AggregateError, BLOCK, INDEX_ALIGN, IndexEntry};
 use super::header::{Header, TAR};
 use super::index::place_of;
 use super::member::{DataIdentity, Kind, Member, MemberPath, Xattr};
+use super::parts::{PartMark, Span};
 use super::places::Places;
 use super::sparse::{self, MapError};
 use super::sums::Sums;
@@ -48,6 +49,8 @@ pub struct Scanned {
     pub data: u64,
     /// CRC32C of `header..data`.
     pub header_crc: Crc32c,
+    /// It is a part of a file.
+    pub part: Option<PartMark>,
 }
 
 /// Walks an aggregate. `R` is read in blocks of 512 bytes and more: give it a buffer.
@@ -199,6 +202,10 @@ impl<R: Read> Scanner<R> {
             data: found.data,
             header_crc: found.header_crc,
             blocks,
+            span: found.part.map_or(Span::Whole, |part| Span::Part {
+                number: part.number,
+                offset: part.offset,
+            }),
         }))
     }
 
@@ -292,7 +299,9 @@ impl<R: Read> Scanner<R> {
         }
         self.left = kind.stored_len();
         self.padding = self.left.next_multiple_of(TAR) - self.left;
+        let part = plan.part;
         Ok(Scanned {
+            part,
             member: Member {
                 kind,
                 ..plan.into_member(header)
@@ -392,6 +401,7 @@ struct Plan {
     times: [Timestamp; 3],
     xattrs: Vec<Xattr>,
     identity: Option<DataIdentity>,
+    part: Option<PartMark>,
 }
 
 impl Plan {

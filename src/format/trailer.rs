@@ -9,7 +9,10 @@
 //! can tell "newer" from "damaged". The total length is in it so that a trailer inside a longer
 //! object (a concatenation, an image inside an image) is not taken for that object's end.
 
-use super::aggregate::{AggregateError, INDEX_ALIGN, TRAILER_LEN, Trailer, check_version, told};
+use super::aggregate::{
+    AggregateError, HEAD_FLAG, INDEX_ALIGN, PARTS_VERSION, TRAILER_LEN, Trailer, check_version,
+    told,
+};
 use super::index::HEAD_LEN;
 use super::wire::{Cursor, Wrong};
 use crate::id::{AggregateId, FsUuid};
@@ -23,7 +26,7 @@ const SUM_AT: usize = LEN - 4;
 pub(super) fn encode(trailer: &Trailer) -> [u8; LEN] {
     let mut head = Vec::with_capacity(LEN);
     head.extend_from_slice(MAGIC);
-    let (version, flags) = told(trailer.aggregate);
+    let (version, flags) = told(trailer.aggregate, trailer.in_parts);
     head.extend_from_slice(&version.to_le_bytes());
     head.extend_from_slice(&flags.to_le_bytes());
     head.extend_from_slice(&trailer.fs.0);
@@ -63,8 +66,9 @@ pub fn decode_trailer(last: &[u8], object_len: u64) -> Result<Trailer, Aggregate
         return Err(AggregateError::NoTrailer("version 0"));
     }
     check_version(version, flags)?;
-    let trailer = fields(cursor).map_err(AggregateError::NoTrailer)?;
-    if told(trailer.aggregate) != (version, flags) {
+    let mut trailer = fields(cursor).map_err(AggregateError::NoTrailer)?;
+    trailer.in_parts = (version, flags) == (PARTS_VERSION, HEAD_FLAG);
+    if told(trailer.aggregate, trailer.in_parts) != (version, flags) {
         return Err(AggregateError::NoTrailer(
             "its name and its flags do not belong together",
         ));
@@ -110,6 +114,7 @@ fn fields(mut cursor: Cursor<'_>) -> Result<Trailer, Wrong> {
         index_len,
         index_crc,
         total_len,
+        in_parts: false,
     })
 }
 
@@ -126,6 +131,7 @@ mod tests {
             index_len: 100,
             index_crc: Crc32c(5),
             total_len: 9216,
+            in_parts: false,
         }
     }
 

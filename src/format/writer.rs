@@ -10,6 +10,7 @@ use super::aggregate::{
 use super::header::TAR;
 use super::index::{self, place_of};
 use super::member::{DataIdentity, Kind, Member, MemberPath};
+use super::parts::Span;
 use super::places::Places;
 use super::sums::{self, Sums};
 use super::{pax, trailer};
@@ -18,9 +19,11 @@ use cairn_mover::Crc32c;
 use std::io::{Read, Write};
 
 mod headers;
+mod parts;
 
 pub(super) use headers::guarded;
 use headers::{Headers, PAX_NAME, check, encode_headers, extension};
+pub use parts::PartsWriter;
 
 /// A member of at most this many stored bytes is read whole and summed before its header is
 /// written (P2), so that the header carries the sum.
@@ -48,6 +51,8 @@ pub struct AggregateWriter<W> {
     written: u64,
     index: Index,
     places: Places,
+    /// The file in parts, if its last part is in it.
+    in_parts: Option<MemberPath>,
     /// An addition failed: there will be no trailer.
     failed: bool,
 }
@@ -65,6 +70,7 @@ impl<W: Write> AggregateWriter<W> {
                 entries: Vec::new(),
             },
             places: Places::default(),
+            in_parts: None,
             failed: false,
         }
     }
@@ -104,6 +110,12 @@ impl<W: Write> AggregateWriter<W> {
         }
         let place = place_of(&member.kind);
         self.places.take(&member.path, place).map_err(misuse)?;
+        if let Kind::HardLink { target } = &member.kind
+            && self.in_parts.as_ref() == Some(target)
+        {
+            // In tar there is nothing that it could be a link to.
+            return Ok(self.list(member));
+        }
         self.begin()?;
         let header = self.written;
         let Stored {
@@ -134,8 +146,27 @@ impl<W: Write> AggregateWriter<W> {
             },
             header,
             blocks,
+            span: Span::Whole,
         });
         Ok(added)
+    }
+
+    /// Enters a member in the index alone.
+    fn list(&mut self, member: &Member) -> Added {
+        self.index.entries.push(IndexEntry {
+            member: member.clone(),
+            header: 0,
+            data: 0,
+            header_crc: Crc32c::EMPTY,
+            blocks: Vec::new(),
+            span: Span::Whole,
+        });
+        Added {
+            header: 0,
+            crc: Crc32c::EMPTY,
+            blocks_crc: sums::blocks_crc(&[]),
+            xattrs_in_index: member.xattrs.len(),
+        }
     }
 
     /// Takes a member and its hard links out of the index again, because its data turned out not to
@@ -150,6 +181,9 @@ impl<W: Write> AggregateWriter<W> {
             return;
         };
         let disowned = entries.swap_remove(at).member.path;
+        if self.in_parts.as_ref() == Some(&disowned) {
+            self.in_parts = None;
+        }
         entries.retain(|entry| match &entry.member.kind {
             Kind::HardLink { target } => *target != disowned,
             _ => true,
@@ -246,6 +280,7 @@ impl<W: Write> AggregateWriter<W> {
             index_len: bytes.len() as u64,
             index_crc: Crc32c::of(&bytes),
             total_len: self.written + TRAILER_LEN,
+            in_parts: self.in_parts.is_some(),
         };
         self.put(&trailer::encode(&trailer))?;
         self.sink.flush().map_err(|source| AggregateError::Io {

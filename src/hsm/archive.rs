@@ -6,6 +6,8 @@
 //!   record on the file comes last.
 //! - A file that changed drops out of the batch and of the index; a large one, which stands alone,
 //!   takes its aggregate with it (no trailer is ever written).
+//! - A file that is longer than the tier takes goes there in parts ([`crate::hsm::parts`]), all of them between the two
+//!   quiescent points, and is in the catalog when all are durable.
 //! - A released, foreign or lost file is never archived: its zeros are not its data (P6).
 //! - Memory is bounded by [`GROUP_BYTES`] and one small file, whatever the batch.
 
@@ -25,8 +27,10 @@ pub use recording::{NewRecord, Recorded, Unrecorded, write_records};
 
 use crate::format::aggregate::{AggregateError, Index};
 use crate::format::member::BadPath;
+use crate::format::parts::Uncut;
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Backing, BackingError, How, NodeKind};
+use crate::hsm::parts::PartsError;
 use crate::hsm::version::{NotQuiet, Seen, Trust};
 use crate::hsm::vouch::Remembered;
 use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, Timestamp};
@@ -244,13 +248,17 @@ pub enum ArchiveError {
     #[error(transparent)]
     Tier(#[from] TierError),
     /// The tier's receipt is not for what was written.
-    #[error("the tier's receipt for {aggregate} does not fit: {why}")]
+    #[error("the tier's receipt for {aggregate} does not fit what was written")]
     Receipt {
         /// Which.
         aggregate: AggregateId,
-        /// What differs.
-        why: &'static str,
     },
+    /// The file is longer than the tier takes, and cannot be cut for it.
+    #[error("it is too long for the tier: {0}")]
+    Uncut(#[from] Uncut),
+    /// The tier has no room for all parts of the file; for others it may have.
+    #[error(transparent)]
+    NoRoom(TierError),
     /// The catalog could not commit.
     #[error("committing {aggregate} to the catalog: {source}")]
     Commit {
@@ -268,6 +276,18 @@ pub enum ArchiveError {
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl ArchiveError {
+    fn in_parts(aggregate: AggregateId, why: PartsError) -> Self {
+        match why {
+            PartsError::Tier(why) => Self::Tier(why),
+            PartsError::NoRoom(why) => Self::NoRoom(why),
+            PartsError::Compose(source) => Self::Compose { aggregate, source },
+            PartsError::Receipt(aggregate) => Self::Receipt { aggregate },
+            PartsError::Uncut(why) => Self::Uncut(why),
+        }
+    }
 }
 
 /// Archives the batch. `stop` is asked between groups of files and megabytes of a large one;

@@ -65,6 +65,11 @@ impl IndexError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Tier(why) => tier_is_passing(why),
+            // A newer program reads it.
+            Self::Bytes {
+                source: AggregateError::Newer(_),
+                ..
+            } => true,
             Self::Bytes { .. } | Self::Misnamed { .. } => false,
         }
     }

@@ -16,6 +16,9 @@
 //! - Snapshots of the namespace are no aggregates of files: they have rules of their own ([`listings`]),
 //!   and the same way out.
 //! - Objects without rows are never deleted, and neither is one whose index cannot be read.
+//! - A file in parts lives and dies with the aggregate that has its last part: that one is judged, copied and
+//!   deleted first; the others have no rows, and go after it. One whose aggregate is nowhere waits as long as
+//!   what nobody knows ([`orphans`]).
 //! - A stop after any step leaves every file readable.
 
 mod census;
@@ -23,6 +26,7 @@ mod judge;
 mod listings;
 mod media;
 mod memory;
+mod orphans;
 mod placing;
 mod remove;
 mod repack;
@@ -362,10 +366,11 @@ fn later(at: Timestamp, by: Duration) -> Timestamp {
 /// [`ReclaimError`]: the pass ended early; what it did is done.
 pub fn pass(ground: &Ground<'_>, dry: bool) -> Result<Report, ReclaimError> {
     let mut report = Report::default();
-    census::take(ground, dry, &mut report)?;
+    let orphans = census::take(ground, dry, &mut report)?;
     census::settle_quarantines(ground, dry, &mut report)?;
     remove::undo_earlier(ground, dry, &mut report)?;
     remove::carry_out(ground, dry, &mut report)?;
+    orphans::decide(ground, &orphans, dry, &mut report)?;
     decide(ground, dry, &mut report)?;
     listings::pass(ground, dry, &mut report)?;
     Ok(report)

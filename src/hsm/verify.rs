@@ -11,7 +11,7 @@ mod tests;
 pub use copies::{Fault, verify_copies};
 
 use crate::format::aggregate::{
-    AggregateError, BLOCK, Index, IndexEntry, TRAILER_LEN, Trailer, decode_index, decode_trailer,
+    AggregateError, Index, IndexEntry, TRAILER_LEN, Trailer, decode_index, decode_trailer,
 };
 use crate::format::member::{Kind, MemberPath};
 use crate::id::AggregateId;
@@ -163,10 +163,11 @@ pub fn verify_member(
         if stop() {
             return Err(VerifyError::Stopped);
         }
-        let end = (first + BLOCKS_A_READ).min(entry.block_count());
+        let runs = entry.runs_of_blocks(first..first + BLOCKS_A_READ);
+        let Some(run) = runs.first() else { break };
+        let (end, len) = (run.blocks.end, run.len);
         let places: Vec<_> = (first..end).filter_map(|n| entry.block(n)).collect();
-        let len = places.iter().map(|p| p.len).sum();
-        match tier.read(name, entry.data + first * BLOCK, len) {
+        match tier.read(run.object(name), run.offset_in_object, len) {
             Ok(bytes) => {
                 let mut rest = &bytes[..];
                 for (block, place) in (first..end).zip(&places) {
@@ -216,7 +217,7 @@ fn one_block(
     place: &crate::format::range::BlockPlace,
     verdict: &mut Verdict,
 ) -> Result<(), VerifyError> {
-    let found = match tier.read(name, place.offset_in_object, place.len) {
+    let found = match tier.read(place.object(name), place.offset_in_object, place.len) {
         Ok(bytes) => {
             verdict.bytes += place.len;
             Some(Crc32c::of(&bytes))
@@ -264,7 +265,7 @@ pub fn verify_aggregate(
 }
 
 fn is_data(entry: &IndexEntry) -> bool {
-    matches!(entry.member.kind, Kind::Regular { .. })
+    matches!(entry.member.kind, Kind::Regular { .. }) && !entry.is_part()
 }
 
 /// Sums the logical content from the stored bytes in order.

@@ -72,6 +72,12 @@ impl Tier for Limit {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.inner.tapes()
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.inner.longest()
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        self.inner.admit(lengths)
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         let _permit = self.permits.take();
         let inner = self.inner.put(name, size_hint)?;

@@ -16,6 +16,7 @@ const LABEL: &str = "mem:";
 /// A tier in memory.
 pub struct MemTier {
     mark: Mark,
+    longest: Option<u64>,
     store: Arc<Mutex<Store>>,
 }
 
@@ -39,6 +40,15 @@ impl MemTier {
         Self::build(mark, Some(capacity))
     }
 
+    /// Takes no object of more than `longest` bytes.
+    #[must_use]
+    pub fn with_longest(self, longest: u64) -> Self {
+        Self {
+            longest: Some(longest),
+            ..self
+        }
+    }
+
     fn build(mark: Mark, capacity: Option<u64>) -> Self {
         let store = Store {
             objects: BTreeMap::new(),
@@ -47,6 +57,7 @@ impl MemTier {
         };
         Self {
             mark,
+            longest: None,
             store: Arc::new(Mutex::new(store)),
         }
     }
@@ -97,6 +108,20 @@ impl Tier for MemTier {
         }
     }
 
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        Ok(self.longest)
+    }
+
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        let all = lengths
+            .iter()
+            .fold(0_u64, |sum, len| sum.saturating_add(*len));
+        let mut store = self.store.lock();
+        store.take(all, "looking for room")?;
+        store.used -= all;
+        Ok(())
+    }
+
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         let mut store = self.store.lock();
         if store.objects.contains_key(&name) {
@@ -107,6 +132,7 @@ impl Tier for MemTier {
         store.used -= size_hint;
         Ok(Box::new(MemPut {
             name,
+            longest: self.longest,
             store: Arc::clone(&self.store),
             data: Vec::new(),
             broken: false,
@@ -162,6 +188,7 @@ impl Tier for MemTier {
 
 struct MemPut {
     name: AggregateId,
+    longest: Option<u64>,
     store: Arc<Mutex<Store>>,
     data: Vec<u8>,
     broken: bool,
@@ -171,6 +198,16 @@ impl io::Write for MemPut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.broken {
             return Err(io::Error::other("an earlier write failed"));
+        }
+        let len = (self.data.len() + bytes.len()) as u64;
+        if let Some(longest) = self.longest.filter(|longest| len > *longest) {
+            self.broken = true;
+            let full = TierError::Full {
+                tier: LABEL.to_owned(),
+                step: "writing",
+                why: format!("an object has at most {longest} bytes"),
+            };
+            return Err(full.into());
         }
         if let Err(full) = self.store.lock().take(bytes.len() as u64, "writing") {
             self.broken = true;

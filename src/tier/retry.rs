@@ -112,6 +112,12 @@ impl Tier for Retry {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.inner.tapes()
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.inner.longest()
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        self.inner.admit(lengths)
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.retrying("put", || self.inner.put(name, size_hint))
     }

@@ -239,6 +239,26 @@ impl Tier for TapeTier {
         Some(Arc::new(hold::Cartridges { place }))
     }
 
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        Ok(Some(
+            self.place.enter("asking for its cartridges")?.longest(),
+        ))
+    }
+
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        const STEP: &str = "looking for room";
+        let library = self.place.enter(STEP)?;
+        let admitted = library.admit_all(lengths);
+        admitted.map_err(|error| match error {
+            LibraryError::NoRoom(why) => TierError::Full {
+                tier: self.place.label.clone(),
+                step: STEP,
+                why: why.to_string(),
+            },
+            error => self.place.away(STEP, error.to_string()),
+        })
+    }
+
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         Ok(Box::new(put::TapePut::start(&self.place, name, size_hint)?))
     }

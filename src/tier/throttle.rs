@@ -102,6 +102,12 @@ impl Tier for Throttle {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.inner.tapes()
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.inner.longest()
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        self.inner.admit(lengths)
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.bucket.operation();
         let inner = self.inner.put(name, size_hint)?;

@@ -111,6 +111,26 @@ fn mem_conforms() {
     on_mem(|tier| tier);
 }
 
+fn short() -> Arc<dyn Tier> {
+    Arc::new(MemTier::new(MARK).with_longest(24 << 20))
+}
+
+#[test]
+fn mem_with_a_bound_conforms() {
+    judge(conformance::run(&short));
+}
+
+#[test]
+fn wrappers_answer_for_the_bound_of_what_they_wrap() {
+    for wrap in [throttled, one_at_a_time, quiet_faults, retried, all] {
+        let (bounded, full) = (short(), MemTier::with_capacity(MARK, 100));
+        assert_eq!(wrap(bounded).longest().expect("a bound"), Some(24 << 20));
+        let full = wrap(Arc::new(full));
+        assert!(full.admit(&[50, 50]).is_ok());
+        assert!(full.admit(&[50, 51]).is_err());
+    }
+}
+
 #[test]
 fn dir_conforms() {
     on_dir(|tier| tier);

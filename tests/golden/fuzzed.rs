@@ -28,11 +28,15 @@ fn index(bytes: &[u8]) {
             index_len: bytes.len() as u64,
             index_crc: Crc32c::of(bytes),
             total_len: 2 << 40,
+            in_parts: !index.parts().is_empty(),
         };
         let _ = decode_index(bytes, &trailer);
         for entry in &index.entries {
             let pieces = (0..entry.block_count()).flat_map(|n| entry.pieces(n));
             assert_eq!(pieces.map(|p| p.len).sum::<u64>(), entry.stored_len());
+            let runs = entry.runs_of_blocks(0..u64::MAX);
+            assert_eq!(runs.iter().map(|r| r.len).sum::<u64>(), entry.stored_len());
+            let _ = (entry.tar_name(), entry.end());
         }
     }
 }

@@ -20,3 +20,5 @@ mod tree;
 mod v1;
 #[cfg(test)]
 mod v2;
+#[cfg(test)]
+mod v3;

@@ -14,6 +14,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod parts;
 mod pools;
 mod proof;
 mod rebuild;

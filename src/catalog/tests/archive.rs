@@ -1,5 +1,4 @@
 //! Versions, copies, aggregates, tombstones, and what policies ask.
-
 use super::*;
 
 const OTHER: TierId = TierId(8);
@@ -338,6 +337,7 @@ fn being_made_again() -> (Rig, NodeId, Made, NewAggregate) {
         tier: TIER,
         id: rig.next_aggregate().unwrap(),
         len: 1,
+        in_parts: false,
         crc: Crc32c(1),
         proof: ProofKind::ReadBack,
     };

@@ -230,6 +230,7 @@ fn rebuilds(rig: &Rig, f: NodeId) {
         tier: TIER,
         id: AggregateId { epoch: 9, seq: 9 },
         len: 1,
+        in_parts: None,
         composed: at(1),
         damaged: true,
     };
@@ -250,7 +251,7 @@ fn rebuilds(rig: &Rig, f: NodeId) {
     rig.remembered_as(b"x").unwrap();
     rig.was_damaged(TIER, aggregate.id).unwrap();
     rig.remembered_alike(1, at(1), 5).unwrap();
-    rig.learn_length(TIER, aggregate.id, 1).unwrap();
+    rig.learn_length(TIER, aggregate.id, (1, false)).unwrap();
     let learned = rig.copy_at(TIER, aggregate.id, 512, Crc32c(1)).unwrap();
     let learned = learned.map(|copy| Copy {
         stored_len: 2,
@@ -325,7 +326,10 @@ fn reclaim(rig: &Rig, f: NodeId, id: AggregateId) {
     };
     let stray = AggregateId { epoch: 0, seq: 77 };
     assert_eq!(rig.unknown(TIER, &[id, stray]).unwrap(), [stray]);
-    assert!(rig.quarantine(TIER, stray, 9, vec![found], at(1)).unwrap());
+    assert!(
+        rig.quarantine(TIER, stray, (9, false), vec![found], at(1))
+            .unwrap()
+    );
     rig.of_life(TIER, Life::Quarantined, None, 5).unwrap();
     rig.settle_quarantine(TIER, stray, at(9), at(9)).unwrap();
     rig.miss_aggregate(TIER, id).unwrap();
@@ -333,6 +337,7 @@ fn reclaim(rig: &Rig, f: NodeId, id: AggregateId) {
         tier: TIER,
         id: rig.next_aggregate().unwrap(),
         len: 1,
+        in_parts: false,
         crc: Crc32c(1),
         proof: ProofKind::Volatile,
     };

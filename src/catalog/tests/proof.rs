@@ -11,6 +11,7 @@ fn shared() -> (Rig, NewAggregate) {
         tier: TIER,
         id: rig.next_aggregate().unwrap(),
         len: 4096,
+        in_parts: false,
         crc: Crc32c(9),
         proof: ProofKind::ReadBack,
     };

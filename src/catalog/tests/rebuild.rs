@@ -9,6 +9,7 @@ fn aggregate(seq: u64) -> LearnedAggregate {
         tier: TIER,
         id: AggregateId { epoch: 3, seq },
         len: 8192,
+        in_parts: Some(false),
         composed: at(40),
         damaged: false,
     }
@@ -188,12 +189,15 @@ fn a_length_that_only_the_tier_knows_is_learned_once() {
         under: None,
     };
     rig.learn(vec![known], at(61), Durability::Full).unwrap();
-    let len = || rig.aggregate(TIER, AGGREGATE).unwrap().unwrap().len;
-    assert_eq!(len(), 0);
-    for told in [4096, 8192] {
+    let known = || {
+        let row = rig.aggregate(TIER, AGGREGATE).unwrap().unwrap();
+        (row.len, row.in_parts)
+    };
+    assert_eq!(known(), (0, None));
+    for told in [(4096, true), (8192, false)] {
         rig.learn_length(TIER, AGGREGATE, told).unwrap();
         rig.settle(Durability::Relaxed).unwrap();
-        assert_eq!(len(), 4096);
+        assert_eq!(known(), (4096, Some(true)));
     }
     rig.raise_epoch(99).unwrap();
     assert_eq!(rig.begin_incarnation(start(1)).unwrap().epoch, 100);
@@ -262,4 +266,24 @@ fn the_condition_of_a_catalog_is_told_without_changing_it() {
     std::fs::create_dir(&path).unwrap();
     let found = Catalog::condition(&path);
     assert!(matches!(&found, Err(why) if !why.is_damage()), "{found:?}");
+}
+
+/// A row that a program before wrote for what it made is of one object; of what it found nobody knows.
+#[test]
+fn a_catalog_of_version_4_does_not_say_what_is_in_parts() {
+    let rig = Rig::new();
+    rig.learn_members(aggregate(7), Vec::new(), true).unwrap();
+    let node = rig.file(1, 10);
+    let made = rig.archive(node, 1, TIER);
+    let Rig { dir, catalog } = rig;
+    drop(catalog);
+    let path = dir.path().join("catalog");
+    let old = rusqlite::Connection::open(&path).unwrap();
+    let back = "ALTER TABLE aggregates DROP COLUMN in_parts; PRAGMA user_version = 4";
+    old.execute_batch(back).unwrap();
+    drop(old);
+    let catalog = Catalog::open(&path, identity()).unwrap();
+    let told = |id| catalog.aggregate(TIER, id).unwrap().unwrap().in_parts;
+    assert_eq!(told(made.id), Some(false));
+    assert_eq!(told(AGGREGATE), None);
 }

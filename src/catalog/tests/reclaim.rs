@@ -200,7 +200,7 @@ fn p8_what_is_unknown_waits_as_long_as_what_was_deleted_and_then_once_more() {
     let rig = Rig::new();
     let id = AggregateId { epoch: 0, seq: 5 };
     let members = vec![found((FileId([7; 16]), DataVersion(1)))];
-    let learn = || rig.quarantine(TIER, id, 4096, members.clone(), at(100));
+    let learn = || rig.quarantine(TIER, id, (4096, false), members.clone(), at(100));
     assert!(learn().unwrap());
     assert!(!learn().unwrap(), "known by now");
     assert_eq!(rig.unknown(TIER, &[id]).unwrap(), []);
@@ -240,7 +240,10 @@ fn p8_a_quarantined_aggregate_whose_members_files_name_is_an_ordinary_one() {
     rig.archive(node, 1, TIER);
     let id = AggregateId { epoch: 0, seq: 5 };
     let members = vec![found(key(node, 1))];
-    assert!(rig.quarantine(TIER, id, 4096, members, at(100)).unwrap());
+    assert!(
+        rig.quarantine(TIER, id, (4096, false), members, at(100))
+            .unwrap()
+    );
     let copies = rig.copies(file_id(node), DataVersion(1)).unwrap();
     let states: Vec<_> = copies.iter().map(|c| c.state).collect();
     assert_eq!(states, [CopyState::Good, CopyState::Suspect]);

@@ -211,6 +211,7 @@ fn times_that_an_older_catalog_took_from_a_clock_that_was_set_back_follow_the_na
     let connection = rusqlite::Connection::open(&path).unwrap();
     // As version 3 has them: what the clock said.
     let back = "DROP TABLE snapshot_graves; ALTER TABLE snapshots DROP COLUMN gaps;
+        ALTER TABLE aggregates DROP COLUMN in_parts;
         CREATE INDEX snapshots_superseded ON snapshots (superseded_at)
             WHERE superseded_at IS NOT NULL;
         UPDATE snapshots SET superseded_at = 60 WHERE superseded_at IS NOT NULL;

@@ -27,6 +27,7 @@ fn entry(size: u64, extents: Vec<Extent>) -> IndexEntry {
         data: 4096,
         header_crc: Crc32c(1),
         blocks,
+        span: super::super::parts::Span::Whole,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One member read from its own header blocks, found through the index.
 
 use super::super::aggregate::{AggregateError, IndexEntry};
-use super::super::member::{Kind, Member};
+use super::super::member::Member;
 use super::Scanner;
 use cairn_mover::Crc32c;
 
@@ -29,16 +29,18 @@ impl IndexEntry {
             return Err(bad("the headers do not have the sum that the index says"));
         }
         let mut member = self.member.clone();
-        if member.kind == Kind::Socket {
+        if self.header == 0 {
+            // The index alone has it.
             return Ok(member);
         }
+        let (path, kind) = self.in_tar();
         let mut scanner = Scanner::new(headers);
         scanner.at = self.header;
         scanner.alone = true;
         let found = scanner
             .next_member()?
             .ok_or_else(|| bad("no member there"))?;
-        if found.member.path != member.path || found.member.kind != member.kind {
+        if found.member.path != path || found.member.kind != kind {
             return Err(bad("the headers say something else than the index"));
         }
         let only_here = std::mem::take(&mut member.xattrs);

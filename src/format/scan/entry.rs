@@ -117,9 +117,13 @@ impl Said {
         if !regular && (len > 0 || sparse.is_some()) {
             return Err("data where its kind has none");
         }
-        let identity = match self.values.get("comment") {
-            Some(text) => Some(pax::parse_identity(text).ok_or("a comment that is not Cairn's")?),
-            None => None,
+        let (identity, part) = match self.values.get("comment") {
+            Some(text) => match (pax::parse_identity(text), pax::parse_part(text)) {
+                (Some(identity), _) => (Some(identity), None),
+                (None, Some((identity, part))) => (Some(identity), Some(part)),
+                (None, None) => return Err("a comment that is not Cairn's"),
+            },
+            None => (None, None),
         };
         if regular != identity.is_some() {
             return Err("a file without identity, or an identity without a file");
@@ -142,6 +146,7 @@ impl Said {
             ],
             xattrs: self.xattrs,
             identity,
+            part,
         })
     }
 

@@ -65,17 +65,30 @@ pub(super) fn encode_headers(
     member: &Member,
     crc: Option<Crc32c>,
 ) -> Result<Headers, &'static str> {
-    let mut bytes = Vec::new();
     if matches!(member.kind, Kind::Socket) {
         let left_out = member.xattrs.clone();
+        let bytes = Vec::new();
         return Ok(Headers { bytes, left_out });
     }
-    let mut map = Vec::new();
-    let mut body = Vec::new();
-    if let (Kind::Regular { .. }, Some(identity)) = (&member.kind, member.identity) {
-        let crc = identity.crc.or(crc);
-        let comment = pax::identity(&DataIdentity { crc, ..identity });
-        body.extend_from_slice(&pax::record(b"comment", comment.as_bytes()));
+    let comment = match (&member.kind, member.identity) {
+        (Kind::Regular { .. }, Some(identity)) => {
+            let crc = identity.crc.or(crc);
+            Some(pax::identity(&DataIdentity { crc, ..identity }))
+        }
+        _ => None,
+    };
+    encode(member, comment.as_deref())
+}
+
+/// Those of a part: it says of itself what `comment` does.
+pub(super) fn encode_part_headers(member: &Member, comment: &str) -> Result<Headers, &'static str> {
+    encode(member, Some(comment))
+}
+
+fn encode(member: &Member, comment: Option<&str>) -> Result<Headers, &'static str> {
+    let (mut bytes, mut map, mut body) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(comment) = comment {
+        field(&mut body, "comment", comment.as_bytes());
     }
     let mut name = guarded(member.path.as_bytes());
     if member.kind == Kind::Directory {

@@ -210,9 +210,9 @@ impl Again<'_> {
                 return Err(Stop::Item(Uncopied::Skipped(Skip::Changed)));
             }
             return match small {
-                Some(bytes) => add(composer, &file, wanted, &mut &bytes[..]),
+                Some(bytes) => add(composer, &file, wanted, (&mut &bytes[..], false)),
                 None => {
-                    let added = add(composer, &file, wanted, &mut data);
+                    let added = add(composer, &file, wanted, (&mut data, true));
                     if let (Err(_), Some(miss)) = (&added, data.missed.take()) {
                         // The aggregate is beyond use, and so is the batch: this was its only file.
                         let why = self.missed(at, origin, miss, last).to_string();
@@ -302,7 +302,7 @@ fn add(
     composer: &mut Composer<'_>,
     file: &File,
     wanted: &Wanted,
-    data: &mut dyn Read,
+    (data, alone): (&mut dyn Read, bool),
 ) -> Result<(), Stop> {
     let identity = Identity {
         file: wanted.file,
@@ -312,7 +312,12 @@ fn add(
     };
     let names = composer.names(&file.candidate)?;
     let member = file.member(names[0].clone(), &identity, Some(wanted.crc));
-    let added = composer.add(&member, data).map_err(Stop::Batch)?;
+    let added = if alone {
+        composer.add_alone(&member, data)
+    } else {
+        composer.add(&member, data)
+    };
+    let added = added.map_err(Stop::Batch)?;
     Ok(composer.linked(file, identity, names, added)?)
 }
 
@@ -373,19 +378,17 @@ impl<'a> Verified<'a> {
         if (self.stop)() {
             return Err(Miss::Passing("stopped".into()));
         }
-        let end = (self.next + BLOCKS).min(self.entry.block_count());
+        let runs = self.entry.runs_of_blocks(self.next..self.next + BLOCKS);
+        let Some(run) = runs.first() else {
+            return Ok(());
+        };
+        let end = run.blocks.end;
         let places: Vec<_> = (self.next..end)
             .filter_map(|n| self.entry.block(n))
             .collect();
-        let Some(first) = places.first() else {
-            return Ok(());
-        };
-        let len = places.iter().map(|p| p.len).sum();
-        let aggregate = self.origin.copy.aggregate;
-        let bytes = self
-            .origin
-            .tier
-            .read(aggregate, first.offset_in_object, len)?;
+        let object = run.object(self.origin.copy.aggregate);
+        let tier = &self.origin.tier;
+        let bytes = tier.read(object, run.offset_in_object, run.len)?;
         let mut rest = &bytes[..];
         for (block, place) in (self.next..).zip(&places) {
             let (data, behind) = rest.split_at(rest.len().min(place.len as usize));

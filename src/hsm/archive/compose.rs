@@ -8,15 +8,16 @@ use super::{
     ArchiveError, Batch, CommitError, Copied, Durable, GROUP_BYTES, GROUP_FILES, ItemError,
     Outcome, SMALL, Skip,
 };
-use crate::format::aggregate::{Added, AggregateWriter, Index};
+use crate::format::aggregate::{Added, AggregateWriter, Index, PartsWriter};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Attributes, FileStat, How, NodeKind};
+use crate::hsm::parts::{self, Made, Sink, Whole};
 use crate::hsm::version::{Quiet, Seen, quiescent, quiescent_one};
-use crate::tier::{Put, Receipt};
+use crate::tier::Receipt;
 use cairn_mover::{Crc32c, Crc32cHasher};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
@@ -34,23 +35,6 @@ impl<T: Into<Outcome>> From<T> for Fault {
 impl From<ArchiveError> for Fault {
     fn from(why: ArchiveError) -> Self {
         Self::Batch(why)
-    }
-}
-
-/// The object being written, summed on its way.
-struct Sink {
-    put: Box<dyn Put>,
-    sum: Crc32cHasher,
-}
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.put.write(bytes)?;
-        self.sum.update(&bytes[..taken]);
-        Ok(taken)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.put.flush()
     }
 }
 
@@ -80,6 +64,10 @@ pub(super) struct Composer<'a> {
     pub(super) batch: Batch<'a>,
     writer: AggregateWriter<Sink>,
     places: HashMap<MemberPath, Place>,
+    /// The directories in it, where a file stands alone.
+    directories: Vec<Member>,
+    /// Of a file in parts, those that are durable.
+    made: Option<Made<'a>>,
     pending: Vec<Pending>,
     /// Entries of items without data.
     entered: usize,
@@ -97,16 +85,16 @@ pub(super) struct File {
 
 impl<'a> Composer<'a> {
     pub(super) fn begin(batch: Batch<'a>, size_hint: u64) -> Result<Self, ArchiveError> {
-        let put = batch.tier.put(batch.aggregate, size_hint)?;
-        let sink = Sink {
-            put,
-            sum: Crc32cHasher::default(),
-        };
-        let fs = batch.backing.fs();
+        // What is longer goes there in parts.
+        let longest = batch.tier.longest()?.unwrap_or(u64::MAX);
+        let put = batch.tier.put(batch.aggregate, size_hint.min(longest))?;
+        let (sink, fs) = (Sink::new(put), batch.backing.fs());
         Ok(Self {
             batch,
             writer: AggregateWriter::new(sink, batch.aggregate, fs, batch.composed),
             places: HashMap::new(),
+            directories: Vec::new(),
+            made: None,
             pending: Vec::new(),
             entered: 0,
         })
@@ -207,7 +195,7 @@ impl<'a> Composer<'a> {
             since_look: 0,
             gave_up: None,
         };
-        let added = self.add(&member, &mut stream);
+        let added = self.add_alone(&member, &mut stream);
         let added = match (added, stream.gave_up.take()) {
             (_, Some(GaveUp::Changed)) => return Err(Outcome::Skipped(Skip::Changed).into()),
             (_, Some(GaveUp::Stopped)) => return Err(ArchiveError::Stopped.into()),
@@ -219,6 +207,40 @@ impl<'a> Composer<'a> {
             return Err(Outcome::Failed(ItemError::Rotted { expected, found }).into());
         }
         self.linked(&file, identity, names, added)
+    }
+
+    /// Adds a file that stands alone; in parts, if the tier takes no object that long.
+    pub(super) fn add_alone(
+        &mut self,
+        member: &Member,
+        data: &mut dyn Read,
+    ) -> Result<Added, ArchiveError> {
+        let batch = self.batch;
+        let aggregate = batch.aggregate;
+        let failed = |why| ArchiveError::in_parts(aggregate, why);
+        let slices = parts::cut(batch.tier, member, self.writer.len()).map_err(failed)?;
+        let Some(slices) = slices else {
+            return self.add(member, data);
+        };
+        let whole = Whole {
+            tier: batch.tier,
+            aggregate,
+            fs: batch.backing.fs(),
+            composed: batch.composed,
+            directories: &self.directories,
+            leave: &|| (),
+        };
+        let mut file = PartsWriter::new(member, &slices);
+        let made = whole.write_all_but_last(&mut file, data).map_err(failed)?;
+        self.made = Some(made);
+        let added = self.writer.add_last_part(file, data);
+        let added = added.map_err(|source| ArchiveError::Compose { aggregate, source })?;
+        let place = Place {
+            header: added.header,
+            is_directory: false,
+        };
+        self.places.insert(member.path.clone(), place);
+        Ok(added)
     }
 
     fn identity(&self, file: &File, crc: Option<Crc32c>) -> Result<Identity, Fault> {
@@ -386,6 +408,9 @@ impl<'a> Composer<'a> {
             .add(member, data)
             .map_err(|source| ArchiveError::Compose { aggregate, source })?;
         let is_directory = member.kind == Kind::Directory;
+        if is_directory && self.batch.items.len() == 1 {
+            self.directories.push(member.clone());
+        }
         self.places.insert(
             member.path.clone(),
             Place {
@@ -456,22 +481,15 @@ impl<'a> Composer<'a> {
             .writer
             .finish()
             .map_err(|source| ArchiveError::Compose { aggregate, source })?;
-        let (sum, len) = (sink.sum.sum(), sink.sum.len());
         // The tier may take its time.
         drop(self.places);
         (self.batch.sealed)();
-        let receipt = sink.put.finish(sum)?;
-        let fits = [
-            (receipt.aggregate == aggregate, "another object"),
-            (
-                receipt.len == len && trailer.total_len == len,
-                "another length",
-            ),
-            (receipt.crc == sum, "another checksum"),
-        ];
-        if let Some((_, why)) = fits.into_iter().find(|(fits, _)| !fits) {
-            return Err(ArchiveError::Receipt { aggregate, why });
+        let sealed = sink.seal(aggregate, trailer.total_len);
+        // Whatever was said: a drive that failed in the middle may have written it, and its parts stay.
+        if let Some(made) = self.made {
+            made.keep();
         }
+        let receipt = sealed?.ok_or(ArchiveError::Receipt { aggregate })?;
         let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
         commit(Durable {
             receipt: &receipt,

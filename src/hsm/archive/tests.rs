@@ -1,5 +1,6 @@
 //! P2 and the archive's side of P6 by their rules.
 
+mod parts;
 mod race;
 
 use super::*;

@@ -2,9 +2,14 @@
 //! which a file still lacks.
 
 use super::{EngineError, Shared, Slot};
-use crate::catalog::{Copy, CopyState, FileState, Life, Node, ProofKind};
+use crate::catalog::{Aggregate, Copy, CopyState, FileState, Life, Node, ProofKind};
+use crate::format::aggregate::Index;
 use crate::format::record::{CopyHint, Record};
+use crate::hsm::index_cache::{IndexCache, Loaded};
+use crate::hsm::parts;
 use crate::id::{AggregateId, TierId};
+use std::cell::Cell;
+use std::sync::Arc;
 
 impl Shared {
     /// Copies on this tier protect what the backing loses, or the administrator takes them as if
@@ -125,12 +130,12 @@ impl Shared {
 
     /// Copies of this very version that the catalog has as good, on tiers that answer now and
     /// whose copies count: one for each tier.
-    pub(super) fn prove(&self, record: &Record) -> Result<Vec<CopyHint>, String> {
+    pub(super) fn prove(&self, record: &Record, ahead: &Ahead) -> Result<Vec<CopyHint>, String> {
         let copies = self
             .catalog
             .copies(record.file, record.version)
             .map_err(|e| e.to_string())?;
-        self.proven_of(copies.iter().filter(|c| c.crc == record.crc))
+        self.proven_of(copies.iter().filter(|c| c.crc == record.crc), ahead)
     }
 
     /// Of these copies of one version those that are good, on tiers that answer now and whose copies
@@ -138,10 +143,11 @@ impl Shared {
     pub(super) fn proven_of<'a>(
         &self,
         copies: impl Iterator<Item = &'a Copy>,
+        ahead: &Ahead,
     ) -> Result<Vec<CopyHint>, String> {
         let mut proven: Vec<CopyHint> = Vec::new();
         for copy in copies.filter(|c| c.state == CopyState::Good) {
-            if proven.iter().all(|p| p.tier != copy.tier) && self.is_proof(copy)? {
+            if proven.iter().all(|p| p.tier != copy.tier) && self.is_proof(copy, ahead)? {
                 proven.push(CopyHint {
                     tier: copy.tier,
                     aggregate: copy.aggregate,
@@ -152,7 +158,7 @@ impl Shared {
         Ok(proven)
     }
 
-    fn is_proof(&self, copy: &Copy) -> Result<bool, String> {
+    fn is_proof(&self, copy: &Copy, ahead: &Ahead) -> Result<bool, String> {
         let Some(slot) = self.slot(copy.tier) else {
             return Ok(false);
         };
@@ -164,36 +170,113 @@ impl Shared {
         if known.is_some_and(|a| a.life == Life::Doomed) {
             return Ok(false);
         }
-        let lasting = known.is_some_and(|a| a.proof != ProofKind::Volatile);
+        let Some(known) = known else {
+            return Ok(false);
+        };
+        let lasting = known.proof != ProofKind::Volatile;
         // In this order: what a tier is worth is known once it was seen.
         Ok((lasting || self.settings.allow_same_fs)
-            && self.aggregate_is_live(slot, copy.aggregate, known.map(|a| a.len))
+            && self.aggregate_is_live(slot, &known, ahead)
             && self.counts(slot))
     }
 
-    /// Its trailer is where an object of that length ends, and its index is sound.
-    fn is_whole(&self, slot: &Slot, aggregate: AggregateId) -> bool {
-        let load = |indexes: &crate::hsm::index_cache::IndexCache| {
-            indexes.load(&*slot.tier, slot.id, aggregate).is_ok()
-        };
-        self.recaller().is_some_and(|r| load(r.indexes()))
+    /// The tier answers, and the aggregate is there at its full length, and so are its parts. No index
+    /// is read for it.
+    fn aggregate_is_live(&self, slot: &Slot, row: &Aggregate, ahead: &Ahead) -> bool {
+        let tier = &*slot.tier;
+        let told = tier.stat(row.id).map_err(|why| why.to_string());
+        let live = told.and_then(|own| match row.in_parts {
+            Some(false) => Ok(row.len == own),
+            _ => match ahead.index(slot.id, row.id) {
+                Some(loaded) => parts::are_there(tier, row.id, loaded.index().parts())
+                    .map(|()| fits(row, own, loaded.index()))
+                    .map_err(|(part, why)| format!("part {part}: {why}")),
+                None => Ok(false),
+            },
+        });
+        live.unwrap_or_else(|why| {
+            tracing::warn!(tier = %slot.name, aggregate = %row.id, why, "a copy cannot be proven now");
+            false
+        })
     }
 
-    /// The tier answers, and the aggregate is there at its full length.
-    pub(super) fn aggregate_is_live(
+    /// Reads what [`Self::proven_of`] must know of these copies and the catalog does not: where the parts of
+    /// files lie, and which aggregates are in parts. Of an ordinary one nothing is read.
+    pub(super) fn look_ahead<'a>(
         &self,
-        slot: &Slot,
-        aggregate: AggregateId,
-        known: Option<u64>,
-    ) -> bool {
-        match slot.tier.stat(aggregate) {
-            // Learned from records alone (of a restored backing, say): its own end says how long it is.
-            Ok(_) if known == Some(0) => self.is_whole(slot, aggregate),
-            Ok(len) => known == Some(len),
-            Err(why) => {
-                tracing::warn!(tier = %slot.name, %why, "a copy cannot be proven now");
-                false
+        copies: impl Iterator<Item = &'a Copy>,
+    ) -> Result<Ahead, EngineError> {
+        let mut ahead = Ahead::default();
+        for copy in copies.filter(|c| c.state == CopyState::Good) {
+            let Some(slot) = self.slot(copy.tier) else {
+                continue;
+            };
+            let row = self.catalog.aggregate(copy.tier, copy.aggregate)?;
+            let Some(row) = row.filter(|row| row.in_parts != Some(false)) else {
+                continue;
+            };
+            let loaded = match row.in_parts {
+                Some(_) => self
+                    .recaller()
+                    .and_then(|r| self.told(slot, row.id, r.indexes())),
+                // What is kept of it may not be what lies there.
+                None => self.told(slot, row.id, &IndexCache::new(0)),
+            };
+            if let (None, Some(loaded)) = (row.in_parts, &loaded) {
+                self.learn_parts(slot, &row, loaded.index())?;
             }
+            ahead.tried.push((slot.id, row.id, loaded));
         }
+        Ok(ahead)
+    }
+
+    fn told(&self, slot: &Slot, id: AggregateId, from: &IndexCache) -> Option<Arc<Loaded>> {
+        let loaded = from.load(&*slot.tier, slot.id, id);
+        loaded
+            .inspect_err(|why| {
+                tracing::warn!(tier = %slot.name, aggregate = %id, %why, "a copy cannot be proven now");
+            })
+            .ok()
+    }
+
+    /// Notes what the index said, if all of it is there.
+    fn learn_parts(&self, slot: &Slot, row: &Aggregate, index: &Index) -> Result<(), EngineError> {
+        let there = parts::are_there(&*slot.tier, row.id, index.parts()).is_ok();
+        if let Ok(own) = slot.tier.stat(row.id)
+            && there
+            && fits(row, own, index)
+        {
+            let known = (index.len_with_parts(own), !index.parts().is_empty());
+            self.catalog.learn_length(slot.id, row.id, known)?;
+        }
+        Ok(())
+    }
+}
+
+/// The length in the catalog is the sum of all; or is that of the object itself, where its index was not read.
+fn fits(row: &Aggregate, own: u64, index: &Index) -> bool {
+    let unread = row.in_parts.is_none() && (row.len == 0 || row.len == own);
+    unread || row.len == index.len_with_parts(own)
+}
+
+/// Indexes that were read before a file's users are shut out: while they are, no tier is read, which may take
+/// minutes.
+#[derive(Default)]
+pub(super) struct Ahead {
+    /// `None`: it could not be read.
+    tried: Vec<(TierId, AggregateId, Option<Arc<Loaded>>)>,
+    missed: Cell<bool>,
+}
+
+impl Ahead {
+    fn index(&self, tier: TierId, id: AggregateId) -> Option<&Loaded> {
+        let found = self.tried.iter().find(|one| (one.0, one.1) == (tier, id));
+        self.missed.set(self.missed.get() || found.is_none());
+        found?.2.as_deref()
+    }
+
+    /// Something that was not looked at was asked for: the copies changed meanwhile.
+    pub(super) fn missed(&self) -> bool {
+        self.missed.get()
     }
 }

@@ -227,7 +227,7 @@ fn verify(shared: &Shared, run: &Run) -> Result<(), String> {
     let audit = audit.map_err(|e| text(&e))?;
     let mut bad_copies = 0;
     for (file, _) in &audit.bad {
-        let copies = shared.live_members(slot.id, file.name);
+        let copies = shared.live_members(slot.id, file.name.head());
         let copies = copies.map_err(|e| text(&e))?;
         if copies.is_empty() {
             continue;
@@ -289,6 +289,10 @@ pub(super) fn tend(shared: &Shared, slot: &Slot, next: &mut Option<Timestamp>) {
     };
     let share = u64::from(shared.settings.tape_repack_share.get());
     for barcode in library.worth_repacking(share) {
+        if !library.has_room_for_parts(barcode) {
+            tracing::debug!(tier = %slot.name, %barcode, "no room to empty it of files in parts");
+            continue;
+        }
         tracing::info!(tier = %slot.name, %barcode, "little on it is needed: it is emptied");
         if let Err(why) = library.set_repack(barcode, true) {
             tracing::warn!(tier = %slot.name, %barcode, %why, "it is not emptied");

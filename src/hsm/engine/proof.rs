@@ -121,7 +121,7 @@ impl Shared {
         pause: &(dyn Fn() + Sync),
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<Option<Fault>>, CheckError> {
-        let ask = |stretch| self.seat_at(slot.id, aggregate, stretch, stop);
+        let ask = |object, stretch| self.seat_at(slot.id, object, stretch, stop);
         let tier = stretches::Stretches::new(tier, aggregate, &ask, pause, stop);
         let begun = self.now();
         let told = match verify_copies(&tier, aggregate, copies, stop) {

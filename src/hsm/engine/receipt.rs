@@ -78,6 +78,8 @@ pub struct MemberPlace {
     pub stored: u64,
     /// They are the whole content; else holes are left out.
     pub dense: bool,
+    /// Parts of the file that lie in other objects, before this one.
+    pub parts: u16,
 }
 
 /// Asked while something is read: is the answer still wanted?
@@ -155,8 +157,9 @@ impl Shared {
             Ok(MemberPlace {
                 name: entry.tar_name(),
                 data: entry.data,
-                stored: entry.stored_len(),
+                stored: entry.own_stored_len(),
                 dense: entry.is_dense(),
+                parts: u16::try_from(entry.parts().len()).unwrap_or(u16::MAX),
             })
         });
         Some(CopyReceipt {

@@ -51,6 +51,9 @@ struct Veiled {
     free: Arc<Mutex<Option<u64>>>,
     /// It gives no data.
     broken: Arc<AtomicBool>,
+    longest: Arc<Mutex<Option<u64>>>,
+    /// Cannot be looked at: its cartridge is away.
+    unseen: Arc<Mutex<Option<AggregateId>>>,
 }
 
 /// Runs a hook, taken out meanwhile: it may panic, and others come by.
@@ -74,6 +77,9 @@ impl Tier for Veiled {
             root: None,
         }
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        Ok(*self.longest.lock())
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         run(&self.on_put);
         self.tier.put(name, size_hint)
@@ -91,6 +97,13 @@ impl Tier for Veiled {
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         run(&self.on_stat);
+        if *self.unseen.lock() == Some(name) {
+            return Err(TierError::Unavailable {
+                tier: "veiled:".into(),
+                step: "looking for an object",
+                why: "its cartridge is away".into(),
+            });
+        }
         self.tier.stat(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
@@ -133,8 +146,24 @@ pub(super) struct Bench {
     frees: Vec<Arc<Mutex<Option<u64>>>>,
     /// Tiers that give no data.
     broken: Vec<Arc<AtomicBool>>,
+    /// Of each tier the longest object that it takes.
+    longest: Vec<Arc<Mutex<Option<u64>>>>,
+    /// Of each tier an object that cannot be looked at.
+    unseen: Vec<Arc<Mutex<Option<AggregateId>>>>,
     _state: crate::hsm::state_dir::StateDir,
     _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// Objects of the first tier may be no longer from now on.
+    pub(super) fn bound(&self, longest: u64) {
+        *self.longest[0].lock() = Some(longest);
+    }
+
+    /// An object of the first tier cannot be looked at, or all can.
+    pub(super) fn hide(&self, object: Option<AggregateId>) {
+        *self.unseen[0].lock() = object;
+    }
 }
 
 impl Drop for Bench {
@@ -198,7 +227,7 @@ impl Bench {
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
         let (mut hooks, mut asked, mut frees) = (Vec::new(), Vec::new(), Vec::new());
-        let mut broken = Vec::new();
+        let (mut broken, mut longest, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
             let is_broken = Arc::<AtomicBool>::default();
@@ -207,6 +236,10 @@ impl Bench {
             asked.push(Arc::clone(&on_stat));
             let free = Arc::default();
             frees.push(Arc::clone(&free));
+            let bound = Arc::default();
+            longest.push(Arc::clone(&bound));
+            let away = Arc::default();
+            unseen.push(Arc::clone(&away));
             if matches!(place, Place::Elsewhere) {
                 let tier = slot.tier.clone();
                 let veiled = Arc::new(Veiled {
@@ -215,6 +248,8 @@ impl Bench {
                     on_stat,
                     free,
                     broken: is_broken,
+                    longest: bound,
+                    unseen: away,
                 });
                 *slot = Slot::new(slot.name.clone(), slot.id, slot.url.clone(), veiled);
             }
@@ -230,6 +265,8 @@ impl Bench {
             asked,
             frees,
             broken,
+            longest,
+            unseen,
             _state: state,
             _dir: dir,
         }

@@ -14,7 +14,7 @@
 use super::begin;
 use super::one::{Opened, Recall};
 use super::source::{first_tier, mismatch};
-use super::table::{End, Shared, urgency};
+use super::table::{End, Post, Shared, urgency};
 use super::{RecallError, Recaller};
 use crate::format::aggregate::IndexEntry;
 use crate::format::record::{CopyHint, Record, State as Data};
@@ -92,7 +92,7 @@ pub(super) fn begin(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Open
         return shared.end(recall, End::Failed(RecallError::Foreign { why }));
     };
     let urgency = urgency(&recall.state.lock());
-    let lane = shared.tier_lane(tier, false);
+    let lane = shared.tier_lane(tier, Post::Unseated);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
     lane.push(urgency, Box::new(move || adopt(&shared, &recall, &opened)));
 }

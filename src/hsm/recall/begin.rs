@@ -6,7 +6,7 @@ use super::one::{Opened, Phase, Recall, Writer};
 use super::park::park;
 use super::progress::{Limits, Progress};
 use super::source::Sources;
-use super::table::{End, Shared, urgency};
+use super::table::{End, Post, Shared, urgency};
 use super::{RecallError, Step, Vouched, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
@@ -185,7 +185,8 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
     if park(shared, recall, &opened) {
         return;
     }
-    let lane = shared.tier_lane(tier, seated);
+    let post = if seated { Post::Seated } else { Post::Unseated };
+    let lane = shared.tier_lane(tier, post);
     let (shared, recall) = (Arc::clone(shared), Arc::clone(recall));
     lane.push(urgency, Box::new(move || prepare(&shared, &recall, opened)));
 }
@@ -235,13 +236,16 @@ fn start(
         window: number(settings.stream_memory / BLOCK).max(2),
         in_flight: settings.in_flight.max(1),
     };
+    // Each part on tape has a turn of its own.
+    let in_turns =
+        !sources.entry().parts().is_empty() && shared.asks.desk(sources.primary_tier()).is_some();
     let answers = {
         let mut state = recall.state.lock();
         if state.phase != Phase::Beginning {
             return;
         }
         let mut limits = limits;
-        if state.seat.is_some() {
+        if state.seat.is_some() || in_turns {
             // One behind the other: two at once would change places on their way to the drive.
             limits.in_flight = 1;
         }

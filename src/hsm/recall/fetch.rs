@@ -2,12 +2,14 @@
 
 use super::finish::{self, GiveBack};
 use super::meanwhile::{put_back, set_id};
-use super::one::{Opened, Phase, Recall};
+use super::one::{Opened, Phase, Recall, State};
 use super::progress::{Progress, Run};
 use super::source::{Miss, Sources};
 use super::table::{End, Shared};
 use super::{RecallError, Step};
 use crate::format::aggregate::IndexEntry;
+use crate::hsm::tape::desk::Wish;
+use crate::hsm::tape::queue::Urgency;
 use cairn_mover::Checked;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,15 +25,23 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
             .as_mut()
             .filter(|_| running)
             .and_then(Progress::next);
-        if let Some(progress) = state.progress.as_mut().filter(|_| run.is_some()) {
+        // Parts are read one after the other: another worker would wait for the same drive.
+        let alone = state.sources.as_ref().is_some_and(|s| s.in_parts());
+        if let Some(progress) = state.progress.as_mut().filter(|_| run.is_some() && !alone) {
             // Work was found: let another worker look for more beside this one.
             let slot = usize::from(!progress.is_urgent());
             if state.tickets[0] + state.tickets[1] < shared.settings.in_flight {
                 shared.ticket(recall, &mut state, slot);
             }
         }
+        let state = &mut *state;
         match (run, &state.opened, &state.sources) {
-            (Some(run), Some(opened), Some(sources)) => {
+            (Some(mut run), Some(opened), Some(sources)) => {
+                let upto = sources.upto(run.blocks());
+                if let Some(progress) = &mut state.progress {
+                    progress.cut_off(upto..run.blocks().end);
+                }
+                run.count = upto - run.first;
                 Some((run, Arc::clone(opened), Arc::clone(sources)))
             }
             _ => {
@@ -43,6 +53,9 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
     let Some((run, opened, sources)) = turn else {
         return;
     };
+    if !is_seated(shared, recall, run, &sources, slot) {
+        return;
+    }
     let trouble = fetch(shared, recall, run, &opened, &sources);
     {
         let mut state = recall.state.lock();
@@ -72,6 +85,80 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
         }
         Some(why) => shared.stop(recall, GiveBack::AndEnd(End::Failed(why))),
     }
+}
+
+/// Of a file in parts, each has a turn of its own at a drive: whoever has the seat of another part gives
+/// it back first, and waits on the lane of those that have none. `false`: the run was given back.
+fn is_seated(
+    shared: &Arc<Shared>,
+    recall: &Arc<Recall>,
+    run: Run,
+    sources: &Sources,
+    slot: usize,
+) -> bool {
+    let Some((object, range)) = sources.part_of(run.first) else {
+        return true;
+    };
+    let Some(desk) = shared.asks.desk(sources.primary_tier()) else {
+        return true;
+    };
+    let user = {
+        let mut state = recall.state.lock();
+        if state.seat_of == Some(object) {
+            return true;
+        }
+        state.seat_of = None;
+        if let Some(seat) = state.seat.take() {
+            if let Some(progress) = &mut state.progress {
+                progress.cut_off(run.blocks());
+                progress.run_over();
+            }
+            state.tickets[slot] -= 1;
+            if state.phase == Phase::Running {
+                shared.ticket(recall, &mut state, slot);
+            }
+            drop(state);
+            drop(seat);
+            return false;
+        }
+        state.waiters.values().map(|w| w.user).next().unwrap_or(0)
+    };
+    // Whoever waited may have gone.
+    let wanted = |state: &State| state.implicit || !state.waiters.is_empty();
+    let stop = || {
+        let state = recall.state.lock();
+        state.phase != Phase::Running || !wanted(&state)
+    };
+    let seat = desk.find(object, range).and_then(|stretch| {
+        let wish = Wish {
+            stretch,
+            user,
+            urgency: if run.urgent {
+                Urgency::Reader
+            } else {
+                Urgency::Work
+            },
+        };
+        desk.seat(wish, &stop)
+    });
+    let mut state = recall.state.lock();
+    if state.phase != Phase::Running {
+        // Whoever ended it meanwhile saw to those who wait.
+        state.tickets[slot] -= 1;
+        return false;
+    }
+    if seat.is_none() && !wanted(&state) {
+        // No drive turns for nobody.
+        if let Some(progress) = &mut state.progress {
+            progress.cut_off(run.blocks());
+            progress.run_over();
+        }
+        state.tickets[slot] -= 1;
+        return false;
+    }
+    // Without a seat it is read all the same: the read says what is wrong.
+    (state.seat, state.seat_of) = (seat, Some(object));
+    true
 }
 
 /// Fetches a run; what it returns ends the recall.

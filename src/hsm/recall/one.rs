@@ -10,7 +10,7 @@ use super::{Done, RecallError, Staged};
 use crate::format::record::Record;
 use crate::hsm::backing::FileStat;
 use crate::hsm::tape::desk::Seat;
-use crate::id::NodeHandle;
+use crate::id::{AggregateId, NodeHandle};
 use cairn_fuse::{ReadDone, WaitDone};
 use cairn_mover::Checked;
 use parking_lot::{Mutex, RwLock};
@@ -179,6 +179,8 @@ pub(super) struct State {
     pub(super) called: bool,
     /// Its turn at a drive.
     pub(super) seat: Option<Seat>,
+    /// The object that it has, or had, its turn for.
+    pub(super) seat_of: Option<AggregateId>,
 }
 
 /// See the module.
@@ -221,6 +223,7 @@ impl Recall {
                 asked: 0,
                 called: false,
                 seat: None,
+                seat_of: None,
             }),
             io: Mutex::new(None),
             stop: AtomicBool::new(false),

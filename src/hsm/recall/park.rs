@@ -9,12 +9,12 @@
 //!   for a seat but a parked recall: without one it is read all the same, when its tier comes to it.
 
 use super::Asks;
-use super::one::{Opened, Phase, Recall, State};
+use super::one::{Opened, Phase, Recall, State, Wait, Waiter};
 use super::table::Shared;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::tape::desk::{Desk, Seat, Told, Wish};
 use crate::hsm::tape::queue::{JobId, Urgency};
-use crate::id::NodeHandle;
+use crate::id::{AggregateId, NodeHandle};
 use crate::tier::tapes::Stretch;
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,13 +43,14 @@ impl Parked {
 /// Parks a recall that has no seat and is to read from tape; `false`: it goes on at once. With no lock
 /// held.
 pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) -> bool {
-    {
+    let offset = {
         let state = recall.state.lock();
         if state.phase != Phase::Beginning || state.seat.is_some() || state.called {
             return false;
         }
-    }
-    let Some((desk, stretch)) = find(shared, &opened.record) else {
+        state.first_wanted()
+    };
+    let Some((desk, stretch, object)) = find(shared, &opened.record, offset) else {
         return false;
     };
     let next = {
@@ -60,6 +61,7 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) 
             return true;
         }
         state.asked += 1;
+        state.seat_of = Some(object);
         let asked = state.asked;
         let waiters = state.waiters.values();
         let reader = waiters.clone().find(|w| w.wait.is_implicit());
@@ -113,27 +115,43 @@ fn call(shared: &Arc<Shared>, recall: &Arc<Recall>, asked: u64, seat: Option<Sea
 }
 
 /// The first copy that lies on a cartridge which can be had, if no copy elsewhere comes before.
-fn find(shared: &Shared, record: &Record) -> Option<(Arc<Desk>, Stretch)> {
+fn find(
+    shared: &Shared,
+    record: &Record,
+    offset: u64,
+) -> Option<(Arc<Desk>, Stretch, AggregateId)> {
     let asks: &dyn Asks = &*shared.asks;
     let unnamed = std::iter::once_with(|| super::source::unnamed(record, asks)).flatten();
     for copy in record.copies.iter().copied().chain(unnamed) {
         let desk = asks.desk(copy.tier)?;
-        let range = range(shared, &copy, record)?;
-        if let Some(stretch) = desk.find(copy.aggregate, range) {
-            return Some((desk, stretch));
+        let (object, range) = range(shared, &copy, record, offset)?;
+        if let Some(stretch) = desk.find(object, range) {
+            return Some((desk, stretch, object));
         }
     }
     None
 }
 
-/// What will be read of the aggregate; `None`: nothing.
-fn range(shared: &Shared, copy: &CopyHint, record: &Record) -> Option<Range<u64>> {
+/// What will be read of which object; `None`: nothing. Of a file in parts: of that which has what is wanted
+/// first, at `offset` of the file.
+fn range(
+    shared: &Shared,
+    copy: &CopyHint,
+    record: &Record,
+    offset: u64,
+) -> Option<(AggregateId, Range<u64>)> {
     let Some(entry) = shared.indexes.at_hand(copy, record) else {
         let data = copy.header.saturating_add(HEADERS);
-        return Some(copy.header..data.saturating_add(record.size));
+        let range = copy.header..data.saturating_add(record.size);
+        return Some((copy.aggregate, range));
     };
-    let end = entry.data.saturating_add(entry.stored_len());
-    (entry.data < end).then_some(entry.data..end)
+    let first = entry.blocks_for(offset..u64::MAX);
+    let first = if first.is_empty() { 0 } else { first.first };
+    if let Some(part) = super::source::part_of(&entry, copy.aggregate, first) {
+        return Some(part);
+    }
+    let range = entry.data..entry.end();
+    (!range.is_empty()).then_some((copy.aggregate, range))
 }
 
 impl Shared {
@@ -159,6 +177,16 @@ impl Shared {
 }
 
 impl State {
+    /// The offset that somebody waits for who came first; 0: nobody waits for any.
+    fn first_wanted(&self) -> u64 {
+        let offset = |waiter: &Waiter| match waiter.wait {
+            Wait::Read { offset, .. } => Some((waiter.token, offset)),
+            Wait::Fetch(_) | Wait::Stage(_) => None,
+        };
+        let first = self.waiters.values().filter_map(offset).min();
+        first.map_or(0, |(_, offset)| offset)
+    }
+
     /// It has nothing more to read from tape: the drive may turn to others.
     pub(super) fn leave_drive(&mut self) {
         self.seat = None;

@@ -358,6 +358,12 @@ impl Progress {
         }
     }
 
+    /// The end of a run that [`Self::next`] gave will not be fetched with it: fetching ahead goes on there.
+    pub(crate) fn cut_off(&mut self, blocks: Range<u32>) {
+        self.cursor = blocks.start;
+        blocks.rev().for_each(|block| self.returned(block));
+    }
+
     /// A run that [`Self::next`] gave is over.
     pub(crate) fn run_over(&mut self) {
         self.runs = self.runs.saturating_sub(1);

@@ -12,7 +12,7 @@ use crate::format::aggregate::IndexEntry;
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record};
 use crate::hsm::index_cache::{Found, IndexCache, tier_is_passing};
-use crate::id::TierId;
+use crate::id::{AggregateId, TierId};
 use crate::tier::{Tier, TierError};
 use bytes::{Bytes, BytesMut};
 use cairn_mover::{Checked, Crc32c};
@@ -162,6 +162,48 @@ impl Sources {
         leave: &dyn Fn(),
         give: &mut dyn FnMut(u32, Result<Checked, Miss>),
     ) {
+        let (mut next, mut began) = (blocks.start, false);
+        while next < blocks.end {
+            let upto = self.upto(next..blocks.end);
+            if std::mem::replace(&mut began, true) {
+                // Another object, and perhaps another cartridge.
+                leave();
+            }
+            self.fetch_run(next..upto, asks, indexes, leave, give);
+            next = upto;
+        }
+    }
+
+    /// Where the blocks end that lie in the object of the first of them.
+    pub(super) fn upto(&self, blocks: Range<u32>) -> u32 {
+        let runs = self
+            .entry
+            .runs_of_blocks(blocks.start.into()..blocks.end.into());
+        let first = runs.first().filter(|_| runs.len() > 1);
+        first.map_or(blocks.end, |run| {
+            u32::try_from(run.blocks.end).unwrap_or(blocks.end)
+        })
+    }
+
+    /// The object that a block of the primary lies in, if its file is in parts; with all that will be read of it.
+    pub(super) fn part_of(&self, block: u32) -> Option<(AggregateId, Range<u64>)> {
+        part_of(&self.entry, self.first().copy.aggregate, block.into())
+    }
+
+    /// Is its file in parts?
+    pub(super) fn in_parts(&self) -> bool {
+        !self.entry.parts().is_empty()
+    }
+
+    /// Adjacent blocks in one object.
+    fn fetch_run(
+        &self,
+        blocks: Range<u32>,
+        asks: &dyn Asks,
+        indexes: &IndexCache,
+        leave: &dyn Fn(),
+        give: &mut dyn FnMut(u32, Result<Checked, Miss>),
+    ) {
         let mut run = self.read_run(blocks.clone());
         for block in blocks.clone() {
             let Some(place) = self.entry.block(u64::from(block)) else {
@@ -197,15 +239,14 @@ impl Sources {
     }
 
     fn read_run(&self, blocks: Range<u32>) -> Result<Bytes, TierError> {
-        let first = self.entry.block(u64::from(blocks.start));
-        let last = self.entry.block(u64::from(blocks.end.saturating_sub(1)));
-        let (Some(first), Some(last)) = (first, last) else {
+        let runs = self
+            .entry
+            .runs_of_blocks(blocks.start.into()..blocks.end.into());
+        let Some(run) = runs.first() else {
             return Ok(Bytes::new());
         };
-        let from = first.offset_in_object;
-        let len = last.offset_in_object + last.len - from;
-        let copy = &self.first().copy;
-        self.tier.read(copy.aggregate, from, len)
+        let object = run.object(self.first().copy.aggregate);
+        self.tier.read(object, run.offset_in_object, run.len)
     }
 
     /// The block from any other copy; `miss` is what the primary said.
@@ -268,7 +309,8 @@ impl Sources {
                 let Some(theirs) = other.block(n) else {
                     return Ok(None);
                 };
-                let part = tier.read(copy.aggregate, theirs.offset_in_object, theirs.len)?;
+                let object = theirs.object(copy.aggregate);
+                let part = tier.read(object, theirs.offset_in_object, theirs.len)?;
                 for p in other.pieces(n) {
                     let from = p.logical.max(wanted.start);
                     let to = (p.logical + p.len).min(wanted.end);
@@ -343,11 +385,25 @@ impl Source {
     }
 }
 
+/// The object that a block lies in, if its file is in parts; with all of the file that is in it.
+pub(super) fn part_of(
+    entry: &IndexEntry,
+    aggregate: AggregateId,
+    block: u64,
+) -> Option<(AggregateId, Range<u64>)> {
+    let run = entry.beside(block).filter(|_| !entry.parts().is_empty())?;
+    let range = run.offset_in_object..run.offset_in_object + run.len;
+    Some((run.object(aggregate), range))
+}
+
 /// What keeps an index entry from being the data that the record names.
 pub(in crate::hsm) fn mismatch(entry: &IndexEntry, record: &Record) -> Option<&'static str> {
     let Kind::Regular { size, .. } = &entry.member.kind else {
         return Some("the member is no regular file");
     };
+    if entry.is_part() {
+        return Some("the member is a part of a file");
+    }
     if *size != record.size {
         return Some("the member has another size than the stub says");
     }

@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) vouching: Arc<Lane>,
     /// Of each tier that of recalls with a seat at a drive, and that of all others: those may wait for a
     /// drive that these have.
-    tiers: Mutex<HashMap<(TierId, bool), Arc<Lane>>>,
+    tiers: Mutex<HashMap<(TierId, Post), Arc<Lane>>>,
     tokens: AtomicU64,
     pub(super) refused: super::adoption::Refused,
     #[cfg(test)]
@@ -192,11 +192,11 @@ impl Shared {
         self.tokens.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn tier_lane(&self, tier: TierId, seated: bool) -> Arc<Lane> {
+    pub(super) fn tier_lane(&self, tier: TierId, post: Post) -> Arc<Lane> {
         let mut lanes = self.tiers.lock();
-        let lane = lanes.entry((tier, seated)).or_insert_with(|| {
+        let lane = lanes.entry((tier, post)).or_insert_with(|| {
             // Those with a seat share its drive with few; other drives' wait for none of them.
-            let desk = self.asks.desk(tier).filter(|_| seated);
+            let desk = self.asks.desk(tier).filter(|_| post == Post::Seated);
             let drives = desk.map_or(1, |desk| desk.drives());
             Lane::new(
                 format!("cairn-t{tier}"),
@@ -420,7 +420,12 @@ impl Shared {
         let Some(sources) = &state.sources else {
             return;
         };
-        let lane = self.tier_lane(sources.primary_tier(), state.seat.is_some());
+        let post = match state.seat {
+            Some(_) => Post::Seated,
+            None if sources.in_parts() => Post::Turns,
+            None => Post::Unseated,
+        };
+        let lane = self.tier_lane(sources.primary_tier(), post);
         state.tickets[slot] += 1;
         let urgency = [Urgency::Reader, Urgency::Background][slot];
         let (shared, recall) = (Arc::clone(self), Arc::clone(recall));
@@ -539,6 +544,18 @@ impl Shared {
                 .is_some_and(|p| matches!(p.standing(), Standing::Idle | Standing::Damaged));
         (answers, idle)
     }
+}
+
+/// Whose workers of a tier read for a recall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Post {
+    /// It has no seat at a drive, and needs none.
+    Unseated,
+    /// It has one.
+    Seated,
+    /// Its file is in parts, and each waits for a turn of its own: whoever waits keeps nobody else's
+    /// workers.
+    Turns,
 }
 
 /// Does a user wait for this file?

@@ -6,6 +6,7 @@ mod cycle;
 mod failures;
 mod meanwhile;
 mod p4;
+mod parts;
 pub(in crate::hsm) mod rig;
 mod room;
 mod tape;

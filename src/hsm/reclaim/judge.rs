@@ -6,7 +6,7 @@
 //! path, because plain tar would miss it. An aggregate that holds names alone is left alone: it
 //! may be what a restore of the namespace is made from.
 
-use super::{Ground, ReclaimError, Report, later};
+use super::{Ground, ReclaimError, Report, later, orphans};
 use crate::catalog::{Aggregate, Departed, Grave, Hold, MemberKey};
 use crate::format::aggregate::{Index, IndexEntry};
 use crate::format::member::{Kind, MemberPath};
@@ -107,6 +107,9 @@ fn add(to: &mut BTreeMap<Hold, u64>, more: &BTreeMap<Hold, u64>) {
 /// Reads the aggregate's index and judges it.
 pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, ReclaimError> {
     let id = row.id;
+    if id.is_part() {
+        return orphans::judge(ground, id);
+    }
     let (_, index) = read_index(ground.tier, id).map_err(|source| ReclaimError::Index {
         aggregate: id,
         source,
@@ -166,11 +169,27 @@ pub(super) fn judge(ground: &Ground<'_>, row: &Aggregate) -> Result<Judged, Recl
 
 pub(super) fn key_of(entry: &IndexEntry) -> Option<MemberKey> {
     let data = matches!(entry.member.kind, Kind::Regular { .. });
-    let identity = entry.member.identity.filter(|_| data)?;
+    // What is a part of a file is no version of it.
+    let identity = entry.member.identity.filter(|_| data && !entry.is_part())?;
     Some((identity.file, identity.version))
 }
 
 impl Judged {
+    /// Of a part: nothing in it is needed, or `why` it is left alone.
+    pub(super) fn of_part(index: Index, key: Option<MemberKey>, why: Option<Hold>) -> Self {
+        let fates = index.entries.iter().map(|_| Fate::Gone).collect();
+        Self {
+            index,
+            fates,
+            keys: key.into_iter().collect(),
+            dead_keys: Vec::new(),
+            weight: 0,
+            dead: 0,
+            fixed: why,
+            holds: why.map(|why| (why, 1)).into_iter().collect(),
+        }
+    }
+
     /// `moved`: it was repacked, and its names went along.
     fn weigh(&mut self, ground: &Ground<'_>, moved: bool, fates: &HashMap<MemberKey, Fate>) {
         let name_fate = |entry| {
@@ -272,7 +291,11 @@ impl Judged {
 }
 
 /// What the inode that had a dead version says against it.
-fn inode_holds(ground: &Ground<'_>, (file, version): MemberKey, grave: &Grave) -> Option<Hold> {
+pub(super) fn inode_holds(
+    ground: &Ground<'_>,
+    (file, version): MemberKey,
+    grave: &Grave,
+) -> Option<Hold> {
     let handle = match &grave.handle {
         Some(handle) if ground.backing.access() == Access::Handles => handle,
         // No descriptor from before lives on, and what has a name the scan has met.

@@ -62,10 +62,17 @@ pub fn evacuate(
 
 fn try_to(ground: &Ground<'_>, id: AggregateId, report: &mut Report) -> Result<Left, ReclaimError> {
     let stays = |why: &str| Ok(Left::Stays(why.to_owned()));
+    // A file in parts leaves a cartridge as a whole.
+    let (part, id) = (id, id.head());
     if id.is_snapshot() {
         return stays("a snapshot of the namespace: it goes when newer ones have taken its place");
     }
     let Some(row) = ground.catalog.aggregate(ground.id, id)? else {
+        if part.is_part() {
+            return stays(
+                "a part of an aggregate that is nowhere: it goes when that has not come back for as long as is waited",
+            );
+        }
         return stays("the catalog does not know it");
     };
     match row.life {

@@ -4,6 +4,7 @@ use super::judge::{Verdict, judge};
 use super::{Act, Ground, PAGE, ReclaimError, Report, Step, earlier, later};
 use crate::catalog::{Aggregate, Life};
 use crate::hsm::backing::{Backing, Mark};
+use crate::hsm::parts;
 use crate::tier::TierError;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -122,13 +123,18 @@ fn remove(ground: &Ground<'_>, row: &Aggregate, report: &mut Report) -> Result<(
         return Ok(());
     }
     ground.did(Step::Doomed)?;
-    delete(ground, row, report)
+    delete(ground, row, judged.index.parts().len(), report)
 }
 
-/// Deletes a doomed aggregate's object, then its rows.
-fn delete(ground: &Ground<'_>, row: &Aggregate, report: &mut Report) -> Result<(), ReclaimError> {
+/// Deletes a doomed aggregate's object, with its parts, then its rows.
+fn delete(
+    ground: &Ground<'_>,
+    row: &Aggregate,
+    parts: usize,
+    report: &mut Report,
+) -> Result<(), ReclaimError> {
     check_mark(ground)?;
-    ground.tier.delete(row.id)?;
+    parts::delete(ground.tier, row.id, parts)?;
     ground.did(Step::Deleted)?;
     ground.catalog.forget_aggregate(ground.id, row.id)?;
     ground.indexes.forget(ground.id, row.id);

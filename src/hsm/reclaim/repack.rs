@@ -13,15 +13,19 @@ use super::placing::{Place, places, unplaced};
 use super::remove::check_mark;
 use super::{Ground, ReclaimError, Step};
 use crate::catalog::{Aggregate, MemberKey, Moved, NewAggregate, ProofKind};
-use crate::format::aggregate::{AggregateWriter, IndexEntry};
+use crate::format::aggregate::{AggregateWriter, IndexEntry, PartsWriter};
 use crate::format::member::{Kind, Member, MemberPath};
+use crate::format::parts::Slice;
 use crate::hsm::backing::NodeKind;
+use crate::hsm::parts::{self, Made, PartsError, Sink, Whole};
+use crate::hsm::tape::desk::Seat;
 use crate::id::{AggregateId, NodeHandle, Timestamp};
-use crate::tier::{Proof, Put};
+use crate::tier::Proof;
 use bytes::Bytes;
-use cairn_mover::{Checked, Crc32cHasher};
+use cairn_mover::Checked;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsFd;
 
 /// Where members go that are no file's of the namespace: deleted ones that are still kept.
@@ -49,20 +53,24 @@ pub(super) fn repack(
         .sum();
     let hint: u64 = hint;
     check_room(ground, row.id, hint)?;
-    let mut put = ground.tier.put(id, hint)?;
+    // What is longer goes there in parts.
+    let longest = ground.tier.longest()?.unwrap_or(u64::MAX);
+    let mut put = ground.tier.put(id, hint.min(longest))?;
     // One after the other is copied: none comes that it could wait for.
     put.hasten();
-    let sink = Sink {
-        put,
-        sum: Crc32cHasher::default(),
-    };
+    let sink = Sink::new(put);
     // Only now: the tier may have needed a drive to make room. What it lies on is still at hand, mostly.
-    let seat = (ground.seat)(row.id);
+    let seated = Seated::default();
+    seated.at(ground, row.id);
     let writer = AggregateWriter::new(sink, id, ground.backing.fs(), (ground.now)());
     let mut copier = Copier {
         ground,
         from: row.id,
+        to: id,
+        seated: &seated,
         writer,
+        directories: Vec::new(),
+        made: None,
         taken: HashMap::new(),
         moved: Vec::new(),
     };
@@ -70,7 +78,7 @@ pub(super) fn repack(
         copier.copy(entry, place)?;
     }
     // All is read. Who has a drive does not wait for another, to write.
-    drop(seat);
+    seated.leave();
     let (new, index, moved) = copier.seal(id)?;
     ground.did(Step::Copied)?;
     let left = judged.dead_keys.clone();
@@ -81,7 +89,7 @@ pub(super) fn repack(
         ground.indexes.made(ground.id, id, &index);
         ground.did(Step::Moved)?;
     } else {
-        take_back(ground, id);
+        take_back(ground, id, index.parts().len());
     }
     Ok(done)
 }
@@ -101,34 +109,43 @@ fn check_room(ground: &Ground<'_>, aggregate: AggregateId, len: u64) -> Result<(
 }
 
 /// The object was made a moment ago under a name of this epoch, and no row was ever committed for it.
-fn take_back(ground: &Ground<'_>, id: AggregateId) {
-    let gone = check_mark(ground).and_then(|()| Ok(ground.tier.delete(id)?));
+fn take_back(ground: &Ground<'_>, id: AggregateId, parts: usize) {
+    let gone = check_mark(ground).and_then(|()| Ok(parts::delete(ground.tier, id, parts)?));
     if let Err(why) = gone {
         tracing::warn!(aggregate = %id, %why, "an object that nobody needs could not be deleted");
     }
 }
 
-/// The object being written, summed on its way.
-struct Sink {
-    put: Box<dyn Put>,
-    sum: Crc32cHasher,
-}
+/// The turn at a drive of the object that is being read.
+#[derive(Default)]
+struct Seated(RefCell<Option<(AggregateId, Option<Seat>)>>);
 
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = self.put.write(bytes)?;
-        self.sum.update(&bytes[..taken]);
-        Ok(taken)
+impl Seated {
+    /// Waits for that of another object, and has none meanwhile.
+    fn at(&self, ground: &Ground<'_>, object: AggregateId) {
+        let there = |at: &(AggregateId, _)| at.0 == object;
+        if !self.0.borrow().as_ref().is_some_and(there) {
+            self.leave();
+            let seat = (ground.seat)(object);
+            self.0.replace(Some((object, seat)));
+        }
     }
-    fn flush(&mut self) -> io::Result<()> {
-        self.put.flush()
+
+    fn leave(&self) {
+        drop(self.0.replace(None));
     }
 }
 
 struct Copier<'a> {
     ground: &'a Ground<'a>,
     from: AggregateId,
+    to: AggregateId,
+    seated: &'a Seated,
     writer: AggregateWriter<Sink>,
+    /// The directories in it.
+    directories: Vec<Member>,
+    /// Of a file in parts, those that are durable.
+    made: Option<Made<'a>>,
     /// Paths in the new aggregate; `true`: a directory.
     taken: HashMap<MemberPath, bool>,
     moved: Vec<Moved>,
@@ -193,12 +210,16 @@ impl Copier<'_> {
         member.path = path.clone();
         let mut data = Stored {
             ground: self.ground,
+            seated: self.seated,
             from: self.from,
             entry,
             next: 0,
             at_hand: Bytes::new(),
         };
-        let added = self.add(&member, &mut data)?;
+        let added = match self.cut(&member)? {
+            None => self.add(&member, &mut data)?,
+            Some(slices) => self.add_in_parts(&member, &slices, &mut data)?,
+        };
         self.moved.push(Moved { key, header: added });
         for name in names {
             let link = Member {
@@ -215,11 +236,66 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// The parts in which the tier takes a file that is too long for it.
+    fn cut(&self, member: &Member) -> Result<Option<Vec<Slice>>, ReclaimError> {
+        let slices = parts::cut(self.ground.tier, member, self.writer.len());
+        let slices = slices.map_err(|why| self.in_parts(why))?;
+        if slices.is_some() && !self.moved.is_empty() {
+            return Err(unplaced(
+                self.from,
+                "a file is too long to be beside others",
+            ));
+        }
+        Ok(slices)
+    }
+
+    fn in_parts(&self, why: PartsError) -> ReclaimError {
+        match why {
+            PartsError::Tier(why) | PartsError::NoRoom(why) => why.into(),
+            PartsError::Compose(source) => ReclaimError::Compose {
+                aggregate: self.from,
+                source,
+            },
+            PartsError::Receipt(aggregate) => ReclaimError::Receipt { aggregate },
+            PartsError::Uncut(why) => unplaced(self.from, why),
+        }
+    }
+
+    fn add_in_parts(
+        &mut self,
+        member: &Member,
+        slices: &[Slice],
+        data: &mut dyn Read,
+    ) -> Result<u64, ReclaimError> {
+        let ground = self.ground;
+        let whole = Whole {
+            tier: ground.tier,
+            aggregate: self.to,
+            fs: ground.backing.fs(),
+            composed: (ground.now)(),
+            directories: &self.directories,
+            leave: &|| self.seated.leave(),
+        };
+        let mut file = PartsWriter::new(member, slices);
+        let made = whole.write_all_but_last(&mut file, data);
+        self.made = Some(made.map_err(|why| self.in_parts(why))?);
+        let added = self.writer.add_last_part(file, data);
+        let added = added.map_err(|source| ReclaimError::Compose {
+            aggregate: self.from,
+            source,
+        })?;
+        self.taken.insert(member.path.clone(), false);
+        Ok(added.header)
+    }
+
     /// The member with what its header alone holds.
     fn whole(&self, entry: &IndexEntry) -> Result<Member, ReclaimError> {
         let headers = match entry.header_len() {
             0 => Bytes::new(),
-            len => self.ground.tier.read(self.from, entry.header, len)?,
+            len => {
+                self.seated.at(self.ground, self.from);
+                self.ground.tier.read(self.from, entry.header, len)?
+            }
         };
         entry
             .whole_member(&headers)
@@ -287,6 +363,9 @@ impl Copier<'_> {
             source,
         })?;
         let is_directory = member.kind == Kind::Directory;
+        if is_directory && self.moved.is_empty() {
+            self.directories.push(member.clone());
+        }
         self.taken.insert(member.path.clone(), is_directory);
         Ok(added.header)
     }
@@ -307,22 +386,20 @@ impl Copier<'_> {
                     aggregate: self.from,
                     source,
                 })?;
-        let (sum, len) = (sink.sum.sum(), sink.sum.len());
-        let receipt = sink.put.finish(sum)?;
-        if receipt.aggregate != id
-            || receipt.len != len
-            || trailer.total_len != len
-            || receipt.crc != sum
-        {
-            return Err(ReclaimError::Receipt { aggregate: id });
+        let sealed = sink.seal(id, trailer.total_len);
+        // Whatever was said: a drive that failed in the middle may have written it, and its parts stay.
+        if let Some(made) = self.made {
+            made.keep();
         }
+        let receipt = sealed?.ok_or(ReclaimError::Receipt { aggregate: id })?;
         let unique: HashSet<_> = self.moved.iter().map(|m| (m.key.0.0, m.key.1)).collect();
         debug_assert_eq!(unique.len(), self.moved.len());
         let new = NewAggregate {
             tier: self.ground.id,
             id,
-            len,
-            crc: sum,
+            len: index.len_with_parts(receipt.len),
+            in_parts: !index.parts().is_empty(),
+            crc: receipt.crc,
             proof: match receipt.proof {
                 Proof::ReadBack => ProofKind::ReadBack,
                 Proof::ServiceChecksum => ProofKind::ServiceChecksum,
@@ -353,6 +430,7 @@ fn directory(path: MemberPath, at: Timestamp) -> Member {
 /// A member's stored bytes, block by block, each checked.
 struct Stored<'a> {
     ground: &'a Ground<'a>,
+    seated: &'a Seated,
     from: AggregateId,
     entry: &'a IndexEntry,
     next: u64,
@@ -368,10 +446,11 @@ impl Read for Stored<'_> {
             if (self.ground.stop)(Some(Step::Copying)) {
                 return Err(io::Error::other("stopped"));
             }
-            let bytes = self
-                .ground
-                .tier
-                .read(self.from, place.offset_in_object, place.len)
+            let object = place.object(self.from);
+            self.seated.at(self.ground, object);
+            let tier = self.ground.tier;
+            let bytes = tier
+                .read(object, place.offset_in_object, place.len)
                 .map_err(io::Error::other)?;
             let checked = Checked::verify(bytes, place.crc).map_err(io::Error::other)?;
             self.at_hand = checked.into_bytes();

@@ -65,7 +65,9 @@ pub(super) fn names(tier: &dyn Tier) -> Result<(Vec<AggregateId>, u32), TierErro
         };
         loop {
             let page = tier.list(Some(from), PAGE)?;
-            let of_epoch = page.iter().filter(|id| id.epoch == epoch);
+            let of_epoch = page
+                .iter()
+                .filter(|id| id.epoch == epoch && id.is_snapshot() && !id.is_part());
             found.extend(of_epoch.copied());
             match page.last() {
                 Some(last) if last.epoch == epoch && page.len() >= PAGE => from = *last,
@@ -189,7 +191,7 @@ pub(super) fn block(
     let place = entry
         .block(n)
         .ok_or_else(|| bad(format!("{} has no block {n}", entry.member.path)))?;
-    let bytes = tier.read(id, place.offset_in_object, place.len)?;
+    let bytes = tier.read(place.object(id), place.offset_in_object, place.len)?;
     let checked = Checked::verify(bytes, place.crc);
     checked
         .map(Checked::into_bytes)

@@ -60,7 +60,10 @@ impl Later {
                 return Ok(later);
             };
             after = *last;
-            for id in page.into_iter().filter(|id| !id.is_snapshot()) {
+            for id in page
+                .into_iter()
+                .filter(|id| !id.is_snapshot() && !id.is_part())
+            {
                 later.take(order, indexes, id);
             }
         }

@@ -15,6 +15,10 @@ type Hook = Box<dyn FnMut(usize) + Send>;
 #[derive(Default)]
 struct Inside {
     objects: BTreeMap<AggregateId, Bytes>,
+    /// No object is longer.
+    longest: Option<u64>,
+    /// No more bytes in all.
+    room: Option<u64>,
     /// Called with the object's length so far, after each write.
     on_write: Option<Hook>,
     /// Called before each read; what it gives is what the read says.
@@ -42,6 +46,15 @@ impl MemoryTier {
         hook: impl FnMut(AggregateId) -> Option<TierError> + Send + 'static,
     ) {
         self.0.lock().on_read = Some(Box::new(hook));
+    }
+
+    /// Takes no object of more bytes from now on.
+    pub(crate) fn set_longest(&self, longest: u64) {
+        self.0.lock().longest = Some(longest);
+    }
+
+    pub(crate) fn set_room(&self, room: u64) {
+        self.0.lock().room = Some(room);
     }
 
     /// Changes an object's bytes.
@@ -83,7 +96,9 @@ impl Put for Writing {
     fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError> {
         let hook = self.tier.0.lock().on_finish.take();
         if let Some(mut hook) = hook {
-            hook().map_err(|source| TierError::Transient {
+            let said = hook();
+            self.tier.0.lock().on_finish.get_or_insert(hook);
+            said.map_err(|source| TierError::Transient {
                 tier: "memory".to_owned(),
                 object: self.name.to_string(),
                 step: "finish",
@@ -93,6 +108,11 @@ impl Put for Writing {
         let found = Crc32c::of(&self.bytes);
         assert_eq!(found, sum, "the caller summed other bytes than it wrote");
         let (aggregate, len) = (self.name, self.bytes.len() as u64);
+        let longest = self.tier.0.lock().longest;
+        assert!(
+            longest.is_none_or(|longest| len <= longest),
+            "{len} bytes are too many"
+        );
         self.tier
             .0
             .lock()
@@ -113,6 +133,20 @@ impl Tier for MemoryTier {
         Mark {
             tier: Self::ID,
             owner: InstanceId([1; 16]),
+        }
+    }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        Ok(self.0.lock().longest)
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        let wanted: u64 = lengths.iter().sum();
+        match self.0.lock().room {
+            Some(room) if wanted > room => Err(TierError::Full {
+                tier: "memory".to_owned(),
+                step: "looking for room",
+                why: format!("{wanted} bytes"),
+            }),
+            _ => Ok(()),
         }
     }
     fn put(&self, name: AggregateId, _size_hint: u64) -> Result<Box<dyn Put>, TierError> {

@@ -4,7 +4,7 @@
 use super::ahead::Ahead;
 use super::{VerifyError, read_index, verify_member};
 use crate::catalog::Copy;
-use crate::format::aggregate::{Index, IndexEntry};
+use crate::format::aggregate::{AggregateError, Index, IndexEntry};
 use crate::id::AggregateId;
 use crate::tier::{ErrorKind, Tier, TierError};
 use cairn_mover::Crc32c;
@@ -96,7 +96,14 @@ pub fn verify_copies(
     let index = match read_index(tier, name) {
         Ok((_, index)) => index,
         Err(VerifyError::Tier(why)) if !about_the_object(&why) => return Err(why.into()),
-        Err(VerifyError::Stopped) => return Err(VerifyError::Stopped),
+        Err(
+            why @ (VerifyError::Stopped
+            | VerifyError::Index {
+                // Nothing is known against it.
+                source: AggregateError::Newer(_),
+                ..
+            }),
+        ) => return Err(why),
         Err(why) => {
             let fault = match why {
                 VerifyError::Tier(why) if why.kind() == ErrorKind::Unreadable => {
@@ -119,9 +126,7 @@ pub fn verify_copies(
         }
     }
     entries.sort_by_key(|(_, entry)| entry.header);
-    let wanted = entries
-        .iter()
-        .map(|(_, entry)| entry.header..entry.data + entry.stored_len());
+    let wanted = entries.iter().map(|(_, entry)| entry.header..entry.end());
     let ahead = Ahead::new(tier, name, wanted);
     for (at, entry) in entries {
         told[at] = one(&ahead, name, entry, stop)?;
@@ -146,10 +151,20 @@ fn one(
         VerifyError::Tier(why) if about_the_object(&why) => Ok(Some(Fault::Gone(why.to_string()))),
         why => Err(why),
     };
-    let headers = match tier.read(name, entry.header, entry.data - entry.header) {
-        Ok(bytes) => Crc32c::of(&bytes),
-        Err(why) => return gone(why.into()),
-    };
+    let mut headers = vec![(name, entry.header..entry.data, entry.header_crc)];
+    for (number, part) in (1..).zip(entry.parts()) {
+        headers.push((name.part(number), part.header..part.data, part.header_crc));
+    }
+    let mut bad_headers = false;
+    for (object, place, crc) in headers {
+        if stop() {
+            return Err(VerifyError::Stopped);
+        }
+        match tier.read(object, place.start, place.end - place.start) {
+            Ok(bytes) => bad_headers |= Crc32c::of(&bytes) != crc,
+            Err(why) => return gone(why.into()),
+        }
+    }
     let verdict = match verify_member(tier, name, entry, stop) {
         Ok(verdict) => verdict,
         Err(why) => return gone(why),
@@ -160,7 +175,7 @@ fn one(
             first: block.block,
         }),
         None if verdict.content_differs => Some(Fault::Content),
-        None if headers != entry.header_crc => Some(Fault::Headers),
+        None if bad_headers => Some(Fault::Headers),
         None => None,
     })
 }

@@ -92,6 +92,7 @@ fn shown(receipt: &Receipt, given: &[u8], rules: bool) -> wire::Receipt {
 fn proof(receipt: &Receipt, one: &CopyReceipt, sha256: Option<&str>, rules: bool) -> CopyProof {
     let (copy, known) = (&one.copy, one.aggregate.as_ref().filter(|a| a.len > 0));
     let member = one.member.as_ref().ok();
+    let parts = member.map_or(0, |member| member.parts);
     let object = one.object.as_ref().filter(|_| rules);
     let note = one.member.as_ref().err().map(|why| {
         if rules {
@@ -100,8 +101,15 @@ fn proof(receipt: &Receipt, one: &CopyReceipt, sha256: Option<&str>, rules: bool
             "its place in the aggregate cannot be told now".to_owned()
         }
     });
+    let in_parts = || {
+        let (first, last) = (copy.aggregate.part(1), copy.aggregate.part(parts));
+        format!(
+            "the last part of the file is there; the others are in {first} to {last}, and its length counts them"
+        )
+    };
+    let note = note.or_else(|| (parts > 0).then(in_parts));
     let mut checks = Vec::new();
-    if let (Some(object), Some(member)) = (object, member) {
+    if let (Some(object), Some(member)) = (object, member.filter(|_| parts == 0)) {
         let crc = receipt.crc.to_string();
         let whole = known.map(|a| a.crc.to_string());
         checks = commands(object.as_os_str().as_bytes(), member, &crc, sha256, whole);
@@ -121,7 +129,7 @@ fn proof(receipt: &Receipt, one: &CopyReceipt, sha256: Option<&str>, rules: bool
         verified: copy.last_verified.map(when),
         aggregate: copy.aggregate.to_string(),
         aggregate_len: known.map(|a| a.len),
-        aggregate_crc32c: known.map(|a| a.crc.to_string()),
+        aggregate_crc32c: known.filter(|_| parts == 0).map(|a| a.crc.to_string()),
         object: object.map(|path| GivenPath::new(path.as_os_str().as_bytes())),
         member: member.filter(|_| rules).map(|m| GivenPath::new(&m.name)),
         data_offset: member.map(|m| m.data),

@@ -1,8 +1,10 @@
 //! Cases of names: deletion, listing, room.
 
-use super::{Case, absent, content, ensure, holds, name, store};
+use super::{Case, absent, content, ensure, holds, name, refuses, store};
 use crate::id::AggregateId;
-use crate::tier::Tier;
+use crate::tier::{ErrorKind, Tier, TierError};
+use cairn_mover::Crc32c;
+use std::io::Write;
 use std::sync::Arc;
 
 pub(super) const CASES: &[Case] = &[
@@ -13,6 +15,7 @@ pub(super) const CASES: &[Case] = &[
     ("pages_join_without_gap_or_repetition", pages),
     ("the_mark_and_the_description_stay", steady),
     ("room_is_known_or_said_to_be_unknown", room),
+    ("an_object_is_as_long_as_the_bound_and_no_longer", bound),
 ];
 
 /// Names around every likely border of a layout, unsorted.
@@ -131,6 +134,29 @@ fn steady(tier: &Arc<dyn Tier>) -> Result<(), String> {
     ensure(mark.tier.0 != 0, || {
         "tier 0 is no number of a tier".to_owned()
     })
+}
+
+fn bound(tier: &Arc<dyn Tier>) -> Result<(), String> {
+    let text = |e: TierError| e.to_string();
+    tier.admit(&[1000, 10_000]).map_err(text)?;
+    let Some(longest) = tier.longest().map_err(text)? else {
+        return Ok(());
+    };
+    // Where it is a bound that a test can reach, it is kept.
+    if longest > 32 << 20 {
+        return Ok(());
+    }
+    let len = usize::try_from(longest).map_err(|e| e.to_string())?;
+    store(&**tier, name(1), &content(1, len))?;
+    holds(&**tier, name(1), &content(1, len))?;
+    let data = content(2, len + 1);
+    let longer = tier.put(name(2), 0).and_then(|mut put| {
+        put.write_all(&data)
+            .map_err(|e| TierError::from_write(e, "the tier", name(2)))?;
+        put.finish(Crc32c::of(&data))
+    });
+    refuses(longer, ErrorKind::Full, "one byte more")?;
+    absent(&**tier, name(2))
 }
 
 fn room(tier: &Arc<dyn Tier>) -> Result<(), String> {

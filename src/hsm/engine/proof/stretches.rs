@@ -1,4 +1,4 @@
-//! An aggregate read stretch by stretch: where it lies on tape, each has a turn of its own at a drive.
+//! An aggregate, with the parts that it has, read stretch by stretch: where it lies on tape, each has a turn of its own at a drive.
 //!
 //! Invariants:
 //! - A seat is out for no more than [`STRETCH`] of the aggregate, and while something is paced for none.
@@ -17,11 +17,12 @@ use std::sync::Arc;
 pub(super) const STRETCH: u64 = 4 << 30;
 
 /// Asks for a turn at a stretch.
-type Ask<'a> = &'a (dyn Fn(Range<u64>) -> Option<Seat> + Sync);
+type Ask<'a> = &'a (dyn Fn(AggregateId, Range<u64>) -> Option<Seat> + Sync);
 
 /// Where a reader is.
 #[derive(Default)]
 struct At {
+    object: Option<AggregateId>,
     stretch: Range<u64>,
     _seat: Option<Seat>,
 }
@@ -66,18 +67,26 @@ impl Tier for Stretches<'_> {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.tier.tapes()
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.tier.longest()
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        self.tier.admit(lengths)
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.tier.put(name, size_hint)
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         let mut at = self.at.lock();
-        if name == self.aggregate && !at.stretch.contains(&offset) {
+        let is_there = at.object == Some(name) && at.stretch.contains(&offset);
+        if name.head() == self.aggregate && !is_there {
             // Before it is waited for: who has a seat keeps others from the drive.
             *at = At::default();
             (self.pause)();
             let stretch = offset..offset.saturating_add(STRETCH.max(len));
-            let seat = (self.ask)(stretch.clone());
+            let seat = (self.ask)(name, stretch.clone());
             *at = At {
+                object: Some(name),
                 stretch,
                 _seat: seat,
             };
@@ -124,8 +133,8 @@ mod tests {
         let tier = TapeTier::open(&place.path().join("tape"), &TapeOptions::default(), how);
         let tier = tier.expect("a library");
         let (told, stop) = (Mutex::new(Vec::new()), AtomicBool::new(false));
-        let ask = |stretch: Range<u64>| {
-            told.lock().push(Some(stretch));
+        let ask = |object: AggregateId, stretch: Range<u64>| {
+            told.lock().push(Some((object, stretch)));
             None
         };
         let pause = || told.lock().push(None);
@@ -133,16 +142,20 @@ mod tests {
         let aggregate = AggregateId { epoch: 1, seq: 1 };
         let read = Stretches::new(&tier, aggregate, &ask, &pause, &stopped);
         // There is no such object: what matters here is what is asked for it.
-        let missing = |offset| {
-            let got = read.read(aggregate, offset, 1 << 20);
+        let missing = |object, offset| {
+            let got = read.read(object, offset, 1 << 20);
             assert!(matches!(got, Err(TierError::Missing { .. })), "{got:?}");
         };
         let tail = 3 * STRETCH;
         for offset in [tail, 0, 8 << 20, STRETCH - 1, STRETCH + 5, STRETCH + 6] {
-            missing(offset);
+            missing(aggregate, offset);
         }
-        let stretch = |from: u64| [None, Some(from..from + STRETCH)];
-        let all = [tail, 0, STRETCH + 5].map(stretch).concat();
+        // Each part is another object, perhaps on another cartridge.
+        missing(aggregate.part(1), STRETCH + 7);
+        let stretch = |(of, from): (AggregateId, u64)| [None, Some((of, from..from + STRETCH))];
+        let places = [tail, 0, STRETCH + 5].map(|from| (aggregate, from));
+        let mut all = places.map(stretch).concat();
+        all.extend(stretch((aggregate.part(1), STRETCH + 7)));
         assert_eq!(*told.lock(), all);
         stop.store(true, Ordering::Release);
         let got = read.read(aggregate, 0, 1);

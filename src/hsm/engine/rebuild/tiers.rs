@@ -5,10 +5,12 @@ use super::super::{EngineError, Shared, Slot};
 use super::CompleteTiers;
 use super::object::Object;
 use crate::catalog::{LearnedAggregate, LearnedMember};
+use crate::error::Failure;
 use crate::format::aggregate::{AggregateError, Index, IndexEntry, TRAILER_LEN, decode_trailer};
 use crate::format::member::Kind;
 use crate::format::scan::Scanner;
 use crate::hsm::index_cache::{IndexCache, IndexError, tier_is_passing};
+use crate::hsm::parts::{self, PartTrouble};
 use crate::id::{AggregateId, Timestamp};
 use crate::tier::{Tier, TierError};
 use std::collections::HashMap;
@@ -36,13 +38,15 @@ pub(super) fn read(
     if state.complete {
         return Ok(());
     }
+    let mut unseen = None;
     loop {
         let names = slot.tier.list(state.after, PAGE)?;
         let Some(last) = names.last().copied() else {
             break;
         };
-        // Snapshots of the namespace hold no file's data.
-        for name in names.into_iter().filter(|name| !name.is_snapshot()) {
+        // Snapshots of the namespace hold no file's data, and a part is learned of from its aggregate.
+        let aggregates = names.into_iter();
+        for name in aggregates.filter(|name| !name.is_snapshot() && !name.is_part()) {
             if shared.stopping() {
                 return Ok(());
             }
@@ -50,10 +54,17 @@ pub(super) fn read(
             if name.epoch > highest || name.is_snapshot() {
                 continue;
             }
-            let found = look(shared, slot, name, problems)?;
-            learn(shared, found)?;
+            match look(shared, slot, name, problems)? {
+                // Behind the first that could not be seen the next run reads all again.
+                Some(found) => learn(shared, found, unseen.is_none())?,
+                None => unseen = unseen.or(Some(name)),
+            }
         }
         state.after = Some(last);
+    }
+    if let Some(first) = unseen {
+        let why = format!("parts of {first}, or of others, could not be looked at");
+        return Err(EngineError::refused(Failure::TierUnavailable, why));
     }
     shared.catalog.finish_tier(slot.id)?;
     Ok(())
@@ -109,7 +120,8 @@ enum End {
     Bad(String),
 }
 
-fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<u64, End> {
+/// Its length with its parts, and whether it has some.
+fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<(u64, bool), End> {
     let sort = |why: TierError| {
         if tier_is_passing(&why) {
             End::Passing(why)
@@ -121,9 +133,17 @@ fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<u64, End> {
     let from = len.checked_sub(TRAILER_LEN);
     let from = from.ok_or_else(|| End::Bad("it is shorter than a trailer".to_owned()))?;
     let last = tier.read(id, from, TRAILER_LEN).map_err(sort)?;
-    decode_trailer(&last, len)
-        .map(|_| len)
-        .map_err(|why| End::Bad(why.to_string()))
+    let trailer = decode_trailer(&last, len).map_err(|why| End::Bad(why.to_string()))?;
+    if !trailer.in_parts {
+        return Ok((len, false));
+    }
+    let loaded = IndexCache::new(0).load(tier, tier.mark().tier, id);
+    let loaded = loaded.map_err(|why| End::Bad(why.to_string()))?;
+    parts::are_there(tier, id, loaded.index().parts()).map_err(|(part, why)| match why {
+        PartTrouble::Tier(why) => sort(why),
+        why => End::Bad(format!("its part {part}: {why}")),
+    })?;
+    Ok((loaded.index().len_with_parts(len), true))
 }
 
 /// An aggregate and what lies in it.
@@ -132,7 +152,8 @@ struct Found {
     members: Vec<LearnedMember>,
 }
 
-fn learn(shared: &Shared, found: Found) -> Result<(), EngineError> {
+/// `goes_on`: the reading goes on behind it if it is interrupted.
+fn learn(shared: &Shared, found: Found, goes_on: bool) -> Result<(), EngineError> {
     let Found {
         aggregate,
         mut members,
@@ -140,7 +161,9 @@ fn learn(shared: &Shared, found: Found) -> Result<(), EngineError> {
     loop {
         let rest = members.split_off(members.len().min(BATCH));
         let done = rest.is_empty();
-        shared.catalog.learn_members(aggregate, members, done)?;
+        shared
+            .catalog
+            .learn_members(aggregate, members, done && goes_on)?;
         if done {
             return Ok(());
         }
@@ -155,13 +178,13 @@ pub(super) fn tell(problems: &mut Vec<String>, problem: String) {
     }
 }
 
-/// `Err`: the tier is away.
+/// `Err`: the tier is away. `None`: a part of it is, and nothing is known of it.
 fn look(
     shared: &Shared,
     slot: &Slot,
     name: AggregateId,
     problems: &mut Vec<String>,
-) -> Result<Found, EngineError> {
+) -> Result<Option<Found>, EngineError> {
     let mut bad = |why: &str| {
         let tier = &slot.name;
         tell(problems, format!("tier {tier}, aggregate {name}: {why}"));
@@ -170,12 +193,13 @@ fn look(
         tier: slot.id,
         id: name,
         len: 0,
+        in_parts: None,
         composed: Timestamp::default(),
         damaged: true,
     };
     let unknown = |aggregate| {
         let members = Vec::new();
-        Ok(Found { aggregate, members })
+        Ok(Some(Found { aggregate, members }))
     };
     aggregate.len = match slot.tier.stat(name) {
         Ok(len) => len,
@@ -195,8 +219,21 @@ fn look(
                 bad(&format!("it is of another backing, {}", index.fs));
                 return unknown(aggregate);
             }
-            let members = members(index);
-            return Ok(Found { aggregate, members });
+            aggregate.len = index.len_with_parts(aggregate.len);
+            aggregate.in_parts = Some(!index.parts().is_empty());
+            let mut members = members(index);
+            if let Err((part, why)) = parts::are_there(&*slot.tier, name, index.parts()) {
+                let away = matches!(&why, PartTrouble::Tier(why) if is_away(why));
+                bad(&format!(
+                    "its part {part}: {why}; its file cannot be put together"
+                ));
+                if away {
+                    return Ok(None);
+                }
+                members.clear();
+                aggregate.damaged = true;
+            }
+            return Ok(Some(Found { aggregate, members }));
         }
         Err(why) => why,
     };
@@ -211,7 +248,7 @@ fn look(
         }
         _ => bad(&format!("{why}; its members are read from the front")),
     }
-    from_the_front(shared, slot, aggregate, &mut bad)
+    from_the_front(shared, slot, aggregate, &mut bad).map(Some)
 }
 
 /// The index is damaged: the members, as far as the tar part can be read from the front.
@@ -230,6 +267,9 @@ fn from_the_front(
         bad(&format!("{why}; what lies behind it is not known"));
     } else if scanner.end().is_none() {
         bad("it ends before tar does; what lies behind is not known");
+    }
+    if entries.iter().any(IndexEntry::is_part) {
+        bad("it has a part of a file, which its index alone puts together with the others");
     }
     let composition = scanner.composition();
     let ours = composition.filter(|c| c.aggregate == name && c.fs == shared.backing.fs());
@@ -257,7 +297,7 @@ fn is_away(why: &TierError) -> bool {
 }
 
 fn passing(why: &IndexError) -> EngineError {
-    EngineError::refused(crate::error::Failure::TierUnavailable, why)
+    EngineError::refused(Failure::TierUnavailable, why)
 }
 
 /// All members, their data read and summed: the headers alone have no block sums.
@@ -290,6 +330,10 @@ fn members(index: &Index) -> Vec<LearnedMember> {
         let (Kind::Regular { size, .. }, Some(identity)) = (&member.kind, member.identity) else {
             return None;
         };
+        // Found from the front: where the others lie nobody knows.
+        if entry.is_part() {
+            return None;
+        }
         let path = member.path.as_bytes();
         let mut names = vec![path.to_vec()];
         names.extend(links.get(path).into_iter().flatten().cloned());

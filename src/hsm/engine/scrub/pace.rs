@@ -104,6 +104,12 @@ impl Tier for Paced<'_> {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.tier.tapes()
     }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.tier.longest()
+    }
+    fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
+        self.tier.admit(lengths)
+    }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.tier.put(name, size_hint)
     }

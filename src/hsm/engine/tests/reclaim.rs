@@ -4,6 +4,7 @@ mod doomed;
 mod listings;
 mod moved;
 mod older;
+mod parts;
 mod stops;
 
 use super::*;
@@ -103,6 +104,10 @@ fn reads(bench: &Bench, name: &str, data: &[u8]) {
 
 /// What a reader of the mount gets.
 fn through_mount(bench: &Bench, name: &str) -> Vec<u8> {
+    through_mount_up_to(bench, name, BIG)
+}
+
+fn through_mount_up_to(bench: &Bench, name: &str, len: usize) -> Vec<u8> {
     use cairn_fuse::{Caller, FileRef, Residency};
     use std::os::fd::AsFd;
     let engine = bench.engine();
@@ -121,7 +126,7 @@ fn through_mount(bench: &Bench, name: &str) -> Vec<u8> {
         pid: 1,
     };
     let mut whole = Vec::new();
-    while whole.len() < BIG {
+    while whole.len() < len {
         let (tell, told) = std::sync::mpsc::channel();
         let done = Box::new(move |read: Result<Vec<u8>, cairn_fuse::Errno>| {
             let _ = tell.send(read.map_err(|e| e.0));

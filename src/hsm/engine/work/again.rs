@@ -156,7 +156,7 @@ fn commit(
     durable: Durable<'_>,
 ) -> Result<(), CommitError> {
     let (receipt, now) = (durable.receipt, shared.now());
-    let aggregate = super::archive::new_aggregate(slot, receipt);
+    let aggregate = super::archive::new_aggregate(slot, receipt, durable.index);
     let copy = |c: &Copied| catalog::Copy {
         file: c.file,
         version: c.version,

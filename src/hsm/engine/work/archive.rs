@@ -280,11 +280,16 @@ fn compose_and_record(
 }
 
 /// The catalog's words for a receipt.
-pub(super) fn new_aggregate(slot: &Slot, receipt: &Receipt) -> catalog::NewAggregate {
+pub(super) fn new_aggregate(
+    slot: &Slot,
+    receipt: &Receipt,
+    index: &Index,
+) -> catalog::NewAggregate {
     catalog::NewAggregate {
         tier: slot.id,
         id: receipt.aggregate,
-        len: receipt.len,
+        len: index.len_with_parts(receipt.len),
+        in_parts: !index.parts().is_empty(),
         crc: receipt.crc,
         proof: match receipt.proof {
             Proof::ReadBack => catalog::ProofKind::ReadBack,
@@ -310,7 +315,7 @@ fn commit(
     durable: Durable<'_>,
 ) -> Result<(), CommitError> {
     let receipt = durable.receipt;
-    let aggregate = new_aggregate(slot, receipt);
+    let aggregate = new_aggregate(slot, receipt, durable.index);
     let files = durable.copied.iter().filter_map(|c| {
         let node = nodes.get(c.item)?;
         shared
@@ -453,7 +458,13 @@ pub(super) fn batch_failed(shared: &Shared, slot: &Slot, rows: &[Action], why: &
             }
             return;
         }
-        ArchiveError::Tier(TierError::Full { .. }) => Failure::NoSpace,
+        ArchiveError::Tier(TierError::Full { .. }) | ArchiveError::NoRoom(_) => Failure::NoSpace,
+        ArchiveError::Uncut(_) => {
+            for action in rows {
+                end(shared, action, failed(Failure::NoSpace, why));
+            }
+            return;
+        }
         ArchiveError::Tier(_) => Failure::TierUnavailable,
         ArchiveError::Compose { .. }
         | ArchiveError::Origin { .. }

@@ -1,6 +1,7 @@
 //! The release lane: P3 for each file, and a look at what a batch of punches really freed.
 
-use super::super::{Shared, tree};
+use super::super::copies::Ahead;
+use super::super::{EngineError, Shared, tree};
 use super::{end, failed, later, soon_or_never};
 use crate::catalog::{
     self, Action, Durability, FileState, Finish, Node, Origin, Planned, Proven, TombstoneWhy,
@@ -104,16 +105,16 @@ fn one(
         Ok(Some((code, why))) => return (failed(code, why), 0),
         Err(why) => return (later(shared, action, why.code(), why), 0),
     }
-    let trust = if node.is_suspect(&shared.incarnation) {
-        Trust::Suspect
-    } else {
-        Trust::Sound
-    };
+    let trust = trust(shared, &node);
     let seen = node.proven.map(|p| Seen {
         node: node.handle.clone(),
         size: p.size,
         ctime: p.ctime,
     });
+    let ahead = match look_ahead(shared, &node) {
+        Ok(ahead) => ahead,
+        Err(why) => return (later(shared, action, why.code(), why), 0),
+    };
     let hint = tree::hint(shared, &node.handle).ok().flatten();
     let order = Order {
         node: &node.handle,
@@ -129,7 +130,7 @@ fn one(
                 seen,
                 trust,
             }),
-        prove: &|record| shared.prove(record),
+        prove: &|record| shared.prove(record, &ahead),
         note: &|| announce(shared, &node),
     };
     // What the catalog's writer has in its queue now is not waited for under the lease.
@@ -148,8 +149,34 @@ fn one(
     }
     match done {
         Ok(released) => (note(shared, &node, &released), released.freed),
+        Err(why) if ahead.missed() => (moved(shared, action, &node, &why), 0),
         Err(why) => (refusal(shared, action, &node, &why), 0),
     }
+}
+
+/// Its copies moved while it was released, and what was read before says nothing of them.
+fn moved(shared: &Shared, action: &Action, node: &Node, why: &Refusal) -> Finish {
+    match why {
+        Refusal::Copies { .. } => soon_or_never(shared, action, Failure::Busy, why),
+        why => refusal(shared, action, node, why),
+    }
+}
+
+fn trust(shared: &Shared, node: &Node) -> Trust {
+    if node.is_suspect(&shared.incarnation) {
+        Trust::Suspect
+    } else {
+        Trust::Sound
+    }
+}
+
+/// What takes reading a tier, before the file's users are shut out.
+fn look_ahead(shared: &Shared, node: &Node) -> Result<Ahead, EngineError> {
+    let Some(version) = node.version else {
+        return Ok(Ahead::default());
+    };
+    let copies = shared.catalog.copies(version.file, version.version)?;
+    shared.look_ahead(copies.iter())
 }
 
 /// Brings a file into order whose release or recall was cut short: whole again, or released. The

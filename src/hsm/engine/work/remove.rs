@@ -97,7 +97,9 @@ fn give_up(shared: &Shared, action: &Action, tier: TierId) -> Result<Finish, Eng
     }
     // Without a record, too (an earlier try took it away, say): what stays is proven all the same.
     let crc = file.record.as_ref().map_or(version.crc, |r| r.crc);
-    let left = match shared.proven_of(staying.iter().filter(|c| c.crc == crc)) {
+    let staying_same = || staying.iter().filter(|c| c.crc == crc);
+    let ahead = shared.look_ahead(staying_same())?;
+    let left = match shared.proven_of(staying_same(), &ahead) {
         Ok(left) => left,
         Err(why) => return Ok(later(shared, action, Failure::TierUnavailable, why)),
     };

@@ -1,11 +1,12 @@
 //! A backing directory, tiers in memory that tell what was read, and files released into them.
 
 use crate::error::Failure;
-use crate::format::aggregate::{AggregateWriter, BLOCK, Index};
+use crate::format::aggregate::{AggregateWriter, BLOCK, Index, PartsWriter};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{Backing, FileStat, How, SealKey, SetHow};
 use crate::hsm::index_cache::IndexCache;
+use crate::hsm::parts;
 use crate::hsm::recall::{Asks, Done, RecallError, Recaller, Settings, User, Vouched};
 use crate::hsm::tape::desk::Desk;
 use crate::hsm::version::{Settle, Stamp};
@@ -56,6 +57,9 @@ impl Watched {
 impl Tier for Watched {
     fn mark(&self) -> Mark {
         self.inner.mark()
+    }
+    fn longest(&self) -> Result<Option<u64>, TierError> {
+        self.inner.longest()
     }
     fn put(&self, name: AggregateId, hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.inner.put(name, hint)
@@ -287,6 +291,16 @@ impl Rig {
         self.watch(id, Arc::new(mem::MemTier::new(mark)))
     }
 
+    /// One whose objects are no longer than this.
+    pub(in crate::hsm) fn add_short_tier(&self, id: TierId, longest: u64) -> Arc<Watched> {
+        let mark = Mark {
+            tier: id,
+            owner: InstanceId::random(),
+        };
+        let tier = mem::MemTier::new(mark).with_longest(longest);
+        self.watch(id, Arc::new(tier))
+    }
+
     /// Puts a tier under a number.
     pub(in crate::hsm) fn watch(&self, id: TierId, tier: Arc<dyn Tier>) -> Arc<Watched> {
         let tier = Arc::new(Watched {
@@ -388,10 +402,29 @@ impl Rig {
             epoch: 1,
             seq: self.seq.fetch_add(1, Ordering::Relaxed),
         };
-        let mut writer = AggregateWriter::new(Vec::new(), aggregate, self.backing.fs(), OLD);
-        let added = writer.add(member, &mut &packed[..]).expect("added");
-        let (bytes, index, _) = writer.finish().expect("finished");
         let on = Arc::clone(&self.above.tiers.lock()[&tier]);
+        let (fs, mut data) = (self.backing.fs(), packed);
+        let mut writer = AggregateWriter::new(Vec::new(), aggregate, fs, OLD);
+        let slices = parts::cut(&*on, member, 0).expect("room");
+        let added = match &slices {
+            None => writer.add(member, &mut data),
+            Some(slices) => {
+                let whole = parts::Whole {
+                    tier: &*on,
+                    aggregate,
+                    fs,
+                    composed: OLD,
+                    directories: &[],
+                    leave: &|| (),
+                };
+                let mut file = PartsWriter::new(member, slices);
+                let made = whole.write_all_but_last(&mut file, &mut data);
+                made.expect("parts").keep();
+                writer.add_last_part(file, &mut data)
+            }
+        };
+        let added = added.expect("added");
+        let (bytes, index, _) = writer.finish().expect("finished");
         let mut put = on.put(aggregate, bytes.len() as u64).expect("a put");
         put.write_all(&bytes).expect("written");
         let _: Receipt = put.finish(Crc32c::of(&bytes)).expect("durable");

@@ -29,16 +29,20 @@ struct Site {
 impl Site {
     /// The desk serves nobody before [`Site::begin`].
     fn new(settings: Settings) -> Self {
-        let rig = Rig::with(settings);
-        let place = tempfile::tempdir().expect("a directory");
         let options = TapeOptions {
             capacity: Some(64 << 20),
             cartridges: 1,
             drives: 1,
             ..TapeOptions::default()
         };
+        Self::with(settings, &options)
+    }
+
+    fn with(settings: Settings, options: &TapeOptions) -> Self {
+        let rig = Rig::with(settings);
+        let place = tempfile::tempdir().expect("a directory");
         let how = OpenHow::new(InstanceId::random(), TAPE);
-        let tape = TapeTier::open(&place.path().join("tape"), &options, how);
+        let tape = TapeTier::open(&place.path().join("tape"), options, how);
         let tape = Arc::new(tape.expect("a library"));
         let watched = rig.watch(TAPE, tape.clone());
         let desk = Arc::new(Desk::new(watched.tapes().expect("cartridges")));
@@ -110,6 +114,55 @@ fn a_recall_waits_for_its_turn_with_nothing_begun() {
     site.rig.until("let go", |_| {
         site.tape.library().expect("there").pins() == 0
     });
+}
+
+/// Files whose parts lie on several cartridges, and one drive.
+#[test]
+fn parts_on_several_cartridges_are_read_one_after_the_other() {
+    let options = TapeOptions {
+        capacity: Some(4 << 20),
+        cartridges: 12,
+        drives: 1,
+        ..TapeOptions::default()
+    };
+    let mut site = Site::with(Settings::default(), &options);
+    let stubs: Vec<_> = ["one", "two", "three"]
+        .map(|name| site.stub(name, 9_500_000))
+        .into();
+    let library = site.tape.library().expect("there");
+    for stub in &stubs {
+        let head = stub.record.copies[0].aggregate;
+        let on = |object| library.find(object).map(|(barcode, _)| barcode);
+        let cartridges: std::collections::BTreeSet<_> = (0..3)
+            .map(|n| on(head.part(n)).expect("on a cartridge"))
+            .collect();
+        assert_eq!(cartridges.len(), 3, "one for each part");
+    }
+    site.begin();
+    // All at once, each wants a cartridge that another has, or is about to have.
+    let staged = [site.stage(&stubs[0]), site.stage(&stubs[1])];
+    let last = 9_400_000;
+    let reading = site.rig.read(&stubs[2], last as u64, 5000);
+    let got = reading.wait().expect("bytes of the last part");
+    assert_eq!(got, stubs[2].content[last..last + 5000]);
+    let border = site.rig.read(&stubs[2], (3 << 20) - 700, 1500);
+    let at = (3 << 20) - 700;
+    assert_eq!(
+        border.wait().expect("bytes of two parts"),
+        stubs[2].content[at..at + 1500]
+    );
+    for told in staged {
+        told.recv_timeout(PATIENCE)
+            .expect("it ends")
+            .expect("staged");
+    }
+    site.rig
+        .until("resident", |rig| rig.above.done.lock().len() == 3);
+    stubs.iter().for_each(|stub| site.rig.assert_whole(stub));
+    assert!(site.rig.above.failed.lock().is_empty());
+    site.rig.until("let go", |_| library.pins() == 0);
+    // In order, each part is mounted for few times: not once for every read.
+    assert!(site.tally().mounts <= 24, "{:?}", site.tally());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! sake.
 
 use super::batch::{Batches, Job, Lead, Turn};
-use super::choose::{Candidate, Kind, NoRoom, choose};
+use super::choose::{Candidate, Kind, NoRoom, choose, choose_all, longest};
 use super::{Library, LibraryError, Mounted, Name, Seen};
 use crate::id::AggregateId;
 use crate::tier::Proof;
@@ -82,6 +82,29 @@ impl Library {
     /// [`LibraryError::NoRoom`].
     pub fn admit(&self, len: u64) -> Result<(), LibraryError> {
         self.candidate(len, &BTreeSet::new()).map(|_| ())
+    }
+
+    /// Would files of these lengths find cartridges now, all of them?
+    ///
+    /// # Errors
+    /// [`LibraryError::NoRoom`].
+    pub fn admit_all(&self, lens: &[u64]) -> Result<(), LibraryError> {
+        self.look_again();
+        let (candidates, kind) = self.candidates(&BTreeSet::new());
+        match choose_all(candidates, lens, kind) {
+            Err(NoRoom::Parts { .. }) if !self.free_dead().is_empty() => {
+                let (candidates, kind) = self.candidates(&BTreeSet::new());
+                Ok(choose_all(candidates, lens, kind)?)
+            }
+            found => Ok(found?),
+        }
+    }
+
+    /// The longest file that fits on an empty cartridge which may be written.
+    #[must_use]
+    pub fn longest(&self) -> u64 {
+        let (candidates, kind) = self.candidates(&BTreeSet::new());
+        longest(&candidates, kind)
     }
 
     /// Writes a file, proves it and makes it known. `sum` is what its bytes must sum to. Others that wait for a
@@ -209,6 +232,11 @@ impl Library {
     }
 
     fn best(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
+        let (candidates, kind) = self.candidates(tried);
+        Ok(choose(&candidates, len, kind)?)
+    }
+
+    fn candidates(&self, tried: &BTreeSet<Barcode>) -> (Vec<Candidate>, Kind) {
         let bays = self.mounts.status();
         let stock = self.stock.lock();
         let candidate = |(barcode, cartridge): (&Barcode, &super::Cartridge)| {
@@ -237,7 +265,7 @@ impl Library {
             generation: geometry.generation,
             capacity: geometry.capacity,
         };
-        Ok(choose(&candidates, len, kind)?)
+        (candidates, kind)
     }
 
     /// The same, on a cartridge that is in a drive.

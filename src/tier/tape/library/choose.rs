@@ -29,15 +29,30 @@ pub struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// It would not fit an empty one.
-    #[error(
-        "{len} bytes are more than a whole cartridge holds ({largest}): the file must be cut into members \
-         name.cairn-part-NNNN on several cartridges, which this version does not do"
-    )]
+    #[error("{len} bytes are more than a whole cartridge holds ({largest})")]
     TooLong {
         /// Length of the file.
         len: u64,
         /// What the largest cartridge holds.
         largest: u64,
+    },
+    /// There are too few for the parts of a file.
+    #[error(
+        "a file of {len} bytes goes to tape in {parts} parts, and {missing} of them find no cartridge: add \
+         {missing} or more of {generation} ({capacity} bytes each), with `cairn tape label` or a larger \
+         cartridges= in the tier's URL"
+    )]
+    Parts {
+        /// Lengths of all parts.
+        len: u64,
+        /// How many.
+        parts: usize,
+        /// Those that find no room.
+        missing: usize,
+        /// Of which kind cartridges would be added.
+        generation: Generation,
+        /// How large each.
+        capacity: u64,
     },
     /// All are full.
     #[error(
@@ -149,6 +164,47 @@ impl Cartridge {
     }
 }
 
+/// The longest file that an empty one of the cartridges takes which may be written; where there is none,
+/// of those that would be added.
+#[must_use]
+pub(super) fn longest(candidates: &[Candidate], kind: Kind) -> u64 {
+    let usable = candidates.iter().filter(|c| c.hindrance.is_none());
+    let capacity = usable.map(|c| c.capacity).max().unwrap_or(kind.capacity);
+    // What the labels of an empty file take.
+    capacity.saturating_sub(FIRST.bytes + room_for(0))
+}
+
+/// Are there cartridges for files of these lengths, all of them?
+///
+/// # Errors
+/// [`NoRoom::Parts`].
+pub(super) fn choose_all(
+    mut candidates: Vec<Candidate>,
+    lens: &[u64],
+    kind: Kind,
+) -> Result<(), NoRoom> {
+    let mut missing = 0;
+    for len in lens {
+        let Ok(found) = choose(&candidates, *len, kind) else {
+            missing += 1;
+            continue;
+        };
+        for candidate in candidates.iter_mut().filter(|c| c.barcode == found) {
+            candidate.used = candidate.used.saturating_add(room_for(*len));
+        }
+    }
+    if missing == 0 {
+        return Ok(());
+    }
+    Err(NoRoom::Parts {
+        len: lens.iter().fold(0, |sum, len| sum.saturating_add(*len)),
+        parts: lens.len(),
+        missing,
+        generation: kind.generation,
+        capacity: kind.capacity,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +278,26 @@ mod tests {
             ),
             "{long}"
         );
-        assert!(long.to_string().contains(".cairn-part-"), "{long}");
+        let kind = Kind {
+            generation: Generation::Lto8,
+            capacity: 1_000_000,
+        };
+        let most = longest(&all, kind);
+        assert!(chosen(&[candidate(3, FIRST.bytes)], most).is_ok());
+        assert!(chosen(&[candidate(3, FIRST.bytes)], most + 1).is_err());
+        let empty = || {
+            (3..6)
+                .map(|n| candidate(n, FIRST.bytes))
+                .collect::<Vec<_>>()
+        };
+        let parts = [most, most, 600_000, 300_000];
+        assert_eq!(choose_all(empty(), &parts, kind), Ok(()));
+        let few = choose_all(empty(), &[most, most, most, most, 600_000], kind);
+        let few = few.expect_err("three cartridges").to_string();
+        assert!(
+            few.contains("in 5 parts, and 2 of them find no cartridge: add 2"),
+            "{few}"
+        );
         assert!(matches!(
             chosen(&[], 10),
             Err(NoRoom::Full { count: 1, .. })

@@ -83,6 +83,32 @@ impl Library {
         worth.map(|(barcode, _)| *barcode).collect()
     }
 
+    /// Would the files in parts of which something lies on a cartridge find room for another copy now? They leave
+    /// it as a whole.
+    #[must_use]
+    pub fn has_room_for_parts(&self, barcode: Barcode) -> bool {
+        let lens: Vec<u64> = {
+            let stock = self.stock.lock();
+            let live = || {
+                let all = stock.cartridges.iter();
+                all.flat_map(|(on, c)| c.files.live().map(move |file| (*on, file)))
+            };
+            let parts: BTreeSet<_> = live()
+                .filter(|(_, file)| file.name.is_part())
+                .map(|(_, file)| file.name.head())
+                .collect();
+            let here: BTreeSet<_> = live()
+                .filter(|(on, file)| *on == barcode && parts.contains(&file.name.head()))
+                .map(|(_, file)| file.name.head())
+                .collect();
+            live()
+                .filter(|(_, file)| here.contains(&file.name.head()))
+                .map(|(_, file)| file.len)
+                .collect()
+        };
+        lens.is_empty() || self.admit_all(&lens).is_ok()
+    }
+
     /// Says, durably, that what is needed of a cartridge is to be copied to others, or not any more:
     /// nothing new goes to it meanwhile.
     ///

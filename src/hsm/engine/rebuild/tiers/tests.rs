@@ -1,6 +1,7 @@
 //! Reading tiers: objects from the front.
 
 use super::*;
+use crate::hsm::engine::tests::{Bench, NOTHING, Place, small};
 use crate::id::{InstanceId, TierId};
 use crate::tier::Mark;
 use crate::tier::mem::MemTier;
@@ -45,4 +46,36 @@ fn an_object_is_read_and_sought_in_like_a_file() {
     object.seek(SeekFrom::End(10)).unwrap();
     assert_eq!(object.read(&mut piece).unwrap(), 0);
     assert!(object.seek(SeekFrom::Current(-9_999_999)).is_err());
+}
+
+#[test]
+fn a_part_that_cannot_be_looked_at_keeps_nobody_from_the_others_and_is_asked_for_again() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.bound((3 << 20) + (160 << 10));
+    bench.write("d/large", &crate::hsm::rig::noise(9 << 20, 1));
+    bench.archive(&["d/large"]);
+    bench.write("d/small", &crate::hsm::rig::noise(5 << 10, 2));
+    bench.archive(&["d/small"]);
+    let shared = &bench.engine().shared;
+    let slot = &shared.tiers[0];
+    let of = |path: &str| bench.node(path).version.unwrap();
+    let aggregate = |path: &str| {
+        let copies = shared.catalog.copies(of(path).file, of(path).version);
+        copies.unwrap()[0].aggregate
+    };
+    let (large, small) = (aggregate("d/large"), aggregate("d/small"));
+    assert!(large < small, "the other is read behind it");
+    let state = || shared.catalog.tier_read(slot.id).unwrap();
+    let mut problems = Vec::new();
+    bench.hide(Some(large.part(1)));
+    read(shared, slot, 99, &mut problems).expect_err("a part is away");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!((state().complete, state().after), (false, None));
+    assert!(state().members > 0, "the other was not read");
+    bench.hide(None);
+    read(shared, slot, 99, &mut problems).expect("all is there");
+    assert!(state().complete);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let row = shared.catalog.aggregate(slot.id, large).unwrap().unwrap();
+    assert_eq!(row.in_parts, Some(true));
 }
