@@ -87,11 +87,11 @@ fn a_catalog_of_a_newer_version_is_refused_and_keeps_every_byte() -> Result<()> 
     let dir = copied()?;
     let path = dir.path().join("catalog.sqlite");
     let mut bytes = fs::read(&path)?;
-    bytes[60..64].copy_from_slice(&5_u32.to_be_bytes());
+    bytes[60..64].copy_from_slice(&6_u32.to_be_bytes());
     fs::write(&path, &bytes)?;
     let (_state, refused) = open(dir.path())?;
     let Err(CatalogError::Newer {
-        found: 5, known: 4, ..
+        found: 6, known: 5, ..
     }) = refused
     else {
         anyhow::bail!("not refused as newer: {:?}", refused.err());

@@ -32,7 +32,8 @@ fn names() -> Vec<AggregateId> {
         0x1_0000_0000,
         0xffff_ffff_ffff,
         0x1_0000_0000_0000,
-        u64::MAX,
+        // The last part that a name has.
+        9999 << 48 | 0xffff_ffff_ffff,
     ];
     let mut names = Vec::new();
     for epoch in [7, 1, u32::MAX, 0x100] {
