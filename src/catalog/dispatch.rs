@@ -362,16 +362,23 @@ fn end(
         Finish::Done => (RowState::Done, None, None),
         Finish::Failed(failure) => (RowState::Failed, Some(failure), None),
         Finish::Cancelled => (RowState::Cancelled, None, None),
-        Finish::Retry { failure, .. } if cancelled => (RowState::Cancelled, Some(failure), None),
+        Finish::Retry { failure, .. } | Finish::Wait { failure, .. } if cancelled => {
+            (RowState::Cancelled, Some(failure), None)
+        }
         Finish::PutBack if cancelled => (RowState::Cancelled, None, None),
         Finish::Retry {
+            not_before,
+            failure,
+        }
+        | Finish::Wait {
             not_before,
             failure,
         } => (RowState::Waiting, Some(failure), Some(not_before.nanos())),
         Finish::PutBack => (RowState::Pending, None, None),
     };
     count(connection, tally, action, to)?;
-    let put_back = to == RowState::Pending && !unstarted;
+    let uncounted = matches!(finish, Finish::PutBack | Finish::Wait { .. });
+    let put_back = uncounted && to != RowState::Cancelled && !unstarted;
     change(
         connection,
         "UPDATE actions SET state = ?8, not_before = ?2, code = ?3, text = ?4,

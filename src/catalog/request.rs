@@ -315,6 +315,13 @@ pub enum Finish {
         /// Why.
         failure: Failure,
     },
+    /// Something else had what it works on: to be tried again, not before the time; not counted as an attempt.
+    Wait {
+        /// Not before.
+        not_before: Timestamp,
+        /// Why.
+        failure: Failure,
+    },
     /// Put back as it was before the start (the worker is stopping); not counted as an attempt.
     PutBack,
     /// Nobody wants it any more.

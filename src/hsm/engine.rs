@@ -35,6 +35,7 @@ mod room;
 mod scan;
 mod scrub;
 mod select;
+mod settling;
 mod slot;
 mod snapshots;
 mod start;

@@ -7,10 +7,11 @@ use crate::needs_mounts;
 use crate::rig::{Instance, drop_caches, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many kills strike.
 fn kills() -> u64 {
@@ -137,14 +138,26 @@ fn read_by_tar(images: &Path, into: &Path) -> Result<usize> {
     Ok(archives)
 }
 
-/// Cartridges whose images go on behind the tape mark of their last closing labels.
-fn torn(images: &Path) -> Result<u64> {
-    let mut torn = 0;
+/// A file that takes a while to be written to a cartridge.
+const LARGE: usize = 12 << 20;
+
+/// Bytes of all images.
+fn bytes_of(images: &Path) -> Result<u64> {
+    let sizes = fs::read_dir(images)?.map(|image| Ok(image?.metadata()?.len()));
+    sizes.sum()
+}
+
+/// Images that go on behind the tape mark of their last closing labels that count, and how far.
+fn torn(images: &Path) -> Result<BTreeMap<PathBuf, usize>> {
+    let mut torn = BTreeMap::new();
     for image in fs::read_dir(images)? {
-        let image = fs::read(image?.path())?;
+        let path = image?.path();
+        let image = fs::read(&path)?;
         let last = image.windows(4).rposition(|w| w == b"UTL1");
         let end = last.map_or(88, |at| at + 80 + 4);
-        torn += u64::from(image.get(end..).is_some_and(|rest| rest.len() > 4));
+        if image.get(end..).is_some_and(|rest| rest.len() > 4) {
+            torn.insert(path, image.len());
+        }
     }
     Ok(torn)
 }
@@ -267,33 +280,59 @@ fn cartridges_that_are_emptied_at_the_same_time_do_not_wait_for_each_other() -> 
 #[test]
 fn archives_to_tape_are_cut_short_by_kills_and_nothing_is_lost() -> Result<()> {
     needs_mounts!();
-    let mut site = Site::new("capacity=64MiB&cartridges=8&speed=100")?;
+    let mut site = Site::new("capacity=256MiB&cartridges=8&speed=100")?;
     site.cairn.up()?;
     fs::create_dir(site.cairn.at("d"))?;
-    let (mut struck, mut tails, mut rounds) = (0, 0, 0);
+    let (mut struck, mut tails, mut rounds, mut left) = (0, 0, 0, BTreeMap::new());
     // Where a kill strikes is chance: more of them, if none struck in the middle of a write.
-    while rounds < kills() || (struck == 0 && rounds < 5 * kills()) {
+    while rounds < kills() || (struck == 0 || tails == 0) && rounds < 5 * kills() {
+        let begun = bytes_of(&site.images())?;
         fs::write(site.cairn.at(&format!("d/f{rounds}")), data(rounds))?;
+        // A cartridge gets an object only when it is whole, and then fast: every other kill waits for
+        // that moment, and has a longer write to strike.
+        let aimed = rounds % 2 == 1;
+        if aimed {
+            fs::write(site.cairn.at("d/large"), tree::bytes(rounds, LARGE))?;
+        }
         let path = site.cairn.at("d").to_string_lossy().into_owned();
         let mut run = site.begin(&["archive", "--wait", &path])?;
-        std::thread::sleep(Duration::from_millis(20 + rounds * 61 % 400));
+        if aimed {
+            let patience = Instant::now() + Duration::from_secs(5);
+            while run.0.try_wait()?.is_none()
+                && bytes_of(&site.images())? < begun + LARGE as u64 / 8
+                && Instant::now() < patience
+            {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        } else {
+            std::thread::sleep(Duration::from_millis(20 + rounds * 61 % 400));
+        }
         struck += u64::from(run.0.try_wait()?.is_none());
         site.cairn.kill()?;
         drop(run);
-        tails += torn(&site.images())?;
-        let left = self::cartridges(&site.direct(&["list", "--json"])?)?;
+        // One that was left by an earlier kill is not counted again.
+        let before = std::mem::replace(&mut left, torn(&site.images())?);
+        let is_new = |&(image, len): &(&PathBuf, &usize)| before.get(image) != Some(len);
+        tails += left.iter().filter(is_new).count();
+        let all = self::cartridges(&site.direct(&["list", "--json"])?)?;
         ensure!(
-            !left.iter().any(|c| is(c, "damaged") || is(c, "unusable")),
-            "{left:?}"
+            !all.iter().any(|c| is(c, "damaged") || is(c, "unusable")),
+            "{all:?}"
         );
         site.cairn.up()?;
         rounds += 1;
     }
     ensure!(struck > 0, "no kill struck while something was archived");
+    ensure!(tails > 0, "no kill struck while a cartridge was written to");
     // The accepted requests go on by themselves; what was never accepted is asked for once more.
     site.cairn.archive("d")?;
     site.cairn.release("d")?;
     reads(&site.cairn, 0..rounds)?;
+    let last = (0..rounds).rev().find(|round| round % 2 == 1);
+    if let Some(last) = last {
+        let large = fs::read(site.cairn.at("d/large")).context("d/large")?;
+        ensure!(large == tree::bytes(last, LARGE), "d/large: other bytes");
+    }
     let all = site.cartridges()?;
     for cartridge in all.iter().filter(|c| live(c) > 0) {
         site.cairn.cairn(["tape", "verify", barcode(cartridge)?])?;

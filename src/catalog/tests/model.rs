@@ -52,7 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<usize>().prop_map(Op::Seal),
         5 => (class, 1..6_usize).prop_map(|(class, limit)| Op::Take(class, limit)),
         6 => any::<usize>().prop_map(Op::Start),
-        8 => (any::<usize>(), 0..6_u8).prop_map(|(action, how)| Op::Finish(action, how)),
+        8 => (any::<usize>(), 0..7_u8).prop_map(|(action, how)| Op::Finish(action, how)),
         2 => any::<usize>().prop_map(Op::Cancel),
         1 => Just(Op::Settle),
         1 => any::<usize>().prop_map(Op::Retry),
@@ -377,6 +377,13 @@ impl Model {
                 RowState::Waiting,
             ),
             4 => (Finish::PutBack, RowState::Pending),
+            5 => (
+                Finish::Wait {
+                    not_before,
+                    failure: failure("w"),
+                },
+                RowState::Waiting,
+            ),
             _ => (Finish::Cancelled, RowState::Cancelled),
         };
         rig.finish_actions(vec![(action, finish)], now, Durability::Full)

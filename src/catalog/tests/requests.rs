@@ -212,6 +212,34 @@ fn cancel_is_effective_at_once_and_rows_settle_later() {
 }
 
 #[test]
+fn who_only_waited_has_tried_nothing() {
+    let rig = Rig::new();
+    let actions = (2..4).map(|n| action(NodeId(n), 10)).collect();
+    let asked = rig.submit(request(Verb::Archive, 1, None), actions, at(1));
+    let id = asked.unwrap().id;
+    let taken = rig.take_actions(Class::Archive, 10, at(2)).unwrap();
+    rig.start_actions(ids(&taken), at(3)).unwrap();
+    let (not_before, why) = (at(50), failure("busy"));
+    let wait = Finish::Wait {
+        not_before,
+        failure: why.clone(),
+    };
+    let retry = Finish::Retry {
+        not_before,
+        failure: why.clone(),
+    };
+    let ended = vec![(taken[0].id, wait), (taken[1].id, retry)];
+    rig.finish_actions(ended, at(4), Durability::Full).unwrap();
+    let row = rig.request(id).unwrap().unwrap();
+    assert_eq!(row.counts.waiting.files, 2);
+    assert_eq!(rig.take_actions(Class::Archive, 10, at(49)).unwrap(), []);
+    let woken = rig.take_actions(Class::Archive, 10, at(50)).unwrap();
+    let seen: Vec<_> = woken.iter().map(|a| (a.id, a.attempts)).collect();
+    assert_eq!(seen, [(taken[0].id, 0), (taken[1].id, 1)]);
+    assert!(woken.iter().all(|a| a.failure.as_ref() == Some(&why)));
+}
+
+#[test]
 fn failures_are_listed_counted_and_retried() {
     let rig = Rig::new();
     let actions = (2..6).map(|n| action(NodeId(n), 10)).collect();

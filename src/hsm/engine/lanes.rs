@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the dispatcher sleeps when nothing rings: what became due by time is seen then.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -30,8 +30,8 @@ pub(super) struct Lanes {
     /// Actions that are in the window or in flight.
     held: Mutex<HashMap<ActionId, Action>>,
     ended: Sender<Ended>,
-    /// Nodes that an archive, a release or a settle works on.
-    claimed: Mutex<HashSet<NodeHandle>>,
+    /// Nodes that an archive, a release, a settle or a stage's beginning works on.
+    claimed: Mutex<HashMap<NodeHandle, Holders>>,
     /// Waits of running stages, so that they can be given up.
     stages: Mutex<HashMap<ActionId, WaitToken>>,
 }
@@ -45,11 +45,42 @@ pub(super) struct Ends {
 pub(super) struct Claim<'a> {
     lanes: &'a Lanes,
     node: NodeHandle,
+    kind: Claiming,
+}
+
+/// What a claim keeps from others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claiming {
+    /// Everything.
+    All,
+    /// All but stages: it copies, perhaps for as long as a tape takes, and readers may have the file meanwhile.
+    Copying,
+    /// All but other stages and who copies.
+    Staging,
+}
+
+/// Who claims a node.
+struct Holders {
+    /// Since when the first does.
+    since: Instant,
+    /// One that is no stage.
+    one: Option<Claiming>,
+    stages: usize,
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.lanes.claimed.lock().remove(&self.node);
+        let mut claimed = self.lanes.claimed.lock();
+        let Some(holders) = claimed.get_mut(&self.node) else {
+            return;
+        };
+        match self.kind {
+            Claiming::Staging => holders.stages = holders.stages.saturating_sub(1),
+            Claiming::All | Claiming::Copying => holders.one = None,
+        }
+        if holders.one.is_none() && holders.stages == 0 {
+            claimed.remove(&self.node);
+        }
     }
 }
 
@@ -60,19 +91,60 @@ impl Lanes {
             scheduler: Mutex::new(Scheduler::new(limits)),
             held: Mutex::new(HashMap::new()),
             ended,
-            claimed: Mutex::new(HashSet::new()),
+            claimed: Mutex::new(HashMap::new()),
             stages: Mutex::new(HashMap::new()),
         };
         (lanes, Ends { ended: receiver })
     }
 
-    /// Takes a node for archive, release or settle; `None`: another thread has it.
+    /// Takes a node for release, settle and the like; `None`: another thread has it.
     pub(super) fn claim(&self, node: &NodeHandle) -> Option<Claim<'_>> {
-        let fresh = self.claimed.lock().insert(node.clone());
-        fresh.then(|| Claim {
+        self.claim_for(node, Claiming::All)
+    }
+
+    /// Takes it for archive: a stage does not wait for that, however long a tape is waited for.
+    pub(super) fn claim_to_copy(&self, node: &NodeHandle) -> Option<Claim<'_>> {
+        self.claim_for(node, Claiming::Copying)
+    }
+
+    /// Takes it for the beginning of a stage, beside others and beside an archive.
+    pub(super) fn claim_to_stage(&self, node: &NodeHandle) -> Option<Claim<'_>> {
+        self.claim_for(node, Claiming::Staging)
+    }
+
+    fn claim_for(&self, node: &NodeHandle, kind: Claiming) -> Option<Claim<'_>> {
+        let mut claimed = self.claimed.lock();
+        let holders = claimed.get(node);
+        let may = holders.is_none_or(|held| match kind {
+            Claiming::Staging => held.one.is_none_or(|one| one == Claiming::Copying),
+            Claiming::Copying => held.one.is_none(),
+            Claiming::All => false,
+        });
+        if !may {
+            return None;
+        }
+        let holders = claimed.entry(node.clone()).or_insert_with(|| Holders {
+            since: Instant::now(),
+            one: None,
+            stages: 0,
+        });
+        match kind {
+            Claiming::Staging => holders.stages += 1,
+            Claiming::All | Claiming::Copying => holders.one = Some(kind),
+        }
+        Some(Claim {
             lanes: self,
             node: node.clone(),
+            kind,
         })
+    }
+
+    /// For how long a node has been claimed.
+    pub(super) fn claimed_for(&self, node: &NodeHandle) -> Duration {
+        let claimed = self.claimed.lock();
+        claimed
+            .get(node)
+            .map_or(Duration::ZERO, |held| held.since.elapsed())
     }
 
     /// The rows of a dispatch.

@@ -16,7 +16,7 @@ use crate::hsm::recall::Recaller;
 use crate::hsm::residency::ChangelogSink;
 use crate::hsm::schedule::Limits;
 use crate::hsm::state_dir::{StateDir, StateError};
-use crate::hsm::version::{Settle, settle};
+use crate::hsm::version::Settle;
 use crate::id::TierId;
 use crate::tier::retry::{Attempts, Retry};
 use crate::tier::{OpenHow, TierUrl, open as open_tier};
@@ -466,7 +466,10 @@ impl Engine {
         let shared = self.shared.clone();
         spawn("changelog", Box::new(move || changelog_work(&shared)))?;
         let shared = self.shared.clone();
-        spawn("settle", Box::new(move || settle_work(&shared, &due)))?;
+        spawn(
+            "settle",
+            Box::new(move || super::settling::work(&shared, &due)),
+        )?;
         self.threads.lock().extend(threads);
         Ok(())
     }
@@ -667,26 +670,6 @@ fn sieve_work(shared: &Arc<Shared>) {
                 tracing::warn!(%why, "archived nodes could not be read; tried again");
                 std::thread::sleep(Duration::from_secs(1));
             }
-        }
-    }
-}
-
-/// Checks of the ctime window, made when it is past and no other step works on the node.
-fn settle_work(shared: &Arc<Shared>, due: &Receiver<Settle>) {
-    while !shared.stopping() {
-        let Ok(check) = due.recv_timeout(TICK) else {
-            continue;
-        };
-        while !check.is_due() && !shared.stopping() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let recalled = shared.recaller().is_some_and(|r| r.is_running(&check.node));
-        let Some(_claim) = shared.lanes.claim(&check.node).filter(|_| !recalled) else {
-            continue;
-        };
-        match settle(&shared.backing, &check) {
-            Ok(_) => {}
-            Err(why) => tracing::debug!(%why, "a ctime could not be checked"),
         }
     }
 }

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Shortest and longest pause before an action is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Shortest and longest pause before a file is asked for again that another action has.
+const BUSY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// How often a file that is being written to is tried before its action fails.
 const BUSY_TRIES: u32 = 5;
 
@@ -114,6 +116,16 @@ fn soon_or_never(shared: &Shared, action: &Action, code: Failure, text: impl Dis
         later(shared, action, code, text)
     } else {
         failed(code, text)
+    }
+}
+
+/// Another action has the file, perhaps for as long as a tape takes: it waits for that, and no attempt is counted.
+/// It is asked for more seldom the longer that lasts.
+fn busy(shared: &Shared, action: &Action) -> Finish {
+    let pause = (shared.lanes.claimed_for(&action.handle) / 4).clamp(BUSY.0, BUSY.1);
+    Finish::Wait {
+        not_before: super::shifted(shared.now(), pause, true),
+        failure: reason(Failure::Busy, "another action works on it"),
     }
 }
 

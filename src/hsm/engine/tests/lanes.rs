@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::hsm::engine::lanes;
+use crate::hsm::rig::noise;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
@@ -28,6 +29,50 @@ fn two_requests_for_one_file_write_it_once() {
     assert_eq!(first.row.counts.done.files, 1);
     assert_eq!(second.row.counts.done.files, 1, "it shares the work");
     assert_eq!(bench.objects(0), 1);
+}
+
+#[test]
+fn what_another_action_has_is_waited_for_and_not_given_up() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("f", &noise(256 << 10, 1));
+    bench.archive(&["f"]);
+    let engine = bench.engine();
+    // As an archive to another tier has it that waits for a tape.
+    let claim = engine.shared.lanes.claim_to_copy(&bench.handle("f"));
+    let claim = claim.expect("nobody has it");
+    let release = bench.submit(Verb::Release, &["f"]);
+    let tries = || {
+        let rows = engine.catalog().actions(release, None, None, 10).unwrap();
+        let row = rows.first()?;
+        (row.failure.is_some() && row.started.is_some()).then_some((row.attempts, row.started))
+    };
+    let first = wait_for("it to be tried", tries);
+    let again = wait_for("it to be tried again", || {
+        tries().filter(|(_, started)| *started != first.1)
+    });
+    assert!(first.0 <= 1 && again.0 <= 1, "{first:?}, {again:?}");
+    drop(claim);
+    bench.done(release);
+}
+
+#[test]
+fn a_stage_does_not_wait_for_an_archive_and_keeps_a_release_out_while_it_begins() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.write("f", &noise(256 << 10, 1));
+    bench.archive(&["f"]);
+    bench.done(bench.submit(Verb::Release, &["f"]));
+    let (lanes, node) = (&bench.engine().shared.lanes, bench.handle("f"));
+    let copying = lanes.claim_to_copy(&node).expect("nobody has it");
+    assert!(lanes.claim_to_copy(&node).is_none(), "one copies");
+    bench.done(bench.submit(Verb::Stage, &["f"]));
+    let staging = lanes.claim_to_stage(&node).expect("beside who copies");
+    let other = lanes.claim_to_stage(&node).expect("beside another");
+    drop((copying, staging));
+    assert!(lanes.claim(&node).is_none(), "one still begins");
+    drop(other);
+    let release = lanes.claim(&node).expect("all are gone");
+    assert!(lanes.claim_to_stage(&node).is_none() && lanes.claim_to_copy(&node).is_none());
+    drop(release);
 }
 
 #[test]

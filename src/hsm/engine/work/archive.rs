@@ -3,7 +3,7 @@
 use super::super::expand::is_current;
 use super::super::lanes::Claim;
 use super::super::{EngineError, Shared, Slot, tree};
-use super::{again, end, failed, later, pause_after, soon_or_never};
+use super::{again, busy, end, failed, later, pause_after, soon_or_never};
 use crate::catalog::{
     self, Action, CopyState, Durability, FileState, Finish, Met, Node, Proven, Version,
 };
@@ -73,13 +73,9 @@ fn ready<'a>(
 ) -> (Resident<'a>, Released<'a>) {
     let mut claimed = Vec::new();
     for action in actions {
-        match shared.lanes.claim(&action.handle) {
+        match shared.lanes.claim_to_copy(&action.handle) {
             Some(claim) => claimed.push((action, claim)),
-            None => {
-                let why = "another action works on it";
-                let finish = later(shared, &action, Failure::Busy, why);
-                end(shared, &action, finish);
-            }
+            None => end(shared, &action, busy(shared, &action)),
         }
     }
     let handles: Vec<_> = claimed.iter().map(|(action, _)| &action.handle).collect();

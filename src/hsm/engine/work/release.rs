@@ -2,7 +2,7 @@
 
 use super::super::copies::Ahead;
 use super::super::{EngineError, Shared, tree};
-use super::{end, failed, later, soon_or_never};
+use super::{busy, end, failed, later, soon_or_never};
 use crate::catalog::{
     self, Action, Durability, FileState, Finish, Node, Origin, Planned, Proven, TombstoneWhy,
     Version,
@@ -81,10 +81,7 @@ fn one(
     action: &Action,
 ) -> (Finish, u64) {
     let Some(_claim) = shared.lanes.claim(&action.handle) else {
-        return (
-            soon_or_never(shared, action, Failure::Busy, "another action works on it"),
-            0,
-        );
+        return (busy(shared, action), 0);
     };
     if shared
         .recaller()

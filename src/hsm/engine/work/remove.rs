@@ -12,7 +12,7 @@
 
 use super::super::ask::{Consent, Options};
 use super::super::{EngineError, Shared, tree};
-use super::{end, failed, later, soon_or_never};
+use super::{busy, end, failed, later, soon_or_never};
 use crate::catalog::{
     Action, Copy, CopyState, Durability, FileState, Finish, Node, Proven, Rebound, Removal, Removed,
 };
@@ -47,8 +47,7 @@ fn one(shared: &Shared, action: &Action) -> Finish {
         return super::stranger(action);
     };
     let Some(_claim) = shared.lanes.claim(&action.handle) else {
-        let why = "another action works on it";
-        return soon_or_never(shared, action, Failure::Busy, why);
+        return busy(shared, action);
     };
     if shared
         .recaller()

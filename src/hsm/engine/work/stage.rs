@@ -31,7 +31,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
         // Until the recaller knows of it. A release, which looks for recalls under its own claim,
         // and this never work on one file together, however long its punch takes.
         if !claimed.contains(&action.handle) {
-            let Some(claim) = shared.lanes.claim(&action.handle) else {
+            let Some(claim) = shared.lanes.claim_to_stage(&action.handle) else {
                 end(shared, &action, in_a_moment(shared));
                 continue;
             };
@@ -76,7 +76,7 @@ pub(super) fn stage(shared: &Arc<Shared>, actions: Vec<Action>) {
 
 /// Another action works on the file; a user's stage does not wait for it longer than it must.
 fn in_a_moment(shared: &Shared) -> Finish {
-    Finish::Retry {
+    Finish::Wait {
         not_before: super::super::shifted(shared.now(), Duration::from_millis(250), true),
         failure: super::reason(Failure::Busy, "another action works on it"),
     }
