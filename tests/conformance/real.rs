@@ -1,6 +1,7 @@
 //! A real library without hardware: the drive's verbs over a model of the `st` driver, the changer over one of `mtx`.
 //! The suite that virtual libraries pass, and what only a real one meets.
 
+mod batches;
 mod changer;
 mod hands;
 mod st;

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const LEN: usize = 600_000;
+pub(crate) const LEN: usize = 600_000;
 
 /// A library in which so many go together, and nothing is written before they are all there.
 fn site(cartridges: u32, drives: u32, files: u32) -> Site {
@@ -34,7 +34,7 @@ fn site(cartridges: u32, drives: u32, files: u32) -> Site {
 
 /// Objects of these numbers, one of them with another sum than its bytes have, finished in this order: the first waits
 /// until the last is there.
-fn finish(
+pub(crate) fn finish(
     library: &Arc<Library>,
     objects: &[u64],
     wrong: Option<u64>,

@@ -5,7 +5,8 @@
 //! - Blocks and tape marks are *objects*, counted from 0 from the load point; [`Drive::locate`] goes
 //!   before one.
 //! - Writing at a position makes everything behind it unreadable.
-//! - Nothing written is durable before [`Drive::sync`] returns, and then all of it is, and is proven.
+//! - Nothing written is durable before [`Drive::sync`] returns, and then all of it is, and is proven. What is lost before
+//!   that is told, and nothing is proven then that was written with it ([`Drive::locate`]).
 //! - The end of the data is where writing may go on: [`Read::End`] is never said of damage.
 //! - After an error that [blames](DriveError::blames) the drive it does nothing more.
 
@@ -245,17 +246,20 @@ pub trait Drive: Send {
     /// # Errors
     /// [`DriveError::Empty`], [`DriveError::Failed`].
     fn unload(&mut self) -> Result<(), DriveError>;
-    /// Goes to the load point.
+    /// Goes to the load point. What was written and not synchronised is given up.
     ///
     /// # Errors
     /// [`DriveError::Empty`], [`DriveError::Failed`].
     fn rewind(&mut self) -> Result<(), DriveError>;
-    /// Goes before an object.
+    /// Goes before an object. What was written and not synchronised is neither proven nor given up by that: a drive that
+    /// puts it on the medium before it moves proves it now, any other at the next [`Self::sync`].
     ///
     /// # Errors
-    /// [`DriveError::Beyond`], [`DriveError::Damaged`], ...
+    /// [`DriveError::Beyond`], [`DriveError::Damaged`], ... If what was written is found to be lost, an error that says
+    /// so, once, and the head stays. After that, or after a write that failed, writes and [`Self::sync`] fail until the
+    /// tape was rewound, or located where the head was when all before it was proven, or before that.
     fn locate(&mut self, object: u64) -> Result<(), DriveError>;
-    /// Goes behind the next tape mark; `false` if the data end before one.
+    /// Goes behind the next tape mark; `false` if the data end before one. Of what was written, as [`Self::locate`].
     ///
     /// # Errors
     /// [`DriveError::Damaged`], ...

@@ -215,6 +215,9 @@ impl Device for FakeSt {
                 false => Err(errno(libc::ENOMEDIUM)),
             };
         }
+        if operation == Operation::Marks(0) && self.world.lock().flush_fails(self.bay) {
+            return Err(errno(libc::EIO));
+        }
         let unwritable = self.open != Some(Access::Write);
         self.with(|bay, tape, make, strays| {
             use Operation::{
@@ -306,7 +309,7 @@ impl Bay {
                 for n in 0..usize::try_from(count).expect("a count") {
                     tape.put(self.at + n, Object::Mark);
                 }
-                tape.synced = tape.objects.len();
+                tape.flush();
                 (self.at + count as usize, Eof::None)
             }
             Operation::MarkAtOnce => {
@@ -315,7 +318,7 @@ impl Bay {
             }
             Operation::Erase if make.erases => {
                 tape.objects.truncate(self.at);
-                tape.synced = tape.synced.min(self.at);
+                tape.flush();
                 (self.at, Eof::None)
             }
             Operation::Erase => return Err(errno(libc::EIO)),

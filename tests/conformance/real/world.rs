@@ -18,6 +18,8 @@ pub(super) struct Tape {
     pub(super) objects: Vec<Object>,
     /// How many objects are on the medium; those behind are in the drive's buffer.
     pub(super) synced: usize,
+    /// What the medium has from some object on, in the place of what is in the buffer.
+    pub(super) under: Option<(usize, Vec<Object>)>,
     pub(super) capacity: u64,
     pub(super) protected: bool,
     /// Objects that cannot be read.
@@ -45,6 +47,17 @@ pub(super) enum Rw {
     Idle,
     Reading,
     Writing,
+}
+
+/// A flush of a drive's buffer fails: what was in it is lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fails {
+    /// Which, of those that have something to flush, from 1.
+    pub(super) nth: u32,
+    /// The head is then where the data were lost, not where it was.
+    pub(super) falls: bool,
+    /// Because the tape is out of the drive, and the one of that slot in it.
+    pub(super) swap: Option<usize>,
 }
 
 /// A drive, and what its driver knows.
@@ -76,6 +89,9 @@ pub(super) struct Bay {
     pub(super) dying: Option<u64>,
     /// Options of MTSETDRVBUFFER that are set.
     pub(super) options: i32,
+    /// MTWEOF 0 that were made.
+    pub(super) flushes: u32,
+    pub(super) fails: Option<Fails>,
 }
 
 /// A slot.
@@ -185,9 +201,38 @@ impl Tape {
 
     /// Writes an object, behind which nothing remains.
     pub(super) fn put(&mut self, at: usize, object: Object) {
-        self.objects.truncate(at);
+        self.cut(at);
         self.objects.push(object);
+    }
+
+    fn cut(&mut self, at: usize) {
+        let mut behind = self.objects.split_off(at.min(self.objects.len()));
+        match &mut self.under {
+            Some((from, under)) if at < *from => {
+                behind.truncate(*from - at);
+                behind.append(under);
+                self.under = Some((at, behind));
+            }
+            None => self.under = Some((at, behind)),
+            Some(_) => {}
+        }
         self.synced = self.synced.min(at);
+    }
+
+    /// All that was written is on the medium.
+    pub(super) fn flush(&mut self) {
+        (self.under, self.synced) = (None, self.objects.len());
+    }
+
+    /// What is in the buffer is lost. Gives where that began.
+    pub(super) fn lose(&mut self) -> usize {
+        let Some((from, under)) = self.under.take() else {
+            return self.objects.len();
+        };
+        self.objects.truncate(from);
+        self.objects.extend(under);
+        self.synced = self.objects.len();
+        from
     }
 }
 
@@ -195,11 +240,37 @@ impl World {
     /// The power goes: what was in the buffers of drives is lost.
     pub(super) fn power_loss(&mut self) {
         for tape in &mut self.tapes {
-            tape.objects.truncate(tape.synced);
+            tape.lose();
         }
         for bay in &mut self.bays {
             (bay.at, bay.eof, bay.rw, bay.open) = (0, Eof::None, Rw::Idle, false);
         }
+    }
+
+    /// A flush is made; does it fail?
+    pub(super) fn flush_fails(&mut self, bay: usize) -> bool {
+        let bay_ = &mut self.bays[bay];
+        bay_.flushes += 1;
+        let Some(tape) = bay_.holds.map(|tape| &mut self.tapes[tape]) else {
+            return false;
+        };
+        let Some(fails) = bay_.fails.as_mut().filter(|_| tape.under.is_some()) else {
+            return false;
+        };
+        fails.nth -= 1;
+        if fails.nth > 0 {
+            return false;
+        }
+        let Fails { falls, swap, .. } = *fails;
+        let lost = tape.lose();
+        (bay_.fails, bay_.rw) = (None, Rw::Idle);
+        if falls {
+            bay_.at = lost;
+        }
+        if let Some(slot) = swap {
+            self.swap(bay, slot, false);
+        }
+        true
     }
 
     /// A drive is switched off and on, and somebody else hears of it; or not, and it says so once.

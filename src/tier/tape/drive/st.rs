@@ -27,7 +27,11 @@
 //! - Blocks are as long as they were written (variable block mode), and a longer one is never cut: without
 //!   MT_ST_SILI a block longer than the buffer is an error.
 //! - The drive reads what it writes with its second row of heads; so what was synchronised without an error is
-//!   proven (P2). After a write that failed nothing is written or proven until the head was placed anew.
+//!   proven (P2). What was written is synchronised before the tape is moved, unless it is rewound or given back; if that
+//!   fails, the move is not made.
+//! - After a write or a synchronisation that failed nothing is written or proven before the tape was rewound, or the
+//!   head was placed where all was proven.
+//! - The tape is not sought on before the drive said where it stands.
 //! - Nothing is written before the drive said where it stands, unless the last thing that was done was a write. If that
 //!   is not where it was left, nothing but a rewind is done.
 //! - One writer (P9): the driver opens a device once, whoever asks (EBUSY), and it is open while a cartridge
@@ -76,13 +80,15 @@ struct Loaded {
     end: Option<u64>,
     /// The last operation was a write: the driver would write a tape mark before it moves the tape.
     writing: bool,
-    /// A write failed since the head was placed: what is on the tape from there on is not known.
+    /// A write failed, or a bad block was not passed, since the head was placed.
     unsure: bool,
+    /// What was written behind `proven` may not be there, and whoever wrote it was told.
+    spoiled: bool,
     /// Nobody knows where the head is, or on what tape: nothing is done before it is rewound.
     lost: bool,
     /// Something failed since it was rewound that a change of the tape would have made fail, too.
     doubted: bool,
-    /// Where the head was when it was placed, or all before it was proven.
+    /// Where the head was when nothing before it was still to be proven.
     proven: u64,
     /// Data were written since, not labels alone.
     data: bool,
@@ -197,6 +203,7 @@ impl<D: Device> Drive for StDrive<D> {
             end: None,
             writing: false,
             unsure: false,
+            spoiled: false,
             lost: false,
             doubted: false,
             proven: 0,
@@ -211,7 +218,7 @@ impl<D: Device> Drive for StDrive<D> {
         if self.loaded.is_none() {
             return self.unload_found(STEP);
         }
-        self.settle(STEP)?;
+        self.flush(STEP)?;
         self.loaded = None;
         let done = self.operate(Operation::Offline);
         self.device.close();
@@ -220,7 +227,7 @@ impl<D: Device> Drive for StDrive<D> {
 
     fn rewind(&mut self) -> Result<(), DriveError> {
         const STEP: &str = "rewinding";
-        self.settle(STEP)?;
+        self.flush(STEP)?;
         let mut rewound = self.operate(Operation::Rewind);
         if matches!(&rewound, Err(error) if error.raw_os_error() == Some(libc::EIO)) {
             // What happened to it since it was used last is told once.
@@ -236,7 +243,7 @@ impl<D: Device> Drive for StDrive<D> {
             tape.end = None;
         }
         (tape.unsure, tape.lost, tape.doubted) = (false, false, false);
-        (tape.here, tape.proven) = (0, 0);
+        (tape.here, tape.proven, tape.spoiled) = (0, 0, false);
         (tape.early_warning, tape.data) = (false, false);
         Ok(())
     }
@@ -244,14 +251,12 @@ impl<D: Device> Drive for StDrive<D> {
     fn locate(&mut self, object: u64) -> Result<(), DriveError> {
         const STEP: &str = "locating";
         self.settle(STEP)?;
+        self.confirm(STEP)?;
         let tape = *self.tape(STEP)?;
-        if !tape.unsure {
-            self.confirm(STEP)?;
-            if tape.here == object {
-                let tape = self.tape(STEP)?;
-                (tape.proven, tape.data) = (object, false);
-                return Ok(());
-            }
+        if !tape.unsure && tape.here == object {
+            self.placed(object);
+            self.tape(STEP)?.data = false;
+            return Ok(());
         }
         let beyond = |end| DriveError::Beyond {
             wanted: object,
@@ -305,7 +310,7 @@ impl<D: Device> Drive for StDrive<D> {
     fn position(&mut self) -> Result<u64, DriveError> {
         const STEP: &str = "asking for the position";
         let tape = *self.tape(STEP)?;
-        if !tape.writing && !tape.unsure {
+        if !tape.unsure {
             self.confirm(STEP)?;
         }
         Ok(tape.here)
@@ -381,7 +386,7 @@ impl<D: Device> Drive for StDrive<D> {
                     return Ok(self.wrote(here, len));
                 }
                 Ok(len) => {
-                    tape.unsure = true;
+                    self.spoil();
                     let why = format!("{len} of {} bytes were written", block.len());
                     let source = io::Error::other(why);
                     return Err(DriveError::Medium { step: STEP, source });
@@ -396,10 +401,14 @@ impl<D: Device> Drive for StDrive<D> {
                             return Ok(self.wrote(here, block.len()));
                         }
                         at if at == here && again => again = false,
-                        at if at == here => return Err(DriveError::EndOfMedium),
-                        _ => {
-                            self.tape(STEP)?.unsure = true;
+                        at if at == here || at == here + 1 => {
+                            // A block more than counts is no matter to who goes back behind one that does.
+                            self.stands(at);
                             return Err(DriveError::EndOfMedium);
+                        }
+                        at => {
+                            let why = format!("it was before object {here}, and is before {at}");
+                            return Err(self.lost(STEP, why));
                         }
                     }
                 }
@@ -460,27 +469,12 @@ impl<D: Device> Drive for StDrive<D> {
             return Ok(Proof::Drive);
         }
         self.found(STEP)?;
-        if tape.unsure {
+        if tape.unsure || tape.spoiled {
             let source = io::Error::other("a write since the last synchronisation failed");
             return Err(DriveError::Medium { step: STEP, source });
         }
-        let synced = self.operate(Operation::Marks(0));
-        self.tape(STEP)?.writing = false;
-        let synced = synced
-            .map_err(|e| self.failed(STEP, e))
-            .and_then(|()| self.confirm(STEP))
-            .and_then(|()| self.reads_back(STEP));
-        match synced {
-            Ok(()) => {
-                let tape = self.tape(STEP)?;
-                (tape.proven, tape.data) = (tape.here, false);
-                Ok(Proof::Drive)
-            }
-            Err(error) => {
-                self.tape(STEP)?.unsure = true;
-                Err(error)
-            }
-        }
+        self.prove(STEP)?;
+        Ok(Proof::Drive)
     }
 
     fn status(&mut self) -> Result<Status, DriveError> {

@@ -27,6 +27,8 @@ pub struct Appender<'d> {
     ended: Option<TapeFile>,
     open: Option<Open>,
     early_warning: bool,
+    /// The head is behind what was written last.
+    placed: bool,
     /// Something was written.
     touched: bool,
 }
@@ -57,6 +59,7 @@ impl<'d> Appender<'d> {
             ended: None,
             open: None,
             early_warning: false,
+            placed: false,
             touched: false,
         }
     }
@@ -79,8 +82,7 @@ impl<'d> Appender<'d> {
             self.chain.extend(self.ended.take());
         }
         let fail = step("beginning a file");
-        // Behind one that was given up the head stands elsewhere.
-        self.drive.locate(object).map_err(&fail)?;
+        self.place(object).map_err(&fail)?;
         let offset = self.drive.place().map_or(0, |place| place.offset);
         let opening = Opening {
             name,
@@ -100,6 +102,23 @@ impl<'d> Appender<'d> {
             gathered: Vec::with_capacity(block as usize),
             written: Crc32cHasher::default(),
         });
+        Ok(())
+    }
+
+    /// Brings the head before an object. A drive that has to stop for a locate is spared that where it stands there.
+    fn place(&mut self, object: u64) -> Result<(), DriveError> {
+        const STEP: &str = "beginning a file";
+        if !self.placed {
+            self.drive.locate(object)?;
+            self.placed = true;
+            return Ok(());
+        }
+        let at = self.drive.position()?;
+        if at != object {
+            let (drive, why) = (self.drive.number(), format!("at {at}, not {object}"));
+            let step = STEP;
+            return Err(DriveError::Lost { drive, step, why });
+        }
         Ok(())
     }
 
@@ -180,6 +199,7 @@ impl<'d> Appender<'d> {
 
     /// The last file, ended or not, is none of these any more: what follows is written in its place.
     pub fn give_up(&mut self) {
+        self.placed = false;
         if self.open.take().is_none() {
             self.ended = None;
         }
@@ -212,7 +232,8 @@ impl<'d> Appender<'d> {
     /// Makes all files durable and proven, and then part of the cartridge: none if there is none.
     ///
     /// # Errors
-    /// [`VolumeError::Drive`]: none is there. At [`DriveError::EndOfMedium`] it may be done again without the last.
+    /// [`VolumeError::Drive`]: none is there. At [`DriveError::EndOfMedium`] it may be done again without the last, or
+    /// without any if synchronising met it.
     pub fn close(&mut self) -> Result<Option<(Vec<TapeFile>, Proof)>, VolumeError> {
         debug_assert!(self.open.is_none(), "it was ended, or given up");
         let last = match self.ended {
@@ -221,21 +242,30 @@ impl<'d> Appender<'d> {
                 let Some(last) = self.chain.pop() else {
                     return Ok(None);
                 };
-                // What was begun behind it was given up: its closing labels are replaced by some that count.
+                // What was begun behind it was given up: its closing labels are replaced by some that count. Before
+                // the head moves it is seen that nothing before them is lost.
+                self.sync("synchronising before going back")?;
                 self.ended = Some(last);
                 let back = self.drive.locate(last.labels());
                 back.map_err(step("going back to the closing labels"))?;
                 last
             }
         };
-        let proof = self.drive.sync().map_err(step("synchronising the data"))?;
+        let proof = self.sync("synchronising the data")?;
         self.label(&last, Worth::Proof)?;
-        self.drive
-            .sync()
-            .map_err(step("synchronising the closing labels"))?;
+        self.sync("synchronising the closing labels")?;
         let mut files = std::mem::take(&mut self.chain);
         files.extend(self.ended.take());
         Ok(Some((files, proof)))
+    }
+
+    /// Makes what was written durable; if that fails, none of these is.
+    fn sync(&mut self, what: &'static str) -> Result<Proof, VolumeError> {
+        self.drive.sync().map_err(|source| {
+            self.chain.clear();
+            self.ended = None;
+            step(what)(source)
+        })
     }
 
     /// Writes closing labels, and their tape mark.

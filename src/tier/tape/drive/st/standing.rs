@@ -53,19 +53,60 @@ impl<D: Device> StDrive<D> {
         Ok(())
     }
 
-    /// Before the tape is moved: so that the driver writes no tape mark of its own. What was not
-    /// synchronised may be lost then, as whoever moves the tape knows.
+    /// Before the tape is moved: what was written is proven, so that none of it is lost unseen, and the driver writes no
+    /// tape mark of its own.
     pub(super) fn settle(&mut self, step: &'static str) -> Result<(), DriveError> {
+        let tape = *self.tape(step)?;
+        let told = tape.unsure || tape.spoiled || tape.lost;
+        if tape.writing && tape.here > tape.proven && !told {
+            return self.prove(step);
+        }
+        self.flush(step)
+    }
+
+    /// The same where nobody asks for what was written, or was told that it is lost.
+    pub(super) fn flush(&mut self, step: &'static str) -> Result<(), DriveError> {
         let tape = self.tape(step)?;
         if std::mem::take(&mut tape.writing)
             && let Err(error) = self.operate(Operation::Marks(0))
         {
             tracing::warn!(drive = %self.number, %error, "what was written last may not be there");
-            if let Some(tape) = &mut self.loaded {
-                tape.unsure = true;
-            }
+            self.spoil();
         }
         Ok(())
+    }
+
+    /// All that was written is on the medium, and the drive said so.
+    pub(super) fn prove(&mut self, step: &'static str) -> Result<(), DriveError> {
+        let flushed = self.operate(Operation::Marks(0));
+        self.tape(step)?.writing = false;
+        let proven = flushed
+            .map_err(|e| self.failed(step, e))
+            .and_then(|()| self.confirm(step))
+            .and_then(|()| self.reads_back(step));
+        if let Err(error) = proven {
+            self.spoil();
+            return Err(error);
+        }
+        let tape = self.tape(step)?;
+        (tape.proven, tape.data) = (tape.here, false);
+        Ok(())
+    }
+
+    /// What was written since all was proven may not be there.
+    pub(super) fn spoil(&mut self) {
+        if let Some(tape) = &mut self.loaded {
+            (tape.unsure, tape.spoiled) = (true, true);
+        }
+    }
+
+    /// The head was placed: all before it is proven, unless it is behind something that is spoiled.
+    pub(super) fn placed(&mut self, at: u64) {
+        if let Some(tape) = &mut self.loaded
+            && (!tape.spoiled || at <= tape.proven)
+        {
+            (tape.proven, tape.spoiled) = (at, false);
+        }
     }
 
     pub(super) fn stands(&mut self, at: u64) {
@@ -82,8 +123,8 @@ impl<D: Device> StDrive<D> {
         self.operate(Operation::Seek(number))
             .map_err(|e| self.failed(step, e))?;
         let at = self.ask(step)?;
-        let tape = self.tape(step)?;
-        (tape.here, tape.proven) = (at, at);
+        self.stands(at);
+        self.placed(at);
         if at != object {
             let source = io::Error::other(format!("sought object {object}, found {at}"));
             return Err(DriveError::Medium { step, source });
@@ -124,7 +165,10 @@ impl<D: Device> StDrive<D> {
                 return Err(error);
             }
             // Wherever it is: whoever goes on from here has it placed first.
+            let at = self.ask(step)?;
+            self.stands(at);
             self.tape(step)?.unsure = true;
+            return Err(DriveError::BadBlock { object });
         }
         self.stands(object + 1);
         Err(DriveError::BadBlock { object })
@@ -137,7 +181,7 @@ impl<D: Device> StDrive<D> {
         if tape.protected {
             return Err(DriveError::Protected);
         }
-        if tape.unsure {
+        if tape.unsure || tape.spoiled {
             let source =
                 io::Error::other("an earlier write failed: the tape must be located first");
             return Err(DriveError::Medium { step, source });
@@ -164,9 +208,7 @@ impl<D: Device> StDrive<D> {
 
     /// A write failed: the medium's fault only if the head is where it was, or behind what was written.
     pub(super) fn unwritten(&mut self, step: &'static str, error: io::Error) -> DriveError {
-        if let Some(tape) = &mut self.loaded {
-            tape.unsure = true;
-        }
+        self.spoil();
         let error = self.failed(step, error);
         if error.blames() != Blame::Cartridge {
             return error;
@@ -175,7 +217,10 @@ impl<D: Device> StDrive<D> {
             return error;
         };
         match self.ask(step) {
-            Ok(at) if at == here || at == here + 1 => error,
+            Ok(at) if at == here || at == here + 1 => {
+                self.stands(at);
+                error
+            }
             Ok(at) => {
                 let why = format!("{error}; it is before object {at}, and should be before {here}");
                 self.lost(step, why)

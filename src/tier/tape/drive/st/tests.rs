@@ -266,6 +266,15 @@ fn a_bad_block_is_passed_over_and_a_long_one_never_cut() {
             assert_eq!(drive.read_block(&mut room).expect("reads"), Read::Block(80));
         });
     }
+    loaded("a bad block that cannot be passed", |drive| {
+        let error = drive.read_block(&mut room).expect_err("is bad");
+        assert!(
+            matches!(error, DriveError::BadBlock { object: 0 }),
+            "{error}"
+        );
+        // Not where it should be, but known: no reason to begin at the label.
+        drive.locate(5).expect("goes elsewhere");
+    });
     loaded("a block longer than what is asked for", |drive| {
         let error = drive.read_block(&mut room).expect_err("is long");
         assert!(matches!(error, DriveError::Longer { room: 80 }), "{error}");
@@ -361,6 +370,16 @@ fn behind_the_early_warning_are_labels_alone_and_those_are_read() {
         let error = drive.sync().expect_err("one is not there");
         assert_eq!(error.blames(), Blame::Cartridge, "{error}");
     });
+    let name =
+        "labels on both sides of the early warning are read back from the first that is not proven";
+    loaded(name, |drive| {
+        drive.write_block(&[1; 80]).expect("fits");
+        assert_eq!(drive.position().expect("is asked"), 1);
+        drive.write_block(&[1; 80]).expect("fits");
+        // Where it stands: what was written is proven, not passed over.
+        drive.locate(2).expect("stands there");
+        drive.sync().expect("nothing is left to be proven");
+    });
 }
 
 #[test]
@@ -432,6 +451,49 @@ fn nothing_is_proven_after_a_failure_before_the_head_is_placed_anew() {
         drive.locate(0).expect("goes back");
         drive.write_block(&[1; 512]).expect("is written");
         drive.sync().expect("is proven");
+    });
+    let name = "what is lost before a move is told once, and nothing behind it is proven before the head is back";
+    loaded(name, |drive| {
+        drive.locate(5).expect("goes there");
+        drive.write_block(&[1; 512]).expect("is taken");
+        drive.write_block(&[1; 512]).expect("is taken");
+        let error = drive.locate(7).expect_err("is lost");
+        assert_eq!(error.blames(), Blame::Cartridge, "{error}");
+        drive.sync().expect_err("they were not written");
+        drive.locate(6).expect("may be looked at");
+        drive.sync().expect_err("nor are they now");
+        drive.write_block(&[1; 512]).expect_err("not behind that");
+        drive.locate(5).expect("goes back");
+        drive.write_block(&[1; 512]).expect("is written");
+        drive.sync().expect("is proven");
+    });
+    loaded(
+        "what is lost before a file is passed over is told",
+        |drive| {
+            drive.write_block(&[1; 512]).expect("is taken");
+            drive.space_file().expect_err("is lost");
+            drive.space_file().expect("is told once");
+            drive.sync().expect_err("is lost all the same");
+        },
+    );
+    loaded(
+        "what was written is proven before the tape is moved",
+        |drive| {
+            drive.write_block(&[1; 512]).expect("is taken");
+            drive.locate(0).expect("goes back");
+            drive.locate(1).expect("and on");
+            drive.sync().expect("is proven");
+        },
+    );
+    let name = "the tape is another one after what was written could not be put on it";
+    loaded(name, |drive| {
+        drive.locate(5).expect("goes there");
+        drive.write_block(&[1; 512]).expect("is taken");
+        drive.locate(6).expect_err("is lost");
+        // It is asked before it is sought on, also now.
+        is_lost(drive.locate(5));
+        drive.rewind().expect("is placed");
+        drive.locate(5).expect("goes there");
     });
     loaded("what was written is not all there", |drive| {
         drive.write_block(&[1; 512]).expect("is taken");

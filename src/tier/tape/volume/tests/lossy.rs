@@ -1,5 +1,6 @@
 //! A disk or a drive that keeps what it likes of what was not synchronised: whatever that is, the files that are
 //! found have their bytes, and those with a receipt are found. Where synchronising does nothing, that is seen to fail.
+//! So it is with one that says once that it lost what was written, if whoever is told goes on all the same.
 
 use super::*;
 use crate::tier::tape::drive::{Read, Status, Wrote};
@@ -22,6 +23,16 @@ struct Memory {
     honest: bool,
     /// Verbs left until the power goes.
     verbs: Option<usize>,
+    /// What was not synchronised is lost at that verb, which says so; what lay there before is there again.
+    loses: Option<usize>,
+    /// What lies on the tape from some object on, under what was written and is not synchronised.
+    under: Option<(usize, Vec<Object>)>,
+    /// Nothing before it is still to be proven.
+    proven: usize,
+    /// What was written behind that is not there.
+    spoiled: bool,
+    /// It forgets that it lost something when the head moves.
+    forgets: bool,
 }
 
 impl Memory {
@@ -56,13 +67,59 @@ impl Memory {
 
     fn put(&mut self, object: Object) -> Result<Wrote, DriveError> {
         self.verb()?;
-        self.objects.truncate(self.at);
-        self.durable = self.durable.min(self.at);
+        self.loss()?;
+        self.is_whole()?;
+        self.cut();
         self.objects.push(object);
         self.at += 1;
         Ok(Wrote {
             early_warning: false,
         })
+    }
+
+    /// What lies behind the head is none any more.
+    fn cut(&mut self) {
+        let at = self.at;
+        let mut behind = self.objects.split_off(at);
+        self.under = match self.under.take() {
+            Some((from, under)) if at < from => {
+                behind.truncate(from - at);
+                behind.extend(under);
+                Some((at, behind))
+            }
+            None => Some((at, behind)),
+            under => under,
+        };
+        self.durable = self.durable.min(at);
+    }
+
+    fn says(step: &'static str) -> DriveError {
+        let source = std::io::Error::from_raw_os_error(libc::EIO);
+        DriveError::Medium { step, source }
+    }
+
+    fn loss(&mut self) -> Result<(), DriveError> {
+        let Some(left) = self.loses else {
+            return Ok(());
+        };
+        self.loses = left.checked_sub(1);
+        if left > 0 {
+            return Ok(());
+        }
+        if let Some((from, under)) = self.under.take() {
+            self.objects.truncate(from);
+            self.objects.extend(under);
+            self.durable = self.objects.len();
+        }
+        self.spoiled = true;
+        Err(Self::says("flushing"))
+    }
+
+    fn is_whole(&self) -> Result<(), DriveError> {
+        match self.spoiled {
+            true => Err(Self::says("an earlier write failed")),
+            false => Ok(()),
+        }
     }
 
     /// After the power came back: of what was not durable, `kept` says what is there.
@@ -78,7 +135,7 @@ impl Memory {
             at: 0,
             durable: self.durable,
             honest: true,
-            verbs: None,
+            ..Self::default()
         }
     }
 }
@@ -94,10 +151,17 @@ impl Drive for Memory {
         Ok(())
     }
     fn rewind(&mut self) -> Result<(), DriveError> {
-        self.at = 0;
+        (self.at, self.proven, self.spoiled) = (0, 0, false);
         Ok(())
     }
     fn locate(&mut self, object: u64) -> Result<(), DriveError> {
+        self.loss()?;
+        if self.forgets || object <= self.proven as u64 {
+            self.spoiled = false;
+        }
+        if !self.spoiled && self.under.is_none() {
+            self.proven = object as usize;
+        }
         let (wanted, end) = (object, self.objects.len() as u64);
         if wanted > end {
             return Err(DriveError::Beyond { wanted, end });
@@ -140,12 +204,15 @@ impl Drive for Memory {
     }
     fn erase(&mut self) -> Result<(), DriveError> {
         self.verb()?;
-        self.objects.truncate(self.at);
-        self.durable = self.durable.min(self.at);
+        self.is_whole()?;
+        self.cut();
         Ok(())
     }
     fn sync(&mut self) -> Result<crate::tier::Proof, DriveError> {
         self.verb()?;
+        self.loss()?;
+        self.is_whole()?;
+        (self.under, self.proven) = (None, self.at);
         if self.honest {
             self.durable = self.objects.len();
         }
@@ -274,4 +341,63 @@ fn where_synchronising_does_nothing_wrong_bytes_and_broken_receipts_are_seen() {
     let seen = |what: &str| faults.iter().any(|fault| fault.contains(what));
     assert!(seen("is found, with other bytes"), "{faults:?}");
     assert!(seen("had a receipt"), "{faults:?}");
+}
+
+/// A batch behind one that is there, over a torn tail that was as long; a loss is told at the `nth` verb, and whoever
+/// writes goes on with the next. What is wrong then; `None`: nothing was lost.
+fn told(nth: usize, forgets: bool) -> Option<Vec<String>> {
+    let mut tape = Memory::new(true);
+    let first = append(&mut tape, FIRST, 1, &content(1, 900)).expect("is written");
+    {
+        let mut torn = Appender::new(&mut tape, barcode(), behind(&first), (2, DAY));
+        for seq in 90..97 {
+            write_one(&mut torn, seq, &content(seq, 700)).expect("is written");
+        }
+    }
+    tape.sync()
+        .expect("is on the medium, and counts for nothing");
+    tape.rewind().expect("rewinds");
+    (tape.loses, tape.forgets) = (Some(nth), forgets);
+    let mut receipts = BTreeSet::from([first.name]);
+    let mut next = behind(&first);
+    for batch in [[2, 3, 4, 5], [6, 7, 8, 9]] {
+        let mut files = Appender::new(&mut tape, barcode(), next, (2, DAY));
+        for seq in batch {
+            // One of each is given up whatever comes.
+            if write_one(&mut files, seq, &content(seq, 700)).is_err() || seq % 4 == 3 {
+                files.give_up();
+            }
+        }
+        for _ in 0..batch.len() {
+            match files.close() {
+                Ok(Some((written, _))) => {
+                    next = behind(&written[written.len() - 1]);
+                    receipts.extend(written.iter().map(|file| file.name));
+                }
+                Ok(None) => break,
+                Err(_) => files.give_up(),
+            }
+        }
+    }
+    let lost = tape.loses.is_none();
+    let mut after = tape.after(|_| false);
+    lost.then(|| wrong(&mut after, &receipts).into_iter().collect())
+}
+
+#[test]
+fn what_a_drive_says_it_lost_has_no_receipt_whoever_goes_on() {
+    let mut seen = Vec::new();
+    for nth in 0.. {
+        let Some(faults) = told(nth, false) else {
+            assert!(nth > 80, "{nth}: each verb of two batches");
+            break;
+        };
+        assert_eq!(faults, Vec::<String>::new(), "{nth}");
+        seen.extend(told(nth, true).into_iter().flatten());
+    }
+    // Where a drive forgets it, that is seen.
+    assert!(
+        seen.iter().any(|why| why.contains("had a receipt")),
+        "{seen:?}"
+    );
 }
