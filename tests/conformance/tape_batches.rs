@@ -265,6 +265,71 @@ fn a_proof_that_is_lost_with_the_index_costs_its_own_file_alone() {
     }
 }
 
+/// Three that have receipts, the last one's proof and the index of which are lost; in the order in which they lie.
+fn without_proof() -> (Site, Barcode, Vec<(u64, u64)>) {
+    let site = site(1, 1, 3);
+    let tier = site.open();
+    let library = tier.library().expect("there");
+    for result in finish(&library, &[1, 2, 3], None) {
+        result.expect("receipt");
+    }
+    let barcode = where_is(&tier, name(1));
+    let found = |seq| library.find(name(seq)).expect("known").1;
+    let mut order: Vec<(u64, u64)> = (1..=3).map(|seq| (found(seq).data(), seq)).collect();
+    order.sort_unstable();
+    drop((tier, library));
+    let path = site.image(barcode);
+    let mut image = fs::read(&path).expect("image");
+    let utl1 = image.windows(4).rposition(|w| w == b"UTL1").expect("one");
+    image[utl1 + 30] ^= 1;
+    fs::write(&path, image).expect("writes");
+    let index = site.root().join("files").join(format!("{barcode}.jsonl"));
+    fs::remove_file(index).expect("is lost");
+    let site = Site {
+        options: TapeOptions {
+            together: Together::default(),
+            ..site.options
+        },
+        ..site
+    };
+    (site, barcode, order)
+}
+
+#[test]
+fn what_is_intact_behind_a_bad_block_is_not_missing_and_not_written_over() {
+    let (site, barcode, order) = without_proof();
+    site.faults.bad_block(barcode, order[0].0 + 1);
+    let before = fs::read(site.image(barcode)).expect("image");
+    let tier = site.open();
+    assert!(tier.library().expect("there").cartridges()[0].damaged);
+    for (_, seq) in &order {
+        assert_eq!(kind(tier.stat(name(*seq))), ErrorKind::Unavailable, "{seq}");
+    }
+    try_store(&tier, 7, LEN).expect_err("has no place");
+    assert!(fs::read(site.image(barcode)).expect("image") == before);
+    drop(tier);
+    // Read by a better drive.
+    site.faults.clear();
+    let tier = site.open();
+    for (_, seq) in &order[..2] {
+        holds(&tier, *seq, LEN);
+    }
+    try_store(&tier, 7, LEN).expect("goes on behind them");
+}
+
+#[test]
+fn what_nothing_proves_is_read_once_and_not_at_every_load() {
+    let (site, barcode, order) = without_proof();
+    let tier = site.open();
+    let library = tier.library().expect("there");
+    for _ in 0..2 {
+        library.mount(barcode).expect("is mounted").vacate();
+    }
+    let read = library.drives()[0].tally.read;
+    assert!(read < LEN as u64, "labels alone: {read}");
+    holds(&tier, order[1].1, LEN);
+}
+
 #[test]
 fn an_age_ends_by_itself() {
     let mut site = site(1, 1, 3);

@@ -115,6 +115,8 @@ struct Cartridge {
     /// A pool is labelling it.
     is_being_claimed: bool,
     files: Files,
+    /// The last file that a look of this process found to count: if nothing on the cartridge proves it, it was read.
+    counted: Option<TapeFile>,
     /// Bytes on it, torn tails left out, as last seen.
     used: u64,
     /// It cannot be used at all.

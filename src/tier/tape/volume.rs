@@ -296,12 +296,25 @@ pub fn scan(
     barcode: Barcode,
     known: Option<&TapeFile>,
 ) -> Result<Scan, VolumeError> {
+    scan_behind(drive, barcode, known, false)
+}
+
+/// The same. `counted`: an earlier look has found that the file counts, so that it is not read for that again.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_behind(
+    drive: &mut dyn Drive,
+    barcode: Barcode,
+    known: Option<&TapeFile>,
+    counted: bool,
+) -> Result<Scan, VolumeError> {
     let volume = barcode.volume();
     let mut next = FIRST;
     // The last that is known is proven; if its labels do not say so, those of a later one do.
     let mut owed = false;
     if let Some(last) = known {
-        owed = confirm(drive, volume, last)? == Worth::Provisional;
+        owed = confirm(drive, volume, last)? == Worth::Provisional && !counted;
         next = Next::behind(last);
     }
     let start = next;
@@ -330,9 +343,11 @@ pub fn scan(
     // Where nothing is to be written, the index is believed.
     if let Some(last) = known.filter(|_| owed && damage.is_none()) {
         tracing::info!(%barcode, name = %last.name, "nothing behind a file proves it: it is read");
-        if proof::shown(drive, std::slice::from_ref(last))?.sound == 0 {
+        let shown = proof::shown(drive, std::slice::from_ref(last))?;
+        if shown.sound == 0 && shown.why.is_none() {
             return Err(moved(last));
         }
+        damage = shown.why;
     }
     let unproven = files.get(proven..).unwrap_or_default();
     if !unproven.is_empty() {

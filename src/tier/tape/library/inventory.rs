@@ -68,6 +68,7 @@ impl Library {
                 entry,
                 owner,
                 is_being_claimed: false,
+                counted: None,
                 files,
                 used,
                 trouble: None,
@@ -287,7 +288,7 @@ impl Library {
             }
             checked => checked.map_err(fail)?.layout,
         };
-        let (last, places) = {
+        let (last, counted, places) = {
             let stock = self.stock.lock();
             let cartridge = stock
                 .cartridges
@@ -295,12 +296,14 @@ impl Library {
                 .ok_or(LibraryError::Absent { barcode })?;
             (
                 cartridge.files.all().last().copied(),
+                cartridge.counted,
                 cartridge.files.places(),
             )
         };
         drive.know(&places);
         let mut anew = false;
-        let scan = match volume::scan(drive, barcode, last.as_ref()) {
+        let is_counted = last.is_some() && last == counted;
+        let scan = match volume::scan_behind(drive, barcode, last.as_ref(), is_counted) {
             Err(VolumeError::Moved { .. }) => {
                 tracing::warn!(%barcode, "its index is not that of the cartridge: it is read through");
                 drive.know(&[]);
@@ -487,6 +490,8 @@ impl Stock {
         {
             tracing::warn!(%barcode, %error, "a cartridge has no index");
         }
+        let last = cartridge.files.all().last();
+        cartridge.counted = last.filter(|_| damage.is_none()).copied();
         (cartridge.used, cartridge.damage) = (scan.next.bytes, damage.clone());
         (cartridge.trouble, cartridge.distrusted) = (None, false);
         let alive = |f: &&TapeFile| !cartridge.files.is_dead(f);

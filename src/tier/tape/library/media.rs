@@ -234,6 +234,7 @@ impl Library {
             entry,
             owner,
             is_being_claimed: false,
+            counted: None,
             used: files
                 .all()
                 .last()

@@ -33,17 +33,19 @@ pub(super) fn shown(drive: &mut dyn Drive, files: &[TapeFile]) -> Result<Shown, 
         match is_sound(drive, file) {
             Ok(true) => shown.sound += 1,
             Ok(false) => break,
-            Err(error)
-                if error.blames() == Blame::Drive || matches!(error, DriveError::Empty { .. }) =>
-            {
+            // Other blocks than its labels say, or none.
+            Err(
+                DriveError::Length { .. } | DriveError::Longer { .. } | DriveError::Beyond { .. },
+            ) => break,
+            // The drive's fault, or nobody's.
+            Err(error) if error.blames() != Blame::Cartridge => {
                 return Err(step("reading a file whose proof is not there")(error));
             }
-            // It cannot be read now, which says nothing of what is there.
-            Err(error @ DriveError::Medium { .. }) => {
+            // It cannot be read, which says nothing of what is there: it may have a receipt.
+            Err(error) => {
                 shown.why = Some(format!("{} cannot be read: {error}", file.name));
                 break;
             }
-            Err(_) => break,
         }
     }
     Ok(shown)

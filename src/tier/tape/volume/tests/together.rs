@@ -160,6 +160,19 @@ fn a_proof_that_cannot_be_read_costs_no_file_but_its_own() {
 
 #[test]
 fn of_those_without_proof_the_first_with_other_bytes_and_all_behind_it_are_torn() {
+    let (shelf, first, files) = without_proof(false);
+    overwrite(&shelf.image(), files[0].offset + 500, &[0; 4]);
+    let found = scan(&mut shelf.load(), barcode(), None).expect("scans");
+    assert_eq!(
+        (&found.files[..], found.next),
+        (&[first][..], behind(&first))
+    );
+    assert_eq!((found.torn, found.damage), (true, None));
+    assert_eq!(files[1].len, 0, "whose bytes are there");
+}
+
+#[test]
+fn one_without_proof_that_cannot_be_read_is_no_torn_tail() {
     for bad in 0..2 {
         let (shelf, first, files) = without_proof(false);
         let mut image = Image::open(&shelf.image(), Access::Write).expect("opens");
@@ -175,7 +188,23 @@ fn of_those_without_proof_the_first_with_other_bytes_and_all_behind_it_are_torn(
         let all = [first, files[0]];
         assert_eq!(found.files, all[..=bad], "{bad}");
         assert_eq!((found.next, found.torn), (behind(&all[bad]), true), "{bad}");
-        assert_eq!(found.damage.is_some(), bad == 1, "labels, not data");
+        assert!(found.damage.is_some(), "{bad}: it may have a receipt");
+        // What an index knows stays, and so does what is whole behind it.
+        let found = scan(&mut shelf.load(), barcode(), Some(&files[0])).expect("scans");
+        assert_eq!(found.files, files[1..2 - bad], "{bad}");
+        assert!(found.damage.is_some(), "{bad}");
+    }
+}
+
+#[test]
+fn what_was_found_to_count_is_not_read_for_that_again() {
+    let (shelf, _, files) = without_proof(false);
+    for (counted, reads) in [(false, true), (true, false)] {
+        let mut drive = shelf.load();
+        let before = drive.tally().read;
+        let found = scan_behind(&mut drive, barcode(), Some(&files[0]), counted).expect("scans");
+        assert_eq!(found.files, files[1..2]);
+        assert_eq!(drive.tally().read - before >= files[0].len, reads);
     }
 }
 
