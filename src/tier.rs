@@ -137,6 +137,9 @@ pub struct Space {
     pub total: Option<u64>,
 }
 
+/// Does nobody want an object any more that is being written?
+pub type Unwanted = Arc<dyn Fn() -> bool + Send + Sync>;
+
 /// An object being written. Dropping it abandons it.
 pub trait Put: Write + Send {
     /// Makes the object durable, proves it and makes it visible. `sum` is the CRC32C of all bytes
@@ -147,6 +150,9 @@ pub trait Put: Write + Send {
     fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError>;
     /// It does not wait for others that could be made durable with it: whoever writes it does nothing else meanwhile.
     fn hasten(&mut self) {}
+    /// It is told how to ask whether anybody still wants it: if `finish` waits for others that could be made durable with
+    /// it, it ends with an error, soon, when nobody does and nothing was begun.
+    fn heed(&mut self, _unwanted: Unwanted) {}
     /// Gives up; nothing remains visible.
     fn abandon(self: Box<Self>);
 }

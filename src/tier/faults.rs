@@ -11,7 +11,7 @@ mod script;
 pub use script::{Control, Fault, Operation};
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
+use super::{Description, Mark, Put, Receipt, Space, Tier, TierError, Unwanted};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -208,6 +208,9 @@ impl Put for FaultyPut {
     }
     fn hasten(&mut self) {
         self.inner.hasten();
+    }
+    fn heed(&mut self, unwanted: Unwanted) {
+        self.inner.heed(unwanted);
     }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();

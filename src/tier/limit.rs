@@ -4,7 +4,7 @@
 //! with one permit.
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
+use super::{Description, Mark, Put, Receipt, Space, Tier, TierError, Unwanted};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -134,6 +134,9 @@ impl Put for LimitedPut {
     }
     fn hasten(&mut self) {
         self.inner.hasten();
+    }
+    fn heed(&mut self, unwanted: Unwanted) {
+        self.inner.heed(unwanted);
     }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();

@@ -376,6 +376,7 @@ fn sorted(
         | LibraryError::Elsewhere
         | LibraryError::NoDrive(_)
         | LibraryError::Stopping
+        | LibraryError::Unwanted
         | LibraryError::Robot { .. }
         | LibraryError::Load { .. }) => TierError::Unavailable {
             tier,

@@ -5,7 +5,7 @@
 
 use super::clock::{Clock, SystemClock};
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Receipt, Space, Tier, TierError};
+use super::{Description, Mark, Put, Receipt, Space, Tier, TierError, Unwanted};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -165,6 +165,9 @@ impl Put for SlowPut {
     }
     fn hasten(&mut self) {
         self.inner.hasten();
+    }
+    fn heed(&mut self, unwanted: Unwanted) {
+        self.inner.heed(unwanted);
     }
     fn abandon(self: Box<Self>) {
         self.inner.abandon();

@@ -15,6 +15,7 @@ use cairn_mover::Crc32c;
 use std::fs;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -328,6 +329,29 @@ fn what_nothing_proves_is_read_once_and_not_at_every_load() {
     let read = library.drives()[0].tally.read;
     assert!(read < LEN as u64, "labels alone: {read}");
     holds(&tier, order[1].1, LEN);
+}
+
+#[test]
+fn one_that_nobody_wants_any_more_does_not_wait_for_others_and_its_name_is_free() {
+    let site = site(1, 1, 3);
+    let tier = site.open();
+    let library = tier.library().expect("there");
+    let unwanted = Arc::new(AtomicBool::new(false));
+    let bytes = data(1, LEN);
+    let mut put = tier.put(name(1), LEN as u64).expect("put");
+    put.write_all(&bytes).expect("is taken");
+    let told = Arc::clone(&unwanted);
+    put.heed(Arc::new(move || told.load(Ordering::SeqCst)));
+    let put = thread::spawn(move || put.finish(Crc32c::of(&bytes)).map(drop));
+    while library.unwritten() == 0 {
+        thread::yield_now();
+    }
+    unwanted.store(true, Ordering::SeqCst);
+    assert_eq!(kind(put.join().expect("no panic")), ErrorKind::Unavailable);
+    assert_eq!((library.unwritten(), names(&tier)), (0, vec![]));
+    for result in finish(&library, &[1, 2, 3], None) {
+        result.expect("receipt");
+    }
 }
 
 #[test]

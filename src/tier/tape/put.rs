@@ -7,7 +7,7 @@ use super::library::Library;
 use super::place::Place;
 use super::{sorted, sorted_writing};
 use crate::id::AggregateId;
-use crate::tier::{Put, Receipt, TierError};
+use crate::tier::{Put, Receipt, TierError, Unwanted};
 use cairn_mover::{Crc32c, Crc32cHasher};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub(super) struct TapePut {
     /// `errno` of the write that broke it, or 0 if that had none.
     broken: Option<i32>,
     may_wait: bool,
+    unwanted: Option<Unwanted>,
 }
 
 impl TapePut {
@@ -52,6 +53,7 @@ impl TapePut {
             taken: Crc32cHasher::default(),
             broken: None,
             may_wait: true,
+            unwanted: None,
         })
     }
 }
@@ -103,9 +105,10 @@ impl Put for TapePut {
             return Err(self.place.away(STEP, why));
         }
         let len = self.front.len();
+        let unwanted = || self.unwanted.as_ref().is_some_and(|unwanted| unwanted());
         let proof = self
             .library
-            .append(self.name, self.front, sum, self.may_wait)
+            .append_unless(self.name, self.front, sum, self.may_wait, &unwanted)
             .map_err(|error| sorted(&self.place, STEP, self.name, error))?;
         Ok(Receipt {
             aggregate: self.name,
@@ -117,6 +120,10 @@ impl Put for TapePut {
 
     fn hasten(&mut self) {
         self.may_wait = false;
+    }
+
+    fn heed(&mut self, unwanted: Unwanted) {
+        self.unwanted = Some(unwanted);
     }
 
     fn abandon(self: Box<Self>) {}

@@ -121,6 +121,32 @@ fn whichever_flush_of_a_batch_fails_what_has_a_receipt_is_on_the_tape() {
 }
 
 #[test]
+fn over_whom_a_drive_loses_its_place_once_is_written_all_the_same_and_twice_has_that_error() {
+    // The second time over all of them, in the middle of the second.
+    for (resets, lost) in [(vec![9], 0), (vec![9, 14], 4)] {
+        let (place, world, tier) = site();
+        world.lock().bays[0].resets = resets;
+        let library = tier.library().expect("library");
+        let results = finish(&library, &BATCH, None);
+        let mut receipts = Vec::new();
+        for (seq, result) in BATCH.into_iter().zip(results) {
+            match result {
+                Ok(_) => receipts.push(seq),
+                // Not that no cartridge has room, for which a tier is left alone.
+                Err(LibraryError::Volume { source, .. }) => {
+                    assert!(source.is_lost(), "{source}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(receipts.len() + lost, 4);
+        assert!(world.lock().bays[0].resets.is_empty());
+        drop(library);
+        on_the_tape(&place, &world, tier, &receipts, "lost");
+    }
+}
+
+#[test]
 fn a_tape_that_comes_in_where_a_batch_is_flushed_is_not_written() {
     for wrong in [None, Some(5), Some(6), Some(8)] {
         for nth in 1..=3 {

@@ -176,6 +176,7 @@ impl Device for FakeSt {
 
     fn write(&mut self, block: &[u8]) -> io::Result<usize> {
         let unwritable = self.open != Some(Access::Write);
+        self.world.lock().count_write(self.bay);
         self.with(|bay, tape, make, _| {
             passes(bay, block.len(), make.passes)?;
             if unwritable || tape.protected {

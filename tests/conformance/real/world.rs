@@ -92,6 +92,8 @@ pub(super) struct Bay {
     /// MTWEOF 0 that were made.
     pub(super) flushes: u32,
     pub(super) fails: Option<Fails>,
+    /// The drive is switched off and on, and says so, after so many writes; and again after so many more.
+    pub(super) resets: Vec<u32>,
 }
 
 /// A slot.
@@ -244,6 +246,18 @@ impl World {
         }
         for bay in &mut self.bays {
             (bay.at, bay.eof, bay.rw, bay.open) = (0, Eof::None, Rw::Idle, false);
+        }
+    }
+
+    /// A block is to be written.
+    pub(super) fn count_write(&mut self, bay: usize) {
+        let Some(left) = self.bays[bay].resets.first_mut() else {
+            return;
+        };
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.bays[bay].resets.remove(0);
+            self.reset(bay, true);
         }
     }
 

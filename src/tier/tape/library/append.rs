@@ -120,6 +120,21 @@ impl Library {
         sum: Crc32c,
         may_wait: bool,
     ) -> Result<Proof, LibraryError> {
+        self.append_unless(name, front, sum, may_wait, &|| false)
+    }
+
+    /// The same, unless `unwanted` says that nobody wants it any more before it is taken up. It is asked now and then.
+    ///
+    /// # Errors
+    /// [`LibraryError::Unwanted`], and those of [`Self::append`].
+    pub fn append_unless(
+        &self,
+        name: AggregateId,
+        front: Front,
+        sum: Crc32c,
+        may_wait: bool,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Result<Proof, LibraryError> {
         let _reserved = self.reserve(name)?;
         // A snapshot is written by one who does nothing else meanwhile.
         let may_wait = may_wait && !name.is_snapshot();
@@ -130,10 +145,8 @@ impl Library {
         };
         let drives = self.options.count_drives();
         loop {
-            match self
-                .batches
-                .turn(place.ticket, &self.options.together, drives)
-            {
+            let together = &self.options.together;
+            match self.batches.turn(place.ticket, together, drives, unwanted) {
                 Turn::Ended(written) => {
                     place.ended = true;
                     return written;
@@ -292,10 +305,19 @@ impl Library {
         }
         self.gather(&mut lead, barcode, layout, left);
         // What a drive wrote of them that died before it said so; nobody else writes the names.
-        lead.end(|job| {
+        // One after the other, and not in the way of those who come: each is made durable.
+        let bury = |job: &Job| {
             let buried = self.stock.lock().bury_withheld((self.tier, job.name));
-            buried.err().map(Err)
+            buried.err().map(|error| (job.name, error))
+        };
+        let mut kept: Vec<_> = lead.jobs().iter().filter_map(bury).collect();
+        lead.end(|job| {
+            let at = kept.iter().position(|(name, _)| *name == job.name)?;
+            Some(Err(kept.swap_remove(at).1))
         });
+        if lead.jobs().is_empty() {
+            return;
+        }
         let written = self.write(&mut mounted, barcode, next, lead.jobs());
         if let Some(last) = written.files.last() {
             let next = Next {
@@ -493,15 +515,7 @@ impl Library {
             tracing::warn!(%barcode, %error, "a drive lost its place");
             mounted.seen = None;
             drop(mounted);
-            // The same again, once, after the label was read.
-            if lead
-                .jobs_mut()
-                .iter_mut()
-                .all(|job| job.lost.insert(barcode))
-            {
-                return lead.put_back(|job| job.again = Some(barcode));
-            }
-            return lead.elsewhere(barcode, Some(LibraryError::volume(barcode, error)));
+            return lead.lost(barcode, || LibraryError::lost(barcode, &error));
         }
         self.restore(mounted, barcode, clean);
         if let VolumeError::Drive { source, .. } = &error

@@ -9,6 +9,7 @@
 //!   when it is due: so none waits for ever.
 //! - Whoever leads gives every object in his hands a result or puts it back, whatever happens to him: an object is in
 //!   the line, in his hands, or has its result, at every moment.
+//! - An object that nobody wants any more leaves the line, unless somebody has taken it up.
 //! - At a stop nothing more is taken up but snapshots: all others that wait are told so, at once.
 //! - Who came first is taken up first.
 //! - As many lead at once as there are drives. While one of them still gathers, another begins only if more waits
@@ -21,10 +22,13 @@ use crate::tier::tape::front::Front;
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::options::Together;
 use cairn_mover::Crc32c;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often one who waits asks whether he still should.
+const ASKED: Duration = Duration::from_millis(250);
 
 /// An object that is to be written.
 pub(super) struct Job {
@@ -93,6 +97,19 @@ impl Line {
         at.filter(|_| self.hurried)
     }
 
+    /// Takes one out of the line that nobody has taken up.
+    fn take(&mut self, ticket: u64) -> bool {
+        let count = self.waiting.len();
+        self.waiting.retain(|job| job.ticket != ticket);
+        self.waiting.len() < count
+    }
+
+    /// Where the one waits that is taken up next: at a stop the others' writers have not been told yet.
+    fn first(&self) -> usize {
+        let taken_up = |job: &Job| !self.hurried || job.name.is_snapshot();
+        self.waiting.iter().position(taken_up).unwrap_or(0)
+    }
+
     fn due(&self, ticket: u64, together: &Together, drives: usize) -> Due {
         if self.leaders >= drives.max(1) || !self.waiting.iter().any(|job| job.ticket == ticket) {
             return Due::Later;
@@ -144,10 +161,26 @@ impl Batches {
         ticket
     }
 
-    /// Waits until the object of that number has its result, or its writer leads.
-    pub(super) fn turn(&self, ticket: u64, together: &Together, drives: usize) -> Turn<'_> {
+    /// Waits until the object of that number has its result, or its writer leads. Until somebody takes it up,
+    /// `unwanted` is asked now and then whether it may leave the line.
+    pub(super) fn turn(
+        &self,
+        ticket: u64,
+        together: &Together,
+        drives: usize,
+        unwanted: &dyn Fn() -> bool,
+    ) -> Turn<'_> {
         let mut line = self.line.lock();
+        let mut asked = Instant::now();
         loop {
+            if asked.elapsed() >= ASKED {
+                // Whoever answers may hold locks of his own.
+                let unwanted = MutexGuard::unlocked(&mut line, unwanted);
+                asked = Instant::now();
+                if unwanted && line.take(ticket) {
+                    return Turn::Ended(Err(LibraryError::Unwanted));
+                }
+            }
             if let Some(written) = line.ended.remove(&ticket) {
                 return Turn::Ended(written);
             }
@@ -161,16 +194,20 @@ impl Batches {
                     line.gathering += 1;
                     // They have had their company, whether they are taken up with the first or not.
                     line.waiting.iter_mut().for_each(|job| job.since = None);
+                    let first = line.first();
                     return Turn::Lead(Lead {
                         batches: self,
                         gathers: true,
-                        jobs: line.waiting.pop_front().into_iter().collect(),
+                        jobs: line.waiting.remove(first).into_iter().collect(),
                     });
                 }
                 Due::At(when) => {
+                    let when = when.min(asked + ASKED);
                     self.changed.wait_until(&mut line, when);
                 }
-                Due::Later => self.changed.wait(&mut line),
+                Due::Later => {
+                    self.changed.wait_until(&mut line, asked + ASKED);
+                }
             }
         }
     }
@@ -178,12 +215,7 @@ impl Batches {
     /// Whose writer is gone is none of these any more, when nobody has it in his hands.
     pub(super) fn leave(&self, ticket: u64) {
         let mut line = self.line.lock();
-        loop {
-            let count = line.waiting.len();
-            line.waiting.retain(|job| job.ticket != ticket);
-            if line.ended.remove(&ticket).is_some() || line.waiting.len() < count {
-                return;
-            }
+        while !line.take(ticket) && line.ended.remove(&ticket).is_none() {
             self.changed.wait(&mut line);
         }
     }
@@ -262,6 +294,19 @@ impl Lead<'_> {
         }
         drop(line);
         self.batches.changed.notify_all();
+    }
+
+    /// A drive lost its place over them: they wait again. Each is tried once more on the same cartridge, after its label
+    /// was read; one to whom that happened there before goes to another, by itself, since it may be why.
+    pub(super) fn lost(mut self, barcode: Barcode, mut why: impl FnMut() -> LibraryError) {
+        self.put_back(|job| {
+            if job.lost.insert(barcode) {
+                job.again = Some(barcode);
+                return;
+            }
+            job.tried.insert(barcode);
+            (job.again, job.alone, job.last) = (None, true, Some(why()));
+        });
     }
 
     /// Those in hand wait again, before all others, after `change` was made to each; they are due.

@@ -122,6 +122,9 @@ pub enum LibraryError {
     /// The process stops: nothing more is written.
     #[error("Cairn stops: nothing more is written")]
     Stopping,
+    /// It was not taken up before whoever writes it said that nobody wants it.
+    #[error("nobody wants it any more: it was not written")]
+    Unwanted,
     /// The name is taken.
     #[error("the name is taken")]
     Taken,
@@ -172,6 +175,34 @@ impl LibraryError {
             },
             source => Self::Volume { barcode, source },
         }
+    }
+
+    /// A drive lost its place over several files: the error of one of them.
+    pub(super) fn lost(barcode: Barcode, error: &VolumeError) -> Self {
+        let source = match error {
+            VolumeError::Drive {
+                step,
+                source:
+                    DriveError::Lost {
+                        drive,
+                        step: to,
+                        why,
+                    },
+            } => {
+                let (drive, to, why) = (*drive, *to, why.clone());
+                let source = DriveError::Lost {
+                    drive,
+                    step: to,
+                    why,
+                };
+                VolumeError::Drive { step, source }
+            }
+            other => {
+                let source = io::Error::other(other.to_string());
+                return Self::io("writing files together", source);
+            }
+        };
+        Self::Volume { barcode, source }
     }
 
     pub(super) fn mount(barcode: Barcode, error: MountError) -> Self {

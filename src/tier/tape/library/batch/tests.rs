@@ -28,7 +28,7 @@ fn join(batches: &Batches, place: &TempDir, len: usize) -> u64 {
 }
 
 fn lead<'b>(batches: &'b Batches, ticket: u64, bounds: &Together, drives: usize) -> Lead<'b> {
-    match batches.turn(ticket, bounds, drives) {
+    match batches.turn(ticket, bounds, drives, &|| false) {
         Turn::Lead(lead) => lead,
         Turn::Ended(written) => panic!("{written:?}"),
     }
@@ -66,7 +66,7 @@ fn what_comes_while_one_gathers_goes_with_it_and_what_comes_later_waits_for_a_dr
     drop(one);
     assert_eq!(due(&batches, fourth, &bounds, 2), Due::Now);
     assert!(matches!(
-        batches.turn(second, &bounds, 2),
+        batches.turn(second, &bounds, 2, &|| false),
         Turn::Ended(Ok(Proof::ReadBack))
     ));
 }
@@ -127,6 +127,37 @@ fn one_that_comes_alone_is_due_at_once_or_after_its_age_or_with_one_that_waits_f
 }
 
 #[test]
+fn one_that_nobody_wants_any_more_leaves_the_line_unless_it_was_taken_up() {
+    let (place, batches) = (
+        TempDir::new().expect("temporary directory"),
+        Batches::default(),
+    );
+    let bounds = together(16, 1 << 30, HOUR);
+    let (one, two) = (join(&batches, &place, 10), join(&batches, &place, 10));
+    // Asked without the line's lock: who answers may look at it.
+    let turn = batches.turn(one, &bounds, 1, &|| batches.waiting() == 2);
+    assert!(matches!(turn, Turn::Ended(Err(LibraryError::Unwanted))));
+    let taken = lead(&batches, two, &together(16, 1 << 30, Duration::ZERO), 1);
+    thread::scope(|scope| {
+        let (asked, answers) = channel();
+        let (of, bounds) = (&batches, &bounds);
+        let writer = scope.spawn(move || {
+            let unwanted = || asked.send(()).is_ok();
+            let Turn::Ended(written) = of.turn(two, bounds, 1, &unwanted) else {
+                panic!("somebody else has it");
+            };
+            written
+        });
+        answers.recv().expect("is asked");
+        answers.recv().expect("and again");
+        let mut taken = taken;
+        taken.end(|_| Some(Ok(Proof::ReadBack)));
+        let written = writer.join().expect("no panic");
+        assert!(matches!(written, Ok(Proof::ReadBack)));
+    });
+}
+
+#[test]
 fn at_a_stop_nobody_waits_and_snapshots_alone_are_taken_up() {
     let (place, batches) = (
         TempDir::new().expect("temporary directory"),
@@ -144,7 +175,7 @@ fn at_a_stop_nobody_waits_and_snapshots_alone_are_taken_up() {
     let three = batches.join(snapshot, front(&place, 10), Crc32c(0), false);
     batches.hurry();
     let stopped = |ticket| {
-        let turn = batches.turn(ticket, &bounds, 1);
+        let turn = batches.turn(ticket, &bounds, 1, &|| false);
         matches!(turn, Turn::Ended(Err(LibraryError::Stopping)))
     };
     assert!(stopped(two));
@@ -154,6 +185,22 @@ fn at_a_stop_nobody_waits_and_snapshots_alone_are_taken_up() {
     assert!(stopped(one));
     assert!(stopped(join(&batches, &place, 10)));
     assert_eq!(tickets(&lead(&batches, three, &bounds, 1)), [three]);
+}
+
+#[test]
+fn at_a_stop_a_snapshot_is_not_kept_from_the_tape_by_one_whose_writer_was_not_told_yet() {
+    let (place, batches) = (
+        TempDir::new().expect("temporary directory"),
+        Batches::default(),
+    );
+    let bounds = together(16, 1 << 30, HOUR);
+    let one = join(&batches, &place, 10);
+    let snapshot = AggregateId { epoch: 1, seq: 9 }.snapshot();
+    let two = batches.join(snapshot, front(&place, 10), Crc32c(0), false);
+    batches.hurry();
+    assert_eq!(tickets(&lead(&batches, two, &bounds, 1)), [two]);
+    let turn = batches.turn(one, &bounds, 1, &|| false);
+    assert!(matches!(turn, Turn::Ended(Err(LibraryError::Stopping))));
 }
 
 /// What one who leads does to those in his hands, or dies of; each for the n-th that he looks at.
@@ -231,7 +278,7 @@ proptest! {
         }
         // Whoever waits leads, or has a result.
         for ticket in &all {
-            if let Turn::Lead(mut leads) = batches.turn(*ticket, &bounds, 1) {
+            if let Turn::Lead(mut leads) = batches.turn(*ticket, &bounds, 1, &|| false) {
                 leads.end(|_| Some(Ok(Proof::ReadBack)));
                 drop(leads);
                 batches.leave(*ticket);
@@ -240,6 +287,34 @@ proptest! {
         let line = batches.line.lock();
         prop_assert!(line.waiting.is_empty() && line.ended.is_empty());
     }
+}
+
+#[test]
+fn over_whom_a_drive_loses_its_place_twice_goes_elsewhere_alone_and_the_others_try_once_more() {
+    let (place, batches) = (
+        TempDir::new().expect("temporary directory"),
+        Batches::default(),
+    );
+    let bounds = together(16, 1 << 30, Duration::ZERO);
+    let barcode: Barcode = "CRN001L8".parse().expect("barcode");
+    let lose = |ticket| {
+        let mut leads = lead(&batches, ticket, &bounds, 1);
+        leads.gather(|_| true);
+        leads.lost(barcode, || LibraryError::Elsewhere);
+    };
+    let old: Vec<u64> = (0..2).map(|_| join(&batches, &place, 10)).collect();
+    lose(old[0]);
+    let new = join(&batches, &place, 10);
+    lose(old[0]);
+    let line = batches.line.lock();
+    for job in &line.waiting {
+        let twice = job.ticket != new;
+        assert_eq!(job.tried.contains(&barcode), twice);
+        assert_eq!(job.alone, twice);
+        assert_eq!(job.last.is_some(), twice, "each has its own error");
+        assert_eq!(job.again.is_some(), !twice);
+    }
+    assert_eq!(line.waiting.len(), 3);
 }
 
 #[test]
@@ -279,7 +354,7 @@ fn whoever_leads_and_dies_leaves_nobody_waiting() {
     for ticket in tickets {
         let (batches, out) = (Arc::clone(&batches), out.clone());
         threads.push(thread::spawn(move || {
-            match batches.turn(ticket, &bounds, 1) {
+            match batches.turn(ticket, &bounds, 1, &|| false) {
                 Turn::Ended(written) => {
                     let why = written.expect_err("nobody wrote it").to_string();
                     out.send(why).expect("is heard");
