@@ -34,7 +34,7 @@ use crate::hsm::parts::PartsError;
 use crate::hsm::version::{NotQuiet, Seen, Trust};
 use crate::hsm::vouch::Remembered;
 use crate::id::{AggregateId, DataVersion, FileId, NodeHandle, Timestamp};
-use crate::tier::{Receipt, Tier, TierError};
+use crate::tier::{Receipt, Tier, TierError, Unwanted};
 use cairn_mover::Crc32c;
 use compose::{Composer, Fault};
 use std::collections::HashSet;
@@ -97,6 +97,8 @@ pub struct Batch<'a> {
     pub given: Given<'a>,
     /// Told when the aggregate is composed, and nothing but its tier is waited for.
     pub sealed: &'a (dyn Fn() + Sync),
+    /// Asked then by a tier that waits for others that it writes together.
+    pub unwanted: Option<&'a Unwanted>,
 }
 
 /// Says which of a file's version numbers is the highest that any copy or tombstone has; 0: none.

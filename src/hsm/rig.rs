@@ -152,6 +152,7 @@ impl Rig {
             items,
             given: &|_| Ok(crate::id::DataVersion(0)),
             sealed: &|| {},
+            unwanted: None,
         };
         archive::archive(batch, &|| false, &mut |_| Ok(())).unwrap()
     }

@@ -285,6 +285,17 @@ impl Scheduler {
         of_class.map(|f| f.items.len()).sum()
     }
 
+    /// Is a dispatch of a class in flight that does more than wait for a tier which writes several together?
+    #[must_use]
+    pub fn is_working(&self, class: Class) -> bool {
+        let waits = |f: &Flight| {
+            let tier = f.tier.as_ref();
+            f.composed && tier.is_some_and(|tier| self.limits.sealing.contains_key(tier))
+        };
+        let mut of_class = self.flights.values().filter(|f| f.class == class);
+        of_class.any(|f| !waits(f))
+    }
+
     /// Takes items into the window; those that it does not take are given back by reason.
     pub fn offer(&mut self, items: impl IntoIterator<Item = Item>) -> Refused {
         let mut refused = Refused::default();

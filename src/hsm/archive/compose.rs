@@ -87,7 +87,10 @@ impl<'a> Composer<'a> {
     pub(super) fn begin(batch: Batch<'a>, size_hint: u64) -> Result<Self, ArchiveError> {
         // What is longer goes there in parts.
         let longest = batch.tier.longest()?.unwrap_or(u64::MAX);
-        let put = batch.tier.put(batch.aggregate, size_hint.min(longest))?;
+        let mut put = batch.tier.put(batch.aggregate, size_hint.min(longest))?;
+        if let Some(unwanted) = batch.unwanted {
+            put.heed(unwanted.clone());
+        }
         let (sink, fs) = (Sink::new(put), batch.backing.fs());
         Ok(Self {
             batch,
@@ -489,7 +492,13 @@ impl<'a> Composer<'a> {
         if let Some(made) = self.made {
             made.keep();
         }
-        let receipt = sealed?.ok_or(ArchiveError::Receipt { aggregate })?;
+        let receipt = match sealed {
+            // Nothing is there, and whatever the reason was, nobody asks.
+            Err(_) if self.batch.unwanted.is_some_and(|unwanted| unwanted()) => {
+                return Err(ArchiveError::Stopped);
+            }
+            sealed => sealed?.ok_or(ArchiveError::Receipt { aggregate })?,
+        };
         let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
         commit(Durable {
             receipt: &receipt,

@@ -27,6 +27,7 @@ fn batch<'a>(rig: &'a Rig, items: &'a [Item]) -> Batch<'a> {
         items,
         given: &|_| Ok(crate::id::DataVersion(0)),
         sealed: &|| {},
+        unwanted: None,
     }
 }
 

@@ -9,10 +9,11 @@ use super::{EngineError, Shared, Slot};
 use crate::catalog::{Action, ActionId, Class, Durability, Finish, Verb};
 use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler, Sealing};
 use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
+use crate::tier::Unwanted;
 use cairn_fuse::WaitToken;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -178,11 +179,11 @@ impl Lanes {
         own.map(|action| action.handle.clone()).collect()
     }
 
-    /// Does anything but verification run?
+    /// Does anything but verification run? What waits for its tier does not.
     pub(super) fn is_busy(&self) -> bool {
         let scheduler = self.scheduler.lock();
         let mut others = Class::ALL.into_iter().filter(|c| *c != Class::Verify);
-        others.any(|class| scheduler.running(class) > 0)
+        others.any(|class| scheduler.is_working(class))
     }
 
     /// An action ended, one way or another.
@@ -250,6 +251,16 @@ pub(super) fn sealing(tiers: &[Slot]) -> BTreeMap<TierId, Sealing> {
 }
 
 impl Shared {
+    /// Does nobody want an aggregate of these actions any more, or does the process stop?
+    pub(super) fn unwanted<'a>(
+        self: &Arc<Self>,
+        rows: impl IntoIterator<Item = &'a Action>,
+    ) -> Unwanted {
+        let requests: BTreeSet<RequestId> = rows.into_iter().map(|row| row.request).collect();
+        let shared = Arc::clone(self);
+        Arc::new(move || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied()))
+    }
+
     /// The aggregate of these actions is composed, and waits for its tier: its worker's slot is another's.
     pub(super) fn sealed<'a>(&self, rows: impl IntoIterator<Item = &'a Action>) {
         let mut rows = rows.into_iter();

@@ -14,6 +14,7 @@ mod proof;
 mod reclaim;
 mod removal;
 mod subjects;
+mod waiting;
 
 use super::ask::{Ask, Asker, Named};
 use super::{Engine, Opening, RequestReport, RunAsk, Settings, Slot, claim};
@@ -38,6 +39,8 @@ pub(super) enum Place {
     Elsewhere,
     /// At this path.
     At(PathBuf),
+    /// A library of one cartridge, in which an object waits an hour for others that are written with it.
+    Tape,
 }
 
 type Hook = Box<dyn FnMut() + Send>;
@@ -220,9 +223,17 @@ impl Bench {
         let url = |(n, place): (usize, &Place)| {
             let path = match place {
                 Place::At(path) => path.clone(),
-                Place::Beside | Place::Elsewhere => dir.path().join(format!("tier{n}")),
+                Place::Beside | Place::Elsewhere | Place::Tape => {
+                    dir.path().join(format!("tier{n}"))
+                }
             };
-            (format!("t{n}"), format!("dir:{}", path.display()))
+            let url = match place {
+                Place::Tape => {
+                    format!("tape:{}?cartridges=1&drives=1&batch-age=1h", path.display())
+                }
+                _ => format!("dir:{}", path.display()),
+            };
+            (format!("t{n}"), url)
         };
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();

@@ -211,7 +211,9 @@ fn what_waits_for_its_tier_alone_gives_its_slot_back_within_bounds() {
     s.offer((0..6).map(|n| large(n, 1)));
     let one = first(&mut s).unwrap();
     assert_eq!(first(&mut s), None, "one slot");
+    assert!(s.is_working(Class::Archive));
     assert!(s.composed(one));
+    assert!(!s.is_working(Class::Archive), "it only waits");
     let two = first(&mut s).unwrap();
     assert!(s.composed(two));
     let three = first(&mut s).unwrap();
@@ -240,6 +242,7 @@ fn what_waits_for_its_tier_alone_gives_its_slot_back_within_bounds() {
     s.offer([large(20, 2), large(21, 2)]);
     let alone = first(&mut s).unwrap();
     assert!(s.composed(alone));
+    assert!(s.is_working(Class::Archive), "it is being written");
     assert_eq!(first(&mut s), None, "its tier writes one after the other");
     assert!(!s.composed(ActionId(99)), "nobody knows it");
 }

@@ -10,7 +10,6 @@ use crate::format::record::CopyHint;
 use crate::hsm::archive::{
     Again, Batch, CommitError, Copied, Durable, Item, Origin, Skip, Uncopied, Wanted, copy_again,
 };
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A released file whose copy on the tier is to be made.
@@ -101,6 +100,7 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
         let last = shared.catalog.last_version(file);
         last.map_err(|why| why.to_string())
     };
+    let unwanted = shared.unwanted(ready.iter().map(|one| &one.action));
     let batch = Again {
         batch: Batch {
             backing: &shared.backing,
@@ -110,15 +110,14 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
             items: &items,
             given: &given,
             sealed: &|| shared.sealed(ready.iter().map(|one| &one.action)),
+            unwanted: Some(&unwanted),
         },
         wanted: &wanted,
         indexes: recaller.indexes(),
         bad: &bad,
     };
-    let requests: BTreeSet<_> = ready.iter().map(|one| one.action.request).collect();
-    let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
     let mut commit = |durable: Durable<'_>| commit(shared, slot, &ready, durable);
-    match copy_again(batch, &stop, &mut commit) {
+    match copy_again(batch, &*unwanted, &mut commit) {
         Ok(kept) => {
             for (one, outcome) in ready.iter().zip(kept.outcomes) {
                 let finish = finish(shared, &one.action, outcome);

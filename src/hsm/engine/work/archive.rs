@@ -18,7 +18,6 @@ use crate::hsm::backing::{How, belongs_to};
 use crate::hsm::version::{Seen, Trust};
 use crate::id::TierId;
 use crate::tier::{Proof, Receipt, TierError};
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +249,7 @@ fn compose_and_record(
         let last = shared.catalog.last_version(file);
         last.map_err(|why| why.to_string())
     };
+    let unwanted = shared.unwanted(rows);
     let batch = Batch {
         backing: &shared.backing,
         tier: &*slot.tier,
@@ -258,11 +258,10 @@ fn compose_and_record(
         items,
         given: &given,
         sealed,
+        unwanted: Some(&unwanted),
     };
     let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);
-    let requests: BTreeSet<_> = rows.iter().map(|a| a.request).collect();
-    let stop = || shared.stopping() || shared.lanes.are_cancelled(requests.iter().copied());
-    match compose(batch, &stop, &mut commit) {
+    match compose(batch, &*unwanted, &mut commit) {
         Ok(report) => {
             note_records(shared, nodes, &report.outcomes);
             for (outcome, (action, node)) in report.outcomes.into_iter().zip(rows.iter().zip(nodes))
