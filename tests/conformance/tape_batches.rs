@@ -527,6 +527,10 @@ fn wherever_the_tape_ends_those_before_stay_and_the_others_go_on_together() {
         }
         let here = (4..=6).filter(|seq| where_is(&tier, name(*seq)) == first);
         assert_eq!(here.count(), stay, "{end}");
+        // Where one did not fit, nothing more is tried.
+        let cartridges = library.cartridges();
+        let of = cartridges.iter().find(|c| c.entry.barcode == first);
+        assert_eq!(of.expect("there").entry.full, stay < 3, "{end}");
         let of_both = (words(&site, first), stay);
         assert_eq!(of_both.0.0, if stay > 0 { 2 } else { 1 }, "{end}");
         for seq in 1..=6 {

@@ -162,6 +162,23 @@ fn p2_without_a_receipt_nothing_is_committed() {
 }
 
 #[test]
+fn what_a_tier_says_when_nobody_wants_the_aggregate_is_not_held_against_it() {
+    let rig = Rig::new();
+    rig.write("f", b"data");
+    rig.tier
+        .on_finish(|| Err(std::io::Error::other("it was told, and gave up")));
+    let items = [rig.item("f")];
+    let nobody: crate::tier::Unwanted = Arc::new(|| true);
+    let batch = Batch {
+        unwanted: Some(&nobody),
+        ..batch(&rig, &items)
+    };
+    let stopped = archive(batch, &|| false, &mut |_| panic!("committed"));
+    assert!(matches!(stopped, Err(ArchiveError::Stopped)));
+    assert!(rig.record("f").is_none());
+}
+
+#[test]
 fn p2_without_a_commit_nothing_is_recorded() {
     let rig = Rig::new();
     rig.write("f", b"data");

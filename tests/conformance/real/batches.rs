@@ -5,9 +5,13 @@ use super::world::{Fails, Make, Object, Shared, Tape, sticker, world};
 use super::{MIB, fresh, hardware, label, options};
 use crate::tape_batches::{LEN, finish};
 use crate::tape_days::{holds, names};
+use cairn::tier::Tier;
 use cairn::tier::tape::library::LibraryError;
 use cairn::tier::tape::options::Together;
 use cairn::tier::tape::{TapeOptions, TapeTier};
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -88,6 +92,27 @@ fn a_batch_stops_the_drive_twice() {
     drop(library);
     on_the_tape(&place, &world, tier, &[5, 6, 7, 8, 9, 11, 12], "all");
     assert_eq!(world.lock().strays, 0);
+}
+
+#[test]
+fn a_stop_ends_a_batch_behind_the_object_in_hand() {
+    let (place, world, tier) = site();
+    let library = tier.library().expect("library");
+    let (tell, told) = channel();
+    let (go, wait) = channel();
+    // A block of the first one's data.
+    world.lock().bays[0].gate = Some((5, tell, wait));
+    let of = Arc::clone(&library);
+    let puts = thread::spawn(move || finish(&of, &BATCH, None));
+    told.recv().expect("is being written");
+    tier.tapes().expect("tapes").hurry();
+    go.send(()).expect("goes on");
+    let results = puts.join().expect("no panic");
+    let stopped = |r: &Result<_, _>| matches!(r, Err(LibraryError::Stopping));
+    assert!(results[0].is_ok(), "{:?}", results[0]);
+    assert!(results[1..].iter().all(stopped), "{results:?}");
+    drop(library);
+    on_the_tape(&place, &world, tier, &BATCH[..1], "stopped");
 }
 
 #[test]

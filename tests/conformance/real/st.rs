@@ -176,6 +176,11 @@ impl Device for FakeSt {
 
     fn write(&mut self, block: &[u8]) -> io::Result<usize> {
         let unwritable = self.open != Some(Access::Write);
+        let gate = self.world.lock().gate(self.bay);
+        if let Some((tell, wait)) = gate {
+            tell.send(()).expect("is told");
+            wait.recv().expect("is let on");
+        }
         self.world.lock().count_write(self.bay);
         self.with(|bay, tape, make, _| {
             passes(bay, block.len(), make.passes)?;

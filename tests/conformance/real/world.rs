@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 
 /// What lies on a tape.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub(super) struct Bay {
     /// MTWEOF 0 that were made.
     pub(super) flushes: u32,
     pub(super) fails: Option<Fails>,
+    /// A write that waits: which, from 1; whom it tells; and for what.
+    pub(super) gate: Option<(u32, Sender<()>, Receiver<()>)>,
     /// The drive is switched off and on, and says so, after so many writes; and again after so many more.
     pub(super) resets: Vec<u32>,
 }
@@ -247,6 +250,15 @@ impl World {
         for bay in &mut self.bays {
             (bay.at, bay.eof, bay.rw, bay.open) = (0, Eof::None, Rw::Idle, false);
         }
+    }
+
+    /// A block is to be written; what it waits for.
+    pub(super) fn gate(&mut self, bay: usize) -> Option<(Sender<()>, Receiver<()>)> {
+        let gate = &mut self.bays[bay].gate;
+        let (left, ..) = gate.as_mut()?;
+        *left -= 1;
+        gate.take_if(|(left, ..)| *left == 0)
+            .map(|(_, tell, wait)| (tell, wait))
     }
 
     /// A block is to be written.

@@ -33,6 +33,8 @@ struct Memory {
     spoiled: bool,
     /// It forgets that it lost something when the head moves.
     forgets: bool,
+    /// It says then that the tape is at its end.
+    ends: bool,
 }
 
 impl Memory {
@@ -112,7 +114,10 @@ impl Memory {
             self.durable = self.objects.len();
         }
         self.spoiled = true;
-        Err(Self::says("flushing"))
+        match self.ends {
+            true => Err(DriveError::EndOfMedium),
+            false => Err(Self::says("flushing")),
+        }
     }
 
     fn is_whole(&self) -> Result<(), DriveError> {
@@ -155,7 +160,9 @@ impl Drive for Memory {
         Ok(())
     }
     fn locate(&mut self, object: u64) -> Result<(), DriveError> {
-        self.loss()?;
+        if self.under.is_some() {
+            self.loss()?;
+        }
         if self.forgets || object <= self.proven as u64 {
             self.spoiled = false;
         }
@@ -400,4 +407,33 @@ fn what_a_drive_says_it_lost_has_no_receipt_whoever_goes_on() {
         seen.iter().any(|why| why.contains("had a receipt")),
         "{seen:?}"
     );
+}
+
+#[test]
+fn where_a_synchronisation_meets_the_end_of_the_tape_none_is_closed_and_all_go_elsewhere() {
+    let mut seen = BTreeSet::new();
+    for (nth, given_up) in (0..60).flat_map(|nth| [(nth, false), (nth, true)]) {
+        let mut tape = Memory::new(true);
+        (tape.loses, tape.ends) = (Some(nth), true);
+        let mut files = Appender::new(&mut tape, barcode(), FIRST, (1, DAY));
+        if (1..=3).any(|seq| write_one(&mut files, seq, &content(seq, 700)).is_err()) {
+            continue;
+        }
+        if given_up {
+            files.give_up();
+        }
+        let Err(VolumeError::Drive { step, source }) = files.close() else {
+            continue;
+        };
+        assert!(matches!(source, DriveError::EndOfMedium), "{source}");
+        // A label that found no room is another matter.
+        if step.starts_with("writing") {
+            continue;
+        }
+        files.give_up();
+        let closed = files.close();
+        assert!(matches!(closed, Ok(None)), "{nth}: {step}: {closed:?}");
+        seen.insert(step);
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
 }
