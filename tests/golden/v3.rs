@@ -253,6 +253,97 @@ fn tar_and_cat_restore_the_file() {
     }
 }
 
+/// The commands of docs/format.md.
+fn documented() -> String {
+    let doc = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/format.md");
+    let doc = fs::read_to_string(doc).unwrap();
+    let scripts = doc.split("```sh\n").skip(1);
+    let mut scripts = scripts.filter_map(|rest| rest.split("```").next());
+    let script = scripts.find(|script| script.contains("comment=cairn3"));
+    script.expect("the commands").to_owned()
+}
+
+/// Runs them in a directory with these objects; what was said, and what was put together.
+fn joined(objects: &Objects, head: AggregateId, end: &str) -> (String, Option<Vec<u8>>) {
+    let place = tempfile::tempdir().unwrap();
+    for (id, object) in objects {
+        fs::write(place.path().join(format!("{id}{end}")), object).unwrap();
+    }
+    let mut command = std::process::Command::new("sh");
+    let command = command.args(["-c", &documented()]);
+    let command = command.env("HEAD", format!("{head}{end}"));
+    let done = command.env("NAME", "large file");
+    let done = done.current_dir(place.path()).output().unwrap();
+    let left = fs::read_dir(place.path()).unwrap().count() - objects.len();
+    let found = fs::read(place.path().join("large file")).ok();
+    assert_eq!(left, usize::from(found.is_some()), "nothing else is left");
+    if found.is_some() {
+        let about = fs::metadata(place.path().join("large file")).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(
+            (about.mode() & 0o7777, about.mtime()),
+            (large().mode & 0o7777, large().mtime.sec)
+        );
+    }
+    (String::from_utf8(done.stderr).unwrap(), found)
+}
+
+fn content(version: u64) -> Vec<u8> {
+    let large = large();
+    let Kind::Regular { size, extents } = &large.kind else {
+        panic!("a file");
+    };
+    let mut content = vec![0; *size as usize];
+    let mut bytes = stored(&large);
+    bytes[0] = version as u8;
+    let mut data = &bytes[..];
+    for run in extents {
+        let into = &mut content[run.offset as usize..][..run.len as usize];
+        data.read_exact(into).unwrap();
+    }
+    content
+}
+
+#[test]
+fn the_documented_commands_put_a_file_together_and_no_two_versions() {
+    for end in ["", ".tar"] {
+        let (said, found) = joined(&golden(), HEAD, end);
+        assert!(
+            said.is_empty() && found == Some(content(3)),
+            "{end}: {said}"
+        );
+    }
+    // Two versions of one size; of the second a part is lost.
+    let mut both = golden();
+    let newer = AggregateId {
+        seq: HEAD.seq + 1,
+        ..HEAD
+    };
+    for (id, object) in compose(4) {
+        let id = match id.part_number() {
+            0 => newer,
+            number => newer.part(number),
+        };
+        both.insert(id, object);
+    }
+    assert_eq!(joined(&both, newer, "").1, Some(content(4)));
+    both.remove(&newer.part(2));
+    let (said, found) = joined(&both, newer, "");
+    assert!(found.is_none() && said.contains("is not there"), "{said}");
+    // Another version's stands in its place, as plain tar would leave it.
+    both.insert(newer.part(2), both[&HEAD.part(2)].clone());
+    let (said, found) = joined(&both, newer, "");
+    assert!(
+        found.is_none() && said.contains("of another version"),
+        "{said}"
+    );
+    assert_eq!(
+        joined(&both, HEAD, "").1,
+        Some(content(3)),
+        "the older one is whole"
+    );
+}
+
 /// A program of version 1 or 2 sees a version that it does not know.
 #[test]
 fn older_readers_leave_it_be() {
