@@ -4,6 +4,9 @@
 //! the recall. A block that is bad there is read from the next copy and compared with the
 //! primary's sum, so that a copy with another layout of holes serves just as well.
 //!
+//! A copy is told of once, however much of it is bad. An object that is not there is not asked for again: what should lie
+//! in it is read from another copy, in runs as long.
+//!
 //! Invariant 2 of the design: nothing leaves here that is not [`Checked`].
 
 use super::Asks;
@@ -17,13 +20,19 @@ use crate::tier::{Tier, TierError};
 use bytes::{Bytes, BytesMut};
 use cairn_mover::{Checked, Crc32c};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// One copy.
 struct Source {
     copy: CopyHint,
     known: Mutex<Known>,
+    /// It was told that it is bad.
+    told: AtomicBool,
+    /// Of its objects, those that are not there.
+    gone: Mutex<BTreeSet<AggregateId>>,
 }
 
 #[derive(Clone)]
@@ -78,6 +87,8 @@ fn sources(copies: impl IntoIterator<Item = CopyHint>) -> Vec<Source> {
     let source = |copy| Source {
         copy,
         known: Mutex::new(Known::Nothing),
+        told: AtomicBool::new(false),
+        gone: Mutex::default(),
     };
     copies.into_iter().map(source).collect()
 }
@@ -204,7 +215,19 @@ impl Sources {
         leave: &dyn Fn(),
         give: &mut dyn FnMut(u32, Result<Checked, Miss>),
     ) {
-        let mut run = self.read_run(blocks.clone());
+        let mut run = self.read_run(blocks.clone(), asks);
+        if matches!(run, Err(TierError::Missing { .. })) {
+            let mut other = self.run_elsewhere(blocks.clone(), (asks, indexes), leave);
+            for block in blocks {
+                let got = other.as_mut().and_then(|bytes| self.next_of(bytes, block));
+                let got = got.ok_or(Miss::Bad);
+                give(
+                    block,
+                    got.or_else(|miss| self.elsewhere(block, miss, (asks, indexes), leave)),
+                );
+            }
+            return;
+        }
         for block in blocks.clone() {
             let Some(place) = self.entry.block(u64::from(block)) else {
                 give(block, Err(Miss::Bad));
@@ -217,7 +240,7 @@ impl Sources {
                     self.check(part, place.crc, asks)
                 }
                 // A longer read failed: perhaps for one of its blocks alone.
-                _ if blocks.len() > 1 => match self.read_run(block..block + 1) {
+                _ if blocks.len() > 1 => match self.read_run(block..block + 1, asks) {
                     Ok(part) => self.check(part, place.crc, asks),
                     Err(why) => Err(self.blame(self.first(), asks, &why)),
                 },
@@ -238,15 +261,66 @@ impl Sources {
         })
     }
 
-    fn read_run(&self, blocks: Range<u32>) -> Result<Bytes, TierError> {
+    fn read_run(&self, blocks: Range<u32>, asks: &dyn Asks) -> Result<Bytes, TierError> {
         let runs = self
             .entry
             .runs_of_blocks(blocks.start.into()..blocks.end.into());
         let Some(run) = runs.first() else {
             return Ok(Bytes::new());
         };
-        let object = run.object(self.first().copy.aggregate);
-        self.tier.read(object, run.offset_in_object, run.len)
+        let (first, at) = (self.first(), (run.offset_in_object, run.len));
+        let object = run.object(first.copy.aggregate);
+        let read = first.read(&*self.tier, object, at);
+        if let Err(why @ TierError::Missing { .. }) = &read {
+            self.report(first, asks, &why.to_string());
+        }
+        read
+    }
+
+    /// The next block of what another copy gave; `None`: it is not that.
+    fn next_of(&self, bytes: &mut Bytes, block: u32) -> Option<Checked> {
+        let place = self.entry.block(u64::from(block))?;
+        let len = Some(place.len as usize).filter(|len| *len <= bytes.len())?;
+        Checked::verify(bytes.split_to(len), place.crc).ok()
+    }
+
+    /// Adjacent blocks from the first other copy of the same layout that has them.
+    fn run_elsewhere(
+        &self,
+        blocks: Range<u32>,
+        (asks, indexes): (&dyn Asks, &IndexCache),
+        leave: &dyn Fn(),
+    ) -> Option<Bytes> {
+        self.others(asks).find_map(|source| {
+            if asks.desk(source.copy.tier).is_some() {
+                leave();
+            }
+            let (tier, entry) = source.look(&self.record, asks, indexes).ok()?;
+            if entry.member.kind != self.entry.member.kind {
+                return None;
+            }
+            let mut bytes = BytesMut::new();
+            for run in entry.runs_of_blocks(blocks.start.into()..blocks.end.into()) {
+                let (object, at) = (
+                    run.object(source.copy.aggregate),
+                    (run.offset_in_object, run.len),
+                );
+                // Whatever it is, it is met again, and told of, by whoever asks for one block.
+                bytes.extend_from_slice(&source.read(&*tier, object, at).ok()?);
+            }
+            Some(bytes.freeze())
+        })
+    }
+
+    /// The copies besides the primary. The catalog is asked only when the named ones are at their end.
+    fn others(&self, asks: &dyn Asks) -> impl Iterator<Item = &Source> {
+        let more = move || {
+            self.more
+                .get_or_init(|| sources(unnamed(&self.record, asks)))
+        };
+        let named = self.list.iter().enumerate();
+        let others = named.filter(|(at, _)| *at != self.primary).map(|(_, s)| s);
+        others.chain(std::iter::once_with(more).flatten())
     }
 
     /// The block from any other copy; `miss` is what the primary said.
@@ -258,14 +332,7 @@ impl Sources {
         leave: &dyn Fn(),
     ) -> Result<Checked, Miss> {
         let mut worst = miss;
-        let more = || {
-            self.more
-                .get_or_init(|| sources(unnamed(&self.record, asks)))
-        };
-        let named = self.list.iter().enumerate();
-        let others = named.filter(|(at, _)| *at != self.primary).map(|(_, s)| s);
-        // The catalog is asked only when the named ones are at their end.
-        for source in others.chain(std::iter::once_with(more).flatten()) {
+        for source in self.others(asks) {
             if asks.desk(source.copy.tier).is_some() {
                 leave();
             }
@@ -277,7 +344,7 @@ impl Sources {
                     continue;
                 }
             };
-            match self.read_other(block, &source.copy, &*tier, &entry) {
+            match self.read_other(block, source, &*tier, &entry) {
                 Ok(Some(checked)) => return Ok(checked),
                 Ok(None) => self.report(source, asks, "wrong checksum"),
                 Err(why) => {
@@ -295,7 +362,7 @@ impl Sources {
     fn read_other(
         &self,
         block: u32,
-        copy: &CopyHint,
+        source: &Source,
         tier: &dyn Tier,
         other: &IndexEntry,
     ) -> Result<Option<Checked>, TierError> {
@@ -309,8 +376,8 @@ impl Sources {
                 let Some(theirs) = other.block(n) else {
                     return Ok(None);
                 };
-                let object = theirs.object(copy.aggregate);
-                let part = tier.read(object, theirs.offset_in_object, theirs.len)?;
+                let object = theirs.object(source.copy.aggregate);
+                let part = source.read(tier, object, (theirs.offset_in_object, theirs.len))?;
                 for p in other.pieces(n) {
                     let from = p.logical.max(wanted.start);
                     let to = (p.logical + p.len).min(wanted.end);
@@ -334,6 +401,10 @@ impl Sources {
 
     fn report(&self, source: &Source, asks: &dyn Asks, why: &str) {
         let copy = &source.copy;
+        if source.told.swap(true, Ordering::Relaxed) {
+            tracing::debug!(object = %self.object, tier = %copy.tier, aggregate = %copy.aggregate, why, "more of a bad copy");
+            return;
+        }
         tracing::warn!(object = %self.object, tier = %copy.tier, aggregate = %copy.aggregate, why, "bad copy");
         asks.copy_failed(self.record.file, self.record.version, copy, why);
     }
@@ -348,6 +419,26 @@ impl Sources {
 }
 
 impl Source {
+    /// What lies there; an object that was not there once is not asked for again.
+    fn read(
+        &self,
+        tier: &dyn Tier,
+        object: AggregateId,
+        (offset, len): (u64, u64),
+    ) -> Result<Bytes, TierError> {
+        if self.gone.lock().contains(&object) {
+            return Err(TierError::Missing {
+                tier: self.copy.tier.to_string(),
+                object,
+            });
+        }
+        let read = tier.read(object, offset, len);
+        if let Err(TierError::Missing { .. }) = &read {
+            self.gone.lock().insert(object);
+        }
+        read
+    }
+
     fn look(
         &self,
         record: &Record,

@@ -72,11 +72,18 @@ fn a_part_that_is_missing_or_bad_is_read_from_another_copy_and_told_of() {
         rig.stage(&stub).expect("staged");
         rig.assert_whole(&stub);
         let failed = rig.above.failed.lock();
-        assert!(!failed.is_empty(), "nobody was told");
-        assert!(
-            failed.iter().all(|(copy, _)| copy.tier == SHORT),
-            "{failed:?}"
-        );
+        assert_eq!(failed.len(), 1, "told of once: {failed:?}");
+        assert_eq!(failed[0].0.tier, SHORT, "{failed:?}");
+        let other = rig.above.tiers.lock()[&TierId(1)].clone();
+        let lens: Vec<u64> = other.reads.lock().iter().map(|(_, len)| *len).collect();
+        if damage {
+            assert_eq!(lens, [MIB], "the bad block alone");
+        } else {
+            assert!(
+                lens.contains(&(3 * MIB)) && !lens.contains(&MIB),
+                "{lens:?}"
+            );
+        }
     }
 }
 
@@ -96,4 +103,7 @@ fn without_another_copy_a_missing_part_is_an_error_and_the_rest_can_be_read() {
         .expect("of the last");
     assert!(last == stub.content[stub.content.len() - 4096..]);
     assert!(rig.stage(&stub).is_err());
+    let failed = rig.above.failed.lock();
+    let recalls = 5;
+    assert!((1..=recalls).contains(&failed.len()), "{failed:?}");
 }
