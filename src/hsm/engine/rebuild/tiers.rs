@@ -116,7 +116,7 @@ pub(super) fn learn_lengths(
 
 /// Why the end of an aggregate could not be seen.
 enum End {
-    Passing(TierError),
+    Passing(String),
     Bad(String),
 }
 
@@ -124,7 +124,7 @@ enum End {
 fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<(u64, bool), End> {
     let sort = |why: TierError| {
         if tier_is_passing(&why) {
-            End::Passing(why)
+            End::Passing(why.to_string())
         } else {
             End::Bad(why.to_string())
         }
@@ -138,7 +138,10 @@ fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<(u64, bool), End> {
         return Ok((len, false));
     }
     let loaded = IndexCache::new(0).load(tier, tier.mark().tier, id);
-    let loaded = loaded.map_err(|why| End::Bad(why.to_string()))?;
+    let loaded = loaded.map_err(|why| match &*why {
+        IndexError::Tier(away) if tier_is_passing(away) => End::Passing(why.to_string()),
+        _ => End::Bad(why.to_string()),
+    })?;
     parts::are_there(tier, id, loaded.index().parts()).map_err(|(part, why)| match why {
         PartTrouble::Tier(why) => sort(why),
         why => End::Bad(format!("its part {part}: {why}")),

@@ -79,3 +79,30 @@ fn a_part_that_cannot_be_looked_at_keeps_nobody_from_the_others_and_is_asked_for
     let row = shared.catalog.aggregate(slot.id, large).unwrap().unwrap();
     assert_eq!(row.in_parts, Some(true));
 }
+
+#[test]
+fn an_index_that_cannot_be_read_now_is_asked_for_again_and_a_bad_one_is_told_of() {
+    use crate::tier::faults::{Fault, Faults, Operation};
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    bench.bound((3 << 20) + (160 << 10));
+    bench.write("d/large", &crate::hsm::rig::noise(9 << 20, 1));
+    bench.archive(&["d/large"]);
+    let of = bench.node("d/large").version.unwrap();
+    let copies = bench.engine().catalog().copies(of.file, of.version);
+    let id = copies.unwrap()[0].aggregate;
+    let inner = bench.engine().tiers()[0].tier.clone();
+    let tier = Faults::new(inner);
+    let (len, in_parts) = end_of(&tier, id).ok().expect("all is there");
+    assert!(in_parts && len > 9 << 20);
+    let calls = || tier.control().calls(Operation::Read);
+    let before = calls();
+    assert!(end_of(&tier, id).is_ok());
+    let reads = calls() - before;
+    assert!(reads >= 2, "the trailer, and the index");
+    for nth in 1..=reads {
+        tier.control()
+            .fail(Operation::Read, nth, Fault::Unavailable);
+        let failed = end_of(&tier, id).err();
+        assert!(matches!(failed, Some(End::Passing(_))), "{nth}");
+    }
+}
