@@ -140,6 +140,23 @@ pub struct Space {
 /// Does nobody want an object any more that is being written?
 pub type Unwanted = Arc<dyn Fn() -> bool + Send + Sync>;
 
+/// Room that is kept for objects as long as this lives.
+#[derive(Default)]
+pub struct Promise(Option<Box<dyn Send + Sync>>);
+
+impl Promise {
+    /// It is kept until `guard` is dropped.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(guard)))
+    }
+
+    /// Is room kept, or was it only looked for?
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// An object being written. Dropping it abandons it.
 pub trait Put: Write + Send {
     /// Makes the object durable, proves it and makes it visible. `sum` is the CRC32C of all bytes
@@ -186,6 +203,15 @@ pub trait Tier: Send + Sync {
     fn longest(&self) -> Result<Option<u64>, TierError> {
         Ok(None)
     }
+    /// Of what lengths objects may be that a file of so many bytes goes to, the best first: it goes whole if the first
+    /// is as long as it is, and is cut for one of them else. None: there is no bound. Wrappers answer for what
+    /// they wrap.
+    ///
+    /// # Errors
+    /// [`TierError::Unavailable`].
+    fn lengths(&self, _file: u64) -> Result<Vec<u64>, TierError> {
+        Ok(self.longest()?.into_iter().collect())
+    }
     /// Would objects of these lengths find room now, all of them? Asked before the first of many that are of
     /// no use without the last. Wrappers answer for what they wrap.
     ///
@@ -193,6 +219,17 @@ pub trait Tier: Send + Sync {
     /// [`TierError::Full`], which says how much room is wanted; [`TierError::Unavailable`].
     fn admit(&self, _lengths: &[u64]) -> Result<(), TierError> {
         Ok(())
+    }
+    /// Keeps room for these objects, which are longer together than any other, until the promise is dropped: each
+    /// finds its own when it is put, and others do not. Where that cannot be done room is only looked for, as by
+    /// [`Tier::admit`]. Wrappers answer for what they wrap.
+    ///
+    /// # Errors
+    /// As [`Tier::admit`].
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        let lengths: Vec<u64> = objects.iter().map(|(_, len)| *len).collect();
+        self.admit(&lengths)?;
+        Ok(Promise::default())
     }
     /// Starts an object of about `size_hint` bytes.
     ///

@@ -11,7 +11,7 @@ mod script;
 pub use script::{Control, Fault, Operation};
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Receipt, Space, Tier, TierError, Unwanted};
+use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -59,6 +59,12 @@ impl Tier for Faults {
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
+    }
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        self.inner.lengths(file)
+    }
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        self.inner.promise(objects)
     }
     fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
         self.inner.admit(lengths)

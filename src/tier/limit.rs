@@ -4,7 +4,7 @@
 //! with one permit.
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Receipt, Space, Tier, TierError, Unwanted};
+use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -74,6 +74,12 @@ impl Tier for Limit {
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
+    }
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        self.inner.lengths(file)
+    }
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        self.inner.promise(objects)
     }
     fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
         self.inner.admit(lengths)

@@ -6,7 +6,7 @@
 
 use super::clock::{Clock, SystemClock};
 use super::tapes::Tapes;
-use super::{Description, Mark, Put, Space, Tier, TierError};
+use super::{Description, Mark, Promise, Put, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
@@ -114,6 +114,12 @@ impl Tier for Retry {
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
+    }
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        self.inner.lengths(file)
+    }
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        self.inner.promise(objects)
     }
     fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
         self.inner.admit(lengths)

@@ -34,7 +34,9 @@ pub use options::TapeOptions;
 
 use super::dir::mark;
 use super::tapes::Tapes;
-use super::{Description, Expect, Kind, Mark, OpenHow, Put, Root, Space, Tier, TierError, TierUrl};
+use super::{
+    Description, Expect, Kind, Mark, OpenHow, Promise, Put, Root, Space, Tier, TierError, TierUrl,
+};
 use crate::id::{AggregateId, InstanceId};
 use bytes::Bytes;
 use faults::TapeFaults;
@@ -240,23 +242,28 @@ impl Tier for TapeTier {
     }
 
     fn longest(&self) -> Result<Option<u64>, TierError> {
-        Ok(Some(
-            self.place.enter("asking for its cartridges")?.longest(),
-        ))
+        let library = self.place.enter("asking for its cartridges")?;
+        Ok(Some(library.longest()))
+    }
+
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        let library = self.place.enter("asking for its cartridges")?;
+        Ok(library.lengths(file))
     }
 
     fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
         const STEP: &str = "looking for room";
         let library = self.place.enter(STEP)?;
         let admitted = library.admit_all(lengths);
-        admitted.map_err(|error| match error {
-            LibraryError::NoRoom(why) => TierError::Full {
-                tier: self.place.label.clone(),
-                step: STEP,
-                why: why.to_string(),
-            },
-            error => self.place.away(STEP, error.to_string()),
-        })
+        admitted.map_err(|error| roomless(&self.place, STEP, error))
+    }
+
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        const STEP: &str = "keeping room";
+        let library = self.place.enter(STEP)?;
+        let kept = library.promise(objects);
+        let kept = kept.map_err(|error| roomless(&self.place, STEP, error))?;
+        Ok(Promise::new(kept))
     }
 
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
@@ -321,6 +328,18 @@ impl Tier for TapeTier {
             free: Some(free.min(below)),
             total: Some(total),
         })
+    }
+}
+
+/// Why there is no room for several.
+fn roomless(place: &Place, step: &'static str, error: LibraryError) -> TierError {
+    match error {
+        LibraryError::NoRoom(why) => TierError::Full {
+            tier: place.label.clone(),
+            step,
+            why: why.to_string(),
+        },
+        error => place.away(step, error.to_string()),
     }
 }
 

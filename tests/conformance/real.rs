@@ -278,14 +278,19 @@ fn at_the_end_of_a_tape_the_file_goes_to_another_whole() {
     }
     let library = tier.library().expect("library");
     let cartridges = library.cartridges();
-    let mut files: Vec<(usize, bool)> =
-        cartridges.iter().map(|c| (c.files, c.entry.full)).collect();
+    let mut files: Vec<(usize, bool)> = cartridges
+        .iter()
+        .map(|c| (c.files, c.entry.ends.is_some()))
+        .collect();
     files.sort_unstable();
     assert_eq!(files, [(1, false), (2, true), (2, true)]);
     // What was begun at the end is gone, and the driver was not made to write there.
     let mut world = world.lock();
     assert_eq!(world.strays, 0);
-    for full in cartridges.iter().filter(|c| c.entry.full) {
+    for full in cartridges.iter().filter(|c| c.entry.ends.is_some()) {
+        // What is left, shorter ones may use.
+        let ends = full.entry.ends.expect("it ended");
+        assert!(!full.entry.full && ends < full.entry.capacity && ends > full.used);
         let n = (1..=3).find(|n| barcode(*n) == full.entry.barcode);
         let tape = world.tape(n.expect("one of ours"));
         assert_eq!(tape.objects.len(), 2 + 2 * (9 + 36) - 1);

@@ -489,3 +489,28 @@ fn what_an_index_knows_is_known_again_when_its_cartridge_can_be_seen() {
     holds(&near, 1, 1000);
     assert_eq!(kind(far.stat(name(1))), ErrorKind::Missing);
 }
+
+#[test]
+fn a_pool_asks_for_room_for_its_own_files_in_parts_and_no_other_ones() {
+    let site = site(4, 1);
+    let [near, far] = pools(&site);
+    let store = |tier: &TapeTier, id, len: usize| {
+        let bytes = data(1, len);
+        let mut put = tier.put(id, len as u64).expect("room");
+        std::io::Write::write_all(&mut put, &bytes).expect("is taken");
+        put.finish(cairn_mover::Crc32c::of(&bytes)).expect("fits");
+    };
+    // Of one name in both: short ones here, ones as long as a cartridge there.
+    for (tier, len) in [(&near, 1 << 20), (&far, 7 << 20)] {
+        store(tier, name(1).part(1), len);
+        store(tier, name(1), len);
+    }
+    let here = where_is(&near, name(1));
+    let library = near.library().expect("there");
+    assert!(library.has_room_for_parts(here));
+    let there = far.library().expect("there");
+    assert!(
+        !there.has_room_for_parts(where_is(&far, name(1))),
+        "only one is blank or its own"
+    );
+}

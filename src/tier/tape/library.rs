@@ -34,6 +34,7 @@ mod media;
 mod mounts;
 mod read;
 mod real;
+mod room;
 mod view;
 mod wear;
 
@@ -43,6 +44,7 @@ pub use equipment::Equipment;
 pub use error::LibraryError;
 pub use media::{Import, Taken};
 pub use mounts::{BayStatus, Failure, MountError, Mounted, Mounts, Pin, Seen};
+pub use room::Kept;
 pub use view::{CartridgeStatus, DriveStatus, FileStatus};
 
 use super::drive::virtual_drive::Inserted;
@@ -94,6 +96,8 @@ struct Stock {
     names: BTreeMap<Name, (Barcode, TapeFile)>,
     /// Further files of such a name: only where an index was lost that said which is dead.
     twins: BTreeMap<Name, Vec<(Barcode, TapeFile)>>,
+    /// Bytes of objects for which room is kept, until they are there.
+    promised: BTreeMap<Name, u64>,
     /// Names that are being written.
     writing: BTreeSet<Name>,
     /// Whole files that were found under such a name: leftovers of a drive that died before it said
@@ -174,6 +178,7 @@ impl Library {
             cartridges: BTreeMap::new(),
             names: BTreeMap::new(),
             twins: BTreeMap::new(),
+            promised: BTreeMap::new(),
             writing: BTreeSet::new(),
             withheld: BTreeMap::new(),
             orphans: Vec::new(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Names of the options.
-pub const OPTIONS: [&str; 11] = [
+pub const OPTIONS: [&str; 12] = [
     "generation",
     "capacity",
     "cartridges",
@@ -19,6 +19,7 @@ pub const OPTIONS: [&str; 11] = [
     "batch-files",
     "batch-bytes",
     "batch-age",
+    "part-reserve",
     "pool",
     "changer",
 ];
@@ -38,6 +39,8 @@ const FILES: u32 = 64;
 const BYTES_MOST: u64 = 64 << 30;
 /// Nobody waits longer for company.
 const AGE_MOST: Duration = Duration::from_secs(3600);
+/// Percent: a drive warns of a tape's end a sixty-fourth of it before.
+const RESERVE: std::ops::RangeInclusive<u8> = 2..=50;
 const DRIVES: u32 = 64;
 /// Below this the labels would be most of a cartridge.
 const CAPACITY_LEAST: u64 = 1 << 20;
@@ -84,6 +87,8 @@ pub struct TapeOptions {
     pub block: u32,
     /// What is written behind one synchronisation.
     pub together: Together,
+    /// Percent of a cartridge that stay free where a part of a file goes; `None`: the usual.
+    pub reserve: Option<u8>,
     /// Which cartridges of the library are this tier's; `None`: all of them.
     pub pool: Option<String>,
     /// The devices of a real library; `None`: it is virtual.
@@ -100,6 +105,7 @@ impl Default for TapeOptions {
             speed: Speed::Max,
             block: 256 << 10,
             together: Together::default(),
+            reserve: None,
             pool: None,
             real: None,
         }
@@ -118,6 +124,14 @@ impl TapeOptions {
             capacity: self.capacity.unwrap_or(whole.capacity),
             ..whole
         }
+    }
+
+    /// How many percent of a cartridge are left free where a part of a file goes that is cut to fit: so much earlier than
+    /// its capacity says its tape may end.
+    #[must_use]
+    pub fn part_reserve(&self) -> u64 {
+        let usual = if self.real.is_some() { 4 } else { 2 };
+        self.reserve.map_or(usual, u64::from)
     }
 
     /// How many drives the library has.
@@ -245,6 +259,14 @@ impl TapeOptions {
                 }
                 self.together.age = age;
             }
+            "part-reserve" => {
+                let percent = value.parse().ok().filter(|n| RESERVE.contains(n));
+                let (least, most) = (RESERVE.start(), RESERVE.end());
+                let wrong = || {
+                    format!("{value:?} is no number from {least} to {most}: percent of a cartridge")
+                };
+                self.reserve = Some(percent.ok_or_else(wrong)?);
+            }
             "pool" => {
                 let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
                 if value.is_empty() || value.len() > POOL_MOST || !value.bytes().all(plain) {
@@ -316,6 +338,9 @@ impl fmt::Display for TapeOptions {
                 "batch-age={}",
                 units::format_duration(together.age)
             ));
+        }
+        if let Some(percent) = self.reserve {
+            parts.push(format!("part-reserve={percent}"));
         }
         if let Some(pool) = &self.pool {
             parts.push(format!("pool={pool}"));

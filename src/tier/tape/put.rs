@@ -41,7 +41,7 @@ impl TapePut {
         }
         let fail = |error| sorted(place, STEP, name, error);
         // A hint is no promise: what is too long for any cartridge is told when it is.
-        if let Err(error) = library.admit(size_hint) {
+        if let Err(error) = library.admit(name, size_hint) {
             return Err(fail(error));
         }
         let front = Front::new(library.front().map_err(fail)?);

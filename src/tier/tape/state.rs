@@ -5,7 +5,8 @@
 //!
 //! Version 2 has what went wrong, what is retired, and what is away; and, of a library with pools, no
 //! tier, but whose each cartridge is: of one tier or, while it is blank, of none. One of version 1 is a
-//! tier's; it is read as it is, and is of version 2 when it is written next.
+//! tier's. Version 3 has where a tape ended. Those of earlier versions are read, and are of this one when they are
+//! written next.
 
 mod wear;
 
@@ -23,7 +24,9 @@ use std::path::Path;
 /// The state's file.
 pub const STATE: &str = "library.json";
 const FORMAT: &str = "cairn-library";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// A cartridge is full when less than this part of it is left.
+pub(super) const FULL: u64 = 20;
 /// A thousand cartridges are some 200 KiB.
 const LONGEST: u64 = 64 << 20;
 
@@ -99,9 +102,12 @@ pub struct Entry {
     /// Its tab says: not to be written.
     #[serde(default)]
     pub write_protected: bool,
-    /// It met its end before its capacity said so.
+    /// It met its end before its capacity said so, and what is left is not worth another try.
     #[serde(default)]
     pub full: bool,
+    /// So many bytes fit on it and not its capacity: its tape ended there once. It outlives what lies on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<u64>,
     /// In a library with pools: the tier that writes on it; `None`: it is blank, and whoever needs one takes it.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "tier")]
     pub owner: Option<TierId>,
@@ -159,6 +165,7 @@ impl Entry {
             slot,
             write_protected: false,
             full: false,
+            ends: None,
             owner: None,
             retired: None,
             read_only: None,
@@ -171,6 +178,19 @@ impl Entry {
             failed_on: Vec::new(),
             bad: Vec::new(),
         }
+    }
+
+    /// Bytes that fit on it, as far as is known.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.ends.unwrap_or(self.capacity).min(self.capacity)
+    }
+
+    /// Its tape ended at so many bytes, of which `used` are files: that is kept, and of two ends the earlier one.
+    pub fn ended(&mut self, at: u64, used: u64) {
+        let at = at.max(used).min(self.room());
+        self.ends = Some(at);
+        self.full = at - used < self.capacity / FULL;
     }
 
     /// Its length and capacity for the model.
@@ -225,12 +245,12 @@ impl State {
         }
         match value.get("version").and_then(serde_json::Value::as_u64) {
             Some(1) => wear::bring_forward(&mut value),
-            Some(n) if n == u64::from(VERSION) => {}
+            Some(n) if (2..=u64::from(VERSION)).contains(&n) => {}
             Some(n) if n > u64::from(VERSION) => return Err(StateError::Newer(n)),
             _ => return Err(damaged("its \"version\" is no number above 0".to_owned())),
         }
         let mut state: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
-        if state.version < VERSION && state.tier.is_none() {
+        if state.version == 1 && state.tier.is_none() {
             return Err(damaged("missing field `tier`".to_owned()));
         }
         state.version = VERSION;
@@ -370,8 +390,10 @@ mod tests {
 
     const TIER: TierId = TierId(7);
     const VERSION_1: &str = include_str!("../../../tests/golden/v1/library.json");
-    const WHOLE: &str = include_str!("../../../tests/golden/v2/library.json");
-    const POOLED: &str = include_str!("../../../tests/golden/v2/library-pools.json");
+    const VERSION_2: &str = include_str!("../../../tests/golden/v2/library.json");
+    const POOLED_2: &str = include_str!("../../../tests/golden/v2/library-pools.json");
+    const WHOLE: &str = include_str!("../../../tests/golden/v3/library.json");
+    const POOLED: &str = include_str!("../../../tests/golden/v3/library-pools.json");
 
     fn entry(barcode: &str, slot: u32) -> Entry {
         let geometry = Geometry {
@@ -404,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_version_1_is_read_with_all_that_is_in_it_and_written_as_version_2() {
+    fn a_state_of_version_1_is_read_with_all_that_is_in_it_and_written_as_it_is_now() {
         let place = tempfile::tempdir().expect("temporary directory");
         std::fs::write(place.path().join(STATE), VERSION_1).expect("write");
         let state = State::read(place.path(), Some(TIER)).expect("is read");
@@ -419,7 +441,7 @@ mod tests {
         );
         state.write(place.path()).expect("is written");
         let text = std::fs::read_to_string(place.path().join(STATE)).expect("text");
-        assert!(text.contains("\"version\": 2"), "{text}");
+        assert!(text.contains("\"version\": 3"), "{text}");
         assert_eq!(
             State::read(place.path(), Some(TIER)).expect("again"),
             Some(state)
@@ -427,19 +449,30 @@ mod tests {
     }
 
     #[test]
-    fn states_of_version_2_are_read_and_written_as_they_always_were() {
+    fn states_of_earlier_versions_are_read_and_written_as_this_one_always_was() {
         let place = tempfile::tempdir().expect("temporary directory");
         let at = place.path().join(STATE);
-        for (golden, tier) in [(WHOLE, Some(TIER)), (POOLED, None)] {
+        for (old, golden, tier) in [
+            (VERSION_2, WHOLE, Some(TIER)),
+            (POOLED_2, POOLED, None),
+            (WHOLE, WHOLE, Some(TIER)),
+            (POOLED, POOLED, None),
+        ] {
             let mut state = State::new(tier);
             state.slots = 2;
             state.cartridges = vec![entry("CRN001L9", 1), entry("CRN002L9", 2)];
             state.cartridges[1].owner = tier.is_none().then_some(TierId(0xc0_ffee));
-            std::fs::write(&at, golden).expect("write");
+            if old == golden {
+                state.cartridges[0].ended(1_072_000_000, 1_071_000_000);
+                state.cartridges[1].ended(900_000_000, 80);
+            }
+            std::fs::write(&at, old).expect("write");
             let read = State::read(place.path(), tier).expect("is read");
             assert_eq!(read, Some(state.clone()));
             state.write(place.path()).expect("is written");
-            assert_eq!(std::fs::read_to_string(&at).expect("text"), golden);
+            let text = std::fs::read_to_string(&at).expect("text");
+            let as_new = old.replace("\"version\": 2", "\"version\": 3");
+            assert_eq!(text, if old == golden { golden } else { &as_new });
         }
     }
 
@@ -460,7 +493,7 @@ mod tests {
         assert!(read(&mixed, Some(TIER)).contains("alone"));
         assert!(read(&POOLED.replace("00c0ffee", "0"), None).contains("no number"));
         // Version 1 knew no pools.
-        let old = POOLED.replace("\"version\": 2", "\"version\": 1");
+        let old = POOLED.replace("\"version\": 3", "\"version\": 1");
         assert!(read(&old, None).contains("missing field"));
     }
 
@@ -476,7 +509,7 @@ mod tests {
             ("{}", "format"),
             (r#"{"format":"cairn-library","version":0}"#, "version"),
             (
-                r#"{"format":"cairn-library","version":3,"shape":1}"#,
+                r#"{"format":"cairn-library","version":4,"shape":1}"#,
                 "newer",
             ),
             (r#"{"format":"cairn-library","version":1}"#, "missing field"),

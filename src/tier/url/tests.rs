@@ -25,7 +25,7 @@ fn options_set_the_pace() {
 
 #[test]
 fn options_equip_a_library() {
-    let text = "tape:/srv/tape?generation=LTO-9&capacity=1GB&cartridges=4&drives=3&speed=100&block=1MiB&batch-files=4&batch-bytes=2GiB&batch-age=30s&pool=near";
+    let text = "tape:/srv/tape?generation=LTO-9&capacity=1GB&cartridges=4&drives=3&speed=100&block=1MiB&batch-files=4&batch-bytes=2GiB&batch-age=30s&part-reserve=5&pool=near";
     let url = parse(text).expect("good");
     assert_eq!(url.to_string(), text);
     let plain = parse("tape:/srv/tape?generation=lto8&drives=2&speed=max").expect("good");
@@ -76,6 +76,7 @@ fn errors_name_the_part_and_the_way_out() {
         ("tape:/srv?batch-bytes=65GiB", "option batch-bytes", "64GiB"),
         ("tape:/srv?batch-age=2h", "option batch-age", "1h"),
         ("tape:/srv?batch-age=2", "option batch-age", "unit"),
+        ("tape:/srv?part-reserve=1", "option part-reserve", "from 2"),
         ("tape:/srv?speed=0", "option speed", "max"),
         ("tape:/srv?capacity=1", "option capacity", "1MiB"),
         ("tape:/srv?pool=../x", "option pool", "a-z"),

@@ -2,7 +2,7 @@
 
 use crate::id::AggregateId;
 use crate::tier::tapes::Tapes;
-use crate::tier::{Description, Mark, Put, Space, Tier, TierError};
+use crate::tier::{Description, Mark, Promise, Put, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -106,6 +106,12 @@ impl Tier for Paced<'_> {
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.tier.longest()
+    }
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        self.tier.lengths(file)
+    }
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        self.tier.promise(objects)
     }
     fn admit(&self, lengths: &[u64]) -> Result<(), TierError> {
         self.tier.admit(lengths)

@@ -3,7 +3,6 @@
 //! sake.
 
 use super::batch::{Batches, Job, Lead, Turn};
-use super::choose::{Candidate, Kind, NoRoom, choose, choose_all, longest};
 use super::{Library, LibraryError, Mounted, Name, Seen};
 use crate::id::AggregateId;
 use crate::tier::Proof;
@@ -16,7 +15,7 @@ use crate::tier::tape::volume::{
     Appender, Next, TapeFile, VolumeError, check, cut, ended, room_for,
 };
 use cairn_mover::Crc32c;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::SystemTime;
 
 /// The first layout of cartridges on which files may be written together.
@@ -60,8 +59,8 @@ struct Written {
     proof: Option<Proof>,
     /// Those that failed by themselves, and why.
     spoiled: Vec<(AggregateId, LibraryError)>,
-    /// The tape ended before all were written.
-    ended: bool,
+    /// The tape ended before all were written: at so many bytes.
+    ended: Option<u64>,
     /// Why none is there.
     error: Option<VolumeError>,
     /// What was written of those that are not there is gone.
@@ -76,37 +75,6 @@ enum Failed {
 }
 
 impl Library {
-    /// Would a file of `len` bytes find a cartridge now?
-    ///
-    /// # Errors
-    /// [`LibraryError::NoRoom`].
-    pub fn admit(&self, len: u64) -> Result<(), LibraryError> {
-        self.candidate(len, &BTreeSet::new()).map(|_| ())
-    }
-
-    /// Would files of these lengths find cartridges now, all of them?
-    ///
-    /// # Errors
-    /// [`LibraryError::NoRoom`].
-    pub fn admit_all(&self, lens: &[u64]) -> Result<(), LibraryError> {
-        self.look_again();
-        let (candidates, kind) = self.candidates(&BTreeSet::new());
-        match choose_all(candidates, lens, kind) {
-            Err(NoRoom::Parts { .. }) if !self.free_dead().is_empty() => {
-                let (candidates, kind) = self.candidates(&BTreeSet::new());
-                Ok(choose_all(candidates, lens, kind)?)
-            }
-            found => Ok(found?),
-        }
-    }
-
-    /// The longest file that fits on an empty cartridge which may be written.
-    #[must_use]
-    pub fn longest(&self) -> u64 {
-        let (candidates, kind) = self.candidates(&BTreeSet::new());
-        longest(&candidates, kind)
-    }
-
     /// Writes a file, proves it and makes it known. `sum` is what its bytes must sum to. Others that wait for a
     /// cartridge at the same time are written with it; it waits for such if it `may_wait`.
     ///
@@ -178,7 +146,7 @@ impl Library {
                 return lead.elsewhere(barcode, None);
             }
             Some(barcode) => barcode,
-            None => match self.candidate(first.front.len(), &first.tried) {
+            None => match self.candidate(first.name, first.front.len(), &first.tried) {
                 Ok(barcode) => barcode,
                 Err(error) => {
                     let error = first.last.take().unwrap_or(error);
@@ -233,54 +201,6 @@ impl Library {
         }
     }
 
-    /// The cartridge for so many bytes. If none has room, those are freed on which everything is dead.
-    fn candidate(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
-        self.look_again();
-        match self.best(len, tried) {
-            Err(LibraryError::NoRoom(NoRoom::Full { .. })) if !self.free_dead().is_empty() => {
-                self.best(len, tried)
-            }
-            found => found,
-        }
-    }
-
-    fn best(&self, len: u64, tried: &BTreeSet<Barcode>) -> Result<Barcode, LibraryError> {
-        let (candidates, kind) = self.candidates(tried);
-        Ok(choose(&candidates, len, kind)?)
-    }
-
-    fn candidates(&self, tried: &BTreeSet<Barcode>) -> (Vec<Candidate>, Kind) {
-        let bays = self.mounts.status();
-        let stock = self.stock.lock();
-        let candidate = |(barcode, cartridge): (&Barcode, &super::Cartridge)| {
-            let bay = bays.iter().find(|b| b.holds == Some(*barcode));
-            let tried = tried
-                .contains(barcode)
-                .then(|| "could not be written just now".to_owned());
-            Candidate {
-                barcode: *barcode,
-                capacity: cartridge.entry.capacity,
-                used: cartridge.used,
-                hindrance: cartridge.hindrance().or(tried),
-                failing: cartridge.failing.is_some(),
-                mounted: bay.is_some(),
-                busy: bay.is_some_and(|b| b.busy),
-            }
-        };
-        let candidates: Vec<Candidate> = stock
-            .cartridges
-            .iter()
-            .filter(|(_, c)| c.is_for(self.tier))
-            .map(candidate)
-            .collect();
-        let geometry = self.options.geometry();
-        let kind = Kind {
-            generation: geometry.generation,
-            capacity: geometry.capacity,
-        };
-        (candidates, kind)
-    }
-
     /// The same, on a cartridge that is in a drive.
     fn write_on(&self, mut mounted: Mounted<'_>, barcode: Barcode, mut lead: Lead<'_>) {
         let Some(Seen {
@@ -296,11 +216,9 @@ impl Library {
             tracing::info!(%barcode, why, "files go to another cartridge");
             return lead.elsewhere(barcode, None);
         }
-        let left = self.left(barcode, next);
-        if lead
-            .first()
-            .is_none_or(|job| left < room_for(job.front.len()))
-        {
+        let need = lead.first().map(|job| (job.name, job.front.len()));
+        let left = need.map_or(0, |need| self.left(barcode, next, need));
+        if need.is_none_or(|(_, len)| left < room_for(len)) {
             return lead.elsewhere(barcode, None);
         }
         self.gather(&mut lead, barcode, layout, left);
@@ -384,7 +302,7 @@ impl Library {
             files: Vec::new(),
             proof: None,
             spoiled: Vec::new(),
-            ended: false,
+            ended: None,
             error: None,
             clean: true,
         };
@@ -392,14 +310,17 @@ impl Library {
             if !batch.is_empty() && self.is_enough(&batch, next) {
                 break;
             }
-            match self.write_one(&mut batch, barcode, job) {
+            let mut taken = 0;
+            match self.write_one(&mut batch, barcode, job, &mut taken) {
                 Ok(()) => continue,
                 Err(Failed::Alone(why)) => written.spoiled.push((job.name, why)),
-                Err(Failed::All(why)) if ended(&why) => written.ended = true,
+                Err(Failed::All(why)) if ended(&why) => {
+                    written.ended = Some(next.bytes + batch.bytes_from(next) + taken);
+                }
                 Err(Failed::All(why)) => written.error = Some(why),
             }
             batch.give_up();
-            if written.ended || written.error.is_some() {
+            if written.ended.is_some() || written.error.is_some() {
                 break;
             }
         }
@@ -411,7 +332,9 @@ impl Library {
                     return written;
                 }
                 Err(why) if ended(&why) => {
-                    written.ended = true;
+                    // The last did not fit: one as long does not, either.
+                    let at = (next.bytes + batch.bytes_from(next)).saturating_sub(1);
+                    written.ended = Some(written.ended.map_or(at, |earlier| earlier.min(at)));
                     batch.give_up();
                 }
                 Err(why) => written.error = Some(why),
@@ -439,11 +362,17 @@ impl Library {
         batch: &mut Appender<'_>,
         barcode: Barcode,
         job: &Job,
+        taken: &mut u64,
     ) -> Result<(), Failed> {
         batch
             .begin(job.name, self.options.block)
             .map_err(Failed::All)?;
-        match job.front.hand_on(|piece| batch.write(piece)) {
+        let take = |piece: &[u8]| {
+            batch.write(piece)?;
+            *taken += piece.len() as u64;
+            Ok(())
+        };
+        match job.front.hand_on(take) {
             Err(error) => {
                 let error = LibraryError::io("reading the front area", error);
                 return Err(Failed::Alone(error));
@@ -477,9 +406,9 @@ impl Library {
             return self.failed(mounted, barcode, error, clean, lead);
         }
         self.restore(mounted, barcode, clean);
-        if ended {
-            tracing::info!(%barcode, "the tape is at its end: files go to another cartridge");
-            self.fill(barcode);
+        if let Some(at) = ended {
+            tracing::info!(%barcode, at, "the tape is at its end: files go to another cartridge");
+            self.fill(barcode, at);
             return lead.elsewhere(barcode, None);
         }
         lead.put_back(|_| {});
@@ -580,14 +509,17 @@ impl Library {
         stock.learn(barcode, &[file]);
     }
 
-    /// Notes that a tape ended before its capacity said so.
-    fn fill(&self, barcode: Barcode) {
+    /// Notes that a tape ended at so many bytes, before its capacity said so. An empty one is never full: what is
+    /// shorter still goes there.
+    fn fill(&self, barcode: Barcode, at: u64) {
         let mut stock = self.stock.lock();
         if let Some(cartridge) = stock.cartridges.get_mut(&barcode) {
-            cartridge.entry.full = true;
+            let is_empty = cartridge.is_empty();
+            cartridge.entry.ended(at, cartridge.used);
+            cartridge.entry.full &= !is_empty;
         }
         if let Err(error) = self.keep(&mut stock) {
-            tracing::warn!(%barcode, %error, "that it is full is not kept");
+            tracing::warn!(%barcode, %error, "where it ended is not kept");
         }
     }
 
@@ -602,15 +534,6 @@ impl Library {
     fn hindrance(&self, barcode: Barcode) -> Option<String> {
         let stock = self.stock.lock();
         stock.cartridges.get(&barcode)?.hindrance()
-    }
-
-    fn left(&self, barcode: Barcode, next: Next) -> u64 {
-        let stock = self.stock.lock();
-        let capacity = stock
-            .cartridges
-            .get(&barcode)
-            .map_or(0, |c| c.entry.capacity);
-        capacity.saturating_sub(next.bytes)
     }
 
     /// Files on a cartridge.

@@ -1,17 +1,19 @@
 //! Which cartridge the next file goes to: a choice among values, without I/O.
 
 use super::Cartridge;
+use crate::id::AggregateId;
 use crate::tier::tape::label::Barcode;
 use crate::tier::tape::state::Entry;
 use crate::tier::tape::timing::Generation;
 use crate::tier::tape::volume::{FIRST, room_for};
+use std::fmt;
 
 /// A cartridge as the choice sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its sticker.
     pub barcode: Barcode,
-    /// Bytes that fit on it in all.
+    /// Bytes that fit on it in all, as far as is known.
     pub capacity: u64,
     /// Bytes that are on it.
     pub used: u64,
@@ -40,7 +42,7 @@ pub enum NoRoom {
     #[error(
         "a file of {len} bytes goes to tape in {parts} parts, and {missing} of them find no cartridge: add \
          {missing} or more of {generation} ({capacity} bytes each), with `cairn tape label` or a larger \
-         cartridges= in the tier's URL"
+         cartridges= in the tier's URL{kept}"
     )]
     Parts {
         /// Lengths of all parts.
@@ -53,11 +55,24 @@ pub enum NoRoom {
         generation: Generation,
         /// How large each.
         capacity: u64,
+        /// Who was promised some.
+        kept: Keeping,
+    },
+    /// The library's directory has none.
+    #[error(
+        "the filesystem of the library's directory has {free} bytes free for a file in parts, and {wanted} are wanted: \
+         make room there"
+    )]
+    Front {
+        /// Wanted at the same time.
+        wanted: u64,
+        /// Free, without what others were promised.
+        free: u64,
     },
     /// All are full.
     #[error(
         "no cartridge has room for {len} bytes: add {count} or more of {generation} ({capacity} bytes each), \
-         with `cairn tape label` or a larger cartridges= in the tier's URL{others}"
+         with `cairn tape label` or a larger cartridges= in the tier's URL{kept}{others}"
     )]
     Full {
         /// Length of the file.
@@ -68,9 +83,27 @@ pub enum NoRoom {
         generation: Generation,
         /// How large each.
         capacity: u64,
+        /// Who was promised some.
+        kept: Keeping,
         /// Those that would have room, and why they do not count.
         others: String,
     },
+}
+
+/// How many objects of files in parts have room kept for them: what is full may be so because of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping(pub usize);
+
+impl fmt::Display for Keeping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            objects => write!(
+                f,
+                "; room is kept for {objects} objects of files in parts that are being written"
+            ),
+        }
+    }
 }
 
 /// What is added when the library is full.
@@ -82,12 +115,21 @@ pub struct Kind {
     pub capacity: u64,
 }
 
+/// Lengths that are looked at for one file.
+const TRIED: usize = 8;
+/// Parts of a file.
+const MOST_PARTS: usize = AggregateId::MOST_PARTS as usize;
+
 /// The cartridge for a file of `len` bytes: one that did not fail last time before one that did, one that is not in use before one that is, one in a
 /// drive before one in its slot, a begun one before an empty one.
 ///
 /// # Errors
-/// [`NoRoom`].
-pub fn choose(candidates: &[Candidate], len: u64, kind: Kind) -> Result<Barcode, NoRoom> {
+/// [`NoRoom`]; in it `kept`: for how many objects room was laid out in the candidates.
+pub fn choose(
+    candidates: &[Candidate],
+    len: u64,
+    (kind, kept): (Kind, usize),
+) -> Result<Barcode, NoRoom> {
     let need = room_for(len);
     let left = |c: &Candidate| c.capacity.saturating_sub(c.used);
     let fits = |c: &&Candidate| left(c) >= need;
@@ -135,6 +177,7 @@ pub fn choose(candidates: &[Candidate], len: u64, kind: Kind) -> Result<Barcode,
         count,
         generation,
         capacity,
+        kept: Keeping(kept),
         others,
     })
 }
@@ -158,20 +201,74 @@ impl Cartridge {
                 ..
             } => Some(format!("tier {tier:08x} wrote it")),
             entry if entry.write_protected => Some("write-protected".to_owned()),
-            entry if entry.full => Some("met its end early".to_owned()),
+            entry if entry.full && !self.is_empty() => Some("met its end early".to_owned()),
             _ => None,
         }
     }
 }
 
-/// The longest file that an empty one of the cartridges takes which may be written; where there is none,
-/// of those that would be added.
+/// The longest file that an empty one of the cartridges takes which may be written, if its tape is as long as is thought;
+/// where there is none, of those that would be added.
 #[must_use]
 pub(super) fn longest(candidates: &[Candidate], kind: Kind) -> u64 {
     let usable = candidates.iter().filter(|c| c.hindrance.is_none());
     let capacity = usable.map(|c| c.capacity).max().unwrap_or(kind.capacity);
     // What the labels of an empty file take.
     capacity.saturating_sub(FIRST.bytes + room_for(0))
+}
+
+/// What fits into so much room of a cartridge, if `reserve` percent of all that fits on it stay free.
+fn within(left: u64, capacity: u64, reserve: u64) -> u64 {
+    left.saturating_sub(capacity / 100 * reserve + room_for(0))
+}
+
+/// See [`crate::tier::Tier::lengths`]; none is more than `most`. The longest that fits anywhere if that is all of the file; else what fits on
+/// so many of the empty cartridges, the longest first, that all of it has room, and on a few more; where it has
+/// none, on the longest of them, or of those that would be added.
+#[must_use]
+pub(super) fn lengths(
+    candidates: &[Candidate],
+    kind: Kind,
+    (reserve, most): (u64, u64),
+    file: u64,
+) -> Vec<u64> {
+    let usable = || candidates.iter().filter(|c| c.hindrance.is_none());
+    let left = |c: &Candidate| c.capacity.saturating_sub(c.used);
+    let fits = |c: &Candidate| within(left(c), c.capacity, reserve);
+    let anywhere = usable().map(fits).max().unwrap_or(0).min(most);
+    if anywhere >= file {
+        return vec![anywhere];
+    }
+    let empty = usable().filter(|c| c.used <= FIRST.bytes);
+    let mut bounds: Vec<u64> = empty.map(fits).collect();
+    if bounds.is_empty() {
+        let empty = kind.capacity.saturating_sub(FIRST.bytes);
+        return vec![within(empty, kind.capacity, reserve).min(most)];
+    }
+    bounds.sort_unstable_by_key(|bound| std::cmp::Reverse(*bound));
+    let longest = bounds[0].min(most);
+    let begun = usable().filter(|c| c.used > FIRST.bytes).map(left);
+    let begun = begun.fold(0, u64::saturating_add);
+    let mut number = 0;
+    bounds.retain(|bound| {
+        number += 1;
+        bound.saturating_mul(number).saturating_add(begun) >= file
+    });
+    for bound in &mut bounds {
+        *bound = most.min(*bound);
+    }
+    bounds.dedup();
+    bounds.truncate(TRIED);
+    bounds.retain(|bound| {
+        let whole = usize::try_from(file / bound.max(&1)).unwrap_or(usize::MAX);
+        let mut parts = vec![*bound; whole.min(MOST_PARTS)];
+        parts.push(file % bound.max(&1));
+        choose_all(candidates.to_vec(), &parts, (kind, 0)).is_ok()
+    });
+    if bounds.is_empty() {
+        bounds.push(longest);
+    }
+    bounds
 }
 
 /// Are there cartridges for files of these lengths, all of them?
@@ -181,18 +278,13 @@ pub(super) fn longest(candidates: &[Candidate], kind: Kind) -> u64 {
 pub(super) fn choose_all(
     mut candidates: Vec<Candidate>,
     lens: &[u64],
-    kind: Kind,
+    (kind, kept): (Kind, usize),
 ) -> Result<(), NoRoom> {
-    let mut missing = 0;
-    for len in lens {
-        let Ok(found) = choose(&candidates, *len, kind) else {
-            missing += 1;
-            continue;
-        };
-        for candidate in candidates.iter_mut().filter(|c| c.barcode == found) {
-            candidate.used = candidate.used.saturating_add(room_for(*len));
-        }
-    }
+    let mut longest_first = lens.to_vec();
+    longest_first.sort_unstable_by_key(|len| std::cmp::Reverse(*len));
+    let found = |len: &&u64| lay_out(&mut candidates, **len, |_| true);
+    let found = longest_first.iter().filter(found).count();
+    let missing = lens.len() - found;
     if missing == 0 {
         return Ok(());
     }
@@ -202,7 +294,23 @@ pub(super) fn choose_all(
         missing,
         generation: kind.generation,
         capacity: kind.capacity,
+        kept: Keeping(kept),
     })
+}
+
+/// Takes room for a file of `len` bytes on one of those for which `is_one` holds, where it fits most closely.
+/// `false`: none has any.
+pub(super) fn lay_out(
+    candidates: &mut [Candidate],
+    len: u64,
+    is_one: impl Fn(&Barcode) -> bool,
+) -> bool {
+    let need = room_for(len);
+    let usable = candidates.iter_mut().filter(|c| {
+        c.hindrance.is_none() && is_one(&c.barcode) && c.capacity.saturating_sub(c.used) >= need
+    });
+    let best = usable.min_by_key(|c| (c.failing, c.capacity - c.used, c.barcode));
+    best.map(|c| c.used += need).is_some()
 }
 
 #[cfg(test)]
@@ -226,7 +334,7 @@ mod tests {
             generation: Generation::Lto8,
             capacity: 1_000_000,
         };
-        choose(candidates, len, kind).map(|b| b.to_string())
+        choose(candidates, len, (kind, 0)).map(|b| b.to_string())
     }
 
     #[test]
@@ -282,7 +390,7 @@ mod tests {
             generation: Generation::Lto8,
             capacity: 1_000_000,
         };
-        let most = longest(&all, kind);
+        let most = lengths(&all, kind, (0, u64::MAX), u64::MAX)[0];
         assert!(chosen(&[candidate(3, FIRST.bytes)], most).is_ok());
         assert!(chosen(&[candidate(3, FIRST.bytes)], most + 1).is_err());
         let empty = || {
@@ -291,12 +399,33 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let parts = [most, most, 600_000, 300_000];
-        assert_eq!(choose_all(empty(), &parts, kind), Ok(()));
-        let few = choose_all(empty(), &[most, most, most, most, 600_000], kind);
+        assert_eq!(choose_all(empty(), &parts, (kind, 0)), Ok(()));
+        let few = choose_all(empty(), &[most, most, most, most, 600_000], (kind, 0));
         let few = few.expect_err("three cartridges").to_string();
         assert!(
             few.contains("in 5 parts, and 2 of them find no cartridge: add 2"),
             "{few}"
+        );
+        // Where there are too few of the largest, it is cut for others, and never for more than there is room in front.
+        let of = |capacity: u64, used: u64, number| Candidate {
+            capacity,
+            ..candidate(number, used)
+        };
+        let mut mixed = vec![of(1_000_000, 900_000, 1)];
+        mixed.extend((2..5).map(|n| of(600_000, FIRST.bytes, n)));
+        let cut = |all: &[Candidate], most, file| lengths(all, kind, (2, most), file);
+        let small = within(600_000 - FIRST.bytes, 600_000, 2);
+        assert_eq!(cut(&mixed, u64::MAX, 1_000_000), [small]);
+        assert_eq!(cut(&mixed, u64::MAX, small)[0], small, "it fits whole");
+        mixed.push(of(1_000_000, FIRST.bytes, 9));
+        let large = within(1_000_000 - FIRST.bytes, 1_000_000, 2);
+        assert_eq!(cut(&mixed, u64::MAX, 900_000), [large]);
+        assert_eq!(cut(&mixed, u64::MAX, 2_000_000), [small]);
+        assert_eq!(cut(&mixed, 100_000, 900_000), [100_000]);
+        assert_eq!(
+            cut(&mixed, u64::MAX, 20_000_000),
+            [large],
+            "nothing has room for that"
         );
         assert!(matches!(
             chosen(&[], 10),

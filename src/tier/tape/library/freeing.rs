@@ -8,11 +8,8 @@
 use super::view::bytes;
 use super::{Cartridge, Library, LibraryError};
 use crate::tier::tape::label::Barcode;
-use crate::tier::tape::state::Entry;
+use crate::tier::tape::state::{Entry, FULL};
 use std::collections::BTreeSet;
-
-/// A cartridge is full when less than this part of it is left.
-const FULL: u64 = 20;
 
 impl Library {
     /// Frees all cartridges on which everything is dead, as far as they may be written: which, and how
@@ -64,13 +61,13 @@ impl Library {
                 full,
                 retired,
                 read_only,
-                capacity,
                 write_protected,
                 taken_from,
                 ..
             } = &c.entry;
             let untouched = *write_protected || taken_from.is_some();
-            let filled = *full || c.used >= capacity - capacity / FULL;
+            let room = c.entry.room();
+            let filled = *full || c.used >= room - room / FULL;
             let done = filled || retired.is_some() || read_only.is_some();
             let seen = c.trouble.is_none() && c.damage.is_none() && c.entry.away.is_none();
             let (all, live) = (bytes(c.files.all()), bytes(c.files.live()));
@@ -83,15 +80,16 @@ impl Library {
         worth.map(|(barcode, _)| *barcode).collect()
     }
 
-    /// Would the files in parts of which something lies on a cartridge find room for another copy now? They leave
-    /// it as a whole.
+    /// Would the files in parts of which something lies on a cartridge of this tier find room for another copy now? They
+    /// leave it as a whole.
     #[must_use]
     pub fn has_room_for_parts(&self, barcode: Barcode) -> bool {
         let lens: Vec<u64> = {
             let stock = self.stock.lock();
             let live = || {
                 let all = stock.cartridges.iter();
-                all.flat_map(|(on, c)| c.files.live().map(move |file| (*on, file)))
+                let own = all.filter(|(_, c)| c.owner == Some(self.tier));
+                own.flat_map(|(on, c)| c.files.live().map(move |file| (*on, file)))
             };
             let parts: BTreeSet<_> = live()
                 .filter(|(_, file)| file.name.is_part())

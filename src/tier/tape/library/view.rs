@@ -205,12 +205,12 @@ impl Library {
         let there = there.filter(|c| c.trouble.is_none() && c.is_for(self.tier));
         there.fold((0, 0), |(free, total), c| {
             let left = match c.hindrance() {
-                None => c.entry.capacity.saturating_sub(c.used),
+                None => c.entry.room().saturating_sub(c.used),
                 Some(_) => 0,
             };
             (
                 free.saturating_add(left),
-                total.saturating_add(c.entry.capacity),
+                total.saturating_add(c.entry.room()),
             )
         })
     }

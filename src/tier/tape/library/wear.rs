@@ -167,7 +167,7 @@ impl Library {
     }
 
     /// Retires a cartridge by somebody's word, durably: it is never written again, and read until
-    /// nothing on it is needed. `None`: it may be written, whatever went wrong before, and is not emptied.
+    /// nothing on it is needed. `None`: it may be written, whatever went wrong before, and is not emptied; where its tape ended is forgotten.
     ///
     /// # Errors
     /// [`LibraryError::Absent`], [`LibraryError::OtherPool`], [`LibraryError::State`].
@@ -178,6 +178,7 @@ impl Library {
             cartridge.entry.read_only = None;
             cartridge.entry.repack = false;
             cartridge.entry.failed_on.clear();
+            cartridge.entry.ends = None;
             cartridge.failing = None;
         }
         cartridge.entry.retired = why;
