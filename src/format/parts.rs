@@ -135,6 +135,16 @@ pub fn whole_len(kind: &Kind, around: u64) -> u64 {
         .saturating_add(stored.div_ceil(BLOCK) * BLOCK_COST)
 }
 
+/// How much longer the object with the last part is than one with it alone, if there are so many: its index has all
+/// of the file.
+#[must_use]
+pub fn head_len(kind: &Kind, parts: usize) -> u64 {
+    let of_all = kind.stored_len().div_ceil(BLOCK) * BLOCK_COST;
+    of_all
+        .saturating_add((kind.runs().len() as u64).saturating_mul(RUN_COST))
+        .saturating_add((parts as u64).saturating_mul(2 * PART_COST))
+}
+
 /// Cuts a file for objects of at most `limit` bytes: at least two parts.
 ///
 /// # Errors

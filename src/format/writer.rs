@@ -75,6 +75,11 @@ impl<W: Write> AggregateWriter<W> {
         }
     }
 
+    /// What it writes into.
+    pub fn sink(&mut self) -> &mut W {
+        &mut self.sink
+    }
+
     /// Adds a member. For a regular file `data` yields its stored bytes (the runs, packed);
     /// anything else has none. A member whose `identity.crc` is known is checked against what was
     /// read; one whose sum is not known gets it here. A hard link comes after its target.

@@ -16,6 +16,7 @@ mod ahead;
 mod candidate;
 mod compose;
 mod identity;
+mod opening;
 mod recording;
 mod source;
 #[cfg(test)]
@@ -95,10 +96,12 @@ pub struct Batch<'a> {
     pub items: &'a [Item],
     /// The highest number that is known to have been given to data of a file.
     pub given: Given<'a>,
-    /// Told when the aggregate is composed, and nothing but its tier is waited for.
+    /// Told when the aggregate, or a part of its file, is composed, and nothing but its tier is waited for.
     pub sealed: &'a (dyn Fn() + Sync),
     /// Asked then by a tier that waits for others that it writes together.
     pub unwanted: Option<&'a Unwanted>,
+    /// Told when it is composed further, behind a part.
+    pub resumed: &'a (dyn Fn() + Sync),
 }
 
 /// Says which of a file's version numbers is the highest that any copy or tombstone has; 0: none.
@@ -258,7 +261,7 @@ pub enum ArchiveError {
     /// The file is longer than the tier takes, and cannot be cut for it.
     #[error("it is too long for the tier: {0}")]
     Uncut(#[from] Uncut),
-    /// The tier has no room for all parts of the file; for others it may have.
+    /// The tier has no room for the file, or for all parts of it; for others it may have.
     #[error(transparent)]
     NoRoom(TierError),
     /// The catalog could not commit.

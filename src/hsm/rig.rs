@@ -153,6 +153,7 @@ impl Rig {
             given: &|_| Ok(crate::id::DataVersion(0)),
             sealed: &|| {},
             unwanted: None,
+            resumed: &|| {},
         };
         archive::archive(batch, &|| false, &mut |_| Ok(())).unwrap()
     }

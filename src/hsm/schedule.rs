@@ -9,7 +9,7 @@
 //! 1. An item is dispatched at most once between its offer and its end, and is never lost: it is
 //!    in the window, in flight, or was handed back by `cancel`, `done` or a refused offer.
 //! 2. No lane, class, tier or user has more in flight than its limit. An archive that is composed and waits for its
-//!    tier alone counts there ([`Limits::sealing`]), and in its lane no more.
+//!    tier alone counts there ([`Limits::sealing`]), and in its lane no more; if it goes on, it may be one too many there.
 //! 3. With a free recall slot for its class and its tier up, a recall starts at the next call,
 //!    whatever else is queued.
 //! 4. After `cancel` no item of that request is dispatched.
@@ -363,6 +363,20 @@ impl Scheduler {
         let is_there = flight.map(|f| f.composed = true).is_some();
         self.give_slots_back();
         is_there
+    }
+
+    /// The dispatch of archives with this item goes on composing: it counts in its lane again at once, also if others
+    /// have taken all slots since; then none starts before there are fewer. `false`: it is not in flight.
+    pub fn resumed(&mut self, action: ActionId) -> bool {
+        let number = self.in_flight.get(&action);
+        let flight = number.and_then(|number| self.flights.get_mut(number));
+        let Some(flight) = flight else {
+            return false;
+        };
+        (flight.composed, flight.sealing) = (false, false);
+        // Another that is composed may have its place.
+        self.give_slots_back();
+        true
     }
 
     /// Drops a request's items from the window and names those in flight.

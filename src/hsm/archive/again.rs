@@ -315,6 +315,7 @@ fn add(
     let added = if alone {
         composer.add_alone(&member, data)
     } else {
+        composer.open(file.seen.size).map_err(Stop::Batch)?;
         composer.add(&member, data)
     };
     let added = added.map_err(Stop::Batch)?;

@@ -2,6 +2,7 @@
 
 use super::candidate::{Candidate, present_names};
 use super::identity::{Identity, identify};
+use super::opening::{begin, full};
 use super::recording::{Recorded, Unrecorded, points, write_records};
 use super::source::{self, GaveUp, Stream};
 use super::{
@@ -12,7 +13,7 @@ use crate::format::aggregate::{Added, AggregateWriter, Index, PartsWriter};
 use crate::format::member::{DataIdentity, Extent, Kind, Member, MemberPath};
 use crate::format::record::CopyHint;
 use crate::hsm::backing::{Attributes, FileStat, How, NodeKind};
-use crate::hsm::parts::{self, Made, Sink, Whole};
+use crate::hsm::parts::{self, Made, PartsError, Sink, Whole};
 use crate::hsm::version::{Quiet, Seen, quiescent, quiescent_one};
 use crate::tier::Receipt;
 use cairn_mover::{Crc32c, Crc32cHasher};
@@ -62,6 +63,8 @@ pub(super) struct Done {
 /// An aggregate being composed. Dropping it abandons the object.
 pub(super) struct Composer<'a> {
     pub(super) batch: Batch<'a>,
+    /// What its items are together, about, bytes.
+    size_hint: u64,
     writer: AggregateWriter<Sink>,
     places: HashMap<MemberPath, Place>,
     /// The directories in it, where a file stands alone.
@@ -85,15 +88,16 @@ pub(super) struct File {
 
 impl<'a> Composer<'a> {
     pub(super) fn begin(batch: Batch<'a>, size_hint: u64) -> Result<Self, ArchiveError> {
-        // What is longer goes there in parts.
-        let longest = batch.tier.longest()?.unwrap_or(u64::MAX);
-        let mut put = batch.tier.put(batch.aggregate, size_hint.min(longest))?;
-        if let Some(unwanted) = batch.unwanted {
-            put.heed(unwanted.clone());
-        }
-        let (sink, fs) = (Sink::new(put), batch.backing.fs());
+        // How a lone file goes to a tier that takes no object of any length is known when it is looked at.
+        let is_bounded = batch.items.len() == 1 && !batch.tier.lengths(size_hint)?.is_empty();
+        let sink = match is_bounded {
+            true => Sink::waiting(),
+            false => Sink::new(begin(&batch, size_hint)?),
+        };
+        let fs = batch.backing.fs();
         Ok(Self {
             batch,
+            size_hint,
             writer: AggregateWriter::new(sink, batch.aggregate, fs, batch.composed),
             places: HashMap::new(),
             directories: Vec::new(),
@@ -101,6 +105,23 @@ impl<'a> Composer<'a> {
             pending: Vec::new(),
             entered: 0,
         })
+    }
+
+    /// The tier is told of an object of so many bytes, if it was not yet: that has room where others have none, or the
+    /// other way round.
+    pub(super) fn open(&mut self, len: u64) -> Result<(), ArchiveError> {
+        let (batch, aggregate) = (self.batch, self.batch.aggregate);
+        let in_parts = self.made.is_some();
+        let put = || {
+            let mut put = begin(&batch, len)?;
+            if in_parts {
+                put.hasten();
+            }
+            Ok(put)
+        };
+        self.size_hint = self.size_hint.max(len);
+        let opened = self.writer.sink().begin(aggregate, put);
+        opened.map_err(|why| full(&self.batch, (self.size_hint, in_parts), why))
     }
 
     /// There is something in it besides the directories on the way.
@@ -114,6 +135,7 @@ impl<'a> Composer<'a> {
         items: &[usize],
         outcomes: &mut [Option<Outcome>],
     ) -> Result<(), ArchiveError> {
+        self.open(self.size_hint)?;
         let (mut files, mut candidates) = (Vec::new(), Vec::new());
         let mut without_data = Vec::new();
         for &at in items {
@@ -221,8 +243,10 @@ impl<'a> Composer<'a> {
         let batch = self.batch;
         let aggregate = batch.aggregate;
         let failed = |why| ArchiveError::in_parts(aggregate, why);
-        let slices = parts::cut(batch.tier, member, self.writer.len()).map_err(failed)?;
-        let Some(slices) = slices else {
+        let others = self.writer.len();
+        let pieces = parts::cut(batch.tier, aggregate, member, others).map_err(failed)?;
+        let Some(pieces) = pieces else {
+            self.open(member.kind.stored_len().saturating_add(others))?;
             return self.add(member, data);
         };
         let whole = Whole {
@@ -231,13 +255,19 @@ impl<'a> Composer<'a> {
             fs: batch.backing.fs(),
             composed: batch.composed,
             directories: &self.directories,
-            leave: &|| (),
+            unwanted: batch.unwanted,
+            leave: &|| (batch.sealed)(),
+            back: &|| (batch.resumed)(),
         };
-        let mut file = PartsWriter::new(member, &slices);
-        let made = whole.write_all_but_last(&mut file, data).map_err(failed)?;
-        self.made = Some(made);
+        let mut file = PartsWriter::new(member, &pieces.slices);
+        let made = whole.write_all_but_last(&mut file, data, pieces.promise);
+        self.made = Some(made.map_err(|why| match batch.is_unwanted() {
+            true => ArchiveError::Stopped,
+            false => failed(why),
+        })?);
+        self.open(pieces.last)?;
         let added = self.writer.add_last_part(file, data);
-        let added = added.map_err(|source| ArchiveError::Compose { aggregate, source })?;
+        let added = added.map_err(|why| failed(why.into()))?;
         let place = Place {
             header: added.header,
             is_directory: false,
@@ -479,11 +509,14 @@ impl<'a> Composer<'a> {
         self,
         commit: &mut dyn FnMut(Durable<'_>) -> Result<(), CommitError>,
     ) -> Result<(Receipt, Index, Vec<Copied>), ArchiveError> {
-        let aggregate = self.batch.aggregate;
-        let (sink, index, trailer) = self
-            .writer
-            .finish()
-            .map_err(|source| ArchiveError::Compose { aggregate, source })?;
+        let (aggregate, in_parts) = (self.batch.aggregate, self.made.is_some());
+        let (batch, size) = (self.batch, self.size_hint);
+        let failed = |why: PartsError| match why {
+            PartsError::NoRoom(why) => full(&batch, (size, in_parts), why),
+            why => ArchiveError::in_parts(aggregate, why),
+        };
+        let finished = self.writer.finish();
+        let (sink, index, trailer) = finished.map_err(|why| failed(why.into()))?;
         // The tier may take its time.
         drop(self.places);
         (self.batch.sealed)();
@@ -494,11 +527,10 @@ impl<'a> Composer<'a> {
         }
         let receipt = match sealed {
             // Nothing is there, and whatever the reason was, nobody asks.
-            Err(_) if self.batch.unwanted.is_some_and(|unwanted| unwanted()) => {
-                return Err(ArchiveError::Stopped);
-            }
-            sealed => sealed?.ok_or(ArchiveError::Receipt { aggregate })?,
+            Err(_) if batch.is_unwanted() => return Err(ArchiveError::Stopped),
+            sealed => sealed.map_err(|why| failed(why.into()))?,
         };
+        let receipt = receipt.ok_or(ArchiveError::Receipt { aggregate })?;
         let copied: Vec<_> = self.pending.into_iter().map(|p| p.copied).collect();
         commit(Durable {
             receipt: &receipt,

@@ -1,5 +1,6 @@
 //! P2 and the archive's side of P6 by their rules.
 
+mod cartridges;
 mod parts;
 mod race;
 
@@ -28,6 +29,7 @@ fn batch<'a>(rig: &'a Rig, items: &'a [Item]) -> Batch<'a> {
         given: &|_| Ok(crate::id::DataVersion(0)),
         sealed: &|| {},
         unwanted: None,
+        resumed: &|| {},
     }
 }
 

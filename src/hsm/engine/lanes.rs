@@ -272,6 +272,18 @@ impl Shared {
             self.bell.ring();
         }
     }
+
+    /// It is composed further: behind a part of its file, say.
+    pub(super) fn resumed<'a>(&self, rows: impl IntoIterator<Item = &'a Action>) {
+        let mut rows = rows.into_iter();
+        let mut scheduler = self.lanes.scheduler.lock();
+        let told = rows.any(|action| scheduler.resumed(action.id));
+        drop(scheduler);
+        if told {
+            // Its place among those that wait is another's.
+            self.bell.ring();
+        }
+    }
 }
 
 /// Starts a named thread.

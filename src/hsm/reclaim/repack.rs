@@ -15,9 +15,8 @@ use super::{Ground, ReclaimError, Step};
 use crate::catalog::{Aggregate, MemberKey, Moved, NewAggregate, ProofKind};
 use crate::format::aggregate::{AggregateWriter, IndexEntry, PartsWriter};
 use crate::format::member::{Kind, Member, MemberPath};
-use crate::format::parts::Slice;
 use crate::hsm::backing::NodeKind;
-use crate::hsm::parts::{self, Made, PartsError, Sink, Whole};
+use crate::hsm::parts::{self, Made, PartsError, Pieces, Sink, Whole};
 use crate::hsm::tape::desk::Seat;
 use crate::id::{AggregateId, NodeHandle, Timestamp};
 use crate::tier::Proof;
@@ -53,12 +52,12 @@ pub(super) fn repack(
         .sum();
     let hint: u64 = hint;
     check_room(ground, row.id, hint)?;
-    // What is longer goes there in parts.
-    let longest = ground.tier.longest()?.unwrap_or(u64::MAX);
-    let mut put = ground.tier.put(id, hint.min(longest))?;
-    // One after the other is copied: none comes that it could wait for.
-    put.hasten();
-    let sink = Sink::new(put);
+    // What is longer goes there in parts, and is told of behind them.
+    let bound = ground.tier.lengths(hint)?.into_iter().next();
+    let mut sink = Sink::waiting();
+    if bound.is_none_or(|longest| hint <= longest) {
+        open(&mut sink, ground, id, hint)?;
+    }
     // Only now: the tier may have needed a drive to make room. What it lies on is still at hand, mostly.
     let seated = Seated::default();
     seated.at(ground, row.id);
@@ -79,6 +78,7 @@ pub(super) fn repack(
     }
     // All is read. Who has a drive does not wait for another, to write.
     seated.leave();
+    copier.open(hint)?;
     let (new, index, moved) = copier.seal(id)?;
     ground.did(Step::Copied)?;
     let left = judged.dead_keys.clone();
@@ -92,6 +92,22 @@ pub(super) fn repack(
         take_back(ground, id, index.parts().len());
     }
     Ok(done)
+}
+
+/// The tier is told of the new object, if it was not yet.
+fn open(
+    sink: &mut Sink,
+    ground: &Ground<'_>,
+    id: AggregateId,
+    len: u64,
+) -> Result<(), ReclaimError> {
+    let put = || {
+        let mut put = ground.tier.put(id, len)?;
+        // One after the other is copied: none comes that it could wait for.
+        put.hasten();
+        Ok(put)
+    };
+    Ok(sink.begin(id, put)?)
 }
 
 /// Is there room for another object on the tier, and what archives need besides?
@@ -217,8 +233,11 @@ impl Copier<'_> {
             at_hand: Bytes::new(),
         };
         let added = match self.cut(&member)? {
-            None => self.add(&member, &mut data)?,
-            Some(slices) => self.add_in_parts(&member, &slices, &mut data)?,
+            None => {
+                self.open(member.kind.stored_len())?;
+                self.add(&member, &mut data)?
+            }
+            Some(pieces) => self.add_in_parts(&member, pieces, &mut data)?,
         };
         self.moved.push(Moved { key, header: added });
         for name in names {
@@ -237,16 +256,19 @@ impl Copier<'_> {
     }
 
     /// The parts in which the tier takes a file that is too long for it.
-    fn cut(&self, member: &Member) -> Result<Option<Vec<Slice>>, ReclaimError> {
-        let slices = parts::cut(self.ground.tier, member, self.writer.len());
-        let slices = slices.map_err(|why| self.in_parts(why))?;
-        if slices.is_some() && !self.moved.is_empty() {
-            return Err(unplaced(
-                self.from,
-                "a file is too long to be beside others",
-            ));
+    fn cut(&self, member: &Member) -> Result<Option<Pieces>, ReclaimError> {
+        let pieces = parts::cut(self.ground.tier, self.to, member, self.writer.len());
+        let pieces = pieces.map_err(|why| self.in_parts(why))?;
+        let is_beside = pieces.is_some() && !self.moved.is_empty();
+        if is_beside || self.made.is_some() {
+            let why = "a file is too long to be beside others";
+            return Err(unplaced(self.from, why));
         }
-        Ok(slices)
+        Ok(pieces)
+    }
+
+    fn open(&mut self, len: u64) -> Result<(), ReclaimError> {
+        open(self.writer.sink(), self.ground, self.to, len)
     }
 
     fn in_parts(&self, why: PartsError) -> ReclaimError {
@@ -264,7 +286,7 @@ impl Copier<'_> {
     fn add_in_parts(
         &mut self,
         member: &Member,
-        slices: &[Slice],
+        pieces: Pieces,
         data: &mut dyn Read,
     ) -> Result<u64, ReclaimError> {
         let ground = self.ground;
@@ -274,16 +296,16 @@ impl Copier<'_> {
             fs: ground.backing.fs(),
             composed: (ground.now)(),
             directories: &self.directories,
+            unwanted: None,
             leave: &|| self.seated.leave(),
+            back: &|| (),
         };
-        let mut file = PartsWriter::new(member, slices);
-        let made = whole.write_all_but_last(&mut file, data);
+        let mut file = PartsWriter::new(member, &pieces.slices);
+        let made = whole.write_all_but_last(&mut file, data, pieces.promise);
         self.made = Some(made.map_err(|why| self.in_parts(why))?);
+        self.open(pieces.last)?;
         let added = self.writer.add_last_part(file, data);
-        let added = added.map_err(|source| ReclaimError::Compose {
-            aggregate: self.from,
-            source,
-        })?;
+        let added = added.map_err(|why| self.in_parts(why.into()))?;
         self.taken.insert(member.path.clone(), false);
         Ok(added.header)
     }

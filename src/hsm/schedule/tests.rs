@@ -219,8 +219,14 @@ fn what_waits_for_its_tier_alone_gives_its_slot_back_within_bounds() {
     let three = first(&mut s).unwrap();
     assert!(s.composed(three));
     assert_eq!(first(&mut s), None, "two may wait without");
+    // One that goes on counts again at once; another waits in its place.
+    assert!(s.resumed(two));
+    assert_eq!(first(&mut s), None, "one goes on");
+    assert!(s.composed(two));
+    assert_eq!(first(&mut s), None, "the third waits in its place");
+    assert!(!s.resumed(ActionId(99)), "nobody knows it");
     assert!(s.done(one, Outcome::Ended));
-    // And when one of them is through, the third waits in its place.
+    // And when one of them is through, it waits in its place.
     let four = first(&mut s).unwrap();
     assert!(s.done(two, Outcome::Ended) && s.done(three, Outcome::Ended));
     // Too many bytes with what waits.
@@ -253,6 +259,7 @@ enum Event {
     Next,
     Done(usize, bool),
     Compose(usize),
+    Resume(usize),
     Cancel(u64),
     Pause(u32, i64),
     Withdraw(usize),
@@ -296,6 +303,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(Event::Next),
         6 => (any::<usize>(), any::<bool>()).prop_map(|(n, again)| Event::Done(n, again)),
         3 => any::<usize>().prop_map(Event::Compose),
+        2 => any::<usize>().prop_map(Event::Resume),
         1 => (0..12_u64).prop_map(Event::Cancel),
         1 => (1..3_u32, 0..50_i64).prop_map(|(t, until)| Event::Pause(t, until)),
         1 => any::<usize>().prop_map(Event::Withdraw),
@@ -312,6 +320,8 @@ struct Watch {
     composed: BTreeSet<ActionId>,
     /// Of those, the ones that wait for their tiers without a slot.
     sealing: BTreeSet<ActionId>,
+    /// Of those, the ones that went on behind it.
+    resumed: BTreeSet<ActionId>,
     cancelled: BTreeSet<RequestId>,
     paused: BTreeMap<TierId, i64>,
     /// Dispatches that a user with something to start was passed over, by (class, user).
@@ -392,8 +402,23 @@ impl Watch {
         assert_eq!(s.composed(action), is_archive, "{dispatch:?}");
         if is_archive {
             self.composed.insert(first);
+            self.resumed.remove(&first);
             self.give_slots_back(limits);
         }
+    }
+
+    /// A composed one goes on.
+    fn resume(&mut self, s: &mut Scheduler, limits: &Limits, n: usize) {
+        if self.flying.is_empty() {
+            return;
+        }
+        let (dispatch, left) = &self.flying[n % self.flying.len()];
+        let (first, action) = (dispatch.items[0].action, *left.first().unwrap());
+        assert!(s.resumed(action));
+        if self.composed.remove(&first) {
+            self.resumed.insert(first);
+        }
+        self.give_slots_back(limits);
     }
 
     fn is_paused(&self, tier: TierId) -> bool {
@@ -430,6 +455,8 @@ impl Watch {
                 assert!(dispatch.items.is_sorted_by_key(|i| i.place));
             }
             Lane::Archive => {
+                let slots = self.slots(|d| d.lane == Lane::Archive && !self.seals(d));
+                assert!(slots < limits.archive_slots, "no slot was free");
                 let bytes: u64 = dispatch.items.iter().map(|i| i.bytes).sum();
                 assert!(dispatch.items.len() == 1 || bytes <= limits.pack_bytes);
                 assert!(dispatch.items.len() <= limits.pack_members);
@@ -482,7 +509,8 @@ impl Watch {
             assert!(bytes <= limit.bytes);
         }
         assert!(lane(Lane::Recall) <= limits.recall_slots);
-        assert!(lane(Lane::Archive) <= limits.archive_slots);
+        let resumed = |d: &Dispatch| self.resumed.contains(&d.items[0].action);
+        assert!(lane(Lane::Archive) <= limits.archive_slots + self.slots(resumed));
         assert!(lane(Lane::Release) <= limits.release_slots);
         assert!(lane(Lane::Verify) <= limits.verify_slots);
         assert!(lane(Lane::Remove) <= limits.remove_slots);
@@ -595,6 +623,7 @@ impl Watch {
                 }
             }
             Event::Compose(n) => self.compose(s, limits, n),
+            Event::Resume(n) => self.resume(s, limits, n),
             Event::Cancel(request) => self.cancel(s, request),
             Event::Pause(tier, until) => {
                 s.pause_tier(TierId(tier), at(until));

@@ -111,6 +111,7 @@ pub(super) fn again(shared: &Arc<Shared>, slot: &Slot, ready: Vec<Ready<'_>>) {
             given: &given,
             sealed: &|| shared.sealed(ready.iter().map(|one| &one.action)),
             unwanted: Some(&unwanted),
+            resumed: &|| shared.resumed(ready.iter().map(|one| &one.action)),
         },
         wanted: &wanted,
         indexes: recaller.indexes(),

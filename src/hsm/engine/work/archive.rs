@@ -50,9 +50,7 @@ pub(super) fn archive(shared: &Arc<Shared>, tier: Option<TierId>, actions: Vec<A
         claims.push(claim);
     }
     if !items.is_empty() {
-        // What is copied again from another tier may come behind it, without a slot.
-        let sealed = || shared.sealed(&rows);
-        compose_and_record(shared, slot, (&rows, &items, &nodes), &sealed);
+        compose_and_record(shared, slot, (&rows, &items, &nodes));
     }
     if !released.is_empty() {
         again::again(shared, slot, released);
@@ -230,7 +228,6 @@ fn compose_and_record(
     shared: &Arc<Shared>,
     slot: &Slot,
     (rows, items, nodes): (&[Action], &[Item], &[Node]),
-    sealed: &(dyn Fn() + Sync),
 ) {
     let composing = match shared.composing.name(&shared.catalog) {
         Ok(name) => name,
@@ -257,7 +254,9 @@ fn compose_and_record(
         composed: shared.now(),
         items,
         given: &given,
-        sealed,
+        // What is copied again from another tier may come behind it, without a slot.
+        sealed: &|| shared.sealed(rows),
+        resumed: &|| shared.resumed(rows),
         unwanted: Some(&unwanted),
     };
     let mut commit = |durable: Durable<'_>| commit(shared, slot, nodes, durable);

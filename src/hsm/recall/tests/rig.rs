@@ -13,7 +13,7 @@ use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
 };
-use crate::tier::{Mark, Put, Receipt, Space, Tier, TierError, faults, mem};
+use crate::tier::{Mark, Promise, Put, Receipt, Space, Tier, TierError, faults, mem};
 use bytes::Bytes;
 use cairn_mover::Crc32c;
 use crossbeam_channel::{Receiver, bounded};
@@ -60,6 +60,12 @@ impl Tier for Watched {
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
+    }
+    fn lengths(&self, file: u64) -> Result<Vec<u64>, TierError> {
+        self.inner.lengths(file)
+    }
+    fn promise(&self, objects: &[(AggregateId, u64)]) -> Result<Promise, TierError> {
+        self.inner.promise(objects)
     }
     fn put(&self, name: AggregateId, hint: u64) -> Result<Box<dyn Put>, TierError> {
         self.inner.put(name, hint)
@@ -405,20 +411,22 @@ impl Rig {
         let on = Arc::clone(&self.above.tiers.lock()[&tier]);
         let (fs, mut data) = (self.backing.fs(), packed);
         let mut writer = AggregateWriter::new(Vec::new(), aggregate, fs, OLD);
-        let slices = parts::cut(&*on, member, 0).expect("room");
-        let added = match &slices {
+        let pieces = parts::cut(&*on, aggregate, member, 0).expect("room");
+        let added = match pieces {
             None => writer.add(member, &mut data),
-            Some(slices) => {
+            Some(pieces) => {
                 let whole = parts::Whole {
                     tier: &*on,
                     aggregate,
                     fs,
                     composed: OLD,
                     directories: &[],
+                    unwanted: None,
                     leave: &|| (),
+                    back: &|| (),
                 };
-                let mut file = PartsWriter::new(member, slices);
-                let made = whole.write_all_but_last(&mut file, &mut data);
+                let mut file = PartsWriter::new(member, &pieces.slices);
+                let made = whole.write_all_but_last(&mut file, &mut data, pieces.promise);
                 made.expect("parts").keep();
                 writer.add_last_part(file, &mut data)
             }

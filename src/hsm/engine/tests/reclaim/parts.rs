@@ -493,3 +493,30 @@ fn p8_an_aggregate_without_one_of_its_parts_is_not_learned_of_and_not_believed()
     collect_all(&bench, &clock);
     assert_eq!(row(whole).unwrap().life, Life::Quarantined);
 }
+
+/// Packed where the tier took longer objects: neither order of the two can be one aggregate now.
+#[test]
+fn p14_what_lies_beside_a_file_that_is_too_long_by_now_stays_with_it() {
+    // The last of its parts is short.
+    let (long, short) = (7 * MIB, 100_000);
+    for (first, second) in [(long, short), (short, long)] {
+        let (bench, _clock) = bench();
+        bench.write("d/one", &noise(first, 1));
+        bench.write("d/two", &noise(second, 2));
+        bench.archive(&["d/one", "d/two"]);
+        let both = head_of(&bench, "d/one");
+        assert_eq!(head_of(&bench, "d/two"), both, "in one aggregate");
+        bound(&bench);
+        let shared = &bench.engine().shared;
+        let mut report = Report::default();
+        let left = with_ground(shared, &shared.tiers[0], &|_| false, |ground| {
+            evacuate(ground, both, &mut report)
+        });
+        let left = left.unwrap().unwrap();
+        assert!(
+            matches!(&left, Left::Stays(why) if why.contains("too long to be beside others")),
+            "{left:?}"
+        );
+        assert_eq!(names(&bench), [both], "nothing of it is left");
+    }
+}
