@@ -28,6 +28,7 @@ pub mod mem;
 mod open;
 pub mod owner;
 pub mod retry;
+pub mod s3;
 pub mod tape;
 pub mod tapes;
 pub mod throttle;
@@ -61,6 +62,10 @@ pub enum Kind {
     Dir,
     /// A tape library.
     Tape,
+    /// A bucket of an S3 service.
+    S3,
+    /// A program of the site.
+    Exec,
     /// Memory of this process: tests.
     Memory,
     /// An implementation that does not say: test doubles.
@@ -74,6 +79,8 @@ impl Kind {
         match self {
             Self::Dir => "dir",
             Self::Tape => "tape",
+            Self::S3 => "s3",
+            Self::Exec => "exec",
             Self::Memory => "mem",
             Self::Unnamed => "unnamed",
         }

@@ -52,7 +52,8 @@ impl OpenHow {
 pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
-        TierUrl::Tape { .. } => super::tape::is_marked(&url.mark_dir()),
+        TierUrl::Tape { path, options } => super::tape::is_marked(&options.mark_dir(path)),
+        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(std::io::Error::other(not_built(url))),
     }
 }
 
@@ -61,7 +62,12 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
 /// # Errors
 /// [`TierError::Unavailable`] if there is none; [`TierError::Refused`] if it cannot be read.
 pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
-    super::dir::mark_at(&url.mark_dir(), &url.to_string())
+    let label = url.to_string();
+    match url {
+        TierUrl::Dir { path, .. } => super::dir::mark_at(path, &label),
+        TierUrl::Tape { path, options } => super::dir::mark_at(&options.mark_dir(path), &label),
+        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+    }
 }
 
 /// Opens the tier at `url`, slowed down as its options say. It does not retry: wrap it in
@@ -81,5 +87,14 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
             }
         }
         TierUrl::Tape { path, options } => Ok(Arc::new(TapeTier::open(path, options, how)?)),
+        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+    }
+}
+
+/// This program cannot use such a place.
+pub(super) fn not_built(url: &TierUrl) -> TierError {
+    TierError::Refused {
+        place: url.to_string(),
+        why: "its kind is not built into this version".to_owned(),
     }
 }

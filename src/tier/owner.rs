@@ -1,5 +1,6 @@
 //! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
 
+use super::open::not_built;
 use super::{Mark, TierError, TierUrl, dir, tape};
 use crate::id::InstanceId;
 
@@ -8,7 +9,11 @@ use crate::id::InstanceId;
 /// # Errors
 /// [`TierError::Unavailable`] if nothing is there; [`TierError::Refused`] if it is no tier.
 pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
-    dir::owner_of(&url.mark_dir())
+    match url {
+        TierUrl::Dir { path, .. } => dir::owner_of(path),
+        TierUrl::Tape { path, options } => dir::owner_of(&options.mark_dir(path)),
+        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+    }
 }
 
 /// Gives the tier of `from` to `to`; its number stays. Refused while somebody seems to write there.
@@ -19,6 +24,7 @@ pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
 pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => dir::take(path, from, to, dir::mark::NOTE),
-        TierUrl::Tape { path, .. } => tape::take(path, &url.mark_dir(), from, to),
+        TierUrl::Tape { path, options } => tape::take(path, &options.mark_dir(path), from, to),
+        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
     }
 }

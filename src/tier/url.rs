@@ -1,8 +1,10 @@
-//! Tier URLs: `dir:/path[?option=value&...]`, `tape:/path[?option=value&...]`.
+//! Tier URLs: `dir:/path[?option=value&...]`, `tape:/path[?option=value&...]`,
+//! `s3://bucket/prefix[?option=value&...]`.
 //!
 //! In the path and in values `%XX` stands for one byte, so that any path can be written; `?`, `%`
 //! and, in values, `&` must be. Every error names the part that is wrong and what was meant.
 
+use super::s3::options::{self as s3, S3Place};
 use super::tape::options::{OPTIONS as TAPE_OPTIONS, TapeOptions};
 use super::throttle::Pace;
 use crate::config::{hint, units};
@@ -29,6 +31,13 @@ pub enum TierUrl {
         /// How it is equipped.
         options: TapeOptions,
     },
+    /// `s3://bucket/prefix`: a place in a bucket.
+    S3(Box<S3Place>),
+    /// `exec:/program`: a place that a program of the site keeps.
+    Exec {
+        /// Absolute path of the program.
+        program: PathBuf,
+    },
 }
 
 /// Text that is no tier URL of this version.
@@ -43,8 +52,8 @@ pub struct UrlError {
     pub why: String,
 }
 
-const BUILT: [&str; 2] = ["dir", "tape"];
-const PLANNED: [&str; 2] = ["s3", "exec"];
+const BUILT: [&str; 3] = ["dir", "tape", "s3"];
+const PLANNED: [&str; 1] = ["exec"];
 const DIR_OPTIONS: [&str; 2] = ["rate", "delay"];
 
 impl FromStr for TierUrl {
@@ -52,7 +61,10 @@ impl FromStr for TierUrl {
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
         let fail = |part: &str, why: String| UrlError {
-            url: text.to_owned(),
+            url: match text.split_once(':') {
+                Some(("s3", _)) => s3::without_secrets(text),
+                _ => text.to_owned(),
+            },
             part: part.to_owned(),
             why,
         };
@@ -73,9 +85,40 @@ impl FromStr for TierUrl {
             Some((path, options)) => (path, Some(options)),
             None => (rest, None),
         };
-        let path = decode(path).map_err(|why| fail("path", why))?;
-        let path = check_path(path).map_err(|why| fail("path", why))?;
-        let mut url = match kind {
+        let place = Self::of_place(kind, path);
+        let mut url = place.map_err(|why| fail("path", why))?;
+        let known = url.options();
+        let mut seen = Vec::new();
+        for option in options.into_iter().flat_map(|o| o.split('&')) {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let part = format!("option {key}");
+            if !known.contains(&key) {
+                return Err(fail(&part, url.unknown(key)));
+            }
+            if seen.contains(&key) {
+                return Err(fail(&part, "given twice".to_owned()));
+            }
+            seen.push(key);
+            url.set_option(key, value).map_err(|why| fail(&part, why))?;
+        }
+        let checked = match &url {
+            Self::Tape { options, .. } => options.check(&seen),
+            Self::S3(place) => place.check(),
+            Self::Dir { .. } | Self::Exec { .. } => Ok(()),
+        };
+        checked.map_err(|(key, why)| fail(&format!("option {key}"), why))?;
+        Ok(url)
+    }
+}
+
+impl TierUrl {
+    /// The place alone, used as it is where nothing is said.
+    fn of_place(kind: &str, text: &str) -> Result<Self, String> {
+        if kind == "s3" {
+            return Ok(Self::S3(Box::new(S3Place::parse(text)?)));
+        }
+        let path = check_path(decode(text)?)?;
+        Ok(match kind {
             "tape" => Self::Tape {
                 path,
                 options: TapeOptions::default(),
@@ -84,54 +127,46 @@ impl FromStr for TierUrl {
                 path,
                 pace: Pace::default(),
             },
-        };
-        let known = url.options();
-        let mut seen = Vec::new();
-        for option in options.into_iter().flat_map(|o| o.split('&')) {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            let part = format!("option {key}");
-            if !known.contains(&key) {
-                let why = format!("unknown{}", hint(key, known));
-                return Err(fail(&part, why));
-            }
-            if seen.contains(&key) {
-                return Err(fail(&part, "given twice".to_owned()));
-            }
-            seen.push(key);
-            url.set_option(key, value).map_err(|why| fail(&part, why))?;
-        }
-        if let Self::Tape { options, .. } = &url {
-            let checked = options.check(&seen);
-            checked.map_err(|(key, why)| fail(&format!("option {key}"), why))?;
-        }
-        Ok(url)
+        })
     }
-}
 
-impl TierUrl {
-    /// The directory of the tier.
+    /// The directory of the tier, where it lies in one.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Dir { path, .. } | Self::Tape { path, .. } => path,
+            Self::Dir { path, .. } | Self::Tape { path, .. } => Some(path),
+            Self::S3(_) | Self::Exec { .. } => None,
         }
     }
 
-    /// The directory with the tier's mark: its own, or below it the one of its pool.
+    /// The file or directory of this host without which the tier is of no use.
     #[must_use]
-    pub fn mark_dir(&self) -> PathBuf {
+    pub fn needs(&self) -> Option<&Path> {
         match self {
-            Self::Dir { path, .. } => path.clone(),
-            Self::Tape { path, options } => options.mark_dir(path),
+            Self::Exec { program } => Some(program),
+            _ => self.path(),
         }
     }
 
-    /// The same tier in another directory.
+    /// What no two tiers may share: the place of the tier's mark, without how it is used.
+    #[must_use]
+    pub fn place(&self) -> OsString {
+        match self {
+            Self::Dir { path, .. } => path.clone().into(),
+            // Pools of one library lie apart.
+            Self::Tape { path, options } => options.mark_dir(path).into(),
+            Self::S3(place) => place.key().into(),
+            Self::Exec { program } => program.clone().into(),
+        }
+    }
+
+    /// The same tier in another directory, where it lies in one.
     #[must_use]
     pub fn at(self, path: PathBuf) -> Self {
         match self {
             Self::Dir { pace, .. } => Self::Dir { path, pace },
             Self::Tape { options, .. } => Self::Tape { path, options },
+            other @ (Self::S3(_) | Self::Exec { .. }) => other,
         }
     }
 
@@ -139,6 +174,16 @@ impl TierUrl {
         match self {
             Self::Dir { .. } => &DIR_OPTIONS,
             Self::Tape { .. } => &TAPE_OPTIONS,
+            Self::S3(_) => &s3::OPTIONS,
+            Self::Exec { .. } => &[],
+        }
+    }
+
+    /// What to say of an option that this kind does not have.
+    fn unknown(&self, key: &str) -> String {
+        match self {
+            Self::S3(_) => s3::unknown(key),
+            _ => format!("unknown{}", hint(key, self.options())),
         }
     }
 
@@ -148,6 +193,8 @@ impl TierUrl {
         match self {
             Self::Dir { pace, .. } => set_pace(pace, key, &value),
             Self::Tape { options, .. } => options.set(key, &value),
+            Self::S3(place) => place.set(key, &value),
+            Self::Exec { .. } => Err("unknown".to_owned()),
         }
     }
 }
@@ -179,6 +226,8 @@ impl fmt::Display for TierUrl {
                     write!(f, "?{options}")
                 }
             }
+            Self::S3(place) => write!(f, "s3:{place}"),
+            Self::Exec { program } => write!(f, "exec:{}", encode(program.as_os_str().as_bytes())),
         }
     }
 }
@@ -218,7 +267,7 @@ fn check_path(bytes: Vec<u8>) -> Result<PathBuf, String> {
     Ok(path.components().collect())
 }
 
-fn decode(text: &str) -> Result<Vec<u8>, String> {
+pub(super) fn decode(text: &str) -> Result<Vec<u8>, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -236,7 +285,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(bytes.len());
     // Writing into a String cannot fail.

@@ -196,18 +196,20 @@ pub(super) fn check_tiers(
                 tier.name
             )));
         }
-        let path = resolved(tier.url.path())?;
-        let name = format!("tier {}", tier.name);
-        apart(&name, &path, "BACKING", backing)?;
-        apart(&name, &path, "MOUNT", mount)?;
-        tier.url = tier.url.clone().at(path.clone());
-        // Pools of one library lie apart.
-        let place = tier.url.mark_dir();
-        if earlier.iter().any(|other| other.url.mark_dir() == place) {
-            let what = if place == path {
-                ""
-            } else {
+        if let Some(path) = tier.url.path() {
+            let path = resolved(path)?;
+            let name = format!("tier {}", tier.name);
+            apart(&name, &path, "BACKING", backing)?;
+            apart(&name, &path, "MOUNT", mount)?;
+            tier.url = tier.url.clone().at(path);
+        }
+        let place = tier.url.place();
+        if earlier.iter().any(|other| other.url.place() == place) {
+            let in_a_pool = matches!(&tier.url, TierUrl::Tape { path, .. } if *path != *place);
+            let what = if in_a_pool {
                 "; each needs a pool= of its own"
+            } else {
+                ""
             };
             let why = format!("two tiers are at {}{what}", tier.url);
             return Err(CliError::usage(why));

@@ -199,7 +199,7 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
     }
     if let Some(mounter) = mounter {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
-        needed.extend(plan.tiers.iter().map(|tier| tier.url.path()));
+        needed.extend(plan.tiers.iter().filter_map(|tier| tier.url.needs()));
         mounter.keep_only(&needed, plan.mount.parent());
     }
 }

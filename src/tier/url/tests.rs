@@ -35,8 +35,8 @@ fn options_equip_a_library() {
     };
     assert_eq!(plain, expected);
     assert_eq!(plain.to_string(), "tape:/srv/tape");
-    assert_eq!(plain.mark_dir(), PathBuf::from("/srv/tape"));
-    assert_eq!(url.mark_dir(), PathBuf::from("/srv/tape/pools/near"));
+    assert_eq!(plain.place(), "/srv/tape");
+    assert_eq!(url.place(), "/srv/tape/pools/near");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn errors_name_the_part_and_the_way_out() {
             "option pool",
             "no pools",
         ),
-        ("s3://bucket", "kind", "not built into this version"),
+        ("exec:/bin/x", "kind", "not built into this version"),
         ("dir:", "path", "missing"),
         ("dir:srv", "path", "absolute"),
         ("dir:/srv/../etc", "path", "\"..\""),

@@ -100,11 +100,16 @@ fn tiers_are_named_and_placed_once() {
         let error = plan(dir.path(), tiers).unwrap_err();
         assert!(error.contains(complaint), "{error}");
     }
-    let s3 = plan(dir.path(), &["--tier", "c=s3://b/p?endpoint=http://h"]).unwrap_err();
-    assert!(
-        s3.contains("s3") && s3.contains("not built into this version"),
-        "{s3}"
-    );
+    let same = [
+        "--tier",
+        "c=s3://bkt/p",
+        "--tier",
+        "d=s3://bkt/p/?connections=2",
+    ];
+    let error = plan(dir.path(), &same).unwrap_err();
+    assert!(error.contains("two tiers are at s3://bkt/p"), "{error}");
+    let apart = ["--tier", "c=s3://bkt/p", "--tier", "d=s3://bkt/q"];
+    assert_eq!(plan(dir.path(), &apart).unwrap().tiers.len(), 2);
 }
 
 #[test]
