@@ -22,6 +22,7 @@ pub mod clock;
 pub mod conformance;
 pub mod dir;
 mod error;
+pub mod exec;
 pub mod faults;
 pub mod limit;
 pub mod mem;
@@ -97,6 +98,8 @@ pub struct Description {
     pub url: String,
     /// The directory, where copies lie in one.
     pub root: Option<Root>,
+    /// What the place lacks, or does otherwise than others, and what follows from that: for people.
+    pub notes: Vec<String>,
 }
 
 /// The directory of a tier.
@@ -191,6 +194,7 @@ pub trait Tier: Send + Sync {
             kind: Kind::Unnamed,
             url: format!("unnamed:{}", self.mark().tier),
             root: None,
+            notes: Vec::new(),
         }
     }
     /// Its library of cartridges, where it has one. Wrappers answer for what they wrap.

@@ -106,6 +106,7 @@ impl Tier for DirTier {
                 path: self.place.path().to_owned(),
                 dev: self.place.dev(),
             }),
+            notes: Vec::new(),
         }
     }
 

@@ -105,6 +105,7 @@ impl Tier for MemTier {
             kind: Kind::Memory,
             url: LABEL.to_owned(),
             root: None,
+            notes: Vec::new(),
         }
     }
 

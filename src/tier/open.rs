@@ -1,10 +1,13 @@
 //! Opening a tier by its URL, and what the one who opens it expects to find.
 
 use super::dir::DirTier;
+use super::exec::ExecTier;
+use super::limit::Limit;
 use super::tape::TapeTier;
 use super::throttle::{Pace, Throttle};
 use super::{Mark, Tier, TierError, TierUrl};
 use crate::id::{InstanceId, TierId};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// What the place should be.
@@ -53,7 +56,10 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
         TierUrl::Tape { path, options } => super::tape::is_marked(&options.mark_dir(path)),
-        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(std::io::Error::other(not_built(url))),
+        TierUrl::S3(_) => Err(std::io::Error::other(not_built(url))),
+        TierUrl::Exec { program, options } => super::exec::mark_of(program, options)
+            .map(|mark| mark.is_some())
+            .map_err(std::io::Error::from),
     }
 }
 
@@ -66,7 +72,14 @@ pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::mark_at(path, &label),
         TierUrl::Tape { path, options } => super::dir::mark_at(&options.mark_dir(path), &label),
-        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::Exec { program, options } => {
+            super::exec::mark_of(program, options)?.ok_or(TierError::Unavailable {
+                tier: label,
+                step: "reading the mark",
+                why: "there is none".to_owned(),
+            })
+        }
     }
 }
 
@@ -87,7 +100,12 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
             }
         }
         TierUrl::Tape { path, options } => Ok(Arc::new(TapeTier::open(path, options, how)?)),
-        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::Exec { program, options } => {
+            let tier = Arc::new(ExecTier::open(program, options, how)?);
+            let at_once = NonZeroUsize::new(options.concurrency).unwrap_or(NonZeroUsize::MIN);
+            Ok(Arc::new(Limit::new(tier, at_once)))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
 
 use super::open::not_built;
-use super::{Mark, TierError, TierUrl, dir, tape};
+use super::{Mark, TierError, TierUrl, dir, exec, tape};
 use crate::id::InstanceId;
 
 /// The mark of the tier at `url`.
@@ -12,7 +12,8 @@ pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => dir::owner_of(path),
         TierUrl::Tape { path, options } => dir::owner_of(&options.mark_dir(path)),
-        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::Exec { program, options } => exec::owner_of(program, options),
     }
 }
 
@@ -25,6 +26,7 @@ pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, Tie
     match url {
         TierUrl::Dir { path, .. } => dir::take(path, from, to, dir::mark::NOTE),
         TierUrl::Tape { path, options } => tape::take(path, &options.mark_dir(path), from, to),
-        TierUrl::S3(_) | TierUrl::Exec { .. } => Err(not_built(url)),
+        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::Exec { program, options } => exec::take(program, options, from, to),
     }
 }

@@ -229,6 +229,7 @@ impl Tier for TapeTier {
                 path: self.place.path.clone(),
                 dev,
             }),
+            notes: Vec::new(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! Tier URLs: `dir:/path[?option=value&...]`, `tape:/path[?option=value&...]`,
-//! `s3://bucket/prefix[?option=value&...]`.
+//! `s3://bucket/prefix[?option=value&...]`, `exec:/program[?option=value&...]`.
 //!
 //! In the path and in values `%XX` stands for one byte, so that any path can be written; `?`, `%`
 //! and, in values, `&` must be. Every error names the part that is wrong and what was meant.
 
+use super::exec::{self, ExecOptions};
 use super::s3::options::{self as s3, S3Place};
 use super::tape::options::{OPTIONS as TAPE_OPTIONS, TapeOptions};
 use super::throttle::Pace;
@@ -37,6 +38,8 @@ pub enum TierUrl {
     Exec {
         /// Absolute path of the program.
         program: PathBuf,
+        /// How it is used.
+        options: Box<ExecOptions>,
     },
 }
 
@@ -52,8 +55,7 @@ pub struct UrlError {
     pub why: String,
 }
 
-const BUILT: [&str; 3] = ["dir", "tape", "s3"];
-const PLANNED: [&str; 1] = ["exec"];
+const BUILT: [&str; 4] = ["dir", "tape", "s3", "exec"];
 const DIR_OPTIONS: [&str; 2] = ["rate", "delay"];
 
 impl FromStr for TierUrl {
@@ -72,13 +74,8 @@ impl FromStr for TierUrl {
             let why = format!("missing; write KIND:PLACE, for example dir:{text}");
             return Err(fail("kind", why));
         };
-        if PLANNED.contains(&kind) {
-            let why = format!("{kind:?} is not built into this version; use dir:/path");
-            return Err(fail("kind", why));
-        }
         if !BUILT.contains(&kind) {
-            let known: Vec<&str> = BUILT.iter().chain(&PLANNED).copied().collect();
-            let why = format!("unknown kind {kind:?}{}", hint(kind, &known));
+            let why = format!("unknown kind {kind:?}{}", hint(kind, &BUILT));
             return Err(fail("kind", why));
         }
         let (path, options) = match rest.split_once('?') {
@@ -87,12 +84,11 @@ impl FromStr for TierUrl {
         };
         let place = Self::of_place(kind, path);
         let mut url = place.map_err(|why| fail("path", why))?;
-        let known = url.options();
         let mut seen = Vec::new();
         for option in options.into_iter().flat_map(|o| o.split('&')) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             let part = format!("option {key}");
-            if !known.contains(&key) {
+            if !url.knows(key) {
                 return Err(fail(&part, url.unknown(key)));
             }
             if seen.contains(&key) {
@@ -123,6 +119,10 @@ impl TierUrl {
                 path,
                 options: TapeOptions::default(),
             },
+            "exec" => Self::Exec {
+                program: path,
+                options: Box::default(),
+            },
             _ => Self::Dir {
                 path,
                 pace: Pace::default(),
@@ -143,7 +143,7 @@ impl TierUrl {
     #[must_use]
     pub fn needs(&self) -> Option<&Path> {
         match self {
-            Self::Exec { program } => Some(program),
+            Self::Exec { program, .. } => Some(program),
             _ => self.path(),
         }
     }
@@ -156,7 +156,17 @@ impl TierUrl {
             // Pools of one library lie apart.
             Self::Tape { path, options } => options.mark_dir(path).into(),
             Self::S3(place) => place.key().into(),
-            Self::Exec { program } => program.clone().into(),
+            Self::Exec { program, options } => {
+                // One program may keep several places: those that it is told of, and prefixes in each.
+                let place = ExecOptions {
+                    prefix: options.prefix.clone(),
+                    given: options.given.clone(),
+                    ..ExecOptions::default()
+                };
+                let mut key = program.clone().into_os_string();
+                key.push(format!("?{place}"));
+                key
+            }
         }
     }
 
@@ -175,7 +185,14 @@ impl TierUrl {
             Self::Dir { .. } => &DIR_OPTIONS,
             Self::Tape { .. } => &TAPE_OPTIONS,
             Self::S3(_) => &s3::OPTIONS,
-            Self::Exec { .. } => &[],
+            Self::Exec { .. } => &exec::OPTIONS,
+        }
+    }
+
+    fn knows(&self, key: &str) -> bool {
+        match self {
+            Self::Exec { .. } => ExecOptions::knows(key),
+            _ => self.options().contains(&key),
         }
     }
 
@@ -194,7 +211,7 @@ impl TierUrl {
             Self::Dir { pace, .. } => set_pace(pace, key, &value),
             Self::Tape { options, .. } => options.set(key, &value),
             Self::S3(place) => place.set(key, &value),
-            Self::Exec { .. } => Err("unknown".to_owned()),
+            Self::Exec { options, .. } => options.set(key, &value),
         }
     }
 }
@@ -227,7 +244,15 @@ impl fmt::Display for TierUrl {
                 }
             }
             Self::S3(place) => write!(f, "s3:{place}"),
-            Self::Exec { program } => write!(f, "exec:{}", encode(program.as_os_str().as_bytes())),
+            Self::Exec { program, options } => {
+                write!(f, "exec:{}", encode(program.as_os_str().as_bytes()))?;
+                let options = options.to_string();
+                if options.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, "?{options}")
+                }
+            }
         }
     }
 }

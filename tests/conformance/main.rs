@@ -1,5 +1,5 @@
 //! Conformance: every tier, bare and under every wrapper, against one suite, and the crashes and
-//! bad days of directories and tape libraries.
+//! bad days of directories, tape libraries and programs.
 
 #![allow(
     clippy::expect_used,
@@ -9,6 +9,7 @@
 
 mod bad_days;
 mod crash;
+mod exec;
 mod real;
 mod suite;
 mod tape_batches;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-fn judge(outcomes: Vec<Outcome>) {
+pub(crate) fn judge(outcomes: Vec<Outcome>) {
     assert!(!outcomes.is_empty());
     let failures: Vec<String> = outcomes
         .into_iter()
@@ -82,12 +82,12 @@ fn one_at_a_time(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
     Arc::new(Limit::new(tier, NonZeroUsize::MIN))
 }
 
-fn quiet_faults(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+pub(crate) fn quiet_faults(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
     Arc::new(Faults::new(tier))
 }
 
 /// Every second call fails once, and the retries hide it.
-fn retried(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+pub(crate) fn retried(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
     let faulty = Faults::new(tier);
     use Operation::{Delete, List, Put, Read, Space, Stat};
     for operation in [Put, Read, Stat, Delete, List, Space] {
@@ -102,7 +102,7 @@ fn retried(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
     Arc::new(Retry::with_clock(Arc::new(faulty), attempts, clock))
 }
 
-fn all(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
+pub(crate) fn all(tier: Arc<dyn Tier>) -> Arc<dyn Tier> {
     one_at_a_time(throttled(retried(tier)))
 }
 

@@ -203,6 +203,12 @@ pub(super) fn check_tiers(
             apart(&name, &path, "MOUNT", mount)?;
             tier.url = tier.url.clone().at(path);
         }
+        if let TierUrl::Exec { program, .. } = &tier.url {
+            let program = resolved(program)?;
+            let name = format!("the program of tier {}", tier.name);
+            apart(&name, &program, "BACKING", backing)?;
+            apart(&name, &program, "MOUNT", mount)?;
+        }
         let place = tier.url.place();
         if earlier.iter().any(|other| other.url.place() == place) {
             let in_a_pool = matches!(&tier.url, TierUrl::Tape { path, .. } if *path != *place);

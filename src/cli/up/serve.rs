@@ -14,6 +14,7 @@ use crate::server::Server;
 use crate::server::audit::{Audit, Event};
 use crate::server::instance::Instance;
 use crate::server::socket::CONTROL;
+use crate::tier::TierUrl;
 use cairn_fuse::mount::{Inheritance, Mounter, is_dead};
 use cairn_fuse::{Holding, Mirror, MirrorConfig, MirrorError};
 use cairn_policies::{Policy, shipped};
@@ -197,7 +198,12 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
     if let Err(error) = std::env::set_current_dir("/") {
         tracing::warn!(%error, "the working directory stays in use");
     }
-    if let Some(mounter) = mounter {
+    // Nobody but its author knows which mounts a program works with.
+    let programs = plan
+        .tiers
+        .iter()
+        .any(|tier| matches!(tier.url, TierUrl::Exec { .. }));
+    if let Some(mounter) = mounter.filter(|_| !programs) {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
         needed.extend(plan.tiers.iter().filter_map(|tier| tier.url.needs()));
         mounter.keep_only(&needed, plan.mount.parent());

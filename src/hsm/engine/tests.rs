@@ -78,6 +78,7 @@ impl Tier for Veiled {
             kind: Kind::Dir,
             url: "veiled:".into(),
             root: None,
+            notes: Vec::new(),
         }
     }
     fn longest(&self) -> Result<Option<u64>, TierError> {

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 const FORMAT: &str = "cairn-tier";
 const VERSION: u32 = 1;
 /// A mark is some 300 bytes; anything much larger is none.
-const LONGEST: u64 = 64 << 10;
+pub(in crate::tier) const LONGEST: u64 = 64 << 10;
 /// What a directory tier's mark says to people.
 pub(in crate::tier) const NOTE: &str = "A tier of Cairn. Every file below aggregates/ is a plain tar archive; \
                     extract them in the order of their names. Do not change this directory by hand.";
@@ -61,7 +61,8 @@ pub(in crate::tier) fn read(root: impl AsFd) -> Result<Mark, MarkError> {
     parse(&text)
 }
 
-fn parse(text: &[u8]) -> Result<Mark, MarkError> {
+/// The mark that a file or an object with this text is.
+pub(in crate::tier) fn parse(text: &[u8]) -> Result<Mark, MarkError> {
     let damaged = |why: String| MarkError::Damaged(why);
     // The version first: a newer mark may have other fields.
     let value: serde_json::Value =
@@ -253,8 +254,8 @@ pub(super) fn replace(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<()> 
     layout::sync_dir(root)
 }
 
-/// The mark under a name of its own, durable.
-fn prepare(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<(String, File)> {
+/// What stands in the file, or the object, of a mark.
+pub(in crate::tier) fn text(mark: Mark, note: &str) -> io::Result<Vec<u8>> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let file = MarkFile {
         format: FORMAT.to_owned(),
@@ -266,6 +267,12 @@ fn prepare(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<(String, File)>
     };
     let mut text = serde_json::to_vec_pretty(&file)?;
     text.push(b'\n');
+    Ok(text)
+}
+
+/// The mark under a name of its own, durable.
+fn prepare(root: &OwnedFd, mark: Mark, note: &str) -> io::Result<(String, File)> {
+    let text = text(mark, note)?;
     let temporary = half_written(&InstanceId::random().to_string());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(root, &temporary, flags, Mode::RUSR | Mode::WUSR)?;

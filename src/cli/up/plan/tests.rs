@@ -108,6 +108,25 @@ fn tiers_are_named_and_placed_once() {
     ];
     let error = plan(dir.path(), &same).unwrap_err();
     assert!(error.contains("two tiers are at s3://bkt/p"), "{error}");
+    let program = |options| format!("exec:/bin/true?{options}");
+    let of = |first, second| {
+        [
+            format!("c={}", program(first)),
+            format!("d={}", program(second)),
+        ]
+    };
+    let [first, second] = of("opt.root=/a", "opt.root=/a&timeout=1m");
+    let error = plan(dir.path(), &["--tier", &first, "--tier", &second]).unwrap_err();
+    assert!(error.contains("two tiers are at exec:/"), "{error}");
+    let [first, second] = of("opt.root=/a", "opt.root=/b");
+    let two = plan(dir.path(), &["--tier", &first, "--tier", &second]).unwrap();
+    assert_eq!(two.tiers.len(), 2);
+    let inside = format!("c=exec:{}/tool", dir.path().join("backing").display());
+    let error = plan(dir.path(), &["--tier", &inside]).unwrap_err();
+    assert!(
+        error.contains("the program of tier c") && error.contains("inside BACKING"),
+        "{error}"
+    );
     let apart = ["--tier", "c=s3://bkt/p", "--tier", "d=s3://bkt/q"];
     assert_eq!(plan(dir.path(), &apart).unwrap().tiers.len(), 2);
 }
