@@ -33,6 +33,7 @@ pub mod s3;
 pub mod tape;
 pub mod tapes;
 pub mod throttle;
+pub mod trial;
 mod url;
 
 pub use error::{ErrorKind, TierError};

@@ -59,6 +59,7 @@ fn of(command: &str) -> &'static str {
         "owner" => {
             "0 done, 1 refused, 2 wrong usage, 3 no running instance, 6 a tier is unavailable"
         }
+        "test" => "0 all cases passed, 1 some failed, 2 wrong usage, 6 the place is unavailable",
         "restore" => {
             "0 all is as it was, 1 some names are not (they are listed), 2 wrong usage, \
              5 not permitted, 6 the tier is unavailable"

@@ -1,6 +1,7 @@
-//! `cairn tier`: what lies on tiers, what can go, and whose they are.
+//! `cairn tier`: what lies on tiers, what can go, whose they are, and whether a place is fit to be one.
 
 mod owner;
+mod test;
 
 use super::output::{Output, table};
 use super::{CliError, Session, outcome};
@@ -34,6 +35,11 @@ enum What {
     /// Show whose a tier is, or give it to another instance.
     #[command(after_help = "Example: cairn tier owner dir:/mnt/cold --state /var/lib/cairn/data")]
     Owner(owner::Owner),
+    /// Try whether a place is fit to be a tier: the suite that every kind of tier passes.
+    #[command(
+        after_help = "Example: cairn tier test 'exec:/usr/local/lib/cairn/dir?opt.root=/mnt/empty'"
+    )]
+    Test(test::Test),
 }
 
 /// Arguments of `tier collect`.
@@ -56,6 +62,7 @@ impl Tier {
             What::List { json } => list(session, *json),
             What::Collect(args) => args.run(session),
             What::Owner(args) => args.run(session),
+            What::Test(args) => args.run(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub use tape::{
 };
 pub use tier::{
     Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierList,
-    TierObjects, TierOwner,
+    TierObjects, TierOwner, TierTest, TierTestCase,
 };
 pub use when::When;
 
@@ -98,6 +98,7 @@ schemas! {
     PolicyRun => "cairn.policy-run.v1",
     TierList => "cairn.tiers.v1",
     TierOwner => "cairn.tier-owner.v1",
+    TierTest => "cairn.tier-test.v1",
     Collect => "cairn.collect.v1",
     CollectQuery => "cairn.collect-query.v1",
     TapeList => "cairn.tapes.v1",

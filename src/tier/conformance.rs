@@ -29,15 +29,17 @@ type Case = (&'static str, fn(&Arc<dyn Tier>) -> Result<(), String>);
 
 /// Runs every case, each on a tier of its own that `fresh` makes: empty, and with room for 64 MiB.
 pub fn run(fresh: &dyn Fn() -> Arc<dyn Tier>) -> Vec<Outcome> {
-    puts::CASES
-        .iter()
-        .chain(reads::CASES)
-        .chain(objects::CASES)
-        .map(|(case, test)| Outcome {
-            case,
-            result: test(&fresh()),
-        })
-        .collect()
+    let mut outcomes = Vec::new();
+    run_each(&|| Ok(fresh()), &mut |outcome| outcomes.push(outcome));
+    outcomes
+}
+
+/// The same where a tier may not be had; `each` hears of each case when it has ended.
+pub fn run_each(fresh: &dyn Fn() -> Result<Arc<dyn Tier>, String>, each: &mut dyn FnMut(Outcome)) {
+    for (case, test) in puts::CASES.iter().chain(reads::CASES).chain(objects::CASES) {
+        let result = fresh().and_then(|tier| test(&tier));
+        each(Outcome { case, result });
+    }
 }
 
 /// A name of the first epoch.

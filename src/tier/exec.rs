@@ -9,6 +9,7 @@
 //! - The program gets nothing of this process but its arguments, its three pipes and a few variables; nobody but
 //!   root and the server's user may be able to change it; it never outlives the call (see `exec/run.rs`).
 
+mod cases;
 mod mark;
 mod options;
 mod place;
@@ -21,6 +22,8 @@ mod verbs;
 mod words;
 
 pub use options::{ExecOptions, OPTIONS};
+
+pub(super) use cases::{clear, run as run_cases};
 
 use super::{Description, Expect, Kind, Mark, OpenHow, Put, Space, Tier, TierError, TierUrl};
 use crate::id::{AggregateId, InstanceId, TierId};
@@ -70,6 +73,17 @@ fn nobody() -> Mark {
 /// The mark at a place; `None`: there is none.
 pub(super) fn mark_of(program: &Path, options: &ExecOptions) -> Result<Option<Mark>, TierError> {
     mark::read(&at(program, options, nobody()), "reading the mark")
+}
+
+/// Is there no mark, by what the program lists alone? For those who try a program that does not yet say well what
+/// is missing.
+pub(super) fn is_unmarked(program: &Path, options: &ExecOptions) -> Result<bool, TierError> {
+    let place = at(program, options, nobody());
+    let mark = format!("{}{}", place.prefix, protocol::MARK);
+    let mut found = false;
+    let listed = place.verbs.list(&mark, &mut |name| found |= name == mark);
+    listed.map_err(|failure| place.fail("looking for a mark", None, failure))?;
+    Ok(!found)
 }
 
 /// The same, where one should be.

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 44] = [
+const COMMANDS: [&str; 45] = [
     "up",
     "adopt",
     "rebuild",
@@ -37,6 +37,7 @@ const COMMANDS: [&str; 44] = [
     "tier list",
     "tier collect",
     "tier owner",
+    "tier test",
     "tape list",
     "tape show",
     "tape label",

@@ -84,6 +84,9 @@ frozen! { tiers_are_frozen:
     "tier_collect_wait" ["tier", "collect", "--wait"],
     "tier_collect_json" ["tier", "collect", "-n", "--json"],
     "tier_owner_nothing" ["tier", "owner", "dir:/nonexistent/tier"],
+    "tier_test_nothing" ["tier", "test", "dir:/nonexistent/tier"],
+    "tier_test_program" ["tier", "test", "exec:/nonexistent/program"],
+    "tier_test_wrong" ["tier", "test", "exec:program"],
 }
 frozen! { repairs_are_frozen:
     "repair" ["repair"],
@@ -99,6 +102,29 @@ frozen! { refusals_are_frozen:
     "refused_request" ["requests", "99"],
     "adopt_nothing" ["adopt", "absent"],
     "up_over_itself" ["up", ".", "."],
+}
+
+#[test]
+fn a_place_is_tried_and_left_as_it_was() {
+    let rig = Rig::new();
+    let place = tempfile::tempdir().unwrap();
+    let url = format!("dir:{}", place.path().display());
+    let shown = rig.run(&["tier", "test", &url]);
+    let out = String::from_utf8(shown.stdout.clone()).unwrap();
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown));
+    assert!(
+        out.starts_with("ok      ") && out.ends_with(" cases, 0 failed\n"),
+        "{out}"
+    );
+    assert!(!out.contains("FAILED"), "{out}");
+    let shown = rig.run(&["tier", "test", &url, "--json"]);
+    let lines = json_lines(&shown.stdout);
+    assert_eq!(lines[0]["schema"], "cairn.tier-test.v1");
+    assert_eq!(lines[0]["cleared"], true);
+    let cases = lines[0]["cases"].as_array().unwrap();
+    assert_eq!(out.lines().count(), cases.len() + 1);
+    assert!(cases.iter().all(|case| case["passed"] == true), "{cases:?}");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
 }
 
 /// Whatever prints JSON prints one object a line, each with the name of its schema.

@@ -1,7 +1,9 @@
 //! Programs as tiers: the suite over the shortest whole example, bare and under the wrappers, and days on which
 //! a program fails.
 
+mod author;
 mod bad_days;
+mod clients;
 mod puts;
 
 use crate::MARK;
@@ -27,6 +29,8 @@ impl Site {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (name, source) in [
             ("dir", "examples/tiers/dir"),
+            ("rclone", "examples/tiers/rclone"),
+            ("ssh", "examples/tiers/ssh"),
             ("faulty", "tests/conformance/exec/faulty"),
         ] {
             let text = fs::read(sources.join(source)).expect(source);

@@ -74,6 +74,31 @@ pub struct TierOwner {
     pub own: Option<bool>,
 }
 
+/// What came of trying a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierTest {
+    /// Where it is, without secrets.
+    pub url: String,
+    /// Where it was tried: a directory, or what names began with.
+    pub area: String,
+    /// Nothing of that remains.
+    pub cleared: bool,
+    /// In the order in which they ran.
+    pub cases: Vec<TierTestCase>,
+}
+
+/// One case of a trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierTestCase {
+    /// Its name.
+    pub case: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// Why it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 /// Body of `POST /v1/tiers/collect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CollectQuery {

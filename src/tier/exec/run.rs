@@ -137,6 +137,8 @@ pub(super) struct Run {
     stderr: Option<File>,
     tail: Tail,
     grace: Duration,
+    /// It had to be killed.
+    deaf: bool,
 }
 
 impl Program {
@@ -185,6 +187,7 @@ impl Program {
             stderr: None,
             tail: Tail::default(),
             grace: self.grace,
+            deaf: false,
         };
         run.stdin = pipes.0.map(unblocked).transpose()?;
         run.stdout = pipes.1.map(unblocked).transpose()?;
@@ -276,6 +279,11 @@ impl Run {
     fn ended(&self, how: Ended) -> Failure {
         let words = self.tail.words();
         Failure::Ended { how, words }
+    }
+
+    /// Did it not end when it was told to?
+    pub(super) fn was_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// What it last said on stderr.
@@ -422,7 +430,7 @@ impl Run {
         self.stdin = None;
         self.stdout = None;
         let _ = kill_process_group(self.group, Signal::TERM);
-        self.wait_dead();
+        self.deaf = !self.wait_dead();
         // Also those that did not hear the first one, when the first of them is gone.
         let _ = kill_process_group(self.group, Signal::KILL);
         if self.wait_dead() {

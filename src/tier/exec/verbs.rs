@@ -64,7 +64,7 @@ impl Verbs {
     }
 
     /// Runs a verb whose answer does not count.
-    fn order(&self, arguments: &[&str]) -> Result<(), Failure> {
+    pub(super) fn order(&self, arguments: &[&str]) -> Result<(), Failure> {
         let mut run = self.program.start(arguments, false)?;
         run.succeed(self.limit, &mut |_| true)
     }
@@ -199,6 +199,15 @@ impl Verbs {
             return Err(breach(&run, format!("get: it gave more than {len} bytes")));
         }
         Ok(given)
+    }
+
+    /// Begins to read, and stops in the middle: does the program end when it is told to?
+    pub(super) fn get_and_stop(&self, name: &str, len: u64) -> Result<bool, Failure> {
+        let mut run = self
+            .program
+            .start(&["get", name, "0", &len.to_string()], false)?;
+        run.succeed(self.reading, &mut |_| false)?;
+        Ok(!run.was_deaf())
     }
 
     /// What `get` of a whole object of `len` bytes gives, as a checksum. It must give exactly so many, and end
