@@ -5,9 +5,11 @@
 //! - Nothing that the program says is believed where it can be checked. An object has its receipt after all of
 //!   it was read back and compared (P2); it gets its name by a step of its own, `commit`, from a temporary, so
 //!   that a transfer that was broken off is never taken for an object.
-//! - What is not there is called missing only after the tier's mark was read (see `exec/place.rs`).
+//! - What is not there is called missing only if it was not there before and after the tier's mark was read, twice
+//!   (see `exec/place.rs`).
 //! - The program gets nothing of this process but its arguments, its three pipes and a few variables; nobody but
-//!   root and the server's user may be able to change it; it never outlives the call (see `exec/run.rs`).
+//!   root and the server's user may be able to change it; it is ended with its call (see `exec/run.rs`). If this
+//!   process is killed itself, it sees the end of its pipes, and no more.
 
 mod cases;
 mod mark;
@@ -121,6 +123,7 @@ impl ExecTier {
             Expect::New(_) => mark::establish(&place, wanted),
             Expect::Known(_) => known(&place, wanted),
         };
+        let there = opened.is_ok();
         match opened {
             Ok(mark) => place.expect(mark),
             Err(error @ (TierError::Unavailable { .. } | TierError::Transient { .. }))
@@ -134,10 +137,9 @@ impl ExecTier {
             place: Arc::new(place),
             rest: Mutex::new(None),
         };
-        if tier.place.known_facts().is_some()
-            && let Err(error) = tier.place.sweep()
-        {
-            tracing::warn!(%error, "what dead writers left stays for now");
+        // Of one that is away the first put does it.
+        if there {
+            tier.place.sweep_once();
         }
         Ok(tier)
     }
@@ -154,7 +156,11 @@ impl ExecTier {
         }
     }
 
+    /// An object that ends too early; of another place's object nothing is said.
     fn short(&self, object: AggregateId, len: u64, wanted: u64) -> TierError {
+        if let Err(error) = self.place.enter("reading") {
+            return error;
+        }
         TierError::Short {
             tier: self.place.label.clone(),
             object,
@@ -268,7 +274,8 @@ impl Tier for ExecTier {
         self.changed();
         match place.verbs.delete(&place.at(name)) {
             Ok(()) => Ok(()),
-            Err(failure) if place::says(&failure) == Some(Verdict::Missing) => Ok(()),
+            // It counts as gone at this place alone.
+            Err(failure) if place::says(&failure) == Some(Verdict::Missing) => place.enter(STEP),
             Err(failure) => Err(place.fail(STEP, Some(name), failure)),
         }
     }
@@ -315,8 +322,10 @@ impl ExecTier {
         place.enter(STEP)?;
         let most = limit.saturating_add(KEPT);
         let (mut names, mut cut) = (Vec::new(), false);
-        let which = format!("{}e", place.prefix);
-        let listed = place.verbs.list(&which, &mut |name| {
+        let mark = format!("{}{}", place.prefix, protocol::MARK);
+        let mut marked = false;
+        let listed = place.verbs.list(&place.prefix, &mut |name| {
+            marked |= name == mark;
             let object = protocol::parse_object(&place.prefix, name);
             names.extend(object.filter(|name| after.is_none_or(|after| *name > after)));
             if names.len() >= most.saturating_mul(2) {
@@ -324,6 +333,14 @@ impl ExecTier {
             }
         });
         listed.map_err(|failure| place.fail(STEP, None, failure))?;
+        // Read before, the mark may have been another place's than the names are.
+        if !marked {
+            return Err(TierError::Unavailable {
+                tier: place.label.clone(),
+                step: STEP,
+                why: format!("its list does not show its mark {mark}: is it the right place?"),
+            });
+        }
         cut |= thin(&mut names, most);
         names.retain(|name| !place.is_settling(*name));
         Ok(Rest {

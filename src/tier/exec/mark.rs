@@ -163,12 +163,14 @@ fn put(place: &Place, temporary: &str, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// Takes a temporary away; if that fails, the next sweep does.
-pub(super) fn discard(place: &Place, temporary: &str) {
-    if let Err(failure) = place.verbs.delete(temporary)
-        && says(&failure) != Some(Verdict::Missing)
-    {
-        tracing::warn!(tier = place.label, temporary, %failure, "a temporary remains until it is swept");
+/// Takes a temporary away, and says whether it is gone; if not, the next sweep does it.
+pub(super) fn discard(place: &Place, temporary: &str) -> bool {
+    match place.verbs.delete(temporary) {
+        Err(failure) if says(&failure) != Some(Verdict::Missing) => {
+            tracing::warn!(tier = place.label, temporary, %failure, "a temporary remains until it is swept");
+            false
+        }
+        Ok(()) | Err(_) => true,
     }
 }
 
@@ -253,13 +255,16 @@ fn settled(place: &Place, to: InstanceId) -> Result<Mark, TierError> {
 
 /// Seconds since the youngest temporary of an object was begun.
 fn youngest(place: &Place) -> Result<Option<u64>, TierError> {
+    let now = super::place::now();
     let mut youngest = None;
     let which = format!("{}{TEMPORARY}", place.prefix);
     let listed = place.verbs.list(&which, &mut |name| {
         if !name.ends_with(WHAT) {
-            youngest = youngest.max(parse_temporary(&place.prefix, name));
+            // One from a clock that runs ahead is no sign of life, and does not hide another one's.
+            let begun = parse_temporary(&place.prefix, name).filter(|begun| *begun <= now);
+            youngest = youngest.max(begun);
         }
     });
     listed.map_err(|failure| place.fail("looking who writes there", None, failure))?;
-    Ok(youngest.map(|begun| super::place::now().saturating_sub(begun)))
+    Ok(youngest.map(|begun| now.saturating_sub(begun)))
 }

@@ -3,6 +3,8 @@
 //! Invariants kept here:
 //! - Nothing is called missing, listed, written or deleted unless the tier's own mark was read through the
 //!   program in the same operation: a place that is not mounted, or another account's, is never taken for it.
+//!   What is missing was looked for before and after the mark was read, and a listing shows the mark itself: a place
+//!   that is mounted in between is not taken for an empty one.
 //! - Of two objects of one name that are written at once in this process one is committed; until its put has
 //!   its receipt nobody else here sees it.
 //! - A temporary that is being written here is never swept.
@@ -44,6 +46,8 @@ pub(super) struct Place {
     facts: Mutex<Option<Facts>>,
     claims: Mutex<HashMap<AggregateId, Weak<Claim>>>,
     living: Mutex<HashSet<String>>,
+    /// What dead writers left was looked for since this was opened.
+    swept: AtomicBool,
 }
 
 impl Place {
@@ -61,6 +65,7 @@ impl Place {
             facts: Mutex::new(None),
             claims: Mutex::default(),
             living: Mutex::default(),
+            swept: AtomicBool::new(false),
         }
     }
 
@@ -79,13 +84,13 @@ impl Place {
 
     /// What the program says of itself; asked once, when it first answers.
     pub(super) fn facts(&self, step: &'static str) -> Result<Facts, TierError> {
-        let mut known = self.facts.lock();
-        if let Some(facts) = &*known {
-            return Ok(facts.clone());
+        if let Some(facts) = self.known_facts() {
+            return Ok(facts);
         }
+        // Not under the lock: whoever only wants to know what is known does not wait for a program.
         let facts = self.verbs.describe();
         let facts = facts.map_err(|failure| self.fail(step, None, failure))?;
-        Ok(known.insert(facts).clone())
+        Ok(self.facts.lock().get_or_insert(facts).clone())
     }
 
     /// What it said, if it was ever asked.
@@ -114,12 +119,24 @@ impl Place {
         }
     }
 
-    /// A name that the program says is not there, and what that means.
+    /// A name that the program says is not there, and what that means. It counts if the place is ours, the name is
+    /// still not there, and the place is still ours: one that was not mounted at first does not make all missing.
     pub(super) fn missing(&self, step: &'static str, object: AggregateId) -> TierError {
-        match self.enter(step) {
-            Ok(()) => TierError::Missing {
+        let looked = self
+            .enter(step)
+            .and_then(|()| self.length(step, object, &self.at(object)))
+            .and_then(|found| self.enter(step).map(|()| found));
+        match looked {
+            // Between its commit and its receipt nobody sees it.
+            Ok(found) if found.is_none() || self.is_settling(object) => TierError::Missing {
                 tier: self.label.clone(),
                 object,
+            },
+            Ok(_) => TierError::Transient {
+                tier: self.label.clone(),
+                object: object.to_string(),
+                step,
+                source: std::io::Error::other("it was not there, and a moment later it was"),
             },
             Err(error) => error,
         }
@@ -213,9 +230,22 @@ impl Place {
         self.living.lock().remove(temporary);
     }
 
-    /// Removes what dead writers left; says how many there were.
-    pub(super) fn sweep(&self) -> Result<usize, TierError> {
+    /// Removes what dead writers left, once, when the place is there for the first time.
+    pub(super) fn sweep_once(&self) {
+        if self.swept.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        if let Err(error) = self.sweep() {
+            self.swept.store(false, Ordering::SeqCst);
+            tracing::warn!(%error, "what dead writers left stays for now");
+        }
+    }
+
+    /// Removes what dead writers left; says how many there were. Only where our mark is, before and after it was
+    /// looked what there is: another's place is not swept, nor a mark that waits for an owner to take over.
+    fn sweep(&self) -> Result<usize, TierError> {
         const STEP: &str = "looking for what was left half-written";
+        self.enter(STEP)?;
         let (mut left, now) = (Vec::new(), now());
         let which = format!("{}{}", self.prefix, protocol::TEMPORARY);
         self.verbs
@@ -231,6 +261,7 @@ impl Place {
             left.retain(|name| !living.contains(name));
         }
         for name in &left {
+            self.enter(STEP)?;
             self.verbs
                 .delete(name)
                 .map_err(|failure| self.fail(STEP, None, failure))?;

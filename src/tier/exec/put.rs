@@ -46,6 +46,7 @@ impl ExecPut {
         const STEP: &str = "starting to write";
         let facts = place.facts(STEP)?;
         place.enter(STEP)?;
+        place.sweep_once();
         if place.length(STEP, name, &place.at(name))?.is_some() {
             return Err(exists(place, name));
         }
@@ -200,7 +201,7 @@ impl ExecPut {
             Err(failure) if says(&failure) == Some(Verdict::Exists) => {
                 return Err(exists(&self.place, self.name));
             }
-            Err(failure) => return self.settle(&at, sum, failure),
+            Err(failure) => return Err(self.settle(&at, failure)),
         }
         self.inspect(&at, sum).inspect_err(|_| {
             self.take_back(&at);
@@ -236,28 +237,24 @@ impl ExecPut {
         Ok(())
     }
 
-    /// A commit failed, and may have been done all the same: its reply was lost, or it was ended in the middle.
-    /// The temporary goes first, so that whatever still runs on the other side has nothing to rename. What is there
-    /// then is ours: its name was free, at the right place, a moment ago. It counts if it is whole and right.
-    fn settle(&mut self, at: &str, sum: Crc32c, failure: Failure) -> Result<(), TierError> {
-        const STEP: &str = "giving it its name";
-        discard(&self.place, &self.temporary);
-        self.committed = true;
-        match self.place.length(STEP, self.name, at) {
-            Ok(None) => Err(self.fail(STEP, failure)),
-            Ok(Some(len)) if len == self.written && self.compare(at, sum).is_ok() => {
-                tracing::warn!(tier = self.place.label, object = %self.name, %failure, "committed, although its commit failed");
-                Ok(())
-            }
-            Ok(Some(_)) | Err(_) => {
-                self.take_back(at);
-                Err(self.fail(STEP, failure))
-            }
-        }
+    /// A commit failed, and may have been done all the same. Only its success says that the object survives a loss of
+    /// power: what is there counts for nothing, however whole it looks. The temporary goes first, so that whatever
+    /// still runs on the other side has nothing to rename; then what is there under the object's name, which is ours:
+    /// that was free, at the right place, a moment ago.
+    fn settle(&mut self, at: &str, failure: Failure) -> TierError {
+        // If it stays, it is tried once more when this is dropped.
+        self.committed = discard(&self.place, &self.temporary);
+        self.take_back(at);
+        self.fail("giving it its name", failure)
     }
 
-    /// What was committed, and has no receipt, must not be.
+    /// What was committed, and has no receipt, must not be. At another place, or one that does not
+    /// say whose it is, nothing is deleted.
     fn take_back(&self, at: &str) {
+        if let Err(error) = self.place.enter("taking back what was committed") {
+            tracing::error!(tier = self.place.label, object = %self.name, %error, "an object without a receipt may remain");
+            return;
+        }
         if let Err(failure) = self.place.verbs.delete(at)
             && says(&failure) != Some(Verdict::Missing)
         {

@@ -157,6 +157,10 @@ fn a_listing_that_breaks_off_is_none() {
     let tier = lister(&place);
     let error = tier.list(None, 9).expect_err("half a name");
     assert!(error.to_string().contains("has no end"), "{error}");
+    // One without the mark is another place's.
     fs::write(place.path().join("names"), "").expect("names");
+    let error = tier.list(None, 9).expect_err("no mark");
+    assert!(error.to_string().contains("cairn-tier.json"), "{error}");
+    fs::write(place.path().join("names"), "cairn-tier.json\n").expect("names");
     assert_eq!(tier.list(None, 9).expect("nothing there"), []);
 }

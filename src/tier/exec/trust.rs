@@ -33,7 +33,8 @@ pub(super) fn check(program: &Path) -> Result<(), String> {
     let ways = real.ancestors().skip(1).chain(program.ancestors().skip(1));
     for above in ways {
         let meta = look(above)?;
-        // In a sticky directory others can add names, and neither change nor take away ours.
+        // In a sticky directory others can add names, and neither change nor take away ours; its owner can.
+        owned(above, &meta)?;
         if meta.mode() & STICKY == 0 {
             safe(above, &meta)?;
         }
@@ -45,7 +46,7 @@ fn look(path: &Path) -> Result<Metadata, String> {
     std::fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn safe(path: &Path, meta: &Metadata) -> Result<(), String> {
+fn owned(path: &Path, meta: &Metadata) -> Result<(), String> {
     let (shown, own) = (path.display(), rustix::process::geteuid().as_raw());
     if meta.uid() != 0 && meta.uid() != own {
         return Err(format!(
@@ -53,6 +54,12 @@ fn safe(path: &Path, meta: &Metadata) -> Result<(), String> {
             meta.uid()
         ));
     }
+    Ok(())
+}
+
+fn safe(path: &Path, meta: &Metadata) -> Result<(), String> {
+    owned(path, meta)?;
+    let shown = path.display();
     if meta.mode() & BY_OTHERS != 0 {
         return Err(format!(
             "{shown} may be written by others (mode {:04o}), who could change what runs with this server's \
@@ -116,6 +123,10 @@ mod tests {
             chmod(&dir, 0o755);
             std::os::unix::fs::chown(&program, Some(12345), None).expect("chown");
             says("belongs to user 12345");
+            std::os::unix::fs::chown(&program, Some(0), None).expect("chown");
+            chmod(&dir, 0o1777);
+            std::os::unix::fs::chown(&dir, Some(12345), None).expect("chown");
+            says("bin belongs to user 12345");
         }
     }
 }

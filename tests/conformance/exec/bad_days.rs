@@ -26,7 +26,7 @@ fn an_answer_that_is_no_answer_is_never_believed() {
     let space = |tier: &dyn Tier| tier.space().map(|_| ());
     let delete = |tier: &dyn Tier| tier.delete(name(9));
     type Ask<'a> = &'a dyn Fn(&dyn Tier) -> Result<(), TierError>;
-    let cases: [(&str, Ask<'_>, ErrorKind); 26] = [
+    let cases: [(&str, Ask<'_>, ErrorKind); 28] = [
         ("get less", &read, Transient),
         ("get half", &read, Transient),
         ("get die-half", &read, Transient),
@@ -39,7 +39,9 @@ fn an_answer_that_is_no_answer_is_never_believed() {
         ("get 117", &read, Refused),
         // What is missing is asked for once more, through the mark: which is missing too.
         ("get 111", &read, Unavailable),
-        ("get once-111", &read, Missing),
+        // It was not there, and was: mounted in between.
+        ("get once-111", &read, Transient),
+        ("stat once-111", &stat, Transient),
         ("stat 111", &stat, Missing),
         ("stat lie", &stat, Unavailable),
         ("stat say=12K", &stat, Unavailable),
@@ -47,6 +49,8 @@ fn an_answer_that_is_no_answer_is_never_believed() {
         ("stat 113", &stat, Full),
         ("stat die-before", &stat, Transient),
         ("list 111", &list, Unavailable),
+        // Another place's, for all that is known.
+        ("list lie", &list, Unavailable),
         ("list die-half", &list, Transient),
         ("list say=e00000001-0000", &list, Unavailable),
         ("list hang", &list, Unavailable),
@@ -214,6 +218,58 @@ fn what_dead_writers_left_goes_after_a_fortnight_and_a_living_one_keeps_his() {
     put.finish(cairn_mover::Crc32c::of(b"bytes"))
         .expect("receipt");
     assert_eq!(tier.read(name(1), 0, 5).expect("read"), &b"bytes"[..]);
+}
+
+#[test]
+fn what_was_left_at_a_place_that_is_not_ours_stays_and_goes_when_ours_is_back() {
+    let site = Site::new();
+    let root = site.empty("place");
+    opened(&site.plain("place")).expect("opens");
+    let mark = root.join("cairn-tier.json");
+    let text = fs::read_to_string(&mark).expect("mark");
+    let old = half_written(15 * 86_400);
+    let waiting = format!("tmp-{:010x}-{:016x}-mark", 1, 1);
+    let other = text.replace(&MARK.owner.to_string(), &InstanceId([4; 16]).to_string());
+    let known = OpenHow::known(MARK.owner, MARK.tier);
+    for there in [None, Some(&other)] {
+        match there {
+            None => fs::remove_file(&mark).expect("removed"),
+            Some(text) => fs::write(&mark, text).expect("another's"),
+        }
+        for name in [&old, &waiting] {
+            fs::write(root.join(name), b"half").expect("file");
+        }
+        let tier = open(&site.plain("place"), known);
+        assert_eq!(names(&root).len(), 2, "{there:?}");
+        fs::write(&mark, &text).expect("back");
+        if let Ok(tier) = tier {
+            tier.put(name(1), 0).expect("starts").abandon();
+            assert_eq!(names(&root), [""; 0], "{there:?}");
+        }
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_no_shorter_one() {
+    let site = Site::new();
+    let broken = "#!/bin/sh\nhead -c 10 /dev/zero\necho \"tail: error reading: Input/output error\" >&2\nexit 1\n";
+    site.install("tail", broken.as_bytes());
+    let text = fs::read_to_string(site.path("quick")).expect("example");
+    let broken = text.replace(
+        "    { err=$({ tail ",
+        &format!("    {{ err=$({{ {} ", site.path("tail").display()),
+    );
+    assert_ne!(broken, text, "the example reads with tail");
+    site.install("broken", broken.as_bytes());
+    let root = site.empty("place");
+    let tier = opened(&site.plain("place")).expect("opens");
+    store(&*tier, name(1), &[7; 1000]);
+    let status = std::process::Command::new(site.path("broken"))
+        .args(["get", "e00000001-000000000001.tar", "0", "1000"])
+        .env("CAIRN_TIER_ROOT", &root)
+        .output()
+        .expect("runs");
+    assert_eq!(status.status.code(), Some(116), "{status:?}");
 }
 
 #[test]

@@ -98,16 +98,21 @@ fn what_is_read_back_otherwise_is_never_an_object() {
 }
 
 #[test]
-fn a_commit_whose_answer_is_lost_counts_if_the_object_is_whole() {
+fn a_commit_that_failed_never_counts_however_whole_the_object_is() {
+    use ErrorKind::{Transient, Unavailable};
     let site = Site::new();
     let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
-    for fault in ["commit die-after", "commit hang-after"] {
+    for (fault, kind) in [
+        // It is there, and could not be made durable.
+        ("commit then-115", Transient),
+        ("commit then-111", Transient),
+        ("commit die-after", Transient),
+        ("commit hang-after", Unavailable),
+    ] {
         site.strike(fault);
-        put(&*tier, &data()).expect(fault);
-        site.strike("");
-        assert_eq!(tier.stat(name(1)).expect(fault), 2_800_000);
-        assert_eq!(names(&site.path("place")), ["e00000001-000000000001.tar"]);
-        tier.delete(name(1)).expect(fault);
+        let failed = put(&*tier, &data()).expect_err(fault);
+        assert_eq!(failed.kind(), kind, "{fault}: {failed}");
+        left_nothing(&site, &*tier, "place", fault);
     }
 }
 
