@@ -54,6 +54,12 @@ fn rclone_conforms() {
         root.display(),
         config.display()
     );
+    // Nobody said that what it acknowledges is durable.
+    let error = super::opened(&site.url("rclone", &options)).map(|_| ());
+    let error = error.expect_err("refused");
+    assert_eq!(error.kind(), cairn::tier::ErrorKind::Refused, "{error}");
+    assert!(error.to_string().contains("opt.durable=yes"), "{error}");
+    let options = format!("{options}&opt.durable=yes");
     passes(&site.url("rclone", &options));
     assert_eq!(super::names(&root), [""; 0]);
 }
