@@ -37,7 +37,7 @@ pub mod trial;
 mod url;
 
 pub use error::{ErrorKind, TierError};
-pub use open::{Expect, OpenHow, is_there, mark_at, open};
+pub use open::{Expect, OpenHow, is_there, mark_at, open, probe};
 pub use url::{TierUrl, UrlError};
 
 use crate::id::{AggregateId, InstanceId, TierId};

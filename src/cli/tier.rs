@@ -2,6 +2,7 @@
 
 mod owner;
 mod test;
+mod probe;
 
 use super::output::{Output, table};
 use super::{CliError, Session, outcome};
@@ -40,6 +41,9 @@ enum What {
         after_help = "Example: cairn tier test 'exec:/usr/local/lib/cairn/dir?opt.root=/mnt/empty'"
     )]
     Test(test::Test),
+    /// Find out anew what the service of a bucket can do.
+    #[command(after_help = "Example: cairn tier probe cold")]
+    Probe(probe::Probe),
 }
 
 /// Arguments of `tier collect`.
@@ -63,6 +67,7 @@ impl Tier {
             What::Collect(args) => args.run(session),
             What::Owner(args) => args.run(session),
             What::Test(args) => args.run(),
+            What::Probe(args) => args.run(session),
         }
     }
 }

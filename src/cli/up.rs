@@ -71,5 +71,7 @@ pub struct UpArgs {
 /// # Errors
 /// What is wrong with them (exit code 2), or why it did not start.
 pub fn run(args: &UpArgs, starter: &dyn Starter) -> Result<u8, CliError> {
-    starter.up(&UpPlan::new(args)?)
+    let plan = UpPlan::new(args)?;
+    plan::ready(&plan.tiers)?;
+    starter.up(&plan)
 }

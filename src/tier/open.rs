@@ -3,6 +3,7 @@
 use super::dir::DirTier;
 use super::exec::ExecTier;
 use super::limit::Limit;
+use super::s3::S3Tier;
 use super::tape::TapeTier;
 use super::throttle::{Pace, Throttle};
 use super::{Mark, Tier, TierError, TierUrl};
@@ -56,7 +57,7 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::is_marked(path),
         TierUrl::Tape { path, options } => super::tape::is_marked(&options.mark_dir(path)),
-        TierUrl::S3(_) => Err(std::io::Error::other(not_built(url))),
+        TierUrl::S3(place) => super::s3::is_marked(place),
         TierUrl::Exec { program, options } => super::exec::mark_of(program, options)
             .map(|mark| mark.is_some())
             .map_err(std::io::Error::from),
@@ -72,7 +73,7 @@ pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => super::dir::mark_at(path, &label),
         TierUrl::Tape { path, options } => super::dir::mark_at(&options.mark_dir(path), &label),
-        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::S3(place) => super::s3::mark_at(place),
         TierUrl::Exec { program, options } => {
             super::exec::mark_of(program, options)?.ok_or(TierError::Unavailable {
                 tier: label,
@@ -100,7 +101,7 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
             }
         }
         TierUrl::Tape { path, options } => Ok(Arc::new(TapeTier::open(path, options, how)?)),
-        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::S3(place) => Ok(Arc::new(S3Tier::open(place, how)?)),
         TierUrl::Exec { program, options } => {
             let tier = Arc::new(ExecTier::open(program, options, how)?);
             let at_once = NonZeroUsize::new(options.concurrency).unwrap_or(NonZeroUsize::MIN);
@@ -109,10 +110,26 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
     }
 }
 
-/// This program cannot use such a place.
-pub(super) fn not_built(url: &TierUrl) -> TierError {
+/// Finds out anew what the service of the tier at `url` can do, and remembers it there. The tier keeps its
+/// owner; for him to ask.
+///
+/// # Errors
+/// [`TierError::Refused`] for a kind of which nothing is found out; else as [`open`].
+pub fn probe(url: &TierUrl) -> Result<Vec<String>, TierError> {
+    let TierUrl::S3(place) = url else {
+        return Err(TierError::Refused {
+            place: url.to_string(),
+            why: "only of a bucket's service there is something to find out".to_owned(),
+        });
+    };
+    let mark = super::s3::mark_at(place)?;
+    S3Tier::open(place, OpenHow::known(mark.owner, mark.tier))?.probe()
+}
+
+/// Nobody tries such a place yet.
+pub(super) fn not_tried(url: &TierUrl) -> TierError {
     TierError::Refused {
         place: url.to_string(),
-        why: "its kind is not built into this version".to_owned(),
+        why: "places of its kind cannot be tried by this version".to_owned(),
     }
 }

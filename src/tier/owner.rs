@@ -1,7 +1,6 @@
 //! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
 
-use super::open::not_built;
-use super::{Mark, TierError, TierUrl, dir, exec, tape};
+use super::{Mark, TierError, TierUrl, dir, exec, s3, tape};
 use crate::id::InstanceId;
 
 /// The mark of the tier at `url`.
@@ -12,7 +11,7 @@ pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
     match url {
         TierUrl::Dir { path, .. } => dir::owner_of(path),
         TierUrl::Tape { path, options } => dir::owner_of(&options.mark_dir(path)),
-        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::S3(place) => s3::mark_at(place),
         TierUrl::Exec { program, options } => exec::owner_of(program, options),
     }
 }
@@ -26,7 +25,7 @@ pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, Tie
     match url {
         TierUrl::Dir { path, .. } => dir::take(path, from, to, dir::mark::NOTE),
         TierUrl::Tape { path, options } => tape::take(path, &options.mark_dir(path), from, to),
-        TierUrl::S3(_) => Err(not_built(url)),
+        TierUrl::S3(place) => s3::take(place, from, to),
         TierUrl::Exec { program, options } => exec::take(program, options, from, to),
     }
 }

@@ -63,7 +63,7 @@ impl Trial {
                 }
                 Area::Behind(format!("{}test-{nonce}-", options.prefix))
             }
-            TierUrl::S3(_) => return Err(super::open::not_built(url)),
+            TierUrl::S3(_) => return Err(super::open::not_tried(url)),
         };
         Ok(Self {
             url: url.clone(),

@@ -11,6 +11,8 @@ mod bad_days;
 mod crash;
 mod exec;
 mod real;
+#[cfg(feature = "s3")]
+mod s3;
 mod suite;
 mod tape_batches;
 mod tape_crash;

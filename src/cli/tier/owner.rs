@@ -35,7 +35,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
-        let url = self.url(session)?;
+        let url = url_of(&self.tier, session)?;
         let mark = owner::of(&url).map_err(|why| CliError::new(Failure::TierUnavailable, why))?;
         let ours = self.ours()?;
         let mark = match (&self.take, ours) {
@@ -63,23 +63,6 @@ impl Owner {
         Ok(outcome::OK)
     }
 
-    fn url(&self, session: &Session) -> Result<TierUrl, CliError> {
-        let text = &self.tier;
-        let text = if text.contains(':') {
-            text.clone()
-        } else if text.starts_with('/') {
-            format!("dir:{text}")
-        } else {
-            let list = session.client()?.tiers()?;
-            let found = list.tiers.into_iter().find(|tier| tier.tier == *text);
-            found.map(|tier| tier.url).ok_or_else(|| {
-                CliError::usage(format!("the running instance has no tier {text:?}"))
-                    .with_hint("name it by its URL, as in dir:/mnt/cold")
-            })?
-        };
-        text.parse().map_err(CliError::usage)
-    }
-
     fn ours(&self) -> Result<Option<InstanceId>, CliError> {
         let Some(state) = &self.state else {
             return Ok(None);
@@ -91,6 +74,23 @@ impl Owner {
         };
         found.map(Some).ok_or_else(none)
     }
+}
+
+/// The URL of a tier that is named by it, by its directory, or by its name at the running instance.
+pub(super) fn url_of(text: &str, session: &Session) -> Result<TierUrl, CliError> {
+    let text = if text.contains(':') {
+        text.to_owned()
+    } else if text.starts_with('/') {
+        format!("dir:{text}")
+    } else {
+        let list = session.client()?.tiers()?;
+        let found = list.tiers.into_iter().find(|tier| tier.tier == *text);
+        found.map(|tier| tier.url).ok_or_else(|| {
+            CliError::usage(format!("the running instance has no tier {text:?}"))
+                .with_hint("name it by its URL, as in dir:/mnt/cold")
+        })?
+    };
+    text.parse().map_err(CliError::usage)
 }
 
 fn take(url: &TierUrl, mark: Mark, ours: InstanceId, word: &str) -> Result<Mark, CliError> {

@@ -299,6 +299,7 @@ fn warnings(
     found.extend(damage(engine));
     found.extend(engine.tiers().iter().filter_map(|slot| late(engine, slot)));
     found.extend(engine.tiers().iter().flat_map(worn));
+    found.extend(engine.tiers().iter().flat_map(lacks));
     found.extend(emergency(engine));
     found
 }
@@ -334,6 +335,18 @@ fn absent(tier: &TierStatus) -> Option<Warning> {
         level: Level::Warning,
         message: format!("tier {name}: {barcodes} asked for and not in the library"),
     })
+}
+
+/// What a tier's place lacks, and what follows from that.
+fn lacks(slot: &Slot) -> Vec<Warning> {
+    let say = |note| {
+        warning(
+            "tier-lacks",
+            Level::Ok,
+            format!("tier {}: {note}", slot.name),
+        )
+    };
+    slot.tier.describe().notes.into_iter().map(say).collect()
 }
 
 /// The catalog's file.

@@ -285,8 +285,9 @@ fn check_prefix(prefix: &str) -> Result<(), String> {
     if prefix.len() > PREFIX_MOST {
         return Err(format!("the prefix has more than {PREFIX_MOST} bytes"));
     }
-    if prefix.contains('\0') {
-        return Err("the prefix holds a zero byte".to_owned());
+    // Listings are XML, which has no way to write them.
+    if prefix.chars().any(char::is_control) {
+        return Err("the prefix holds a control character".to_owned());
     }
     // Clients and proxies clean such paths up, each in its own way: keys would not be found again.
     if !prefix.is_empty() && prefix.split('/').any(|p| matches!(p, "" | "." | "..")) {

@@ -8,6 +8,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("fuser", &["fuse/"]),
     ("rusqlite", &["src/catalog/", "src/catalog.rs"]),
     ("aws_sdk_s3", &["src/tier/s3"]),
+    ("aws_config", &["src/tier/s3"]),
+    ("aws_smithy_http_client", &["src/tier/s3"]),
+    ("aws_smithy_types", &["src/tier/s3"]),
     ("crc32c", &["mover/src/checksum.rs"]),
     (
         "lru",

@@ -128,7 +128,15 @@ fn tiers_are_named_and_placed_once() {
         "{error}"
     );
     let apart = ["--tier", "c=s3://bkt/p", "--tier", "d=s3://bkt/q"];
-    assert_eq!(plan(dir.path(), &apart).unwrap().tiers.len(), 2);
+    let apart = plan(dir.path(), &apart).unwrap();
+    assert_eq!(apart.tiers.len(), 2);
+    for early in [&two.tiers, &apart.tiers] {
+        let error = super::ready(early).unwrap_err().to_string();
+        assert!(error.contains("tier c: ") && error.contains("still being built"), "{error}");
+    }
+    let cold = format!("c=dir:{}", dir.path().join("cold").display());
+    let plain = plan(dir.path(), &["--tier", &cold]).unwrap();
+    assert!(super::ready(&plain.tiers).is_ok());
 }
 
 #[test]
