@@ -1,8 +1,8 @@
 //! `cairn tier`: what lies on tiers, what can go, whose they are, and whether a place is fit to be one.
 
 mod owner;
-mod test;
 mod probe;
+mod test;
 
 use super::output::{Output, table};
 use super::{CliError, Session, outcome};

@@ -132,7 +132,10 @@ fn tiers_are_named_and_placed_once() {
     assert_eq!(apart.tiers.len(), 2);
     for early in [&two.tiers, &apart.tiers] {
         let error = super::ready(early).unwrap_err().to_string();
-        assert!(error.contains("tier c: ") && error.contains("still being built"), "{error}");
+        assert!(
+            error.contains("tier c: ") && error.contains("still being built"),
+            "{error}"
+        );
     }
     let cold = format!("c=dir:{}", dir.path().join("cold").display());
     let plain = plan(dir.path(), &["--tier", &cold]).unwrap();
