@@ -223,11 +223,11 @@ fn s3_bytes_that_are_damaged_on_the_way_up_get_no_receipt() {
                 .write_all(&bytes)
                 .map_err(|e| cairn::tier::TierError::from_write(e, "s3", name));
             let done = written.and_then(|()| put.finish(Crc32c::of(&bytes)));
-            let error = done.err().expect("every upload is damaged");
+            let error = done.expect_err("every upload is damaged");
             println!("{}: {error}", kind.as_str());
             proxy.set(quiet.clone());
             assert_eq!(
-                tier.stat(name).err().expect("nothing is there").kind(),
+                tier.stat(name).expect_err("nothing is there").kind(),
                 ErrorKind::Missing
             );
             assert_eq!(tier.list(None, 10).expect("lists"), []);
@@ -235,6 +235,36 @@ fn s3_bytes_that_are_damaged_on_the_way_up_get_no_receipt() {
                 one_in: 1,
                 ..quiet.clone()
             });
+        }
+        assert_eq!(server.unfinished(), 0);
+    }
+}
+
+/// The request that makes the object is done, and nobody hears of it: what is there says whose it is.
+#[test]
+fn s3_an_answer_that_was_lost_is_no_failure() {
+    let test = "s3_an_answer_that_was_lost_is_no_failure";
+    for kind in [Kind::Moto, Kind::S3s] {
+        let Some(server) = start(kind, test) else {
+            continue;
+        };
+        let proxy = Proxy::before(server.at, Script::quiet());
+        let place = server.place(proxy.at, "p", "&part-size=5MiB");
+        let tier = S3Tier::open_as(&place, ours(), access()).expect("opens");
+        for (seq, len, words) in [
+            (1, 1000, ["PUT ", "/aggregates/"]),
+            (2, 6 * MIB, ["POST ", "?uploadId="]),
+            (3, 6 * MIB, ["PUT ", "partNumber=2"]),
+        ] {
+            let name = AggregateId { epoch: 1, seq };
+            let bytes = content(seq, len);
+            proxy.set(Script {
+                once: Some((Fault::Lost, words)),
+                ..Script::quiet()
+            });
+            crate::store(&tier, name, &bytes);
+            assert_eq!(proxy.counts().get(&Fault::Lost), Some(&seq), "{words:?}");
+            assert_eq!(tier.read(name, 0, len as u64).expect("reads"), bytes);
         }
         assert_eq!(server.unfinished(), 0);
     }

@@ -47,6 +47,8 @@ pub(crate) struct Script {
     /// One request of so many is struck; 0: none.
     pub(crate) one_in: u64,
     pub(crate) faults: Vec<Fault>,
+    /// Strikes the first request whose first line has both, and no other.
+    pub(crate) once: Option<(Fault, [&'static str; 2])>,
     /// What is answered in the server's place to requests whose first line has this.
     pub(crate) instead: Vec<(&'static str, &'static str)>,
 }
@@ -58,6 +60,7 @@ impl Script {
             seed: 1,
             one_in: 0,
             faults: Vec::new(),
+            once: None,
             instead: Vec::new(),
         }
     }
@@ -153,7 +156,7 @@ impl Request {
 impl Inner {
     fn serve(&self, stream: &TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
-        while let Some(mut request) = read_request(&mut reader)? {
+        if let Some(mut request) = read_request(&mut reader)? {
             *self.requests.lock() += 1;
             if let Some(answer) = self.instead(&request) {
                 let mut stream = stream;
@@ -225,8 +228,19 @@ impl Inner {
     }
 
     fn draw(&self, request: &Request) -> Option<Fault> {
-        let script = self.script.lock().clone();
-        if script.one_in == 0 || script.faults.is_empty() || self.dice() % script.one_in != 0 {
+        let first = request.head.lines().next().unwrap_or_default();
+        let mut script = self.script.lock();
+        if let Some((fault, words)) = script.once
+            && words.iter().all(|word| first.contains(word))
+        {
+            script.once = None;
+            return Some(fault);
+        }
+        let script = script.clone();
+        if script.one_in == 0
+            || script.faults.is_empty()
+            || !self.dice().is_multiple_of(script.one_in)
+        {
             return None;
         }
         let fault = script.faults[self.dice() as usize % script.faults.len()];
