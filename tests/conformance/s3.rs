@@ -174,11 +174,10 @@ fn a_service_that_is_down_is_unavailable_until_it_is_back() {
         return;
     };
     let data = content(3, 1000);
-    store(
-        &server.open("p", "", ours()).expect("opens"),
-        name(1),
-        &data,
-    );
+    let first = server.open("p", "", ours()).expect("opens");
+    store(&first, name(1), &data);
+    let notes = first.describe().notes;
+    assert!(!notes.is_empty());
     let nobody = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         free.local_addr().expect("its address")
@@ -206,6 +205,8 @@ fn a_service_that_is_down_is_unavailable_until_it_is_back() {
     // It comes up under the very address that was refused.
     let proxy = Proxy::at(nobody, server.at, quiet);
     assert_eq!(tier.read(name(1), 0, 1000).expect("is back"), data);
+    tier.space().expect("is back");
+    assert_eq!(tier.describe().notes, notes, "what it lacks is known again");
     store(&tier, name(2), &data);
     drop(proxy);
 }

@@ -257,9 +257,14 @@ impl Tier for S3Tier {
     /// A bucket has no bounds that it would tell. Asking is a sign of life all the same.
     fn space(&self) -> Result<Space, TierError> {
         let here = Arc::clone(&self.place);
-        self.place
-            .service
-            .wait("asking for space", async move { here.look().await })?;
+        self.place.service.wait("asking for space", async move {
+            here.look().await?;
+            // It was away when the tier was opened: what it lacks is said from now on.
+            if here.known().is_none() {
+                here.recall().await?;
+            }
+            Ok(())
+        })?;
         Ok(Space::default())
     }
 }
