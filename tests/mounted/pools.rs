@@ -35,7 +35,7 @@ fn equip(cairn: &mut Instance, root: &Path, drives: u32) -> Result<()> {
 /// Whose each cartridge is, by barcode.
 fn owners(root: &Path) -> Result<BTreeMap<String, String>> {
     let state: Value = serde_json::from_slice(&fs::read(root.join("library.json"))?)?;
-    ensure!(state["version"] == 2, "{state}");
+    ensure!(state["version"] == 3, "{state}");
     let cartridges = state["cartridges"].as_array().context("cartridges")?;
     let owned = cartridges.iter().filter_map(|c| {
         let owner = c["owner"].as_str()?;
