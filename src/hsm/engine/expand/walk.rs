@@ -8,7 +8,7 @@ use super::wanted::{Facts, Wanted, wanted};
 use crate::catalog::{self, Durability, FileState, Met, NewAction, Node, NodeId, Verb};
 use crate::error::Failure;
 use crate::format::record::{Record, State};
-use crate::hsm::backing::{Access, How, NodeKind};
+use crate::hsm::backing::{Access, BackingError, How, NodeKind};
 use crate::id::{NodeHandle, RequestId};
 use std::os::fd::AsFd;
 
@@ -95,23 +95,42 @@ impl Walk<'_> {
             let id = tree::ensure_directory(shared, &looked.handle)?;
             return Ok((id, id));
         }
-        if let Some(node) = shared.catalog.node_by_handle(&looked.handle)? {
+        let known = |handle| shared.catalog.node_by_handle(handle);
+        if let Some(node) = known(&looked.handle)? {
             return Ok((node.id, node.id));
         }
-        let path = shared.backing.path_of(looked.fd.as_fd())?;
-        let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
-            Some(at) => (&path[..at], &path[at + 1..]),
-            None => (&path[..0], &path[..]),
+        let path = match shared.backing.path_of(looked.fd.as_fd()) {
+            // It has names, and the kernel has forgotten them (the inode was opened by handle, cold). Whatever
+            // was made through the mount is in the changelog, with the name.
+            Err(BackingError::Unnamed { .. }) if looked.stat.nlink > 0 => {
+                shared.drain_changelog()?;
+                if let Some(node) = known(&looked.handle)? {
+                    return Ok((node.id, node.id));
+                }
+                None
+            }
+            path => Some(path?),
         };
-        let dir = shared.backing.open_beneath(dir)?;
-        let parent = tree::ensure_directory(shared, &shared.backing.handle_of(dir.as_fd())?)?;
+        let mut place = None;
+        if let Some(path) = path {
+            let (dir, name) = match path.iter().rposition(|b| *b == b'/') {
+                Some(at) => (&path[..at], &path[at + 1..]),
+                None => (&path[..0], &path[..]),
+            };
+            let dir = shared.backing.open_beneath(dir)?;
+            let parent = tree::ensure_directory(shared, &shared.backing.handle_of(dir.as_fd())?)?;
+            place = Some((parent, name.to_vec()));
+        }
+        let parent = place.as_ref().map(|(parent, _)| *parent);
         let seen = catalog::Sighting {
             handle: looked.handle.clone(),
             attributes: tree::attributes(&looked.stat),
-            place: Some((parent, name.to_vec())),
+            place,
         };
         let ids = shared.catalog.note(vec![seen], Durability::Relaxed)?;
-        Ok((ids.first().copied().unwrap_or(parent), parent))
+        let id = ids.first().copied().or(parent);
+        let id = id.unwrap_or_else(|| nobody(&looked.handle));
+        Ok((id, parent.unwrap_or(id)))
     }
 
     /// Everything below a directory; a stack instead of recursion, because trees are deep. It holds

@@ -1,6 +1,7 @@
 //! Every subject of a request ends in a result.
 
 use super::*;
+use cairn_fuse::{Event, EventKind};
 
 #[test]
 fn what_is_gone_when_its_turn_comes_has_failed_and_says_so() {
@@ -37,4 +38,54 @@ fn what_was_never_archived_cannot_be_verified_and_is_not_called_done() {
     assert_eq!(failures(&report), ["no-good-copy: never archived"]);
     // In a directory it is no mistake of who asks.
     bench.done(bench.submit(Verb::Verify, &["d"]));
+}
+
+/// A file that the kernel knows under a name that is no more, first of all, as after a cold open by handle under
+/// none. As long as what is given is open.
+fn forgotten(bench: &Bench, name: &str) -> std::fs::File {
+    bench.write(name, b"bytes");
+    let [now, old] = [name, &format!("{name}.old")].map(|name| bench.root.join(name));
+    std::fs::hard_link(now, &old).unwrap();
+    let held = std::fs::File::open(&old).unwrap();
+    std::fs::remove_file(old).unwrap();
+    held
+}
+
+#[test]
+fn what_the_kernel_knows_no_name_of_is_there_all_the_same() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    let (_told, _untold) = (forgotten(&bench, "told"), forgotten(&bench, "untold"));
+    let all = ["told", "untold"].map(|name| bench.named(name));
+    let path_of = |named: &Named| {
+        let fd = bench.engine().open(&named.node).unwrap();
+        bench
+            .engine()
+            .backing()
+            .path_of(std::os::fd::AsFd::as_fd(&fd))
+    };
+    assert!(
+        all.iter().all(|named| path_of(named).is_err()),
+        "the kernel finds a name"
+    );
+    let [told, untold] = all;
+    bench.engine().changelog().push(Event {
+        kind: EventKind::Created,
+        node: told.node.clone(),
+        place: Some((bench.handle(""), b"told".to_vec())),
+        from: None,
+    });
+    let engine = bench.engine();
+    bench.done(
+        engine
+            .submit(bench.ask(Verb::Archive, vec![told]))
+            .unwrap()
+            .id,
+    );
+    assert!(bench.node("told").version.is_some());
+    bench.done(
+        engine
+            .submit(bench.ask(Verb::Pin, vec![untold]))
+            .unwrap()
+            .id,
+    );
 }
