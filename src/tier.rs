@@ -46,6 +46,7 @@ use cairn_mover::Crc32c;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tapes::Tapes;
 
 /// What a tier's mark says (its file or object `cairn-tier.json`).
@@ -253,6 +254,11 @@ pub trait Tier: Send + Sync {
     /// # Errors
     /// [`TierError::Short`] if the object ends before, [`TierError::Missing`], ...
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError>;
+    /// What is known to pass before the first byte of an object can be read, beyond what any read here takes.
+    /// Nothing is asked of the place for it. Wrappers answer for what they wrap.
+    fn wait(&self, _name: AggregateId) -> Duration {
+        Duration::ZERO
+    }
     /// Length of an object.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod fetch;
 mod finish;
 mod lane;
 mod meanwhile;
+mod nearness;
 mod one;
 mod park;
 mod progress;
@@ -162,6 +163,14 @@ pub trait Asks: Send + Sync + 'static {
     /// Where reads of a tier wait for their turn, if they do.
     fn desk(&self, _id: TierId) -> Option<Arc<Desk>> {
         None
+    }
+    /// What is known to pass before the first byte of a copy comes, beyond what any read of its tier takes; `None`:
+    /// it cannot be had now. Quick: nothing is asked of the place.
+    fn wait(&self, copy: &CopyHint) -> Option<Duration> {
+        match self.desk(copy.tier) {
+            Some(desk) => desk.reach(copy.aggregate, copy.header),
+            None => Some(self.tier(copy.tier)?.wait(copy.aggregate)),
+        }
     }
     /// Copies beyond those the stub names (repack moves copies), best first.
     fn copies_of(&self, file: FileId, version: DataVersion) -> Vec<CopyHint>;

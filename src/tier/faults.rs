@@ -105,6 +105,9 @@ impl Tier for Faults {
         let bytes = self.inner.read(name, offset, len)?;
         Ok(self.control.flipped(name, offset, bytes))
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.inner.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.control.call(Operation::Stat, Some(name))?;
         self.damaged_len(name)

@@ -94,6 +94,9 @@ impl Tier for Limit {
         let _permit = self.permits.take();
         self.inner.read(name, offset, len)
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.inner.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         let _permit = self.permits.take();
         self.inner.stat(name)

@@ -130,6 +130,9 @@ impl Tier for Retry {
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         self.retrying("read", || self.inner.read(name, offset, len))
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.inner.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.retrying("stat", || self.inner.stat(name))
     }

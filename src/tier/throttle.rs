@@ -126,6 +126,9 @@ impl Tier for Throttle {
         self.bucket.transfer(len);
         Ok(bytes)
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.inner.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.bucket.operation();
         self.inner.stat(name)

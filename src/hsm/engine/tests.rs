@@ -99,6 +99,9 @@ impl Tier for Veiled {
         }
         self.tier.read(name, offset, len)
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.tier.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         run(&self.on_stat);
         if *self.unseen.lock() == Some(name) {

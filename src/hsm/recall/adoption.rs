@@ -81,7 +81,7 @@ impl Recaller {
 /// Goes on with a recall that met another inode's stub. Runs on the disk lane.
 pub(super) fn begin(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let known = shared.refused.why(&recall.node, opened.before.ctime);
-    let tier = first_tier(&opened.record, &*shared.asks);
+    let tier = first_tier(&opened, &*shared.asks);
     let refusal = match (known, tier) {
         (Some(why), _) => Some(why),
         (None, None) => Some("it names no copy"),

@@ -2,6 +2,7 @@
 
 use super::finish::{self, GiveBack};
 use super::meanwhile::{own_record, put_back, set_id};
+use super::nearness;
 use super::one::{Opened, Phase, Recall, Writer};
 use super::park::park;
 use super::progress::{Limits, Progress};
@@ -10,7 +11,7 @@ use super::table::{End, Post, Shared, urgency};
 use super::{RecallError, Step, Vouched, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
-use crate::format::record::{Record, State as Data};
+use crate::format::record::{CopyHint, Record, State as Data};
 use crate::hsm::backing::{BackingError, How, SetHow, belongs_to, shown_ctime};
 use crate::hsm::version::Stamp;
 use rustix::fs::FallocateFlags;
@@ -137,6 +138,7 @@ fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>
         return Ok(Some(Found::Foreign(Arc::new(Opened {
             object,
             reader: Arc::new(reader),
+            copies: nearest(shared, recall, &record),
             record,
             before,
         }))));
@@ -149,9 +151,26 @@ fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>
     Ok(Some(Found::Stub(Arc::new(Opened {
         object,
         reader: Arc::new(reader),
+        copies: nearest(shared, recall, &record),
         record,
         before,
     }))))
+}
+
+/// The copies that a stub names, the nearest first.
+fn nearest(shared: &Shared, recall: &Recall, record: &Record) -> Vec<CopyHint> {
+    let turn = recall.state.lock().turn_of;
+    let waits = |copy: &CopyHint| shared.asks.wait(copy);
+    // Not asked under a lock: tiers have their own.
+    let paces = shared.paces.lock().clone();
+    nearness::order(
+        &record.copies,
+        turn,
+        record.size,
+        &paces,
+        Instant::now(),
+        waits,
+    )
 }
 
 /// P5: the file was cut to nothing, and the stub outlived it. `false`: not any more.
@@ -169,7 +188,7 @@ fn finish_truncation(
 
 /// Goes on, on the lane of the tier that the stub names first; what lies on tape waits for its turn.
 fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
-    let tier = super::source::first_tier(&opened.record, &*shared.asks);
+    let tier = super::source::first_tier(&opened, &*shared.asks);
     let Some(tier) = tier else {
         let why = RecallError::NoGoodCopy { tried: 0 };
         return shared.end(recall, End::Failed(why));
@@ -193,12 +212,8 @@ fn prepare_next(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>)
 
 /// Finds the copies, marks the stub, makes room. Runs on a tier's lane.
 fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
-    let found = Sources::find(
-        &opened.record,
-        &opened.object,
-        &*shared.asks,
-        &shared.indexes,
-    );
+    let (asks, indexes) = (&*shared.asks, &*shared.indexes);
+    let found = Sources::find(&opened, asks, indexes, &shared.paces);
     let sources = match found {
         Ok(sources) => Arc::new(sources),
         Err(why) => return shared.end(recall, End::Failed(why)),

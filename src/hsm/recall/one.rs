@@ -7,7 +7,7 @@ use super::park::Parked;
 use super::progress::{Effects, Progress, Verdict};
 use super::source::Sources;
 use super::{Done, RecallError, Staged};
-use crate::format::record::Record;
+use crate::format::record::{CopyHint, Record};
 use crate::hsm::backing::FileStat;
 use crate::hsm::tape::desk::Seat;
 use crate::id::{AggregateId, NodeHandle};
@@ -82,6 +82,8 @@ pub(super) struct Opened {
     /// The stub when it was looked at. What users may change of it (times) is read again where it
     /// is needed; see `meanwhile`.
     pub(super) record: Record,
+    /// Where its data are, in the order in which they are asked: the nearest first.
+    pub(super) copies: Vec<CopyHint>,
     /// Before anything was done.
     pub(super) before: FileStat,
 }
@@ -181,6 +183,8 @@ pub(super) struct State {
     pub(super) seat: Option<Seat>,
     /// The object that it has, or had, its turn for.
     pub(super) seat_of: Option<AggregateId>,
+    /// The copy that it waited, or waits, for a drive for: it stays the nearest.
+    pub(super) turn_of: Option<AggregateId>,
 }
 
 /// See the module.
@@ -224,6 +228,7 @@ impl Recall {
                 called: false,
                 seat: None,
                 seat_of: None,
+                turn_of: None,
             }),
             io: Mutex::new(None),
             stop: AtomicBool::new(false),

@@ -50,7 +50,7 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) 
         }
         state.first_wanted()
     };
-    let Some((desk, stretch, object)) = find(shared, &opened.record, offset) else {
+    let Some((desk, stretch, object, copy)) = find(shared, opened, offset) else {
         return false;
     };
     let next = {
@@ -61,7 +61,7 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) 
             return true;
         }
         state.asked += 1;
-        state.seat_of = Some(object);
+        (state.seat_of, state.turn_of) = (Some(object), Some(copy));
         let asked = state.asked;
         let waiters = state.waiters.values();
         let reader = waiters.clone().find(|w| w.wait.is_implicit());
@@ -117,16 +117,17 @@ fn call(shared: &Arc<Shared>, recall: &Arc<Recall>, asked: u64, seat: Option<Sea
 /// The first copy that lies on a cartridge which can be had, if no copy elsewhere comes before.
 fn find(
     shared: &Shared,
-    record: &Record,
+    opened: &Opened,
     offset: u64,
-) -> Option<(Arc<Desk>, Stretch, AggregateId)> {
+) -> Option<(Arc<Desk>, Stretch, AggregateId, AggregateId)> {
+    let record = &opened.record;
     let asks: &dyn Asks = &*shared.asks;
     let unnamed = std::iter::once_with(|| super::source::unnamed(record, asks)).flatten();
-    for copy in record.copies.iter().copied().chain(unnamed) {
+    for copy in opened.copies.iter().copied().chain(unnamed) {
         let desk = asks.desk(copy.tier)?;
         let (object, range) = range(shared, &copy, record, offset)?;
         if let Some(stretch) = desk.find(object, range) {
-            return Some((desk, stretch, object));
+            return Some((desk, stretch, object, copy.aggregate));
         }
     }
     None

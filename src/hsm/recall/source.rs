@@ -1,6 +1,6 @@
 //! Where one file's blocks come from: its copies, best first, and what is known of each.
 //!
-//! The first copy whose index is sound is the *primary*: its layout and block sums are those of
+//! They are asked in the order of [`nearness`](super::nearness). The first copy whose index is sound is the *primary*: its layout and block sums are those of
 //! the recall. A block that is bad there is read from the next copy and compared with the
 //! primary's sum, so that a copy with another layout of holes serves just as well.
 //!
@@ -11,6 +11,8 @@
 
 use super::Asks;
 use super::RecallError;
+use super::nearness::Paces;
+use super::one::Opened;
 use crate::format::aggregate::IndexEntry;
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record};
@@ -24,6 +26,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// One copy.
 struct Source {
@@ -33,6 +36,8 @@ struct Source {
     told: AtomicBool,
     /// Of its objects, those that are not there.
     gone: Mutex<BTreeSet<AggregateId>>,
+    /// What reads of its tier take.
+    paces: Arc<Mutex<Paces>>,
 }
 
 #[derive(Clone)]
@@ -77,18 +82,19 @@ pub(super) fn unnamed(record: &Record, asks: &dyn Asks) -> Vec<CopyHint> {
 }
 
 /// The tier that will be asked first.
-pub(super) fn first_tier(record: &Record, asks: &dyn Asks) -> Option<TierId> {
-    let named = record.copies.first().copied();
-    let copy = named.or_else(|| unnamed(record, asks).first().copied());
+pub(super) fn first_tier(opened: &Opened, asks: &dyn Asks) -> Option<TierId> {
+    let named = opened.copies.first().copied();
+    let copy = named.or_else(|| unnamed(&opened.record, asks).first().copied());
     copy.map(|copy| copy.tier)
 }
 
-fn sources(copies: impl IntoIterator<Item = CopyHint>) -> Vec<Source> {
+fn sources(copies: impl IntoIterator<Item = CopyHint>, paces: &Arc<Mutex<Paces>>) -> Vec<Source> {
     let source = |copy| Source {
         copy,
         known: Mutex::new(Known::Nothing),
         told: AtomicBool::new(false),
         gone: Mutex::default(),
+        paces: Arc::clone(paces),
     };
     copies.into_iter().map(source).collect()
 }
@@ -96,12 +102,13 @@ fn sources(copies: impl IntoIterator<Item = CopyHint>) -> Vec<Source> {
 impl Sources {
     /// Finds the primary. Blocks on tiers.
     pub(super) fn find(
-        record: &Record,
-        object: &str,
+        opened: &Opened,
         asks: &dyn Asks,
         indexes: &IndexCache,
+        paces: &Arc<Mutex<Paces>>,
     ) -> Result<Self, RecallError> {
-        let (mut list, mut at, mut asked) = (sources(record.copies.iter().copied()), 0, false);
+        let (record, named) = (&opened.record, opened.copies.iter().copied());
+        let (mut list, mut at, mut asked) = (sources(named, paces), 0, false);
         let mut passing = None;
         loop {
             let Some(source) = list.get(at) else {
@@ -110,7 +117,7 @@ impl Sources {
                 }
                 // Repack may have moved what the stub names.
                 asked = true;
-                list.extend(sources(unnamed(record, asks)));
+                list.extend(sources(unnamed(record, asks), paces));
                 continue;
             };
             match source.look(record, asks, indexes) {
@@ -122,7 +129,7 @@ impl Sources {
                     }
                     return Ok(Self {
                         record: record.clone(),
-                        object: object.to_owned(),
+                        object: opened.object.clone(),
                         primary: at,
                         list,
                         more,
@@ -316,7 +323,7 @@ impl Sources {
     fn others(&self, asks: &dyn Asks) -> impl Iterator<Item = &Source> {
         let more = move || {
             self.more
-                .get_or_init(|| sources(unnamed(&self.record, asks)))
+                .get_or_init(|| sources(unnamed(&self.record, asks), &self.first().paces))
         };
         let named = self.list.iter().enumerate();
         let others = named.filter(|(at, _)| *at != self.primary).map(|(_, s)| s);
@@ -432,11 +439,25 @@ impl Source {
                 object,
             });
         }
+        let begun = Instant::now();
         let read = tier.read(object, offset, len);
-        if let Err(TierError::Missing { .. }) = &read {
-            self.gone.lock().insert(object);
+        match &read {
+            Ok(_) => {
+                let now = Instant::now();
+                let took = now.saturating_duration_since(begun);
+                self.paces.lock().read(self.copy.tier, len, took, now);
+            }
+            Err(TierError::Missing { .. }) => {
+                self.gone.lock().insert(object);
+            }
+            Err(why) if tier_is_passing(why) => self.is_away(),
+            Err(_) => {}
         }
         read
+    }
+
+    fn is_away(&self) {
+        self.paces.lock().is_away(self.copy.tier, Instant::now());
     }
 
     fn look(
@@ -466,7 +487,10 @@ impl Source {
                 Some(why) => why.to_owned(),
             },
             Ok(None) => "the aggregate does not hold these data".to_owned(),
-            Err(why) if why.is_passing() => return Err(Miss::Passing(why.to_string())),
+            Err(why) if why.is_passing() => {
+                self.is_away();
+                return Err(Miss::Passing(why.to_string()));
+            }
             Err(why) => why.to_string(),
         };
         *known = Known::Useless;

@@ -2,6 +2,7 @@
 
 use super::finish::GiveBack;
 use super::lane::{Job, Lane, Urgency};
+use super::nearness::Paces;
 use super::one::{Answer, Charge, Phase, Recall, State, Waiter};
 use super::progress::Standing;
 use super::{Asks, Done, RecallError, Settings, begin, fetch, finish};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     tiers: Mutex<HashMap<(TierId, Post), Arc<Lane>>>,
     tokens: AtomicU64,
     pub(super) refused: super::adoption::Refused,
+    /// What reads of tiers took of late.
+    pub(super) paces: Arc<Mutex<Paces>>,
     #[cfg(test)]
     pub(super) halt_after: Mutex<Option<super::Step>>,
     #[cfg(test)]
@@ -181,6 +184,7 @@ impl Shared {
             tiers: Mutex::default(),
             tokens: AtomicU64::new(1),
             refused: super::adoption::Refused::default(),
+            paces: Arc::default(),
             #[cfg(test)]
             halt_after: Mutex::new(None),
             #[cfg(test)]

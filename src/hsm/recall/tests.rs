@@ -5,6 +5,7 @@ mod crashes;
 mod cycle;
 mod failures;
 mod meanwhile;
+mod nearest;
 mod p4;
 mod parts;
 pub(in crate::hsm) mod rig;

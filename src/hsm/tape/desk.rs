@@ -271,6 +271,25 @@ impl Desk {
         (tapes.working() > 0).then_some(stretch)
     }
 
+    /// What passes before a byte of an object is under the head, if a drive turns to it at once; `None`: it is not
+    /// to be had now. Who waits for the drives is not counted.
+    #[must_use]
+    pub fn reach(&self, object: crate::id::AggregateId, at: u64) -> Option<Duration> {
+        let tapes = &self.core.tapes;
+        let stretch = tapes.place(object, at..at.saturating_add(1))?;
+        if tapes.working() == 0 || !tapes.is_here(&stretch.cartridge) {
+            return None;
+        }
+        let Some(pace) = tapes.pace() else {
+            return Some(Duration::ZERO);
+        };
+        let timing = tapes.timing(&stretch.cartridge)?;
+        let is_loaded = tapes.loaded().contains(&stretch.cartridge);
+        let ready = if is_loaded { 0.0 } else { timing.mount() };
+        let seconds = (ready + timing.step(None, stretch.begin)) / pace;
+        Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
     /// Asks for a seat. Must be quick: does no I/O.
     pub fn ask(&self, wish: Wish, called: Called) -> JobId {
         let since = self.core.now();

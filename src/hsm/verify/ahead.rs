@@ -100,6 +100,9 @@ impl Tier for Ahead<'_> {
         }
         self.tier.read(name, offset, len)
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.tier.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.tier.stat(name)
     }

@@ -128,6 +128,9 @@ impl Tier for Paced<'_> {
         }
         Ok(bytes)
     }
+    fn wait(&self, name: AggregateId) -> std::time::Duration {
+        self.tier.wait(name)
+    }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.tier.stat(name)
     }

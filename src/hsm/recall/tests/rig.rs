@@ -37,6 +37,8 @@ pub(in crate::hsm) struct Watched {
     index_from: AtomicU64,
     /// A read from here on finds the tier away, and so do all that follow.
     pub(in crate::hsm) away_from: AtomicU64,
+    /// What it says to pass before the first byte.
+    pub(in crate::hsm) far: Mutex<Duration>,
     shut: Mutex<bool>,
     opened: Condvar,
 }
@@ -83,6 +85,9 @@ impl Tier for Watched {
             }
         }
         self.inner.read(name, offset, len)
+    }
+    fn wait(&self, name: AggregateId) -> Duration {
+        self.inner.wait(name).max(*self.far.lock())
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.inner.stat(name)
@@ -314,6 +319,7 @@ impl Rig {
             reads: Mutex::default(),
             index_from: AtomicU64::new(0),
             away_from: AtomicU64::new(u64::MAX),
+            far: Mutex::default(),
             shut: Mutex::new(false),
             opened: Condvar::new(),
         });
