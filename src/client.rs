@@ -20,7 +20,7 @@ use crate::server::wire::{
     StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions, Submitted, UndeleteQuery,
     UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
-use crate::server::wire::{Collect, CollectQuery, TierList};
+use crate::server::wire::{Collect, CollectQuery, TierCheck, TierCheckQuery, TierList};
 use crate::server::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use http::Http;
 use hyper::Method;
@@ -472,6 +472,25 @@ impl Client {
     /// Refused.
     pub fn collection(&mut self, number: u64) -> Result<Collect, ClientError> {
         let route = format!("/v1/tiers/collect/{number}");
+        self.http.ask(Method::GET, &route, NOTHING)
+    }
+
+    /// Asks for a comparison of a tier with the catalog. `closely`: each object is asked for.
+    ///
+    /// # Errors
+    /// Refused, or there is no such tier.
+    pub fn check_tier(&mut self, tier: &str, closely: bool) -> Result<TierCheck, ClientError> {
+        let tier = tier.to_owned();
+        let body = TierCheckQuery { tier, closely };
+        self.http.ask(Method::POST, "/v1/tiers/check", Some(&body))
+    }
+
+    /// How far such a comparison has come.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn tier_check(&mut self, number: u64) -> Result<TierCheck, ClientError> {
+        let route = format!("/v1/tiers/check/{number}");
         self.http.ask(Method::GET, &route, NOTHING)
     }
 

@@ -1,5 +1,6 @@
-//! `cairn tier`: what lies on tiers, what can go, whose they are, and whether a place is fit to be one.
+//! `cairn tier`: what lies on tiers, whether that is what the catalog says, what can go, whose they are, and whether a place is fit to be one.
 
+mod check;
 mod owner;
 mod probe;
 mod test;
@@ -33,6 +34,15 @@ enum What {
     /// Free tiers of what nobody needs, or say what would go and what keeps the rest.
     #[command(after_help = "Example: cairn tier collect --dry-run")]
     Collect(Run),
+    /// Hold a tier's objects against the catalog, both ways; change nothing.
+    #[command(after_help = "\
+What differs is missing (the catalog has it, the tier does not), unknown (the other way round), \
+unlike (another length, or a part of a long file is gone), or unseen (the tier cannot say now).
+`cairn verify` finds the files of what is missing or unlike, and has them copied anew from another \
+copy; `cairn tier collect` reads what is unknown, and keeps it.
+
+Example: cairn tier check cold")]
+    Check(check::Check),
     /// Show whose a tier is, or give it to another instance.
     #[command(after_help = "Example: cairn tier owner dir:/mnt/cold --state /var/lib/cairn/data")]
     Owner(owner::Owner),
@@ -65,6 +75,7 @@ impl Tier {
         match &self.what {
             What::List { json } => list(session, *json),
             What::Collect(args) => args.run(session),
+            What::Check(args) => args.run(session),
             What::Owner(args) => args.run(session),
             What::Test(args) => args.run(),
             What::Probe(args) => args.run(session),

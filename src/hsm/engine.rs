@@ -51,7 +51,7 @@ pub use media::{Deed as TapeDeed, Run as TapeRun};
 pub use policy::{RuleRun, RunAsk};
 pub use proof::CopyNews;
 pub use receipt::{CopyReceipt, Digested, MemberPlace, Receipt};
-pub use reclaim::{Collection, TierView};
+pub use reclaim::{Collection, TierCheck, TierView};
 pub use report::{FileReport, RequestReport};
 pub use scrub::{ScrubFacts, ScrubTier};
 pub use select::{Sample, Select};

@@ -22,6 +22,7 @@
 //! - A stop after any step leaves every file readable.
 
 mod census;
+mod check;
 mod judge;
 mod listings;
 mod media;
@@ -32,6 +33,7 @@ mod remove;
 mod repack;
 mod successor;
 
+pub use check::{Comparison, Difference, Differs, check};
 pub use media::{Left, evacuate, free_cartridges};
 pub use memory::Memory;
 pub(in crate::hsm) use repack::ASIDE;

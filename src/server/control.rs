@@ -11,7 +11,7 @@
 
 use super::wire::{
     Accepted, Collect, ErrorBody, Part, Problem, TapeDone, TapeList, TapeOrder, TapeRun, TapeView,
-    TierList,
+    TierCheck, TierCheckQuery, TierList,
 };
 use super::wire::{
     DeletedView, NodeState, PolicyReport, PolicyRun, Receipt, RepairKeep, RepairView,
@@ -281,6 +281,18 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::tiers`]; [`Failure::NotFound`].
     fn collection(&self, number: u64, peer: &Peer) -> Result<Collect, ControlError>;
+
+    /// Asks for a comparison of a tier with the catalog, which changes nothing. It runs on its own.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`]; [`Failure::Usage`] if there is no such tier; [`Failure::Busy`] if many runs wait.
+    fn check_tier(&self, query: &TierCheckQuery, peer: &Peer) -> Result<TierCheck, ControlError>;
+
+    /// How far such a comparison has come.
+    ///
+    /// # Errors
+    /// As [`Control::tiers`]; [`Failure::NotFound`].
+    fn tier_check(&self, number: u64, peer: &Peer) -> Result<TierCheck, ControlError>;
 
     /// The tape libraries: all of them, or that of one tier.
     ///

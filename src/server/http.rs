@@ -268,6 +268,8 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/policy/check", post(admin::policy_check))
         .route("/v1/policy/run", post(admin::policy_run))
         .route("/v1/tiers", get(tiers::list))
+        .route("/v1/tiers/check", post(tiers::check))
+        .route("/v1/tiers/check/{number}", get(tiers::checked))
         .route("/v1/tiers/collect", post(tiers::collect))
         .route("/v1/tiers/collect/{number}", get(tiers::collection))
         .route("/v1/tapes", get(tapes::list).post(tapes::order))

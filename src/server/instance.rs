@@ -22,8 +22,8 @@ use super::control::{
 };
 use super::wire::{
     Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, Receipt,
-    RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierList,
-    Verb, Walk, Why,
+    RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierCheck,
+    TierCheckQuery, TierList, Verb, Walk, Why,
 };
 use super::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use crate::catalog::{self, Origin};
@@ -422,6 +422,26 @@ impl Control for Instance {
             ..Collect::default()
         };
         Ok(found.map_or_else(waits, tiers::collect))
+    }
+
+    fn check_tier(&self, query: &TierCheckQuery, peer: &Peer) -> Result<TierCheck, ControlError> {
+        self.only_rulers(peer, "only root may look through tiers")?;
+        let asked = self.engine.check_tier(&query.tier, query.closely);
+        Ok(TierCheck {
+            number: asked.map_err(self.tells(peer))?,
+            tier: query.tier.clone(),
+            ..TierCheck::default()
+        })
+    }
+
+    fn tier_check(&self, number: u64, peer: &Peer) -> Result<TierCheck, ControlError> {
+        self.only_rulers(peer, "only root may look through tiers")?;
+        let found = self.engine.tier_check(number).map_err(self.tells(peer))?;
+        let waits = || TierCheck {
+            number,
+            ..TierCheck::default()
+        };
+        Ok(found.map_or_else(waits, tiers::check))
     }
 
     fn tapes(&self, tier: Option<&str>, peer: &Peer) -> Result<TapeList, ControlError> {

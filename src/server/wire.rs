@@ -42,8 +42,8 @@ pub use tape::{
     TapeLibrary, TapeList, TapeOrder, TapeRun, TapeTrouble, TapeView,
 };
 pub use tier::{
-    Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierList,
-    TierObjects, TierOwner, TierTest, TierTestCase,
+    Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierCheck,
+    TierCheckQuery, TierDifference, TierList, TierObjects, TierOwner, TierTest, TierTestCase,
 };
 pub use when::When;
 
@@ -99,6 +99,8 @@ schemas! {
     TierList => "cairn.tiers.v1",
     TierOwner => "cairn.tier-owner.v1",
     TierTest => "cairn.tier-test.v1",
+    TierCheck => "cairn.tier-check.v1",
+    TierCheckQuery => "cairn.tier-check-query.v1",
     Collect => "cairn.collect.v1",
     CollectQuery => "cairn.collect-query.v1",
     TapeList => "cairn.tapes.v1",

@@ -336,23 +336,7 @@ impl Control for Fake {
             return Ok(());
         }
         for (name, by, size) in gone() {
-            let aggregate = "e00000001-000000000001".to_owned();
-            let tier = "archive".to_owned();
-            let going_on = sink(DeletedView {
-                path: top.join(name.as_bytes()),
-                size,
-                uid: 1000,
-                version: 3,
-                deleted: When::from_unix(1_700_000_000),
-                by,
-                until: When::from_unix(1_702_592_000),
-                copies: vec![CopyView {
-                    tier,
-                    aggregate,
-                    version: 3,
-                }],
-            });
-            if !going_on {
+            if !sink(repairs::deleted(top.join(name.as_bytes()), by, size)) {
                 break;
             }
         }
@@ -667,6 +651,14 @@ impl Control for Fake {
     fn collection(&self, number: u64, _peer: &Peer) -> Result<Collect, ControlError> {
         Ok(status::collect(number))
     }
+    fn check_tier(&self, query: &TierCheckQuery, _: &Peer) -> Result<TierCheck, ControlError> {
+        Ok(status::checking(query))
+    }
+
+    fn tier_check(&self, number: u64, _peer: &Peer) -> Result<TierCheck, ControlError> {
+        Ok(status::checked(number))
+    }
+
     fn tapes(&self, _tier: Option<&str>, _peer: &Peer) -> Result<TapeList, ControlError> {
         Ok(tapes::list())
     }

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 45] = [
+const COMMANDS: [&str; 46] = [
     "up",
     "adopt",
     "rebuild",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 45] = [
     "policy run",
     "tier list",
     "tier collect",
+    "tier check",
     "tier owner",
     "tier test",
     "tape list",

@@ -7,14 +7,18 @@
 use super::{Engine, EngineError, Shared, shifted};
 use crate::catalog::TierSum;
 use crate::error::Failure;
-use crate::hsm::reclaim::{self, Ground, Memory, Report, Rules, Step, Unfit};
-use crate::id::Timestamp;
+use crate::hsm::reclaim::{self, Comparison, Ground, Memory, Report, Rules, Step, Unfit};
+use crate::id::{TierId, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often the thread looks whether something is due when nothing rings.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Runs that are remembered.
+const KEPT: usize = 16;
+/// Runs that may wait.
+const WAITING: usize = 64;
 /// Longest rest between two reads of a pass that nobody asked for.
 const REST: Duration = Duration::from_millis(200);
 
@@ -31,6 +35,30 @@ pub struct Collection {
     pub ended: Option<Timestamp>,
     /// Tiers by name: what was done, or why it ended early.
     pub tiers: Vec<(String, Result<Report, String>)>,
+}
+
+/// A comparison of a tier with the catalog that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TierCheck {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The tier's name.
+    pub tier: String,
+    /// When it began.
+    pub begun: Timestamp,
+    /// When it ended; `None`: it runs.
+    pub ended: Option<Timestamp>,
+    /// What was found, or why it ended early.
+    pub found: Option<Result<Comparison, String>>,
+}
+
+/// What somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wish {
+    /// A run over all tiers.
+    Pass { dry: bool },
+    /// A comparison of one.
+    Check { tier: TierId, closely: bool },
 }
 
 /// A tier's objects, summed.
@@ -63,10 +91,12 @@ impl TierView {
 struct State {
     /// Number of the last run that was asked for or began.
     number: u64,
-    /// Runs that were asked for: their number, and whether they are dry.
-    asked: Vec<(u64, bool)>,
+    /// What was asked for, by number.
+    asked: Vec<(u64, Wish)>,
     /// The latest ones, the newest last.
     runs: Vec<Collection>,
+    /// The latest ones, the newest last.
+    checks: Vec<TierCheck>,
     /// What the look at the start found, by tier.
     surveys: Vec<(String, Report)>,
     /// The last run that was no dry one, by tier.
@@ -80,18 +110,50 @@ pub(super) struct Desk(Mutex<State>, Unfit, Memory);
 impl Engine {
     /// Asks for a run over all tiers; its number.
     pub fn collect(&self, dry: bool) -> u64 {
+        self.wish(Wish::Pass { dry })
+    }
+
+    fn wish(&self, wish: Wish) -> u64 {
         let mut state = self.shared.desk.0.lock();
         state.number += 1;
         let number = state.number;
-        state.asked.push((number, dry));
+        state.asked.push((number, wish));
         drop(state);
         self.shared.bell.ring();
         number
     }
 
+    /// Asks for a comparison of a tier with the catalog; its number. `closely`: each object is asked for.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: there is no such tier; [`Failure::Busy`]: too many such wishes wait.
+    pub fn check_tier(&self, name: &str, closely: bool) -> Result<u64, EngineError> {
+        let tier = self.shared.slot_named(name)?.id;
+        if self.shared.desk.0.lock().asked.len() >= WAITING {
+            let why = format!("{WAITING} runs over tiers wait already");
+            return Err(EngineError::refused(Failure::Busy, why));
+        }
+        Ok(self.wish(Wish::Check { tier, closely }))
+    }
+
+    /// A comparison by its number; `None`: it has not begun.
+    ///
+    /// # Errors
+    /// There was none, or it was long ago.
+    pub fn tier_check(&self, number: u64) -> Result<Option<TierCheck>, EngineError> {
+        let state = self.shared.desk.0.lock();
+        let found = state.checks.iter().find(|check| check.number == number);
+        if found.is_none() && !waits(&state, number, |wish| matches!(wish, Wish::Check { .. })) {
+            let why = format!("there is no check {number} of a tier");
+            return Err(EngineError::refused(Failure::NotFound, why));
+        }
+        Ok(found.cloned())
+    }
+
     /// Has a run begin soon, if none waits already.
     pub fn collect_soon(&self) {
-        let waits = |state: &State| state.asked.iter().any(|(_, dry)| !dry);
+        let pass = Wish::Pass { dry: false };
+        let waits = |state: &State| state.asked.iter().any(|(_, wish)| *wish == pass);
         if !waits(&self.shared.desk.0.lock()) {
             self.collect(false);
         }
@@ -104,7 +166,7 @@ impl Engine {
     pub fn collection(&self, number: u64) -> Result<Option<Collection>, EngineError> {
         let state = self.shared.desk.0.lock();
         let found = state.runs.iter().find(|run| run.number == number);
-        if found.is_none() && !state.asked.iter().any(|(asked, _)| *asked == number) {
+        if found.is_none() && !waits(&state, number, |wish| matches!(wish, Wish::Pass { .. })) {
             let why = format!("there is no run {number} of the collector");
             return Err(EngineError::refused(Failure::NotFound, why));
         }
@@ -135,6 +197,11 @@ impl Engine {
         });
         views.collect()
     }
+}
+
+fn waits(state: &State, number: u64, is: impl Fn(&Wish) -> bool) -> bool {
+    let mut asked = state.asked.iter();
+    asked.any(|(asked, wish)| *asked == number && is(wish))
 }
 
 /// When what was done last.
@@ -180,8 +247,11 @@ pub(super) fn work(shared: &Arc<Shared>) {
             let mut state = shared.desk.0.lock();
             (!state.asked.is_empty()).then(|| state.asked.remove(0))
         };
-        if let Some((number, dry)) = asked {
-            run(shared, number, dry, &mut due, false);
+        if let Some((number, wish)) = asked {
+            match wish {
+                Wish::Pass { dry } => run(shared, number, dry, &mut due, false),
+                Wish::Check { tier, closely } => check(shared, number, tier, closely),
+            }
         } else if super::media::empty_next(shared, &mut due.next) {
         } else if is_due(shared, &due) {
             let number = {
@@ -222,7 +292,7 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
     };
     {
         let mut state = shared.desk.0.lock();
-        if state.runs.len() >= 16 {
+        if state.runs.len() >= KEPT {
             state.runs.remove(0);
         }
         state.runs.push(begun);
@@ -267,6 +337,39 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
         due.last = Instant::now();
         // What is just waiting for a scan is waited for by the scan.
         due.next = next.map(|next| next.max(shifted(now, PATIENCE, true)));
+    }
+}
+
+fn check(shared: &Shared, number: u64, tier: TierId, closely: bool) {
+    let Some(slot) = shared.tiers.iter().find(|slot| slot.id == tier) else {
+        return;
+    };
+    let begun = TierCheck {
+        number,
+        tier: slot.name.clone(),
+        begun: shared.now(),
+        ended: None,
+        found: None,
+    };
+    {
+        let mut state = shared.desk.0.lock();
+        if state.checks.len() >= KEPT {
+            state.checks.remove(0);
+        }
+        state.checks.push(begun);
+    }
+    let stop = |_: Option<Step>| shared.stopping();
+    let found = with_ground(shared, slot, &stop, |ground| {
+        reclaim::check(ground, closely)
+    });
+    let found = match found {
+        Some(Ok(found)) => Ok(found),
+        Some(Err(why)) => Err(why.to_string()),
+        None => Err("the instance is just starting".to_owned()),
+    };
+    let now = shared.now();
+    if let Some(check) = shared.desk.0.lock().checks.last_mut() {
+        (check.ended, check.found) = (Some(now), Some(found));
     }
 }
 

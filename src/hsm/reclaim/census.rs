@@ -105,7 +105,7 @@ fn find_missing(
 }
 
 /// A part of its file is surely not where it was. What cannot be looked at now is not.
-fn lacks_a_part(ground: &Ground<'_>, row: &Aggregate) -> bool {
+pub(super) fn lacks_a_part(ground: &Ground<'_>, row: &Aggregate) -> bool {
     if row.in_parts != Some(true) {
         return false;
     }

@@ -1,7 +1,7 @@
-//! Routes of tiers: what lies on them, and the collector.
+//! Routes of tiers: what lies on them, how that compares with the catalog, and the collector.
 
 use super::{Answer, Event, Shared, Who, parse, tagged};
-use crate::server::wire::CollectQuery;
+use crate::server::wire::{CollectQuery, TierCheckQuery};
 use axum::extract::{ConnectInfo, Path, State};
 use bytes::Bytes;
 
@@ -29,5 +29,20 @@ pub(super) async fn collection(
     Path(number): Path<u64>,
 ) -> Answer {
     let asked = api.ask(who.0, move |control, peer| control.collection(number, peer));
+    Ok(tagged(asked.await?))
+}
+
+pub(super) async fn check(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
+    let query: TierCheckQuery = parse(&body)?;
+    let asked = api.ask(who.0, move |control, peer| control.check_tier(&query, peer));
+    Ok(tagged(asked.await?))
+}
+
+pub(super) async fn checked(
+    State(api): Shared,
+    ConnectInfo(who): Who,
+    Path(number): Path<u64>,
+) -> Answer {
+    let asked = api.ask(who.0, move |control, peer| control.tier_check(number, peer));
     Ok(tagged(asked.await?))
 }

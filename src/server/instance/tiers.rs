@@ -2,10 +2,11 @@
 
 use super::views::when;
 use crate::catalog::{Hold, Life, TierSum};
-use crate::hsm::engine::{Collection, TierView};
-use crate::hsm::reclaim::Report;
+use crate::hsm::engine::{Collection, TierCheck, TierView};
+use crate::hsm::reclaim::{Differs, Report};
 use crate::server::wire::{
-    Collect, CollectDeed, CollectTier, ObjectCount, StrangeObject, TierList, TierObjects,
+    self, Collect, CollectDeed, CollectTier, ObjectCount, StrangeObject, TierDifference, TierList,
+    TierObjects,
 };
 
 /// The condition that is missing, as a stable word.
@@ -107,6 +108,39 @@ fn tier((tier, done): (String, Result<Report, String>)) -> CollectTier {
                 act: deed.act.as_str().to_owned(),
                 bytes: deed.bytes,
                 why: deed.why,
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn check(check: TierCheck) -> wire::TierCheck {
+    let (found, error) = match check.found {
+        Some(Ok(found)) => (found, None),
+        Some(Err(why)) => (Default::default(), Some(why)),
+        None => Default::default(),
+    };
+    let counts = Differs::ALL.iter().zip(found.counts);
+    let counts = counts.filter(|(_, count)| *count > 0);
+    let differences = found.differences.into_iter();
+    wire::TierCheck {
+        number: check.number,
+        tier: check.tier,
+        begun: Some(when(check.begun)),
+        ended: check.ended.map(when),
+        error,
+        objects: found.objects,
+        alike: found.alike,
+        snapshots: found.snapshots,
+        young: found.young,
+        leaving: found.leaving,
+        counts: counts
+            .map(|(kind, count)| (kind.as_str().to_owned(), count))
+            .collect(),
+        differences: differences
+            .map(|one| TierDifference {
+                object: one.object.to_string(),
+                differs: one.differs.as_str().to_owned(),
+                why: one.why,
             })
             .collect(),
     }

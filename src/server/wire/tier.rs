@@ -162,3 +162,57 @@ pub struct Collect {
     /// Tiers that it is done with.
     pub tiers: Vec<CollectTier>,
 }
+
+/// Body of `POST /v1/tiers/check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierCheckQuery {
+    /// The tier's name.
+    pub tier: String,
+    /// Each object is asked for, not only listed.
+    #[serde(default)]
+    pub closely: bool,
+}
+
+/// An object that is not as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierDifference {
+    /// Its name.
+    pub object: String,
+    /// `missing`, `unknown`, `unlike` or `unseen`.
+    pub differs: String,
+    /// What was seen.
+    pub why: String,
+}
+
+/// A tier held against the catalog: answer to `POST /v1/tiers/check` and `GET /v1/tiers/check/{number}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TierCheck {
+    /// Its number.
+    pub number: u64,
+    /// The tier's name.
+    pub tier: String,
+    /// When it began; absent: it waits for another run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<When>,
+    /// When it ended; absent: it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<When>,
+    /// Why it ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Objects that the tier lists.
+    pub objects: u64,
+    /// Of them, those that the catalog has, too.
+    pub alike: u64,
+    /// Those that keep the namespace.
+    pub snapshots: u64,
+    /// Those that may just have been written.
+    pub young: u64,
+    /// Those that are on their way out.
+    pub leaving: u64,
+    /// How many differ, by the kinds of difference.
+    pub counts: BTreeMap<String, u64>,
+    /// One by one, the first 1000.
+    pub differences: Vec<TierDifference>,
+}

@@ -86,3 +86,21 @@ pub(super) fn gone() -> [(&'static str, DeletedBy, u64); 2] {
         ("sub/results.h5", DeletedBy::Unlink, 70_000),
     ]
 }
+
+/// A file that is gone.
+pub fn deleted(path: GivenPath, by: DeletedBy, size: u64) -> DeletedView {
+    DeletedView {
+        path,
+        size,
+        uid: 1000,
+        version: 3,
+        deleted: When::from_unix(1_700_000_000),
+        by,
+        until: When::from_unix(1_702_592_000),
+        copies: vec![CopyView {
+            tier: "archive".to_owned(),
+            aggregate: "e00000001-000000000001".to_owned(),
+            version: 3,
+        }],
+    }
+}

@@ -234,3 +234,50 @@ pub fn collecting(dry_run: bool) -> Collect {
         ..Collect::default()
     }
 }
+
+/// Its number says whether it was to look closely.
+pub fn checking(query: &TierCheckQuery) -> TierCheck {
+    TierCheck {
+        number: 5 + u64::from(query.closely),
+        tier: query.tier.clone(),
+        ..TierCheck::default()
+    }
+}
+
+pub fn checked(number: u64) -> TierCheck {
+    let one = |object: &str, differs: &str, why: &str| TierDifference {
+        object: object.to_owned(),
+        differs: differs.to_owned(),
+        why: why.to_owned(),
+    };
+    let mut differences = vec![
+        one(
+            "e00000001-000000000007",
+            "missing",
+            "3 of its 40 members are needed",
+        ),
+        one(
+            "e00000002-000000000001",
+            "unknown",
+            "the catalog does not know it",
+        ),
+    ];
+    if number == 5 {
+        differences.clear();
+    }
+    let counts = differences.iter().map(|one| (one.differs.clone(), 1));
+    TierCheck {
+        number,
+        tier: "archive".to_owned(),
+        begun: Some(When::from_unix(1_700_000_000)),
+        ended: Some(When::from_unix(1_700_000_060)),
+        error: None,
+        objects: 12,
+        alike: 9,
+        snapshots: 2,
+        young: 0,
+        leaving: 1,
+        counts: counts.collect(),
+        differences,
+    }
+}

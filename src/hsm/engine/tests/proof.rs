@@ -24,7 +24,7 @@ fn bench(settings: Settings) -> Bench {
 }
 
 /// Everybody's copies on tier `n`, in the order of their places.
-fn copies_on(bench: &Bench, name: &str, n: usize) -> Vec<Copy> {
+pub(super) fn copies_on(bench: &Bench, name: &str, n: usize) -> Vec<Copy> {
     let version = bench.node(name).version.unwrap();
     let tier = bench.engine().tiers()[n].id;
     let mut copies = bench
@@ -38,7 +38,7 @@ fn copies_on(bench: &Bench, name: &str, n: usize) -> Vec<Copy> {
 }
 
 /// Where the aggregate lies on disk.
-fn object(bench: &Bench, n: usize, aggregate: AggregateId) -> PathBuf {
+pub(super) fn object(bench: &Bench, n: usize, aggregate: AggregateId) -> PathBuf {
     let tier = bench._dir.path().join(format!("tier{n}"));
     crate::tier::dir::object_path(&tier, aggregate)
 }

@@ -1,5 +1,6 @@
 //! P8: bytes leave a tier only when nobody needs them, whatever the catalog says.
 
+mod checked;
 mod doomed;
 mod listings;
 mod moved;
