@@ -233,6 +233,12 @@ fn command() -> clap::Command {
     codes::told_by(Cli::command())
 }
 
+/// Bounds what threads leave unused of the memory that they had. To be called before there are threads.
+pub fn share_heaps() {
+    // Where the C library is another one there is nothing to bound.
+    let _ = sys::share_heaps();
+}
+
 /// Whether a process with these arguments (without its name) will mount. Looked at before they are
 /// parsed: what mounts must be made while there is one thread.
 #[must_use]

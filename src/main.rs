@@ -47,6 +47,7 @@ impl Starter for Program {
 }
 
 fn main() -> ExitCode {
+    cairn::cli::share_heaps();
     let mounter = RefCell::new(early());
     log();
     ExitCode::from(cairn::cli::run(std::env::args_os(), &Program { mounter }))

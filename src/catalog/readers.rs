@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// Readers that may run at once; more wait.
 const POOL: usize = 4;
+/// Pages that each keeps for itself, KiB. What it lacks it has from the kernel's cache.
+const CACHE: usize = 4096;
 
 pub(super) struct Readers {
     idle: Mutex<Vec<Connection>>,
@@ -22,9 +24,9 @@ impl Readers {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(path, flags)?;
             connection.busy_timeout(std::time::Duration::from_secs(30))?;
-            connection.execute_batch(
-                "PRAGMA query_only = ON; PRAGMA cache_size = -16384; PRAGMA cell_size_check = ON;",
-            )?;
+            connection.execute_batch(&format!(
+                "PRAGMA query_only = ON; PRAGMA cache_size = -{CACHE}; PRAGMA cell_size_check = ON;"
+            ))?;
             super::schema::plan_once(&connection)?;
             connection.set_prepared_statement_cache_capacity(128);
             Ok(connection)
