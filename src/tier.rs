@@ -13,7 +13,8 @@
 //!   inside the `io::Error` ([`TierError::from_write`] takes it out again), and after it the put is
 //!   broken: every later `write` and `finish` fails, and nothing becomes visible.
 //! - A read gives exactly what was asked for or an error, never fewer bytes. `len` 0 at an offset
-//!   within the object (its end included) gives no bytes.
+//!   within the object (its end included) gives no bytes. Bytes that are wrong count against the object only if the
+//!   tier confirms, after they were read, that they came from its place ([`Tier::confirm`]).
 //! - A tier's root carries its owner's mark; another owner's is refused at opening (P8, P9).
 //! - A tier that takes no object above some length says so before ([`Tier::longest`]): a file that is longer
 //!   goes there in parts.
@@ -275,6 +276,15 @@ pub trait Tier: Send + Sync {
     /// [`TierError`].
     fn list(&self, after: Option<AggregateId>, limit: usize)
     -> Result<Vec<AggregateId>, TierError>;
+    /// Is it this tier's own place that answers? Asked before an object is called bad for the bytes that were read of
+    /// it: where another place may answer for a while (another one is mounted there), they say nothing of the object.
+    /// Wrappers answer for what they wrap.
+    ///
+    /// # Errors
+    /// [`TierError::Unavailable`]: it is not, or does not say.
+    fn confirm(&self) -> Result<(), TierError> {
+        Ok(())
+    }
     /// Room left.
     ///
     /// # Errors

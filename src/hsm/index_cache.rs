@@ -324,8 +324,17 @@ impl Kept {
     }
 }
 
-/// Reads and decodes; one ranged read, or two.
+/// Reads and decodes; one ranged read, or two. Bytes that are no index are held against the object only if they came
+/// from its tier's place.
 fn read(tier: &dyn Tier, id: TierId, aggregate: AggregateId) -> Result<Loaded, IndexError> {
+    let loaded = decoded(tier, id, aggregate);
+    if let Err(IndexError::Bytes { .. } | IndexError::Misnamed { .. }) = &loaded {
+        tier.confirm()?;
+    }
+    loaded
+}
+
+fn decoded(tier: &dyn Tier, id: TierId, aggregate: AggregateId) -> Result<Loaded, IndexError> {
     let bad = |source| IndexError::Bytes {
         tier: id,
         aggregate,

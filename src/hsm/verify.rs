@@ -93,11 +93,24 @@ pub enum VerifyError {
     Stopped,
 }
 
+/// What was read is not what it should be: the tier's word that it came from the right place, or why that is not known.
+fn confirmed(tier: &dyn Tier, why: VerifyError) -> VerifyError {
+    let of_bytes = matches!(why, VerifyError::Index { .. } | VerifyError::Mixed { .. });
+    match of_bytes.then(|| tier.confirm()) {
+        Some(Err(away)) => away.into(),
+        Some(Ok(())) | None => why,
+    }
+}
+
 /// Reads trailer and index of an aggregate.
 ///
 /// # Errors
 /// [`VerifyError`].
 pub fn read_index(tier: &dyn Tier, name: AggregateId) -> Result<(Trailer, Index), VerifyError> {
+    index_of(tier, name).map_err(|why| confirmed(tier, why))
+}
+
+fn index_of(tier: &dyn Tier, name: AggregateId) -> Result<(Trailer, Index), VerifyError> {
     let broken = |source| VerifyError::Index {
         aggregate: name,
         source,
@@ -125,6 +138,10 @@ pub fn read_index(tier: &dyn Tier, name: AggregateId) -> Result<(Trailer, Index)
 /// # Errors
 /// [`VerifyError`].
 pub fn is_there(tier: &dyn Tier, name: AggregateId) -> Result<(), VerifyError> {
+    end_of(tier, name).map_err(|why| confirmed(tier, why))
+}
+
+fn end_of(tier: &dyn Tier, name: AggregateId) -> Result<(), VerifyError> {
     let total = tier.stat(name)?;
     let len = total.min(TRAILER_LEN);
     let last = tier.read(name, total - len, len)?;
@@ -207,6 +224,9 @@ pub fn verify_member(
     let expected = entry.member.identity.and_then(|i| i.crc);
     verdict.content_differs =
         verdict.bad.is_empty() && expected.is_some_and(|crc| crc != content.finish());
+    if !verdict.is_good() {
+        tier.confirm()?;
+    }
     Ok(verdict)
 }
 

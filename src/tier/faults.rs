@@ -57,6 +57,9 @@ impl Tier for Faults {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.inner.tapes()
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.inner.confirm()
+    }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
     }

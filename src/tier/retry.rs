@@ -146,6 +146,9 @@ impl Tier for Retry {
     ) -> Result<Vec<AggregateId>, TierError> {
         self.retrying("list", || self.inner.list(after, limit))
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.retrying("confirm", || self.inner.confirm())
+    }
     fn space(&self) -> Result<Space, TierError> {
         self.retrying("space", || self.inner.space())
     }

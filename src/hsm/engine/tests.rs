@@ -81,6 +81,9 @@ impl Tier for Veiled {
             notes: Vec::new(),
         }
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.tier.confirm()
+    }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         Ok(*self.longest.lock())
     }

@@ -262,10 +262,19 @@ impl Sources {
     }
 
     fn check(&self, bytes: Bytes, crc: Crc32c, asks: &dyn Asks) -> Result<Checked, Miss> {
-        Checked::verify(bytes, crc).map_err(|why| {
-            self.report(self.first(), asks, &why.to_string());
-            Miss::Bad
-        })
+        Checked::verify(bytes, crc)
+            .map_err(|why| self.wrong(self.first(), &*self.tier, asks, &why.to_string()))
+    }
+
+    /// Bytes that are not what was written: the copy is bad, if they came from its place.
+    fn wrong(&self, source: &Source, tier: &dyn Tier, asks: &dyn Asks, why: &str) -> Miss {
+        if !source.told.load(Ordering::Relaxed)
+            && let Err(away) = tier.confirm()
+        {
+            return Miss::Passing(away.to_string());
+        }
+        self.report(source, asks, why);
+        Miss::Bad
     }
 
     fn read_run(&self, blocks: Range<u32>, asks: &dyn Asks) -> Result<Bytes, TierError> {
@@ -353,7 +362,12 @@ impl Sources {
             };
             match self.read_other(block, source, &*tier, &entry) {
                 Ok(Some(checked)) => return Ok(checked),
-                Ok(None) => self.report(source, asks, "wrong checksum"),
+                Ok(None) => {
+                    let said = self.wrong(source, &*tier, asks, "wrong checksum");
+                    if let passing @ Miss::Passing(_) = said {
+                        worst = passing;
+                    }
+                }
                 Err(why) => {
                     if let passing @ Miss::Passing(_) = self.blame(source, asks, &why) {
                         worst = passing;
@@ -493,6 +507,9 @@ impl Source {
             }
             Err(why) => why.to_string(),
         };
+        if let Err(away) = tier.confirm() {
+            return Err(Miss::Passing(away.to_string()));
+        }
         *known = Known::Useless;
         tracing::warn!(file = %record.file, tier = %self.copy.tier, why, "unusable copy");
         asks.copy_failed(record.file, record.version, &self.copy, &why);

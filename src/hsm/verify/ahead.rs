@@ -68,6 +68,9 @@ impl Tier for Ahead<'_> {
     fn tapes(&self) -> Option<Arc<dyn Tapes>> {
         self.tier.tapes()
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.tier.confirm()
+    }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.tier.longest()
     }

@@ -131,6 +131,9 @@ pub fn verify_copies(
     for (at, entry) in entries {
         told[at] = one(&ahead, name, entry, stop)?;
     }
+    if told.iter().any(Option::is_some) {
+        tier.confirm()?;
+    }
     Ok(told)
 }
 

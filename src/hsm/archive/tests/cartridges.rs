@@ -222,6 +222,9 @@ impl Tier for Filling {
     fn mark(&self) -> crate::tier::Mark {
         self.tier.mark()
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.tier.confirm()
+    }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.tier.longest()
     }

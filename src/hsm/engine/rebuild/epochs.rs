@@ -103,7 +103,11 @@ fn ends_as_ours(tier: &dyn Tier, fs: FsUuid, name: AggregateId) -> Result<bool, 
     match last {
         Ok((last, len)) => {
             let trailer = decode_trailer(&last, len);
-            Ok(trailer.is_ok_and(|t| t.aggregate == name && t.fs == fs))
+            let is_ours = trailer.is_ok_and(|t| t.aggregate == name && t.fs == fs);
+            if !is_ours {
+                tier.confirm()?;
+            }
+            Ok(is_ours)
         }
         Err(why) if tier_is_passing(&why) => Err(why),
         Err(_) => Ok(false),

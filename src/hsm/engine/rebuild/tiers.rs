@@ -133,7 +133,10 @@ fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<(u64, bool), End> {
     let from = len.checked_sub(TRAILER_LEN);
     let from = from.ok_or_else(|| End::Bad("it is shorter than a trailer".to_owned()))?;
     let last = tier.read(id, from, TRAILER_LEN).map_err(sort)?;
-    let trailer = decode_trailer(&last, len).map_err(|why| End::Bad(why.to_string()))?;
+    let trailer = decode_trailer(&last, len).map_err(|why| match tier.confirm() {
+        Ok(()) => End::Bad(why.to_string()),
+        Err(away) => End::Passing(away.to_string()),
+    })?;
     if !trailer.in_parts {
         return Ok((len, false));
     }

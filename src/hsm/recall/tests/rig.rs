@@ -60,6 +60,9 @@ impl Tier for Watched {
     fn mark(&self) -> Mark {
         self.inner.mark()
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        self.inner.confirm()
+    }
     fn longest(&self) -> Result<Option<u64>, TierError> {
         self.inner.longest()
     }
