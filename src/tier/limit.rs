@@ -1,7 +1,8 @@
 //! A tier with a bound on how many operations run at once.
 //!
 //! A put under way holds no permit between its calls, so a thread may read while it writes, even
-//! with one permit.
+//! with one permit. Where there is more than one, puts leave the last to others: a read does not wait until an object
+//! is written, proven and named, however many are.
 
 use super::tapes::Tapes;
 use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
@@ -14,27 +15,48 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 struct Permits {
-    free: Mutex<usize>,
+    free: Mutex<Free>,
     freed: Condvar,
 }
 
-struct Permit<'a>(&'a Permits);
+/// Permits that are free.
+struct Free {
+    all: usize,
+    /// Of these so many may be a put's.
+    puts: usize,
+}
+
+struct Permit<'a> {
+    permits: &'a Permits,
+    is_put: bool,
+}
 
 impl Permits {
     fn take(&self) -> Permit<'_> {
+        self.take_for(false)
+    }
+
+    fn take_for(&self, is_put: bool) -> Permit<'_> {
         let mut free = self.free.lock();
-        while *free == 0 {
+        while free.all == 0 || (is_put && free.puts == 0) {
             self.freed.wait(&mut free);
         }
-        *free -= 1;
-        Permit(self)
+        free.all -= 1;
+        free.puts -= usize::from(is_put);
+        Permit {
+            permits: self,
+            is_put,
+        }
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock() += 1;
-        self.0.freed.notify_one();
+        let mut free = self.permits.free.lock();
+        free.all += 1;
+        free.puts += usize::from(self.is_put);
+        // Not one alone: it might be a put, and have to wait on.
+        self.permits.freed.notify_all();
     }
 }
 
@@ -48,8 +70,12 @@ impl Limit {
     /// At most `at_once` calls into `inner` run at any time; further ones wait.
     #[must_use]
     pub fn new(inner: Arc<dyn Tier>, at_once: NonZeroUsize) -> Self {
+        let free = Free {
+            all: at_once.get(),
+            puts: (at_once.get() - 1).max(1),
+        };
         let permits = Permits {
-            free: Mutex::new(at_once.get()),
+            free: Mutex::new(free),
             freed: Condvar::new(),
         };
         Self {
@@ -85,7 +111,7 @@ impl Tier for Limit {
         self.inner.admit(lengths)
     }
     fn put(&self, name: AggregateId, size_hint: u64) -> Result<Box<dyn Put>, TierError> {
-        let _permit = self.permits.take();
+        let _permit = self.permits.take_for(true);
         let inner = self.inner.put(name, size_hint)?;
         let permits = Arc::clone(&self.permits);
         Ok(Box::new(LimitedPut { inner, permits }))
@@ -113,6 +139,10 @@ impl Tier for Limit {
         let _permit = self.permits.take();
         self.inner.list(after, limit)
     }
+    fn confirm(&self) -> Result<(), TierError> {
+        let _permit = self.permits.take();
+        self.inner.confirm()
+    }
     fn space(&self) -> Result<Space, TierError> {
         let _permit = self.permits.take();
         self.inner.space()
@@ -126,11 +156,11 @@ struct LimitedPut {
 
 impl io::Write for LimitedPut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _permit = self.permits.take();
+        let _permit = self.permits.take_for(true);
         self.inner.write(bytes)
     }
     fn flush(&mut self) -> io::Result<()> {
-        let _permit = self.permits.take();
+        let _permit = self.permits.take_for(true);
         self.inner.flush()
     }
 }
@@ -138,7 +168,7 @@ impl io::Write for LimitedPut {
 impl Put for LimitedPut {
     fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError> {
         let this = *self;
-        let _permit = this.permits.take();
+        let _permit = this.permits.take_for(true);
         this.inner.finish(sum)
     }
     fn hasten(&mut self) {
@@ -156,7 +186,90 @@ impl Put for LimitedPut {
 mod tests {
     use super::*;
     use crate::id::{InstanceId, TierId};
+    use std::io::Write;
     use std::time::Duration;
+
+    /// Puts whose writes wait until they are let go.
+    #[derive(Default)]
+    struct Slow {
+        inside: Mutex<usize>,
+        let_go: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    struct SlowPut(Arc<Slow>);
+
+    impl Write for SlowPut {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            *self.0.inside.lock() += 1;
+            let mut let_go = self.0.let_go.lock();
+            while !*let_go {
+                self.0.changed.wait(&mut let_go);
+            }
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Put for SlowPut {
+        fn finish(self: Box<Self>, _: Crc32c) -> Result<Receipt, TierError> {
+            unreachable!("not asked")
+        }
+        fn abandon(self: Box<Self>) {}
+    }
+
+    impl Tier for Arc<Slow> {
+        fn mark(&self) -> Mark {
+            unreachable!("not asked")
+        }
+        fn put(&self, _: AggregateId, _: u64) -> Result<Box<dyn Put>, TierError> {
+            Ok(Box::new(SlowPut(Arc::clone(self))))
+        }
+        fn read(&self, _: AggregateId, _: u64, _: u64) -> Result<Bytes, TierError> {
+            Ok(Bytes::from_static(b"read"))
+        }
+        fn stat(&self, _: AggregateId) -> Result<u64, TierError> {
+            unreachable!("not asked")
+        }
+        fn delete(&self, _: AggregateId) -> Result<(), TierError> {
+            unreachable!("not asked")
+        }
+        fn list(&self, _: Option<AggregateId>, _: usize) -> Result<Vec<AggregateId>, TierError> {
+            unreachable!("not asked")
+        }
+        fn space(&self) -> Result<Space, TierError> {
+            unreachable!("not asked")
+        }
+    }
+
+    #[test]
+    fn a_read_does_not_wait_for_puts_however_many_are_under_way() {
+        let slow = Arc::new(Slow::default());
+        let three = NonZeroUsize::new(3).expect("three");
+        let tier = Limit::new(Arc::new(slow.clone()), three);
+        let name = AggregateId { epoch: 1, seq: 1 };
+        std::thread::scope(|scope| {
+            let puts: Vec<_> = (0..8).map(|_| tier.put(name, 1).expect("starts")).collect();
+            for mut put in puts {
+                scope.spawn(move || put.write(b"x").expect("taken"));
+            }
+            while *slow.inside.lock() < 2 {
+                std::thread::yield_now();
+            }
+            let (tell, told) = std::sync::mpsc::channel();
+            let tier = &tier;
+            scope.spawn(move || tell.send(tier.read(name, 0, 4)));
+            let read = told.recv_timeout(Duration::from_secs(60));
+            let inside = *slow.inside.lock();
+            *slow.let_go.lock() = true;
+            slow.changed.notify_all();
+            assert!(read.is_ok(), "the read waits for a put");
+            assert_eq!(inside, 2, "puts leave one of three permits");
+        });
+        assert_eq!(*slow.inside.lock(), 8);
+    }
 
     /// Counts who is inside `space`; each waits until `wanted` are (or a bound has passed).
     #[derive(Default)]
