@@ -8,8 +8,10 @@
 //! - What is not there is called missing only if it was not there before and after the tier's mark was read, twice
 //!   (see `exec/place.rs`).
 //! - The program gets nothing of this process but its arguments, its three pipes and a few variables; nobody but
-//!   root and the server's user may be able to change it; it is ended with its call (see `exec/run.rs`). If this
-//!   process is killed itself, it sees the end of its pipes, and no more.
+//!   root and the server's user may be able to change it; it is ended with its call (see `exec/run.rs`), and with this
+//!   process, also if that is killed (see `exec/watch.rs`).
+//! - A program that hangs holds up those who want something of its tier, and nobody else: a tier that is known is opened
+//!   without asking it anything.
 
 mod cases;
 mod mark;
@@ -21,9 +23,11 @@ mod run;
 mod sys;
 mod trust;
 mod verbs;
+mod watch;
 mod words;
 
 pub use options::{ExecOptions, OPTIONS};
+pub use watch::begin as watch_programs;
 
 pub(super) use cases::{clear, run as run_cases};
 
@@ -108,10 +112,12 @@ pub(super) fn take(
 }
 
 impl ExecTier {
-    /// Opens the tier that `program` keeps; see [`Expect`] for what may be there.
+    /// Opens the tier that `program` keeps; see [`Expect`] for what may be there. Of a tier that is known already the
+    /// program is asked nothing now: it may hang, and nobody is to wait for it who has no use for it yet. Whose the
+    /// place is, is asked before anything is believed of it.
     ///
     /// # Errors
-    /// As [`super::open`].
+    /// As [`super::open`]; of a tier that is known none.
     pub fn open(program: &Path, options: &ExecOptions, how: OpenHow) -> Result<Self, TierError> {
         let (Expect::New(tier) | Expect::Known(tier)) = how.expect;
         let wanted = Mark {
@@ -119,26 +125,17 @@ impl ExecTier {
             owner: how.owner,
         };
         let mut place = at(program, options, wanted);
-        let opened = match how.expect {
-            Expect::New(_) => mark::establish(&place, wanted),
-            Expect::Known(_) => known(&place, wanted),
-        };
-        let there = opened.is_ok();
-        match opened {
-            Ok(mark) => place.expect(mark),
-            Err(error @ (TierError::Unavailable { .. } | TierError::Transient { .. }))
-                if matches!(how.expect, Expect::Known(_)) =>
-            {
-                tracing::warn!(%error, "tier is away; it is used when it is back");
-            }
-            Err(error) => return Err(error),
+        let is_new = matches!(how.expect, Expect::New(_));
+        if is_new {
+            let mark = mark::establish(&place, wanted)?;
+            place.expect(mark);
         }
         let tier = Self {
             place: Arc::new(place),
             rest: Mutex::new(None),
         };
-        // Of one that is away the first put does it.
-        if there {
+        // Of one that is known the first put does it.
+        if is_new {
             tier.place.sweep_once();
         }
         Ok(tier)
@@ -169,24 +166,18 @@ impl ExecTier {
         }
     }
 
+    /// What is to be known of it: what its program cannot do, and what it does not do any more.
+    fn notes(&self) -> Vec<String> {
+        let stuck = self.place.verbs.stuck();
+        let stuck = (stuck > 0).then(|| {
+            format!("{stuck} runs of its program do not end although they were killed: stuck in the kernel?")
+        });
+        let can = self.place.known_facts().map_or_else(Vec::new, notes);
+        stuck.into_iter().chain(can).collect()
+    }
+
     fn changed(&self) {
         *self.rest.lock() = None;
-    }
-}
-
-fn known(place: &Place, wanted: Mark) -> Result<Mark, TierError> {
-    match mark::read(place, "opening")? {
-        Some(mark) => {
-            mark::check_owner(place, mark, wanted.owner)?;
-            if mark.tier != wanted.tier {
-                return Err(TierError::Refused {
-                    place: place.label.clone(),
-                    why: format!("it is tier {}, not {}", mark.tier, wanted.tier),
-                });
-            }
-            Ok(mark)
-        }
-        None => place.enter("opening").map(|()| wanted),
     }
 }
 
@@ -200,7 +191,7 @@ impl Tier for ExecTier {
             kind: Kind::Exec,
             url: self.place.label.clone(),
             root: None,
-            notes: self.place.known_facts().map_or_else(Vec::new, notes),
+            notes: self.notes(),
         }
     }
 
@@ -225,12 +216,12 @@ impl Tier for ExecTier {
             }
             return Ok(Bytes::new());
         }
-        let ranges = place.facts(STEP)?.ranges;
+        let known = place.known(STEP)?;
         // What is asked for may be more than there is: the rest of the room is made as bytes come.
         let room = usize::try_from(len.min(AHEAD)).unwrap_or(0);
         let mut bytes = Vec::with_capacity(room);
         let at = place.at(name);
-        let got = place.verbs.get((&at, ranges), offset, len, &mut |b| {
+        let got = place.verbs.get((&at, &known), offset, len, &mut |b| {
             bytes.extend_from_slice(b)
         });
         let given = match got {
@@ -245,7 +236,13 @@ impl Tier for ExecTier {
                     _ => Err(place.fail(STEP, Some(name), failure)),
                 };
             }
-            Err(failure) => return Err(place.fail(STEP, Some(name), failure)),
+            Err(failure) => {
+                // Of another place's object nothing is said.
+                if place::says(&failure) == Some(Verdict::Damaged) {
+                    place.enter(STEP)?;
+                }
+                return Err(place.fail(STEP, Some(name), failure));
+            }
         };
         if given == len {
             return Ok(bytes.into());
@@ -304,12 +301,19 @@ impl Tier for ExecTier {
         Ok(page)
     }
 
+    fn confirm(&self) -> Result<(), TierError> {
+        self.place.enter("looking whether it is the right place")
+    }
+
     fn space(&self) -> Result<Space, TierError> {
+        const STEP: &str = "asking for space";
+        // How much room there is where nothing is mounted is of no use to anybody.
+        self.place.enter(STEP)?;
         let (free, total) = self
             .place
             .verbs
             .space()
-            .map_err(|failure| self.place.fail("asking for space", None, failure))?;
+            .map_err(|failure| self.place.fail(STEP, None, failure))?;
         Ok(Space { free, total })
     }
 }

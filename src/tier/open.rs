@@ -19,7 +19,8 @@ pub enum Expect {
     New(TierId),
     /// This very tier, as the catalog knows it. Nothing is ever created: a place without the mark
     /// is a filesystem that is not mounted. Opening succeeds all the same, and every operation
-    /// answers [`TierError::Unavailable`] until the mark is there.
+    /// answers [`TierError::Unavailable`] until the mark is there. A place that cannot be asked
+    /// without waiting for it is not asked whose it is before it is used.
     Known(TierId),
 }
 

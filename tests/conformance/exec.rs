@@ -5,6 +5,7 @@ mod author;
 mod bad_days;
 mod clients;
 mod puts;
+mod replaced;
 
 use crate::MARK;
 use crate::suite::{all, judge, quiet_faults, retried};

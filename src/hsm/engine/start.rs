@@ -243,10 +243,11 @@ impl Claimed {
                 name: name.clone(),
                 source,
             };
-            // In a place that is made a tier now nothing can have a name, and nobody waits for a slow one.
-            let is_made_now = !crate::tier::is_there(&parsed).unwrap_or(true);
+            // In a place that is made a tier now nothing can have a name, and nobody waits for a slow one. One that the
+            // catalog knows is not asked at all: whatever hangs there, users are served.
+            let may_hold = row.is_none() && crate::tier::is_there(&parsed).unwrap_or(true);
             let tier = open_tier(&parsed, how).map_err(fail)?;
-            if row.is_none() && !is_made_now {
+            if may_hold {
                 let base = self.incarnation.epoch;
                 let mut tell = |what: String| tracing::warn!("tier {name}: {what}");
                 let fs = self.backing.fs();

@@ -1,8 +1,11 @@
 //! Cases of opening: whose tier it is, and that it keeps what was put.
+//!
+//! A tier that is known may be opened without being asked whose it is, where that could take long; then it is the
+//! first use that is refused.
 
-use super::{Outcome, content, ensure, holds, name, refuses, store};
+use super::{Outcome, content, ensure, holds, name, store};
 use crate::id::{InstanceId, TierId};
-use crate::tier::{ErrorKind, OpenHow, Tier, TierError};
+use crate::tier::{OpenHow, Tier, TierError};
 use std::sync::Arc;
 
 /// Opens the one place under test.
@@ -58,17 +61,12 @@ fn number(open: Open<'_>) -> Result<(), String> {
 
 fn foreign(open: Open<'_>) -> Result<(), String> {
     let stranger = InstanceId([2; 16]);
-    for how in [OpenHow::new(stranger, TIER), OpenHow::known(stranger, TIER)] {
-        match open(how) {
-            Err(TierError::Refused { why, .. }) => {
-                ensure(why.contains(&OWNER.to_string()), || {
-                    format!("does not name the owner: {why}")
-                })?;
-            }
-            Err(error) => return Err(format!("wanted refused, got {error:?}")),
-            Ok(_) => return Err("a foreign owner was let in".to_owned()),
-        }
+    match open(OpenHow::new(stranger, TIER)) {
+        Err(TierError::Refused { why, .. }) => names_owner(&why)?,
+        Err(error) => return Err(format!("wanted refused, got {error:?}")),
+        Ok(_) => return Err("a foreign owner was let in".to_owned()),
     }
+    kept_out(open, OpenHow::known(stranger, TIER), &names_owner)?;
     holds(
         &*reopen(open, OpenHow::known(OWNER, TIER))?,
         name(1),
@@ -76,11 +74,46 @@ fn foreign(open: Open<'_>) -> Result<(), String> {
     )
 }
 
+fn names_owner(why: &str) -> Result<(), String> {
+    ensure(why.contains(&OWNER.to_string()), || {
+        format!("does not name the owner: {why}")
+    })
+}
+
 fn other(open: Open<'_>) -> Result<(), String> {
-    let how = OpenHow::known(OWNER, TierId(99));
-    refuses(
-        open(how).map(|_| ()),
-        ErrorKind::Refused,
-        "opening as another",
+    kept_out(open, OpenHow::known(OWNER, TierId(99)), &|_| Ok(()))?;
+    holds(
+        &*reopen(open, OpenHow::known(OWNER, TIER))?,
+        name(1),
+        &content(1, 10_000),
     )
+}
+
+/// Refused when it is opened; or nothing is written, deleted, listed or called missing by whoever opened it.
+fn kept_out(
+    open: Open<'_>,
+    how: OpenHow,
+    right: &dyn Fn(&str) -> Result<(), String>,
+) -> Result<(), String> {
+    let tier = match open(how) {
+        Err(TierError::Refused { why, .. }) => return right(&why),
+        Err(error) => return Err(format!("wanted refused, got {error:?}")),
+        Ok(tier) => tier,
+    };
+    for (what, done) in [
+        ("put", tier.put(name(2), 0).map(drop)),
+        ("delete", tier.delete(name(1))),
+        ("list", tier.list(None, usize::MAX).map(drop)),
+        ("stat of nothing", tier.stat(name(2)).map(drop)),
+        ("space", tier.space().map(drop)),
+    ] {
+        match done {
+            Err(error @ (TierError::Refused { .. } | TierError::Unavailable { .. })) => {
+                right(&error.to_string())?;
+            }
+            Err(error) => return Err(format!("{what}: wanted refused, got {error:?}")),
+            Ok(()) => return Err(format!("{what} by one who is not its owner")),
+        }
+    }
+    Ok(())
 }

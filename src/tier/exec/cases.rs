@@ -106,9 +106,9 @@ impl Bench {
     }
 
     fn get(&self, name: &str, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {
-        let ranges = self.verbs.describe()?.ranges;
+        let known = self.verbs.describe()?;
         let mut bytes = Vec::new();
-        self.verbs.get((name, ranges), offset, len, &mut |b| {
+        self.verbs.get((name, &known), offset, len, &mut |b| {
             bytes.extend_from_slice(b)
         })?;
         Ok(bytes)

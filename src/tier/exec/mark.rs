@@ -35,11 +35,11 @@ pub(super) fn read(place: &Place, step: &'static str) -> Result<Option<Mark>, Ti
 }
 
 fn read_at(place: &Place, name: &str, step: &'static str) -> Result<Option<Mark>, TierError> {
-    let ranges = place.facts(step)?.ranges;
+    let known = place.known(step)?;
     let mut bytes = Vec::new();
-    let got = place.verbs.get((name, ranges), 0, LONGEST, &mut |b| {
-        bytes.extend_from_slice(b)
-    });
+    let got = place
+        .verbs
+        .get_ready((name, &known), LONGEST, &mut |b| bytes.extend_from_slice(b));
     match got {
         Ok(_) => {}
         Err(failure) if says(&failure) == Some(Verdict::Missing) => return Ok(None),

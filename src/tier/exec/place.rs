@@ -13,7 +13,7 @@ use super::mark;
 use super::options::ExecOptions;
 use super::protocol::{self, Facts, Verdict};
 use super::run::{Ended, Failure};
-use super::verbs::Verbs;
+use super::verbs::{Known, Verbs};
 use crate::id::AggregateId;
 use crate::tier::{Mark, TierError};
 use parking_lot::Mutex;
@@ -43,7 +43,7 @@ pub(super) struct Place {
     pub(super) label: String,
     pub(super) prefix: String,
     expected: Mark,
-    facts: Mutex<Option<Facts>>,
+    known: Mutex<Option<Known>>,
     claims: Mutex<HashMap<AggregateId, Weak<Claim>>>,
     living: Mutex<HashSet<String>>,
     /// What dead writers left was looked for since this was opened.
@@ -62,7 +62,7 @@ impl Place {
             label,
             prefix: options.prefix.clone(),
             expected,
-            facts: Mutex::new(None),
+            known: Mutex::new(None),
             claims: Mutex::default(),
             living: Mutex::default(),
             swept: AtomicBool::new(false),
@@ -82,20 +82,41 @@ impl Place {
         protocol::object(&self.prefix, name)
     }
 
-    /// What the program says of itself; asked once, when it first answers.
+    /// What the program says of itself; asked when it first answers, and when it is another one by now.
     pub(super) fn facts(&self, step: &'static str) -> Result<Facts, TierError> {
-        if let Some(facts) = self.known_facts() {
-            return Ok(facts);
+        Ok(self.known(step)?.facts)
+    }
+
+    /// The same, and of which program that is.
+    pub(super) fn known(&self, step: &'static str) -> Result<Known, TierError> {
+        let failed = |failure| self.fail(step, None, failure);
+        let before = self.known.lock().clone();
+        if let Some(known) = &before
+            && known.of == self.verbs.identity().map_err(failed)?
+        {
+            return Ok(known.clone());
         }
         // Not under the lock: whoever only wants to know what is known does not wait for a program.
-        let facts = self.verbs.describe();
-        let facts = facts.map_err(|failure| self.fail(step, None, failure))?;
-        Ok(self.facts.lock().get_or_insert(facts).clone())
+        let known = self.verbs.describe().map_err(failed)?;
+        if let Some(before) = before
+            && before.facts != known.facts
+        {
+            let (before, now) = (before.facts, &known.facts);
+            tracing::info!(
+                tier = self.label,
+                ?before,
+                ?now,
+                "its program was replaced by one that can do other things"
+            );
+        }
+        *self.known.lock() = Some(known.clone());
+        Ok(known)
     }
 
     /// What it said, if it was ever asked.
     pub(super) fn known_facts(&self) -> Option<Facts> {
-        self.facts.lock().clone()
+        let known = self.known.lock();
+        known.as_ref().map(|known| known.facts.clone())
     }
 
     /// Proves that the place is there, and ours.
@@ -179,8 +200,11 @@ impl Place {
         };
         let Some(verdict) = says(&failure) else {
             return match failure {
-                Failure::Less { .. } | Failure::Pipe(_) => passing(why),
-                Failure::Start(_) | Failure::Silent { .. } | Failure::Breach { .. } => away(why),
+                Failure::Less { .. } | Failure::Pipe(_) | Failure::Replaced => passing(why),
+                Failure::Start(_)
+                | Failure::Stuck(_)
+                | Failure::Silent { .. }
+                | Failure::Breach { .. } => away(why),
                 // It has a verdict.
                 Failure::Ended { .. } => passing(why),
             };
@@ -279,6 +303,8 @@ pub(super) fn says(failure: &Failure) -> Option<Verdict> {
             Ended::Signal(_) => Verdict::Passing,
         }),
         Failure::Start(_)
+        | Failure::Stuck(_)
+        | Failure::Replaced
         | Failure::Silent { .. }
         | Failure::Breach { .. }
         | Failure::Less { .. }

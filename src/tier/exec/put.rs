@@ -27,6 +27,8 @@ pub(super) struct ExecPut {
     temporary: String,
     claim: Arc<Claim>,
     longest: u64,
+    /// How its program committed when this was begun.
+    commit: Commit,
     putting: Option<Putting>,
     buffer: Vec<u8>,
     /// Bytes handed over, without the buffer.
@@ -64,6 +66,7 @@ impl ExecPut {
             temporary,
             claim: place.claim(name),
             longest: facts.longest.unwrap_or(LONGEST).min(LONGEST),
+            commit: facts.commit,
             putting: Some(putting),
             buffer: Vec::with_capacity(BUFFER),
             written: 0,
@@ -231,7 +234,9 @@ impl ExecPut {
                 });
             }
         }
-        if self.place.facts(STEP)?.commit == Commit::Copies {
+        // It may be another program by now; whichever of the two did it.
+        let commits = [self.commit, self.place.facts(STEP)?.commit];
+        if commits.contains(&Commit::Copies) {
             self.compare(at, sum)?;
         }
         Ok(())

@@ -7,9 +7,13 @@
 //!   Of stderr only the end is kept; of stdout as much as was asked for.
 //! - A program that neither takes nor gives a byte for its time limit is ended. What it says on stderr is no
 //!   sign of progress, and the time in which it is not waited for does not count.
+//! - Of programs that do not end although they were killed there are no more than [`Program::most_stuck`]: then no
+//!   further one is started until one of them does.
 
-use super::sys;
+use super::trust::{self, Identity};
 use super::words::Tail;
+use super::{sys, watch};
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::process::{
@@ -19,8 +23,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between the request to end and the end.
@@ -29,12 +35,36 @@ const GRACE: Duration = Duration::from_secs(5);
 const PIECE: usize = 64 << 10;
 
 /// A program and the surroundings that it is run in.
-#[derive(Debug)]
 pub(super) struct Program {
     pub(super) path: PathBuf,
     /// All of its environment.
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) grace: Duration,
+    /// What ends one that did not hear.
+    pub(super) last: Signal,
+    /// So many that do not end at all are put up with.
+    pub(super) most_stuck: usize,
+    pub(super) stuck: Arc<Mutex<Vec<Stuck>>>,
+}
+
+/// A program that was killed and has not ended: it waits in the kernel, for a dead network filesystem perhaps.
+pub(super) struct Stuck {
+    child: Child,
+    end: Arc<OwnedFd>,
+    line: Option<watch::Line>,
+}
+
+impl Stuck {
+    /// Reaps it if it has ended after all.
+    fn is_over(&mut self) -> bool {
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if matches!(waitid(WaitId::PidFd(self.end.as_fd()), how), Ok(None)) {
+            return false;
+        }
+        self.line = None;
+        let _ = self.child.wait();
+        true
+    }
 }
 
 /// How a program ended.
@@ -58,11 +88,27 @@ pub(super) enum Failure {
         /// Its last words.
         words: String,
     },
+    /// Programs that were killed do not end.
+    #[error(
+        "{0} runs of its program do not end although they were killed (stuck in the kernel, on a dead network \
+         filesystem?); no more are started until one of them has ended"
+    )]
+    Stuck(usize),
+    /// It is not the program of which it is known what it can.
+    #[error("its program was replaced while it was asked")]
+    Replaced,
     /// It neither took nor gave a byte for so long, and was ended.
-    #[error("{}", with(&format!("ended after {} without progress", crate::config::units::format_duration(*.limit)), .words))]
+    #[error("{}", with(&format!(
+        "{verb} was ended: it took and gave nothing for {} ({option} of the tier's URL)",
+        crate::config::units::format_duration(*.limit)
+    ), .words))]
     Silent {
+        /// What it was doing.
+        verb: String,
         /// The limit.
         limit: Duration,
+        /// What sets it.
+        option: &'static str,
         /// Its last words.
         words: String,
     },
@@ -108,17 +154,28 @@ fn with(what: &str, words: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limit {
     /// Before its first byte.
-    pub(super) first: Duration,
+    pub(super) first: Bound,
     /// And from then on.
-    pub(super) then: Duration,
+    pub(super) then: Bound,
+}
+
+/// A time, and the option that sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) time: Duration,
+    pub(super) option: &'static str,
 }
 
 impl Limit {
     /// The same all along.
     pub(super) fn of(time: Duration) -> Self {
+        let bound = Bound {
+            time,
+            option: "timeout=",
+        };
         Self {
-            first: time,
-            then: time,
+            first: bound,
+            then: bound,
         }
     }
 }
@@ -128,26 +185,52 @@ pub(super) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> bool;
 
 /// A program that runs.
 pub(super) struct Run {
+    /// Which it is.
+    pub(super) of: Identity,
+    verb: String,
     child: Option<Child>,
+    line: Option<watch::Line>,
     group: Pid,
     /// Readable when it has ended.
-    end: OwnedFd,
+    end: Arc<OwnedFd>,
     stdin: Option<File>,
     stdout: Option<File>,
     stderr: Option<File>,
     tail: Tail,
     grace: Duration,
+    last: Signal,
+    stuck: Arc<Mutex<Vec<Stuck>>>,
     /// It had to be killed.
     deaf: bool,
 }
 
 impl Program {
+    /// How many runs of it do not end although they were killed.
+    pub(super) fn stuck(&self) -> usize {
+        let mut stuck = self.stuck.lock();
+        stuck.retain_mut(|one| !one.is_over());
+        stuck.len()
+    }
+
+    /// Which program it is now.
+    pub(super) fn identity(&self) -> Result<Identity, Failure> {
+        trust::find(&self.path).map_err(Failure::Start)
+    }
+
     /// Starts it; with nothing on stdin unless it is to be fed.
     pub(super) fn start(&self, arguments: &[&str], fed: bool) -> Result<Run, Failure> {
-        super::trust::check(&self.path).map_err(Failure::Start)?;
+        let stuck = self.stuck();
+        if stuck >= self.most_stuck {
+            return Err(Failure::Stuck(stuck));
+        }
+        let of = self.identity()?;
         let failed = |error: io::Error| Failure::Start(format!("{}: {error}", self.path.display()));
-        let mut command = Command::new(&self.path);
+        // It is told of before it runs, and crossed off on every way out.
+        let line = watch::line().map_err(failed)?;
+        let mut command = Command::new(of.path());
         command
+            // Some programs look at the name that they are called by.
+            .arg0(&self.path)
             .args(arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
@@ -155,7 +238,8 @@ impl Program {
             .stdin(if fed { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        sys::set_apart(&mut command);
+        let (socket, token) = line.pen();
+        sys::set_apart(&mut command, socket, token);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             // The file is there: it was looked at.
             io::ErrorKind::NotFound => Failure::Start(format!(
@@ -171,7 +255,7 @@ impl Program {
         );
         let group = Pid::from_child(&child);
         let end = match pidfd_open(group, PidfdFlags::empty()) {
-            Ok(end) => end,
+            Ok(end) => Arc::new(end),
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -179,7 +263,10 @@ impl Program {
             }
         };
         let mut run = Run {
+            of,
+            verb: (*arguments.first().unwrap_or(&"")).to_owned(),
             child: Some(child),
+            line: Some(line),
             group,
             end,
             stdin: None,
@@ -187,6 +274,8 @@ impl Program {
             stderr: None,
             tail: Tail::default(),
             grace: self.grace,
+            last: self.last,
+            stuck: Arc::clone(&self.stuck),
             deaf: false,
         };
         run.stdin = pipes.0.map(unblocked).transpose()?;
@@ -215,9 +304,9 @@ enum Ready {
 
 impl Run {
     /// Hands over all of `bytes`, in pieces, each within `limit`.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], limit: Duration) -> Result<(), Failure> {
+    pub(super) fn feed(&mut self, mut bytes: &[u8], limit: Limit) -> Result<(), Failure> {
         while !bytes.is_empty() {
-            match self.wait(limit, true, &mut |_| true)? {
+            match self.wait(limit.then, true, &mut |_| true)? {
                 Ready::Stdin => {}
                 Ready::Stdout(_) => continue,
                 Ready::End(how) => return Err(self.ended_early(how)),
@@ -232,7 +321,7 @@ impl Run {
                 // It reads no more: its end says why.
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {
                     self.stdin = None;
-                    let how = self.end(Limit::of(limit), &mut |_| true)?;
+                    let how = self.end(limit, &mut |_| true)?;
                     return Err(self.ended_early(how));
                 }
                 Err(error) => return Err(error.into()),
@@ -292,14 +381,12 @@ impl Run {
     }
 
     /// Waits for whatever comes first, taking all it says meanwhile.
-    fn wait(&mut self, limit: Duration, feeding: bool, sink: Sink<'_>) -> Result<Ready, Failure> {
-        let until = Instant::now() + limit;
+    fn wait(&mut self, limit: Bound, feeding: bool, sink: Sink<'_>) -> Result<Ready, Failure> {
+        let until = Instant::now() + limit.time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.kill();
-                let words = self.tail.words();
-                return Err(Failure::Silent { limit, words });
+                return Err(self.silent(limit));
             }
             let seen = self.look(left, feeding)?;
             if seen.stderr {
@@ -317,6 +404,19 @@ impl Run {
             if seen.stdin {
                 return Ok(Ready::Stdin);
             }
+        }
+    }
+
+    /// Ends it: its time is up.
+    fn silent(&mut self, Bound { time, option }: Bound) -> Failure {
+        let (program, verb) = (self.of.path().display(), &self.verb);
+        tracing::warn!(%program, verb, limit = ?time, option, "a program took and gave nothing for its time limit: it is ended");
+        self.kill();
+        Failure::Silent {
+            verb: self.verb.clone(),
+            limit: time,
+            option,
+            words: self.tail.words(),
         }
     }
 
@@ -408,6 +508,7 @@ impl Run {
         };
         // Not reaped yet: until then nobody else can have the group's number.
         let _ = kill_process_group(self.group, Signal::KILL);
+        self.line = None;
         // A process that left the group may hold the pipes open for ever: what is in them now counts.
         let mut wanted = true;
         while wanted && let Some(more) = self.take_stdout(sink)? {
@@ -432,17 +533,19 @@ impl Run {
         let _ = kill_process_group(self.group, Signal::TERM);
         self.deaf = !self.wait_dead();
         // Also those that did not hear the first one, when the first of them is gone.
-        let _ = kill_process_group(self.group, Signal::KILL);
-        if self.wait_dead() {
+        let _ = kill_process_group(self.group, self.last);
+        let is_dead = self.wait_dead();
+        let line = self.line.take();
+        if is_dead {
+            drop(line);
             let _ = child.wait();
             return;
         }
-        // Stuck in the kernel (a dead network filesystem): reaped when it comes back, and nobody waits.
-        let waits = std::thread::Builder::new().name("exec-reaper".to_owned());
-        let waits = waits.spawn(move || child.wait());
-        if let Err(error) = waits {
-            tracing::warn!(%error, "a program that does not die is not waited for");
-        }
+        // Stuck in the kernel: reaped when it comes back, and nobody waits.
+        let (program, verb, pid) = (self.of.path().display(), &self.verb, child.id());
+        tracing::warn!(%program, verb, pid, "a program does not end although it was killed");
+        let end = Arc::clone(&self.end);
+        self.stuck.lock().push(Stuck { child, end, line });
     }
 
     /// Is it dead within the grace? Takes its last words meanwhile.
@@ -485,6 +588,9 @@ impl Default for Program {
             path: PathBuf::new(),
             environment: Vec::new(),
             grace: GRACE,
+            last: Signal::KILL,
+            most_stuck: 1,
+            stuck: Arc::default(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The verbs, each one run of the program: what is handed to it, and what of its answer is believed.
 //!
 //! Invariant kept here: an answer is believed only if the program ended with success after it, and only if it
-//! is exactly of the form that the protocol says. Bytes beyond those asked for are an error.
+//! is exactly of the form that the protocol says. Bytes beyond those asked for are an error. What a program says of
+//! itself is believed of that program alone, and not of another one that was put in its place.
 
 use super::options::ExecOptions;
 use super::protocol::{self, ANSWER, Facts, LINE, VERSION};
-use super::run::{Failure, Limit, Program, Run};
+use super::run::{Bound, Failure, Limit, Program, Run};
+use super::trust::Identity;
 use cairn_mover::{Crc32c, Crc32cHasher};
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,6 +16,13 @@ use std::path::Path;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What is handed on of the server's environment, where it is set: programs look below it for their settings.
 const HANDED: [&str; 3] = ["HOME", "TMPDIR", "TZ"];
+
+/// What a program said of itself, and which one that was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) facts: Facts,
+    pub(super) of: Identity,
+}
 
 /// A program, spoken to by its verbs.
 pub(super) struct Verbs {
@@ -42,12 +51,16 @@ impl Verbs {
             program: Program {
                 path: path.to_owned(),
                 environment,
+                most_stuck: options.concurrency,
                 ..Program::default()
             },
             limit: Limit::of(options.timeout),
             reading: Limit {
-                first: options.wait.unwrap_or(options.timeout),
-                then: options.timeout,
+                first: Bound {
+                    time: options.wait.unwrap_or(options.timeout),
+                    option: "wait=",
+                },
+                ..Limit::of(options.timeout)
             },
         }
     }
@@ -86,12 +99,34 @@ impl Verbs {
         Ok(answer)
     }
 
-    pub(super) fn describe(&self) -> Result<Facts, Failure> {
+    /// Which program it is now.
+    pub(super) fn identity(&self) -> Result<Identity, Failure> {
+        self.program.identity()
+    }
+
+    /// How many runs of it do not end although they were killed.
+    pub(super) fn stuck(&self) -> usize {
+        self.program.stuck()
+    }
+
+    pub(super) fn describe(&self) -> Result<Known, Failure> {
+        let of = self.identity()?;
         let answer = self.answer(&["describe"])?;
-        protocol::facts(&answer).map_err(|why| Failure::Breach {
+        self.still(&of)?;
+        let facts = protocol::facts(&answer).map_err(|why| Failure::Breach {
             why,
             words: String::new(),
-        })
+        })?;
+        Ok(Known { facts, of })
+    }
+
+    /// It is the same program as before.
+    fn still(&self, of: &Identity) -> Result<(), Failure> {
+        if self.identity()? == *of {
+            Ok(())
+        } else {
+            Err(Failure::Replaced)
+        }
     }
 
     pub(super) fn commit(
@@ -167,7 +202,32 @@ impl Verbs {
     /// were. What `sink` was given counts only if this succeeds.
     pub(super) fn get(
         &self,
-        (name, ranges): (&str, bool),
+        (name, known): (&str, &Known),
+        offset: u64,
+        len: u64,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<u64, Failure> {
+        let given = self.take((name, known.facts.ranges, self.reading), offset, len, sink)?;
+        // Another one may begin elsewhere.
+        self.still(&known.of)?;
+        Ok(given)
+    }
+
+    /// As `get`, of what lies ready and is short: nobody waits for it as for what may come from tape.
+    pub(super) fn get_ready(
+        &self,
+        (name, known): (&str, &Known),
+        len: u64,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<u64, Failure> {
+        let given = self.take((name, known.facts.ranges, self.limit), 0, len, sink)?;
+        self.still(&known.of)?;
+        Ok(given)
+    }
+
+    fn take(
+        &self,
+        (name, ranges, limit): (&str, bool, Limit),
         offset: u64,
         len: u64,
         sink: &mut dyn FnMut(&[u8]),
@@ -182,7 +242,7 @@ impl Verbs {
         let mut run = self.program.start(&arguments, false)?;
         let mut skip = offset - from;
         let (mut given, mut enough) = (0_u64, false);
-        run.succeed(self.reading, &mut |bytes| {
+        run.succeed(limit, &mut |bytes| {
             let passed = skip.min(bytes.len() as u64);
             skip -= passed;
             let rest = &bytes[usize::try_from(passed).unwrap_or(bytes.len())..];
@@ -226,7 +286,9 @@ impl Verbs {
         }
         let mut sum = Crc32cHasher::default();
         // From its start: that is what a program without ranges does, too, and it must not be stopped.
-        let given = self.get((name, true), 0, len, &mut |bytes| sum.update(bytes))?;
+        let given = self.take((name, true, self.reading), 0, len, &mut |bytes| {
+            sum.update(bytes)
+        })?;
         if given < len {
             return Err(Failure::Less {
                 given,
@@ -255,7 +317,7 @@ pub(super) struct Putting {
 
 impl Putting {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.run.feed(bytes, self.limit.then)
+        self.run.feed(bytes, self.limit)
     }
 
     /// Says that these were all, and waits for its word that it has them.

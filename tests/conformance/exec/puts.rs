@@ -36,7 +36,7 @@ fn left_nothing(site: &Site, tier: &dyn Tier, root: &str, fault: &str) {
 fn whatever_fails_before_the_commit_leaves_nothing() {
     use ErrorKind::{Corrupt, Full, Missing, Refused, Transient, Unavailable};
     let site = Site::new();
-    let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
+    let tier = opened(&site.faulty("place", "&timeout=3s")).expect("opens");
     for (fault, kind) in [
         ("put die-before", Transient),
         ("put die-half", Transient),
@@ -76,7 +76,7 @@ fn whatever_fails_before_the_commit_leaves_nothing() {
 #[test]
 fn what_is_read_back_otherwise_is_never_an_object() {
     let site = Site::new();
-    let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
+    let tier = opened(&site.faulty("place", "&timeout=3s")).expect("opens");
     for (fault, kind) in [
         ("get wrong", ErrorKind::Corrupt),
         ("get less", ErrorKind::Transient),
@@ -101,7 +101,7 @@ fn what_is_read_back_otherwise_is_never_an_object() {
 fn a_commit_that_failed_never_counts_however_whole_the_object_is() {
     use ErrorKind::{Transient, Unavailable};
     let site = Site::new();
-    let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
+    let tier = opened(&site.faulty("place", "&timeout=3s")).expect("opens");
     for (fault, kind) in [
         // It is there, and could not be made durable.
         ("commit then-115", Transient),
@@ -119,7 +119,7 @@ fn a_commit_that_failed_never_counts_however_whole_the_object_is() {
 #[test]
 fn a_commit_that_goes_on_after_it_was_given_up_finds_nothing_to_rename() {
     let site = Site::new();
-    let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
+    let tier = opened(&site.faulty("place", "&timeout=3s")).expect("opens");
     site.strike("commit late");
     let failed = put(&*tier, &data()).expect_err("given up");
     assert_eq!(failed.kind(), ErrorKind::Unavailable, "{failed}");
@@ -138,7 +138,7 @@ fn a_commit_that_goes_on_after_it_was_given_up_finds_nothing_to_rename() {
 #[test]
 fn a_name_that_is_taken_is_kept_whoever_finds_out() {
     let site = Site::new();
-    let tier = opened(&site.faulty("place", "&timeout=1s")).expect("opens");
+    let tier = opened(&site.faulty("place", "&timeout=3s")).expect("opens");
     // By the look before the commit, and by the commit alone.
     for fault in ["", "stat once-111"] {
         let other = opened(&site.plain("place")).expect("opens");

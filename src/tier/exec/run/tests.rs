@@ -24,6 +24,7 @@ fn bench(script: &str) -> Bench {
         path,
         environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
         grace: Duration::from_millis(500),
+        ..Program::default()
     };
     Bench { place, program }
 }
@@ -85,7 +86,7 @@ fn a_program_that_answers_while_it_is_fed_is_not_waited_for_by_both() {
     let bench = bench("cat; echo done >&2");
     let mut run = bench.start();
     let bytes = vec![7_u8; 8 << 20];
-    run.feed(&bytes, LONG).expect("fed");
+    run.feed(&bytes, Limit::of(LONG)).expect("fed");
     run.succeed(Limit::of(LONG), &mut |_| true).expect("ends");
     assert_eq!(run.words(), "done");
 }
@@ -94,7 +95,7 @@ fn a_program_that_answers_while_it_is_fed_is_not_waited_for_by_both() {
 fn a_flood_of_words_is_taken_and_forgotten() {
     let bench = bench("cat >got; head -c 50000000 /dev/zero | tr '\\0' x >&2; echo; echo end >&2");
     let mut run = bench.start();
-    run.feed(b"bytes", LONG).expect("fed");
+    run.feed(b"bytes", Limit::of(LONG)).expect("fed");
     run.succeed(Limit::of(LONG), &mut |_| true).expect("ends");
     assert!(run.words().ends_with("xend") && run.words().len() <= 600);
     assert_eq!(
@@ -114,7 +115,11 @@ fn a_silent_program_is_ended_with_all_that_it_started() {
     ] {
         let bench = bench(script);
         match bench.output(BRIEF) {
-            Err(Failure::Silent { limit, .. }) => assert_eq!(limit, BRIEF),
+            Err(why @ Failure::Silent { .. }) => {
+                let said = why.to_string();
+                let wanted = "verb was ended: it took and gave nothing for 300ms (timeout= of the tier's URL)";
+                assert!(said.starts_with(wanted), "{said}");
+            }
             other => panic!("{script}: {other:?}"),
         }
         assert!(is_reaped(&bench.pid("own")), "{script}");
@@ -126,7 +131,7 @@ fn a_silent_program_is_ended_with_all_that_it_started() {
 fn one_that_takes_no_bytes_is_ended_too() {
     let bench = bench("echo $$ >own; sleep 1000");
     let mut run = bench.start();
-    let fed = run.feed(&vec![0; 8 << 20], BRIEF);
+    let fed = run.feed(&vec![0; 8 << 20], Limit::of(BRIEF));
     assert!(matches!(fed, Err(Failure::Silent { .. })), "{fed:?}");
     assert!(is_reaped(&bench.pid("own")));
 }
@@ -168,6 +173,77 @@ fn a_dropped_run_leaves_nothing() {
 }
 
 #[test]
+fn programs_that_do_not_end_are_counted_and_no_more_of_them_started() {
+    let mut bench = bench("trap '' TERM; echo $$ >own; while :; do sleep 0.05; done");
+    // As one in the kernel does, it does not hear the last word either.
+    bench.program.last = Signal::CONT;
+    bench.program.grace = Duration::from_millis(50);
+    bench.program.most_stuck = 2;
+    let mut pids = Vec::new();
+    for count in 1..=2 {
+        let run = bench.start();
+        pids.push(bench.pid("own"));
+        fs::remove_file(bench.place.path().join("own")).expect("removed");
+        drop(run);
+        assert_eq!(bench.program.stuck(), count);
+    }
+    let why = bench.program.start(&["verb"], false).map(drop);
+    let why = why.expect_err("one more");
+    assert!(matches!(why, Failure::Stuck(2)), "{why}");
+    assert!(why.to_string().contains("although they were killed"));
+    for pid in &pids {
+        let pid = Pid::from_raw(pid.parse().expect("number")).expect("a process");
+        rustix::process::kill_process(pid, Signal::KILL).expect("it lives, and is ours to end");
+    }
+    // They are reaped without a thread that waits for them.
+    for _ in 0..2000 {
+        if bench.program.stuck() == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(bench.program.stuck(), 0);
+    assert!(pids.iter().all(|pid| is_reaped(pid)));
+    // It does not outlive the test.
+    bench.program.last = Signal::KILL;
+    assert!(bench.program.start(&["verb"], false).is_ok());
+}
+
+#[test]
+fn a_link_is_followed_before_it_is_run_and_the_program_knows_what_it_was_called() {
+    let bench = bench("echo \"$0\"");
+    let real = bench.program.path.canonicalize().expect("path");
+    let mut linked = Program {
+        path: bench.place.path().join("link"),
+        ..Program::default()
+    };
+    std::os::unix::fs::symlink("program", &linked.path).expect("link");
+    let says = |program: &Program| {
+        let mut taken = Vec::new();
+        let mut run = program.start(&[], false).expect("starts");
+        let done = run.succeed(Limit::of(LONG), &mut |bytes| {
+            taken.extend_from_slice(bytes);
+            true
+        });
+        done.expect("ends");
+        String::from_utf8_lossy(&taken).trim().to_owned()
+    };
+    assert_eq!(says(&linked), real.display().to_string());
+    // A binary that has several names sees which of them it was.
+    linked.path = bench.place.path().join("binary");
+    std::os::unix::fs::symlink("/bin/sh", &linked.path).expect("link");
+    let mut run = linked.start(&["-c", "echo $0"], false).expect("starts");
+    let mut taken = Vec::new();
+    run.succeed(Limit::of(LONG), &mut |bytes| {
+        taken.extend_from_slice(bytes);
+        true
+    })
+    .expect("ends");
+    let said = String::from_utf8_lossy(&taken);
+    assert_eq!(said.trim(), linked.path.display().to_string());
+}
+
+#[test]
 fn its_end_and_its_last_words_are_told() {
     let bench = bench("cat >/dev/null; echo first >&2; echo last >&2; exit 113");
     let why = bench.output(LONG).expect_err("fails");
@@ -197,10 +273,12 @@ fn its_end_and_its_last_words_are_told() {
     let bench = bench_text("head -c 10 >/dev/null; echo full >&2; exit 113");
     let why = bench
         .start()
-        .feed(&vec![0; 8 << 20], LONG)
+        .feed(&vec![0; 8 << 20], Limit::of(LONG))
         .expect_err("ends early");
     assert_eq!(why.to_string(), "exit code 113: no room; it said: full");
-    let why = bench_text("exit 0").start().feed(&vec![0; 8 << 20], LONG);
+    let why = bench_text("exit 0")
+        .start()
+        .feed(&vec![0; 8 << 20], Limit::of(LONG));
     assert!(matches!(why, Err(Failure::Breach { .. })), "{why:?}");
 }
 
