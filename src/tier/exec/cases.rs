@@ -19,6 +19,10 @@ const CASES: &[Case] = &[
     ("what_is_not_there_is_111", missing),
     ("a_put_and_a_commit_make_an_object", made),
     ("a_commit_replaces_nothing", replaces_nothing),
+    (
+        "of_two_commits_of_one_name_at_once_one_is_done",
+        two_commits,
+    ),
     ("a_commit_of_what_is_not_there_makes_nothing", of_nothing),
     ("a_put_whose_cairn_dies_is_no_object", cairn_dies),
     ("a_put_that_is_killed_is_no_object", killed),
@@ -30,6 +34,9 @@ const CASES: &[Case] = &[
     ("a_get_ends_when_it_is_told_to", told),
     ("a_listing_shows_each_object_and_temporary_once", listed),
 ];
+
+/// Two of one name meet by chance: so often it is tried.
+const ROUNDS: u64 = 5;
 
 /// A place of its own for one case.
 struct Bench {
@@ -229,6 +236,45 @@ fn replaces_nothing(bench: &Bench) -> Result<(), String> {
         .verbs
         .delete(&temporary)
         .map_err(|f| format!("delete: {f}"))
+}
+
+/// Two that look whether the name is free before either has taken it: the place has to tell them apart.
+fn two_commits(bench: &Bench) -> Result<(), String> {
+    for round in 0..ROUNDS {
+        let name = bench.object(round);
+        let both = [2 * round, 2 * round + 1];
+        for n in both {
+            bench.put(&bench.temporary(n), &content(n, 10_000 + n as usize))?;
+        }
+        let (name, barrier) = (&name, &std::sync::Barrier::new(2));
+        let ends: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = both
+                .into_iter()
+                .map(|n| {
+                    scope.spawn(move || {
+                        let data = content(n, 10_000 + n as usize);
+                        barrier.wait();
+                        bench.commit(&bench.temporary(n), name, &data)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join()).collect()
+        });
+        let mut winner = None;
+        for (n, end) in both.into_iter().zip(ends) {
+            match end.map_err(|_| "a caller panicked".to_owned())? {
+                Ok(()) if winner.is_some() => {
+                    return Err("both commits of one name succeeded".to_owned());
+                }
+                Ok(()) => winner = Some(n),
+                Err(failure) if says(&failure) == Some(Verdict::Exists) => {}
+                Err(failure) => return Err(format!("wanted exit code 112, got {failure}")),
+            }
+        }
+        let n = winner.ok_or("neither commit of one name succeeded")?;
+        bench.holds(name, &content(n, 10_000 + n as usize))?;
+    }
+    Ok(())
 }
 
 fn of_nothing(bench: &Bench) -> Result<(), String> {

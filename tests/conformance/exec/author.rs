@@ -80,6 +80,14 @@ fn each_mistake_is_found_by_the_case_made_for_it() {
             "a_commit_replaces_nothing",
         ),
         (
+            // Looks, and only then moves.
+            vec![(
+                r#"err=$(ln -- "$root/$1" "$root/$2" 2>&1)"#,
+                r#"err=$(sleep 0.3; mv -f -- "$root/$1" "$root/$2" 2>&1)"#,
+            )],
+            "of_two_commits_of_one_name_at_once_one_is_done",
+        ),
+        (
             vec![("missing=111", "missing=1")],
             "what_is_not_there_is_111",
         ),
