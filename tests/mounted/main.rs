@@ -16,6 +16,7 @@ mod indexes;
 mod lost;
 mod parts;
 mod pools;
+mod programs;
 mod proof;
 mod rebuild;
 mod rebuild_again;

@@ -227,14 +227,14 @@ pub(super) fn check_tiers(
 /// Refuses kinds that are being built: nothing goes there before it is proven that it comes back.
 pub(super) fn ready(tiers: &[TierSpec]) -> Result<(), CliError> {
     let early = |tier: &&TierSpec| match tier.url {
-        TierUrl::S3(_) | TierUrl::Exec { .. } => true,
-        TierUrl::Dir { .. } | TierUrl::Tape { .. } => false,
+        TierUrl::S3(_) => true,
+        TierUrl::Dir { .. } | TierUrl::Tape { .. } | TierUrl::Exec { .. } => false,
     };
     let Some(tier) = tiers.iter().find(early) else {
         return Ok(());
     };
     let why = format!(
-        "tier {}: {} cannot be used as a tier by this version, its kind is still being built; use dir: or tape:",
+        "tier {}: {} cannot be used as a tier by this version, its kind is still being built; use dir:, tape: or exec:",
         tier.name, tier.url
     );
     Err(CliError::usage(why))

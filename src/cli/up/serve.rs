@@ -3,6 +3,7 @@
 
 use super::UpPlan;
 use super::leave::{Leaving, Signal, signals};
+use super::plan::TierSpec;
 use super::supervisor::Supervisor;
 use super::take_over;
 use crate::cli::CliError;
@@ -41,6 +42,7 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
         supervisor: Supervisor::of_environment(),
         is_ready: Cell::new(false),
     };
+    watch_programs(plan);
     let settings = settings(plan);
     for key in plan.settings.without_effect() {
         eprintln!("cairn: the setting {key} has no effect in this version");
@@ -93,6 +95,22 @@ pub fn serve(plan: &UpPlan, mounter: Option<Mounter>) -> Result<u8, CliError> {
     stopped
         .map_err(|why| CliError::new(why.code(), format!("the stop was not a clean one: {why}")))?;
     Ok(0)
+}
+
+/// Starts the process that ends programs of tiers with this one, while this one has neither threads nor memory that
+/// would stay in use with it.
+fn watch_programs(plan: &UpPlan) {
+    if !uses_programs(plan) {
+        return;
+    }
+    if let Err(error) = crate::tier::exec::watch_programs() {
+        tracing::warn!(%error, "the process that watches programs did not start; it is tried again with the first of them");
+    }
+}
+
+fn uses_programs(plan: &UpPlan) -> bool {
+    let of_programs = |tier: &TierSpec| matches!(tier.url, TierUrl::Exec { .. });
+    plan.tiers.iter().any(of_programs)
 }
 
 /// Who is told that users are served, and whether that was told.
@@ -199,11 +217,7 @@ fn stand_clear(plan: &UpPlan, way: &Way) {
         tracing::warn!(%error, "the working directory stays in use");
     }
     // Nobody but its author knows which mounts a program works with.
-    let programs = plan
-        .tiers
-        .iter()
-        .any(|tier| matches!(tier.url, TierUrl::Exec { .. }));
-    if let Some(mounter) = mounter.filter(|_| !programs) {
+    if let Some(mounter) = mounter.filter(|_| !uses_programs(plan)) {
         let mut needed = vec![plan.backing.as_path(), plan.state.as_path()];
         needed.extend(plan.tiers.iter().filter_map(|tier| tier.url.needs()));
         mounter.keep_only(&needed, plan.mount.parent());
