@@ -239,9 +239,11 @@ impl EngineError {
             }
             Self::Backing(BackingError::InUse { .. }) => Failure::AlreadyRunning,
             Self::Backing(why) if why.is_full() => Failure::NoSpace,
-            Self::Tier(TierError::Unavailable { .. } | TierError::Full { .. }) => {
-                Failure::TierUnavailable
-            }
+            Self::Tier(
+                TierError::Unavailable { .. }
+                | TierError::Full { .. }
+                | TierError::NotRestored { .. },
+            ) => Failure::TierUnavailable,
             Self::Catalog(_) | Self::Backing(_) | Self::Tier(_) | Self::Io { .. } => {
                 Failure::Internal
             }

@@ -82,6 +82,7 @@ pub(in crate::hsm) fn tier_is_passing(why: &TierError) -> bool {
         TierError::Unavailable { .. }
         | TierError::Full { .. }
         | TierError::Transient { .. }
+        | TierError::NotRestored { .. }
         | TierError::Refused { .. } => true,
         TierError::Missing { .. }
         | TierError::Exists { .. }

@@ -158,6 +158,16 @@ fn end_of(tier: &dyn Tier, name: AggregateId) -> Result<(), VerifyError> {
     })
 }
 
+/// Is it one for certain, or does the service know it and not give its bytes before it was restored? For the
+/// question whether the tier stands.
+#[must_use]
+pub fn is_known_there(tier: &dyn Tier, name: AggregateId) -> bool {
+    matches!(
+        is_there(tier, name),
+        Ok(()) | Err(VerifyError::Tier(TierError::NotRestored { .. }))
+    )
+}
+
 /// Reads all blocks of one member. `stop` is asked before each read.
 ///
 /// # Errors

@@ -92,6 +92,17 @@ pub enum TierError {
         /// What was seen.
         why: String,
     },
+    /// The object is whole and where it should be, in a class from which the service must restore it before it gives
+    /// its bytes: hours. Nothing is known against it, and asking again soon is of no use.
+    #[error("tier {tier}, {object}: {why}")]
+    NotRestored {
+        /// Which.
+        tier: String,
+        /// The object.
+        object: AggregateId,
+        /// What was seen.
+        why: String,
+    },
     /// The place belongs to another instance, or is no tier.
     #[error("{place} cannot be used as a tier: {why}")]
     Refused {
@@ -121,6 +132,8 @@ pub enum ErrorKind {
     Corrupt,
     /// [`TierError::Unreadable`].
     Unreadable,
+    /// [`TierError::NotRestored`].
+    NotRestored,
     /// [`TierError::Refused`].
     Refused,
 }
@@ -138,6 +151,7 @@ impl ErrorKind {
             Self::Short => "short",
             Self::Corrupt => "corrupt",
             Self::Unreadable => "unreadable",
+            Self::NotRestored => "not-restored",
             Self::Refused => "refused",
         }
     }
@@ -155,6 +169,7 @@ impl ErrorKind {
             | Self::Short
             | Self::Corrupt
             | Self::Unreadable
+            | Self::NotRestored
             | Self::Refused => false,
         }
     }
@@ -173,6 +188,7 @@ impl TierError {
             Self::Short { .. } => ErrorKind::Short,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Unreadable { .. } => ErrorKind::Unreadable,
+            Self::NotRestored { .. } => ErrorKind::NotRestored,
             Self::Refused { .. } => ErrorKind::Refused,
         }
     }
@@ -210,7 +226,9 @@ impl From<TierError> for io::Error {
             ErrorKind::Short => io::ErrorKind::UnexpectedEof,
             ErrorKind::Corrupt | ErrorKind::Unreadable => io::ErrorKind::InvalidData,
             ErrorKind::Refused => io::ErrorKind::PermissionDenied,
-            ErrorKind::Unavailable | ErrorKind::Transient => io::ErrorKind::Other,
+            ErrorKind::Unavailable | ErrorKind::Transient | ErrorKind::NotRestored => {
+                io::ErrorKind::Other
+            }
         };
         Self::new(kind, error)
     }

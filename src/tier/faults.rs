@@ -2,8 +2,8 @@
 //!
 //! The fault model. Calls: the n-th call of an operation from now, or every n-th, fails with a
 //! chosen error and does nothing; the whole tier can be away. Media: an object reads as if cut
-//! short, or with a bit flipped (the object below stays as it is); a put breaks half way; what a put
-//! reads back is not what was written. What is not modelled: an operation that fails after it took
+//! short, or with a bit flipped (the object below stays as it is), or must be restored before it can be read; a put
+//! breaks half way; what a put reads back is not what was written. What is not modelled: an operation that fails after it took
 //! effect, and power loss (the crash tests do that).
 
 mod script;
@@ -97,6 +97,11 @@ impl Tier for Faults {
                     wanted,
                 });
             }
+        }
+        if self.control.is_stowed(name) {
+            return Err(self
+                .control
+                .error(Fault::NotRestored, Some(name), "reading"));
         }
         if self.control.is_spoiled(name, offset..wanted) {
             return Err(TierError::Unreadable {

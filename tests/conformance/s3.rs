@@ -329,8 +329,8 @@ fn uploads_of_former_lives_are_aborted_and_living_ones_are_not() {
 }
 
 #[test]
-fn what_is_in_an_archive_class_was_proven_and_is_unreadable_with_words() {
-    let test = "what_is_in_an_archive_class_was_proven_and_is_unreadable_with_words";
+fn what_is_in_an_archive_class_was_proven_and_waits_for_a_restore_with_words() {
+    let test = "what_is_in_an_archive_class_was_proven_and_waits_for_a_restore_with_words";
     let Some(server) = start(Kind::Moto, test) else {
         return;
     };
@@ -342,7 +342,7 @@ fn what_is_in_an_archive_class_was_proven_and_is_unreadable_with_words() {
         assert_eq!(receipt(&tier, seq, &data).proof, Proof::ReadBack);
         assert_eq!(tier.stat(name(seq)).expect("is there"), len as u64);
         let error = tier.read(name(seq), 0, 10).expect_err("is archived");
-        assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
+        assert_eq!(error.kind(), ErrorKind::NotRestored, "{error}");
         assert!(error.to_string().contains("restore"), "{error}");
     }
 }

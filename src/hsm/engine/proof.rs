@@ -12,7 +12,7 @@ mod stretches;
 
 use super::{Shared, Slot};
 use crate::catalog::{CatalogError, Copy, CopyState, Durability};
-use crate::hsm::verify::{Fault, VerifyError, is_there, verify_copies};
+use crate::hsm::verify::{Fault, VerifyError, is_known_there, verify_copies};
 use crate::id::{AggregateId, TierId, Timestamp};
 use crate::tier::Tier;
 use parking_lot::Mutex;
@@ -213,7 +213,7 @@ impl Shared {
             return Ok(());
         }
         if let Some(slot) = self.slot(copy.tier)
-            && is_there(&*slot.tier, copy.aggregate).is_err()
+            && !is_known_there(&*slot.tier, copy.aggregate)
         {
             match self.is_the_object(slot, copy.aggregate, true) {
                 Ok(()) => {}

@@ -271,6 +271,12 @@ impl Scrub<'_> {
         why: &TierError,
     ) -> Result<(), CheckError> {
         let (shared, slot, now) = (self.shared, self.slot, Instant::now());
+        if why.kind() == ErrorKind::NotRestored {
+            // It was not read, nothing is known against it, and the tier stands. Nothing is restored for a check alone.
+            tracing::debug!(tier = %slot.name, %aggregate, %why, "copies cannot be checked");
+            self.rests.failed(aggregate, now);
+            return Ok(());
+        }
         tracing::warn!(tier = %slot.name, %aggregate, %why, "copies could not be checked; tried again later");
         let verdict = self.rests.failed(aggregate, now);
         // That no other is known speaks for nobody: where the tier says that it is away, it is.

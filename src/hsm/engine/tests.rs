@@ -24,6 +24,7 @@ use crate::id::{AggregateId, NodeHandle, RequestId};
 use crate::tier::{Description, Kind, Mark, Put, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +44,17 @@ pub(super) enum Place {
     Tape,
 }
 
+/// What a tier does not give.
+#[derive(Default)]
+struct Withheld {
+    /// It gives no data.
+    broken: AtomicBool,
+    /// All of it must be restored first.
+    stowed: AtomicBool,
+    /// What was asked for meanwhile.
+    asked: Mutex<BTreeSet<AggregateId>>,
+}
+
 type Hook = Box<dyn FnMut() + Send>;
 
 /// A tier that does not say where it lies, and that may be watched.
@@ -52,8 +64,7 @@ struct Veiled {
     on_stat: Arc<Mutex<Option<Hook>>>,
     /// Bytes that are said to be free.
     free: Arc<Mutex<Option<u64>>>,
-    /// It gives no data.
-    broken: Arc<AtomicBool>,
+    withheld: Arc<Withheld>,
     longest: Arc<Mutex<Option<u64>>>,
     /// Cannot be looked at: its cartridge is away.
     unseen: Arc<Mutex<Option<AggregateId>>>,
@@ -92,7 +103,15 @@ impl Tier for Veiled {
         self.tier.put(name, size_hint)
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
-        if self.broken.load(Ordering::SeqCst) {
+        if self.withheld.stowed.load(Ordering::SeqCst) {
+            self.withheld.asked.lock().insert(name);
+            return Err(TierError::NotRestored {
+                tier: "veiled:".into(),
+                object: name,
+                why: "it is in a cold class".into(),
+            });
+        }
+        if self.withheld.broken.load(Ordering::SeqCst) {
             return Err(TierError::Transient {
                 tier: "veiled:".into(),
                 object: name.to_string(),
@@ -154,8 +173,7 @@ pub(super) struct Bench {
     /// What is done when a tier is asked for an aggregate's length: a release asks.
     asked: Vec<Arc<Mutex<Option<Hook>>>>,
     frees: Vec<Arc<Mutex<Option<u64>>>>,
-    /// Tiers that give no data.
-    broken: Vec<Arc<AtomicBool>>,
+    withheld: Vec<Arc<Withheld>>,
     /// Of each tier the longest object that it takes.
     longest: Vec<Arc<Mutex<Option<u64>>>>,
     /// Of each tier an object that cannot be looked at.
@@ -245,11 +263,11 @@ impl Bench {
         let urls: Vec<_> = places.iter().enumerate().map(url).collect();
         let mut slots = claimed.open_tiers(&urls).unwrap();
         let (mut hooks, mut asked, mut frees) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut broken, mut longest, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut withheld, mut longest, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
         for (slot, place) in slots.iter_mut().zip(places) {
             let (on_put, on_stat) = <(Arc<_>, Arc<_>)>::default();
-            let is_broken = Arc::<AtomicBool>::default();
-            broken.push(Arc::clone(&is_broken));
+            let withholds = Arc::default();
+            withheld.push(Arc::clone(&withholds));
             hooks.push(Arc::clone(&on_put));
             asked.push(Arc::clone(&on_stat));
             let free = Arc::default();
@@ -265,7 +283,7 @@ impl Bench {
                     on_put,
                     on_stat,
                     free,
-                    broken: is_broken,
+                    withheld: withholds,
                     longest: bound,
                     unseen: away,
                 });
@@ -282,7 +300,7 @@ impl Bench {
             hooks,
             asked,
             frees,
-            broken,
+            withheld,
             longest,
             unseen,
             _state: state,

@@ -58,7 +58,7 @@ fn whose(ground: &Ground<'_>, part: AggregateId) -> Result<Whose, ReclaimError> 
 pub(super) fn judge(ground: &Ground<'_>, part: AggregateId) -> Result<Judged, ReclaimError> {
     let index = match read_index(ground.tier, part) {
         Ok((_, index)) => index,
-        Err(VerifyError::Tier(TierError::Unavailable { .. })) => {
+        Err(VerifyError::Tier(TierError::Unavailable { .. } | TierError::NotRestored { .. })) => {
             let nothing = Index {
                 aggregate: part,
                 fs: ground.backing.fs(),

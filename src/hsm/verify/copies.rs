@@ -74,6 +74,7 @@ fn about_the_object(why: &TierError) -> bool {
         | ErrorKind::Full
         | ErrorKind::Transient
         | ErrorKind::Exists
+        | ErrorKind::NotRestored
         | ErrorKind::Refused => false,
     }
 }

@@ -97,3 +97,27 @@ fn an_index_that_contradicts_itself_is_noticed() {
     let verdict = verify_member(&rig.tier, name, &entry, &|| false).unwrap();
     assert!(verdict.bad.is_empty() && verdict.content_differs && !verdict.is_good());
 }
+
+#[test]
+fn what_must_be_restored_first_is_neither_good_nor_bad() {
+    let rig = Rig::new();
+    let (name, entry) = stored(&rig);
+    let tier = crate::tier::faults::Faults::new(std::sync::Arc::new(rig.tier.clone()));
+    tier.control().stow(name);
+    let is_it = |why: VerifyError| {
+        let kind = match why {
+            VerifyError::Tier(why) => why.kind(),
+            why => panic!("{why}"),
+        };
+        assert_eq!(kind, crate::tier::ErrorKind::NotRestored);
+    };
+    is_it(verify_member(&tier, name, &entry, &|| false).unwrap_err());
+    is_it(verify_copies(&tier, name, &[], &|| false).unwrap_err());
+    assert!(is_there(&tier, name).is_err() && is_known_there(&tier, name));
+    tier.control().restore(name);
+    assert!(
+        verify_member(&tier, name, &entry, &|| false)
+            .unwrap()
+            .is_good()
+    );
+}

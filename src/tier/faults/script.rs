@@ -5,7 +5,7 @@ use crate::tier::TierError;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub enum Fault {
     Exists,
     /// [`TierError::Corrupt`].
     Corrupt,
+    /// [`TierError::NotRestored`].
+    NotRestored,
 }
 
 /// Handle to a faulty tier's script; clones share it.
@@ -66,6 +68,8 @@ struct Script {
     flips: HashMap<AggregateId, Vec<u64>>,
     /// Bytes that the medium does not give.
     spoiled: HashMap<AggregateId, Vec<u64>>,
+    /// In a class from which they must be restored.
+    stowed: HashSet<AggregateId>,
     break_next_put_at: Option<u64>,
     lies: u32,
 }
@@ -119,6 +123,16 @@ impl Control {
     pub fn spoil(&self, object: AggregateId, offset: u64) {
         let mut script = self.script.lock();
         script.spoiled.entry(object).or_default().push(offset);
+    }
+
+    /// The object is in a class from which it must be restored before it is read; its length is known all the same.
+    pub fn stow(&self, object: AggregateId) {
+        self.script.lock().stowed.insert(object);
+    }
+
+    /// It was restored.
+    pub fn restore(&self, object: AggregateId) {
+        self.script.lock().stowed.remove(&object);
     }
 
     /// Undoes truncation, flips and spoiled bytes of an object.
@@ -185,6 +199,10 @@ impl Control {
         self.script.lock().cut.get(&object).copied()
     }
 
+    pub(super) fn is_stowed(&self, object: AggregateId) -> bool {
+        self.script.lock().stowed.contains(&object)
+    }
+
     pub(super) fn is_spoiled(&self, object: AggregateId, range: Range<u64>) -> bool {
         let script = self.script.lock();
         let mut bytes = script.spoiled.get(&object).into_iter().flatten();
@@ -245,6 +263,7 @@ impl Control {
                 expected: Crc32c::EMPTY,
                 found: Crc32c(1),
             },
+            Fault::NotRestored => TierError::NotRestored { tier, object, why },
         }
     }
 }

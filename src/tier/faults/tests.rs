@@ -53,6 +53,7 @@ fn every_class_of_fault_is_the_error_of_its_name() {
         (Fault::Missing, ErrorKind::Missing),
         (Fault::Exists, ErrorKind::Exists),
         (Fault::Corrupt, ErrorKind::Corrupt),
+        (Fault::NotRestored, ErrorKind::NotRestored),
     ] {
         control.fail(Operation::Finish, 1, fault);
         assert_eq!(kind(store(&tier, name(1), b"abc")), Some(wanted));

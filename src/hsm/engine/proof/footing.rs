@@ -10,7 +10,7 @@
 
 use super::{CheckError, Proof, Shared, Slot};
 use crate::catalog::CatalogError;
-use crate::hsm::verify::is_there;
+use crate::hsm::verify::is_known_there;
 use crate::id::{AggregateId, TierId};
 use std::collections::HashMap;
 
@@ -117,7 +117,7 @@ impl Shared {
         let Some(first) = others.next() else {
             return Ok(None);
         };
-        let answers = |other| is_there(&*slot.tier, other).is_ok();
+        let answers = |other| is_known_there(&*slot.tier, other);
         Ok(Some(answers(first) || others.any(answers)))
     }
 }

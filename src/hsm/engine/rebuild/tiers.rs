@@ -63,7 +63,7 @@ pub(super) fn read(
         state.after = Some(last);
     }
     if let Some(first) = unseen {
-        let why = format!("parts of {first}, or of others, could not be looked at");
+        let why = format!("{first} or parts of it, or others, could not be looked at");
         return Err(EngineError::refused(Failure::TierUnavailable, why));
     }
     shared.catalog.finish_tier(slot.id)?;
@@ -123,7 +123,8 @@ enum End {
 /// Its length with its parts, and whether it has some.
 fn end_of(tier: &dyn Tier, id: AggregateId) -> Result<(u64, bool), End> {
     let sort = |why: TierError| {
-        if tier_is_passing(&why) {
+        // What must be restored first keeps nobody from the others.
+        if tier_is_passing(&why) && !must_be_restored(&why) {
             End::Passing(why.to_string())
         } else {
             End::Bad(why.to_string())
@@ -184,7 +185,7 @@ pub(super) fn tell(problems: &mut Vec<String>, problem: String) {
     }
 }
 
-/// `Err`: the tier is away. `None`: a part of it is, and nothing is known of it.
+/// `Err`: the tier is away. `None`: it, or a part of it, is not to be read now, and nothing is known of it.
 fn look(
     shared: &Shared,
     slot: &Slot,
@@ -229,7 +230,8 @@ fn look(
             aggregate.in_parts = Some(!index.parts().is_empty());
             let mut members = members(index);
             if let Err((part, why)) = parts::are_there(&*slot.tier, name, index.parts()) {
-                let away = matches!(&why, PartTrouble::Tier(why) if is_away(why));
+                let away =
+                    matches!(&why, PartTrouble::Tier(why) if is_away(why) || must_be_restored(why));
                 bad(&format!(
                     "its part {part}: {why}; its file cannot be put together"
                 ));
@@ -245,6 +247,12 @@ fn look(
     };
     match &*why {
         IndexError::Tier(away) if is_away(away) => return Err(passing(&why)),
+        IndexError::Tier(away) if must_be_restored(away) => {
+            bad(&format!(
+                "{why}; what it holds is not known until it was restored"
+            ));
+            return Ok(None);
+        }
         IndexError::Bytes {
             source: AggregateError::Newer(_),
             ..
@@ -300,6 +308,11 @@ fn from_the_front(
 /// others.
 fn is_away(why: &TierError) -> bool {
     matches!(why, TierError::Unavailable { .. })
+}
+
+/// The service keeps it where it must be restored from first.
+fn must_be_restored(why: &TierError) -> bool {
+    matches!(why, TierError::NotRestored { .. })
 }
 
 fn passing(why: &IndexError) -> EngineError {

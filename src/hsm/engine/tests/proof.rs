@@ -412,7 +412,9 @@ fn a_tier_that_comes_back_empty_has_no_bad_copies() {
 fn a_tier_that_gives_no_data_has_no_bad_copies() {
     let bench = bench(no_heal());
     let names = three(&bench);
-    bench.broken[0].store(true, std::sync::atomic::Ordering::SeqCst);
+    bench.withheld[0]
+        .broken
+        .store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(tell_of_all(&bench, &names), [true; 3]);
     assert_eq!(bad(&bench), 0);
 }
@@ -451,4 +453,44 @@ fn a_released_file_whose_only_copy_has_a_bad_header_still_reads() {
     assert_eq!(known.len(), 1, "also where the stub does not name it");
     bench.done(bench.submit(Verb::Stage, &["f"]));
     assert_eq!(std::fs::read(bench.root.join("f")).unwrap(), noise(BIG, 1));
+}
+
+#[test]
+fn what_must_be_restored_first_is_not_read_and_not_bad() {
+    let settings = Settings {
+        scrub_every: Duration::from_secs(1),
+        ..small()
+    };
+    let bench = bench(settings);
+    let withheld = &bench.withheld[0];
+    withheld
+        .stowed
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    for (n, name) in (1..).zip(["f", "g"]) {
+        bench.write(name, &noise(BIG, n));
+        bench.archive(&[name]);
+    }
+    let copies = ["f", "g"].map(|name| copies_on(&bench, name, 0)[0]);
+    let objects = copies.map(|copy| copy.aggregate);
+    assert_ne!(objects[0], objects[1]);
+    // One that cannot be read keeps the scrub from no other: the tier stands.
+    wait_for("the scrub to have met both", || {
+        let asked = withheld.asked.lock();
+        objects.iter().all(|o| asked.contains(o)).then_some(())
+    });
+    let shared = &bench.engine().shared;
+    let slot = shared.slot(copies[0].tier).unwrap();
+    let told = shared.check_copies(slot, &*slot.tier, objects[0], &copies[..1], &|| false);
+    assert!(told.is_err(), "{told:?}");
+    // Somebody else who says so of one: the others answer, that they are there.
+    assert_eq!(
+        shared.another_answers(slot, objects[0]).unwrap(),
+        Some(true)
+    );
+    for (name, before) in ["f", "g"].iter().zip(copies) {
+        let copy = copies_on(&bench, name, 0)[0];
+        assert_eq!(copy.state, CopyState::Good);
+        assert_eq!(copy.last_verified, before.last_verified, "it was not read");
+    }
+    assert!(!shared.proof.is_doubtful(slot.id));
 }

@@ -263,7 +263,7 @@ impl Failure {
                 object,
             },
             (Verdict::Precondition, None) => away("Somebody else wrote it meanwhile"),
-            (Verdict::Archived, Some(object)) => TierError::Unreadable {
+            (Verdict::Archived, Some(object)) => TierError::NotRestored {
                 tier: tier.to_owned(),
                 object,
                 why: self

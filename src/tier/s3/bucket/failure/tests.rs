@@ -85,7 +85,7 @@ fn words_about_rights_and_places_say_the_way_out() {
         ),
         (
             get(403, "InvalidObjectState"),
-            ErrorKind::Unreadable,
+            ErrorKind::NotRestored,
             "restore",
         ),
         (get(503, "SlowDown"), ErrorKind::Transient, "503"),
