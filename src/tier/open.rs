@@ -126,11 +126,3 @@ pub fn probe(url: &TierUrl) -> Result<Vec<String>, TierError> {
     let mark = super::s3::mark_at(place)?;
     S3Tier::open(place, OpenHow::known(mark.owner, mark.tier))?.probe()
 }
-
-/// Nobody tries such a place yet.
-pub(super) fn not_tried(url: &TierUrl) -> TierError {
-    TierError::Refused {
-        place: url.to_string(),
-        why: "places of its kind cannot be tried by this version".to_owned(),
-    }
-}

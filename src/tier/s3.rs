@@ -26,9 +26,10 @@ pub use access::Access;
 #[cfg(feature = "s3")]
 pub use bucket::S3Tier;
 #[cfg(feature = "s3")]
-pub(super) use bucket::{is_marked, mark_at, take};
+pub(super) use bucket::{clear, is_marked, mark_at, take};
 #[cfg(not(feature = "s3"))]
 pub use left_out::S3Tier;
 #[cfg(not(feature = "s3"))]
-pub(super) use left_out::{is_marked, mark_at, take};
+pub(super) use left_out::{clear, is_marked, mark_at, take};
 pub use options::S3Place;
+pub(super) use options::below;

@@ -4,7 +4,7 @@
 //! what is removed in the end lies below a name that this trial made and nobody had.
 
 use super::open::open;
-use super::{Mark, OpenHow, Tier, TierError, TierUrl, conformance, exec};
+use super::{Mark, OpenHow, Tier, TierError, TierUrl, conformance, exec, s3};
 use crate::id::{InstanceId, TierId};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -63,7 +63,11 @@ impl Trial {
                 }
                 Area::Behind(format!("{}test-{nonce}-", options.prefix))
             }
-            TierUrl::S3(_) => return Err(super::open::not_tried(url)),
+            TierUrl::S3(place) => {
+                unused(url)?;
+                let name = format!("cairn-test-{nonce}");
+                Area::Behind(s3::below(&place.prefix, &name))
+            }
         };
         Ok(Self {
             url: url.clone(),
@@ -78,7 +82,10 @@ impl Trial {
     pub fn area(&self) -> String {
         match &self.area {
             Area::Below(path) => path.display().to_string(),
-            Area::Behind(prefix) => format!("names {prefix}*"),
+            Area::Behind(prefix) => match &self.url {
+                TierUrl::S3(place) => format!("keys {prefix}/* of {}", place.bucket),
+                _ => format!("names {prefix}*"),
+            },
         }
     }
 
@@ -91,6 +98,11 @@ impl Trial {
                 let mut options = options;
                 options.prefix = format!("{prefix}{n}-");
                 TierUrl::Exec { program, options }
+            }
+            (Area::Behind(prefix), TierUrl::S3(place)) => {
+                let mut place = place;
+                place.prefix = s3::below(prefix, &n.to_string());
+                TierUrl::S3(place)
             }
             (Area::Behind(_), url) => url,
         }
@@ -144,6 +156,11 @@ impl Trial {
                 options.prefix.clone_from(prefix);
                 exec::clear(program, &options).map(drop)
             }
+            (Area::Behind(prefix), TierUrl::S3(place)) => {
+                let mut place = (**place).clone();
+                place.prefix.clone_from(prefix);
+                s3::clear(&place)
+            }
             (Area::Behind(_), _) => Ok(()),
         }
     }
@@ -164,17 +181,29 @@ fn away(url: &TierUrl, step: &'static str, error: &io::Error) -> TierError {
     }
 }
 
-/// A directory of its own below `path`, which is there and no tier's.
-fn below(url: &TierUrl, path: &Path, nonce: &str) -> Result<Area, TierError> {
-    let step = "making an area for the trial";
-    if super::is_there(url).map_err(|error| away(url, step, &error))? {
+const MAKING: &str = "making an area for the trial";
+
+/// No tier is there.
+fn unused(url: &TierUrl) -> Result<(), TierError> {
+    // A kind of place that this program cannot use says so in its own words.
+    let fail = |error: io::Error| match error.downcast::<TierError>() {
+        Ok(own) => own,
+        Err(error) => away(url, MAKING, &error),
+    };
+    if super::is_there(url).map_err(fail)? {
         let mark = super::mark_at(url)?;
         return Err(TierError::Refused {
             place: url.to_string(),
             why: in_use(mark),
         });
     }
+    Ok(())
+}
+
+/// A directory of its own below `path`, which is there and no tier's.
+fn below(url: &TierUrl, path: &Path, nonce: &str) -> Result<Area, TierError> {
+    unused(url)?;
     let area = path.join(format!("cairn-test-{nonce}"));
-    std::fs::create_dir(&area).map_err(|error| away(url, step, &error))?;
+    std::fs::create_dir(&area).map_err(|error| away(url, MAKING, &error))?;
     Ok(Area::Below(area))
 }

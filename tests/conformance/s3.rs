@@ -2,8 +2,11 @@
 //! meets; and a proxy with bad days between a tier and its server.
 
 mod bad_days;
+mod fake;
+mod odd_answers;
 mod proxy;
 mod servers;
+mod ways;
 
 use crate::{MARK, name, store};
 use cairn::id::{InstanceId, TierId};
@@ -16,7 +19,6 @@ use servers::{BUCKET, Kind, Server, access, start};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 
@@ -56,7 +58,7 @@ fn conforms(server: &Server) {
         let tier = server.open(&format!("suite/{n}"), "&part-size=5MiB", ours());
         Arc::new(tier.expect("opens"))
     }));
-    assert_eq!(server.unfinished(), 0, "uploads remain");
+    server.until_none_is_unfinished();
     judge(conformance::run_opening(&|how| {
         let tier = server.open("opening", "", how)?;
         Ok(Arc::new(tier) as Arc<dyn Tier>)
@@ -300,8 +302,9 @@ fn uploads_of_former_lives_are_aborted_and_living_ones_are_not() {
     // A process that died: nobody drops its puts.
     std::mem::forget(begun(1, 1));
     assert_eq!(server.unfinished(), 1);
+    // What is dropped is aborted.
     drop(begun(2, 1));
-    assert_eq!(server.unfinished(), 1, "what is dropped is aborted");
+    server.until_unfinished(1);
     let successor = server.open("p", "&part-size=5MiB", ours()).expect("opens");
     assert_eq!(server.unfinished(), 1, "who only opens aborts nothing");
     let mut living = successor
@@ -313,15 +316,7 @@ fn uploads_of_former_lives_are_aborted_and_living_ones_are_not() {
         cairn::id::AggregateId { epoch: 3, seq: 1 },
         b"x",
     );
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while server.unfinished() > 1 {
-        assert!(
-            Instant::now() < deadline,
-            "{} uploads remain",
-            server.unfinished()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    server.until_unfinished(1);
     living
         .finish(Crc32c::of(&content(5, 6 * MIB)))
         .expect("it lives");

@@ -1,6 +1,7 @@
 //! The tier itself, on the AWS SDK.
 
 mod able;
+mod clear;
 mod failure;
 mod keys;
 mod mark;
@@ -20,9 +21,14 @@ use bytes::Bytes;
 use failure::{Failure, Verb};
 use object::Range;
 use place::Place;
-use service::Service;
+use service::{ASK, PROBING, Service, carrying, within};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// So long a new mark is let stand before it is looked at again, where the service lets two write it: longer than one
+/// that looked first takes to write.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A bucket's prefix as a tier.
 pub struct S3Tier {
@@ -40,7 +46,11 @@ fn service(place: &S3Place, access: Option<Access>) -> Result<Arc<Service>, Tier
 pub(in crate::tier) fn is_marked(place: &S3Place) -> std::io::Result<bool> {
     let service = service(place, None)?;
     let here = Arc::clone(&service);
-    let looked = service.wait("looking for a tier", async move { mark::read(&here).await });
+    let looked = service.ask(
+        "looking for a tier",
+        ASK,
+        async move { mark::read(&here).await },
+    );
     match looked {
         Ok(found) => Ok(found.is_some()),
         // Something is there that is a mark of another version, or damaged.
@@ -53,7 +63,7 @@ pub(in crate::tier) fn is_marked(place: &S3Place) -> std::io::Result<bool> {
 pub(in crate::tier) fn mark_at(place: &S3Place) -> Result<Mark, TierError> {
     let service = service(place, None)?;
     let here = Arc::clone(&service);
-    service.wait("reading the mark", async move {
+    service.ask("reading the mark", ASK, async move {
         mark::found(&here).await.map(|(mark, _)| mark)
     })
 }
@@ -66,9 +76,19 @@ pub(in crate::tier) fn take(
 ) -> Result<Mark, TierError> {
     let service = service(place, None)?;
     let here = Arc::clone(&service);
-    service.wait("changing the owner", async move {
+    service.ask("changing the owner", ASK, async move {
         mark::take(&here, from, to).await
     })
+}
+
+/// Removes all below the prefix of a trial, uploads that were not finished, too.
+pub(in crate::tier) fn clear(place: &S3Place) -> Result<(), TierError> {
+    let service = service(place, None)?;
+    let here = Arc::clone(&service);
+    service.wait(
+        "clearing what was tried",
+        async move { clear::all(&here).await },
+    )
 }
 
 impl S3Tier {
@@ -92,30 +112,44 @@ impl S3Tier {
         const STEP: &str = "opening";
         let here = Arc::clone(&service);
         let OpenHow { owner, expect } = how;
-        let expected = match expect {
-            Expect::New(tier) => service.wait(STEP, async move {
+        let (expected, made) = match expect {
+            Expect::New(tier) => service.ask(STEP, ASK, async move {
                 mark::establish(&here, Mark { tier, owner }).await
             })?,
-            Expect::Known(tier) => Mark { tier, owner },
+            Expect::Known(tier) => (Mark { tier, owner }, false),
         };
         let place = Arc::new(Place::new(service, expected));
         let here = Arc::clone(&place);
-        let opened = place.service.wait(STEP, async move {
-            here.look().await?;
-            if matches!(expect, Expect::New(_)) {
-                return here.able().await.map(drop);
-            }
+        if matches!(expect, Expect::New(_)) {
+            place.service.ask(STEP, PROBING, async move {
+                here.look().await?;
+                let able = here.able().await?;
+                if made && !able.conditional_put {
+                    // Another may have made a tier here at the same moment: one mark is left of two.
+                    tokio::time::sleep(SETTLED).await;
+                    here.look().await?;
+                }
+                Ok(())
+            })?;
+        } else {
             // Whoever only reads tries nothing out; who writes does it with the first put.
-            here.recall().await.map(drop)
-        });
-        match opened {
-            Err(error @ (TierError::Unavailable { .. } | TierError::Transient { .. }))
-                if matches!(expect, Expect::Known(_)) =>
-            {
-                tracing::warn!(%error, "tier is away; it is used when it is back");
+            let look = async move {
+                here.look().await?;
+                here.recall().await.map(drop)
+            };
+            match place.service.greet(STEP, look) {
+                Ok(Some(())) => {}
+                Ok(None) => {
+                    tracing::warn!(
+                        tier = place.label(),
+                        "it does not answer at once; it is used when it does"
+                    );
+                }
+                Err(error @ (TierError::Unavailable { .. } | TierError::Transient { .. })) => {
+                    tracing::warn!(%error, "tier is away; it is used when it is back");
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
-            Ok(()) => {}
         }
         Ok(Self {
             place,
@@ -131,7 +165,7 @@ impl S3Tier {
         let here = Arc::clone(&self.place);
         self.place
             .service
-            .wait("finding out what the service can do", async move {
+            .ask("finding out what the service can do", PROBING, async move {
                 here.look().await?;
                 here.probe().await
             })?;
@@ -148,7 +182,7 @@ impl S3Tier {
     fn ask<T, F>(
         &self,
         step: &'static str,
-        name: AggregateId,
+        (name, bytes): (AggregateId, u64),
         run: impl FnOnce(Arc<Place>, String) -> F + Send + 'static,
     ) -> Result<T, TierError>
     where
@@ -156,14 +190,16 @@ impl S3Tier {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let here = Arc::clone(&self.place);
-        self.place.service.wait(step, async move {
-            here.enter().await?;
-            let key = here.service.keys.object(name);
-            match run(Arc::clone(&here), key).await {
-                Ok(answer) => Ok(answer),
-                Err(failure) => Err(here.judge(failure, step, name).await),
-            }
-        })
+        self.place
+            .service
+            .ask(step, ASK + carrying(bytes), async move {
+                here.enter().await?;
+                let key = here.service.keys.object(name);
+                match run(Arc::clone(&here), key).await {
+                    Ok(answer) => Ok(answer),
+                    Err(failure) => Err(here.judge(failure, step, name).await),
+                }
+            })
     }
 }
 
@@ -184,10 +220,12 @@ impl Tier for S3Tier {
 
     fn longest(&self) -> Result<Option<u64>, TierError> {
         let here = Arc::clone(&self.place);
-        let able = self
-            .place
-            .service
-            .wait("asking for a bound", async move { here.able().await })?;
+        let able =
+            self.place.service.ask(
+                "asking for a bound",
+                PROBING,
+                async move { here.able().await },
+            )?;
         let place = &self.place.service.place;
         Ok(Some(put::longest(&able, place)))
     }
@@ -198,7 +236,7 @@ impl Tier for S3Tier {
 
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         const STEP: &str = "reading";
-        let read = self.ask(STEP, name, move |here, key| async move {
+        let read = self.ask(STEP, (name, len), move |here, key| async move {
             let service = &here.service;
             let len_of = async || object::head(service, &key).await.map(|seen| seen.len);
             if len == 0 {
@@ -227,13 +265,13 @@ impl Tier for S3Tier {
     }
 
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
-        self.ask("looking up", name, |here, key| async move {
+        self.ask("looking up", (name, 0), |here, key| async move {
             Ok(object::head(&here.service, &key).await?.len)
         })
     }
 
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
-        self.ask("deleting", name, |here, key| async move {
+        self.ask("deleting", (name, 0), |here, key| async move {
             object::delete(&here.service, &key).await
         })
     }
@@ -257,14 +295,16 @@ impl Tier for S3Tier {
     /// A bucket has no bounds that it would tell. Asking is a sign of life all the same.
     fn space(&self) -> Result<Space, TierError> {
         let here = Arc::clone(&self.place);
-        self.place.service.wait("asking for space", async move {
-            here.look().await?;
-            // It was away when the tier was opened: what it lacks is said from now on.
-            if here.known().is_none() {
-                here.recall().await?;
-            }
-            Ok(())
-        })?;
+        self.place
+            .service
+            .ask("asking for space", ASK, async move {
+                here.look().await?;
+                // It was away when the tier was opened: what it lacks is said from now on.
+                if here.known().is_none() {
+                    here.recall().await?;
+                }
+                Ok(())
+            })?;
         Ok(Space::default())
     }
 }
@@ -286,7 +326,7 @@ async fn list(
             let request = request.max_keys(most).set_start_after(from.clone());
             request.send().await.map_err(|e| Failure::of(Verb::List, e))
         };
-        let answer = service.once(Verb::List, 0, request).await?;
+        let answer = within(ASK, service.once(Verb::List, 0, request)).await?;
         let mut last = None;
         for key in answer.contents().iter().filter_map(|object| object.key()) {
             if from.as_deref().is_some_and(|from| key <= from)

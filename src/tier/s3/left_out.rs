@@ -34,6 +34,10 @@ pub(in crate::tier) fn take(
     Err(refused(place))
 }
 
+pub(in crate::tier) fn clear(place: &S3Place) -> Result<(), TierError> {
+    Err(refused(place))
+}
+
 impl S3Tier {
     /// Refuses.
     ///

@@ -198,11 +198,25 @@ impl S3Place {
         self.path_style.unwrap_or(self.endpoint.is_some())
     }
 
+    /// Which service it is.
+    #[must_use]
+    pub(in crate::tier) fn service(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or("amazon")
+    }
+
     /// What no two tiers may share: service, bucket and prefix, and nothing of how they are used.
     #[must_use]
     pub(in crate::tier) fn key(&self) -> String {
-        let service = self.endpoint.as_deref().unwrap_or("amazon");
+        let service = self.service();
         format!("s3 {service} {}/{}", self.bucket, self.prefix)
+    }
+}
+
+/// A prefix within another.
+pub(in crate::tier) fn below(prefix: &str, name: &str) -> String {
+    match prefix {
+        "" => name.to_owned(),
+        prefix => format!("{prefix}/{name}"),
     }
 }
 

@@ -16,7 +16,7 @@ use cairn_mover::Crc32c;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const OBJECTS: u64 = 40;
 
@@ -167,15 +167,7 @@ fn a_day(kind: Kind, test: &str) {
     let listed = tier.list(None, usize::MAX).expect("lists");
     assert!(there.keys().all(|name| listed.contains(name)));
     crate::store(&tier, AggregateId { epoch: 2, seq: 1 }, b"the next life");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while server.unfinished() > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "{} uploads remain",
-            server.unfinished()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    server.until_none_is_unfinished();
     let without = listed.len() - there.len();
     println!(
         "{} objects are right, {without} without a receipt, no upload is left",
@@ -236,7 +228,7 @@ fn s3_bytes_that_are_damaged_on_the_way_up_get_no_receipt() {
                 ..quiet.clone()
             });
         }
-        assert_eq!(server.unfinished(), 0);
+        server.until_none_is_unfinished();
     }
 }
 
@@ -266,6 +258,6 @@ fn s3_an_answer_that_was_lost_is_no_failure() {
             assert_eq!(proxy.counts().get(&Fault::Lost), Some(&seq), "{words:?}");
             assert_eq!(tier.read(name, 0, len as u64).expect("reads"), bytes);
         }
-        assert_eq!(server.unfinished(), 0);
+        server.until_none_is_unfinished();
     }
 }

@@ -195,6 +195,23 @@ impl Server {
         }
     }
 
+    /// Waits until so many are.
+    pub(crate) fn until_unfinished(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.unfinished() != count {
+            assert!(
+                Instant::now() < deadline,
+                "{} uploads remain",
+                self.unfinished()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn until_none_is_unfinished(&self) {
+        self.until_unfinished(0);
+    }
+
     /// The place of a tier, through `at` (the server itself, or a proxy before it).
     pub(crate) fn place(&self, at: SocketAddr, prefix: &str, options: &str) -> S3Place {
         let url = format!("s3://{BUCKET}/{prefix}?endpoint=http://{at}&region=us-east-1{options}");

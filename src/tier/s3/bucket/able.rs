@@ -5,7 +5,11 @@ use crate::tier::Proof;
 use serde::{Deserialize, Serialize};
 
 pub(super) const FORMAT: &str = "cairn-probe";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// What was seen so long ago is seen anew, seconds: services change, and so do those that stand before them.
+const OLD: u64 = 7 * 86_400;
+/// Clocks differ by less, seconds.
+const AHEAD: u64 = 86_400;
 
 /// How a service takes an object in parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,17 @@ pub(super) enum Versions {
     Unknown,
 }
 
+/// The service that something is seen of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Whose {
+    pub(super) endpoint: String,
+    pub(super) bucket: String,
+    /// What it calls itself, if it does.
+    pub(super) server: Option<String>,
+    /// Seconds since 1970.
+    pub(super) now: u64,
+}
+
 /// What a service was seen to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Able {
@@ -39,9 +54,14 @@ pub(super) struct Able {
     pub(super) version: u32,
     /// Seconds since 1970.
     pub(super) probed: u64,
+    /// Where it was asked.
+    pub(super) endpoint: String,
+    pub(super) bucket: String,
     /// What it called itself then.
     #[serde(default)]
     pub(super) server: Option<String>,
+    /// Its answer to what was written says the CRC32C that it found.
+    pub(super) echoes_checksum: bool,
     /// An object with a wrong CRC32C is refused.
     pub(super) refuses_wrong_object: bool,
     /// A part with a wrong CRC32C is refused.
@@ -69,12 +89,35 @@ impl Able {
         (found.format == FORMAT && found.version == VERSION).then_some(found)
     }
 
-    /// Was it seen of the service that answers now?
-    pub(super) fn is_of(&self, server: Option<&str>) -> bool {
-        server.is_none() || self.server.as_deref() == server
+    /// Was it seen of the service that answers now, and not too long ago?
+    pub(super) fn is_of(&self, whose: &Whose) -> bool {
+        self.is_named(whose) && self.is_at(whose)
     }
 
-    /// How an object is proven, in parts or not.
+    /// Does it call itself as it did? One that does not say now has said nothing else.
+    pub(super) fn is_named(&self, whose: &Whose) -> bool {
+        whose.server.is_none() || self.server == whose.server
+    }
+
+    fn is_at(&self, whose: &Whose) -> bool {
+        let age = whose.now.saturating_sub(self.probed);
+        let fresh = age < OLD && self.probed <= whose.now.saturating_add(AHEAD);
+        fresh && self.endpoint == whose.endpoint && self.bucket == whose.bucket
+    }
+
+    /// The same of a service of which nobody knows who answers: it is taken for one that checks nothing.
+    pub(super) fn wary(&self) -> Self {
+        Self {
+            refuses_wrong_object: false,
+            refuses_wrong_part: false,
+            refuses_wrong_whole: false,
+            conditional_put: false,
+            conditional_complete: false,
+            ..self.clone()
+        }
+    }
+
+    /// How an object may be proven, in parts or not, if what the service says of that very object bears it out.
     pub(super) fn proof(&self, in_parts: bool) -> Proof {
         let checked = if in_parts {
             self.refuses_wrong_part
@@ -82,7 +125,7 @@ impl Able {
         } else {
             self.refuses_wrong_object
         };
-        if checked {
+        if checked && (self.echoes_checksum || self.returns_checksum) {
             Proof::ServiceChecksum
         } else {
             Proof::ReadBack
@@ -109,8 +152,8 @@ impl Able {
         let (small, large) = (self.proof(false), self.proof(true));
         say(
             small == Proof::ReadBack && large == Proof::ReadBack,
-            "the service does not refuse wrong checksums: each object is read back after it was written, which \
-             costs a second transfer",
+            "the service does not refuse wrong checksums, or does not say what it found: each object is read back \
+             after it was written, which costs a second transfer",
         );
         say(
             small == Proof::ServiceChecksum
@@ -125,7 +168,8 @@ impl Able {
         say(
             !self.conditional_put
                 || (!self.conditional_complete && self.multipart != Multipart::None),
-            "the service does not refuse to overwrite (If-None-Match): a name is looked up before it is written",
+            "the service does not refuse to overwrite (If-None-Match): a name is looked up before it is written, and \
+             who makes a tier here in the same moment as another may be refused a moment later",
         );
         say(
             self.multipart == Multipart::None,
@@ -156,26 +200,33 @@ impl Able {
 ///
 /// # Errors
 /// The failure, if it says nothing of checksums.
-pub(super) fn refused(came: Result<(), Failure>) -> Result<bool, Failure> {
+pub(super) fn refused<T>(came: Result<T, Failure>) -> Result<bool, Failure> {
     match came {
-        Ok(()) => Ok(false),
-        Err(failure) => match (failure.verdict(), failure.came) {
-            (Verdict::Digest, _) | (Verdict::Other, Came::Answered(400..=499)) => Ok(true),
+        Ok(_) => Ok(false),
+        Err(failure) => match failure.verdict() {
+            Verdict::Digest => Ok(DIGESTS.contains(&failure.code.as_str())),
+            // It did not take it, for whatever reason: that is no check.
+            Verdict::Bad => Ok(false),
             _ => Err(failure),
         },
     }
 }
 
+/// The words for a CRC32C that is not that of the bytes. (That of the bytes' SHA-256 says nothing of it.)
+const DIGESTS: [&str; 3] = ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"];
+
 /// Something was sent that may only be taken if its name is free, which it is not: was it refused?
 ///
 /// # Errors
 /// The failure, if it says nothing of conditions.
-pub(super) fn held(came: Result<(), Failure>) -> Result<bool, Failure> {
+pub(super) fn held<T>(came: Result<T, Failure>) -> Result<bool, Failure> {
     match came {
-        Ok(()) => Ok(false),
+        Ok(_) => Ok(false),
         Err(failure) => match (failure.verdict(), failure.came) {
             (Verdict::Precondition | Verdict::Conflict, _) => Ok(true),
-            (Verdict::NotBuilt, _) | (Verdict::Other, Came::Answered(400..=499)) => Ok(false),
+            (Verdict::NotBuilt | Verdict::Bad, _) | (Verdict::Other, Came::Answered(400..=499)) => {
+                Ok(false)
+            }
             _ => Err(failure),
         },
     }
@@ -189,7 +240,14 @@ pub(super) fn known<T>(came: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match came {
         Ok(answer) => Ok(Some(answer)),
         Err(failure) => match (failure.verdict(), failure.came) {
-            (Verdict::NotBuilt | Verdict::Denied | Verdict::Missing, _)
+            (
+                Verdict::NotBuilt
+                | Verdict::Denied
+                | Verdict::Missing
+                | Verdict::Unsaid
+                | Verdict::Bad,
+                _,
+            )
             | (Verdict::Other, Came::Answered(400..=499)) => Ok(None),
             _ => Err(failure),
         },

@@ -1,13 +1,16 @@
 //! What a service, or the way to it, said instead of an answer, and what callers do about it.
 //!
-//! Promise: the tables are exhaustive over [`Verdict`] and [`Verb`], so that neither is added without
-//! deciding what is said and done. No credential is ever part of what is said.
+//! Promises: the tables are exhaustive over [`Verdict`] and [`Verb`], so that neither is added without
+//! deciding what is said and done. No credential is ever part of what is said. That nothing was sent is said only where
+//! it is certain; that an object is missing, only where the service said so of a key, and not of anything else.
 
 use crate::id::AggregateId;
 use crate::tier::TierError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use std::cell::Cell;
 use std::error::Error;
+use std::future::Future;
 use std::io;
 
 /// A request, by its name in the service's API.
@@ -83,11 +86,34 @@ pub(super) enum Came {
     Unsent,
 }
 
+tokio::task_local! {
+    /// Of the request that this task is at: did it go on its way?
+    static SENT: Cell<bool>;
+}
+
+/// Runs one request, so that it is known afterwards whether it went on its way.
+pub(super) fn watched<T>(request: impl Future<Output = T>) -> impl Future<Output = T> {
+    SENT.scope(Cell::new(false), request)
+}
+
+/// The request of this task is whole, signed, and goes to the service now.
+pub(super) fn goes() {
+    // Whoever asks outside of such a request knows nothing, and gets no certainty.
+    let _ = SENT.try_with(|sent| sent.set(true));
+}
+
+/// Certainly nothing of it was sent.
+fn is_unsent() -> bool {
+    SENT.try_with(|sent| !sent.get()).unwrap_or(false)
+}
+
 /// What is to be done about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// There is no such object.
+    /// There is no such object: the service says so of the key, or could not say more (an answer to HEAD has no words).
     Missing,
+    /// Something is not there, and it was not said what.
+    Unsaid,
     /// There is no such bucket.
     NoBucket,
     /// There is no such upload.
@@ -120,8 +146,12 @@ pub(super) enum Verdict {
     Passing,
     /// The way to the service broke; whether it did what was asked is not known.
     Unknown,
+    /// It says nothing; whether it did what was asked is not known.
+    Silent,
     /// No way to the service.
     Nowhere,
+    /// It does not take this request, about this object.
+    Bad,
     /// Anything else.
     Other,
 }
@@ -171,8 +201,8 @@ impl Failure {
             SdkError::ServiceError(_) => Came::Answered(status.unwrap_or(0)),
             SdkError::ConstructionFailure(_) => Came::Unsent,
             SdkError::TimeoutError(_) => Came::Late,
-            SdkError::DispatchFailure(failure) if failure.is_timeout() => Came::Late,
-            SdkError::DispatchFailure(failure) => how_far(failure.is_io(), &error),
+            SdkError::DispatchFailure(_) if is_unsent() => Came::Unsent,
+            SdkError::DispatchFailure(failure) => how_far(failure.is_timeout(), &error),
             // Also what comes with an error's status and is none of the service's.
             SdkError::ResponseError(_) => match status {
                 Some(status @ (429 | 500..)) => Came::Answered(status),
@@ -199,7 +229,8 @@ impl Failure {
     pub(super) fn verdict(&self) -> Verdict {
         match self.came {
             Came::Nowhere => Verdict::Nowhere,
-            Came::Late | Came::Broken | Came::Garbled => Verdict::Unknown,
+            Came::Late => Verdict::Silent,
+            Came::Broken | Came::Garbled => Verdict::Unknown,
             Came::Unsent => Verdict::Credentials,
             Came::Answered(status) => judge(self.verb, status, &self.code),
         }
@@ -209,7 +240,11 @@ impl Failure {
     pub(super) fn passes(&self) -> bool {
         matches!(
             self.verdict(),
-            Verdict::Passing | Verdict::Unknown | Verdict::Digest | Verdict::Nowhere
+            Verdict::Passing
+                | Verdict::Unknown
+                | Verdict::Silent
+                | Verdict::Digest
+                | Verdict::Nowhere
         )
     }
 
@@ -258,6 +293,9 @@ impl Failure {
                 object,
             },
             (Verdict::Missing, None) => away("It was there, or should be"),
+            (Verdict::Unsaid, _) => {
+                away("It does not say what is not there: is it the service that answers?")
+            }
             (Verdict::Precondition, Some(object)) => TierError::Exists {
                 tier: tier.to_owned(),
                 object,
@@ -287,8 +325,10 @@ impl Failure {
             (Verdict::Full, _) => full(""),
             (Verdict::TooLong, _) => full("It is longer than the service takes"),
             (Verdict::Nowhere, _) => away("Is the service up, and the endpoint right?"),
+            // It was waited for long enough: nobody who repeats it is served better.
+            (Verdict::Silent, _) => away("Is the service well?"),
             // An error of a range is judged where the range is known.
-            (Verdict::Range | Verdict::Other, _) => away(""),
+            (Verdict::Range | Verdict::Other, _) | (Verdict::Bad, None) => away(""),
             (
                 Verdict::Passing
                 | Verdict::Unknown
@@ -296,16 +336,21 @@ impl Failure {
                 | Verdict::Digest
                 | Verdict::NoUpload,
                 _,
-            ) => passing(),
+            )
+            // Nothing is known against the tier, nor against the object's bytes.
+            | (Verdict::Bad, Some(_)) => passing(),
         }
     }
 }
+
+/// The one word for an object that is not there.
+pub(super) const NO_SUCH_KEY: &str = "NoSuchKey";
 
 /// The service's word first, then its number. Words: S3 API reference, "Error responses"; those of
 /// Ceph, MinIO and s3s where they differ.
 fn judge(verb: Verb, status: u16, code: &str) -> Verdict {
     match code {
-        "NoSuchKey" | "NotFound" | "NoSuchVersion" => Verdict::Missing,
+        NO_SUCH_KEY | "NoSuchVersion" => Verdict::Missing,
         "NoSuchBucket" => Verdict::NoBucket,
         "NoSuchUpload" => Verdict::NoUpload,
         "InvalidAccessKeyId"
@@ -329,8 +374,7 @@ fn judge(verb: Verb, status: u16, code: &str) -> Verdict {
         "BadDigest"
         | "InvalidDigest"
         | "XAmzContentChecksumMismatch"
-        | "XAmzContentSHA256Mismatch"
-        | "IncompleteBody" => Verdict::Digest,
+        | "XAmzContentSHA256Mismatch" => Verdict::Digest,
         "QuotaExceeded" | "InsufficientCapacity" | "XMinioStorageFull" | "InsufficientStorage" => {
             Verdict::Full
         }
@@ -340,6 +384,7 @@ fn judge(verb: Verb, status: u16, code: &str) -> Verdict {
         | "ServiceUnavailable"
         | "InternalError"
         | "RequestTimeout"
+        | "IncompleteBody"
         | "Throttling"
         | "ThrottlingException"
         | "RequestLimitExceeded"
@@ -349,8 +394,8 @@ fn judge(verb: Verb, status: u16, code: &str) -> Verdict {
             301 | 307 | 308 => Verdict::Elsewhere,
             401 => Verdict::Credentials,
             403 => Verdict::Denied,
-            404 if verb == Verb::Abort || verb == Verb::Part => Verdict::NoUpload,
-            404 => Verdict::Missing,
+            404 if verb == Verb::Head => Verdict::Missing,
+            404 => Verdict::Unsaid,
             405 | 501 => Verdict::NotBuilt,
             409 => Verdict::Conflict,
             412 => Verdict::Precondition,
@@ -358,21 +403,20 @@ fn judge(verb: Verb, status: u16, code: &str) -> Verdict {
             416 => Verdict::Range,
             507 => Verdict::Full,
             408 | 425 | 429 | 500 | 502 | 503 | 504 => Verdict::Passing,
+            400 | 410 | 411 | 414 | 422 | 431 => Verdict::Bad,
             _ => Verdict::Other,
         },
     }
 }
 
-/// A request without an answer: was there a way at all?
-fn how_far(io: bool, error: &(dyn Error + 'static)) -> Came {
+/// A request without an answer: was there a way at all? `timed`: the SDK's own clock ran out.
+fn how_far(timed: bool, error: &(dyn Error + 'static)) -> Came {
     let mut at = Some(error);
     let mut connecting = false;
     while let Some(error) = at {
         let text = error.to_string();
-        connecting |= text.contains("dns error") || text.contains("certificate");
-        if text.contains("credentials") {
-            return Came::Unsent;
-        }
+        // The words of the HTTP client, whose types are its own.
+        connecting |= CONNECTING.iter().any(|word| text.contains(word));
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         connecting |= matches!(
             kind,
@@ -385,14 +429,21 @@ fn how_far(io: bool, error: &(dyn Error + 'static)) -> Came {
         );
         at = error.source();
     }
-    if connecting {
-        Came::Nowhere
-    } else if io {
-        Came::Broken
-    } else {
-        Came::Unsent
+    match (connecting, timed) {
+        (true, _) => Came::Nowhere,
+        (false, true) => Came::Late,
+        // Also a connection that was closed in good order before an answer came.
+        (false, false) => Came::Broken,
     }
 }
+
+/// What is said of a connection that did not come about.
+const CONNECTING: [&str; 4] = [
+    "dns error",
+    "certificate",
+    "client error (Connect)",
+    "HTTP connect timeout",
+];
 
 /// What was seen, from the outside in: only what errors say of themselves, no requests.
 fn chain(error: &(dyn Error + 'static)) -> String {

@@ -5,10 +5,12 @@ use super::failure::{Failure, Verb, Verdict};
 use super::keys::{MARK, PROBE};
 use super::object;
 use super::service::Service;
+use super::upload::base64;
 use crate::id::InstanceId;
 use crate::tier::dir::mark as text;
 use crate::tier::{Mark, TierError};
 use aws_sdk_s3::primitives::ByteStream;
+use cairn_mover::Crc32c;
 
 const NOTE: &str = "A tier of Cairn. Every object below aggregates/ is a plain tar archive; extract them in the \
                     order of their names. Do not change what lies here by hand.";
@@ -60,16 +62,17 @@ pub(super) fn check_owner(
     Err(refused(service, why))
 }
 
-/// Finds `wanted.owner`'s tier, or makes an empty prefix one.
-pub(super) async fn establish(service: &Service, wanted: Mark) -> Result<Mark, TierError> {
+/// Finds `wanted.owner`'s tier, or makes an empty prefix one; was it made now?
+pub(super) async fn establish(service: &Service, wanted: Mark) -> Result<(Mark, bool), TierError> {
     if wanted.tier.0 == 0 {
         return Err(refused(service, "0 is no number of a tier".to_owned()));
     }
+    let mut made = false;
     // Others may be at the same thing: the mark that is there in the end counts.
     for _ in 0..3 {
         if let Some((mark, _)) = read(service).await? {
             check_owner(service, mark, wanted.owner)?;
-            return Ok(mark);
+            return Ok((mark, made));
         }
         if let Some(key) = first_key(service).await? {
             // A tier gets its mark before anything else: it may have come in between.
@@ -83,7 +86,7 @@ pub(super) async fn establish(service: &Service, wanted: Mark) -> Result<Mark, T
             return Err(refused(service, why));
         }
         match put(service, wanted, Condition::None).await {
-            Ok(()) => {}
+            Ok(()) => made = true,
             Err(failure)
                 if matches!(failure.verdict(), Verdict::Precondition | Verdict::Conflict) => {}
             Err(failure) => return Err(failure.into_error(&service.label, WRITING, None)),
@@ -91,7 +94,7 @@ pub(super) async fn establish(service: &Service, wanted: Mark) -> Result<Mark, T
     }
     let (mark, _) = found(service).await?;
     check_owner(service, mark, wanted.owner)?;
-    Ok(mark)
+    Ok((mark, made))
 }
 
 /// Any key below the prefix that is not what a probe left.
@@ -128,6 +131,8 @@ async fn put(service: &Service, mark: Mark, condition: Condition<'_>) -> Result<
         let request = request
             .key(service.keys.of(MARK))
             .content_type("application/json")
+            // A bucket with object lock takes nothing without a checksum.
+            .checksum_crc32_c(base64(Crc32c::of(&text)))
             .body(ByteStream::from(text.clone()));
         let request = match condition {
             Condition::None => request.if_none_match("*"),

@@ -1,12 +1,17 @@
 //! Where a tier in a bucket lies, and how it is known that it is ours.
 //!
-//! Invariant kept here: nothing is written or deleted, and nothing called missing, unless the expected mark
-//! was seen within the last [`TRUST`]; what is to be called missing, at this very moment. So a bucket that
-//! is gone, emptied, or another's by now is *unavailable* or refused, never a tier without objects.
+//! Invariants kept here:
+//! - Nothing is written or deleted, and nothing called missing, unless the expected mark
+//!   was seen within the last [`TRUST`]; what is to be called missing, at this very moment. So a bucket that
+//!   is gone, emptied, or another's by now is *unavailable* or refused, never a tier without objects.
+//! - An object is called missing only if the service said so of its very key, in words, twice, and showed the
+//!   mark between: a bare 404 may be anybody's.
+//! - What was seen of a service is believed of that service alone, and for a time (`able.rs`).
 
 use super::able::Able;
-use super::failure::{Failure, Verdict};
+use super::failure::{Failure, NO_SUCH_KEY, Verdict};
 use super::mark;
+use super::object;
 use super::probe;
 use super::service::Service;
 use super::sweep::Living;
@@ -14,11 +19,14 @@ use crate::id::AggregateId;
 use crate::tier::{Mark, TierError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A mark that was seen so long ago is looked at again.
 const TRUST: Duration = Duration::from_secs(60);
+/// A service that changes its name more often is several; what one does says nothing of the others.
+const STEADY: Duration = Duration::from_secs(3600);
 
 /// A tier's place.
 pub(super) struct Place {
@@ -26,6 +34,8 @@ pub(super) struct Place {
     pub(super) expected: Mark,
     seen: Mutex<Option<Instant>>,
     able: Mutex<Option<Arc<Able>>>,
+    /// When it was found out anew last because the service called itself otherwise.
+    renamed: Mutex<Option<Instant>>,
     /// One finds out at a time.
     probing: tokio::sync::Mutex<()>,
     pub(super) living: Living,
@@ -63,6 +73,7 @@ impl Place {
             expected,
             seen: Mutex::new(None),
             able: Mutex::new(None),
+            renamed: Mutex::new(None),
             probing: tokio::sync::Mutex::new(()),
             living: Living::default(),
             names: Mutex::default(),
@@ -122,18 +133,35 @@ impl Place {
         Ok(is_known)
     }
 
+    /// What is known of the service that answers now, and may be believed.
+    fn believed(&self) -> Option<Arc<Able>> {
+        let (able, whose) = (self.known()?, probe::whose(&self.service));
+        if able.is_of(&whose) {
+            return Some(able);
+        }
+        let steady = self.renamed.lock().is_none_or(|at| at.elapsed() >= STEADY);
+        (!steady && !able.is_named(&whose)).then(|| Arc::new(able.wary()))
+    }
+
     /// What the service can do: known, remembered, or found out now. For the owner alone.
     pub(super) async fn able(&self) -> Result<Arc<Able>, TierError> {
-        if let Some(able) = self.known() {
+        if let Some(able) = self.believed() {
             return Ok(able);
         }
         let _alone = self.probing.lock().await;
         self.enter().await?;
-        if self.known().is_none() && !self.recall().await? {
+        let whose = probe::whose(&self.service);
+        let renamed = self.known().is_some_and(|able| !able.is_named(&whose));
+        if self.believed().is_none() && !self.recall().await? {
             self.probe().await?;
+            if renamed {
+                *self.renamed.lock() = Some(Instant::now());
+            }
         }
+        // It may have changed its name while it was asked.
+        let wary = || self.known().map(|able| Arc::new(able.wary()));
         let none = || mark::refused(&self.service, "nothing is known of the service".to_owned());
-        self.known().ok_or_else(none)
+        self.believed().or_else(wary).ok_or_else(none)
     }
 
     /// Finds out anew what the service can do.
@@ -154,12 +182,44 @@ impl Place {
         step: &'static str,
         object: AggregateId,
     ) -> TierError {
-        if failure.verdict() == Verdict::Missing
-            && let Err(error) = self.look().await
-        {
-            return error;
+        if failure.verdict() != Verdict::Missing {
+            return self.fail(failure, step, Some(object));
         }
-        self.fail(failure, step, Some(object))
+        match self
+            .is_missing(&self.service.keys.object(object), &failure)
+            .await
+        {
+            Ok(true) => self.fail(failure, step, Some(object)),
+            Ok(false) => TierError::Transient {
+                tier: self.label().to_owned(),
+                object: object.to_string(),
+                step,
+                source: io::Error::other("it was said to be missing, and is there"),
+            },
+            Err(error) => error,
+        }
+    }
+
+    /// An answer said that there is none. Is it so?
+    async fn is_missing(&self, key: &str, first: &Failure) -> Result<bool, TierError> {
+        if first.code != NO_SUCH_KEY && self.is_there(key).await? {
+            return Ok(false);
+        }
+        self.look().await?;
+        Ok(!self.is_there(key).await?)
+    }
+
+    /// Asked so that the answer has words.
+    async fn is_there(&self, key: &str) -> Result<bool, TierError> {
+        let service = &self.service;
+        match service.again(|| object::range(service, key, 0, 1)).await {
+            Ok(_) => Ok(true),
+            Err(failure) => match (failure.verdict(), failure.code.as_str()) {
+                (Verdict::Archived, _) => Ok(true),
+                (Verdict::Missing, NO_SUCH_KEY) => Ok(false),
+                _ => Err(self.fail(failure, "looking whether it is there", None)),
+            },
+        }
     }
 
     pub(super) fn fail(

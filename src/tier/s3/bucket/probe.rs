@@ -1,10 +1,10 @@
 //! Finding out what a service does, by doing it: below `PREFIX/probe/`, with objects of a few bytes.
 //!
 //! Invariant kept here: nothing is believed that was not seen. That a wrong checksum is refused counts
-//! only because the same request with the right one was taken; what failed for another reason is an
+//! only because the very same request with the right one was taken behind it; what failed for another reason is an
 //! error, and is asked again later, never remembered as "cannot".
 
-use super::able::{self, Able, FORMAT, Multipart, VERSION, Versions};
+use super::able::{self, Able, FORMAT, Multipart, VERSION, Versions, Whose};
 use super::failure::{Came, Failure, Verb, Verdict};
 use super::keys::PROBE;
 use super::object::{self, Range};
@@ -25,12 +25,20 @@ const KEYS: usize = 4;
 /// What was remembered; `None`: nothing that counts for this version and this service.
 pub(super) async fn remembered(service: &Service) -> Result<Option<Able>, Failure> {
     match object::small(service, &service.keys.of(PROBE)).await {
-        Ok((text, _)) => {
-            let found = Able::parse(&text);
-            Ok(found.filter(|able| able.is_of(service.server().as_deref())))
-        }
+        Ok((text, _)) => Ok(Able::parse(&text).filter(|able| able.is_of(&whose(service)))),
         Err(failure) if failure.verdict() == Verdict::Missing => Ok(None),
         Err(failure) => Err(failure),
+    }
+}
+
+/// The service that answers, here and now.
+pub(super) fn whose(service: &Service) -> Whose {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Whose {
+        endpoint: service.place.service().to_owned(),
+        bucket: service.place.bucket.clone(),
+        server: service.server(),
+        now: since.map_or(0, |t| t.as_secs()),
     }
 }
 
@@ -54,6 +62,7 @@ pub(super) async fn anew(service: &Service) -> Result<Able, Failure> {
         let request = request
             .key(service.keys.of(PROBE))
             .content_type("application/json")
+            .checksum_crc32_c(upload::base64(Crc32c::of(&text)))
             .body(ByteStream::from(text.clone()));
         request
             .send()
@@ -88,8 +97,10 @@ async fn tries(service: &Service, keys: &[String; KEYS]) -> Result<Able, Failure
             crc,
         )
     };
-    settled(service, || put(first, right, false)).await?;
+    let echoes = settled(service, || put(first, right, false)).await?;
+    let echoes = echoes.is_some();
     let refuses_wrong_object = able::refused(settled(service, || put(second, wrong, false)).await)?;
+    settled(service, || put(second, right, false)).await?;
     let conditional_put = able::held(settled(service, || put(first, right, true)).await)?;
     let range = service.again(|| object::range(service, first, 5, 7)).await;
     let range = range.map_err(|failure| match failure.came {
@@ -105,12 +116,15 @@ async fn tries(service: &Service, keys: &[String; KEYS]) -> Result<Able, Failure
     let seen = service.again(|| object::head(service, first)).await?;
     let parts = in_parts(service, keys).await?;
     let (versions, locked) = keeps(service).await?;
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let of = whose(service);
     Ok(Able {
         format: FORMAT.to_owned(),
         version: VERSION,
-        probed: since.map_or(0, |t| t.as_secs()),
-        server: service.server(),
+        probed: of.now,
+        endpoint: of.endpoint,
+        bucket: of.bucket,
+        server: of.server,
+        echoes_checksum: echoes,
         refuses_wrong_object,
         refuses_wrong_part: parts.refuses_wrong_part,
         refuses_wrong_whole: parts.refuses_wrong_whole,
@@ -135,9 +149,9 @@ fn none_of(failure: Failure) -> Failure {
 
 /// Until it is known whether the service takes it: what fails on the way is repeated, also a checksum
 /// that was refused, once: bytes may have been damaged.
-async fn settled<F>(service: &Service, run: impl Fn() -> F) -> Result<(), Failure>
+async fn settled<T, F>(service: &Service, run: impl Fn() -> F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<T, Failure>>,
 {
     let mut digests = 0;
     let mut tried = 0;
@@ -190,14 +204,9 @@ async fn in_parts(service: &Service, keys: &[String; KEYS]) -> Result<InParts, F
         let again = finished(service, target(first, "again", true), how, right).await;
         found.conditional = able::held(again)?;
         if how == Multipart::FullObject {
-            let wrong = finished(
-                service,
-                target(fourth, "wrong", false),
-                how,
-                Crc32c(!right.0),
-            )
-            .await;
-            found.refuses_wrong_whole = able::refused(wrong)?;
+            let whole = |crc| finished(service, target(fourth, "sum", false), how, crc);
+            found.refuses_wrong_whole = able::refused(whole(Crc32c(!right.0)).await)?;
+            whole(right).await?;
         }
         found.how = how;
         break;
@@ -257,11 +266,14 @@ async fn completed(
 ) -> Result<(), Failure> {
     let run = || async {
         let done = upload::complete(service, target, id, parts, all, how).await;
-        let Err(failure) = done else {
+        let Err(failure) = done.map(drop) else {
             return Ok(());
         };
-        if matches!(failure.verdict(), Verdict::Unknown | Verdict::NoUpload)
-            && let Ok(seen) = object::head(service, target.key).await
+        let verdict = failure.verdict();
+        if matches!(
+            verdict,
+            Verdict::Unknown | Verdict::Silent | Verdict::NoUpload
+        ) && let Ok(seen) = object::head(service, target.key).await
             && seen.put.as_deref() == Some(target.put)
         {
             return Ok(());

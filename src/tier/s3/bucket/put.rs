@@ -1,41 +1,41 @@
 //! Writing one object: parts go to the service while the next one gathers, and nothing on this disk.
 //!
 //! The order (P2): look whether the name is free; parts, each with its CRC32C, several at once; when all are
-//! there, one request makes them an object, only if there is none of that name; where the service does not
-//! refuse wrong checksums itself, the object is read back and compared; receipt. One that fits into a part goes
-//! in one request.
+//! there and the mark was seen again, one request makes them an object, only if there is none of that name; what is
+//! there then is looked at; where the service does not refuse wrong checksums itself, or does not say what it found of
+//! this very object, it is read back and compared; receipt. One that fits into a part goes in one request.
 //!
 //! Invariants kept here:
 //! - An object is made by one request, whole; before it there is nothing to see. Without `If-None-Match` a name is
 //!   looked up right before, and one of this process gives it at a time: that keeps one writer (P9) from overwriting
 //!   what is there, not two.
 //! - Which put made an object is written in its metadata. So an answer that was lost does no harm: what is there
-//!   then is ours, or it is not. Nothing is deleted that another put made.
+//!   then is ours, or it is not: that is looked at before anything is asked again. Nothing is deleted that another put
+//!   made, and what this one made and could not prove goes, whatever came of it.
 //! - Memory: one part that gathers for each object, and what [`Service::in_flight`] says for all of them.
 //!
 //! [`Service::in_flight`]: super::service::Service::in_flight
 
+mod work;
+
 use super::able::{Able, Multipart};
-use super::failure::{Failure, Verdict};
-use super::object::{self, Range};
 use super::parts::{self, Parts};
 use super::place::Place;
-use super::upload::{self, Part, Target};
+use super::service::{ASK, MAKING, PROBING, SENDING, carrying, within};
+use super::upload::{self, Part};
 use crate::id::{AggregateId, InstanceId};
 use crate::tier::s3::S3Place;
 use crate::tier::{Proof, Put, Receipt, TierError};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cairn_mover::{Crc32c, Crc32cHasher};
-use std::future::Future;
 use std::io::{self, Write};
 use std::sync::Arc;
 use tokio::task::JoinSet;
+use work::{Stored, Work};
 
 const WRITING: &str = "writing";
 const FINISHING: &str = "making an object of the parts";
 const PROVING: &str = "reading back";
-/// Read back so many bytes at a time.
-const STRETCH: u64 = 8 << 20;
 /// A service copies no longer object at once (S3 API reference, CopyObject).
 const COPY_MOST: u64 = 5 << 30;
 
@@ -64,16 +64,6 @@ fn is_moved(able: &Able) -> bool {
         .any(|in_parts| able.proof(in_parts) == Proof::ReadBack)
 }
 
-/// What all requests of one put need.
-struct Work {
-    place: Arc<Place>,
-    able: Arc<Able>,
-    name: AggregateId,
-    key: String,
-    /// Which put it is.
-    id: String,
-}
-
 /// An object being written.
 pub(super) struct S3Put {
     work: Arc<Work>,
@@ -87,6 +77,8 @@ pub(super) struct S3Put {
     sending: JoinSet<Result<Part, TierError>>,
     sent: Vec<Part>,
     broken: bool,
+    /// The request that makes the object was sent, and it has no receipt.
+    unproven: bool,
 }
 
 impl S3Put {
@@ -97,9 +89,13 @@ impl S3Put {
     ) -> Result<Self, TierError> {
         const STEP: &str = "starting to write";
         let here = Arc::clone(place);
-        let work = place.service.wait(STEP, async move {
+        // Rarely more than a look at what is known; when something is tried out, more.
+        let able = place
+            .service
+            .ask(STEP, PROBING, async move { here.able().await })?;
+        let here = Arc::clone(place);
+        let work = place.service.ask(STEP, ASK, async move {
             here.enter().await?;
-            let able = here.able().await?;
             let work = Work {
                 key: here.service.keys.object(name),
                 place: here,
@@ -124,6 +120,7 @@ impl S3Put {
             sending: JoinSet::new(),
             sent: Vec::new(),
             broken: false,
+            unproven: false,
         })
     }
 
@@ -202,21 +199,24 @@ impl S3Put {
         Ok(id)
     }
 
-    /// All parts are there, and the object is made.
-    fn store(&mut self) -> Result<(), TierError> {
+    /// All parts are there, and the object is made; did the service say each sum that it found?
+    fn store(&mut self) -> Result<Stored, TierError> {
         if self.upload.is_some() && !self.gathering.is_empty() {
             self.send()?;
         }
         let work = Arc::clone(&self.work);
         let all = (self.whole.len(), self.whole.sum());
         let service = Arc::clone(&self.work.place.service);
+        self.unproven = true;
         let Some(upload) = self.upload.clone() else {
             let body = std::mem::take(&mut self.gathering).freeze();
-            return service.wait(WRITING, async move { work.put(body, all.1).await });
+            let span = SENDING + carrying(all.0) * 2;
+            return service.ask(WRITING, span, async move { work.put(body, all.1).await });
         };
         let mut sending = std::mem::take(&mut self.sending);
         let mut sent = std::mem::take(&mut self.sent);
-        service.wait(FINISHING, async move {
+        let span = MAKING + carrying(all.0);
+        let stored = service.wait(FINISHING, async move {
             while let Some(done) = sending.join_next().await {
                 match joined(&work, done) {
                     Ok(part) => sent.push(part),
@@ -227,37 +227,35 @@ impl S3Put {
                 }
             }
             sent.sort_unstable_by_key(|part| part.number);
-            work.complete(&upload, &sent, all).await
+            within(span, work.complete(&upload, &sent, all)).await
         })?;
         if let Some(upload) = self.upload.take() {
             self.work.place.living.end(&upload);
         }
-        Ok(())
+        Ok(stored)
     }
 
-    /// Forgets what was sent.
+    /// Forgets what was sent, and what was made of it without a receipt. Nobody waits for that.
     fn give_up(&mut self) {
-        let Some(upload) = self.upload.take() else {
+        let upload = self.upload.take();
+        if upload.is_none() && !self.unproven {
             return;
-        };
+        }
         let work = Arc::clone(&self.work);
-        let mut sending = std::mem::take(&mut self.sending);
-        let service = Arc::clone(&self.work.place.service);
-        let gone = service.wait("giving up", async move {
+        let (mut sending, unproven) = (std::mem::take(&mut self.sending), self.unproven);
+        let forget = async move {
             // A part that arrives after the abort would stay.
             sending.shutdown().await;
-            let service = &work.place.service;
-            let gone = service
-                .again(|| upload::abort(service, &work.key, &upload))
-                .await;
-            work.place.living.end(&upload);
-            gone.map_err(|f| {
-                work.place.living.look_again();
-                work.fail(f, "giving up")
-            })
-        });
-        if let Err(error) = gone {
-            tracing::warn!(%error, "an upload remains until it is looked for again");
+            if let Some(upload) = upload {
+                work.forget(&upload).await;
+            }
+            if unproven {
+                work.remove().await;
+            }
+        };
+        // Without its threads the program is at its end, and the next life looks for what is left.
+        if let Some(handle) = self.work.place.service.handle() {
+            handle.spawn(within(MAKING, forget));
         }
     }
 }
@@ -267,235 +265,6 @@ fn joined(
     done: Result<Result<Part, TierError>, tokio::task::JoinError>,
 ) -> Result<Part, TierError> {
     done.unwrap_or_else(|_| Err(work.stopped()))
-}
-
-impl Work {
-    fn fail(&self, failure: Failure, step: &'static str) -> TierError {
-        match self.place.fail(failure, step, Some(self.name)) {
-            // What is missing while writing is a part of the tier, never the object.
-            TierError::Missing { .. } => {
-                self.transient(step, "what was sent is not there any more")
-            }
-            other => other,
-        }
-    }
-
-    fn transient(&self, step: &'static str, why: &str) -> TierError {
-        TierError::Transient {
-            tier: self.place.label().to_owned(),
-            object: self.name.to_string(),
-            step,
-            source: io::Error::other(why.to_owned()),
-        }
-    }
-
-    fn stopped(&self) -> TierError {
-        self.transient(WRITING, "the program is stopping")
-    }
-
-    fn exists(&self) -> TierError {
-        TierError::Exists {
-            tier: self.place.label().to_owned(),
-            object: self.name,
-        }
-    }
-
-    /// The class that it goes to after it was proven in the bucket's own.
-    fn later(&self) -> Option<&str> {
-        archive(&self.place.service.place).filter(|_| is_moved(&self.able))
-    }
-
-    fn target(&self) -> Target<'_> {
-        let class = self.place.service.place.storage_class.as_deref();
-        Target {
-            key: &self.key,
-            put: &self.id,
-            class: class.filter(|_| self.later().is_none()),
-            exclusively: self.able.is_conditional(false),
-        }
-    }
-
-    /// What is under the name, if anything.
-    async fn look(&self) -> Result<Option<object::Seen>, Failure> {
-        let service = &self.place.service;
-        match service.again(|| object::head(service, &self.key)).await {
-            Ok(seen) => Ok(Some(seen)),
-            Err(failure) if failure.verdict() == Verdict::Missing => Ok(None),
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// Is what is under the name this put's? `None`: there is nothing.
-    async fn is_ours(&self, len: u64, crc: Crc32c) -> Result<Option<bool>, Failure> {
-        let seen = self.look().await?;
-        Ok(seen.map(|seen| {
-            let crc = seen.noted.is_none_or(|noted| noted == upload::hex(crc));
-            seen.put.as_deref() == Some(&self.id) && seen.len == len && crc
-        }))
-    }
-
-    async fn send(&self, upload: &str, number: i32, body: Bytes) -> Result<Part, TierError> {
-        let service = &self.place.service;
-        let crc = Crc32c::of(&body);
-        let at = (self.key.as_str(), upload);
-        let send = || {
-            upload::part(
-                service,
-                at,
-                number,
-                (body.clone(), crc),
-                self.able.multipart,
-            )
-        };
-        service.again(send).await.map_err(|f| self.fail(f, WRITING))
-    }
-
-    async fn put(&self, body: Bytes, crc: Crc32c) -> Result<(), TierError> {
-        let service = &self.place.service;
-        let len = body.len() as u64;
-        let room = service.room(len).await;
-        let _alone = self.place.alone(self.name).await;
-        if !self.able.is_conditional(false) {
-            self.must_be_free().await?;
-        }
-        let put = || upload::whole(service, self.target(), body.clone(), crc);
-        let done = self.until_known(put, (len, crc), WRITING).await;
-        drop(room);
-        done
-    }
-
-    async fn complete(
-        &self,
-        upload: &str,
-        parts: &[Part],
-        all: (u64, Crc32c),
-    ) -> Result<(), TierError> {
-        let service = &self.place.service;
-        let target = Target {
-            exclusively: self.able.is_conditional(true),
-            ..self.target()
-        };
-        let _alone = self.place.alone(self.name).await;
-        if !target.exclusively {
-            self.must_be_free().await?;
-        }
-        let run = || upload::complete(service, target, upload, parts, all, self.able.multipart);
-        self.until_known(run, all, FINISHING).await
-    }
-
-    async fn must_be_free(&self) -> Result<(), TierError> {
-        match self.look().await {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(self.exists()),
-            Err(failure) => Err(self.fail(failure, "looking for the name")),
-        }
-    }
-
-    /// Runs the request that makes the object, until it is known whether it did.
-    async fn until_known<F>(
-        &self,
-        run: impl Fn() -> F,
-        (len, crc): (u64, Crc32c),
-        step: &'static str,
-    ) -> Result<(), TierError>
-    where
-        F: Future<Output = Result<(), Failure>>,
-    {
-        let service = &self.place.service;
-        let mut tried = 1;
-        loop {
-            let Err(failure) = run().await else {
-                return Ok(());
-            };
-            let verdict = failure.verdict();
-            let taken = matches!(verdict, Verdict::Precondition | Verdict::NoUpload);
-            let unsure = failure.passes() || verdict == Verdict::Conflict;
-            if taken || unsure {
-                match self.is_ours(len, crc).await {
-                    Ok(Some(true)) => return Ok(()),
-                    Ok(Some(false)) => return Err(self.exists()),
-                    // Not there, or it does not say.
-                    Ok(None) | Err(_) => {}
-                }
-            }
-            if !unsure || tried == super::service::TRIES {
-                return Err(match self.fail(failure, step) {
-                    TierError::Exists { .. } => {
-                        self.transient(step, "the name was taken, and is free again")
-                    }
-                    other => other,
-                });
-            }
-            service.pause(tried).await;
-            tried += 1;
-        }
-    }
-
-    /// Reads the object back, twice if need be: bytes may have been damaged on the way here.
-    async fn prove(&self, len: u64, sum: Crc32c) -> Result<(), TierError> {
-        let mut found = self.read_back(len).await?;
-        if found != sum {
-            found = self.read_back(len).await?;
-        }
-        if found == sum {
-            return Ok(());
-        }
-        Err(TierError::Corrupt {
-            tier: self.place.label().to_owned(),
-            object: self.name,
-            expected: sum,
-            found,
-        })
-    }
-
-    async fn read_back(&self, len: u64) -> Result<Crc32c, TierError> {
-        let service = &self.place.service;
-        let mut hasher = Crc32cHasher::default();
-        while hasher.len() < len {
-            let (at, count) = (hasher.len(), STRETCH.min(len - hasher.len()));
-            let read = service
-                .again(|| object::range(service, &self.key, at, count))
-                .await;
-            match read.map_err(|f| self.fail(f, PROVING))? {
-                Range::Bytes(bytes) => hasher.update(&bytes),
-                Range::Short(_) => return Ok(hasher.sum()),
-            }
-        }
-        Ok(hasher.sum())
-    }
-
-    /// An object without a receipt goes, if it is this put's.
-    async fn remove(&self, len: u64, crc: Crc32c) {
-        let service = &self.place.service;
-        let gone = match self.is_ours(len, crc).await {
-            Ok(Some(true)) => service.again(|| object::delete(service, &self.key)).await,
-            Ok(_) => Ok(()),
-            Err(failure) => Err(failure),
-        };
-        if let Err(failure) = gone {
-            let why = failure.message;
-            tracing::error!(tier = service.label, object = %self.name, why, "an object without a receipt remains");
-        }
-    }
-
-    /// Proves what was stored, and brings it to its class.
-    async fn settle(&self, in_parts: bool, len: u64, sum: Crc32c) -> Result<Proof, TierError> {
-        let proof = self.able.proof(in_parts);
-        if proof == Proof::ReadBack
-            && let Err(error) = self.prove(len, sum).await
-        {
-            self.remove(len, sum).await;
-            return Err(error);
-        }
-        if let Some(class) = self.later() {
-            let service = &self.place.service;
-            if let Err(failure) = upload::change_class(service, &self.key, class).await {
-                self.remove(len, sum).await;
-                return Err(self.fail(failure, "moving to its storage class"));
-            }
-        }
-        Ok(proof)
-    }
 }
 
 impl Write for S3Put {
@@ -534,13 +303,18 @@ impl Put for S3Put {
             });
         }
         let in_parts = self.upload.is_some();
-        self.store()?;
+        let stored = self.store()?;
         let work = Arc::clone(&self.work);
         let service = &self.work.place.service;
-        let proof = service.wait(
-            PROVING,
-            async move { work.settle(in_parts, len, sum).await },
-        )?;
+        let span = MAKING + carrying(len) * 2;
+        let proof = service.ask(PROVING, span, async move {
+            let settled = work.settle(in_parts, (len, sum), stored).await;
+            if settled.is_err() {
+                work.remove().await;
+            }
+            settled
+        })?;
+        self.unproven = false;
         Ok(Receipt {
             aggregate: self.work.name,
             len,

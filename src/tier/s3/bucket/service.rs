@@ -4,16 +4,19 @@
 //! - At most `connections` requests are under way; at most [`Service::in_flight`] bytes of parts are on
 //!   their way, over all objects that are being written.
 //! - Each request has an end: it is given up when nothing moves. The SDK repeats nothing; whoever must, since
-//!   the bytes are gone otherwise, says so by [`Service::again`], and that is bounded, too.
+//!   the bytes are gone otherwise, says so by [`Service::again`], and that is bounded, too. What a caller asks has one
+//!   end ([`within`]): tries, pauses and the wait for a connection all count.
 //! - A page instead of an answer (a proxy's, with status 200) is an error, whatever was asked.
 //! - Callers are threads, also of another runtime: they wait on a channel, never on this runtime.
 
-use super::failure::{Came, Failure, Verb};
+use super::failure::{self, Came, Failure, Verb};
 use super::keys::Keys;
 use crate::tier::TierError;
 use crate::tier::s3::{Access, S3Place};
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -27,16 +30,30 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// To connect.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT: Duration = Duration::from_secs(5);
 /// A body of which nothing comes for so long.
 const STALLED: Duration = Duration::from_secs(20);
-/// Until an answer begins, once all was sent; and what is added for every so many bytes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Until an answer begins, once all was sent.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The same where the service does the work of minutes before: it makes one object of many parts, or copies one.
+const WORKING: Duration = Duration::from_secs(600);
+/// What a caller asks is answered within so long, and what its bytes take; or it is not.
+pub(super) const ASK: Duration = Duration::from_secs(40);
+/// All that is tried out of a service.
+pub(super) const PROBING: Duration = Duration::from_secs(300);
+/// One part gets there within so long, and what its bytes take.
+pub(super) const SENDING: Duration = Duration::from_secs(120);
+/// An object is made, or given up, within so long.
+pub(super) const MAKING: Duration = Duration::from_secs(1200);
+/// So long a tier that is known is waited for when it is opened.
+const GREETING: Duration = Duration::from_secs(3);
 /// A way slower than this is as good as none, bytes per second.
 const SLOWEST: u64 = 128 << 10;
 /// Tries of one part or completion, the first included: within some 30 seconds.
@@ -49,6 +66,50 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 const IN_FLIGHT: u64 = 12;
 /// What the budget of bytes is counted in.
 const UNIT: u64 = 64 << 10;
+
+tokio::task_local! {
+    /// When all that this task asks must have ended.
+    static UNTIL: Instant;
+}
+
+/// All that `work` asks ends within `span`; or sooner, if it is a part of something that does.
+pub(super) async fn within<T>(span: Duration, work: impl Future<Output = T>) -> T {
+    let until = Instant::now() + span;
+    let outer = UNTIL.try_with(|outer| *outer);
+    UNTIL
+        .scope(outer.map_or(until, |outer| outer.min(until)), work)
+        .await
+}
+
+/// What is left until then; `None`: there is no such end.
+fn left() -> Option<Duration> {
+    let until = UNTIL.try_with(|until| *until).ok()?;
+    Some(until.saturating_duration_since(Instant::now()))
+}
+
+/// What so many bytes take where it is slow.
+pub(super) fn carrying(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
+}
+
+/// How long one request may take.
+fn patience(verb: Verb, bytes: u64) -> Duration {
+    let begins = match verb {
+        Verb::Complete | Verb::Copy => WORKING,
+        Verb::Put
+        | Verb::Get
+        | Verb::Head
+        | Verb::Delete
+        | Verb::List
+        | Verb::Create
+        | Verb::Part
+        | Verb::Abort
+        | Verb::Uploads
+        | Verb::Versioning
+        | Verb::Lock => PATIENCE,
+    };
+    begins + carrying(bytes)
+}
 
 /// The way to a service.
 pub(super) struct Service {
@@ -125,17 +186,56 @@ impl Service {
         IN_FLIGHT * self.place.part_size
     }
 
-    /// Does `work` on the runtime, and waits for it here.
+    /// Does `work` on the runtime, and waits for it here, no longer than `span`.
+    pub(super) fn ask<T, F>(
+        &self,
+        step: &'static str,
+        span: Duration,
+        work: F,
+    ) -> Result<T, TierError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, TierError>> + Send + 'static,
+    {
+        self.wait(step, Box::pin(within(span, work)))
+    }
+
+    /// Begins `work`, and waits for it for a moment. `None`: it goes on, and says in the log how it ends.
+    pub(super) fn greet<F>(&self, step: &'static str, work: F) -> Result<Option<()>, TierError>
+    where
+        F: Future<Output = Result<(), TierError>> + Send + 'static,
+    {
+        let away = || self.stopped(step);
+        let runtime = self.runtime.as_ref().ok_or_else(away)?;
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        runtime.spawn(async move {
+            let done = Box::pin(within(ASK, work)).await;
+            if let Err(std::sync::mpsc::SendError(Err(error))) = tell.send(done) {
+                tracing::warn!(%error, "tier is away; it is used when it is back");
+            }
+        });
+        match told.recv_timeout(GREETING) {
+            Ok(done) => done.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(away()),
+        }
+    }
+
+    fn stopped(&self, step: &'static str) -> TierError {
+        TierError::Unavailable {
+            tier: self.label.clone(),
+            step,
+            why: "its threads are gone: the program is stopping".to_owned(),
+        }
+    }
+
+    /// Does `work` on the runtime, and waits for it here. It has ends of its own.
     pub(super) fn wait<T, F>(&self, step: &'static str, work: F) -> Result<T, TierError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, TierError>> + Send + 'static,
     {
-        let away = || TierError::Unavailable {
-            tier: self.label.clone(),
-            step,
-            why: "its threads are gone: the program is stopping".to_owned(),
-        };
+        let away = || self.stopped(step);
         let runtime = self.runtime.as_ref().ok_or_else(away)?;
         runtime.block_on_elsewhere(work).ok_or_else(away)?
     }
@@ -145,20 +245,24 @@ impl Service {
         self.runtime.as_ref().map(Runtime::handle)
     }
 
-    /// One request, which moves about `bytes`.
+    /// One request, which moves about `bytes`. The wait for a connection counts.
     pub(super) async fn once<T>(
         &self,
         verb: Verb,
         bytes: u64,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        let late = |_| Failure::late(verb);
+        let span = || {
+            let patience = patience(verb, bytes);
+            left().map_or(patience, |left| left.min(patience))
+        };
+        let permit = tokio::time::timeout(left().unwrap_or(WORKING), self.connections.acquire());
         let gone = |_| Failure::broken(verb, "the program is stopping");
-        let _permit = self.connections.acquire().await.map_err(gone)?;
-        let patience = PATIENCE + Duration::from_secs(bytes / SLOWEST);
-        match tokio::time::timeout(patience, request).await {
-            Ok(done) => done,
-            Err(_) => Err(Failure::late(verb)),
-        }
+        let _permit = permit.await.map_err(late)?.map_err(gone)?;
+        // On the heap: these futures are deep.
+        let request = Box::pin(failure::watched(request));
+        tokio::time::timeout(span(), request).await.map_err(late)?
     }
 
     /// The same, repeated as by [`Service::again`].
@@ -171,37 +275,51 @@ impl Service {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.again(|| self.once(verb, bytes, request())).await
+        let span = ASK + carrying(bytes);
+        self.again_within(span, || self.once(verb, bytes, request()))
+            .await
     }
 
-    /// Does it a bounded number of times, while that may help, with growing pauses and jitter.
+    /// Does it a bounded number of times and within a bounded time, while that may help, with growing pauses and
+    /// jitter.
     pub(super) async fn again<T, F>(&self, run: impl Fn() -> F) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let mut tried = 1;
-        loop {
-            match run().await {
-                Err(failure) if failure.passes() && tried < most(&failure) => {
-                    let (verb, why) = (failure.verb.as_str(), &failure.message);
-                    tracing::debug!(tier = self.label, verb, tried, why, "trying again");
-                    self.pause(tried).await;
-                    tried += 1;
+        self.again_within(ASK, run).await
+    }
+
+    /// The same, where it may take longer.
+    pub(super) async fn again_within<T, F>(
+        &self,
+        span: Duration,
+        run: impl Fn() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let work = async {
+            let mut tried = 1;
+            loop {
+                match run().await {
+                    Err(failure)
+                        if failure.passes() && tried < most(&failure) && may_wait(tried) =>
+                    {
+                        let (verb, why) = (failure.verb.as_str(), &failure.message);
+                        tracing::debug!(tier = self.label, verb, tried, why, "trying again");
+                        self.pause(tried).await;
+                        tried += 1;
+                    }
+                    other => return other,
                 }
-                other => return other,
             }
-        }
+        };
+        Box::pin(within(span, work)).await
     }
 
     /// Between half and all of the doubled pause.
     pub(super) async fn pause(&self, tried: u32) {
-        let doubled = FIRST_PAUSE
-            .saturating_mul(
-                1_u32
-                    .checked_shl(tried.saturating_sub(1))
-                    .unwrap_or(u32::MAX),
-            )
-            .min(LONGEST_PAUSE);
+        let doubled = doubled(tried);
         let dice = self
             .seed
             .hash_one(self.pauses.fetch_add(1, Ordering::Relaxed))
@@ -220,6 +338,19 @@ impl Service {
             .await
             .ok()
     }
+}
+
+/// The pause after so many tries, without jitter.
+fn doubled(tried: u32) -> Duration {
+    let times = 1_u32.checked_shl(tried.saturating_sub(1));
+    FIRST_PAUSE
+        .saturating_mul(times.unwrap_or(u32::MAX))
+        .min(LONGEST_PAUSE)
+}
+
+/// Is there time for a pause, and for another try behind it?
+pub(super) fn may_wait(tried: u32) -> bool {
+    left().is_none_or(|left| left > doubled(tried))
 }
 
 /// A service to which there is no way is waited for by the scheduler, not here.
@@ -318,6 +449,16 @@ struct Answers {
 impl Intercept for Answers {
     fn name(&self) -> &'static str {
         "answers"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        failure::goes();
+        Ok(())
     }
 
     fn read_before_deserialization(

@@ -7,6 +7,7 @@ use super::able::Multipart;
 use super::failure::{Failure, Verb};
 use super::object::{CRC, PUT_ID};
 use super::service::Service;
+use aws_sdk_s3::config::StalledStreamProtectionConfig;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart, MetadataDirective,
@@ -21,6 +22,8 @@ pub(super) struct Part {
     pub(super) number: i32,
     pub(super) etag: String,
     pub(super) crc: Crc32c,
+    /// The service said that it found this sum.
+    pub(super) echoed: bool,
 }
 
 /// An upload that was begun and not finished.
@@ -54,14 +57,24 @@ pub(super) fn hex(crc: Crc32c) -> String {
     format!("{:08x}", crc.0)
 }
 
+/// The sum of an object whose parts have these: as services spell it that sum no whole objects.
+pub(super) fn composite(parts: &[Part]) -> String {
+    let sums: Vec<u8> = parts.iter().flat_map(|p| p.crc.0.to_be_bytes()).collect();
+    format!("{}-{}", base64(Crc32c::of(&sums)), parts.len())
+}
+
+/// The service says that it found the sum that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Echo;
+
 /// The answer's checksum, if there is one, must be the one that was sent.
-fn same(verb: Verb, said: Option<&str>, crc: Crc32c) -> Result<(), Failure> {
+fn same(verb: Verb, said: Option<&str>, crc: Crc32c) -> Result<Option<Echo>, Failure> {
     match said {
         Some(said) if said != base64(crc) => {
             let why = format!("it says CRC32C {said}, sent was {}", base64(crc));
             Err(Failure::broken(verb, why))
         }
-        _ => Ok(()),
+        said => Ok(said.map(|_| Echo)),
     }
 }
 
@@ -71,7 +84,7 @@ pub(super) async fn whole(
     target: Target<'_>,
     body: Bytes,
     crc: Crc32c,
-) -> Result<(), Failure> {
+) -> Result<Option<Echo>, Failure> {
     let len = body.len() as u64;
     let request = async {
         let request = service.client.put_object();
@@ -146,13 +159,14 @@ pub(super) async fn part(
             .body(ByteStream::from(body));
         let answer = request.send().await;
         let answer = answer.map_err(|e| Failure::of(Verb::Part, e))?;
-        same(Verb::Part, answer.checksum_crc32_c(), crc)?;
+        let echo = same(Verb::Part, answer.checksum_crc32_c(), crc)?;
         let etag = answer.e_tag().filter(|etag| !etag.is_empty());
         let etag = etag.ok_or_else(|| Failure::broken(Verb::Part, "no ETag in the answer"))?;
         Ok(Part {
             number,
             etag: etag.to_owned(),
             crc,
+            echoed: checked && echo.is_some(),
         })
     };
     service.once(Verb::Part, len, request).await
@@ -166,7 +180,7 @@ pub(super) async fn complete(
     parts: &[Part],
     (len, whole): (u64, Crc32c),
     how: Multipart,
-) -> Result<(), Failure> {
+) -> Result<Option<Echo>, Failure> {
     let checked = matches!(how, Multipart::Composite | Multipart::FullObject);
     let full = how == Multipart::FullObject;
     let parts = parts.iter().map(|part| {
@@ -188,6 +202,10 @@ pub(super) async fn complete(
             .set_checksum_type(full.then_some(ChecksumType::FullObject))
             .set_checksum_crc32_c(full.then(|| base64(whole)))
             .set_mpu_object_size(full.then(|| i64::try_from(len).unwrap_or(i64::MAX)));
+        // It takes minutes, and says a blank now and then: that is no stream that stands still.
+        let patient = aws_sdk_s3::config::Builder::new()
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let request = request.customize().config_override(patient);
         let answer = request.send().await;
         let answer = answer.map_err(|e| Failure::of(Verb::Complete, e))?;
         if answer.e_tag().is_none() && answer.key().is_none() {
@@ -197,9 +215,9 @@ pub(super) async fn complete(
             ));
         }
         if full && answer.checksum_type() == Some(&ChecksumType::FullObject) {
-            same(Verb::Complete, answer.checksum_crc32_c(), whole)?;
+            return same(Verb::Complete, answer.checksum_crc32_c(), whole);
         }
-        Ok(())
+        Ok(None)
     };
     service.once(Verb::Complete, 0, request).await
 }
@@ -254,32 +272,24 @@ pub(super) async fn unfinished(
     }
 }
 
-/// Moves an object, whose bytes are proven, to another storage class, where it is.
+/// Moves an object, whose bytes are proven, to another storage class, where it is. What is there afterwards is for
+/// the caller to look at.
 pub(super) async fn change_class(service: &Service, key: &str, class: &str) -> Result<(), Failure> {
-    let request = || async {
-        let source = format!("{}/{key}", service.place.bucket);
+    let source = escape(&format!("{}/{key}", service.place.bucket));
+    let request = async {
         let request = service.client.copy_object();
         let request = request
             .bucket(&service.place.bucket)
             .key(key)
-            .copy_source(escape(&source))
+            .copy_source(source)
             .metadata_directive(MetadataDirective::Copy)
             .storage_class(StorageClass::from(class));
-        let answer = request.send().await;
+        let patient = aws_sdk_s3::config::Builder::new()
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let answer = request.customize().config_override(patient).send().await;
         answer.map(drop).map_err(|e| Failure::of(Verb::Copy, e))
     };
-    // The service copies up to 5 GiB before it answers.
-    let run = || async {
-        let Err(failure) = service.once(Verb::Copy, 5 << 30, request()).await else {
-            return Ok(());
-        };
-        // If its answer was lost, it is there by now, and cannot be copied again.
-        match super::object::head(service, key).await {
-            Ok(seen) if seen.class.as_deref() == Some(class) => Ok(()),
-            _ => Err(failure),
-        }
-    };
-    service.again(run).await
+    service.once(Verb::Copy, 0, request).await
 }
 
 /// A key as it must stand in the header of a copy's source.

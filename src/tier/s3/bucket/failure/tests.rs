@@ -112,7 +112,26 @@ fn every_other_word_asks_for_a_decision() {
             ErrorKind::Transient,
             "NoSuchUpload",
         ),
-        (part(404, ""), ErrorKind::Transient, "404"),
+        (
+            part(404, ""),
+            ErrorKind::Unavailable,
+            "does not say what is not there",
+        ),
+        (
+            get(404, "Gone"),
+            ErrorKind::Unavailable,
+            "does not say what is not there",
+        ),
+        (
+            get(400, "InvalidRequest"),
+            ErrorKind::Transient,
+            "InvalidRequest",
+        ),
+        (
+            part(400, "IncompleteBody"),
+            ErrorKind::Transient,
+            "IncompleteBody",
+        ),
         (
             answered(Verb::Put, 412, "PreconditionFailed"),
             ErrorKind::Exists,
@@ -140,7 +159,7 @@ fn every_other_word_asks_for_a_decision() {
             "does not know",
         ),
         (get(418, "Teapot"), ErrorKind::Unavailable, "Teapot"),
-        (Failure::late(Verb::Get), ErrorKind::Transient, "in time"),
+        (Failure::late(Verb::Get), ErrorKind::Unavailable, "in time"),
         (
             Failure::broken(Verb::Get, "cut"),
             ErrorKind::Transient,
@@ -153,7 +172,12 @@ fn every_other_word_asks_for_a_decision() {
 
 #[test]
 fn what_is_about_no_object_is_never_called_missing_or_existing() {
-    for (status, code) in [(404, "NoSuchKey"), (412, ""), (403, "InvalidObjectState")] {
+    for (status, code) in [
+        (404, "NoSuchKey"),
+        (412, ""),
+        (403, "InvalidObjectState"),
+        (400, "InvalidRequest"),
+    ] {
         let error = answered(Verb::Get, status, code).into_error("s3://b", "x", None);
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{code}");
     }
@@ -203,15 +227,55 @@ fn without_an_answer_it_counts_whether_there_was_a_way() {
         ),
         (Sent::timeout_error("slow"), Came::Late),
         (
+            Sent::dispatch_failure(ConnectorError::timeout(
+                "HTTP connect timeout occurred after 5s".into(),
+            )),
+            Came::Nowhere,
+        ),
+        // Words of other things say nothing of whether it was sent; nor does a connection closed in good order.
+        (
             Sent::dispatch_failure(ConnectorError::other(
                 "no credentials in the chain".into(),
                 None,
             )),
-            Came::Unsent,
+            Came::Broken,
+        ),
+        (
+            Sent::dispatch_failure(ConnectorError::other(
+                "connection closed before message completed".into(),
+                Some(aws_smithy_types::retry::ErrorKind::TransientError),
+            )),
+            Came::Broken,
         ),
         (Sent::construction_failure("no region"), Came::Unsent),
     ] {
         let shown = format!("{error:?}");
         assert_eq!(Failure::of(Verb::Get, error).came, came, "{shown}");
     }
+}
+
+#[tokio::test]
+async fn nothing_was_sent_only_where_nothing_can_have_been() {
+    use aws_sdk_s3::error::ConnectorError;
+    let failed = || {
+        let why = "no credentials in the chain".into();
+        Failure::of(
+            Verb::Put,
+            Sent::dispatch_failure(ConnectorError::other(why, None)),
+        )
+    };
+    let before = watched(async { failed() }).await;
+    assert_eq!(before.came, Came::Unsent);
+    let after = watched(async {
+        goes();
+        failed()
+    });
+    let after = after.await;
+    assert_eq!(
+        (after.came, after.verdict()),
+        (Came::Broken, Verdict::Unknown)
+    );
+    // One request says nothing of the next one.
+    assert_eq!(watched(async { failed() }).await.came, Came::Unsent);
+    assert_eq!(failed().came, Came::Broken, "nobody watched it");
 }
