@@ -128,6 +128,18 @@ pub enum Proof {
     Volatile,
 }
 
+/// How an object stands that its service may have to restore before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restoring {
+    /// It can be read.
+    Ready,
+    /// It was asked for, now or before.
+    Coming {
+        /// How long that takes from when it was asked for, where that is known.
+        takes: Option<std::time::Duration>,
+    },
+}
+
 /// Evidence that an object is durable; what the catalog and invariant 1 rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Receipt {
@@ -265,6 +277,15 @@ pub trait Tier: Send + Sync {
     /// # Errors
     /// [`TierError::Missing`], ...
     fn stat(&self, name: AggregateId) -> Result<u64, TierError>;
+    /// An object whose read said [`TierError::NotRestored`]: asks its service for it, unless that was done, and says how
+    /// it stands. It costs what a retrieval costs: for those who have somebody who wants to read it. Wrappers answer for
+    /// what they wrap.
+    ///
+    /// # Errors
+    /// [`TierError`].
+    fn restore(&self, _name: AggregateId) -> Result<Restoring, TierError> {
+        Ok(Restoring::Ready)
+    }
     /// Deletes an object. Only P8 may call this. Deleting what is not there succeeds.
     ///
     /// # Errors

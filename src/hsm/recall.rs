@@ -4,7 +4,8 @@
 //! wait for it; what comes next is decided by a pure state machine ([`progress`]) and done by
 //! bounded worker threads: a *lane* for the backing's disk, one for what waits for a sync, one for
 //! questions about files without a record, and one for each tier, each serving
-//! waiting readers before stage work. What lies on tape waits for its turn first ([`park`]). A waiter is a callback and a token, never a thread.
+//! waiting readers before stage work. What lies on tape waits for its turn first ([`park`]), what its service must
+//! restore until it was ([`thaw`]). A waiter is a callback and a token, never a thread.
 //!
 //! Invariants:
 //! - Bytes are written into the file, or given to a reader, only as [`cairn_mover::Checked`].
@@ -38,6 +39,7 @@ mod sys;
 mod table;
 #[cfg(test)]
 pub(in crate::hsm) mod tests;
+mod thaw;
 
 pub use adoption::Adopted;
 pub use error::{LOST, RecallError};
@@ -81,6 +83,10 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     /// How long a streamed or damaged file's recall is kept when nobody reads.
     pub linger: Duration,
+    /// How soon a tier is asked again how an object stands that it restores; twice as long each time.
+    pub restore_poll: Duration,
+    /// But no longer than this.
+    pub restore_poll_most: Duration,
 }
 
 impl Default for Settings {
@@ -95,6 +101,8 @@ impl Default for Settings {
             implicit_per_user: 64,
             timeout: None,
             linger: Duration::from_secs(10),
+            restore_poll: Duration::from_secs(5),
+            restore_poll_most: Duration::from_secs(300),
         }
     }
 }
@@ -365,6 +373,13 @@ impl Recaller {
     #[must_use]
     pub fn told(&self, node: &NodeHandle) -> Option<Told> {
         self.shared.told(node)
+    }
+
+    /// How long those who wait for a file whose object is being restored wait still, as far as that is known; the outer
+    /// `None`: it does not wait for that.
+    #[must_use]
+    pub fn restoring(&self, node: &NodeHandle) -> Option<Option<Duration>> {
+        self.shared.restoring(node)
     }
 
     /// How many files are being recalled or wait for it.

@@ -11,12 +11,15 @@ mod script;
 pub use script::{Control, Fault, Operation};
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
+use super::{
+    Description, Mark, Promise, Put, Receipt, Restoring, Space, Tier, TierError, Unwanted,
+};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A tier that fails when told to.
 pub struct Faults {
@@ -119,6 +122,15 @@ impl Tier for Faults {
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.control.call(Operation::Stat, Some(name))?;
         self.damaged_len(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.control.call(Operation::Restore, Some(name))?;
+        if self.control.is_stowed(name) {
+            return Ok(Restoring::Coming {
+                takes: Some(Duration::from_secs(3600)),
+            });
+        }
+        self.inner.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.control.call(Operation::Delete, Some(name))?;

@@ -5,7 +5,9 @@
 //! is written, proven and named, however many are.
 
 use super::tapes::Tapes;
-use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
+use super::{
+    Description, Mark, Promise, Put, Receipt, Restoring, Space, Tier, TierError, Unwanted,
+};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -126,6 +128,10 @@ impl Tier for Limit {
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         let _permit = self.permits.take();
         self.inner.stat(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        let _permit = self.permits.take();
+        self.inner.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         let _permit = self.permits.take();

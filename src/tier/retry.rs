@@ -6,7 +6,7 @@
 
 use super::clock::{Clock, SystemClock};
 use super::tapes::Tapes;
-use super::{Description, Mark, Promise, Put, Space, Tier, TierError};
+use super::{Description, Mark, Promise, Put, Restoring, Space, Tier, TierError};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};
@@ -135,6 +135,9 @@ impl Tier for Retry {
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.retrying("stat", || self.inner.stat(name))
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.retrying("restore", || self.inner.restore(name))
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.retrying("delete", || self.inner.delete(name))

@@ -5,7 +5,9 @@
 
 use super::clock::{Clock, SystemClock};
 use super::tapes::Tapes;
-use super::{Description, Mark, Promise, Put, Receipt, Space, Tier, TierError, Unwanted};
+use super::{
+    Description, Mark, Promise, Put, Receipt, Restoring, Space, Tier, TierError, Unwanted,
+};
 use crate::id::AggregateId;
 use bytes::Bytes;
 use cairn_mover::Crc32c;
@@ -135,6 +137,10 @@ impl Tier for Throttle {
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.bucket.operation();
         self.inner.stat(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.bucket.operation();
+        self.inner.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.bucket.operation();

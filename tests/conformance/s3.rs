@@ -2,6 +2,7 @@
 //! meets; and a proxy with bad days between a tier and its server.
 
 mod bad_days;
+mod cold;
 mod fake;
 mod odd_answers;
 mod proxy;

@@ -141,14 +141,17 @@ impl Asks for Answers {
     }
 
     fn eta(&self, file: FileId) -> Option<Duration> {
-        // Of what lies on tape alone: a `dir` tier answers at once, and what waits there, waits behind
+        // Of what lies on tape, or is being restored: a `dir` tier answers at once, and what waits there, waits behind
         // others, which nobody can foresee.
-        let shared = self.0.upgrade().filter(|s| !s.desks.is_empty())?;
-        let recaller = shared.recaller()?;
+        let shared = self.0.upgrade()?;
+        let recaller = shared.recaller().filter(|r| r.running() > 0)?;
         let nodes = shared.catalog.nodes_by_file(file).ok()?;
-        let told = nodes.iter().find_map(|node| recaller.told(&node.handle))?;
+        let left = nodes.iter().find_map(|node| {
+            let told = recaller.told(&node.handle).map(|told| told.left);
+            told.or_else(|| recaller.restoring(&node.handle).flatten())
+        });
         // Nothing would say that the data are here.
-        Some(told.left.max(Duration::from_secs(1)))
+        Some(left?.max(Duration::from_secs(1)))
     }
 
     fn pins(&self, file: FileId) -> Vec<(String, Timestamp)> {

@@ -21,7 +21,7 @@ use super::{Engine, Opening, RequestReport, RunAsk, Settings, Slot, claim};
 use crate::catalog::{FileState, Node, Origin, RequestState, Verb};
 use crate::hsm::rig::TestGate;
 use crate::id::{AggregateId, NodeHandle, RequestId};
-use crate::tier::{Description, Kind, Mark, Put, Space, Tier, TierError};
+use crate::tier::{Description, Kind, Mark, Put, Restoring, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -134,6 +134,9 @@ impl Tier for Veiled {
             });
         }
         self.tier.stat(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.tier.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.tier.delete(name)

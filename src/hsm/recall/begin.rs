@@ -8,7 +8,7 @@ use super::park::park;
 use super::progress::{Limits, Progress};
 use super::source::Sources;
 use super::table::{End, Post, Shared, urgency};
-use super::{RecallError, Step, Vouched, adoption, quota};
+use super::{RecallError, Step, Vouched, adoption, quota, thaw};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record, State as Data};
@@ -216,8 +216,22 @@ fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let found = Sources::find(&opened, asks, indexes, &shared.paces);
     let sources = match found {
         Ok(sources) => Arc::new(sources),
+        Err(RecallError::NotRestored { tier, object, .. })
+            if thaw::begin(shared, (tier, object)) =>
+        {
+            if !thaw::park(shared, recall, (tier, object)) {
+                // It was there in this moment.
+                shared.end(recall, End::Again);
+            }
+            return;
+        }
         Err(why) => return shared.end(recall, End::Failed(why)),
     };
+    if let Some(key) = thaw::of(shared, &sources)
+        && thaw::park(shared, recall, key)
+    {
+        return;
+    }
     let no_room = match mark_and_allocate(shared, recall, &opened, sources.entry()) {
         Ok(()) => None,
         Err(why @ (RecallError::NoSpace { .. } | RecallError::Quota { .. })) => Some(why),

@@ -6,6 +6,7 @@
 use crate::error::Failure;
 use crate::format::record::RecordError;
 use crate::hsm::backing::BackingError;
+use crate::id::{AggregateId, TierId};
 use cairn_fuse::Errno;
 use std::sync::Arc;
 
@@ -50,6 +51,16 @@ pub enum RecallError {
     #[error("no tier with a copy answers: {why}")]
     Unavailable {
         /// What the last one said.
+        why: String,
+    },
+    /// The copy is whole, its service must restore it first, and that could not be brought about. Trying later helps.
+    #[error("{why}")]
+    NotRestored {
+        /// The tier.
+        tier: TierId,
+        /// The object.
+        object: AggregateId,
+        /// What the tier said.
         why: String,
     },
     /// The backing filesystem is full.
@@ -130,6 +141,7 @@ impl RecallError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable { .. }
+            | Self::NotRestored { .. }
             | Self::NoSpace { .. }
             | Self::Quota { .. }
             | Self::TimedOut
@@ -155,7 +167,7 @@ impl RecallError {
             Self::Lost => Failure::Lost,
             Self::Record { failure, .. } => *failure,
             Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
-            Self::Unavailable { .. } => Failure::TierUnavailable,
+            Self::Unavailable { .. } | Self::NotRestored { .. } => Failure::TierUnavailable,
             Self::NoSpace { .. } => Failure::NoSpace,
             Self::Quota { .. } => Failure::QuotaExceeded,
             Self::TimedOut => Failure::TimedOut,

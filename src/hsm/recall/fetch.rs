@@ -6,7 +6,7 @@ use super::one::{Opened, Phase, Recall, State};
 use super::progress::{Progress, Run};
 use super::source::{Miss, Sources};
 use super::table::{End, Shared};
-use super::{RecallError, Step};
+use super::{RecallError, Step, thaw};
 use crate::format::aggregate::IndexEntry;
 use crate::hsm::tape::desk::Wish;
 use crate::hsm::tape::queue::Urgency;
@@ -82,6 +82,12 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
         Some(why @ RecallError::Conflict { .. }) => {
             drop(recall.io.lock().take());
             shared.end(recall, End::Failed(why));
+        }
+        // Who waits begins anew, and waits until it was restored.
+        Some(RecallError::NotRestored { tier, object, .. })
+            if thaw::begin(shared, (tier, object)) =>
+        {
+            shared.stop(recall, GiveBack::AndEnd(End::Again));
         }
         Some(why) => shared.stop(recall, GiveBack::AndEnd(End::Failed(why))),
     }
@@ -189,7 +195,7 @@ fn fetch(
                 bad(shared, recall, block);
                 Ok(true)
             }
-            Err(Miss::Passing(why)) => Err(RecallError::Unavailable { why }),
+            Err(passing) => Err(passing.into_error(0)),
         };
         let stored = stored.and_then(|done| shared.reached(Step::BlockWritten).map(|()| done));
         match stored {

@@ -1,4 +1,5 @@
-//! Recalls of what lies on tape wait at the desk of their tier until it is their turn.
+//! Recalls of what lies on tape wait at the desk of their tier until it is their turn. (Those of what must be restored
+//! wait likewise, elsewhere: `thaw`.)
 //!
 //! Invariants:
 //! - A recall that is parked has changed nothing, holds no descriptor, and counts against nobody: all
@@ -23,20 +24,31 @@ use std::sync::Arc;
 const HEADERS: u64 = 4096;
 
 /// Where a recall waits.
-pub(super) struct Parked {
-    desk: Arc<Desk>,
-    job: JobId,
+pub(super) enum Parked {
+    /// At a desk, for a drive.
+    Desk { desk: Arc<Desk>, job: JobId },
+    /// For an object to be restored ([`super::thaw`]).
+    Restore(super::thaw::Key),
 }
 
 impl Parked {
     /// A reader came.
     pub(super) fn raise(&self) {
-        self.desk.raise(self.job);
+        match self {
+            Self::Desk { desk, job } => desk.raise(*job),
+            // It comes as soon as it comes.
+            Self::Restore(_) => {}
+        }
     }
 
     /// Nobody waits any more. Who is called all the same is found to have asked before.
     pub(super) fn leave(self) {
-        self.desk.cancel(self.job);
+        match self {
+            Self::Desk { desk, job } => {
+                desk.cancel(job);
+            }
+            Self::Restore(_) => {}
+        }
     }
 }
 
@@ -81,7 +93,7 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) 
             }
         });
         let job = desk.ask(wish, called);
-        state.parked = Some(Parked { desk, job });
+        state.parked = Some(Parked::Desk { desk, job });
         state.phase = Phase::Parked;
         let admitted = std::mem::take(&mut state.admitted);
         let charge = state.charge;
@@ -170,8 +182,10 @@ impl Shared {
         let recall = self.table.lock().recalls.get(node).cloned()?;
         let (desk, job) = {
             let state = recall.state.lock();
-            let parked = state.parked.as_ref()?;
-            (Arc::clone(&parked.desk), parked.job)
+            match state.parked.as_ref()? {
+                Parked::Desk { desk, job } => (Arc::clone(desk), *job),
+                Parked::Restore(_) => return None,
+            }
         };
         desk.told(job)
     }

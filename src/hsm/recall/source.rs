@@ -16,7 +16,7 @@ use super::one::Opened;
 use crate::format::aggregate::IndexEntry;
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record};
-use crate::hsm::index_cache::{Found, IndexCache, tier_is_passing};
+use crate::hsm::index_cache::{Found, IndexCache, IndexError, tier_is_passing};
 use crate::id::{AggregateId, TierId};
 use crate::tier::{Tier, TierError};
 use bytes::{Bytes, BytesMut};
@@ -56,6 +56,48 @@ pub(super) enum Miss {
     Bad,
     /// A copy that did not answer may be good.
     Passing(String),
+    /// One is, and must be restored first.
+    NotRestored {
+        tier: TierId,
+        object: AggregateId,
+        why: String,
+    },
+}
+
+impl Miss {
+    /// What a tier said that says nothing against the object.
+    fn passing(tier: TierId, why: &TierError) -> Self {
+        match why {
+            TierError::NotRestored { object, .. } => Self::NotRestored {
+                tier,
+                object: *object,
+                why: why.to_string(),
+            },
+            why => Self::Passing(why.to_string()),
+        }
+    }
+
+    /// How a recall ends by it; `tried`: so many copies are bad.
+    pub(super) fn into_error(self, tried: usize) -> RecallError {
+        match self {
+            Self::Bad => RecallError::NoGoodCopy { tried },
+            Self::Passing(why) => RecallError::Unavailable { why },
+            Self::NotRestored { tier, object, why } => {
+                RecallError::NotRestored { tier, object, why }
+            }
+        }
+    }
+
+    /// Of two that were met the one to be told of: what can be restored comes before what may come back.
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (restored @ Self::NotRestored { .. }, _) | (_, restored @ Self::NotRestored { .. }) => {
+                restored
+            }
+            (Self::Bad, other) | (other, Self::Bad) => other,
+            (Self::Passing(_), other) => other,
+        }
+    }
 }
 
 /// The copies of one file's data.
@@ -109,7 +151,7 @@ impl Sources {
     ) -> Result<Self, RecallError> {
         let (record, named) = (&opened.record, opened.copies.iter().copied());
         let (mut list, mut at, mut asked) = (sources(named, paces), 0, false);
-        let mut passing = None;
+        let mut worst = Miss::Bad;
         loop {
             let Some(source) = list.get(at) else {
                 if asked {
@@ -137,15 +179,11 @@ impl Sources {
                         tier,
                     });
                 }
-                Err(Miss::Bad) => {}
-                Err(Miss::Passing(why)) => passing = Some(why),
+                Err(miss) => worst = worst.or(miss),
             }
             at += 1;
         }
-        Err(match passing {
-            Some(why) => RecallError::Unavailable { why },
-            None => RecallError::NoGoodCopy { tried: list.len() },
-        })
+        Err(worst.into_error(list.len()))
     }
 
     /// The layout: which block lies where, and its sum.
@@ -156,6 +194,12 @@ impl Sources {
     /// The tier that most will be read from.
     pub(super) fn primary_tier(&self) -> TierId {
         self.first().copy.tier
+    }
+
+    /// The object that most will be read from.
+    pub(super) fn primary(&self) -> (TierId, AggregateId) {
+        let copy = self.first().copy;
+        (copy.tier, copy.aggregate)
     }
 
     fn first(&self) -> &Source {
@@ -245,6 +289,10 @@ impl Sources {
                 Ok(bytes) if bytes.len() >= len => {
                     let part = bytes.split_to(len);
                     self.check(part, place.crc, asks)
+                }
+                // As it would be of each of its blocks.
+                Err(why @ TierError::NotRestored { .. }) => {
+                    Err(self.blame(self.first(), asks, why))
                 }
                 // A longer read failed: perhaps for one of its blocks alone.
                 _ if blocks.len() > 1 => match self.read_run(block..block + 1, asks) {
@@ -354,25 +402,17 @@ impl Sources {
             }
             let (tier, entry) = match source.look(&self.record, asks, indexes) {
                 Ok(found) => found,
-                Err(Miss::Bad) => continue,
-                Err(passing) => {
-                    worst = passing;
+                Err(miss) => {
+                    worst = worst.or(miss);
                     continue;
                 }
             };
             match self.read_other(block, source, &*tier, &entry) {
                 Ok(Some(checked)) => return Ok(checked),
                 Ok(None) => {
-                    let said = self.wrong(source, &*tier, asks, "wrong checksum");
-                    if let passing @ Miss::Passing(_) = said {
-                        worst = passing;
-                    }
+                    worst = worst.or(self.wrong(source, &*tier, asks, "wrong checksum"));
                 }
-                Err(why) => {
-                    if let passing @ Miss::Passing(_) = self.blame(source, asks, &why) {
-                        worst = passing;
-                    }
-                }
+                Err(why) => worst = worst.or(self.blame(source, asks, &why)),
             }
         }
         Err(worst)
@@ -432,7 +472,7 @@ impl Sources {
 
     fn blame(&self, source: &Source, asks: &dyn Asks, why: &TierError) -> Miss {
         if tier_is_passing(why) {
-            return Miss::Passing(why.to_string());
+            return Miss::passing(source.copy.tier, why);
         }
         self.report(source, asks, &why.to_string());
         Miss::Bad
@@ -464,6 +504,8 @@ impl Source {
             Err(TierError::Missing { .. }) => {
                 self.gone.lock().insert(object);
             }
+            // The tier is there: it is this object that takes hours.
+            Err(TierError::NotRestored { .. }) => {}
             Err(why) if tier_is_passing(why) => self.is_away(),
             Err(_) => {}
         }
@@ -502,8 +544,16 @@ impl Source {
             },
             Ok(None) => "the aggregate does not hold these data".to_owned(),
             Err(why) if why.is_passing() => {
-                self.is_away();
-                return Err(Miss::Passing(why.to_string()));
+                return Err(match &*why {
+                    // The tier is there: it is this object that takes hours.
+                    IndexError::Tier(why @ TierError::NotRestored { .. }) => {
+                        Miss::passing(self.copy.tier, why)
+                    }
+                    why => {
+                        self.is_away();
+                        Miss::Passing(why.to_string())
+                    }
+                });
             }
             Err(why) => why.to_string(),
         };

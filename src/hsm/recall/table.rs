@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) refused: super::adoption::Refused,
     /// What reads of tiers took of late.
     pub(super) paces: Arc<Mutex<Paces>>,
+    /// What is being restored. Locked after the table and a recall's state.
+    pub(super) thaws: Mutex<super::thaw::Thaws>,
     #[cfg(test)]
     pub(super) halt_after: Mutex<Option<super::Step>>,
     #[cfg(test)]
@@ -67,7 +69,12 @@ pub(super) enum End {
 }
 
 impl Table {
-    fn may_begin(&mut self, recall: &Recall, state: &mut State, settings: &Settings) -> bool {
+    pub(super) fn may_begin(
+        &mut self,
+        recall: &Recall,
+        state: &mut State,
+        settings: &Settings,
+    ) -> bool {
         if state.phase != Phase::Queued || self.held.contains_key(&recall.node) {
             return false;
         }
@@ -90,7 +97,7 @@ impl Table {
         used < most.max(1)
     }
 
-    fn queue(&mut self, node: &NodeHandle, charge: Charge) {
+    pub(super) fn queue(&mut self, node: &NodeHandle, charge: Charge) {
         match charge {
             Charge::Stage => self.stage_queue.push_back(node.clone()),
             Charge::User(uid) => {
@@ -185,6 +192,7 @@ impl Shared {
             tokens: AtomicU64::new(1),
             refused: super::adoption::Refused::default(),
             paces: Arc::default(),
+            thaws: Mutex::default(),
             #[cfg(test)]
             halt_after: Mutex::new(None),
             #[cfg(test)]

@@ -11,5 +11,6 @@ mod parts;
 pub(in crate::hsm) mod rig;
 mod room;
 mod tape;
+mod thaw;
 mod times;
 mod together;

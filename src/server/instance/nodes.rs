@@ -235,7 +235,11 @@ pub(super) fn why(
         because.push("not yet known to policy: the background scan has not come to it".into());
     }
     let told = engine.recaller().and_then(|recaller| recaller.told(node));
-    let drive = told.as_ref().map(at_drive);
+    let restoring = engine.recaller().and_then(|r| r.restoring(node));
+    let restored =
+        restoring.map(|_| "its object is being restored by the tier's service".to_owned());
+    let drive = told.as_ref().map(at_drive).or(restored);
+    let left = told.as_ref().map(|told| told.left).or(restoring.flatten());
     let asked = |id| engine.request(id, 0).ok().map(|r| r.row.created);
     let waiting = report.open.iter().map(|action| Waiting {
         verb: verb_out(action.verb),
@@ -246,7 +250,7 @@ pub(super) fn why(
             _ => "its turn".into(),
         },
         since: when(asked(action.request).unwrap_or_else(crate::hsm::engine::now)),
-        eta_s: told.as_ref().map(|told| told.left.as_secs().max(1)),
+        eta_s: left.map(|left| left.as_secs().max(1)),
         request: whom.request(engine, action),
     });
     let mut waiting: Vec<Waiting> = waiting.collect();
@@ -255,7 +259,7 @@ pub(super) fn why(
             verb: crate::server::wire::Verb::Stage,
             on: drive.unwrap_or_else(|| "its data are coming back for a reader".into()),
             since: when(crate::hsm::engine::now()),
-            eta_s: told.as_ref().map(|told| told.left.as_secs().max(1)),
+            eta_s: left.map(|left| left.as_secs().max(1)),
             request: None,
         });
     }

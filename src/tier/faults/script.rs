@@ -23,6 +23,8 @@ pub enum Operation {
     Read,
     /// Length of an object.
     Stat,
+    /// Asking for an object to be restored.
+    Restore,
     /// Deletion.
     Delete,
     /// Listing.

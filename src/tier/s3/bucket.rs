@@ -10,13 +10,16 @@ mod parts;
 mod place;
 mod probe;
 mod put;
+mod restore;
 mod service;
 mod sweep;
 mod upload;
 
 use super::{Access, S3Place};
 use crate::id::{AggregateId, InstanceId};
-use crate::tier::{Description, Expect, Kind, Mark, OpenHow, Put, Space, Tier, TierError, TierUrl};
+use crate::tier::{
+    Description, Expect, Kind, Mark, OpenHow, Put, Restoring, Space, Tier, TierError, TierUrl,
+};
 use bytes::Bytes;
 use failure::{Failure, Verb};
 use object::Range;
@@ -267,6 +270,12 @@ impl Tier for S3Tier {
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.ask("looking up", (name, 0), |here, key| async move {
             Ok(object::head(&here.service, &key).await?.len)
+        })
+    }
+
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.ask("restoring", (name, 0), |here, key| async move {
+            restore::ask(&here.service, &key).await
         })
     }
 

@@ -97,6 +97,8 @@ pub struct S3Place {
 impl S3Place {
     /// 8 MiB: enough to keep a connection busy, small enough to have many in memory.
     pub const PART_SIZE: u64 = 8 << 20;
+    /// Long enough for a project to read what it asked for, if the URL does not say.
+    pub const RESTORE_DAYS: u16 = 7;
     /// Requests at once, if the URL does not say.
     pub const CONNECTIONS: u16 = 16;
 
@@ -190,6 +192,13 @@ impl S3Place {
             return Err(("restore-tier", why.to_owned()));
         }
         Ok(())
+    }
+
+    /// Days that a restored copy stays.
+    #[must_use]
+    pub fn days(&self) -> u16 {
+        self.restore_days
+            .map_or(Self::RESTORE_DAYS, NonZeroU16::get)
     }
 
     /// The bucket is named in the path of a request, not in its host.

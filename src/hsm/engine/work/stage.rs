@@ -122,7 +122,9 @@ pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
         RecallError::Foreign { .. } => Failure::Foreign,
         RecallError::Lost => Failure::Lost,
         RecallError::NoGoodCopy { .. } => Failure::NoGoodCopy,
-        RecallError::Unavailable { .. } => Failure::TierUnavailable,
+        RecallError::Unavailable { .. } | RecallError::NotRestored { .. } => {
+            Failure::TierUnavailable
+        }
         RecallError::NoSpace { .. } => Failure::NoSpace,
         RecallError::Quota { .. } => Failure::QuotaExceeded,
         RecallError::TimedOut => Failure::TimedOut,

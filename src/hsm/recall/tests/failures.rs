@@ -115,33 +115,3 @@ fn a_reason_names_no_path() {
         assert!(!why.contains(&root), "{why}");
     }
 }
-
-#[test]
-fn what_must_be_restored_first_is_no_bad_copy() {
-    let rig = Rig::new();
-    let stub = rig.dense("file", 2 * BLOCK);
-    let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
-    tier.control().stow(object);
-    // The index cannot be had either; then it is at hand, and the data cannot.
-    for _ in 0..2 {
-        let error = rig.read(&stub, 0, 100).wait();
-        assert_eq!(error, Err(Errno(libc::EHOSTDOWN)));
-        rig.until("it is over", |rig| rig.recaller.running() == 0);
-        rig.assert_released(&stub);
-        tier.control().restore(object);
-        let copy = stub.record.copies[0];
-        let indexes = rig.recaller.indexes();
-        indexes
-            .load(&*tier, copy.tier, object)
-            .expect("the index is at hand");
-        tier.control().stow(object);
-    }
-    assert_eq!(
-        rig.above.failed.lock().len(),
-        0,
-        "nothing is known against it"
-    );
-    tier.control().restore(object);
-    rig.stage(&stub).expect("staged");
-    rig.assert_whole(&stub);
-}

@@ -13,7 +13,7 @@ use crate::hsm::version::{Settle, Stamp};
 use crate::id::{
     AggregateId, DataVersion, FileId, FsUuid, InstanceId, NodeHandle, TierId, Timestamp,
 };
-use crate::tier::{Mark, Promise, Put, Receipt, Space, Tier, TierError, faults, mem};
+use crate::tier::{Mark, Promise, Put, Receipt, Restoring, Space, Tier, TierError, faults, mem};
 use bytes::Bytes;
 use cairn_mover::Crc32c;
 use crossbeam_channel::{Receiver, bounded};
@@ -94,6 +94,9 @@ impl Tier for Watched {
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.inner.stat(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.inner.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.inner.delete(name)

@@ -26,6 +26,7 @@ pub(super) enum Verb {
     Complete,
     Abort,
     Copy,
+    Restore,
     Uploads,
     Versioning,
     Lock,
@@ -44,6 +45,7 @@ impl Verb {
             Self::Complete => "CompleteMultipartUpload",
             Self::Abort => "AbortMultipartUpload",
             Self::Copy => "CopyObject",
+            Self::Restore => "RestoreObject",
             Self::Uploads => "ListMultipartUploads",
             Self::Versioning => "GetBucketVersioning",
             Self::Lock => "GetObjectLockConfiguration",
@@ -55,6 +57,7 @@ impl Verb {
         match self {
             Self::Put | Self::Create | Self::Part | Self::Complete => "s3:PutObject",
             Self::Copy => "s3:GetObject and s3:PutObject",
+            Self::Restore => "s3:RestoreObject",
             Self::Get => "s3:GetObject",
             Self::Head => {
                 "s3:GetObject (and s3:ListBucket, without which what is missing looks like this)"
@@ -305,7 +308,7 @@ impl Failure {
                 tier: tier.to_owned(),
                 object,
                 why: self
-                    .why("It is in an archive class: restore it first (aws s3api restore-object)"),
+                    .why("It is in an archive class, and must be restored first"),
             },
             (Verdict::Archived, None) => away("It is in an archive class: restore it first"),
             (Verdict::NoBucket, _) => away("Make the bucket, or correct the URL: Cairn makes none"),

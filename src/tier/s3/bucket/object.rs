@@ -27,6 +27,10 @@ pub(super) struct Seen {
     pub(super) crc: Option<String>,
     /// `None`: the service's usual one.
     pub(super) class: Option<String>,
+    /// Within that, where the service moves it by itself.
+    pub(super) archive: Option<String>,
+    /// What it says of a restored copy.
+    pub(super) restore: Option<String>,
 }
 
 /// A part of an object, or why there is none.
@@ -59,6 +63,8 @@ pub(super) async fn head(service: &Service, key: &str) -> Result<Seen, Failure> 
             noted: noted(CRC),
             crc: answer.checksum_crc32_c().map(str::to_owned),
             class: answer.storage_class().map(|c| c.as_str().to_owned()),
+            archive: answer.archive_status().map(|a| a.as_str().to_owned()),
+            restore: answer.restore().map(str::to_owned),
         })
     };
     service.once(Verb::Head, 0, request).await

@@ -104,6 +104,7 @@ fn patience(verb: Verb, bytes: u64) -> Duration {
         | Verb::Create
         | Verb::Part
         | Verb::Abort
+        | Verb::Restore
         | Verb::Uploads
         | Verb::Versioning
         | Verb::Lock => PATIENCE,

@@ -1,0 +1,127 @@
+//! Files in objects that must be restored first: readers wait, and nobody asks twice.
+
+use super::rig::*;
+use crate::format::aggregate::BLOCK;
+use crate::hsm::recall::Settings;
+use crate::tier::faults::{Fault, Operation};
+use cairn_fuse::Errno;
+use std::time::Duration;
+
+fn rig() -> Rig {
+    Rig::with(Settings {
+        restore_poll: Duration::from_millis(10),
+        restore_poll_most: Duration::from_millis(20),
+        ..Settings::default()
+    })
+}
+
+/// The index of the object is in memory: a recall begins without the tier.
+fn at_hand(rig: &Rig, stub: &Stub) {
+    let (tier, copy) = (rig.tier(), stub.record.copies[0]);
+    let indexes = rig.recaller.indexes();
+    let loaded = indexes.load(&*tier, copy.tier, copy.aggregate);
+    loaded.expect("loaded");
+}
+
+#[test]
+fn a_reader_waits_until_it_was_restored_whether_its_index_is_at_hand_or_not() {
+    for is_at_hand in [false, true] {
+        let rig = rig();
+        let stub = rig.dense("file", 3 * BLOCK);
+        if is_at_hand {
+            at_hand(&rig, &stub);
+        }
+        let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
+        tier.control().stow(object);
+        let readers = [0, BLOCK, 2 * BLOCK].map(|offset| (offset, rig.read(&stub, offset, 100)));
+        let asked = |rig: &Rig| rig.tier().control().calls(Operation::Restore);
+        rig.until("it is asked for, and how it stands", |rig| asked(rig) >= 3);
+        rig.until("it waits, and is told how long", |rig| {
+            rig.recaller.restoring(&stub.node).flatten().is_some()
+        });
+        // Nothing of it was begun, and no room is held meanwhile.
+        rig.assert_released(&stub);
+        let reads = tier.control().calls(Operation::Read);
+        let before = asked(&rig);
+        rig.until("it is asked for again", |rig| asked(rig) >= before + 3);
+        assert_eq!(
+            tier.control().calls(Operation::Read),
+            reads,
+            "nobody reads in vain"
+        );
+        tier.control().restore(object);
+        for (offset, reader) in readers {
+            let got = reader.wait().expect("the bytes");
+            let at = offset as usize;
+            assert!(got == stub.content[at..at + 100]);
+        }
+        rig.until("it is whole", |rig| rig.recaller.running() == 0);
+        rig.assert_whole(&stub);
+        assert_eq!(
+            rig.above.failed.lock().len(),
+            0,
+            "nothing is known against the copy"
+        );
+    }
+}
+
+#[test]
+fn nobody_asks_on_for_those_who_went() {
+    let rig = rig();
+    let stub = rig.dense("file", BLOCK);
+    let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
+    tier.control().stow(object);
+    let (tell, _told) = crossbeam_channel::bounded(1);
+    let done = Box::new(move |got: Result<Vec<u8>, Errno>| drop(tell.send(got.is_ok())));
+    let token = rig.recaller.read(&stub.node, None, 0, (0, 100), done);
+    rig.until("it is asked for", |rig| {
+        rig.tier().control().calls(Operation::Restore) >= 2
+    });
+    rig.recaller.give_up(token);
+    rig.until("nothing waits", |rig| {
+        rig.recaller.running() == 0 && rig.recaller.shared.thaws.lock().is_empty()
+    });
+    rig.assert_released(&stub);
+    // It came all the same, and the next one finds it.
+    tier.control().restore(object);
+    rig.stage(&stub).expect("staged");
+}
+
+#[test]
+fn what_is_said_to_be_restored_and_is_not_is_not_waited_for_without_end() {
+    let rig = rig();
+    let stub = rig.dense("file", BLOCK);
+    at_hand(&rig, &stub);
+    let tier = rig.tier();
+    tier.control()
+        .fail_every(Operation::Read, 1, Fault::NotRestored);
+    let error = rig.read(&stub, 0, 100).wait();
+    assert_eq!(error, Err(Errno(libc::EHOSTDOWN)));
+    assert_eq!(tier.control().calls(Operation::Restore), 1);
+    rig.until("it is over", |rig| rig.recaller.running() == 0);
+    rig.assert_released(&stub);
+    assert_eq!(rig.above.failed.lock().len(), 0);
+}
+
+#[test]
+fn a_restore_that_is_refused_is_told() {
+    let rig = rig();
+    let stub = rig.dense("file", BLOCK);
+    let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
+    tier.control().stow(object);
+    tier.control()
+        .fail_every(Operation::Restore, 1, Fault::Unavailable);
+    let error = rig.read(&stub, 0, 100).wait();
+    assert_eq!(error, Err(Errno(libc::EHOSTDOWN)));
+    // But while it is under way its service may be away.
+    tier.control()
+        .fail_every(Operation::Restore, 3, Fault::Unavailable);
+    rig.recaller.shared.thaws.lock().forget();
+    let reader = rig.read(&stub, 0, 100);
+    let before = tier.control().calls(Operation::Restore);
+    rig.until("it is asked for again and again", |rig| {
+        rig.tier().control().calls(Operation::Restore) >= before + 6
+    });
+    tier.control().restore(object);
+    reader.wait().expect("the bytes");
+}
