@@ -242,26 +242,27 @@ fn replaces_nothing(bench: &Bench) -> Result<(), String> {
 fn two_commits(bench: &Bench) -> Result<(), String> {
     for round in 0..ROUNDS {
         let name = bench.object(round);
-        let both = [2 * round, 2 * round + 1];
-        for n in both {
-            bench.put(&bench.temporary(n), &content(n, 10_000 + n as usize))?;
+        // Named once: the time is in the name.
+        let both = [2 * round, 2 * round + 1].map(|n| (n, bench.temporary(n)));
+        for (n, temporary) in &both {
+            bench.put(temporary, &content(*n, 10_000 + *n as usize))?;
         }
         let (name, barrier) = (&name, &std::sync::Barrier::new(2));
         let ends: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = both
-                .into_iter()
-                .map(|n| {
+                .iter()
+                .map(|(n, temporary)| {
                     scope.spawn(move || {
-                        let data = content(n, 10_000 + n as usize);
+                        let data = content(*n, 10_000 + *n as usize);
                         barrier.wait();
-                        bench.commit(&bench.temporary(n), name, &data)
+                        bench.commit(temporary, name, &data)
                     })
                 })
                 .collect();
             threads.into_iter().map(|t| t.join()).collect()
         });
         let mut winner = None;
-        for (n, end) in both.into_iter().zip(ends) {
+        for ((n, _), end) in both.into_iter().zip(ends) {
             match end.map_err(|_| "a caller panicked".to_owned())? {
                 Ok(()) if winner.is_some() => {
                     return Err("both commits of one name succeeded".to_owned());

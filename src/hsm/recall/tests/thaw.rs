@@ -72,7 +72,9 @@ fn nobody_asks_on_for_those_who_went() {
     let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
     tier.control().stow(object);
     let (tell, _told) = crossbeam_channel::bounded(1);
-    let done = Box::new(move |got: Result<Vec<u8>, Errno>| drop(tell.send(got.is_ok())));
+    let done = Box::new(move |got: Result<Vec<u8>, Errno>| {
+        let _ = tell.send(got.is_ok());
+    });
     let token = rig.recaller.read(&stub.node, None, 0, (0, 100), done);
     rig.until("it is asked for", |rig| {
         rig.tier().control().calls(Operation::Restore) >= 2

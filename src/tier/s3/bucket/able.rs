@@ -1,6 +1,7 @@
 //! What a service can do, as it was seen once and is remembered beside the mark (docs/tiers.md).
 
 use super::failure::{Came, Failure, Verdict};
+use super::upload::OTHER_SUM;
 use crate::tier::Proof;
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +208,7 @@ pub(super) fn refused<T>(came: Result<T, Failure>) -> Result<bool, Failure> {
             Verdict::Digest => Ok(DIGESTS.contains(&failure.code.as_str())),
             // It did not take it, for whatever reason: that is no check.
             Verdict::Bad => Ok(false),
+            _ if failure.code == OTHER_SUM => Ok(false),
             _ => Err(failure),
         },
     }

@@ -5,7 +5,7 @@
 
 use super::failure::{Failure, Verb};
 use super::service::Service;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
 use bytes::{Bytes, BytesMut};
 
 /// In the object's own metadata: which put made it.
@@ -25,6 +25,8 @@ pub(super) struct Seen {
     pub(super) noted: Option<String>,
     /// The CRC32C that the service says, in its spelling: of all of it, or of the sums of its parts.
     pub(super) crc: Option<String>,
+    /// It says that this is the sum of all of it.
+    pub(super) of_all: bool,
     /// `None`: the service's usual one.
     pub(super) class: Option<String>,
     /// Within that, where the service moves it by itself.
@@ -62,6 +64,7 @@ pub(super) async fn head(service: &Service, key: &str) -> Result<Seen, Failure> 
             put: noted(PUT_ID),
             noted: noted(CRC),
             crc: answer.checksum_crc32_c().map(str::to_owned),
+            of_all: answer.checksum_type() == Some(&ChecksumType::FullObject),
             class: answer.storage_class().map(|c| c.as_str().to_owned()),
             archive: answer.archive_status().map(|a| a.as_str().to_owned()),
             restore: answer.restore().map(str::to_owned),

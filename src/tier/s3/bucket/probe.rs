@@ -164,6 +164,8 @@ where
                     return Err(failure);
                 }
             }
+            // It took what has another sum than was said: that is an answer.
+            Err(failure) if failure.code == upload::OTHER_SUM => return Err(failure),
             Err(failure) if failure.passes() && tried < super::service::TRIES => {}
             other => return other,
         }

@@ -67,12 +67,18 @@ pub(super) fn composite(parts: &[Part]) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Echo;
 
+/// Our own word for an answer that names another sum than was sent: it was taken all the same.
+pub(super) const OTHER_SUM: &str = "OtherSum";
+
 /// The answer's checksum, if there is one, must be the one that was sent.
 fn same(verb: Verb, said: Option<&str>, crc: Crc32c) -> Result<Option<Echo>, Failure> {
     match said {
         Some(said) if said != base64(crc) => {
             let why = format!("it says CRC32C {said}, sent was {}", base64(crc));
-            Err(Failure::broken(verb, why))
+            Err(Failure {
+                code: OTHER_SUM.to_owned(),
+                ..Failure::broken(verb, why)
+            })
         }
         said => Ok(said.map(|_| Echo)),
     }
