@@ -9,7 +9,7 @@ use super::{EngineError, Shared, Slot};
 use crate::catalog::{Action, ActionId, Class, Durability, Finish, Verb};
 use crate::hsm::schedule::{Dispatch, Item, Lane, Limits, Outcome, Scheduler, Sealing};
 use crate::id::{NodeHandle, RequestId, TierId, Timestamp};
-use crate::tier::Unwanted;
+use crate::tier::{Kind, Unwanted};
 use cairn_fuse::WaitToken;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -248,6 +248,14 @@ pub(super) fn sealing(tiers: &[Slot]) -> BTreeMap<TierId, Sealing> {
         (dispatches > 1).then_some((slot.id, Sealing { dispatches, bytes }))
     };
     tiers.iter().filter_map(sealing).collect()
+}
+
+/// Programs of the site may hang, for as long as they were given: others keep a worker.
+pub(super) fn kept_from_all(tiers: &[Slot], workers: usize) -> BTreeMap<TierId, usize> {
+    let programs = tiers.iter();
+    let programs = programs.filter(|slot| slot.tier.describe().kind == Kind::Exec);
+    let most = workers.saturating_sub(1).max(1);
+    programs.map(|slot| (slot.id, most)).collect()
 }
 
 impl Shared {

@@ -354,6 +354,7 @@ impl Claimed {
             batch: BATCH,
             verify_batch: settings.aggregate_members,
             sealing: lanes::sealing(&tiers),
+            tiers: lanes::kept_from_all(&tiers, settings.archive_workers),
             ..usual
         };
         let (lanes, ends) = lanes::Lanes::new(limits);

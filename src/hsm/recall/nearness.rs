@@ -6,6 +6,8 @@
 //! copies then stands, and does not change with every read. A tier that did not answer of late comes behind all
 //! others, and so does one that is not configured.
 //!
+//! Of tape only the wait counts: what its reads took was the way there, for the most part.
+//!
 //! What was seen of a tier is forgotten after [`LATELY`]: one that was slow is tried again.
 //!
 //! No I/O here, and no clock: whoever calls says what time it is.
@@ -23,6 +25,8 @@ const LATELY: Duration = Duration::from_secs(600);
 const AWAY: Duration = Duration::from_secs(30);
 /// Reads below this tell how long a tier takes to begin, others how many bytes it gives in a second.
 const SHORT: u64 = 256 << 10;
+/// Reads are compared by as many bytes: what readers wait for is what comes first.
+const AHEAD: u64 = 16 << 20;
 /// The newest read counts for so much of what is remembered.
 const NEWEST: f64 = 0.25;
 
@@ -70,7 +74,8 @@ impl Paces {
             return Duration::ZERO;
         };
         #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = pace.begin.unwrap_or(0.0) + pace.each.unwrap_or(0.0) * bytes as f64;
+        let seconds =
+            pace.begin.unwrap_or(0.0) + pace.each.unwrap_or(0.0) * bytes.min(AHEAD) as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
@@ -191,6 +196,17 @@ mod tests {
             [1, 2],
             "what was forgotten is not blended in"
         );
+    }
+
+    #[test]
+    fn a_long_file_on_a_slow_disk_is_nearer_than_what_takes_hours() {
+        let (mut paces, now) = (Paces::default(), Instant::now());
+        paces.read(TierId(1), 10 * MIB, Duration::from_secs(1), now);
+        let copies = [copy(1), copy(2)];
+        let wait =
+            |copy: &CopyHint| Some(Duration::from_secs(u64::from(copy.tier.0 - 1) * 5 * 3600));
+        let order = order(&copies, None, MIB << 20, &paces, now, wait);
+        assert_eq!(tiers(&order), [1, 2]);
     }
 
     #[test]

@@ -102,6 +102,8 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, key: Key) -> bool
             thaw.waiting.push((Arc::downgrade(recall), state.asked));
         }
         state.leave_drive();
+        // Whatever drive it had its turn at: it asks anew.
+        (state.called, state.seat_of, state.turn_of) = (false, None, None);
         state.parked = Some(Parked::Restore(key));
         state.phase = Phase::Parked;
         let (admitted, charge) = (std::mem::take(&mut state.admitted), state.charge);
@@ -121,23 +123,27 @@ pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, key: Key) -> bool
 fn ask(shared: &Arc<Shared>, key: Key) {
     let here = Arc::clone(shared);
     let lane = shared.tier_lane(key.0, Post::Unseated);
-    lane.push(Urgency::Background, Box::new(move || asked(&here, key)));
+    // A reader waits for it, and it is short.
+    lane.push(Urgency::Reader, Box::new(move || asked(&here, key)));
 }
 
 fn asked(shared: &Arc<Shared>, key: Key) {
     let (tier, object) = key;
     let Some(tier) = shared.asks.tier(tier) else {
-        return over(shared, key);
+        return over(shared, key, true);
     };
     let said = tier.restore(object);
     if goes_on(shared, key, &said) {
         return;
     }
-    match said {
-        Ok(_) => tracing::info!(tier = %key.0, %object, "it was restored"),
+    match &said {
+        Ok(Restoring::Ready) => tracing::info!(tier = %key.0, %object, "it was restored"),
+        Ok(Restoring::Coming { .. }) => {
+            tracing::debug!(tier = %key.0, %object, "it is being restored, and nobody waits");
+        }
         Err(why) => tracing::warn!(tier = %key.0, %object, %why, "it is not restored"),
     }
-    over(shared, key);
+    over(shared, key, !matches!(said, Ok(Restoring::Coming { .. })));
 }
 
 /// Asked again later?
@@ -171,11 +177,14 @@ fn goes_on(shared: &Arc<Shared>, key: Key, said: &Result<Restoring, TierError>) 
     true
 }
 
-/// Nobody waits for it any more: those who did begin again, when it is their turn.
-fn over(shared: &Arc<Shared>, key: Key) {
+/// Nobody waits for it any more: those who did begin again, when it is their turn. `settled`: it was restored, or
+/// cannot be; who meets it at once is told, and does not wait again.
+fn over(shared: &Arc<Shared>, key: Key, settled: bool) {
     let thaw = {
         let mut thaws = shared.thaws.lock();
-        thaws.over.insert(key, Instant::now());
+        if settled {
+            thaws.over.insert(key, Instant::now());
+        }
         thaws.under_way.remove(&key)
     };
     for (recall, asked) in thaw.into_iter().flat_map(|thaw| thaw.waiting) {

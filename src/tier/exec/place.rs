@@ -178,6 +178,21 @@ impl Place {
         }
     }
 
+    /// What may be otherwise in a moment.
+    pub(super) fn passing(
+        &self,
+        step: &'static str,
+        object: AggregateId,
+        failure: &Failure,
+    ) -> TierError {
+        TierError::Transient {
+            tier: self.label.clone(),
+            object: object.to_string(),
+            step,
+            source: std::io::Error::other(failure.to_string()),
+        }
+    }
+
     /// A failure in the words of tiers. `object`: what it is about, if one.
     pub(super) fn fail(
         &self,

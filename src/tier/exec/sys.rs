@@ -172,13 +172,18 @@ fn end(groups: &mut [(u64, i32)], grace: libc::c_int) {
     loop {
         let is_open = take_words(groups);
         let mut are_there = is_open;
-        for ((token, group), asked) in groups.iter().zip(asked.iter_mut()) {
+        for ((token, group), asked) in groups.iter_mut().zip(asked.iter_mut()) {
             if *token == 0 {
                 continue;
             }
             let signal = if *asked == *token { 0 } else { libc::SIGTERM };
             *asked = *token;
-            are_there |= send(*group, signal);
+            if send(*group, signal) {
+                are_there = true;
+            } else {
+                // It is gone, and its number may be another's soon.
+                *token = 0;
+            }
         }
         if !are_there || left <= 0 {
             break;

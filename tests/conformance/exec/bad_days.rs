@@ -35,7 +35,7 @@ fn an_answer_that_is_no_answer_is_never_believed() {
         ("get 1", &read, Transient),
         ("get 75", &read, Transient),
         ("get 114", &read, Unavailable),
-        ("get once-116", &read, Unreadable),
+        ("get object-116", &read, Unreadable),
         // The mark cannot be read either: of another place's object nothing is said.
         ("get 116", &read, Unavailable),
         ("get 117", &read, Refused),

@@ -147,9 +147,13 @@ fn wrong_bytes_count_against_an_object_only_at_its_own_place() {
     let error = tier.read(name(1), 0, 4).expect_err("another place");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     fs::write(&mark, text).expect("ours");
+    // What is unreadable for a moment is not damaged.
     site.strike("get once-116");
+    assert_eq!(&tier.read(name(1), 0, 4).expect("read again")[..], b"kept");
+    site.strike("get object-116");
     let error = tier.read(name(1), 0, 4).expect_err("unreadable");
     assert!(matches!(error, TierError::Unreadable { .. }), "{error}");
+    site.strike("");
     assert!(tier.confirm().is_ok());
 }
 
