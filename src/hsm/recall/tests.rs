@@ -14,3 +14,4 @@ mod tape;
 mod thaw;
 mod times;
 mod together;
+mod twice;
