@@ -78,7 +78,8 @@ fn no_lease() -> Lie {
         if point.call != LEASE {
             return None;
         }
-        let fd = asked.arguments[0];
+        // An int: what the register holds above it means nothing, and differs from call to call.
+        let fd = asked.arguments[0] as i32;
         let (command, kind) = (asked.arguments[1] as i32, asked.arguments[2] as i32);
         match (command, kind) {
             (libc::F_SETLEASE, libc::F_WRLCK) => {
