@@ -42,7 +42,7 @@ pub(in crate::hsm) mod tests;
 mod thaw;
 
 pub use adoption::Adopted;
-pub use error::{LOST, RecallError};
+pub use error::{LOST, RecallError, Stowed};
 pub use quota::{Owner, quota_left};
 pub(in crate::hsm) use source::mismatch;
 
@@ -87,6 +87,9 @@ pub struct Settings {
     pub restore_poll: Duration,
     /// But no longer than this.
     pub restore_poll_most: Duration,
+    /// Where a copy that needs no restore is on a tier that does not answer, the tier is given so long before the
+    /// restore is paid for; longer than a tier that was away is passed over.
+    pub restore_grace: Duration,
 }
 
 impl Default for Settings {
@@ -103,6 +106,7 @@ impl Default for Settings {
             linger: Duration::from_secs(10),
             restore_poll: Duration::from_secs(5),
             restore_poll_most: Duration::from_secs(300),
+            restore_grace: Duration::from_secs(45),
         }
     }
 }

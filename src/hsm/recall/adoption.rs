@@ -13,7 +13,7 @@
 
 use super::begin;
 use super::one::{Opened, Recall};
-use super::source::{first_tier, mismatch};
+use super::source::{Miss, first_tier, mismatch};
 use super::table::{End, Post, Shared, urgency};
 use super::{RecallError, Recaller};
 use crate::format::aggregate::IndexEntry;
@@ -118,6 +118,9 @@ fn adopt(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: &Opened) {
             shared.end(recall, End::Failed(RecallError::Foreign { why }));
         }
         Err(No::Failed(RecallError::Truncated)) => shared.end(recall, End::Again),
+        Err(No::Failed(RecallError::NotRestored(stowed))) => {
+            begin::wait_for_restore(shared, recall, stowed);
+        }
         Err(No::Failed(why)) => shared.end(recall, End::Failed(why)),
     }
 }
@@ -147,7 +150,7 @@ fn judge(shared: &Shared, opened: &Opened) -> Result<Held, No> {
     let mut copies = shared.asks.copies_of(record.file, record.version);
     copies.extend(record.copies.iter().copied());
     let (mut places, mut stored_len): (Vec<CopyHint>, _) = (Vec::new(), 0);
-    let (mut passing, mut differs) = (None, None);
+    let (mut passing, mut differs) = (None::<Miss>, None);
     for copy in copies {
         if places.iter().any(|found| found.tier == copy.tier) {
             continue;
@@ -162,7 +165,12 @@ fn judge(shared: &Shared, opened: &Opened) -> Result<Held, No> {
                 Some(why) => differs = Some(why),
             },
             Ok(None) => {}
-            Err(why) => passing = Some(why),
+            Err(miss) => {
+                passing = Some(match passing {
+                    Some(known) => known.or(miss),
+                    None => miss,
+                });
+            }
         }
     }
     if !places.is_empty() {
@@ -170,23 +178,24 @@ fn judge(shared: &Shared, opened: &Opened) -> Result<Held, No> {
     }
     match (differs, passing) {
         (Some(why), _) => Err(No::Foreign(why)),
-        (None, Some(why)) => Err(No::Failed(RecallError::Unavailable { why })),
+        (None, Some(miss)) => Err(No::Failed(miss.into_error(0))),
         (None, None) => Err(No::Foreign("no aggregate that it names holds these data")),
     }
 }
 
-/// The member, if the copy's index has it; `Err`: the tier cannot say now.
+/// The member, if the copy's index has it; `Err`: the tier cannot say now, and why it cannot.
 fn look(
     shared: &Shared,
     copy: &CopyHint,
     record: &Record,
-) -> Result<Option<impl std::ops::Deref<Target = IndexEntry> + use<>>, String> {
+) -> Result<Option<impl std::ops::Deref<Target = IndexEntry> + use<>>, Miss> {
     let Some(tier) = shared.asks.tier(copy.tier) else {
-        return Err(format!("tier {} is not configured", copy.tier));
+        let why = format!("tier {} is not configured", copy.tier);
+        return Err(Miss::Passing(why));
     };
     match shared.indexes.find(&*tier, copy, record) {
         Ok(found) => Ok(found),
-        Err(why) if why.is_passing() => Err(why.to_string()),
+        Err(why) if why.is_passing() => Err(Miss::of_index(copy.tier, &why)),
         Err(_) => Ok(None),
     }
 }

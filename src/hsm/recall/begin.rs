@@ -1,5 +1,6 @@
 //! P4 (1) to (3): the stub's own checks, the mark *recalling*, room for the data.
 
+use super::error::Stowed;
 use super::finish::{self, GiveBack};
 use super::meanwhile::{own_record, put_back, set_id};
 use super::nearness;
@@ -8,7 +9,8 @@ use super::park::park;
 use super::progress::{Limits, Progress};
 use super::source::Sources;
 use super::table::{End, Post, Shared, urgency};
-use super::{RecallError, Step, Vouched, adoption, quota, thaw};
+use super::thaw::{self, Begun};
+use super::{RecallError, Step, Vouched, adoption, quota};
 use crate::format::aggregate::{BLOCK, IndexEntry};
 use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record, State as Data};
@@ -65,10 +67,32 @@ fn look_and_go_on(shared: &Arc<Shared>, recall: &Arc<Recall>, vouched: bool) {
 /// Tries again from the start.
 fn soon(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     let (again, same) = (Arc::clone(shared), Arc::clone(recall));
-    shared.later(
-        Instant::now() + RETRY,
-        Box::new(move || open(&again, &same)),
-    );
+    let when = Instant::now() + RETRY;
+    shared.later(when, Box::new(move || open(&again, &same)));
+}
+
+/// The same, later: it keeps no drive meanwhile.
+fn again_at(shared: &Arc<Shared>, recall: &Arc<Recall>, when: Instant) {
+    recall.state.lock().leave_drive();
+    let (again, same) = (Arc::clone(shared), Arc::clone(recall));
+    shared.later(when, Box::new(move || open(&again, &same)));
+}
+
+/// Its copies must be restored first. Of it nothing was begun.
+pub(super) fn wait_for_restore(shared: &Arc<Shared>, recall: &Arc<Recall>, stowed: Stowed) {
+    match thaw::begin(shared, &recall.node, &stowed) {
+        Begun::Comes(key) => {
+            if !thaw::park(shared, recall, key) {
+                // It was there in this moment.
+                shared.end(recall, End::Again);
+            }
+        }
+        Begun::At(until) => again_at(shared, recall, until),
+        Begun::InVain => {
+            let why = RecallError::NotRestored(stowed);
+            shared.end(recall, End::Failed(why));
+        }
+    }
 }
 
 /// Has those above say whether the file is lost, then looks at it again. Runs on a lane of its own,
@@ -216,18 +240,15 @@ fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
     let found = Sources::find(&opened, asks, indexes, &shared.paces);
     let sources = match found {
         Ok(sources) => Arc::new(sources),
-        Err(RecallError::NotRestored { tier, object, .. })
-            if thaw::begin(shared, (tier, object)) =>
-        {
-            if !thaw::park(shared, recall, (tier, object)) {
-                // It was there in this moment.
-                shared.end(recall, End::Again);
-            }
-            return;
+        Err(RecallError::NotRestored(stowed)) => {
+            return wait_for_restore(shared, recall, stowed);
         }
         Err(why) => return shared.end(recall, End::Failed(why)),
     };
-    if let Some(key) = thaw::of(shared, &sources)
+    if let Some(until) = thaw::waits_until(shared, &recall.node) {
+        return again_at(shared, recall, until);
+    }
+    if let Some(key) = thaw::of(shared, &recall.node, &sources)
         && thaw::park(shared, recall, key)
     {
         return;

@@ -13,6 +13,17 @@ use std::sync::Arc;
 /// What is told of a lost file.
 pub const LOST: &str = "it is lost: its data were released, and its stub is gone or was overwritten by an older record; put the stub back, or get the data from its copies (docs/operations.md, \"Lost\")";
 
+/// Copies that are whole and must be restored by their service before they can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stowed {
+    /// The objects that were met, the nearest first; never empty. One of them is enough.
+    pub objects: Vec<(TierId, AggregateId)>,
+    /// There is another copy, on a tier that does not answer now.
+    pub beside_away: bool,
+    /// What the first one's tier said.
+    pub why: String,
+}
+
 /// Why a recall, or one wait for it, came to nothing. Cheap to clone: many may wait for one file.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RecallError {
@@ -54,15 +65,8 @@ pub enum RecallError {
         why: String,
     },
     /// The copy is whole, its service must restore it first, and that could not be brought about. Trying later helps.
-    #[error("{why}")]
-    NotRestored {
-        /// The tier.
-        tier: TierId,
-        /// The object.
-        object: AggregateId,
-        /// What the tier said.
-        why: String,
-    },
+    #[error("{}", .0.why)]
+    NotRestored(Stowed),
     /// The backing filesystem is full.
     #[error("no room on the backing filesystem for {bytes} bytes")]
     NoSpace {
@@ -141,7 +145,7 @@ impl RecallError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unavailable { .. }
-            | Self::NotRestored { .. }
+            | Self::NotRestored(_)
             | Self::NoSpace { .. }
             | Self::Quota { .. }
             | Self::TimedOut
@@ -167,7 +171,7 @@ impl RecallError {
             Self::Lost => Failure::Lost,
             Self::Record { failure, .. } => *failure,
             Self::NoGoodCopy { .. } => Failure::NoGoodCopy,
-            Self::Unavailable { .. } | Self::NotRestored { .. } => Failure::TierUnavailable,
+            Self::Unavailable { .. } | Self::NotRestored(_) => Failure::TierUnavailable,
             Self::NoSpace { .. } => Failure::NoSpace,
             Self::Quota { .. } => Failure::QuotaExceeded,
             Self::TimedOut => Failure::TimedOut,

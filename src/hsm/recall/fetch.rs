@@ -6,7 +6,8 @@ use super::one::{Opened, Phase, Recall, State};
 use super::progress::{Progress, Run};
 use super::source::{Miss, Sources};
 use super::table::{End, Shared};
-use super::{RecallError, Step, thaw};
+use super::thaw::{self, Begun};
+use super::{RecallError, Step};
 use crate::format::aggregate::IndexEntry;
 use crate::hsm::tape::desk::Wish;
 use crate::hsm::tape::queue::Urgency;
@@ -84,10 +85,16 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
             shared.end(recall, End::Failed(why));
         }
         // Who waits begins anew, and waits until it was restored.
-        Some(RecallError::NotRestored { tier, object, .. })
-            if thaw::begin(shared, (tier, object)) =>
-        {
-            shared.stop(recall, GiveBack::AndEnd(End::Again));
+        Some(RecallError::NotRestored(stowed)) => {
+            let end = match thaw::begin(shared, &recall.node, &stowed) {
+                Begun::Comes(key) => {
+                    thaw::begin_beside(shared, &sources, key);
+                    End::Again
+                }
+                Begun::At(_) => End::Again,
+                Begun::InVain => End::Failed(RecallError::NotRestored(stowed)),
+            };
+            shared.stop(recall, GiveBack::AndEnd(end));
         }
         Some(why) => shared.stop(recall, GiveBack::AndEnd(End::Failed(why))),
     }

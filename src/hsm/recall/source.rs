@@ -11,6 +11,7 @@
 
 use super::Asks;
 use super::RecallError;
+use super::error::Stowed;
 use super::nearness::Paces;
 use super::one::Opened;
 use crate::format::aggregate::IndexEntry;
@@ -56,23 +57,27 @@ pub(super) enum Miss {
     Bad,
     /// A copy that did not answer may be good.
     Passing(String),
-    /// One is, and must be restored first.
-    NotRestored {
-        tier: TierId,
-        object: AggregateId,
-        why: String,
-    },
+    /// Some are, and must be restored first.
+    NotRestored(Stowed),
 }
 
 impl Miss {
     /// What a tier said that says nothing against the object.
     fn passing(tier: TierId, why: &TierError) -> Self {
         match why {
-            TierError::NotRestored { object, .. } => Self::NotRestored {
-                tier,
-                object: *object,
+            TierError::NotRestored { object, .. } => Self::NotRestored(Stowed {
+                objects: vec![(tier, *object)],
+                beside_away: false,
                 why: why.to_string(),
-            },
+            }),
+            why => Self::Passing(why.to_string()),
+        }
+    }
+
+    /// The same of an object whose index was wanted.
+    pub(super) fn of_index(tier: TierId, why: &IndexError) -> Self {
+        match why {
+            IndexError::Tier(why) => Self::passing(tier, why),
             why => Self::Passing(why.to_string()),
         }
     }
@@ -82,18 +87,28 @@ impl Miss {
         match self {
             Self::Bad => RecallError::NoGoodCopy { tried },
             Self::Passing(why) => RecallError::Unavailable { why },
-            Self::NotRestored { tier, object, why } => {
-                RecallError::NotRestored { tier, object, why }
-            }
+            Self::NotRestored(stowed) => RecallError::NotRestored(stowed),
         }
     }
 
-    /// Of two that were met the one to be told of: what can be restored comes before what may come back.
-    fn or(self, other: Self) -> Self {
+    /// Of two that were met what is to be told: what can be restored comes before what may come back, and keeps in
+    /// mind that something may.
+    pub(super) fn or(self, other: Self) -> Self {
         match (self, other) {
-            (restored @ Self::NotRestored { .. }, _) | (_, restored @ Self::NotRestored { .. }) => {
-                restored
+            (Self::NotRestored(mut first), Self::NotRestored(second)) => {
+                first.beside_away |= second.beside_away;
+                for object in second.objects {
+                    if !first.objects.contains(&object) {
+                        first.objects.push(object);
+                    }
+                }
+                Self::NotRestored(first)
             }
+            (Self::NotRestored(stowed), Self::Passing(_))
+            | (Self::Passing(_), Self::NotRestored(stowed)) => Self::NotRestored(Stowed {
+                beside_away: true,
+                ..stowed
+            }),
             (Self::Bad, other) | (other, Self::Bad) => other,
             (Self::Passing(_), other) => other,
         }
@@ -194,6 +209,27 @@ impl Sources {
     /// The tier that most will be read from.
     pub(super) fn primary_tier(&self) -> TierId {
         self.first().copy.tier
+    }
+
+    /// All objects that hold the file in the copy of which `object` is a part; none if it is in one piece.
+    pub(super) fn beside(&self, (tier, object): (TierId, AggregateId)) -> Vec<AggregateId> {
+        let more = self.more.get().into_iter().flatten();
+        let copy = |source: &&Source| {
+            source.copy.tier == tier && source.copy.aggregate.head() == object.head()
+        };
+        let Some(source) = self.list.iter().chain(more).find(copy) else {
+            return Vec::new();
+        };
+        match &*source.known.lock() {
+            Known::Entry(_, entry) if !entry.parts().is_empty() => {
+                let parts = (0_u16..).zip(entry.parts());
+                let head = source.copy.aggregate;
+                std::iter::once(head)
+                    .chain(parts.map(|(n, _)| head.part(n + 1)))
+                    .collect()
+            }
+            Known::Entry(..) | Known::Nothing | Known::Useless => Vec::new(),
+        }
     }
 
     /// The object that most will be read from.
@@ -568,16 +604,12 @@ impl Source {
             },
             Ok(None) => "the aggregate does not hold these data".to_owned(),
             Err(why) if why.is_passing() => {
-                return Err(match &*why {
-                    // The tier is there: it is this object that takes hours.
-                    IndexError::Tier(why @ TierError::NotRestored { .. }) => {
-                        Miss::passing(self.copy.tier, why)
-                    }
-                    why => {
-                        self.is_away();
-                        Miss::Passing(why.to_string())
-                    }
-                });
+                let miss = Miss::of_index(self.copy.tier, &why);
+                // Else the tier is there: it is this object that takes hours.
+                if matches!(miss, Miss::Passing(_)) {
+                    self.is_away();
+                }
+                return Err(miss);
             }
             Err(why) => why.to_string(),
         };

@@ -2,12 +2,17 @@
 //!
 //! Invariants:
 //! - An object is asked for once, however many wait for it, and one question about it is under way at a time.
+//! - Nothing is asked for as long as a copy that needs no restore may come back in a moment
+//!   ([`Settings::restore_grace`](super::Settings)).
 //! - A recall that waits has changed nothing, holds no descriptor, worker or connection, and counts against nobody.
 //!   When its object was restored it begins again from the start, when it is its turn.
 //! - What was restored, as the service says, and cannot be read all the same is not waited for again at once: the
 //!   reader is told.
 //! - Nobody asks on for an object that nobody waits for any more. What was asked for comes all the same.
+//!
+//! Of a file in parts all are asked for when the first is found wanting: their hours pass together.
 
+use super::error::Stowed;
 use super::lane::Urgency;
 use super::one::{Phase, Recall};
 use super::park::Parked;
@@ -39,6 +44,11 @@ struct Thaw {
     pause: Duration,
     /// Who waits, and for which of his asks.
     waiting: Vec<(Weak<Recall>, u64)>,
+    /// Files whose nearer copies were read in vain: they wait for it, whatever they would begin with. `true`: one of
+    /// those may come back.
+    last_hope_of: HashMap<NodeHandle, bool>,
+    /// Of those that were let try again, since one of their copies may be back.
+    trying: Vec<NodeHandle>,
 }
 
 /// All of them.
@@ -46,42 +56,116 @@ struct Thaw {
 pub(super) struct Thaws {
     under_way: HashMap<Key, Thaw>,
     over: HashMap<Key, Instant>,
+    /// Files that have a copy which may come back before a restore is paid for: until when they are given that.
+    grace: HashMap<NodeHandle, Instant>,
 }
 
-/// It must be restored: it is asked for, if it is not yet. `false`: that was waited for a moment ago, and in vain.
-pub(super) fn begin(shared: &Arc<Shared>, key: Key) -> bool {
+/// What becomes of a file that must be restored.
+pub(super) enum Begun {
+    /// This object is on its way.
+    Comes(Key),
+    /// Not asked for yet: another copy may be back by then.
+    At(Instant),
+    /// That was waited for a moment ago, and in vain.
+    InVain,
+}
+
+/// One of the objects must be restored for the file at `node`: it is asked for, if none is yet.
+pub(super) fn begin(shared: &Arc<Shared>, node: &NodeHandle, stowed: &Stowed) -> Begun {
     let now = Instant::now();
-    {
+    let (key, fresh) = {
         let mut thaws = shared.thaws.lock();
-        thaws
-            .over
-            .retain(|_, at| now.saturating_duration_since(*at) < LATELY);
-        if thaws.over.contains_key(&key) {
-            return false;
-        }
-        match thaws.under_way.entry(key) {
-            Entry::Occupied(_) => return true,
-            Entry::Vacant(free) => free.insert(Thaw {
-                began: now,
-                takes: None,
-                comes: false,
-                asked: 0,
-                pause: shared.settings.restore_poll,
-                waiting: Vec::new(),
-            }),
+        thaws.forget_what_is_long_ago(now);
+        let under_way = |key: &&Key| thaws.under_way.contains_key(key);
+        let key = match stowed.objects.iter().find(under_way) {
+            Some(key) => *key,
+            None => {
+                let mut untried = stowed.objects.iter();
+                let Some(key) = untried.find(|key| !thaws.over.contains_key(key)) else {
+                    return Begun::InVain;
+                };
+                if stowed.beside_away
+                    && let Some(until) = thaws.grace(node, now + shared.settings.restore_grace)
+                {
+                    return Begun::At(until);
+                }
+                *key
+            }
         };
+        let (thaw, fresh) = thaws.entry(key, shared.settings.restore_poll);
+        thaw.last_hope_of.insert(node.clone(), stowed.beside_away);
+        (key, fresh)
+    };
+    if fresh {
+        ask(shared, key);
     }
-    ask(shared, key);
-    true
+    Begun::Comes(key)
 }
 
-/// The object of a file's copy that is being restored, if there is one.
-pub(super) fn of(shared: &Shared, sources: &Sources) -> Option<Key> {
+/// The other objects of a file in parts, of which one is on its way, are asked for too.
+pub(super) fn begin_beside(shared: &Arc<Shared>, sources: &Sources, key: Key) {
+    for object in sources.beside(key) {
+        let key = (key.0, object);
+        let fresh = {
+            let mut thaws = shared.thaws.lock();
+            !thaws.over.contains_key(&key) && thaws.entry(key, shared.settings.restore_poll).1
+        };
+        if fresh {
+            ask(shared, key);
+        }
+    }
+}
+
+/// Until when the file at `node` waits for another copy to come back.
+pub(super) fn waits_until(shared: &Shared, node: &NodeHandle) -> Option<Instant> {
+    let until = shared.thaws.lock().grace.get(node).copied();
+    until.filter(|until| *until > Instant::now())
+}
+
+impl Thaws {
+    fn forget_what_is_long_ago(&mut self, now: Instant) {
+        let lately = |at: &Instant| now.saturating_duration_since(*at) < LATELY;
+        self.over.retain(|_, at| lately(at));
+        self.grace.retain(|_, until| lately(until));
+    }
+
+    /// Until when the file is to wait; `None`: it did.
+    fn grace(&mut self, node: &NodeHandle, until: Instant) -> Option<Instant> {
+        let until = *self.grace.entry(node.clone()).or_insert(until);
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// The object's restore; `true`: it was not known before.
+    fn entry(&mut self, key: Key, pause: Duration) -> (&mut Thaw, bool) {
+        match self.under_way.entry(key) {
+            Entry::Occupied(known) => (known.into_mut(), false),
+            Entry::Vacant(free) => {
+                let thaw = Thaw {
+                    began: Instant::now(),
+                    takes: None,
+                    comes: false,
+                    asked: 0,
+                    pause,
+                    waiting: Vec::new(),
+                    last_hope_of: HashMap::new(),
+                    trying: Vec::new(),
+                };
+                (free.insert(thaw), true)
+            }
+        }
+    }
+}
+
+/// The object that is being restored and that the file must wait for, if there is one: what it would begin with lies in
+/// it, or was read elsewhere in vain.
+pub(super) fn of(shared: &Shared, node: &NodeHandle, sources: &Sources) -> Option<Key> {
     let (tier, head) = sources.primary();
     let thaws = shared.thaws.lock();
-    let mut keys = thaws.under_way.keys();
-    keys.find(|(of, object)| *of == tier && object.head() == head)
-        .copied()
+    let waits_for = |((of, object), thaw): &(&Key, &Thaw)| {
+        (*of == tier && object.head() == head) || thaw.last_hope_of.contains_key(node)
+    };
+    let found = thaws.under_way.iter().find(waits_for);
+    found.map(|(key, _)| *key)
 }
 
 /// The recall waits until the object was restored; `false`: that is over by now.
@@ -170,11 +254,40 @@ fn goes_on(shared: &Arc<Shared>, key: Key, said: &Result<Restoring, TierError>) 
     }
     let pause = thaw.pause;
     thaw.pause = (pause * 2).min(shared.settings.restore_poll_most.max(pause));
+    let tries = thaw.let_try();
     drop(thaws);
+    resume(shared, tries);
     let here = Arc::clone(shared);
     let again = Box::new(move || ask(&here, key));
     shared.later(Instant::now() + pause, again);
     true
+}
+
+impl Thaw {
+    /// Who is to see whether a copy that was away is back: one, and more each time that none comes to wait again.
+    fn let_try(&mut self) -> Vec<(Weak<Recall>, u64)> {
+        let before = self.trying.len();
+        let in_vain = self
+            .trying
+            .iter()
+            .any(|node| self.last_hope_of.contains_key(node));
+        let most = if in_vain { 1 } else { (before * 4).max(1) };
+        self.trying.clear();
+        let mut tries = Vec::new();
+        self.waiting.retain(|(recall, asked)| {
+            let Some(known) = recall.upgrade().filter(|_| tries.len() < most) else {
+                return true;
+            };
+            if self.last_hope_of.get(&known.node) != Some(&true) {
+                return true;
+            }
+            self.last_hope_of.remove(&known.node);
+            self.trying.push(known.node.clone());
+            tries.push((recall.clone(), *asked));
+            false
+        });
+        tries
+    }
 }
 
 /// Nobody waits for it any more: those who did begin again, when it is their turn. `settled`: it was restored, or
@@ -187,7 +300,12 @@ fn over(shared: &Arc<Shared>, key: Key, settled: bool) {
         }
         thaws.under_way.remove(&key)
     };
-    for (recall, asked) in thaw.into_iter().flat_map(|thaw| thaw.waiting) {
+    resume(shared, thaw.map(|thaw| thaw.waiting).unwrap_or_default());
+}
+
+/// They begin again, when it is their turn.
+fn resume(shared: &Arc<Shared>, waiting: Vec<(Weak<Recall>, u64)>) {
+    for (recall, asked) in waiting {
         let Some(recall) = recall.upgrade() else {
             continue;
         };
@@ -234,6 +352,12 @@ impl Thaws {
     /// Nothing is under way.
     pub(super) fn is_empty(&self) -> bool {
         self.under_way.is_empty()
+    }
+
+    /// So many objects of the tier are on their way.
+    pub(super) fn asked_for(&self, tier: TierId) -> u64 {
+        let comes = |(key, thaw): &(&Key, &Thaw)| key.0 == tier && thaw.comes;
+        self.under_way.iter().filter(comes).count() as u64
     }
 
     /// As if it were long ago.

@@ -5,7 +5,7 @@
 
 use crate::id::AggregateId;
 use crate::tier::tapes::Tapes;
-use crate::tier::{Description, Mark, Promise, Put, Space, Tier, TierError};
+use crate::tier::{Description, Mark, Promise, Put, Restoring, Space, Tier, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -108,6 +108,9 @@ impl Tier for Ahead<'_> {
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         self.tier.stat(name)
+    }
+    fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
+        self.tier.restore(name)
     }
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
         self.tier.delete(name)

@@ -5,6 +5,7 @@ mod clear;
 mod failure;
 mod keys;
 mod mark;
+mod nearness;
 mod object;
 mod parts;
 mod place;
@@ -22,12 +23,13 @@ use crate::tier::{
 };
 use bytes::Bytes;
 use failure::{Failure, Verb};
+use nearness::Nearness;
 use object::Range;
 use place::Place;
 use service::{ASK, PROBING, Service, carrying, within};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So long a new mark is let stand before it is looked at again, where the service lets two write it: longer than one
 /// that looked first takes to write.
@@ -36,6 +38,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A bucket's prefix as a tier.
 pub struct S3Tier {
     place: Arc<Place>,
+    near: Nearness,
     /// Keys among the objects that are none's, as last seen.
     strangers: AtomicU64,
 }
@@ -155,6 +158,7 @@ impl S3Tier {
             }
         }
         Ok(Self {
+            near: Nearness::of(&place.service.place),
             place,
             strangers: AtomicU64::new(0),
         })
@@ -255,8 +259,13 @@ impl Tier for S3Tier {
                 Range::Short(None) => Ok(Range::Short(Some(len_of().await?))),
                 other => Ok(other),
             }
-        })?;
-        match read {
+        });
+        match &read {
+            Ok(_) if len > 0 => self.near.is_ready(name, Instant::now()),
+            Err(TierError::NotRestored { .. }) => self.near.is_archived(name),
+            Ok(_) | Err(_) => {}
+        }
+        match read? {
             Range::Bytes(bytes) => Ok(bytes),
             Range::Short(size) => Err(TierError::Short {
                 tier: self.place.label().to_owned(),
@@ -274,9 +283,21 @@ impl Tier for S3Tier {
     }
 
     fn restore(&self, name: AggregateId) -> Result<Restoring, TierError> {
-        self.ask("restoring", (name, 0), |here, key| async move {
+        let said = self.ask("restoring", (name, 0), |here, key| async move {
             restore::ask(&here.service, &key).await
-        })
+        })?;
+        match said {
+            Restoring::Ready => self.near.is_ready(name, Instant::now()),
+            Restoring::Coming { takes } => {
+                let takes = takes.unwrap_or_default();
+                self.near.comes(name, takes, Instant::now());
+            }
+        }
+        Ok(said)
+    }
+
+    fn wait(&self, name: AggregateId) -> Duration {
+        self.near.wait(name, Instant::now())
     }
 
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {

@@ -122,9 +122,7 @@ pub(in crate::hsm::engine) fn code(why: &RecallError) -> Failure {
         RecallError::Foreign { .. } => Failure::Foreign,
         RecallError::Lost => Failure::Lost,
         RecallError::NoGoodCopy { .. } => Failure::NoGoodCopy,
-        RecallError::Unavailable { .. } | RecallError::NotRestored { .. } => {
-            Failure::TierUnavailable
-        }
+        RecallError::Unavailable { .. } | RecallError::NotRestored(_) => Failure::TierUnavailable,
         RecallError::NoSpace { .. } => Failure::NoSpace,
         RecallError::Quota { .. } => Failure::QuotaExceeded,
         RecallError::TimedOut => Failure::TimedOut,

@@ -4,9 +4,11 @@ use super::rig::{OLD, Rig, Stub, set_mtime};
 use crate::format::aggregate::BLOCK;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::SetHow;
+use crate::hsm::recall::Settings;
 use crate::tier::faults::Operation;
 use cairn_fuse::Errno;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 /// A file of `size` bytes with this record, as `cp -a` around the mount makes one.
 fn copied(rig: &Rig, stub: &Stub, name: &str, record: &Record, size: u64) -> Stub {
@@ -61,6 +63,27 @@ fn p6_a_copied_stub_is_adopted_under_a_new_id() {
     );
     rig.stage(&stub).expect("staged");
     rig.assert_whole(&stub);
+}
+
+#[test]
+fn p6_a_copied_stub_whose_object_must_be_restored_is_adopted_when_it_was() {
+    let rig = Rig::with(Settings {
+        restore_poll: Duration::from_millis(10),
+        restore_poll_most: Duration::from_millis(20),
+        ..Settings::default()
+    });
+    let stub = rig.dense("original", BLOCK);
+    let copy = copied(&rig, &stub, "copy", &stub.record, BLOCK);
+    let (tier, object) = (rig.tier(), stub.record.copies[0].aggregate);
+    tier.control().stow(object);
+    let reader = rig.read(&copy, 0, 20);
+    rig.until("it is asked for, and how it stands", |rig| {
+        rig.tier().control().calls(Operation::Restore) >= 3
+    });
+    assert!(rig.above.adopted.lock().is_empty());
+    tier.control().restore(object);
+    assert!(reader.wait().expect("bytes") == stub.content[..20]);
+    assert_eq!(rig.above.adopted.lock().len(), 1);
 }
 
 #[test]

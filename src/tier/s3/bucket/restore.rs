@@ -41,7 +41,7 @@ pub(super) async fn ask(service: &Service, key: &str) -> Result<Restoring, Failu
 
 /// A class that an object must be restored from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cold {
+pub(super) enum Cold {
     Glacier,
     Deep,
     /// Where the service moved it by itself, and moves it back.
@@ -50,13 +50,23 @@ enum Cold {
     MovedDeep,
 }
 
+impl Cold {
+    /// The class of that name, if it is one.
+    pub(super) fn of_class(class: &str) -> Option<Self> {
+        match class {
+            "GLACIER" => Some(Self::Glacier),
+            "DEEP_ARCHIVE" => Some(Self::Deep),
+            _ => None,
+        }
+    }
+}
+
 fn cold(seen: &object::Seen) -> Option<Cold> {
     match (seen.class.as_deref(), seen.archive.as_deref()) {
         (_, Some("ARCHIVE_ACCESS")) => Some(Cold::Moved),
         (_, Some("DEEP_ARCHIVE_ACCESS")) => Some(Cold::MovedDeep),
-        (Some("GLACIER"), _) => Some(Cold::Glacier),
-        (Some("DEEP_ARCHIVE"), _) => Some(Cold::Deep),
-        _ => None,
+        (Some(class), _) => Cold::of_class(class),
+        (None, _) => None,
     }
 }
 
@@ -66,7 +76,7 @@ fn is_under_way(said: &str) -> bool {
 }
 
 /// The longest that the service says such a retrieval takes (S3 user guide, "Archive retrieval options").
-fn takes(cold: Cold, tier: RestoreTier) -> Duration {
+pub(super) fn takes(cold: Cold, tier: RestoreTier) -> Duration {
     match (cold, tier) {
         (Cold::Glacier | Cold::Moved, RestoreTier::Expedited) => HOUR / 12,
         (Cold::Glacier | Cold::Moved, RestoreTier::Standard) => 5 * HOUR,
