@@ -4,12 +4,14 @@
 //! originals by itself. It fails if anything differs.
 
 mod compare;
+mod opened;
 mod sources;
 mod stage;
 
 use super::CliError;
 use crate::config::units::parse_size;
 use crate::error::Failure;
+use crate::tier::{TierError, TierUrl};
 use clap::Args;
 use stage::{Place, Step};
 use std::path::PathBuf;
@@ -26,6 +28,10 @@ pub struct DemoArgs {
     /// About how much to take (1G, 200M).
     #[arg(long, value_name = "N", default_value = "1G", value_parser = parse_size)]
     pub size: u64,
+    /// Archive to URL instead of a virtual tape library: dir:, s3:, exec: or tape:. An area of its own is made there
+    /// and removed in the end.
+    #[arg(long, value_name = "URL")]
+    pub tier: Option<TierUrl>,
 }
 
 /// Why the demo failed.
@@ -44,6 +50,9 @@ pub enum DemoError {
         /// What it said.
         output: String,
     },
+    /// The place to archive to.
+    #[error("{0}")]
+    Tier(Box<TierError>),
     /// A system call failed.
     #[error("{step}: {source}")]
     Io {
@@ -70,6 +79,7 @@ impl From<DemoError> for CliError {
         let failure = match &why {
             DemoError::NoFiles(_) => Failure::NotFound,
             DemoError::Differs { .. } | DemoError::NotDone(_) => Failure::Changed,
+            DemoError::Tier(_) => Failure::TierUnavailable,
             DemoError::Command { .. } | DemoError::Io { .. } => Failure::Internal,
         };
         Self::new(failure, why)
@@ -81,8 +91,12 @@ impl From<DemoError> for CliError {
 /// # Errors
 /// [`DemoError`]; the mount is taken down and, unless `keep`, the directory removed all the same.
 pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
-    println!("Cairn demo: real files go through a real mount into plain tar archives on tape (a");
-    println!("virtual library), leave the disk, and come back when read. Choosing files ...");
+    let place = match &options.tier {
+        None => "on tape (a\nvirtual library)".to_owned(),
+        Some(url) => format!("at\n{url}"),
+    };
+    println!("Cairn demo: real files go through a real mount into plain tar archives {place},");
+    println!("leave the disk, and come back when read. Choosing files ...");
     let chosen = sources::choose(options.from.as_deref(), options.size);
     if chosen.files == 0 {
         let looked = options
@@ -91,7 +105,7 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
             .map_or("/usr".into(), |p| p.display().to_string());
         return Err(DemoError::NoFiles(looked));
     }
-    let mut place = Place::make(options.keep)?;
+    let mut place = Place::make(options.keep, options.tier.as_ref())?;
     println!(
         "{} files, {} of this machine; working in {}\n",
         chosen.files,
@@ -109,7 +123,9 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
     println!("  cairn ls -l MOUNT              ls with state and size on disk");
     println!("  cairn archive|release|stage PATH...   by hand; --dry-run says what would happen");
     println!("  cairn why PATH                 what a file waits for, and how long still");
-    println!("  cairn tape list                cartridges and drives, and what they did");
+    if options.tier.is_none() {
+        println!("  cairn tape list                cartridges and drives, and what they did");
+    }
     Ok(())
 }
 
@@ -136,7 +152,7 @@ fn main_job(place: &mut Place, chosen: &sources::Sources) -> Result<Vec<Step>, D
             stage::size(before.large)
         )));
     }
-    place.open_an_aggregate()?;
+    opened::one(place)?;
     place.stage_one_directory(chosen)?;
     let (row, compared) = place.read_back(chosen)?;
     rows.push(row);

@@ -72,6 +72,5 @@ pub struct UpArgs {
 /// What is wrong with them (exit code 2), or why it did not start.
 pub fn run(args: &UpArgs, starter: &dyn Starter) -> Result<u8, CliError> {
     let plan = UpPlan::new(args)?;
-    plan::ready(&plan.tiers)?;
     starter.up(&plan)
 }

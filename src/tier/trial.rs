@@ -90,7 +90,8 @@ impl Trial {
     }
 
     /// The URL of the next part of the area, which nobody used.
-    fn next(&self) -> TierUrl {
+    #[must_use]
+    pub fn next(&self) -> TierUrl {
         let n = self.count.fetch_add(1, Ordering::Relaxed);
         match (&self.area, self.url.clone()) {
             (Area::Below(path), url) => url.at(path.join(n.to_string())),

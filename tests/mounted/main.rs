@@ -6,6 +6,8 @@ mod rig;
 mod adoption;
 mod attributes;
 mod backups;
+#[cfg(feature = "s3")]
+mod buckets;
 mod capability;
 mod cartridges;
 mod changes;

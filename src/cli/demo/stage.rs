@@ -5,10 +5,11 @@ use super::compare::{Care, Comparison};
 use super::sources::Sources;
 use crate::config::units::shown::seconds;
 use crate::server::wire::{TapeDrive, TapeList};
+use crate::tier::trial::Trial;
+use crate::tier::{Kind, TierUrl};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,9 +26,6 @@ pub(super) struct Step {
     against: Option<&'static str>,
 }
 
-/// What takes tape files out of an image.
-const SCRIPT: &str = include_str!("../../../examples/tap_files.py");
-
 const PLAIN_COPY: &str = "cp -a to the disk below";
 const PLAIN_TAR: &str = "tar c, then sync";
 const PLAIN_READ: &str = "compare two plain trees";
@@ -38,15 +36,17 @@ pub(super) struct Place {
     root: PathBuf,
     keep: bool,
     up: bool,
+    /// Where it archives to, if not to a library of its own; with what removes that again.
+    pub(super) tier: Option<(TierUrl, Trial)>,
 }
 
-fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> DemoError {
+pub(super) fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> DemoError {
     let step = step.into();
     move |source| DemoError::Io { step, source }
 }
 
 impl Place {
-    pub(super) fn make(keep: bool) -> Result<Self, DemoError> {
+    pub(super) fn make(keep: bool, tier: Option<&TierUrl>) -> Result<Self, DemoError> {
         let base =
             std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let root = base.join(format!("cairn-demo-{}", std::process::id()));
@@ -57,10 +57,14 @@ impl Place {
                 .map_err(io(format!("creating {}", path.display())))
         };
         make(&root, 0o755)?;
+        let area = |url: &TierUrl| Trial::at(url).map(|trial| (trial.next(), trial));
+        let tier = tier.map(area).transpose();
+        let tier = tier.map_err(|why| DemoError::Tier(Box::new(why)))?;
         let place = Self {
             root,
             keep,
             up: false,
+            tier,
         };
         // Guarded, so that no stub can be read past the mount.
         make(&place.root.join("guarded"), 0o700)?;
@@ -79,7 +83,7 @@ impl Place {
     fn mount(&self) -> PathBuf {
         self.root.join("mount")
     }
-    fn state(&self) -> PathBuf {
+    pub(super) fn state(&self) -> PathBuf {
         self.root.join("state")
     }
 
@@ -126,11 +130,13 @@ impl Place {
     pub(super) fn up(&mut self) -> Result<(), DemoError> {
         let policy = self.root.join("demo.policy");
         fs::write(&policy, cairn_policies::shipped::DEMO).map_err(io("writing demo.policy"))?;
-        println!(
-            "1. One command starts an instance with a virtual tape library, no configuration."
-        );
+        let with = match &self.tier {
+            None => "a virtual tape library, no configuration",
+            Some(_) => "one tier, no configuration",
+        };
+        println!("1. One command starts an instance with {with}.");
         self.up = true;
-        let said = self.cairn(&[
+        let mut args: Vec<OsString> = vec![
             "up".into(),
             "--detach".into(),
             "--allow-same-fs".into(),
@@ -138,9 +144,12 @@ impl Place {
             self.state().into(),
             "--policy".into(),
             policy.into(),
-            self.backing().into(),
-            self.mount().into(),
-        ])?;
+        ];
+        if let Some((url, _)) = &self.tier {
+            args.extend(["--tier".into(), format!("demo={url}").into()]);
+        }
+        args.extend([self.backing().into(), self.mount().into()]);
+        let said = self.cairn(&args)?;
         println!("   {}\n", said.trim().replace('\n', "\n   "));
         Ok(())
     }
@@ -152,12 +161,15 @@ impl Place {
     }
 
     pub(super) fn archive(&self, chosen: &Sources) -> Result<Step, DemoError> {
-        println!(
-            "3. The policy archives: plain tar on cartridges, synced, read back and compared."
-        );
+        let how = match self.kind() {
+            Kind::Tape => "on cartridges, synced, read back and compared",
+            Kind::S3 => "in objects whose checksum the service verified, or that were read back",
+            Kind::Dir | Kind::Exec | Kind::Memory | Kind::Unnamed => "in files, synced and proven",
+        };
+        println!("3. The policy archives: plain tar {how}.");
         let took = time(|| self.policy("all"))?;
         Ok(row(
-            "archive (tar, fsync, read back)",
+            "archive (tar, durable, proven)",
             chosen,
             took,
             Some(PLAIN_TAR),
@@ -175,55 +187,18 @@ impl Place {
             .map(drop)
     }
 
-    /// Takes the tape files out of a cartridge's image, as anybody could without Cairn, and lists one.
-    pub(super) fn open_an_aggregate(&self) -> Result<(), DemoError> {
-        println!(
-            "5. A cartridge holds plain tar: a script of thirty lines strips the tape's framing,"
-        );
-        println!("   and the system's own tar opens what is left.");
-        let Some(image) = written(&self.state().join("library/cartridges")) else {
-            return Err(DemoError::NotDone("no cartridge was written".into()));
-        };
-        let (script, files) = (self.root.join("tap_files.py"), self.root.join("tape-files"));
-        fs::write(&script, SCRIPT).map_err(io("writing tap_files.py"))?;
-        fs::create_dir(&files).map_err(io("creating tape-files/"))?;
-        println!(
-            "   $ python3 tap_files.py {} tape-files",
-            self.shown(&image)
-        );
-        let mut strip = Command::new("python3");
-        strip.arg(&script).arg(&image).arg(&files);
-        match run(strip) {
-            Err(DemoError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                println!("   SKIPPED: there is no python3 on this machine\n");
-                return Ok(());
-            }
-            done => done?,
-        };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&files).map_err(io("listing tape-files/"))? {
-            found.push(entry.map_err(io("listing tape-files/"))?.path());
+    /// What kind of place it archives to.
+    pub(super) fn kind(&self) -> Kind {
+        match self.tier.as_ref().map(|(url, _)| url) {
+            None | Some(TierUrl::Tape { .. }) => Kind::Tape,
+            Some(TierUrl::Dir { .. }) => Kind::Dir,
+            Some(TierUrl::S3(_)) => Kind::S3,
+            Some(TierUrl::Exec { .. }) => Kind::Exec,
         }
-        found.sort();
-        let Some(one) = found.first() else {
-            return Err(DemoError::NotDone("no aggregate was written".into()));
-        };
-        println!("   $ tar -tvf {}", self.shown(one));
-        let mut list = Command::new("tar");
-        list.arg("-tvf").arg(one);
-        let listing = run(list)?;
-        for line in listing.lines().take(4) {
-            println!("   {line}");
-        }
-        println!(
-            "   ... {} members; {} tape files on this cartridge\n",
-            listing.lines().count(),
-            found.len()
-        );
-        fs::remove_dir_all(&files).map_err(io("removing tape-files/"))
     }
 
-    fn shown(&self, path: &Path) -> String {
+    /// A path as it is shown: from the demo's own directory on.
+    pub(super) fn shown(&self, path: &Path) -> String {
         let below = path.strip_prefix(&self.root).unwrap_or(path);
         below.display().to_string()
     }
@@ -264,6 +239,9 @@ impl Place {
 
     /// What the library did, and how long a real one would have been at it.
     pub(super) fn tape_words(&self) -> Result<(), DemoError> {
+        if self.kind() != Kind::Tape {
+            return Ok(());
+        }
         println!("8. What that was in tape words:");
         let said = self.cairn(&["tape".into(), "list".into(), "--json".into()])?;
         let list: TapeList = serde_json::from_str(&said)
@@ -308,10 +286,23 @@ impl Place {
     /// Takes the instance down and removes what was made.
     pub(super) fn end(mut self) -> Result<(), DemoError> {
         self.down()?;
+        self.clear()?;
         if self.keep {
             println!("\nKept: {}", self.root.display());
         }
         Ok(())
+    }
+
+    /// Removes what was archived, unless it is to be kept.
+    fn clear(&mut self) -> Result<(), DemoError> {
+        let Some((_, trial)) = self.tier.take() else {
+            return Ok(());
+        };
+        if self.keep {
+            println!("\nKept: {}", trial.area());
+            return Ok(());
+        }
+        trial.clear().map_err(|why| DemoError::Tier(Box::new(why)))
     }
 
     fn down(&mut self) -> Result<(), DemoError> {
@@ -347,6 +338,9 @@ impl Drop for Place {
                 self.mount().display()
             );
             return;
+        }
+        if let Err(why) = self.clear() {
+            eprintln!("{why}");
         }
         if !self.keep {
             let removed = fs::remove_dir_all(&self.root);
@@ -408,7 +402,7 @@ fn compare(chosen: &Sources, copy: &Path) -> Comparison {
     compared
 }
 
-fn run(mut command: Command) -> Result<String, DemoError> {
+pub(super) fn run(mut command: Command) -> Result<String, DemoError> {
     let shown = format!("{} ...", command.get_program().to_string_lossy());
     let output = command
         .stdin(Stdio::null())
@@ -445,13 +439,6 @@ fn drop_caches() {
     if let Err(e) = fs::write("/proc/sys/vm/drop_caches", "3") {
         tracing::debug!(error = %e, "caches stay warm");
     }
-}
-
-/// The fullest image of a library.
-fn written(cartridges: &Path) -> Option<PathBuf> {
-    let images = fs::read_dir(cartridges).into_iter().flatten().flatten();
-    let sized = images.filter_map(|entry| Some((entry.metadata().ok()?.len(), entry.path())));
-    sized.max().map(|(_, path)| path)
 }
 
 /// Space on disk, bytes: of all files, and of those of 64 KiB and more.

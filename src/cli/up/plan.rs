@@ -224,22 +224,6 @@ pub(super) fn check_tiers(
     Ok(())
 }
 
-/// Refuses kinds that are being built: nothing goes there before it is proven that it comes back.
-pub(super) fn ready(tiers: &[TierSpec]) -> Result<(), CliError> {
-    let early = |tier: &&TierSpec| match tier.url {
-        TierUrl::S3(_) => true,
-        TierUrl::Dir { .. } | TierUrl::Tape { .. } | TierUrl::Exec { .. } => false,
-    };
-    let Some(tier) = tiers.iter().find(early) else {
-        return Ok(());
-    };
-    let why = format!(
-        "tier {}: {} cannot be used as a tier by this version, its kind is still being built; use dir:, tape: or exec:",
-        tier.name, tier.url
-    );
-    Err(CliError::usage(why))
-}
-
 fn directory(what: &str, path: &Path) -> Result<PathBuf, CliError> {
     // A dead mount is no obstacle: whoever mounts there takes it away first. Its path may still be
     // in the kernel's cache.

@@ -12,9 +12,7 @@ pub struct S3Tier(Infallible);
 fn refused(place: &S3Place) -> TierError {
     TierError::Refused {
         place: TierUrl::S3(Box::new(place.clone())).to_string(),
-        why:
-            "this program was built without S3, which is not ready for data yet (Cargo feature `s3`)"
-                .to_owned(),
+        why: "this program was built without S3 (Cargo feature `s3`)".to_owned(),
     }
 }
 

@@ -198,7 +198,17 @@ impl Service {
         T: Send + 'static,
         F: Future<Output = Result<T, TierError>> + Send + 'static,
     {
-        self.wait(step, Box::pin(within(span, work)))
+        let begun = Instant::now();
+        match self.wait(step, Box::pin(within(span, work))) {
+            // It was tried again and again for all of its time: whoever begins anew would keep his reader for minutes.
+            Err(TierError::Transient {
+                tier, step, source, ..
+            }) if begun.elapsed() >= span / 2 => {
+                let why = source.to_string();
+                Err(TierError::Unavailable { tier, step, why })
+            }
+            done => done,
+        }
     }
 
     /// Begins `work`, and waits for it for a moment. `None`: it goes on, and says in the log how it ends.

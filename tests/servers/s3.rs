@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const KEY: &str = "cairn-test";
-const SECRET: &str = "cairn-test-secret";
+pub(crate) const KEY: &str = "cairn-test";
+pub(crate) const SECRET: &str = "cairn-test-secret";
 const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=cairn-test/20260101/us-east-1/s3/aws4_request, \
                       SignedHeaders=host, Signature=0";
 pub(crate) const BUCKET: &str = "archive";
@@ -164,16 +164,39 @@ impl Server {
 
     /// One request as somebody whose signature is not looked at, and all of the answer.
     pub(crate) fn raw(&self, request: &str) -> String {
+        self.send(request, "")
+    }
+
+    /// The same with a body.
+    pub(crate) fn send(&self, request: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.at).expect("connects");
         let host = self.at;
         write!(
             stream,
-            "{request} HTTP/1.1\r\nHost: {host}\r\n{SIGNED}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "{request} HTTP/1.1\r\nHost: {host}\r\n{SIGNED}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}",
+            len = body.len()
         )
         .expect("is sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer
+    }
+
+    /// What it wrote of the requests that it met (moto: a line for each).
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.root.path().join("log")).unwrap_or_default()
+    }
+
+    /// From now on a restore of moto's takes a while, and some questions how it stands: it says that it is under way
+    /// if so many seconds have passed since the object was put, and that it is done as many after that.
+    pub(crate) fn slow_restores(&self, seconds: u32) {
+        let answer = self.send(
+            "POST /moto-api/state-manager/set-transition",
+            &format!(
+                r#"{{"model_name": "s3::keyrestore", "transition": {{"progression": "time", "seconds": {seconds}}}}}"#
+            ),
+        );
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
 
     /// Uploads that were begun and not finished.
