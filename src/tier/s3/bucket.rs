@@ -1,6 +1,7 @@
 //! The tier itself, on the AWS SDK.
 
 mod able;
+mod ahead;
 mod clear;
 mod failure;
 mod keys;
@@ -21,6 +22,7 @@ use crate::id::{AggregateId, InstanceId};
 use crate::tier::{
     Description, Expect, Kind, Mark, OpenHow, Put, Restoring, Space, Tier, TierError, TierUrl,
 };
+use ahead::Ahead;
 use bytes::Bytes;
 use failure::{Failure, Verb};
 use nearness::Nearness;
@@ -39,6 +41,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub struct S3Tier {
     place: Arc<Place>,
     near: Nearness,
+    ahead: Ahead,
     /// Keys among the objects that are none's, as last seen.
     strangers: AtomicU64,
 }
@@ -159,6 +162,7 @@ impl S3Tier {
         }
         Ok(Self {
             near: Nearness::of(&place.service.place),
+            ahead: Ahead::default(),
             place,
             strangers: AtomicU64::new(0),
         })
@@ -183,6 +187,43 @@ impl S3Tier {
     #[must_use]
     pub fn strangers(&self) -> u64 {
         self.strangers.load(Ordering::Relaxed)
+    }
+
+    /// `len` bytes at `offset`. `may_end`: or what there is of them.
+    fn range(
+        &self,
+        name: AggregateId,
+        (offset, len): (u64, u64),
+        may_end: bool,
+    ) -> Result<Range, TierError> {
+        let read = self.ask("reading", (name, len), move |here, key| async move {
+            let service = &here.service;
+            let len_of = async || object::head(service, &key).await.map(|seen| seen.len);
+            if len == 0 {
+                let size = len_of().await?;
+                let nothing = Range::Bytes(Bytes::new());
+                return Ok(if offset <= size {
+                    nothing
+                } else {
+                    Range::Short(Some(size))
+                });
+            }
+            let read = if may_end {
+                object::up_to(service, &key, offset, len).await?
+            } else {
+                object::range(service, &key, offset, len).await?
+            };
+            match read {
+                Range::Short(None) => Ok(Range::Short(Some(len_of().await?))),
+                other => Ok(other),
+            }
+        });
+        match &read {
+            Ok(_) if len > 0 => self.near.is_ready(name, Instant::now()),
+            Err(TierError::NotRestored { .. }) => self.near.is_archived(name),
+            Ok(_) | Err(_) => {}
+        }
+        read
     }
 
     /// One request about one object.
@@ -242,30 +283,20 @@ impl Tier for S3Tier {
     }
 
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
-        const STEP: &str = "reading";
-        let read = self.ask(STEP, (name, len), move |here, key| async move {
-            let service = &here.service;
-            let len_of = async || object::head(service, &key).await.map(|seen| seen.len);
-            if len == 0 {
-                let size = len_of().await?;
-                let nothing = Range::Bytes(Bytes::new());
-                return Ok(if offset <= size {
-                    nothing
-                } else {
-                    Range::Short(Some(size))
-                });
-            }
-            match object::range(service, &key, offset, len).await? {
-                Range::Short(None) => Ok(Range::Short(Some(len_of().await?))),
-                other => Ok(other),
-            }
+        let wanted = offset..offset.saturating_add(len);
+        let window = self.ahead.window(name, wanted.clone(), Instant::now());
+        let served = window.and_then(|window| {
+            window.serve(wanted, |offset, len| {
+                match self.range(name, (offset, len), true)? {
+                    Range::Bytes(bytes) => Ok(bytes),
+                    Range::Short(_) => Ok(Bytes::new()),
+                }
+            })
         });
-        match &read {
-            Ok(_) if len > 0 => self.near.is_ready(name, Instant::now()),
-            Err(TierError::NotRestored { .. }) => self.near.is_archived(name),
-            Ok(_) | Err(_) => {}
+        if let Some(bytes) = served {
+            return Ok(bytes);
         }
-        match read? {
+        match self.range(name, (offset, len), false)? {
             Range::Bytes(bytes) => Ok(bytes),
             Range::Short(size) => Err(TierError::Short {
                 tier: self.place.label().to_owned(),

@@ -81,11 +81,32 @@ pub(super) async fn range(
     len: u64,
 ) -> Result<Range, Failure> {
     service
-        .once(Verb::Get, len, one_range(service, key, offset, len))
+        .once(
+            Verb::Get,
+            len,
+            one_range(service, key, (offset, len), false),
+        )
         .await
 }
 
-async fn one_range(service: &Service, key: &str, offset: u64, len: u64) -> Result<Range, Failure> {
+/// The same, or what there is of it where the object ends before.
+pub(super) async fn up_to(
+    service: &Service,
+    key: &str,
+    offset: u64,
+    len: u64,
+) -> Result<Range, Failure> {
+    service
+        .once(Verb::Get, len, one_range(service, key, (offset, len), true))
+        .await
+}
+
+async fn one_range(
+    service: &Service,
+    key: &str,
+    (offset, len): (u64, u64),
+    may_end: bool,
+) -> Result<Range, Failure> {
     // No object goes so far, and some services take such a range for a mistake.
     let Some(last) = offset.checked_add(len - 1).filter(|last| *last < FARTHEST) else {
         return Ok(Range::Short(None));
@@ -104,14 +125,20 @@ async fn one_range(service: &Service, key: &str, offset: u64, len: u64) -> Resul
     let Some((first, end, total)) = parse_range(said) else {
         return Err(broken(format!("asked for a range, answered {said:?}")));
     };
-    if first == offset && end < last && total == Some(end + 1) {
+    let ends = first == offset && end < last && total == Some(end + 1);
+    if ends && !may_end {
         return Ok(Range::Short(total));
     }
-    if (first, end) != (offset, last) {
+    if !ends && (first, end) != (offset, last) {
         return Err(broken(format!(
             "asked for {offset}-{last}, answered {said:?}"
         )));
     }
+    let len = if ends {
+        total.unwrap_or(0) - offset
+    } else {
+        len
+    };
     let count = usize::try_from(len).map_err(|_| broken("too long for memory".to_owned()))?;
     let mut data = BytesMut::with_capacity(count);
     while let Some(piece) = answer.body.next().await {
