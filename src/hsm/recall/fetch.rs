@@ -1,5 +1,6 @@
 //! P4 (4): blocks are fetched, verified, and written in place, or kept in memory while streaming.
 
+use super::error::Stowed;
 use super::finish::{self, GiveBack};
 use super::meanwhile::{put_back, set_id};
 use super::one::{Opened, Phase, Recall, State};
@@ -86,17 +87,22 @@ pub(super) fn ticket(shared: &Arc<Shared>, recall: &Arc<Recall>, slot: usize) {
         }
         // Who waits begins anew, and waits until it was restored.
         Some(RecallError::NotRestored(stowed)) => {
-            let end = match thaw::begin(shared, &recall.node, &stowed) {
-                Begun::Comes(key) => {
-                    thaw::begin_beside(shared, &sources, key);
-                    End::Again
-                }
-                Begun::At(_) => End::Again,
-                Begun::InVain => End::Failed(RecallError::NotRestored(stowed)),
-            };
+            let end = restored_first(shared, recall, stowed, &sources);
             shared.stop(recall, GiveBack::AndEnd(end));
         }
         Some(why) => shared.stop(recall, GiveBack::AndEnd(End::Failed(why))),
+    }
+}
+
+/// What is to be read must be restored: it is asked for, if it is not yet.
+fn restored_first(shared: &Arc<Shared>, recall: &Recall, stowed: Stowed, sources: &Sources) -> End {
+    match thaw::begin(shared, &recall.node, &stowed) {
+        Begun::Comes(key) => {
+            thaw::begin_beside(shared, sources, key);
+            End::Again
+        }
+        Begun::At(_) => End::Again,
+        Begun::InVain => End::Failed(RecallError::NotRestored(stowed)),
     }
 }
 

@@ -20,6 +20,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "src/hsm/index_store.rs",
             "src/hsm/vouch.rs",
             "src/hsm/recall/adoption.rs",
+            "src/tier/s3/bucket/nearness.rs",
             "src/tier/dir",
         ],
     ),
