@@ -105,6 +105,14 @@ pub fn run(options: &DemoArgs) -> Result<(), DemoError> {
             .map_or("/usr".into(), |p| p.display().to_string());
         return Err(DemoError::NoFiles(looked));
     }
+    if let Some(TierUrl::S3(bucket)) = &options.tier
+        && let Some(class @ ("GLACIER" | "DEEP_ARCHIVE")) = bucket.storage_class.as_deref()
+    {
+        let why = format!(
+            "objects in {class} come back in hours, and are billed for months: name another storage-class for the demo"
+        );
+        return Err(DemoError::NotDone(why));
+    }
     let mut place = Place::make(options.keep, options.tier.as_ref())?;
     println!(
         "{} files, {} of this machine; working in {}\n",

@@ -82,11 +82,11 @@ fn of_bucket(place: &Place, bucket: &S3Place) -> Result<(), DemoError> {
         "" => "aggregates/".to_owned(),
         prefix => format!("{prefix}/aggregates/"),
     };
-    let query = prefix.replace('/', "%2F");
+    let query = encoded(&prefix, false);
     let listed = place.root().join("keys.xml");
     let keys = format!("?list-type=2&max-keys=1&prefix={query}");
-    if !caller.get(&keys, &listed)? {
-        println!("   SKIPPED: there is no curl on this machine\n");
+    if let Err(why) = caller.get(&keys, &listed)? {
+        println!("   SKIPPED: {why}\n");
         return Ok(());
     }
     let text = fs::read_to_string(&listed).map_err(io("reading keys.xml"))?;
@@ -102,7 +102,10 @@ fn of_bucket(place: &Place, bucket: &S3Place) -> Result<(), DemoError> {
         "   $ curl --aws-sigv4 aws:amz:{}:s3 -o object.tar {}/{key}",
         caller.region, caller.address
     );
-    caller.get(&format!("/{key}"), &object)?;
+    if let Err(why) = caller.get(&format!("/{}", encoded(&key, true)), &object)? {
+        println!("   SKIPPED: {why}\n");
+        return Ok(());
+    }
     list(place, &object)?;
     fs::remove_file(&object)
         .and_then(|()| fs::remove_file(&listed))
@@ -141,8 +144,9 @@ impl Caller {
         })
     }
 
-    /// Fetches into a file; `false`: there is no curl.
-    fn get(&self, what: &str, into: &Path) -> Result<bool, DemoError> {
+    /// Fetches into a file; or why not: what is shown here proves nothing about what was archived, and a curl that does
+    /// not know where the bucket is (a profile does, say) is no reason to fail.
+    fn get(&self, what: &str, into: &Path) -> Result<Result<(), String>, DemoError> {
         let mut command = Command::new("curl");
         command
             .args(["--silent", "--show-error", "--fail", "--globoff"])
@@ -154,7 +158,9 @@ impl Caller {
             .stdin(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = match command.spawn() {
-            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(why) if why.kind() == ErrorKind::NotFound => {
+                return Ok(Err("there is no curl on this machine".to_owned()));
+            }
             child => child.map_err(io("starting curl"))?,
         };
         let told = child.stdin.take().map(|mut stdin| {
@@ -165,14 +171,25 @@ impl Caller {
         let output = child.wait_with_output().map_err(io("running curl"))?;
         told.transpose().map_err(io("telling curl who asks"))?;
         if output.status.success() {
-            return Ok(true);
+            return Ok(Ok(()));
         }
-        Err(DemoError::Command {
-            command: format!("curl {}{what}", self.address),
-            status: output.status.to_string(),
-            output: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        let said = String::from_utf8_lossy(&output.stderr);
+        Ok(Err(format!("{} ({})", said.trim(), output.status)))
     }
+}
+
+/// For a URL; a path keeps its slashes.
+fn encoded(text: &str, is_path: bool) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'/' if is_path => out.push('/'),
+            b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 fn list(place: &Place, archive: &Path) -> Result<(), DemoError> {

@@ -47,6 +47,9 @@ pub(super) fn io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> Demo
 
 impl Place {
     pub(super) fn make(keep: bool, tier: Option<&TierUrl>) -> Result<Self, DemoError> {
+        let area = |url: &TierUrl| Trial::at(url).map(|trial| (trial.next(), trial));
+        let tier = tier.map(area).transpose();
+        let tier = tier.map_err(|why| DemoError::Tier(Box::new(why)))?;
         let base =
             std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let root = base.join(format!("cairn-demo-{}", std::process::id()));
@@ -57,9 +60,6 @@ impl Place {
                 .map_err(io(format!("creating {}", path.display())))
         };
         make(&root, 0o755)?;
-        let area = |url: &TierUrl| Trial::at(url).map(|trial| (trial.next(), trial));
-        let tier = tier.map(area).transpose();
-        let tier = tier.map_err(|why| DemoError::Tier(Box::new(why)))?;
         let place = Self {
             root,
             keep,
@@ -337,6 +337,9 @@ impl Drop for Place {
                 "the mount {} is still there: `cairn down --force` takes it away",
                 self.mount().display()
             );
+            if let Some((_, trial)) = &self.tier {
+                eprintln!("what was archived is still there: {}", trial.area());
+            }
             return;
         }
         if let Err(why) = self.clear() {

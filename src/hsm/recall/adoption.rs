@@ -191,7 +191,7 @@ fn look(
 ) -> Result<Option<impl std::ops::Deref<Target = IndexEntry> + use<>>, Miss> {
     let Some(tier) = shared.asks.tier(copy.tier) else {
         let why = format!("tier {} is not configured", copy.tier);
-        return Err(Miss::Passing(why));
+        return Err(Miss::Nowhere(why));
     };
     match shared.indexes.find(&*tier, copy, record) {
         Ok(found) => Ok(found),

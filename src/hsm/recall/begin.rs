@@ -71,13 +71,6 @@ fn soon(shared: &Arc<Shared>, recall: &Arc<Recall>) {
     shared.later(when, Box::new(move || open(&again, &same)));
 }
 
-/// The same, later: it keeps no drive meanwhile.
-fn again_at(shared: &Arc<Shared>, recall: &Arc<Recall>, when: Instant) {
-    recall.state.lock().leave_drive();
-    let (again, same) = (Arc::clone(shared), Arc::clone(recall));
-    shared.later(when, Box::new(move || open(&again, &same)));
-}
-
 /// Its copies must be restored first. Of it nothing was begun.
 pub(super) fn wait_for_restore(shared: &Arc<Shared>, recall: &Arc<Recall>, stowed: Stowed) {
     match thaw::begin(shared, &recall.node, &stowed) {
@@ -87,7 +80,7 @@ pub(super) fn wait_for_restore(shared: &Arc<Shared>, recall: &Arc<Recall>, stowe
                 shared.end(recall, End::Again);
             }
         }
-        Begun::At(until) => again_at(shared, recall, until),
+        Begun::At(until) => thaw::park_until(shared, recall, until),
         Begun::InVain => {
             let why = RecallError::NotRestored(stowed);
             shared.end(recall, End::Failed(why));
@@ -246,7 +239,7 @@ fn prepare(shared: &Arc<Shared>, recall: &Arc<Recall>, opened: Arc<Opened>) {
         Err(why) => return shared.end(recall, End::Failed(why)),
     };
     if let Some(until) = thaw::waits_until(shared, &recall.node) {
-        return again_at(shared, recall, until);
+        return thaw::park_until(shared, recall, until);
     }
     if let Some(key) = thaw::of(shared, &recall.node, &sources)
         && thaw::park(shared, recall, key)

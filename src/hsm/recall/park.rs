@@ -29,6 +29,8 @@ pub(super) enum Parked {
     Desk { desk: Arc<Desk>, job: JobId },
     /// For an object to be restored ([`super::thaw`]).
     Restore(super::thaw::Key),
+    /// For a tier to come back, a moment.
+    Grace,
 }
 
 impl Parked {
@@ -37,7 +39,7 @@ impl Parked {
         match self {
             Self::Desk { desk, job } => desk.raise(*job),
             // It comes as soon as it comes.
-            Self::Restore(_) => {}
+            Self::Restore(_) | Self::Grace => {}
         }
     }
 
@@ -47,7 +49,7 @@ impl Parked {
             Self::Desk { desk, job } => {
                 desk.cancel(job);
             }
-            Self::Restore(_) => {}
+            Self::Restore(_) | Self::Grace => {}
         }
     }
 }
@@ -184,7 +186,7 @@ impl Shared {
             let state = recall.state.lock();
             match state.parked.as_ref()? {
                 Parked::Desk { desk, job } => (Arc::clone(desk), *job),
-                Parked::Restore(_) => return None,
+                Parked::Restore(_) | Parked::Grace => return None,
             }
         };
         desk.told(job)

@@ -57,6 +57,8 @@ pub(super) enum Miss {
     Bad,
     /// A copy that did not answer may be good.
     Passing(String),
+    /// So may one on a tier that is not configured: it does not come back by itself.
+    Nowhere(String),
     /// Some are, and must be restored first.
     NotRestored(Stowed),
 }
@@ -86,7 +88,7 @@ impl Miss {
     pub(super) fn into_error(self, tried: usize) -> RecallError {
         match self {
             Self::Bad => RecallError::NoGoodCopy { tried },
-            Self::Passing(why) => RecallError::Unavailable { why },
+            Self::Passing(why) | Self::Nowhere(why) => RecallError::Unavailable { why },
             Self::NotRestored(stowed) => RecallError::NotRestored(stowed),
         }
     }
@@ -109,7 +111,12 @@ impl Miss {
                 beside_away: true,
                 ..stowed
             }),
+            (Self::NotRestored(stowed), Self::Bad | Self::Nowhere(_))
+            | (Self::Bad | Self::Nowhere(_), Self::NotRestored(stowed)) => {
+                Self::NotRestored(stowed)
+            }
             (Self::Bad, other) | (other, Self::Bad) => other,
+            (Self::Nowhere(_), other) | (other, Self::Nowhere(_)) => other,
             (Self::Passing(_), other) => other,
         }
     }
@@ -209,6 +216,11 @@ impl Sources {
     /// The tier that most will be read from.
     pub(super) fn primary_tier(&self) -> TierId {
         self.first().copy.tier
+    }
+
+    /// Does no other copy hold it?
+    pub(super) fn is_alone(&self, asks: &dyn Asks) -> bool {
+        self.others(asks).next().is_none()
     }
 
     /// All objects that hold the file in the copy of which `object` is a part; none if it is in one piece.
@@ -589,10 +601,8 @@ impl Source {
             Known::Nothing => {}
         }
         let Some(tier) = asks.tier(self.copy.tier) else {
-            return Err(Miss::Passing(format!(
-                "tier {} is not configured",
-                self.copy.tier
-            )));
+            let why = format!("tier {} is not configured", self.copy.tier);
+            return Err(Miss::Nowhere(why));
         };
         let why = match indexes.find(&*tier, &self.copy, record) {
             Ok(Some(entry)) => match mismatch(&entry, record) {

@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// For so long an object that was waited for is not waited for again.
 const LATELY: Duration = Duration::from_secs(60);
+/// A file gets grace once in so long: what follows it may take long to fail.
+const GRACE_ONCE_IN: Duration = Duration::from_secs(3600);
 
 /// An object.
 pub(super) type Key = (TierId, AggregateId);
@@ -47,8 +49,10 @@ struct Thaw {
     /// Files whose nearer copies were read in vain: they wait for it, whatever they would begin with. `true`: one of
     /// those may come back.
     last_hope_of: HashMap<NodeHandle, bool>,
-    /// Of those that were let try again, since one of their copies may be back.
-    trying: Vec<NodeHandle>,
+    /// Those that try just now whether one of their copies is back.
+    trying: Vec<(Weak<Recall>, NodeHandle)>,
+    /// All that were let try together with them.
+    tried: Vec<NodeHandle>,
 }
 
 /// All of them.
@@ -124,9 +128,9 @@ pub(super) fn waits_until(shared: &Shared, node: &NodeHandle) -> Option<Instant>
 
 impl Thaws {
     fn forget_what_is_long_ago(&mut self, now: Instant) {
-        let lately = |at: &Instant| now.saturating_duration_since(*at) < LATELY;
-        self.over.retain(|_, at| lately(at));
-        self.grace.retain(|_, until| lately(until));
+        let since = |at: &Instant| now.saturating_duration_since(*at);
+        self.over.retain(|_, at| since(at) < LATELY);
+        self.grace.retain(|_, until| since(until) < GRACE_ONCE_IN);
     }
 
     /// Until when the file is to wait; `None`: it did.
@@ -149,6 +153,7 @@ impl Thaws {
                     waiting: Vec::new(),
                     last_hope_of: HashMap::new(),
                     trying: Vec::new(),
+                    tried: Vec::new(),
                 };
                 (free.insert(thaw), true)
             }
@@ -156,13 +161,14 @@ impl Thaws {
     }
 }
 
-/// The object that is being restored and that the file must wait for, if there is one: what it would begin with lies in
-/// it, or was read elsewhere in vain.
+/// The object that is being restored and that the file must wait for, if there is one: it has no copy elsewhere, or was
+/// read there in vain. (With a copy elsewhere, that is tried first, whatever is on its way.)
 pub(super) fn of(shared: &Shared, node: &NodeHandle, sources: &Sources) -> Option<Key> {
     let (tier, head) = sources.primary();
+    let alone = sources.is_alone(&*shared.asks);
     let thaws = shared.thaws.lock();
     let waits_for = |((of, object), thaw): &(&Key, &Thaw)| {
-        (*of == tier && object.head() == head) || thaw.last_hope_of.contains_key(node)
+        (alone && *of == tier && object.head() == head) || thaw.last_hope_of.contains_key(node)
     };
     let found = thaws.under_way.iter().find(waits_for);
     found.map(|(key, _)| *key)
@@ -170,37 +176,55 @@ pub(super) fn of(shared: &Shared, node: &NodeHandle, sources: &Sources) -> Optio
 
 /// The recall waits until the object was restored; `false`: that is over by now.
 pub(super) fn park(shared: &Arc<Shared>, recall: &Arc<Recall>, key: Key) -> bool {
-    let next = {
+    let enter = |asked| {
+        let mut thaws = shared.thaws.lock();
+        let thaw = thaws.under_way.get_mut(&key);
+        thaw.map(|thaw| thaw.waiting.push((Arc::downgrade(recall), asked)))
+    };
+    set_aside(shared, recall, Parked::Restore(key), enter).is_some()
+}
+
+/// It waits until then, for a tier to come back.
+pub(super) fn park_until(shared: &Arc<Shared>, recall: &Arc<Recall>, until: Instant) {
+    let Some(asked) = set_aside(shared, recall, Parked::Grace, Some) else {
+        return;
+    };
+    let (here, waits) = (Arc::clone(shared), (Arc::downgrade(recall), asked));
+    shared.later(until, Box::new(move || resume(&here, vec![waits])));
+}
+
+/// The recall waits as `parked` says, and holds nothing meanwhile. `enter` hears which of its asks it is; `None`: there
+/// is nothing to wait for. `Some` of it also where the recall ended meanwhile: whoever ended it saw to those who wait.
+fn set_aside<T: Default>(
+    shared: &Arc<Shared>,
+    recall: &Arc<Recall>,
+    parked: Parked,
+    enter: impl FnOnce(u64) -> Option<T>,
+) -> Option<T> {
+    let (entered, next) = {
         let mut table = shared.table.lock();
         let mut state = recall.state.lock();
         if state.phase != Phase::Beginning {
-            // Whoever ended it meanwhile saw to those who wait.
-            return true;
+            return Some(T::default());
         }
-        {
-            let mut thaws = shared.thaws.lock();
-            let Some(thaw) = thaws.under_way.get_mut(&key) else {
-                return false;
-            };
-            state.asked += 1;
-            thaw.waiting.push((Arc::downgrade(recall), state.asked));
-        }
+        let entered = enter(state.asked + 1)?;
+        state.asked += 1;
         state.leave_drive();
         // Whatever drive it had its turn at: it asks anew.
         (state.called, state.seat_of, state.turn_of) = (false, None, None);
-        state.parked = Some(Parked::Restore(key));
+        state.parked = Some(parked);
         state.phase = Phase::Parked;
         let (admitted, charge) = (std::mem::take(&mut state.admitted), state.charge);
         drop(state);
         if admitted {
             table.uncharge(charge);
         }
-        charge
+        (entered, charge)
     };
     if let Some(next) = shared.next_in_line(next) {
         shared.begin(&next);
     }
-    true
+    Some(entered)
 }
 
 /// On a worker of the tier.
@@ -233,13 +257,18 @@ fn asked(shared: &Arc<Shared>, key: Key) {
 /// Asked again later?
 fn goes_on(shared: &Arc<Shared>, key: Key, said: &Result<Restoring, TierError>) -> bool {
     let mut thaws = shared.thaws.lock();
+    // Whoever waits for one part of a file waits for the others, too.
+    let same_file = |other: &Key| other.0 == key.0 && other.1.head() == key.1.head();
+    let mut others = thaws.under_way.iter();
+    let beside = others.any(|(other, thaw)| same_file(other) && !thaw.waiting.is_empty());
     let Some(thaw) = thaws.under_way.get_mut(&key) else {
         return true;
     };
     thaw.asked += 1;
     thaw.waiting.retain(|(recall, _)| recall.strong_count() > 0);
+    thaw.forget_who_tried();
     // Who is the reason for it comes to wait for it a moment after it was begun.
-    let wanted = thaw.asked == 1 || !thaw.waiting.is_empty();
+    let wanted = thaw.asked == 1 || beside || !thaw.waiting.is_empty() || !thaw.trying.is_empty();
     let goes_on = match said {
         Ok(Restoring::Coming { takes }) => {
             (thaw.takes, thaw.comes) = (*takes, true);
@@ -264,15 +293,26 @@ fn goes_on(shared: &Arc<Shared>, key: Key, said: &Result<Restoring, TierError>) 
 }
 
 impl Thaw {
+    /// They ended, or came to wait again.
+    fn forget_who_tried(&mut self) {
+        let waits = &self.last_hope_of;
+        self.trying
+            .retain(|(recall, node)| recall.strong_count() > 0 && !waits.contains_key(node));
+    }
+
     /// Who is to see whether a copy that was away is back: one, and more each time that none comes to wait again.
     fn let_try(&mut self) -> Vec<(Weak<Recall>, u64)> {
-        let before = self.trying.len();
-        let in_vain = self
-            .trying
-            .iter()
-            .any(|node| self.last_hope_of.contains_key(node));
-        let most = if in_vain { 1 } else { (before * 4).max(1) };
-        self.trying.clear();
+        if !self.trying.is_empty() {
+            return Vec::new();
+        }
+        let mut tried = self.tried.iter();
+        let in_vain = tried.any(|node| self.last_hope_of.contains_key(node));
+        let most = if in_vain {
+            1
+        } else {
+            (self.tried.len() * 4).max(1)
+        };
+        self.tried.clear();
         let mut tries = Vec::new();
         self.waiting.retain(|(recall, asked)| {
             let Some(known) = recall.upgrade().filter(|_| tries.len() < most) else {
@@ -282,7 +322,8 @@ impl Thaw {
                 return true;
             }
             self.last_hope_of.remove(&known.node);
-            self.trying.push(known.node.clone());
+            self.trying.push((recall.clone(), known.node.clone()));
+            self.tried.push(known.node.clone());
             tries.push((recall.clone(), *asked));
             false
         });
@@ -336,6 +377,8 @@ impl Shared {
         let recall = self.table.lock().recalls.get(node).cloned()?;
         let key = match recall.state.lock().parked.as_ref()? {
             Parked::Restore(key) => *key,
+            // Nothing is asked for yet.
+            Parked::Grace => return Some(None),
             Parked::Desk { .. } => return None,
         };
         let thaws = self.thaws.lock();

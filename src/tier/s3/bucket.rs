@@ -20,9 +20,10 @@ mod upload;
 use super::{Access, S3Place};
 use crate::id::{AggregateId, InstanceId};
 use crate::tier::{
-    Description, Expect, Kind, Mark, OpenHow, Put, Restoring, Space, Tier, TierError, TierUrl,
+    Description, ErrorKind, Expect, Kind, Mark, OpenHow, Put, Restoring, Space, Tier, TierError,
+    TierUrl,
 };
-use ahead::Ahead;
+use ahead::{Ahead, Served};
 use bytes::Bytes;
 use failure::{Failure, Verb};
 use nearness::Nearness;
@@ -189,6 +190,20 @@ impl S3Tier {
         self.strangers.load(Ordering::Relaxed)
     }
 
+    /// What keeps a range of an object from being read keeps its neighbours from it as well, if it is one of these.
+    fn same_for_all(&self, kind: ErrorKind, object: AggregateId, why: String) -> Option<TierError> {
+        let tier = self.place.label().to_owned();
+        match kind {
+            ErrorKind::NotRestored => Some(TierError::NotRestored { tier, object, why }),
+            ErrorKind::Unavailable | ErrorKind::Transient => Some(TierError::Unavailable {
+                tier,
+                step: "reading",
+                why,
+            }),
+            _ => None,
+        }
+    }
+
     /// `len` bytes at `offset`. `may_end`: or what there is of them.
     fn range(
         &self,
@@ -220,7 +235,7 @@ impl S3Tier {
         });
         match &read {
             Ok(_) if len > 0 => self.near.is_ready(name, Instant::now()),
-            Err(TierError::NotRestored { .. }) => self.near.is_archived(name),
+            Err(TierError::NotRestored { .. }) => self.near.is_archived(name, Instant::now()),
             Ok(_) | Err(_) => {}
         }
         read
@@ -285,16 +300,23 @@ impl Tier for S3Tier {
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         let wanted = offset..offset.saturating_add(len);
         let window = self.ahead.window(name, wanted.clone(), Instant::now());
-        let served = window.and_then(|window| {
-            window.serve(wanted, |offset, len| {
+        if let Some(window) = window {
+            let served = window.serve(wanted, |offset, len| {
                 match self.range(name, (offset, len), true)? {
                     Range::Bytes(bytes) => Ok(bytes),
                     Range::Short(_) => Ok(Bytes::new()),
                 }
-            })
-        });
-        if let Some(bytes) = served {
-            return Ok(bytes);
+            });
+            match served {
+                Served::Bytes(bytes) => return Ok(bytes),
+                Served::Itself => {}
+                Served::Failed(kind, why) => {
+                    self.ahead.drop_failed(&window);
+                    if let Some(error) = self.same_for_all(kind, name, why) {
+                        return Err(error);
+                    }
+                }
+            }
         }
         match self.range(name, (offset, len), false)? {
             Range::Bytes(bytes) => Ok(bytes),
@@ -332,6 +354,7 @@ impl Tier for S3Tier {
     }
 
     fn delete(&self, name: AggregateId) -> Result<(), TierError> {
+        self.ahead.forget(Some(name), Instant::now());
         self.ask("deleting", (name, 0), |here, key| async move {
             object::delete(&here.service, &key).await
         })
@@ -355,6 +378,7 @@ impl Tier for S3Tier {
 
     /// A bucket has no bounds that it would tell. Asking is a sign of life all the same.
     fn space(&self) -> Result<Space, TierError> {
+        self.ahead.forget(None, Instant::now());
         let here = Arc::clone(&self.place);
         self.place
             .service

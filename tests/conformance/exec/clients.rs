@@ -9,9 +9,6 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Set by those who have time: the suite of all tiers, too, which starts a client some two thousand times.
-const WHOLE: &str = "CAIRN_TEST_WHOLE";
-
 /// The cases for authors and those of opening; and those of every tier, where there is time.
 fn passes(url: &TierUrl) {
     let trial = Trial::at(url).expect("an area");
@@ -21,7 +18,7 @@ fn passes(url: &TierUrl) {
         let why = outcome.result.err();
         failed.extend(why.map(|why| format!("{}: {why}", outcome.case)));
     };
-    if std::env::var_os(WHOLE).is_some() {
+    if super::has_time() {
         trial.run(&mut each);
     } else {
         trial.run_own(&mut each);

@@ -204,27 +204,37 @@ fn nothing_is_paid_for_where_the_near_copy_is_back_in_a_moment() {
 
 #[test]
 fn whoever_waits_for_a_restore_is_served_by_a_copy_that_came_back() {
-    let rig = Rig::with(Settings {
-        restore_poll: Duration::from_millis(10),
-        restore_poll_most: Duration::from_millis(20),
-        restore_grace: Duration::ZERO,
-        ..Settings::default()
-    });
-    let (stub, [near, far]) = on_two(&rig, "file");
-    far.control().stow(stub.record.copies[1].aggregate);
-    near.control().set_unavailable(true);
-    let reader = rig.read(&stub, 0, 100);
-    rig.until("it is asked for, and how it stands", |_| {
-        restores(&far) >= 3
-    });
-    near.control().set_unavailable(false);
-    assert!(reader.wait().expect("the bytes") == stub.content[..100]);
-    assert!(far.control().calls(Operation::Restore) >= 3);
-    rig.until("it is whole", |rig| rig.recaller.running() == 0);
-    rig.assert_whole(&stub);
-    rig.until("nobody asks on", |rig| {
-        rig.recaller.shared.thaws.lock().is_empty()
-    });
+    // With the far copy's index in memory a recall begins with that, as long as the near tier is thought to be away.
+    for far_is_at_hand in [false, true] {
+        let rig = Rig::with(Settings {
+            restore_poll: Duration::from_millis(10),
+            restore_poll_most: Duration::from_millis(20),
+            restore_grace: Duration::ZERO,
+            ..Settings::default()
+        });
+        let (stub, [near, far]) = on_two(&rig, "file");
+        let copy = stub.record.copies[1];
+        if far_is_at_hand {
+            let loaded = rig
+                .recaller
+                .indexes()
+                .load(&*far, copy.tier, copy.aggregate);
+            loaded.expect("loaded");
+        }
+        far.control().stow(copy.aggregate);
+        near.control().set_unavailable(true);
+        let reader = rig.read(&stub, 0, 100);
+        rig.until("it is asked for, and how it stands", |_| {
+            restores(&far) >= 3
+        });
+        near.control().set_unavailable(false);
+        assert!(reader.wait().expect("the bytes") == stub.content[..100]);
+        rig.until("it is whole", |rig| rig.recaller.running() == 0);
+        rig.assert_whole(&stub);
+        rig.until("nobody asks on", |rig| {
+            rig.recaller.shared.thaws.lock().is_empty()
+        });
+    }
 }
 
 #[test]

@@ -6,12 +6,14 @@
 //!   ones is known to who has the checksum.
 //! - Nothing is given twice from here: whoever asks again for what he was given, since it was wrong, gets it from the
 //!   service.
-//! - At most [`WINDOWS`] of at most [`LONGEST`] are kept, for [`KEPT`].
+//! - At most [`WINDOWS`] of at most [`LONGEST`] are kept, for [`KEPT`] or until somebody looks after that, and none of an
+//!   object that was deleted.
+//! - Whoever waited for a window that could not be read is told why, and does not wait again.
 //! - No more is read ahead than twice what reads spanned that wanted at least half of it: bytes cost more than requests
 //!   where a service bills for what leaves it.
 
 use crate::id::AggregateId;
-use crate::tier::TierError;
+use crate::tier::{ErrorKind, TierError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, VecDeque};
@@ -52,8 +54,18 @@ enum Got {
     Nothing,
     /// From the window's beginning; shorter where the object ends.
     Bytes(Bytes, BTreeSet<u64>),
-    /// It could not be read: everybody asks for himself.
-    Failed,
+    /// It could not be read.
+    Failed(ErrorKind, String),
+}
+
+/// What a window has for a read.
+#[derive(Debug)]
+pub(super) enum Served {
+    Bytes(Bytes),
+    /// It is to be asked for by itself.
+    Itself,
+    /// Nobody gets it now.
+    Failed(ErrorKind, String),
 }
 
 impl Ahead {
@@ -92,6 +104,20 @@ impl Ahead {
         Some(window)
     }
 
+    /// It is deleted, or what was kept for long is to go (`None`).
+    pub(super) fn forget(&self, object: Option<AggregateId>, now: Instant) {
+        self.windows.lock().retain(|window| {
+            Some(window.object) != object && now.saturating_duration_since(window.made) < KEPT
+        });
+    }
+
+    /// What failed serves those who waited for it, and nobody after them.
+    pub(super) fn drop_failed(&self, failed: &Arc<Window>) {
+        self.windows
+            .lock()
+            .retain(|window| !Arc::ptr_eq(window, failed));
+    }
+
     fn note(&self, object: AggregateId, wanted: &Range<u64>, now: Instant) {
         let mut lately = self.lately.lock();
         lately.retain(|(_, _, at)| now.saturating_duration_since(*at) < LATELY);
@@ -121,27 +147,34 @@ impl Ahead {
 }
 
 impl Window {
-    /// The bytes of `wanted`, read with the window if they are not there yet; `None`: they are to be asked for by
-    /// themselves. `read`: an offset and a length, and what there is of it.
+    /// The bytes of `wanted`, read with the window if they are not there yet. `read`: an offset and a length, and what
+    /// there is of it.
     pub(super) fn serve(
         &self,
         wanted: Range<u64>,
         read: impl FnOnce(u64, u64) -> Result<Bytes, TierError>,
-    ) -> Option<Bytes> {
+    ) -> Served {
         let mut got = self.got.lock();
         if matches!(*got, Got::Nothing) {
             let len = self.range.end - self.range.start;
             *got = match read(self.range.start, len) {
                 Ok(bytes) => Got::Bytes(bytes, BTreeSet::new()),
-                Err(_) => Got::Failed,
+                Err(why) => Got::Failed(why.kind(), why.to_string()),
             };
         }
-        let Got::Bytes(bytes, given) = &mut *got else {
-            return None;
+        let (bytes, given) = match &mut *got {
+            Got::Bytes(bytes, given) => (bytes, given),
+            Got::Failed(kind, why) => return Served::Failed(*kind, why.clone()),
+            Got::Nothing => return Served::Itself,
         };
-        let from = usize::try_from(wanted.start.checked_sub(self.range.start)?).ok()?;
-        let to = usize::try_from(wanted.end.checked_sub(self.range.start)?).ok()?;
-        (to <= bytes.len() && given.insert(wanted.start)).then(|| bytes.slice(from..to))
+        let within = |at: u64| usize::try_from(at.checked_sub(self.range.start)?).ok();
+        let part = within(wanted.start).zip(within(wanted.end));
+        let part = part.and_then(|(from, to)| bytes.get(from..to));
+        match part {
+            // A copy: whoever keeps some of it keeps not all of it.
+            Some(part) if given.insert(wanted.start) => Served::Bytes(Bytes::copy_from_slice(part)),
+            Some(_) | None => Served::Itself,
+        }
     }
 }
 
@@ -172,14 +205,14 @@ mod tests {
         for n in 0..200 {
             let wanted = member(n);
             let window = ahead.window(name(1), wanted.clone(), now);
-            let served = window.and_then(|window| {
+            let served = window.map(|window| {
                 window.serve(wanted.clone(), |offset, len| {
                     requests += 1;
                     bytes += len;
                     Ok(object(offset..offset + len))
                 })
             });
-            if let Some(served) = served {
+            if let Some(Served::Bytes(served)) = served {
                 assert!(served == object(wanted));
             } else {
                 requests += 1;
@@ -205,6 +238,14 @@ mod tests {
         assert!(ahead.window(name(9), 0..SMALL + 1, later).is_none());
     }
 
+    fn is_served(
+        window: &Window,
+        n: u64,
+        read: impl FnOnce(u64, u64) -> Result<Bytes, TierError>,
+    ) -> bool {
+        matches!(window.serve(member(n), read), Served::Bytes(bytes) if bytes == object(member(n)))
+    }
+
     #[test]
     fn nothing_is_given_twice_and_a_window_that_failed_serves_nobody() {
         let (ahead, now) = (Ahead::default(), Instant::now());
@@ -213,8 +254,8 @@ mod tests {
         }
         let window = ahead.window(name(1), member(2), now).expect("a row");
         let read = |offset, len| Ok(object(offset..offset + len));
-        assert!(window.serve(member(2), read).is_some());
-        assert!(window.serve(member(2), read).is_none(), "it was wrong");
+        assert!(is_served(&window, 2, read));
+        assert!(!is_served(&window, 2, read), "it was wrong");
         // The object ends within the window: so it says whoever asks for what lies behind.
         let ends = |offset, _| Ok(object(offset..offset + 70 * KIB));
         let end = Window {
@@ -223,8 +264,8 @@ mod tests {
             made: now,
             got: Mutex::new(Got::Nothing),
         };
-        assert!(end.serve(member(0), ends).is_some());
-        assert!(end.serve(member(1), ends).is_none());
+        assert!(is_served(&end, 0, ends));
+        assert!(!is_served(&end, 1, ends));
         let failed = Window {
             object: name(3),
             range: member(0).start..member(9).end,
@@ -237,8 +278,15 @@ mod tests {
                 object: name(3),
             })
         };
-        assert!(failed.serve(member(0), away).is_none());
-        assert!(failed.serve(member(1), read).is_none());
+        for n in 0..2 {
+            let told = failed.serve(member(n), away);
+            assert!(
+                matches!(told, Served::Failed(ErrorKind::Missing, _)),
+                "{told:?}"
+            );
+        }
+        ahead.drop_failed(&window);
+        assert_eq!(ahead.windows.lock().len(), 0);
         // What was kept is forgotten.
         assert!(ahead.window(name(1), member(3), now + KEPT).is_none());
     }

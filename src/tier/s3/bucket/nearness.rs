@@ -55,6 +55,8 @@ impl Nearness {
             Some(Known::Coming(since, takes)) => {
                 takes.saturating_sub(now.saturating_duration_since(*since))
             }
+            // Of what is near as a rule only what was once found archived is remembered.
+            Some(Known::Ready(_)) if self.usual.is_zero() => self.archived,
             Some(Known::Ready(_)) | None => self.usual,
         }
     }
@@ -68,20 +70,24 @@ impl Nearness {
         }
     }
 
-    pub(super) fn is_archived(&self, name: AggregateId) {
+    pub(super) fn is_archived(&self, name: AggregateId, now: Instant) {
         let mut known = self.known.lock();
-        // It was asked for, and still is.
-        if !matches!(known.get(&name), Some(Known::Coming(..))) {
+        if !is_coming(known.get(&name), now) {
             known.put(name, Known::Archived);
         }
     }
 
     pub(super) fn comes(&self, name: AggregateId, takes: Duration, now: Instant) {
         let mut known = self.known.lock();
-        if !matches!(known.get(&name), Some(Known::Coming(..))) {
+        if !is_coming(known.get(&name), now) {
             known.put(name, Known::Coming(now, takes));
         }
     }
+}
+
+/// It was asked for, and the time that it takes has not passed.
+fn is_coming(known: Option<&Known>, now: Instant) -> bool {
+    matches!(known, Some(Known::Coming(since, takes)) if now.saturating_duration_since(*since) < *takes)
 }
 
 #[cfg(test)]
@@ -111,7 +117,7 @@ mod tests {
         assert_eq!(near.wait(name(1), now), 5 * HOUR);
         near.comes(name(1), 5 * HOUR, now);
         near.comes(name(1), 5 * HOUR, now + HOUR);
-        near.is_archived(name(1));
+        near.is_archived(name(1), now + HOUR);
         assert_eq!(near.wait(name(1), now + 2 * HOUR), 3 * HOUR);
         near.is_ready(name(1), now + 4 * HOUR);
         assert_eq!(near.wait(name(1), now + 5 * HOUR), Duration::ZERO);
@@ -129,9 +135,21 @@ mod tests {
             0,
             "nothing is kept of what is near"
         );
-        near.is_archived(name(1));
+        near.is_archived(name(1), now);
         assert_eq!(near.wait(name(1), now), 5 * HOUR);
         near.is_ready(name(1), now);
         assert_eq!(near.wait(name(1), now), Duration::ZERO);
+        assert_eq!(near.wait(name(1), now + READY), 5 * HOUR);
+    }
+
+    #[test]
+    fn a_restore_that_nobody_used_in_time_is_no_nearer_than_none() {
+        let (near, now) = (of("s3://bucket/prefix"), Instant::now());
+        near.comes(name(1), 5 * HOUR, now);
+        let later = now + 100 * HOUR;
+        near.is_archived(name(1), later);
+        assert_eq!(near.wait(name(1), later), 5 * HOUR);
+        near.comes(name(1), 5 * HOUR, later);
+        assert_eq!(near.wait(name(1), later + HOUR), 4 * HOUR);
     }
 }

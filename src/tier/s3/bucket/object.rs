@@ -125,7 +125,7 @@ async fn one_range(
     let Some((first, end, total)) = parse_range(said) else {
         return Err(broken(format!("asked for a range, answered {said:?}")));
     };
-    let ends = first == offset && end < last && total == Some(end + 1);
+    let ends = first == offset && (first..last).contains(&end) && total == Some(end + 1);
     if ends && !may_end {
         return Ok(Range::Short(total));
     }
@@ -134,11 +134,7 @@ async fn one_range(
             "asked for {offset}-{last}, answered {said:?}"
         )));
     }
-    let len = if ends {
-        total.unwrap_or(0) - offset
-    } else {
-        len
-    };
+    let len = if ends { end - first + 1 } else { len };
     let count = usize::try_from(len).map_err(|_| broken("too long for memory".to_owned()))?;
     let mut data = BytesMut::with_capacity(count);
     while let Some(piece) = answer.body.next().await {

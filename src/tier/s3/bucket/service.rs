@@ -200,10 +200,10 @@ impl Service {
     {
         let begun = Instant::now();
         match self.wait(step, Box::pin(within(span, work))) {
-            // It was tried again and again for all of its time: whoever begins anew would keep his reader for minutes.
+            // It had all of its time: whoever begins anew would keep his reader for minutes.
             Err(TierError::Transient {
                 tier, step, source, ..
-            }) if begun.elapsed() >= span / 2 => {
+            }) if begun.elapsed() * 10 >= span * 9 => {
                 let why = source.to_string();
                 Err(TierError::Unavailable { tier, step, why })
             }
