@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("globset", &["policies/"]),
     ("hmac", &["src/hsm/backing"]),
     ("sha2", &["src/hsm/backing", "src/cli/"]),
+    ("ring", &["mover/src/secret.rs", "mover/src/seal.rs"]),
     ("toml", &["src/config/", "src/config.rs"]),
     ("uuid", &["src/id.rs"]),
     ("tracing_subscriber", &["src/main.rs"]),
@@ -52,7 +53,8 @@ const HOMES: &[(&str, &[&str])] = &[
             "src/cli",
             "src/main.rs",
             "src/tier/s3",
-            "mover/",
+            "mover/src/shell",
+            "mover/examples/",
         ],
     ),
 ];
