@@ -1,0 +1,18 @@
+//! The I/O descriptor: what decodes encodes to the same bytes. The last four bytes are made a right sum.
+#![no_main]
+
+use cairn_mover::{Crc32c, Iod};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = Iod::decode(bytes);
+    let mut sealed = bytes.to_vec();
+    let at = sealed.len().saturating_sub(4);
+    sealed.truncate(at);
+    let sum = Crc32c::of(&sealed).0.to_le_bytes();
+    sealed.extend_from_slice(&sum);
+    if let Ok(iod) = Iod::decode(&sealed) {
+        assert_eq!(iod.encode().expect("it was decoded"), sealed);
+        let _ = (iod.to_string(), iod.bytes());
+    }
+});
