@@ -71,15 +71,20 @@ put() { # put NAME CLIENT DIRECTORY BELOW-THE-MOUNT
     rclone) measured "$1" rclone rclone copy "$backing/$3" ":s3:bench/rclone/$3" ;;
   esac
 }
+sums() { (cd "$backing/$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum); }
 get() { # get NAME CLIENT DIRECTORY
   case $2 in
     cairn)
+      sums "$3" > "$work/sums"
       cairn release --wait -q "$mount/$3"
       measured "$1" cairn "$CAIRN_BIN" stage --wait -q "$mount/$3" ;;
     aws) measured "$1" aws aws s3 cp --recursive --quiet "s3://bench/aws/$3" "$work/out" ;;
     rclone) measured "$1" rclone rclone copy ":s3:bench/rclone/$3" "$work/out" ;;
   esac
-  if [ "$2" = cairn ]; then return; fi
+  if [ "$2" = cairn ]; then
+    sums "$3" | cmp -s - "$work/sums" || fail "$3 by cairn came back different"
+    return
+  fi
   diff -r "$backing/$3" "$work/out" > /dev/null || fail "$3 by $2 came back different"
   clear_away "$work/out"
 }
