@@ -7,10 +7,12 @@
 
 mod file;
 mod nearest;
+mod prices;
 mod settings;
 pub mod units;
 
 pub use nearest::{hint, nearest};
+pub use prices::{Amount, Prices};
 pub use settings::{SETTINGS, Setting};
 
 use std::fmt;
@@ -100,6 +102,8 @@ pub struct TierSetting {
     pub name: String,
     /// Its URL as written; the tiers' room reads it.
     pub url: String,
+    /// What its service asks for its work, if that was said.
+    pub prices: Option<Prices>,
 }
 
 /// A share of a filesystem, 1 to 100.

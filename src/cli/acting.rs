@@ -7,7 +7,7 @@ use crate::client::Submittal;
 use crate::config::units::parse_duration;
 use crate::config::units::shown::{Bytes, files, seconds};
 use crate::error::Failure;
-use crate::server::wire::{Flag, Plan, SubmitOptions, Submitted, Verb};
+use crate::server::wire::{Cost, Flag, Plan, SubmitOptions, Submitted, Verb};
 use clap::{Args, ValueEnum};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(crate) struct Acting {
     #[command(flatten)]
     pub(super) subjects: Subjects,
-    /// Only say what would be done: files, bytes, time, whether it fits.
+    /// Only say what would be done: files, bytes, time, cost, whether it fits.
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
     /// Wait until it is done and list what failed.
@@ -170,6 +170,17 @@ impl Acting {
     }
 }
 
+/// What it would cost in one currency, in a line.
+fn price(cost: &Cost) -> String {
+    let (once, monthly) = (cost.once.rounded(), cost.monthly.rounded());
+    let currency = &cost.currency;
+    let kept = match monthly.is_zero() {
+        true => String::new(),
+        false => format!(", and {monthly} {currency} each month"),
+    };
+    format!("would cost about {once} {currency}{kept}")
+}
+
 /// What would be done.
 pub(crate) fn show_plan(output: &mut Output, mut plan: Plan) -> Result<(), CliError> {
     if output.json {
@@ -186,6 +197,9 @@ pub(crate) fn show_plan(output: &mut Output, mut plan: Plan) -> Result<(), CliEr
     };
     let work = format!("{}, {}", files(plan.files), Bytes(plan.bytes));
     output.line(format!("would {} {work}{time}{fits}", plan.verb))?;
+    for cost in &plan.cost {
+        output.line(price(cost))?;
+    }
     if plan.skipped_files > 0 {
         output.line(format!("would leave out {}", files(plan.skipped_files)))?;
     }

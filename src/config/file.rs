@@ -1,6 +1,6 @@
 //! The configuration file: TOML with places, so that every complaint names its line.
 
-use super::{Config, ConfigError, SETTINGS, Setting, TierSetting, hint};
+use super::{Config, ConfigError, Prices, SETTINGS, Setting, TierSetting, hint};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -155,17 +155,17 @@ fn read_tiers(value: &Spanned<DeValue<'_>>) -> Result<Vec<TierSetting>, Complain
         let Some(table) = value.get_ref().as_table() else {
             return Err(complaint(value.span(), format!("tier {name:?}: {SHAPE}")));
         };
-        let mut url = None;
+        let (mut url, mut prices) = (None, None);
         for (key, value) in table {
-            if key.get_ref() != "url" {
-                let why = format!(
-                    "tier {name:?}: unknown key {:?}{}",
-                    key.get_ref(),
-                    hint(key.get_ref(), &["url"])
-                );
-                return Err(complaint(key.span(), why));
+            match key.get_ref().as_ref() {
+                "url" => url = value.get_ref().as_str().map(str::to_owned),
+                "prices" => prices = Some(read_prices(name, key.span(), value)?),
+                other => {
+                    let hint = hint(other, &["url", "prices"]);
+                    let why = format!("tier {name:?}: unknown key {other:?}{hint}");
+                    return Err(complaint(key.span(), why));
+                }
             }
-            url = value.get_ref().as_str().map(str::to_owned);
         }
         let Some(url) = url else {
             return Err(complaint(
@@ -176,9 +176,61 @@ fn read_tiers(value: &Spanned<DeValue<'_>>) -> Result<Vec<TierSetting>, Complain
         tiers.push(TierSetting {
             name: name.clone().into_owned(),
             url,
+            prices,
         });
     }
     Ok(tiers)
+}
+
+/// `[tier.NAME.prices]`; `at` is where it begins.
+fn read_prices(
+    tier: &str,
+    at: Range<usize>,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<Prices, Complaint> {
+    let Some(table) = value.get_ref().as_table() else {
+        let why = format!(
+            "tier {tier:?}: write [tier.{tier}.prices] and below it currency = \"USD\" and prices"
+        );
+        return Err(complaint(value.span(), why));
+    };
+    let mut prices = Prices::default();
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in entries {
+        let name = key.get_ref().as_ref();
+        let wrong = |why: String| complaint(value.span(), format!("tier {tier:?}: {name}: {why}"));
+        let price = Prices::ENTRIES.iter().find(|(known, _)| *known == name);
+        match (value.get_ref(), price) {
+            (_, None) if name != Prices::CURRENCY => {
+                let hint = hint(name, &Prices::keys());
+                let why = format!("tier {tier:?}: prices: unknown key {name:?}{hint}");
+                return Err(complaint(key.span(), why));
+            }
+            (DeValue::String(text), None) => prices.name(text).map_err(wrong)?,
+            (other, None) => {
+                return Err(wrong(format!("wanted text, found {}", other.type_str())));
+            }
+            (DeValue::String(text), Some((_, of))) => {
+                *of(&mut prices) = text.parse().map_err(wrong)?;
+            }
+            (DeValue::Float(number), Some((_, of))) => {
+                *of(&mut prices) = number.as_str().parse().map_err(wrong)?;
+            }
+            (DeValue::Integer(number), Some((_, of))) if number.radix() == 10 => {
+                *of(&mut prices) = number.as_str().parse().map_err(wrong)?;
+            }
+            (other, Some(_)) => {
+                let found = other.type_str();
+                return Err(wrong(format!("wanted a decimal number, found {found}")));
+            }
+        }
+    }
+    if prices.currency.is_empty() {
+        let why = format!("tier {tier:?}: prices need a currency: write currency = \"USD\"");
+        return Err(complaint(at, why));
+    }
+    Ok(prices)
 }
 
 pub(super) fn print(config: &Config) -> String {
@@ -198,6 +250,14 @@ pub(super) fn print(config: &Config) -> String {
     }
     for tier in &config.tiers {
         let _ = writeln!(text, "\n[tier.{}]\nurl = {}", tier.name, quoted(&tier.url));
+        let Some(prices) = &tier.prices else {
+            continue;
+        };
+        let currency = quoted(&prices.currency);
+        let _ = writeln!(text, "\n[tier.{}.prices]\ncurrency = {currency}", tier.name);
+        for (key, price) in prices.told() {
+            let _ = writeln!(text, "{key} = \"{price}\"");
+        }
     }
     text
 }

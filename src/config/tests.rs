@@ -57,6 +57,12 @@ fn all_settings_print_and_parse_back() {
         url = "dir:/cold?rate=100MB/s"
         [tier.another]
         url = "dir:/another"
+        [tier.cold.prices]
+        currency = "USD"
+        restore-request = 0.00005
+        restore-gb = "0.02"
+        stored-gb-month = 1
+        read-gb = "0"
     "#;
     let config = parse(text).expect("good");
     assert_eq!(config.hold, Duration::from_secs(60));
@@ -71,6 +77,13 @@ fn all_settings_print_and_parse_back() {
         ["near", "cold", "another"],
         "in the order of the file"
     );
+    let prices = config.tiers[1].prices.as_ref().expect("prices");
+    assert_eq!(
+        (prices.restore_request.nanos(), prices.restore_gb.nanos()),
+        (50_000, 20_000_000)
+    );
+    assert_eq!(prices.stored_gb_month.to_string(), "1.00");
+    assert_eq!(config.tiers[0].prices, None, "none are built in");
     assert_eq!(parse(&config.print()), Ok(config));
 }
 
@@ -92,6 +105,10 @@ fn complaints_name_file_line_and_the_nearest_key() {
             "site.toml:2: tier \"cold\": unknown key \"ulr\"; did you mean \"url\"?",
         ),
         ("[tier.cold]\n", "site.toml:1: tier \"cold\" has no url"),
+        (
+            "[tier.cold]\nurl = 'dir:/x'\nprice = 1",
+            "site.toml:3: tier \"cold\": unknown key \"price\"; did you mean \"prices\"?",
+        ),
         ("tier = 'dir:/x'", "write [tier.NAME]"),
         ("[tier.'a b']\nurl = 'dir:/x'", "a name is letters"),
         ("[[tier.a]]\nurl = 'dir:/x'", "write [tier.NAME]"),
@@ -115,6 +132,47 @@ fn complaints_name_file_line_and_the_nearest_key() {
         let error = parse(text).expect_err(text);
         assert!(error.contains(says), "{text:?}\n gave {error}\n not {says}");
     }
+}
+
+#[test]
+fn complaints_about_prices_name_the_line_and_the_way_out() {
+    for (text, says) in [
+        (
+            "currency = 'USD'\nrestore_gb = 1",
+            "site.toml:4: tier \"cold\": prices: unknown key \"restore_gb\"; did you mean \"restore-gb\"?",
+        ),
+        (
+            "read-gb = 1",
+            "site.toml:2: tier \"cold\": prices need a currency",
+        ),
+        ("currency = ''", "is no currency"),
+        ("currency = 'US dollars'", "is no currency"),
+        ("currency = 1", "currency: wanted text, found integer"),
+        (
+            "currency = 'USD'\nread-gb = -0.1",
+            "site.toml:4: tier \"cold\": read-gb: \"-0.1\" is no price: write a decimal number",
+        ),
+        ("currency = 'USD'\nread-gb = 5e-5", "write a decimal number"),
+        ("currency = 'USD'\nread-gb = nan", "write a decimal number"),
+        (
+            "currency = 'USD'\nread-gb = 0x10",
+            "wanted a decimal number, found integer",
+        ),
+        (
+            "currency = 'USD'\nread-gb = true",
+            "wanted a decimal number, found boolean",
+        ),
+        (
+            "currency = 'USD'\nread-gb = '0.0000000001'",
+            "more than nine decimals",
+        ),
+    ] {
+        let text = format!("tier.cold.url = 'dir:/x'\n[tier.cold.prices]\n{text}");
+        let error = parse(&text).expect_err(&text);
+        assert!(error.contains(says), "{text:?}\n gave {error}\n not {says}");
+    }
+    let error = parse("[tier.cold]\nurl = 'dir:/x'\nprices = 3").expect_err("no table");
+    assert!(error.contains("write [tier.cold.prices]"), "{error}");
 }
 
 #[test]

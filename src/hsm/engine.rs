@@ -16,6 +16,7 @@ pub mod ask;
 mod asks;
 mod changelog;
 mod copies;
+mod cost;
 mod covered;
 mod desks;
 mod expand;
@@ -45,6 +46,7 @@ mod vouch;
 mod work;
 
 pub use admission::{Admission, Need};
+pub use cost::{Cost, Rates};
 pub use desks::TapeWaits;
 pub use facts::Counts;
 pub use media::{Deed as TapeDeed, Run as TapeRun};
@@ -130,6 +132,8 @@ pub struct Settings {
     pub heal: bool,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
+    /// What tiers ask for their work, by their names; none is built in.
+    pub prices: std::collections::BTreeMap<String, Rates>,
     /// Recalls.
     pub recall: crate::hsm::recall::Settings,
 }
@@ -165,6 +169,7 @@ impl Default for Settings {
             scrub_bandwidth: config.scrub_bandwidth,
             heal: config.heal,
             reserve: 64 << 20,
+            prices: Default::default(),
             recall: crate::hsm::recall::Settings::default(),
         }
     }

@@ -386,6 +386,12 @@ impl Recaller {
         self.shared.restoring(node)
     }
 
+    /// Copies of a file of so many bytes, in the order in which a recall would ask them now.
+    #[must_use]
+    pub fn nearest(&self, copies: &[CopyHint], bytes: u64) -> Vec<CopyHint> {
+        begin::in_order(&self.shared, copies, None, bytes)
+    }
+
     /// How many files are being recalled or wait for it.
     #[must_use]
     pub fn running(&self) -> usize {

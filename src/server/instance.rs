@@ -225,6 +225,7 @@ fn plan(verb: Verb, forecast: Forecast) -> Plan {
         eta_s: forecast.eta_s,
         fits,
         room: forecast.room,
+        cost: forecast.cost.into_iter().map(views::cost).collect(),
         skipped: forecast.skipped.into_iter().map(views::skipped).collect(),
         skipped_files: forecast.skipped_files,
     }

@@ -29,8 +29,8 @@ pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
 pub use receipt::{CheckCommand, CopyProof, Receipt, ReceiptQuery, Verifying};
 pub use repair::{RepairKeep, RepairQuery, RepairView};
 pub use request::{
-    Accepted, CartridgeWait, Flag, Part, Plan, Problem, RequestFilter, RequestList, RequestState,
-    RequestView, Selection, SubjectRef, Submission, SubmitOptions, Submitted, Verb,
+    Accepted, CartridgeWait, Cost, Flag, Part, Plan, Problem, RequestFilter, RequestList,
+    RequestState, RequestView, Selection, SubjectRef, Submission, SubmitOptions, Submitted, Verb,
 };
 pub use state::{CopyView, NodeState, NodeType, PinView, StateFlag, Waiting, Walk, Why};
 pub use status::{

@@ -429,6 +429,7 @@ impl Control for Fake {
             eta_s: Some(work.bytes / 1000),
             fits: work.bytes <= 1 << 30,
             room: Some(1 << 30),
+            cost: vec![status::cost()],
             skipped: work.problems,
             skipped_files: failed,
         }))
@@ -606,6 +607,7 @@ impl Control for Fake {
             eta_s: None,
             fits: true,
             room: None,
+            cost: vec![],
             skipped: vec![],
             skipped_files: 0,
         };

@@ -7,8 +7,10 @@
 use super::UpArgs;
 use crate::cli::CliError;
 use crate::config::{Config, TierSetting};
+use crate::hsm::engine::Rates;
 use crate::tier::{TierUrl, UrlError};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -134,6 +136,25 @@ impl UpPlan {
             allow_same_fs: args.allow_same_fs,
             unsafe_open_backing: args.unsafe_open_backing,
         })
+    }
+
+    /// Prices of its tiers: those that the configuration file has under the same name, wherever the
+    /// tier itself is named.
+    pub(super) fn prices(&self) -> BTreeMap<String, Rates> {
+        let rates = |tier: &TierSpec| {
+            let filed = self.settings.tiers.iter().find(|t| t.name == tier.name)?;
+            let rates = Rates::new(filed.prices.clone()?);
+            let rates = match &tier.url {
+                TierUrl::S3(place) => Rates {
+                    restore_days: place.days(),
+                    part: place.part_size,
+                    ..rates
+                },
+                TierUrl::Dir { .. } | TierUrl::Tape { .. } | TierUrl::Exec { .. } => rates,
+            };
+            Some((tier.name.clone(), rates))
+        };
+        self.tiers.iter().filter_map(rates).collect()
     }
 }
 

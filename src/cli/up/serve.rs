@@ -365,6 +365,7 @@ fn settings(plan: &UpPlan) -> Settings {
         heal: config.heal,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
+        prices: plan.prices(),
         ..Settings::default()
     };
     settings.recall.timeout = config.recall_timeout;

@@ -97,6 +97,8 @@ pub struct Forecast {
     pub skipped_files: u64,
     /// Seconds it may take, if that can be told.
     pub eta_s: Option<u64>,
+    /// What it would cost, by currency, where a tier that it needs has prices (archive and stage).
+    pub cost: Vec<super::Cost>,
 }
 
 /// The part of an [`Ask`] that must survive a crash before it is expanded: `request.options`.

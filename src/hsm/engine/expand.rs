@@ -11,6 +11,7 @@ pub(super) use parts::Parts;
 pub(super) use wanted::is_current;
 
 use super::ask::{Ask, Asker, Consent, Forecast, Named, Options};
+use super::cost::Bill;
 use super::{Admission, EngineError, Shared};
 use crate::catalog::{self, NewRequest, Submitted, Verb};
 use crate::error::Failure;
@@ -380,8 +381,12 @@ impl Shared {
         }
     }
 
-    /// What a request would do, without doing it.
-    pub(super) fn forecast(&self, ask: &Ask) -> Result<Forecast, EngineError> {
+    /// What a request would do, without doing it; and what it would cost, where a bill is given.
+    pub(super) fn forecast<'a>(
+        &'a self,
+        ask: &'a Ask,
+        bill: Option<Bill<'a>>,
+    ) -> Result<Forecast, EngineError> {
         if let Some(select) = ask.select {
             return self.forecast_selection(ask, select);
         }
@@ -391,10 +396,13 @@ impl Shared {
             ask,
             out: Out::Forecast(&mut forecast),
             rows: Vec::new(),
+            bill,
         };
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
+        let bill = walk.bill.take();
+        forecast.cost = bill.map_or_else(Vec::new, Bill::total);
         if ask.verb == Verb::Stage {
             forecast.eta_s = self.stage_eta(forecast.bytes)?;
             forecast.admitted(ask, self.admit(&forecast.need)?);
@@ -409,7 +417,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
     let resumed = ask.into.is_none() && shared.has_begun(request)?;
     if ask.verb == Verb::Stage
         && !resumed
-        && let Some(Admission::Refused(code, why)) = shared.forecast(ask)?.admission
+        && let Some(Admission::Refused(code, why)) = shared.forecast(ask, None)?.admission
     {
         return shared.refuse_whole(request, ask, code, &why);
     }
@@ -428,6 +436,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         ask,
         out,
         rows: Vec::new(),
+        bill: None,
     };
     for subject in &ask.subjects {
         walk.subject(subject)?;

@@ -276,6 +276,7 @@ impl Shared {
                 .push((Vec::new(), format!("{} files held: {reason}", tally.files)));
         }
         if dry_run {
+            run.forecast.cost = self.cost_of_rule(rule)?;
             return Ok(run);
         }
         self.policy

@@ -1,6 +1,7 @@
 //! What the engine tells of files and requests, and the calls that change requests.
 
 use super::ask::{Ask, Forecast};
+use super::cost::Bill;
 use super::{Engine, EngineError, Shared, tree};
 use crate::catalog::{
     self, Action, ActionState, FileState, Node, Pin, Request, RequestFilter, Submitted,
@@ -133,12 +134,12 @@ impl Engine {
         self.shared.submit(ask)
     }
 
-    /// What a request would do.
+    /// What a request would do, and cost.
     ///
     /// # Errors
     /// [`EngineError`].
     pub fn forecast(&self, ask: &Ask) -> Result<Forecast, EngineError> {
-        self.shared.forecast(ask)
+        self.shared.forecast(ask, Bill::open(&self.shared))
     }
 
     /// # Errors

@@ -4,6 +4,7 @@
 mod admission;
 mod bounded;
 mod copies;
+mod cost;
 mod doubts;
 mod epochs;
 mod lanes;
@@ -53,6 +54,8 @@ struct Withheld {
     stowed: AtomicBool,
     /// What was asked for meanwhile.
     asked: Mutex<BTreeSet<AggregateId>>,
+    /// It is a bucket whose objects can be read after so long.
+    bucket: Mutex<Option<Duration>>,
 }
 
 type Hook = Box<dyn FnMut() + Send>;
@@ -85,8 +88,9 @@ impl Tier for Veiled {
         self.tier.mark()
     }
     fn describe(&self) -> Description {
+        let bucket = self.withheld.bucket.lock().is_some();
         Description {
-            kind: Kind::Dir,
+            kind: if bucket { Kind::S3 } else { Kind::Dir },
             url: "veiled:".into(),
             root: None,
             notes: Vec::new(),
@@ -122,7 +126,8 @@ impl Tier for Veiled {
         self.tier.read(name, offset, len)
     }
     fn wait(&self, name: AggregateId) -> std::time::Duration {
-        self.tier.wait(name)
+        let bucket = *self.withheld.bucket.lock();
+        bucket.unwrap_or_else(|| self.tier.wait(name))
     }
     fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
         run(&self.on_stat);

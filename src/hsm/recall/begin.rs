@@ -16,6 +16,7 @@ use crate::format::member::Kind;
 use crate::format::record::{CopyHint, Record, State as Data};
 use crate::hsm::backing::{BackingError, How, SetHow, belongs_to, shown_ctime};
 use crate::hsm::version::Stamp;
+use crate::id::AggregateId;
 use rustix::fs::FallocateFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -177,17 +178,20 @@ fn look(shared: &Shared, recall: &Recall, vouched: bool) -> Result<Option<Found>
 /// The copies that a stub names, the nearest first.
 fn nearest(shared: &Shared, recall: &Recall, record: &Record) -> Vec<CopyHint> {
     let turn = recall.state.lock().turn_of;
+    in_order(shared, &record.copies, turn, record.size)
+}
+
+/// Copies of a file of so many bytes, the nearest first.
+pub(super) fn in_order(
+    shared: &Shared,
+    copies: &[CopyHint],
+    turn: Option<AggregateId>,
+    bytes: u64,
+) -> Vec<CopyHint> {
     let waits = |copy: &CopyHint| shared.asks.wait(copy);
     // Not asked under a lock: tiers have their own.
     let paces = shared.paces.lock().clone();
-    nearness::order(
-        &record.copies,
-        turn,
-        record.size,
-        &paces,
-        Instant::now(),
-        waits,
-    )
+    nearness::order(copies, turn, bytes, &paces, Instant::now(), waits)
 }
 
 /// P5: the file was cut to nothing, and the stub outlived it. `false`: not any more.

@@ -7,7 +7,7 @@ use crate::hsm::engine::repair::{Ill, Remedy, Repair, Went};
 use crate::hsm::engine::{RequestReport, RuleRun};
 use crate::id::Timestamp;
 use crate::server::wire::{
-    CartridgeWait, Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState,
+    CartridgeWait, Cost, Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState,
     RequestView, Verb, When,
 };
 use std::path::Path;
@@ -192,6 +192,14 @@ fn eta(row: &catalog::Request) -> Option<u64> {
     left.checked_div(rate)
 }
 
+pub(super) fn cost(cost: crate::hsm::engine::Cost) -> Cost {
+    Cost {
+        currency: cost.currency,
+        once: cost.once,
+        monthly: cost.monthly,
+    }
+}
+
 pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
     let verb = if run.rule.starts_with("release") {
         Verb::Release
@@ -209,6 +217,7 @@ pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
             eta_s: None,
             fits: true,
             room: None,
+            cost: forecast.cost.into_iter().map(cost).collect(),
             skipped: forecast.skipped.into_iter().map(skipped).collect(),
             skipped_files: forecast.skipped_files,
         }),

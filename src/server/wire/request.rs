@@ -1,6 +1,7 @@
 //! Requests: what is asked for, what is answered, how far it has come.
 
 use super::{GivenPath, When};
+use crate::config::Amount;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -162,6 +163,17 @@ pub struct Accepted {
     pub known: bool,
 }
 
+/// What something would cost, in one currency: an estimate from the configuration's prices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Which, as the configuration names it.
+    pub currency: String,
+    /// Once: a decimal number, as text.
+    pub once: Amount,
+    /// And each month from then on.
+    pub monthly: Amount,
+}
+
 /// What a request would do (`--dry-run`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -177,6 +189,10 @@ pub struct Plan {
     pub fits: bool,
     /// Room where the bytes would go, bytes; absent when it does not matter or is not known.
     pub room: Option<u64>,
+    /// What it would cost (archive, stage), each currency once; empty when no tier that it needs has
+    /// prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cost: Vec<Cost>,
     /// Files that would be left out, with the reason; at most [`Plan::MAX_SKIPPED`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Problem>,
@@ -201,6 +217,15 @@ impl Plan {
         self.room = self.room.or(other.room);
         self.fits = self.fits && other.fits && self.room.is_none_or(|room| self.bytes <= room);
         self.skipped_files = self.skipped_files.saturating_add(other.skipped_files);
+        for more in other.cost {
+            match self.cost.iter_mut().find(|c| c.currency == more.currency) {
+                Some(cost) => {
+                    cost.once = cost.once.and(more.once);
+                    cost.monthly = cost.monthly.and(more.monthly);
+                }
+                None => self.cost.push(more),
+            }
+        }
         self.skipped.extend(other.skipped);
         self.skipped.truncate(Self::MAX_SKIPPED);
         self

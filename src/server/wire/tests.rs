@@ -79,6 +79,11 @@ fn a_moment_outside_what_rfc3339_can_say_does_not_panic() {
 
 #[test]
 fn plans_of_parts_add_up_and_the_sum_must_fit() {
+    let cost = |currency: &str, once: &str, monthly: &str| Cost {
+        currency: currency.to_owned(),
+        once: once.parse().unwrap(),
+        monthly: monthly.parse().unwrap(),
+    };
     let part = |bytes| Plan {
         verb: Verb::Stage,
         files: 1,
@@ -86,6 +91,7 @@ fn plans_of_parts_add_up_and_the_sum_must_fit() {
         eta_s: Some(2),
         fits: true,
         room: Some(10),
+        cost: vec![cost("USD", "0.1", "0.00005")],
         skipped: vec![],
         skipped_files: 0,
     };
@@ -95,4 +101,21 @@ fn plans_of_parts_add_up_and_the_sum_must_fit() {
         (2, 10, Some(4), true)
     );
     assert!(!part(6).and(part(5)).fits);
+    let other = Plan {
+        cost: vec![cost("EUR", "1", "0")],
+        ..part(1)
+    };
+    let both = [cost("USD", "0.2", "0.0001"), cost("EUR", "1", "0")];
+    assert_eq!(sum.and(other.clone()).cost, both);
+    let json = serde_json::to_value(&other).unwrap();
+    let says = serde_json::json!([{"currency": "EUR", "once": "1.00", "monthly": "0.00"}]);
+    assert_eq!(json["cost"], says);
+    assert_eq!(serde_json::from_value::<Plan>(json).unwrap(), other);
+    let free = Plan {
+        cost: vec![],
+        ..other
+    };
+    let json = serde_json::to_value(&free).unwrap();
+    assert!(json.get("cost").is_none());
+    assert_eq!(serde_json::from_value::<Plan>(json).unwrap(), free);
 }

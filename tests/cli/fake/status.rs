@@ -281,3 +281,12 @@ pub fn checked(number: u64) -> TierCheck {
         differences,
     }
 }
+
+/// What a request would cost.
+pub fn cost() -> Cost {
+    Cost {
+        currency: "USD".to_owned(),
+        once: "12.345600001".parse().unwrap(),
+        monthly: "0.000432".parse().unwrap(),
+    }
+}

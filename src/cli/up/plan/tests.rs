@@ -24,6 +24,33 @@ fn plan(dir: &Path, more: &[&str]) -> Result<UpPlan, String> {
 }
 
 #[test]
+fn prices_are_those_of_the_file_for_the_tier_of_that_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("site.toml");
+    let text = "tier.cold.url = \"dir:/cold\"\ntier.near.url = \"dir:/near\"\n\
+                [tier.cold.prices]\ncurrency = \"USD\"\nread-gb = 0.09\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let filed = plan(dir.path(), &["--config", file]).unwrap().prices();
+    assert_eq!(filed.keys().collect::<Vec<_>>(), ["cold"]);
+    assert_eq!(filed["cold"].prices.read_gb.to_string(), "0.09");
+    assert_eq!(
+        (filed["cold"].restore_days, filed["cold"].part),
+        (7, 8 << 20)
+    );
+    let bucket = "cold=s3://bucket/p?restore-days=3&part-size=16MiB";
+    let flags = ["--config", file, "--tier", bucket, "--tier", "new=dir:/n"];
+    let flagged = plan(dir.path(), &flags).unwrap().prices();
+    assert_eq!(flagged.keys().collect::<Vec<_>>(), ["cold"]);
+    assert_eq!(flagged["cold"].prices, filed["cold"].prices);
+    assert_eq!(
+        (flagged["cold"].restore_days, flagged["cold"].part),
+        (3, 16 << 20)
+    );
+    assert!(plan(dir.path(), &[]).unwrap().prices().is_empty());
+}
+
+#[test]
 fn the_embedded_archive_lies_in_the_state_directory() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");

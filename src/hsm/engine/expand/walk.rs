@@ -1,11 +1,12 @@
 //! The walk below what was named, on the asker's behalf, and what it hands to the catalog.
 
 use super::super::ask::{Ask, Asker, Forecast, Named};
+use super::super::cost::{self, Bill};
 use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared, shifted};
 use super::CHUNK;
 use super::wanted::{Facts, Wanted, wanted};
-use crate::catalog::{self, Durability, FileState, Met, NewAction, Node, NodeId, Verb};
+use crate::catalog::{self, CopyState, Durability, FileState, Met, NewAction, Node, NodeId, Verb};
 use crate::error::Failure;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Access, BackingError, How, NodeKind};
@@ -26,6 +27,8 @@ pub(super) struct Walk<'a> {
     pub(super) out: Out<'a>,
     /// Nodes whose pins change, many at once: a commit each would take minutes.
     pub(super) rows: Vec<NodeId>,
+    /// What it would cost, if that is asked.
+    pub(super) bill: Option<Bill<'a>>,
 }
 
 impl Walk<'_> {
@@ -253,7 +256,9 @@ impl Walk<'_> {
                 if let (Out::Forecast(forecast), Verb::Stage) = (&mut self.out, self.ask.verb) {
                     forecast.need.add(looked.stat.uid, looked.stat.gid, bytes);
                 }
-                for tier in self.tiers_for(&facts) {
+                let tiers = self.tiers_for(&facts);
+                self.charge(&facts, &tiers, bytes)?;
+                for tier in tiers {
                     self.act(NewAction {
                         node: id,
                         handle: looked.handle.clone(),
@@ -266,6 +271,30 @@ impl Walk<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Puts what is to be done about a file on the bill.
+    fn charge(
+        &mut self,
+        facts: &Facts,
+        tiers: &[Option<crate::id::TierId>],
+        bytes: u64,
+    ) -> Result<(), EngineError> {
+        let Some(bill) = &mut self.bill else {
+            return Ok(());
+        };
+        match self.ask.verb {
+            Verb::Stage => bill.read(&facts.copies, bytes, true),
+            Verb::Archive => tiers.iter().flatten().try_for_each(|tier| {
+                bill.keep(*tier, bytes);
+                // An archive restores nothing: it waits for a copy that can be read.
+                match facts.released() {
+                    true => bill.read(&facts.copies, bytes, false),
+                    false => Ok(()),
+                }
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -298,9 +327,18 @@ impl Walk<'_> {
         };
         let (node, copies) = met.map_or((None, Vec::new()), |met| (Some(met.node), met.copies));
         let crc = node.as_ref().and_then(|n| n.version).map(|v| v.crc);
+        let good = || {
+            let good = |c: &&catalog::Copy| c.state == CopyState::Good && Some(c.crc) == crc;
+            copies.iter().filter(good)
+        };
         let lost =
             self.ask.verb == Verb::Stage && self.is_lost(looked, node.as_ref(), record.as_ref());
         Ok(Facts {
+            copies: if self.bill.is_some() {
+                cost::places(good(), record.as_ref())
+            } else {
+                Vec::new()
+            },
             stat: looked.stat,
             record,
             node,
@@ -314,11 +352,7 @@ impl Walk<'_> {
             stored: copies.iter().map(|c| c.stored_len).max(),
             lies_there: copies.iter().any(|c| self.tier_choice().contains(&c.tier)),
             tiers_wanted: self.tier_choice(),
-            tiers_have: copies
-                .iter()
-                .filter(|c| c.state == catalog::CopyState::Good && Some(c.crc) == crc)
-                .map(|c| c.tier)
-                .collect(),
+            tiers_have: good().map(|c| c.tier).collect(),
         })
     }
 

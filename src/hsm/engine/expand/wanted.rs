@@ -2,7 +2,7 @@
 
 use crate::catalog::{FileState, Incarnation, Node, Place, Verb};
 use crate::error::Failure;
-use crate::format::record::{Record, State};
+use crate::format::record::{CopyHint, Record, State};
 use crate::hsm::backing::{FileStat, NodeKind};
 use crate::hsm::recall::LOST;
 use crate::id::TierId;
@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub(super) lies_there: bool,
     pub(super) tiers_wanted: Vec<TierId>,
     pub(super) tiers_have: Vec<TierId>,
+    /// Where its data lie, if what reading them costs is asked.
+    pub(super) copies: Vec<CopyHint>,
 }
 
 /// What to do about it.
@@ -44,7 +46,7 @@ pub(super) enum Wanted {
 }
 
 impl Facts {
-    fn released(&self) -> bool {
+    pub(super) fn released(&self) -> bool {
         self.record
             .as_ref()
             .is_some_and(|r| r.state != State::Resident)
