@@ -179,15 +179,19 @@ fn a_service_that_is_down_is_unavailable_until_it_is_back() {
         return;
     };
     let data = content(3, 1000);
-    let first = server.open("p", "", ours()).expect("opens");
+    // At the address that it goes away from: elsewhere it would be another service, of which nothing is known.
+    let proxy = Proxy::before(server.at, Script::quiet());
+    let nobody = proxy.at;
+    let place = server.place(nobody, "p", "");
+    let first = S3Tier::open_as(&place, ours(), access()).expect("opens");
     store(&first, name(1), &data);
     let notes = first.describe().notes;
     assert!(!notes.is_empty());
-    let nobody = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        free.local_addr().expect("its address")
-    };
-    let place = server.place(nobody, "p", "");
+    drop((first, proxy));
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while std::net::TcpStream::connect(nobody).is_ok() {
+        assert!(std::time::Instant::now() < end, "the proxy goes");
+    }
     let error = S3Tier::open_as(&place, ours(), access())
         .err()
         .expect("down");

@@ -2,7 +2,12 @@
 //! which the service is away, forgets, or refuses.
 
 #[path = "../servers/s3.rs"]
-#[allow(dead_code, reason = "the conformance suite uses the rest")]
+#[allow(
+    dead_code,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the conformance suite uses the rest, and fails in other words"
+)]
 mod servers;
 
 use crate::needs_mounts;
@@ -120,7 +125,8 @@ fn a_file_in_an_archive_class_is_restored_once_and_its_readers_are_told_how_long
         let (tell, path) = (tell.clone(), cairn.at("f"));
         std::thread::spawn(move || {
             let cat = Command::new("cat").arg(path).stdin(Stdio::null()).output();
-            tell.send(cat).expect("the test waits");
+            // Nobody hears it where the test has failed meanwhile.
+            let _ = tell.send(cat);
         });
     }
     let mut eta = String::new();
@@ -245,7 +251,12 @@ fn a_wrong_secret_is_refused_at_the_start_in_words() -> Result<()> {
         .push(("AWS_SECRET_ACCESS_KEY", "another".into()));
     ensure!(cairn.up().is_err(), "it came up");
     let log = cairn.log();
-    ensure!(log.contains("cold") && log.contains("secret"), "{log}");
+    let words = [
+        "tier cold",
+        "SignatureDoesNotMatch",
+        "AWS_SECRET_ACCESS_KEY",
+    ];
+    ensure!(words.iter().all(|word| log.contains(word)), "{log}");
     ensure!(!log.contains("another"), "{log}");
     Ok(())
 }
@@ -316,7 +327,8 @@ impl Door {
                     if *here.is_shut.lock() {
                         break;
                     }
-                    here.relay(stream, server).expect("the server is there");
+                    // Who comes when nobody is behind the door is let go.
+                    let _ = here.relay(stream, server);
                 }
                 drop(listener);
                 let mut is_shut = here.is_shut.lock();
@@ -324,7 +336,12 @@ impl Door {
                 while *is_shut {
                     here.changed.wait(&mut is_shut);
                 }
-                listener = TcpListener::bind(at).expect("the same port");
+                drop(is_shut);
+                listener = match TcpListener::bind(at) {
+                    Ok(listener) => listener,
+                    // It stays shut, and the test says so.
+                    Err(_) => return,
+                };
                 here.changed.notify_all();
             }
         });

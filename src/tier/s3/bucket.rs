@@ -195,10 +195,16 @@ impl S3Tier {
         let tier = self.place.label().to_owned();
         match kind {
             ErrorKind::NotRestored => Some(TierError::NotRestored { tier, object, why }),
-            ErrorKind::Unavailable | ErrorKind::Transient => Some(TierError::Unavailable {
+            ErrorKind::Unavailable => Some(TierError::Unavailable {
                 tier,
                 step: "reading",
                 why,
+            }),
+            ErrorKind::Transient => Some(TierError::Transient {
+                tier,
+                object: object.to_string(),
+                step: "reading",
+                source: std::io::Error::other(why),
             }),
             _ => None,
         }

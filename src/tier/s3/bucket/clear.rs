@@ -2,7 +2,7 @@
 //!
 //! Invariant kept here: a prefix that is empty, and so the whole bucket, is never cleared.
 
-use super::failure::{Failure, Verb};
+use super::failure::{Failure, Verb, Verdict};
 use super::service::Service;
 use super::{object, upload};
 use crate::tier::TierError;
@@ -19,7 +19,12 @@ pub(super) async fn all(service: &Service) -> Result<(), TierError> {
     }
     let cleared = async {
         // First what would make objects.
-        for upload in upload::unfinished(service, prefix).await? {
+        let unfinished = match upload::unfinished(service, prefix).await {
+            // What it does not list a lifecycle rule of the bucket must abort; the probe said so.
+            Err(failure) if failure.verdict() == Verdict::NotBuilt => Vec::new(),
+            found => found?,
+        };
+        for upload in unfinished {
             let abort = || upload::abort(service, &upload.key, &upload.id);
             service.again(abort).await?;
         }
