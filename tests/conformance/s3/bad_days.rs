@@ -167,10 +167,21 @@ fn a_day(kind: Kind, test: &str) {
     let listed = tier.list(None, usize::MAX).expect("lists");
     assert!(there.keys().all(|name| listed.contains(name)));
     crate::store(&tier, AggregateId { epoch: 2, seq: 1 }, b"the next life");
-    server.until_none_is_unfinished();
+    let left = match kind {
+        Kind::Moto => {
+            server.until_none_is_unfinished();
+            0
+        }
+        // It lists none: of one whose beginning was answered to nobody, nobody knows. A lifecycle rule aborts it.
+        Kind::S3s => {
+            let left = server.unfinished();
+            assert!(left as u64 <= counts[&Fault::Lost], "{left} uploads remain");
+            left
+        }
+    };
     let without = listed.len() - there.len();
     println!(
-        "{} objects are right, {without} without a receipt, no upload is left",
+        "{} objects are right, {without} without a receipt, {left} uploads are left",
         there.len()
     );
 }
