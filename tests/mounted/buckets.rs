@@ -116,8 +116,7 @@ fn a_file_in_an_archive_class_is_restored_once_and_its_readers_are_told_how_long
     cairn.up()?;
     let data = tree::bytes(3, 300_000);
     released(&cairn, "f", &data)?;
-    server.slow_restores(1);
-    std::thread::sleep(Duration::from_millis(1100));
+    server.slow_restores();
     drop_caches()?;
     // Two processes read it at once.
     let (tell, told) = channel();
