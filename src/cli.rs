@@ -7,6 +7,7 @@ mod acting;
 pub mod adopt;
 mod catalog;
 mod codes;
+mod copy;
 pub mod demo;
 mod down;
 mod error;
@@ -22,6 +23,7 @@ mod remove;
 mod repair;
 mod requests;
 mod restore;
+mod serve;
 mod shell;
 mod state;
 mod status;
@@ -29,6 +31,7 @@ mod subjects;
 mod sys;
 mod tape;
 mod tier;
+mod token;
 mod undelete;
 pub mod up;
 mod upgrade;
@@ -186,6 +189,26 @@ enum Command {
     Tier(tier::Tier),
     /// See cartridges and drives of a tape library; label, verify, repack, retire, export, import
     Tape(tape::Tape),
+    /// Copy files to a server on another host
+    #[command(
+        override_usage = "cairn put [OPTIONS] LOCAL... :REMOTE",
+        after_help = "Example: cairn put --resume results/ :proj/run-17"
+    )]
+    Put(copy::Put),
+    /// Copy files from a server on another host
+    #[command(
+        override_usage = "cairn get [OPTIONS] :REMOTE... LOCAL",
+        after_help = "Example: cairn get :proj/run-17/out.h5 ."
+    )]
+    Get(copy::Get),
+    /// Serve a mount to other hosts: TLS, tokens, parallel streams
+    #[command(after_help = "Example: cairn serve --listen 0.0.0.0:7300 /srv/data")]
+    Serve(serve::Serve),
+    /// Say who may come from other hosts
+    Token(token::Token),
+    /// Act for a user's callers (started by `cairn serve`)
+    #[command(hide = true)]
+    Agent(serve::Agent),
     /// See the main job on real files of this machine
     #[command(after_help = "Example: cairn demo --size 200M")]
     Demo(demo::DemoArgs),
@@ -321,6 +344,11 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Policy(args) => args.run(session),
         Command::Tier(args) => args.run(session),
         Command::Tape(args) => args.run(session),
+        Command::Put(args) => args.run(),
+        Command::Get(args) => args.run(),
+        Command::Serve(args) => args.run(session),
+        Command::Token(args) => args.run(session),
+        Command::Agent(args) => args.run(),
         Command::Demo(args) => {
             demo::run(args).map_err(CliError::from)?;
             Ok(0)

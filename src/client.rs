@@ -7,6 +7,7 @@ mod gone;
 mod handles;
 pub mod holders;
 mod http;
+pub mod remote;
 
 pub use discover::Place;
 pub(crate) use discover::{is_mounted_at, mounts};
@@ -14,7 +15,7 @@ pub use error::ClientError;
 
 use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
-    Accepted, DeletedQuery, DeletedView, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
+    Accepted, DeletedQuery, DeletedView, End, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
     PolicyReport, PolicyRun, PolicyRunQuery, Problem, Receipt, ReceiptQuery, RepairKeep,
     RepairQuery, RepairView, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
     StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions, Submitted, UndeleteQuery,
@@ -93,6 +94,16 @@ impl Client {
             http,
             socket: found.socket,
         })
+    }
+
+    /// Has all that was written and named on the mount before made durable.
+    ///
+    /// # Errors
+    /// The filesystem failed, or the connection broke.
+    pub fn settle(&mut self) -> Result<(), ClientError> {
+        let done: End = self.http.ask(Method::POST, "/v1/settle", None::<&End>)?;
+        let End { lines: _ } = done;
+        Ok(())
     }
 
     /// Asks for work on the paths, in as many parts as are needed.

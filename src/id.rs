@@ -51,6 +51,31 @@ uuid_newtype! {
     InstanceId
 }
 
+/// Lower-case hexadecimal, two digits a byte.
+#[must_use]
+pub fn hex_of(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|b| [b >> 4, b & 15]);
+    digits
+        .map(|n| char::from_digit(n.into(), 16).unwrap_or('0'))
+        .collect()
+}
+
+/// The bytes that [`hex_of`] wrote; `None`: they are none.
+#[must_use]
+pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| {
+        char::from(b)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
+    pairs.iter().map(byte).collect()
+}
+
 /// Text that is no identity of the kind asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}")]

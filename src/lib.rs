@@ -8,7 +8,7 @@
 //!  cli  server  client
 //!  hsm
 //!  catalog   tier
-//!  format
+//!  format  parcel
 //!  id  error  config
 //! ```
 
@@ -20,5 +20,6 @@ pub mod error;
 pub mod format;
 pub mod hsm;
 pub mod id;
+pub mod parcel;
 pub mod server;
 pub mod tier;

@@ -18,6 +18,7 @@ mod http;
 pub mod instance;
 mod listen;
 pub(crate) mod peer;
+pub mod remote;
 mod share;
 pub mod socket;
 mod stream;

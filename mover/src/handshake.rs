@@ -30,7 +30,8 @@ pub const CHALLENGE_LEN: usize = 72;
 /// Bytes of a PROOF.
 pub const PROOF_LEN: usize = 40;
 
-const MAGIC: [u8; 4] = *b"CAMV";
+/// The first bytes of every message, and so of every connection of a mover.
+pub const MAGIC: [u8; 4] = *b"CAMV";
 const VERSION: u8 = 1;
 const LISTENER: &[u8] = b"cairn mover 1 proof of the listener";
 const DIALLER: &[u8] = b"cairn mover 1 proof of the dialler";

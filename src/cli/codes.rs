@@ -64,6 +64,14 @@ fn of(command: &str) -> &'static str {
             "0 all is as it was, 1 some names are not (they are listed), 2 wrong usage, \
              5 not permitted, 6 the tier is unavailable"
         }
+        "put" | "get" => {
+            "0 all is there, 1 some files failed, 2 wrong usage, 3 no server, 4 interrupted, 5 not permitted, \
+             6 a tier is unavailable"
+        }
+        "serve" => "0 stopped, 1 not started, 2 wrong usage, 3 no running instance",
+        "issue" | "revoke" => {
+            "0 done, 1 failed, 2 wrong usage, 3 no running instance, 5 not permitted"
+        }
         "demo" => "0 all came back as it was, 1 it failed",
         _ => "0 done, 1 failed, 2 wrong usage",
     }

@@ -1,10 +1,11 @@
 //! What the C library has no safe wrapper for: names of users and groups, local time, its memory.
 #![allow(
     unsafe_code,
-    reason = "getpwuid_r, getgrgid_r, localtime_r and mallopt have no safe wrapper here"
+    reason = "getpwuid_r, getpwnam_r, getgrouplist, getgrgid_r, localtime_r and mallopt have no safe wrapper here"
 )]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -68,6 +69,78 @@ pub(super) fn user_name(uid: u32) -> Option<String> {
             )
         }
     })
+}
+
+/// A user's number.
+pub(super) fn user_id(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    let found = Cell::new(None);
+    with_buffer(|buffer, length| {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut result = ptr::null_mut();
+        // SAFETY: as in `user_name`; `name` is NUL-terminated and alive.
+        unsafe {
+            let code = libc::getpwnam_r(
+                name.as_ptr(),
+                entry.as_mut_ptr(),
+                buffer,
+                length,
+                &raw mut result,
+            );
+            if result.is_null() {
+                return (code, ptr::null());
+            }
+            found.set(Some((*result).pw_uid));
+            (code, (*result).pw_name.cast_const())
+        }
+    })?;
+    found.get()
+}
+
+/// What a user may do beside their number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) gid: u32,
+    /// All groups, `gid` among them.
+    pub(super) groups: Vec<u32>,
+}
+
+/// Most groups that are asked for (NGROUPS_MAX).
+const MAX_GROUPS: usize = 65_536;
+
+/// A user's groups, as the system has them now; `None`: there is no such user.
+pub(super) fn account(uid: u32) -> Option<Account> {
+    let gid = Cell::new(None);
+    let name = with_buffer(|buffer, length| {
+        let mut entry = MaybeUninit::<libc::passwd>::uninit();
+        let mut found = ptr::null_mut();
+        // SAFETY: as in `user_name`.
+        unsafe {
+            let code = libc::getpwuid_r(uid, entry.as_mut_ptr(), buffer, length, &raw mut found);
+            if found.is_null() {
+                return (code, ptr::null());
+            }
+            gid.set(Some((*found).pw_gid));
+            (code, (*found).pw_name.cast_const())
+        }
+    })?;
+    let (name, gid) = (CString::new(name).ok()?, gid.get()?);
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut count = c_int::try_from(groups.len()).ok()?;
+        // SAFETY: `groups` has room for `count` numbers; the name is NUL-terminated and alive.
+        let got =
+            unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+        let needed = usize::try_from(count).ok()?;
+        if got >= 0 {
+            groups.truncate(needed);
+            return Some(Account { gid, groups });
+        }
+        if needed <= groups.len() || needed > MAX_GROUPS {
+            return None;
+        }
+        groups.resize(needed, 0);
+    }
 }
 
 /// The group's name.
@@ -135,6 +208,10 @@ mod tests {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(group_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(3_999_999_999), None);
+        assert_eq!(user_id("root"), Some(0));
+        assert_eq!(user_id("no such user"), None);
+        assert!(account(0).is_some_and(|a| a.gid == 0 && a.groups.contains(&0)));
+        assert_eq!(account(3_999_999_999), None);
     }
 
     #[test]

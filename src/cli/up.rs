@@ -1,6 +1,7 @@
 //! `cairn up`: its arguments, checked and made absolute. Starting is the starter's.
 
 pub mod detach;
+mod far;
 mod leave;
 mod offline;
 mod plan;
@@ -19,6 +20,7 @@ pub(super) use take_over::{VARIABLE as TAKE_OVER, holder_socket};
 use super::{CliError, Starter};
 use crate::config::units::parse_duration;
 use clap::Args;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,6 +56,9 @@ pub struct UpArgs {
     /// Give up reads of released files after DUR (default: never).
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     pub recall_timeout: Option<Duration>,
+    /// Serve the mount to other hosts, too: see `cairn serve`.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Others change BACKING as well, around this mount: what it shows is asked for again after a
     /// second, and record locks are taken on BACKING.
     #[arg(long)]

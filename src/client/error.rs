@@ -37,6 +37,14 @@ pub enum ClientError {
         /// Why.
         source: io::Error,
     },
+    /// A server on another host cannot be reached, or is not the one that is believed.
+    #[error("no server at {server}: {source}")]
+    Away {
+        /// Host and port.
+        server: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Somebody else than root or the caller listens.
     #[error("the instance on {socket} is run by user {uid}, not by root or you")]
     Untrusted {
@@ -90,9 +98,11 @@ impl ClientError {
     pub const fn failure(&self) -> Failure {
         match self {
             Self::Refused { failure, .. } => *failure,
-            Self::NoInstance { .. } | Self::Silent | Self::Dead { .. } | Self::Broken { .. } => {
-                Failure::NoInstance
-            }
+            Self::NoInstance { .. }
+            | Self::Silent
+            | Self::Dead { .. }
+            | Self::Away { .. }
+            | Self::Broken { .. } => Failure::NoInstance,
             Self::Untrusted { .. } => Failure::NotPermitted,
             Self::NotUnderstood { .. } | Self::Local { .. } => Failure::Internal,
             Self::TimedOut => Failure::TimedOut,
@@ -108,6 +118,9 @@ impl ClientError {
             Self::NoInstance { hint, .. } => Some(hint),
             Self::Silent => Some("`cairn up` takes it over, or `cairn down --force` ends it"),
             Self::Dead { .. } => Some("start it again with `cairn up`; what was accepted resumes"),
+            Self::Away { .. } => {
+                Some("CAIRN_SERVER names it, CAIRN_FINGERPRINT or --ca says whom to believe")
+            }
             Self::Untrusted { .. } => {
                 Some("if you trust that user, name the socket: CAIRN_SOCKET=PATH")
             }

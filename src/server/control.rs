@@ -345,6 +345,17 @@ pub trait Control: Send + Sync {
     /// [`Failure::Busy`], naming who holds it as far as is known; [`Failure::NotPermitted`].
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError>;
 
+    /// Makes durable all that was written and named on the mount before.
+    ///
+    /// # Errors
+    /// The filesystem failed.
+    fn settle(&self) -> Result<(), ControlError> {
+        Err(ControlError::new(
+            Failure::Internal,
+            "this instance has no filesystem",
+        ))
+    }
+
     /// Registers who wants to know that a request changed. Optional: without it waiting callers
     /// learn of a change within a second.
     fn on_change(&self, wake: Wake) {

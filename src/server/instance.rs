@@ -499,6 +499,16 @@ impl Control for Instance {
             .map_err(self.tells(peer))
     }
 
+    fn settle(&self) -> Result<(), ControlError> {
+        let synced = rustix::fs::syncfs(self.engine.backing().root());
+        synced.map_err(|why| {
+            ControlError::new(
+                Failure::Internal,
+                format!("synchronise the filesystem: {why}"),
+            )
+        })
+    }
+
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError> {
         if !self.rules(peer) {
             return Err(ControlError::new(

@@ -49,7 +49,7 @@ pub(super) fn answer() -> (Lines, Response) {
 
 impl Lines {
     /// Sends one line; `false`: the reader is gone, or stalls.
-    pub(super) async fn send<T: Schema + Serialize>(&mut self, value: T) -> bool {
+    pub(crate) async fn send<T: Schema + Serialize>(&mut self, value: T) -> bool {
         let Ok(mut line) = serde_json::to_vec(&Tagged::from(value)) else {
             return false;
         };

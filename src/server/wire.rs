@@ -18,6 +18,7 @@ mod state;
 mod status;
 mod tape;
 mod tier;
+mod transfer;
 mod when;
 
 pub use backup::CatalogBackup;
@@ -44,6 +45,10 @@ pub use tape::{
 pub use tier::{
     Collect, CollectDeed, CollectQuery, CollectTier, ObjectCount, StrangeObject, TierCheck,
     TierCheckQuery, TierDifference, TierList, TierObjects, TierOwner, TierTest, TierTestCase,
+};
+pub use transfer::{
+    BadEntry, Copied, DialTransfer, Dialled, Dialling, EntryKind, EntryView, FinishTransfer,
+    FinishedTransfer, Hello, ListQuery, OpenTransfer, OpenedTransfer, TokenView, Way,
 };
 pub use when::When;
 
@@ -125,6 +130,17 @@ schemas! {
     DeletedView => "cairn.undelete.v1",
     UndeleteQuery => "cairn.undelete-query.v1",
     UndeletedView => "cairn.undeleted.v1",
+    Hello => "cairn.remote-hello.v1",
+    ListQuery => "cairn.remote-list-query.v1",
+    EntryView => "cairn.remote-entry.v1",
+    OpenTransfer => "cairn.transfer-open.v1",
+    OpenedTransfer => "cairn.transfer-opened.v1",
+    DialTransfer => "cairn.transfer-dial.v1",
+    Dialled => "cairn.transfer-dialled.v1",
+    FinishTransfer => "cairn.transfer-finish.v1",
+    FinishedTransfer => "cairn.transfer-finished.v1",
+    TokenView => "cairn.token.v1",
+    Copied => "cairn.copied.v1",
 }
 
 /// Body of every answer that is no success, and last line of a stream that broke off.

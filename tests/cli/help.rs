@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 52] = [
     "up",
     "adopt",
     "rebuild",
@@ -47,6 +47,12 @@ const COMMANDS: [&str; 46] = [
     "tape repack",
     "tape export",
     "tape import",
+    "put",
+    "get",
+    "serve",
+    "token issue",
+    "token list",
+    "token revoke",
     "demo",
     "completions",
     "man",

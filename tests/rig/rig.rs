@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test target uses its own part of the rig")]
 
 pub(crate) mod disk;
+pub(crate) mod far;
+pub(crate) mod lan;
 pub(crate) mod sys;
 pub(crate) mod tree;
 

@@ -122,6 +122,12 @@ impl Mounter {
         super::keep::keep_only(needed, passed);
     }
 
+    /// A way to the users' mount namespace itself; good while the mounter lives.
+    #[must_use]
+    pub fn namespace(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/mnt", self.pid))
+    }
+
     /// A way to what an absolute path names in the users' mount namespace: mounts made or ended
     /// after [`prepare`] show there alone. Follows symbolic links; good while the mounter lives.
     #[must_use]

@@ -194,10 +194,9 @@ impl Crew {
     }
 
     fn count(&self) {
-        self.options
-            .meter
-            .live
-            .store(self.live.len(), Ordering::Relaxed);
+        let meter = &self.options.meter;
+        meter.live.store(self.live.len(), Ordering::Relaxed);
+        meter.most.fetch_max(self.live.len(), Ordering::Relaxed);
     }
 
     fn dialled(&mut self, dialled: Result<Stream, Error>) -> Option<Stream> {

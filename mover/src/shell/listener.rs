@@ -3,7 +3,8 @@
 //! Invariants kept here:
 //! - only a connection that proved itself gets to a transfer; strangers are dropped and logged;
 //! - a stream's number is used once in a transfer;
-//! - at most [`PENDING`] connections of a port are in their handshake; the oldest makes room;
+//! - at most [`PENDING`] connections of a port (or of those handed in) are in their handshake; the oldest
+//!   makes room;
 //! - a transfer is expected only while its [`Incoming`] lives.
 
 use super::crew::{Door, SURPLUS};
@@ -16,6 +17,7 @@ use crate::secret::{Secret, TransferId, random};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -106,20 +108,12 @@ impl Register {
     }
 
     async fn serve(self: Arc<Self>, socket: TcpListener, limit: Duration) {
-        let mut tasks = JoinSet::new();
-        let mut pending: VecDeque<AbortHandle> = VecDeque::new();
+        let mut handshakes = Handshakes::default();
         loop {
             match socket.accept().await {
                 Ok((connection, peer)) => {
-                    while tasks.try_join_next().is_some() {}
-                    pending.retain(|task| !task.is_finished());
-                    if pending.len() >= PENDING
-                        && let Some(oldest) = pending.pop_front()
-                    {
-                        oldest.abort();
-                    }
                     let task = Arc::clone(&self).handshake(connection, peer, limit);
-                    pending.push_back(tasks.spawn(task));
+                    handshakes.begin(task);
                 }
                 Err(error) => {
                     // Out of descriptors, or the connection is gone already: neither is for ever.
@@ -131,16 +125,59 @@ impl Register {
     }
 }
 
+/// Handshakes under way: a bounded number, of which the oldest makes room.
+#[derive(Default)]
+struct Handshakes {
+    tasks: JoinSet<()>,
+    pending: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    fn begin(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.pending.retain(|task| !task.is_finished());
+        if self.pending.len() >= PENDING
+            && let Some(oldest) = self.pending.pop_front()
+        {
+            oldest.abort();
+        }
+        self.pending.push_back(self.tasks.spawn(task));
+    }
+}
+
 /// Listens on some ports, for any number of transfers. Dropped, it lets nobody in any more.
 pub struct Listener {
     register: Arc<Register>,
     addresses: Vec<SocketAddr>,
     ports: Option<PortMap>,
     wanted: usize,
+    handshake: Duration,
+    handed: Mutex<Handshakes>,
     _tasks: JoinSet<()>,
 }
 
 impl Listener {
+    /// Listens nowhere: connections come by [`Self::hand_in`] from whoever accepts them, so that many processes can
+    /// share one open port. Each must prove itself within `handshake`.
+    #[must_use]
+    pub fn portless(handshake: Duration) -> Self {
+        Self {
+            register: Arc::default(),
+            addresses: Vec::new(),
+            ports: None,
+            wanted: 0,
+            handshake,
+            handed: Mutex::default(),
+            _tasks: JoinSet::new(),
+        }
+    }
+
+    /// Takes a connection that was accepted elsewhere, with nothing read from it. Inside a runtime.
+    pub fn hand_in(&self, connection: TcpStream, peer: SocketAddr) {
+        let task = Arc::clone(&self.register).handshake(connection, peer, self.handshake);
+        self.handed.lock().begin(task);
+    }
+
     /// Takes up to `want` free ports, from a random place of the range on. Fewer are no error: see [`Self::shortfall`].
     ///
     /// # Errors
@@ -183,6 +220,8 @@ impl Listener {
             addresses,
             ports: options.ports,
             wanted,
+            handshake: options.handshake,
+            handed: Mutex::default(),
             _tasks: tasks,
         };
         if let Some(shortfall) = listener.shortfall() {

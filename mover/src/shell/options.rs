@@ -97,6 +97,7 @@ impl Limit {
 pub struct Meter {
     pub(crate) moved: AtomicU64,
     pub(crate) live: AtomicUsize,
+    pub(crate) most: AtomicUsize,
     pub(crate) lost: AtomicU64,
     pub(crate) repeated: AtomicU64,
 }
@@ -112,6 +113,12 @@ impl Meter {
     #[must_use]
     pub fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// The most streams that were up at one time.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Streams that died.

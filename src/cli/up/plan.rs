@@ -11,6 +11,7 @@ use crate::hsm::engine::Rates;
 use crate::tier::{TierUrl, UrlError};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -71,6 +72,8 @@ pub struct UpPlan {
     pub settings: Config,
     /// Go to the background once ready.
     pub detach: bool,
+    /// Serve it to other hosts there.
+    pub listen: Option<SocketAddr>,
     /// Others change the backing directory as well, around the mount.
     pub shared: bool,
     /// Release also where a tier shares the backing's filesystem.
@@ -132,6 +135,7 @@ impl UpPlan {
             embedded,
             detach: args.detach,
             settings,
+            listen: args.listen,
             shared: args.shared,
             allow_same_fs: args.allow_same_fs,
             unsafe_open_backing: args.unsafe_open_backing,

@@ -2,6 +2,7 @@
 //! and closed from the top down.
 
 use super::UpPlan;
+use super::far::Far;
 use super::leave::{Leaving, Signal, signals};
 use super::plan::TierSpec;
 use super::supervisor::Supervisor;
@@ -175,12 +176,13 @@ fn run(
         Way::Inherited(inheritance) => config.inherit = Some(inheritance),
     }
     let inherited = config.inherit.is_some();
+    let namespace = namespace(&config);
     let mirror = Arc::new(Mirror::start(config).map_err(mount)?);
     engine.attach(mirror.gate());
     if let Err(why) = &mirror.facts().hold {
         eprintln!("cairn: the mount ends with this instance: {why}");
     }
-    let done = open_doors(plan, engine, state, &mirror, front);
+    let done = open_doors(plan, engine, state, &mirror, (front, namespace));
     if done.is_err() && inherited && !front.is_ready.get() {
         // The mount's users had a server before; they shall have one after this process, too. So
         // it is not unmounted: the holder waits for the next.
@@ -195,6 +197,14 @@ fn run(
         }
     }
     done.map(|()| mirror.is_quiet())
+}
+
+/// The users' mount namespace, where this process has another.
+fn namespace(config: &MirrorConfig) -> Option<PathBuf> {
+    let inherited = config.inherit.as_ref().map(Inheritance::mounter);
+    inherited
+        .or(config.mounter.as_ref())
+        .map(Mounter::namespace)
 }
 
 /// Of the machine's filesystems this process keeps none alive but those it works on, and a dead
@@ -230,7 +240,7 @@ fn open_doors(
     engine: &Arc<Engine>,
     state: &StateDir,
     mirror: &Arc<Mirror>,
-    front: &Front,
+    (front, namespace): (&Front, Option<PathBuf>),
 ) -> Result<(), CliError> {
     let audit = Audit::open(&state.audit())
         .map_err(|e| CliError::system(format!("open {}", state.audit().display()), &e))?;
@@ -256,7 +266,10 @@ fn open_doors(
     ready(plan, engine.tiers())?;
     front.supervisor.ready(&plan.mount.to_string_lossy());
     front.is_ready.set(true);
+    let far = plan.listen.map(|at| Far::open(at, &plan.mount, namespace));
+    let far = far.transpose()?;
     wait(engine, mirror, &ended)?;
+    drop(far);
     server.stop();
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Routes of the instance as a whole: status, policies, shutdown.
 
 use super::{Answer, Event, Shared, Who, parse, stream, tagged};
-use crate::server::wire::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery};
+use crate::server::wire::{End, PolicyCheckQuery, PolicyRunQuery, ShutdownQuery};
 use axum::extract::{ConnectInfo, State};
 use bytes::Bytes;
 
@@ -42,6 +42,12 @@ pub(super) async fn policy_run(State(api): Shared, ConnectInfo(who): Who, body: 
         lines.end().await;
     });
     Ok(response)
+}
+
+/// Anybody may ask for it, as anybody may call sync(2).
+pub(super) async fn settle(State(api): Shared, ConnectInfo(who): Who) -> Answer {
+    api.ask(who.0, |control, _| control.settle()).await?;
+    Ok(tagged(End { lines: 0 }))
 }
 
 pub(super) async fn shutdown(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {

@@ -63,7 +63,9 @@ pub(super) fn receipt(
 
 fn shown(receipt: &Receipt, given: &[u8], rules: bool) -> wire::Receipt {
     let digest = receipt.sha256.as_ref();
-    let sha256 = digest.and_then(|d| d.sum.as_ref().ok()).map(|sum| hex(sum));
+    let sha256 = digest
+        .and_then(|d| d.sum.as_ref().ok())
+        .map(|sum| crate::id::hex_of(sum));
     let sha256_note = digest.map(|d| match &d.sum {
         Ok(_) => format!("computed now, from {}", d.from),
         Err(why) if rules => format!("not computed from {}: {why}", d.from),
@@ -147,14 +149,6 @@ fn word(proof: ProofKind) -> &'static str {
         ProofKind::Volatile => "volatile",
         ProofKind::Learned => "learned",
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Commands for bash, each with what it prints.

@@ -1,5 +1,6 @@
 //! A path in JSON: readable always, exact also when it is not UTF-8.
 
+use crate::id::{bytes_of_hex, hex_of};
 use serde::{Deserialize, Serialize};
 
 /// A path as a user gave it, or beneath what a user gave. Never used to find a file (P15).
@@ -24,7 +25,7 @@ impl GivenPath {
             },
             Err(_) => Self {
                 path: String::from_utf8_lossy(bytes).into_owned(),
-                path_hex: Some(hex(bytes)),
+                path_hex: Some(hex_of(bytes)),
             },
         }
     }
@@ -34,7 +35,7 @@ impl GivenPath {
     pub fn bytes(&self) -> Vec<u8> {
         self.path_hex
             .as_deref()
-            .and_then(unhex)
+            .and_then(bytes_of_hex)
             .unwrap_or_else(|| self.path.clone().into_bytes())
     }
 
@@ -71,28 +72,4 @@ impl From<&[u8]> for GivenPath {
     fn from(bytes: &[u8]) -> Self {
         Self::new(bytes)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .map(|n| char::from_digit(n.into(), 16).unwrap_or('0'))
-        .collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| {
-        char::from(b)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs
-        .iter()
-        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
-        .collect()
 }

@@ -6,7 +6,7 @@ use super::Source;
 /// top one, whose rooms are the program's faces.
 const LEVELS: &[&[&str]] = &[
     &["id", "error", "config"],
-    &["format"],
+    &["format", "parcel"],
     &["catalog", "tier"],
     &["hsm"],
     &["server"],

@@ -1,0 +1,317 @@
+//! `cairn put` and `cairn get`: files to and from a server on another host.
+
+mod found;
+mod shown;
+
+use super::output::Output;
+use super::{CliError, outcome};
+use crate::client::ClientError;
+use crate::client::remote::plan::{Plan, Skip};
+use crate::client::remote::session::{Listening, Outcome, Session, Shared, Way};
+use crate::client::remote::{Link, Server, Trust};
+use crate::config::units::parse_size;
+use crate::error::Failure;
+use crate::parcel::Placing;
+use cairn_mover::{Limit, ListenOptions, Listener, Network, PortMap, STREAMS_MAX, Settings};
+use clap::Args;
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long nothing may move before a copy is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A connection to this end must prove itself within this.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Ports that this end listens on, where nobody says how many streams.
+const PORTS: u16 = 8;
+
+/// Which server, and how the data go.
+#[derive(Debug, Args)]
+pub(crate) struct Far {
+    /// The server, HOST or HOST:PORT.
+    #[arg(
+        long,
+        env = "CAIRN_SERVER",
+        hide_env_values = true,
+        value_name = "HOST[:PORT]"
+    )]
+    server: String,
+    /// The token; a file is better, as others may see this process's arguments and environment.
+    #[arg(
+        long,
+        env = "CAIRN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    token: Option<String>,
+    /// A file with the token.
+    #[arg(
+        long,
+        env = "CAIRN_TOKEN_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
+    token_file: Option<PathBuf>,
+    /// The server's certificate has this SHA-256: `cairn token issue` tells it.
+    #[arg(
+        long,
+        env = "CAIRN_FINGERPRINT",
+        hide_env_values = true,
+        value_name = "HEX"
+    )]
+    fingerprint: Option<String>,
+    /// Authorities that vouch for the server (PEM); without this and --fingerprint the system's.
+    #[arg(long, env = "CAIRN_CA", hide_env_values = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// So many streams (default: as many as pay).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_MAX)))]
+    streams: Option<u16>,
+    /// At most so much a second: 100M.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    limit_rate: Option<u64>,
+    /// Dial the server, also where CAIRN_HOSTNAME says that it could dial this host.
+    #[arg(long)]
+    dial_out: bool,
+    /// none, integrity or privacy (default: integrity, none on the same host).
+    #[arg(long, value_name = "HOW")]
+    protect: Option<String>,
+    /// A network in which streams may be dialled besides at the server's own address.
+    #[arg(
+        long,
+        env = "CAIRN_DIAL",
+        hide_env_values = true,
+        value_name = "NETWORK",
+        value_delimiter = ','
+    )]
+    dial: Vec<Network>,
+    /// The address to listen on, where the server dials (default: all).
+    #[arg(
+        long,
+        env = "CAIRN_BIND",
+        hide_env_values = true,
+        value_name = "ADDRESS"
+    )]
+    bind: Option<IpAddr>,
+}
+
+/// How files come to their names.
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// Leave out what is there and not older.
+    #[arg(long, conflicts_with = "if_missing")]
+    if_newer: bool,
+    /// Leave out what is there.
+    #[arg(long)]
+    if_missing: bool,
+    /// Go on with large files where an earlier copy stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Print results and problems only.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `put`.
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// Files and directories here, then :PATH, the place below the mount.
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    paths: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    far: Far,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// :PATH of files and directories below the mount, then the place here.
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    paths: Vec<std::ffi::OsString>,
+    #[command(flatten)]
+    how: How,
+    #[command(flatten)]
+    far: Far,
+}
+
+impl Far {
+    fn server(&self) -> Result<Server, CliError> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(file)) => std::fs::read_to_string(file).map_err(|e| {
+                CliError::system(format!("read the token in {}", file.display()), &e)
+            })?,
+            (None, None) => {
+                return Err(CliError::usage("no token").with_hint(
+                    "set CAIRN_TOKEN_FILE to a file with it; an administrator issues one: cairn token issue",
+                ));
+            }
+        };
+        let trust = match (&self.fingerprint, &self.ca) {
+            (Some(text), _) => Trust::Fingerprint(text.clone()),
+            (None, Some(file)) => Trust::Authorities(file.clone()),
+            (None, None) => Trust::System,
+        };
+        // `CAIRN_TOKEN=...` as `cairn token issue` prints it is a token, too.
+        let token = token.trim().trim_start_matches("CAIRN_TOKEN=");
+        let token = token.lines().next().unwrap_or_default().to_owned();
+        Ok(Server::new(&self.server, token, &trust)?)
+    }
+
+    /// Where this end can be dialled, if it was said where.
+    async fn listening(&self) -> Result<Option<Listening>, CliError> {
+        let settings = Settings::read(|name| std::env::var(name).ok()).map_err(CliError::usage)?;
+        let Some(hosts) = settings.hosts.filter(|_| !self.dial_out) else {
+            return Ok(None);
+        };
+        let ports: Option<PortMap> = settings.ports.map(|given| given.value);
+        let options = ListenOptions {
+            bind: self.bind.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            ports,
+            want: self.streams.unwrap_or(PORTS).into(),
+            handshake: HANDSHAKE,
+        };
+        let listener = Listener::bind(&options).await.map_err(|why| {
+            CliError::new(Failure::Busy, why)
+                .with_hint("choose another CAIRN_PORT_RANGE, or lease one: cairn ports lease")
+        })?;
+        if let Some(shortfall) = listener.shortfall() {
+            eprintln!("cairn: {shortfall}");
+        }
+        Ok(Some(Listening {
+            listener,
+            hosts: hosts.value,
+        }))
+    }
+
+    async fn session(
+        &self,
+        way: Way,
+        how: &How,
+        server: Server,
+        link: &Link,
+    ) -> Result<Session, CliError> {
+        if let Some(word) = &self.protect {
+            word.parse::<cairn_mover::Protect>()
+                .map_err(CliError::usage)?;
+        }
+        Ok(Session {
+            server,
+            way,
+            placing: Placing {
+                if_missing: how.if_missing,
+                resume: how.resume,
+            },
+            listening: self.listening().await?,
+            wanted: self.streams,
+            protect: self.protect.clone(),
+            limit: self.limit_rate.and_then(NonZeroU64::new).map(Limit::new),
+            dial: self.dial.clone(),
+            patience: PATIENCE,
+            peer: link.peer().ip(),
+            shared: Arc::new(Shared::default()),
+        })
+    }
+}
+
+impl How {
+    const fn skip(&self) -> Skip {
+        match (self.if_newer, self.if_missing) {
+            (true, _) => Skip::NotOlder,
+            (false, true) => Skip::Present,
+            (false, false) => Skip::Nothing,
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("cairn-copy")
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::system("start threads", &e))
+}
+
+/// Ctrl-C ends a copy; what can be resumed stays.
+async fn or_interrupted<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(ClientError::Interrupted.into()),
+    }
+}
+
+impl Put {
+    pub(crate) fn run(&self) -> Result<u8, CliError> {
+        let (local, remote) = found::to_remote(&self.paths)?;
+        let server = self.far.server()?;
+        runtime()?.block_on(or_interrupted(async {
+            let mut link = Link::connect(&server).await?;
+            let plan = found::put(&mut link, &local, &remote, self.how.skip()).await?;
+            let session = self.far.session(Way::Put, &self.how, server, &link).await?;
+            drop(link);
+            copy(session, plan, &self.how).await
+        }))
+    }
+}
+
+impl Get {
+    pub(crate) fn run(&self) -> Result<u8, CliError> {
+        let (remote, local) = found::from_remote(&self.paths)?;
+        let server = self.far.server()?;
+        runtime()?.block_on(or_interrupted(async {
+            let mut link = Link::connect(&server).await?;
+            let plan = found::get(&mut link, &remote, &local, self.how.skip()).await?;
+            let session = self.far.session(Way::Get, &self.how, server, &link).await?;
+            drop(link);
+            copy(session, plan, &self.how).await
+        }))
+    }
+}
+
+/// Moves the plan, and says how it went.
+async fn copy(session: Session, mut plan: Plan, how: &How) -> Result<u8, CliError> {
+    let (begun, session) = (Instant::now(), Arc::new(session));
+    let mut output = Output::new(how.json);
+    let bar = shown::Bar::new(how.quiet || how.json, plan.bytes);
+    let mut work = Box::pin(session.run(&mut plan));
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    let done: Outcome = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            _ = tick.tick() => bar.at(&session.shared),
+        }
+    };
+    drop(work);
+    bar.end(&session.shared);
+    let mut problems = std::mem::take(&mut plan.problems);
+    problems.extend(done.problems);
+    let summary = shown::summary(
+        &session,
+        &plan,
+        problems.len() as u64,
+        done.bytes,
+        begun.elapsed(),
+    );
+    let code = outcome::of_problems(problems.iter().map(|p| p.code.as_str()), summary.files > 0);
+    for problem in problems {
+        output.problem(problem)?;
+    }
+    if let Some(error) = done.broke {
+        output.finish()?;
+        return Err(error.into());
+    }
+    if how.json {
+        output.object(summary)?;
+    } else if !how.quiet {
+        output.line(shown::sentence(&summary))?;
+    }
+    output.finish()?;
+    Ok(code)
+}

@@ -1,0 +1,293 @@
+//! `cairn serve`: the door for callers on other hosts; and `cairn agent`, what it starts for each user.
+
+use super::{CliError, Session, sys, token};
+use crate::client::{Client, Place};
+use crate::error::Failure;
+use crate::server::remote::Identity;
+use crate::server::remote::agent::{Local, Plan, place, run as act};
+use crate::server::remote::door::{AgentStart, serve};
+use crate::server::remote::tokens::Tokens;
+use crate::server::wire::{SubmitOptions, Verb};
+use cairn_mover::Network;
+use clap::Args;
+use parking_lot::Mutex;
+use rustix::fs::Mode;
+use rustix::thread::{Gid, Uid};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The mount whose files are served.
+    mount: PathBuf,
+    /// Address and port for callers and for the streams that they dial; port 1024 or above.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:7300")]
+    listen: SocketAddr,
+    /// Where callers dial streams, if that is not where they call, as often as needed.
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Vec<String>,
+    /// A network in which callers may be dialled besides at their own address, as often as needed.
+    #[arg(long, value_name = "NETWORK")]
+    dial: Vec<Network>,
+    /// A certificate (PEM); without it one of the instance's own, that callers know by its fingerprint.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Until its standard input ends (`cairn up` starts it so).
+    #[arg(long, hide = true)]
+    while_open: bool,
+    /// In this mount namespace (likewise).
+    #[arg(long = "in", value_name = "PATH", hide = true)]
+    namespace: Option<PathBuf>,
+}
+
+impl Serve {
+    pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
+        if self.listen.port() != 0 && self.listen.port() < 1024 {
+            let why = format!(
+                "port {}: streams are never dialled below 1024",
+                self.listen.port()
+            );
+            return Err(
+                CliError::usage(why).with_hint("listen on 7300, and forward another one to it")
+            );
+        }
+        for text in &self.advertise {
+            place(text).map_err(CliError::usage)?;
+        }
+        if let Some(path) = &self.namespace {
+            enter(path)?;
+        }
+        let mount =
+            std::path::absolute(&self.mount).map_err(|e| CliError::system("find the mount", &e))?;
+        let state = token::state_of(session, Some(&mount))?;
+        let socket = session.client_near(Some(&mount))?.socket().to_owned();
+        let identity = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Identity::load(certificate, key),
+            _ => Identity::own(&state),
+        };
+        let identity = identity.map_err(|why| CliError::new(Failure::Internal, why))?;
+        let start = AgentStart {
+            program: std::env::current_exe()
+                .map_err(|e| CliError::system("find this program", &e))?,
+            mount,
+            socket,
+            dial: self.dial.iter().map(ToString::to_string).collect(),
+            advertise: self.advertise.clone(),
+        };
+        self.until_told(identity, Tokens::of(&state), start)
+    }
+
+    fn until_told(
+        &self,
+        identity: Identity,
+        tokens: Tokens,
+        start: AgentStart,
+    ) -> Result<u8, CliError> {
+        let failed = |e: io::Error| CliError::system(format!("listen on {}", self.listen), &e);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("cairn-door")
+            .enable_all()
+            .build()
+            .map_err(|e| CliError::system("start threads", &e))?;
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        runtime.block_on(async {
+            let mut terminated = signal(SignalKind::terminate())
+                .map_err(|e| CliError::system("watch signals", &e))?;
+            let ended = input_ends(self.while_open);
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = terminated.recv() => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                    () = ended => {}
+                }
+                // The door may be gone already.
+                let _ = stop.send(true);
+            });
+            let socket = tokio::net::TcpListener::bind(self.listen)
+                .await
+                .map_err(failed)?;
+            let at = socket.local_addr().map_err(failed)?;
+            let mut out = io::stdout();
+            writeln!(
+                out,
+                "ready serve {at} mount {} fingerprint {}",
+                start.mount.display(),
+                identity.fingerprint
+            )?;
+            out.flush()?;
+            serve(socket, identity, tokens, start, stopped)
+                .await
+                .map_err(failed)
+        })?;
+        runtime.shutdown_background();
+        Ok(0)
+    }
+}
+
+/// Returns when the standard input ends, if that `matters`.
+fn input_ends(matters: bool) -> impl Future<Output = ()> + Send + 'static {
+    let (tell, told) = tokio::sync::oneshot::channel::<()>();
+    let read = move || {
+        // Nothing is ever written to it; an error is an end, too.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        drop(tell);
+    };
+    let reads = matters
+        && std::thread::Builder::new()
+            .name("cairn-input".to_owned())
+            .spawn(read)
+            .is_ok();
+    async move {
+        // Nothing is ever told: the other end goes.
+        let _ = told.await;
+        if !reads {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Joins a mount namespace, while there is one thread.
+fn enter(namespace: &Path) -> Result<(), CliError> {
+    let failed = |e: io::Error| CliError::system(format!("enter {}", namespace.display()), &e);
+    let file = std::fs::File::open(namespace).map_err(failed)?;
+    let kind = rustix::thread::LinkNameSpaceType::Mount;
+    rustix::thread::move_into_link_name_space(file.as_fd(), Some(kind))
+        .map_err(|e| failed(e.into()))
+}
+
+/// Arguments of `agent`, which people do not start.
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    mount: PathBuf,
+    #[arg(long)]
+    uid: u32,
+    #[arg(long)]
+    control: PathBuf,
+    #[arg(long)]
+    dial: Vec<Network>,
+    #[arg(long, value_parser = place)]
+    advertise: Vec<cairn_mover::Place>,
+}
+
+impl Agent {
+    pub(crate) fn run(&self) -> Result<u8, CliError> {
+        become_user(self.uid)?;
+        let door = door()?;
+        let local = Arc::new(Here {
+            socket: self.control.clone(),
+            mount: self.mount.clone(),
+            client: Mutex::new(None),
+        });
+        let plan = Plan {
+            mount: self.mount.clone(),
+            dial: self.dial.clone(),
+            advertise: self.advertise.clone(),
+            door,
+            local,
+        };
+        act(plan).map_err(|e| CliError::system(format!("serve {}", self.mount.display()), &e))?;
+        Ok(0)
+    }
+}
+
+/// The socket that the door gave this process, as its standard input.
+fn door() -> Result<OwnedFd, CliError> {
+    let stdin = io::stdin();
+    let own = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3);
+    let own = own.map_err(|e| CliError::system("take the door's socket", &e.into()))?;
+    if rustix::net::sockopt::socket_type(&own) != Ok(rustix::net::SocketType::SEQPACKET) {
+        return Err(CliError::usage("cairn serve starts this; people do not"));
+    }
+    Ok(own)
+}
+
+/// Becomes the user, for good, while there is one thread: their groups as the system has them now, and no right that is
+/// not theirs.
+fn become_user(uid: u32) -> Result<(), CliError> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let refused = |e: rustix::io::Errno| CliError::system(format!("become user {uid}"), &e.into());
+    rustix::thread::set_no_new_privs(true).map_err(refused)?;
+    let own = rustix::process::geteuid().as_raw();
+    if own == uid {
+        return Ok(());
+    }
+    let account = sys::account(uid).ok_or_else(|| {
+        CliError::new(
+            Failure::NotPermitted,
+            format!("user {uid} has no account on this host"),
+        )
+    })?;
+    let groups: Vec<Gid> = account
+        .groups
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(account.gid));
+    rustix::thread::set_thread_groups(&groups).map_err(refused)?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(refused)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(refused)?;
+    // It was for good.
+    if rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).is_ok() {
+        return Err(CliError::new(
+            Failure::Internal,
+            "the user's rights are not the only ones",
+        ));
+    }
+    Ok(())
+}
+
+/// The instance, as the user's own client sees it.
+struct Here {
+    socket: PathBuf,
+    mount: PathBuf,
+    client: Mutex<Option<Client>>,
+}
+
+impl Here {
+    fn ask<T>(
+        &self,
+        question: impl Fn(&mut Client) -> Result<T, crate::client::ClientError>,
+    ) -> Result<T, crate::client::ClientError> {
+        let mut kept = self.client.lock();
+        if let Some(client) = kept.as_mut()
+            && let Ok(answer) = question(client)
+        {
+            return Ok(answer);
+        }
+        // The instance may have been replaced.
+        let place = Place {
+            socket: Some(&self.socket),
+            path: None,
+        };
+        let client = kept.insert(Client::find(&place)?);
+        question(client)
+    }
+}
+
+impl Local for Here {
+    fn settle(&self) -> io::Result<()> {
+        self.ask(Client::settle).map_err(io::Error::other)
+    }
+
+    fn stage(&self, paths: Vec<Vec<u8>>) -> Result<(), String> {
+        let whole = |path: &Vec<u8>| {
+            let below: &Path = Path::new(std::ffi::OsStr::from_bytes(path));
+            self.mount.join(below).into_os_string().into_vec()
+        };
+        let asked = self.ask(|client| {
+            let mut paths = paths.iter().map(whole);
+            client.submit(Verb::Stage, &mut paths, &SubmitOptions::default())
+        });
+        asked.map(drop).map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,17 @@
+//! The client of a server on another host: TLS and a token for the questions, the mover for the data (docs/remote.md).
+//!
+//! [`link`] asks; [`plan`] makes parcels of files; [`session`] moves them, several at a time; [`parcel`] moves one.
+//!
+//! # Invariants
+//! - A server is believed only after its certificate was checked: against authorities, or the fingerprint that came with
+//!   the token. Until then it gets nothing, the token least of all.
+//! - A file counts as put when the server said that it is durable under its name; as got when it is so here.
+
+pub mod link;
+mod parcel;
+pub mod plan;
+pub mod session;
+mod trust;
+
+pub use link::{Link, Server};
+pub use trust::Trust;

@@ -1,0 +1,453 @@
+//! One parcel moved: opened, carried by the mover, finished.
+//!
+//! Invariants kept here:
+//! - what the sender says of its files is asked or told after all of them have arrived, and before any gets its name;
+//! - what a descriptor names is dialled only where the control connection went, or in networks that the user listed
+//!   (P15).
+
+use super::link::Link;
+use super::plan::{Parcel, join};
+use super::session::{Session, Way};
+use crate::client::ClientError;
+use crate::error::Failure;
+use crate::id::{bytes_of_hex, hex_of};
+use crate::parcel::{Fate, Layout, Placing, Receiving, Sending, Trouble};
+use crate::server::wire::{
+    BadEntry, DialTransfer, Dialled, Dialling, EntryView, FinishTransfer, FinishedTransfer,
+    OpenTransfer, OpenedTransfer, Problem, Way as WireWay,
+};
+use cairn_mover::{
+    BLOCK_DEFAULT, ByteRange, DialRule, Dialler, Direction, Door, Host, Iod, Meter, Mode, Options,
+    Place, Protect, RANGES_MAX, Secret, Streams, TransferId,
+};
+use hyper::Method;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+/// What came of a parcel.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    pub(super) bytes: u64,
+    pub(super) problems: Vec<Problem>,
+}
+
+enum End {
+    Sends(Arc<Sending>),
+    Receives(Arc<Receiving>),
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> ClientError {
+    move |source| ClientError::Local { step, source }
+}
+
+/// A transfer that broke: tried again unless it is clear that it cannot succeed.
+fn broken(error: cairn_mover::Error) -> ClientError {
+    use cairn_mover::Error;
+    match error {
+        Error::SourceChanged => ClientError::Refused {
+            failure: Failure::Changed,
+            message: "the file was changed while it was sent".to_owned(),
+            hint: Some("send it again once nobody writes to it".to_owned()),
+        },
+        Error::Source { source, .. } => ClientError::Local {
+            step: "read",
+            source,
+        },
+        Error::Sink { source, .. } => ClientError::Local {
+            step: "write",
+            source,
+        },
+        Error::Refused { .. } | Error::Resolve { .. } => ClientError::Refused {
+            failure: Failure::NotPermitted,
+            message: error.to_string(),
+            hint: None,
+        },
+        Error::Peer { code, text } => ClientError::Refused {
+            failure: match code {
+                cairn_mover::AbortCode::NoSpace => Failure::NoSpace,
+                cairn_mover::AbortCode::SourceChanged => Failure::Changed,
+                _ => Failure::Interrupted,
+            },
+            message: text,
+            hint: None,
+        },
+        other => ClientError::broken(other),
+    }
+}
+
+impl Session {
+    /// Moves a parcel, on a connection of its own.
+    pub(super) async fn carry(
+        &self,
+        link: &mut Link,
+        parcel: &Parcel,
+        resume: bool,
+    ) -> Result<Moved, ClientError> {
+        let mut resume = resume;
+        loop {
+            let dialling = if self.shared.falls_back() {
+                Dialling::Firewall
+            } else {
+                self.dialling()
+            };
+            match self.attempt(link, parcel, dialling, resume).await {
+                // Once for all parcels: the next ones do not try.
+                Err(Unreached::Dial(why)) => self.shared.fall_back(&why),
+                Err(Unreached::Resume) => resume = false,
+                Err(Unreached::Other(error)) => return Err(error),
+                Ok(moved) => return Ok(moved),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        link: &mut Link,
+        parcel: &Parcel,
+        dialling: Dialling,
+        resume: bool,
+    ) -> Result<Moved, Unreached> {
+        let layout = Layout::new(parcel.items.iter().map(super::plan::Item::entry).collect());
+        let layout = layout.map_err(ClientError::not_understood)?;
+        let mut asked = self.open(parcel, dialling, resume);
+        let end = match self.way {
+            Way::Put => {
+                let made = parcel.items.iter().filter_map(|item| item.found).collect();
+                let sending = Arc::new(Sending::new(Arc::clone(&parcel.tree), layout, made));
+                asked.version = Some(hex_of(&sending.version()));
+                Some(End::Sends(sending))
+            }
+            Way::Get => None,
+        };
+        let mut opened: OpenedTransfer = link
+            .ask(Method::POST, "/v1/remote/transfers", Some(&asked))
+            .await?;
+        let end = match end {
+            Some(end) => end,
+            None => {
+                let layout =
+                    Layout::new(parcel.items.iter().map(super::plan::Item::entry).collect());
+                let layout = layout.map_err(ClientError::not_understood)?;
+                let receiving = self.receiving(parcel, layout, &opened, resume).await?;
+                let version = bytes_of_hex(&opened.version).unwrap_or_default();
+                let lacking = pairs(&receiving.progress(&version).ranges(RANGES_MAX));
+                if lacking != opened.ranges {
+                    // Some of it is here already: ask for the rest.
+                    link.tell(&format!("/v1/remote/transfers/{}/cancel", opened.number))
+                        .await?;
+                    asked.ranges = Some(lacking);
+                    let again: OpenedTransfer = link
+                        .ask(Method::POST, "/v1/remote/transfers", Some(&asked))
+                        .await?;
+                    if again.version != opened.version {
+                        return Err(Unreached::Resume);
+                    }
+                    opened = again;
+                }
+                End::Receives(Arc::new(receiving))
+            }
+        };
+        let mut moved = Moved::default();
+        if !opened.ranges.is_empty() {
+            let ended = link.ended();
+            let carried = tokio::select! {
+                carried = self.transfer(link, &opened, &end) => carried,
+                () = ended => Err(ClientError::broken("the server went away").into()),
+            };
+            moved.bytes = match carried {
+                Ok(bytes) => bytes,
+                // The other end gave up, and knows better why.
+                Err(Unreached::Other(ClientError::Refused {
+                    failure: Failure::Interrupted,
+                    message,
+                    hint,
+                })) => {
+                    self.finish(link, parcel, &opened, &end, &mut moved).await?;
+                    let failure = Failure::Interrupted;
+                    return Err(ClientError::Refused {
+                        failure,
+                        message,
+                        hint,
+                    }
+                    .into());
+                }
+                Err(other) => return Err(other),
+            };
+        }
+        self.finish(link, parcel, &opened, &end, &mut moved).await?;
+        Ok(moved)
+    }
+
+    fn open(&self, parcel: &Parcel, dialling: Dialling, resume: bool) -> OpenTransfer {
+        OpenTransfer {
+            way: match self.way {
+                Way::Put => WireWay::Put,
+                Way::Get => WireWay::Get,
+            },
+            dialling,
+            entries: parcel
+                .items
+                .iter()
+                .map(|item| EntryView::clone(&item.remote))
+                .collect(),
+            version: None,
+            if_missing: self.placing.if_missing,
+            resume,
+            ranges: None,
+            streams: self.streams(),
+            protect: self.protect_word().to_owned(),
+        }
+    }
+
+    async fn receiving(
+        &self,
+        parcel: &Parcel,
+        layout: Layout,
+        opened: &OpenedTransfer,
+        resume: bool,
+    ) -> Result<Receiving, ClientError> {
+        let (tree, placing) = (
+            Arc::clone(&parcel.tree),
+            Placing {
+                resume,
+                ..self.placing
+            },
+        );
+        let version = bytes_of_hex(&opened.version).unwrap_or_default();
+        let tag = hex_of(
+            &TransferId::generate()
+                .map_err(ClientError::not_understood)?
+                .0,
+        );
+        let below = Arc::clone(&tree);
+        let settle = Box::new(move || Ok(rustix::fs::syncfs(below.root())?));
+        let make = move || Receiving::new(tree, layout, placing, &version, tag, settle);
+        let made = tokio::task::spawn_blocking(make)
+            .await
+            .map_err(ClientError::not_understood)?;
+        made.map_err(failed("make the file"))
+    }
+
+    async fn transfer(
+        &self,
+        link: &mut Link,
+        opened: &OpenedTransfer,
+        end: &End,
+    ) -> Result<u64, Unreached> {
+        let meter = Arc::new(Meter::default());
+        let _watched = self.shared.watch(&meter);
+        let options = Options {
+            streams: self
+                .wanted
+                .map_or(Options::default().streams, |_| Streams::All),
+            limits: self.limit.iter().cloned().collect(),
+            meter,
+            ..Options::default()
+        };
+        if let Some(hex) = &opened.iod {
+            let bytes =
+                bytes_of_hex(hex).ok_or_else(|| ClientError::not_understood("a descriptor"))?;
+            let mut iod = Iod::decode(&bytes).map_err(ClientError::not_understood)?;
+            if opened.here {
+                let to = link.peer();
+                iod.places = vec![Place::new(Host::Address(to.ip()), &[to.port()])];
+            }
+            let rule = DialRule::new(link.peer().ip(), self.dial.clone());
+            let dialler = Dialler::new(&iod, &rule).await.map_err(broken)?;
+            return Ok(move_it(Door::Dialling(dialler), &iod, end, &options, opened).await?);
+        }
+        let Some(listening) = &self.listening else {
+            return Err(ClientError::not_understood("a transfer without a descriptor").into());
+        };
+        let iod = self.descriptor(opened, end, &listening.listener.places(&listening.hosts))?;
+        let door = listening
+            .listener
+            .expect(&iod)
+            .map_err(ClientError::not_understood)?;
+        let ask = DialTransfer {
+            iod: hex_of(&iod.encode().map_err(ClientError::not_understood)?),
+            all: self.wanted.is_some(),
+        };
+        let carried = move_it(door, &iod, end, &options, opened);
+        let route = format!("/v1/remote/transfers/{}/dial", opened.number);
+        let dialled = async {
+            match link.ask::<Dialled>(Method::POST, &route, Some(&ask)).await {
+                Ok(_) => Ok(()),
+                Err(ClientError::Refused {
+                    failure: Failure::TimedOut | Failure::NotPermitted,
+                    message,
+                    ..
+                }) => Err(Unreached::Dial(message)),
+                Err(error) => Err(error.into()),
+            }
+        };
+        // Without the other end the mover would wait until the offer is over.
+        tokio::pin!(carried);
+        tokio::select! {
+            done = &mut carried => return Ok(done?),
+            dialled = dialled => dialled?,
+        }
+        Ok(carried.await?)
+    }
+
+    fn descriptor(
+        &self,
+        opened: &OpenedTransfer,
+        end: &End,
+        places: &[Place],
+    ) -> Result<Iod, ClientError> {
+        let wrong = |why: &str| ClientError::not_understood(why);
+        let ranges = opened
+            .ranges
+            .iter()
+            .map(|[start, len]| ByteRange::new(*start, *len));
+        let (direction, size) = match end {
+            End::Sends(sending) => (Direction::FromListener, sending.layout().size()),
+            End::Receives(receiving) => (Direction::ToListener, receiving.layout().size()),
+        };
+        Ok(Iod {
+            transfer: TransferId::generate().map_err(ClientError::not_understood)?,
+            secret: Secret::generate().map_err(ClientError::not_understood)?,
+            direction,
+            mode: Mode::Parallel,
+            protect: self
+                .protect_word()
+                .parse::<Protect>()
+                .map_err(|why| wrong(&why))?,
+            block: BLOCK_DEFAULT,
+            streams: self.streams(),
+            offer: 30,
+            size,
+            version: bytes_of_hex(&opened.version).ok_or_else(|| wrong("a version"))?,
+            places: places.to_vec(),
+            ranges: ranges
+                .collect::<Option<_>>()
+                .ok_or_else(|| wrong("a range without bytes"))?,
+        })
+    }
+
+    async fn finish(
+        &self,
+        link: &mut Link,
+        parcel: &Parcel,
+        opened: &OpenedTransfer,
+        end: &End,
+        moved: &mut Moved,
+    ) -> Result<(), ClientError> {
+        let mut ask = FinishTransfer::default();
+        if let End::Sends(sending) = end {
+            let bad = sending
+                .troubles()
+                .into_iter()
+                .map(|(entry, trouble)| bad(entry, trouble));
+            ask.bad = bad.collect();
+        }
+        let route = format!("/v1/remote/transfers/{}/finish", opened.number);
+        let finished: FinishedTransfer = link.ask(Method::POST, &route, Some(&ask)).await?;
+        moved.problems.extend(finished.problems);
+        if let End::Receives(receiving) = end {
+            let of = |bad: &BadEntry| match bad.changed {
+                true => Trouble::Changed,
+                false => Trouble::Unreadable(None, bad.why.clone().unwrap_or_default()),
+            };
+            let troubles: BTreeMap<usize, Trouble> = finished
+                .bad
+                .iter()
+                .map(|bad| (bad.entry, of(bad)))
+                .collect();
+            let placing = Arc::clone(receiving);
+            let placed = tokio::task::spawn_blocking(move || placing.place(&troubles)).await;
+            let fates = placed
+                .map_err(ClientError::not_understood)?
+                .map_err(failed("make durable what was got"))?;
+            for (entry, fate) in fates {
+                let path = parcel
+                    .items
+                    .get(entry)
+                    .map(|item| join(b"", &item.local))
+                    .unwrap_or_default();
+                moved.problems.push(told(&path, fate));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why an attempt did not carry the parcel.
+pub(super) enum Unreached {
+    /// The server could not dial us.
+    Dial(String),
+    /// What was here before is of other data by now.
+    Resume,
+    /// Anything else.
+    Other(ClientError),
+}
+
+impl From<ClientError> for Unreached {
+    fn from(error: ClientError) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn pairs(ranges: &[ByteRange]) -> Vec<[u64; 2]> {
+    ranges.iter().map(|r| [r.start(), r.len()]).collect()
+}
+
+fn bad(entry: usize, trouble: Trouble) -> BadEntry {
+    BadEntry {
+        entry,
+        changed: trouble == Trouble::Changed,
+        why: match trouble {
+            Trouble::Changed => None,
+            Trouble::Unreadable(_, why) => Some(why),
+        },
+    }
+}
+
+fn told(path: &[u8], fate: Fate) -> Problem {
+    let (code, message) = match fate {
+        Fate::Exists => ("exists", "there is a file already".to_owned()),
+        Fate::Sender(Trouble::Changed) => {
+            ("changed", "it was changed while it was sent".to_owned())
+        }
+        Fate::Sender(Trouble::Unreadable(_, why)) => {
+            ("internal", format!("the server could not read it: {why}"))
+        }
+        Fate::Failed(step, error) => {
+            let mut told = super::plan::told(path, &error);
+            told.message = format!("{step}: {}", told.message);
+            return told;
+        }
+    };
+    Problem {
+        path: Some(crate::server::wire::GivenPath::new(path)),
+        code: code.to_owned(),
+        message,
+    }
+}
+
+async fn move_it(
+    door: Door,
+    iod: &Iod,
+    end: &End,
+    options: &Options,
+    opened: &OpenedTransfer,
+) -> Result<u64, ClientError> {
+    match end {
+        End::Sends(sending) => {
+            let source = Arc::clone(sending) as Arc<dyn cairn_mover::Source>;
+            let sent = cairn_mover::send(door, iod, source, options)
+                .await
+                .map_err(broken)?;
+            Ok(sent.bytes)
+        }
+        End::Receives(receiving) => {
+            let version = bytes_of_hex(&opened.version).unwrap_or_default();
+            let progress = receiving.progress(&version);
+            let sink = Arc::clone(receiving) as Arc<dyn cairn_mover::Sink>;
+            let received = cairn_mover::receive(door, iod, sink, progress, options).await;
+            Ok(received.map_err(|failed| broken(failed.error))?.bytes)
+        }
+    }
+}

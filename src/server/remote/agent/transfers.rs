@@ -1,0 +1,650 @@
+//! The transfers that an agent has open: each is one end of a parcel.
+//!
+//! # Invariants
+//! - A transfer is opened, moved, finished, once each and in that order; `finish` is what gives files their names.
+//! - One that nobody finishes is dropped with the connection that opened it, or after a while, and with it what was not
+//!   named.
+//! - What is dialled is the caller's own address, or in a network that the administrator listed (P15).
+
+use super::routes::{Refused, failure_of, problem, words_of};
+use super::{Agent, Message, routes};
+use crate::error::Failure;
+use crate::id::{bytes_of_hex, hex_of};
+use crate::parcel::{
+    Entry, Fate, Found, Kind, Layout, Placing, Receiving, Sending, Time, Tree, Trouble,
+};
+use crate::server::wire::{
+    BadEntry, DialTransfer, Dialled, Dialling, EntryKind, EntryView, FinishTransfer,
+    FinishedTransfer, GivenPath, OpenTransfer, OpenedTransfer, Problem, Way,
+};
+use cairn_mover::{
+    BLOCK_DEFAULT, ByteRange, DialRule, Dialler, Direction, Door, Iod, Meter, Mode, Options, Place,
+    Progress, Protect, RANGES_MAX, STREAMS_MAX, Secret, Streams, TransferId,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+
+/// An agent's name for a transfer.
+pub(super) type Number = u64;
+
+/// A first stream must come within this many seconds.
+const OFFER: u32 = 60;
+/// A transfer is dropped when nobody asked for it, and nothing moved, for so long.
+const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
+/// Transfers of one user at one time.
+const MOST: usize = 256;
+/// So much of a large file is moved again at most, if its caller dies.
+const KEEP: u64 = 64 << 20;
+/// How long a first stream may take to come up, before the caller is told that it does not.
+const REACH: Duration = Duration::from_secs(20);
+
+/// What an end of a transfer says when it is over.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    bytes: u64,
+    crc: Option<cairn_mover::Crc32c>,
+}
+
+type Job = JoinHandle<Result<Moved, cairn_mover::Error>>;
+
+enum End {
+    Sends(Arc<Sending>),
+    Receives(Arc<Receiving>),
+}
+
+struct Transfer {
+    end: End,
+    from: SocketAddr,
+    /// Which connection opened it.
+    connection: u64,
+    /// What is there already, at the receiving end.
+    progress: Progress,
+    /// What the caller's descriptor must ask for (parallel mode).
+    expected: Expected,
+    meter: Arc<Meter>,
+    job: Option<Job>,
+    /// When somebody last asked, and how much had moved then.
+    seen: (Instant, u64),
+}
+
+#[derive(Clone)]
+struct Expected {
+    ranges: Vec<ByteRange>,
+    size: u64,
+    version: Vec<u8>,
+}
+
+/// Transfers by number.
+#[derive(Default)]
+pub(super) struct Transfers {
+    open: Mutex<HashMap<Number, Transfer>>,
+    next: AtomicU64,
+}
+
+impl Transfers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
+    /// Drops those that nobody wants any more.
+    pub(super) fn forget_old(&self) {
+        self.open.lock().retain(|number, transfer| {
+            let moved = transfer.meter.moved();
+            if moved != transfer.seen.1 {
+                transfer.seen = (Instant::now(), moved);
+            }
+            let keep = transfer.seen.0.elapsed() < FORGOTTEN;
+            if !keep {
+                tracing::warn!(number, "a transfer that nobody finished is dropped");
+            }
+            keep
+        });
+    }
+
+    /// Drops what a connection opened, which has ended.
+    pub(super) fn end_of(&self, connection: u64) {
+        let open = &mut *self.open.lock();
+        open.retain(|_, transfer| transfer.connection != connection);
+    }
+
+    fn add(&self, transfer: Transfer) -> Number {
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().insert(number, transfer);
+        number
+    }
+
+    fn take(&self, number: Number) -> Result<Transfer, Refused> {
+        let gone = || {
+            Refused::new(Failure::NotFound, format!("no transfer {number} is open"))
+                .hint("the server may have been restarted: open it again")
+        };
+        self.open.lock().remove(&number).ok_or_else(gone)
+    }
+}
+
+/// Nobody waits for it any more: not the caller, who went away, nor the agent.
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if let Some(job) = &self.job {
+            job.abort();
+        }
+    }
+}
+
+fn usage(why: impl ToString) -> Refused {
+    Refused::new(Failure::Usage, why)
+}
+
+fn entry(view: &EntryView) -> Entry {
+    let target = view
+        .target
+        .as_ref()
+        .map(GivenPath::bytes)
+        .unwrap_or_default();
+    Entry {
+        path: routes::below(&view.path),
+        kind: match view.kind {
+            EntryKind::File => Kind::File(view.size),
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::Symlink => Kind::Link(target),
+        },
+        mode: view.mode,
+        modified: Time {
+            seconds: view.mtime_s,
+            nanos: view.mtime_ns,
+        },
+    }
+}
+
+fn ranges_of(pairs: &[[u64; 2]]) -> Option<Vec<ByteRange>> {
+    pairs
+        .iter()
+        .map(|[start, len]| ByteRange::new(*start, *len))
+        .collect()
+}
+
+fn pairs_of(ranges: &[ByteRange]) -> Vec<[u64; 2]> {
+    ranges.iter().map(|r| [r.start(), r.len()]).collect()
+}
+
+/// Opens a transfer; of one that callers dial, streams are expected from now on.
+pub(super) async fn open(
+    agent: &Arc<Agent>,
+    (from, connection): (SocketAddr, u64),
+    asked: OpenTransfer,
+) -> Result<OpenedTransfer, Refused> {
+    if agent.transfers.open.lock().len() >= MOST {
+        let why = format!("{MOST} transfers of yours are open already");
+        return Err(Refused::new(Failure::OverBudget, why).hint("finish or cancel some"));
+    }
+    let protect: Protect = asked.protect.parse().map_err(usage)?;
+    let layout = Layout::new(asked.entries.iter().map(entry).collect()).map_err(usage)?;
+    let size = layout.size();
+    let id = TransferId::generate().map_err(|e| Refused::new(Failure::Internal, e))?;
+    let whole = || ByteRange::new(0, size).into_iter().collect::<Vec<_>>();
+    let (end, version, progress, ranges) = match asked.way {
+        Way::Put => {
+            let version = asked.version.as_deref().unwrap_or_default();
+            let version =
+                bytes_of_hex(version).ok_or_else(|| usage("the version is not in hexadecimal"))?;
+            let placing = Placing {
+                if_missing: asked.if_missing,
+                resume: asked.resume,
+            };
+            let receiving =
+                receiving(agent, layout, placing, version.clone(), hex_of(&id.0)).await?;
+            let progress = receiving.progress(&version);
+            let ranges = progress.ranges(RANGES_MAX);
+            (End::Receives(receiving), version, progress, ranges)
+        }
+        Way::Get => {
+            let sending = sending(agent, layout).await?;
+            let version = sending.version();
+            let ranges = match &asked.ranges {
+                None => whole(),
+                Some(pairs) => ranges_of(pairs).ok_or_else(|| usage("a range without bytes"))?,
+            };
+            let progress = Progress::new(&version, size);
+            (End::Sends(sending), version, progress, ranges)
+        }
+    };
+    let expected = Expected {
+        ranges,
+        size,
+        version,
+    };
+    let mut transfer = Transfer {
+        end,
+        from,
+        connection,
+        progress,
+        expected: expected.clone(),
+        meter: Arc::default(),
+        job: None,
+        seen: (Instant::now(), 0),
+    };
+    let mut opened = OpenedTransfer {
+        number: 0,
+        iod: None,
+        here: agent.advertise.is_empty(),
+        version: hex_of(&expected.version),
+        ranges: pairs_of(&expected.ranges),
+    };
+    if asked.dialling == Dialling::Firewall && !expected.ranges.is_empty() {
+        let iod = offer(agent, id, asked.way, &expected, asked.streams, protect)?;
+        let door = agent
+            .listener
+            .expect(&iod)
+            .map_err(|e| Refused::new(Failure::Internal, e))?;
+        let bytes = iod.encode().map_err(usage)?;
+        agent
+            .door
+            .send(&Message::Expect(id))
+            .map_err(|e| Refused::new(Failure::Internal, e))?;
+        opened.iod = Some(hex_of(&bytes));
+        transfer.begin(agent, door, iod, Streams::All);
+    }
+    opened.number = agent.transfers.add(transfer);
+    Ok(opened)
+}
+
+/// The descriptor of a transfer that the caller dials.
+fn offer(
+    agent: &Agent,
+    transfer: TransferId,
+    way: Way,
+    expected: &Expected,
+    streams: u16,
+    protect: Protect,
+) -> Result<Iod, Refused> {
+    // Where nothing is advertised the caller puts in where its control connection went.
+    let here = || "0.0.0.0".parse().map(|host| Place::new(host, &[1024]));
+    let places = if agent.advertise.is_empty() {
+        here().into_iter().collect()
+    } else {
+        agent.advertise.clone()
+    };
+    Ok(Iod {
+        transfer,
+        secret: Secret::generate().map_err(|e| Refused::new(Failure::Internal, e))?,
+        direction: match way {
+            Way::Put => Direction::ToListener,
+            Way::Get => Direction::FromListener,
+        },
+        mode: Mode::Firewall,
+        protect,
+        block: BLOCK_DEFAULT,
+        streams: streams.clamp(1, STREAMS_MAX),
+        offer: OFFER,
+        size: expected.size,
+        version: expected.version.clone(),
+        places,
+        ranges: expected.ranges.clone(),
+    })
+}
+
+pub(super) fn tree(agent: &Agent) -> Result<Arc<Tree>, Refused> {
+    let opened = agent.tree();
+    opened.map_err(|error| Refused::io("open", agent.mount.as_os_str().as_bytes(), &error))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        tracing::error!(%error, "a step of a transfer did not return");
+        Refused::new(Failure::Internal, "the agent failed")
+    })
+}
+
+async fn receiving(
+    agent: &Arc<Agent>,
+    layout: Layout,
+    placing: Placing,
+    version: Vec<u8>,
+    tag: String,
+) -> Result<Arc<Receiving>, Refused> {
+    let (tree, local) = (tree(agent)?, Arc::clone(&agent.local));
+    let named = layout
+        .entries()
+        .first()
+        .map(|e| e.path.clone())
+        .unwrap_or_default();
+    let settle = Box::new(move || local.settle());
+    let made =
+        blocking(move || Receiving::new(tree, layout, placing, &version, tag, settle)).await?;
+    made.map(Arc::new).map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => {
+            let path = String::from_utf8_lossy(&named).into_owned();
+            Refused::new(
+                Failure::Busy,
+                format!("another transfer writes {path} already"),
+            )
+        }
+        _ => Refused::io("make", &named, &error),
+    })
+}
+
+/// The files of a parcel as they are now. What is not what the caller saw is known as changed from the start.
+async fn sending(agent: &Arc<Agent>, layout: Layout) -> Result<Arc<Sending>, Refused> {
+    let tree = tree(agent)?;
+    blocking(move || {
+        let mut made = Vec::with_capacity(layout.entries().len());
+        for entry in layout.entries() {
+            let found = tree
+                .look(&entry.path)
+                .map_err(|e| Refused::io("read", &entry.path, &e));
+            let now = match found {
+                Ok(now) => now,
+                Err(refused) if layout.is_single() => return Err(refused),
+                Err(_) => absent(),
+            };
+            let is_as_seen = now.size == entry.size() && now.modified == entry.modified;
+            if layout.is_single() && !is_as_seen {
+                let path = String::from_utf8_lossy(&entry.path).into_owned();
+                return Err(Refused::new(
+                    Failure::Changed,
+                    format!("{path} was changed meanwhile"),
+                ));
+            }
+            made.push(Found {
+                size: entry.size(),
+                modified: entry.modified,
+                ..now
+            });
+        }
+        let named = layout
+            .entries()
+            .first()
+            .map(|e| e.path.clone())
+            .unwrap_or_default();
+        let sending = Sending::new(tree, layout, made);
+        // Better known now than when its first block is wanted.
+        let readable = sending.readable();
+        readable.map_err(|error| Refused::io("read", &named, &error))?;
+        Ok(Arc::new(sending))
+    })
+    .await?
+}
+
+/// What nothing is as.
+fn absent() -> Found {
+    Found {
+        kind: rustix::fs::FileType::Unknown,
+        size: 0,
+        mode: 0,
+        modified: Time::default(),
+        changed: Time::default(),
+        inode: 0,
+        blocks: 0,
+    }
+}
+
+impl Transfer {
+    /// Starts this end.
+    fn begin(&mut self, agent: &Arc<Agent>, door: Door, iod: Iod, streams: Streams) {
+        let options = Options {
+            streams,
+            meter: Arc::clone(&self.meter),
+            keep_every: KEEP,
+            ..Options::default()
+        };
+        let (agent, progress) = (Arc::clone(agent), self.progress.clone());
+        let end = match &self.end {
+            End::Sends(sending) => End::Sends(Arc::clone(sending)),
+            End::Receives(receiving) => End::Receives(Arc::clone(receiving)),
+        };
+        self.job = Some(tokio::spawn(async move {
+            let listens = matches!(door, Door::Listening(_));
+            let moved = match end {
+                End::Sends(source) => {
+                    cairn_mover::send(door, &iod, source, &options)
+                        .await
+                        .map(|sent| Moved {
+                            bytes: sent.bytes,
+                            crc: Some(sent.crc),
+                        })
+                }
+                End::Receives(sink) => {
+                    let received = cairn_mover::receive(door, &iod, sink, progress, &options).await;
+                    received
+                        .map_err(|failed| failed.error)
+                        .map(|received| Moved {
+                            bytes: received.bytes,
+                            crc: received.crc,
+                        })
+                }
+            };
+            if listens && let Err(error) = agent.door.send(&Message::Forget(iod.transfer)) {
+                tracing::debug!(%error, "the door is gone");
+            }
+            moved
+        }));
+    }
+}
+
+/// Dials a caller, and says so once a stream is up.
+pub(super) async fn dial(
+    agent: &Arc<Agent>,
+    number: Number,
+    asked: &DialTransfer,
+) -> Result<Dialled, Refused> {
+    let bytes =
+        bytes_of_hex(&asked.iod).ok_or_else(|| usage("the descriptor is not in hexadecimal"))?;
+    let iod = Iod::decode(&bytes).map_err(usage)?;
+    let mut transfer = agent.transfers.take(number)?;
+    let Expected {
+        ranges,
+        size,
+        version,
+    } = &transfer.expected;
+    let direction = match &transfer.end {
+        End::Sends(_) => Direction::ToListener,
+        End::Receives(_) => Direction::FromListener,
+    };
+    let fits = iod.ranges == *ranges
+        && iod.size == *size
+        && iod.version == *version
+        && iod.direction == direction;
+    if !fits || transfer.job.is_some() {
+        agent.transfers.add_back(number, transfer);
+        return Err(usage(
+            "the descriptor is not of this transfer, or it was dialled already",
+        ));
+    }
+    let rule = DialRule::new(transfer.from.ip(), agent.dial.clone());
+    let refused = |error: cairn_mover::Error| {
+        tracing::warn!(%error, "a caller is not dialled");
+        Refused::new(Failure::NotPermitted, error)
+            .hint("CAIRN_HOSTNAME must name the address that your connection comes from, or the administrator lists it")
+    };
+    match Dialler::new(&iod, &rule).await {
+        Ok(dialler) => {
+            let streams = if asked.all {
+                Streams::All
+            } else {
+                Options::default().streams
+            };
+            transfer.begin(agent, Door::Dialling(dialler), iod, streams);
+        }
+        Err(error) => {
+            agent.transfers.add_back(number, transfer);
+            return Err(refused(error));
+        }
+    }
+    match transfer.reached().await {
+        Ok(streams) => {
+            agent.transfers.add_back(number, transfer);
+            Ok(Dialled { streams })
+        }
+        Err(why) => {
+            let why = format!("the server cannot reach you: {why}");
+            Err(Refused::new(Failure::TimedOut, why))
+        }
+    }
+}
+
+impl Transfer {
+    /// Waits for a first stream; why there is none. The transfer is over then, and can be opened the other way.
+    async fn reached(&mut self) -> Result<u64, String> {
+        let until = Instant::now() + REACH;
+        let moves = |meter: &Meter| meter.live() > 0 || meter.moved() > 0;
+        while !moves(&self.meter) && Instant::now() < until {
+            if self.job.as_ref().is_none_or(JoinHandle::is_finished) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        if moves(&self.meter) {
+            return Ok(self.meter.live() as u64);
+        }
+        match self.job.take() {
+            Some(job) if job.is_finished() => match job.await {
+                Ok(Ok(_)) => Err("it ended without a stream".to_owned()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            Some(job) => {
+                job.abort();
+                Err("no stream came up in time".to_owned())
+            }
+            None => Err("nothing was dialled".to_owned()),
+        }
+    }
+}
+
+impl Transfers {
+    fn add_back(&self, number: Number, mut transfer: Transfer) {
+        transfer.seen = (Instant::now(), transfer.meter.moved());
+        self.open.lock().insert(number, transfer);
+    }
+}
+
+fn trouble(bad: &BadEntry) -> Trouble {
+    if bad.changed {
+        Trouble::Changed
+    } else {
+        Trouble::Unreadable(None, bad.why.clone().unwrap_or_default())
+    }
+}
+
+/// Waits until all has moved, and gives files their names.
+pub(super) async fn finish(
+    agent: &Arc<Agent>,
+    number: Number,
+    asked: FinishTransfer,
+) -> Result<FinishedTransfer, Refused> {
+    let mut transfer = agent.transfers.take(number)?;
+    let moved = match transfer.job.take() {
+        None if transfer.expected.ranges.is_empty() => Moved {
+            bytes: 0,
+            crc: None,
+        },
+        None => return Err(usage("the transfer was never dialled")),
+        Some(job) => match job.await {
+            Ok(Ok(moved)) => moved,
+            Ok(Err(error)) => return Err(failed(error)),
+            Err(error) => {
+                tracing::error!(%error, "a transfer did not end well");
+                return Err(Refused::new(Failure::Internal, "the agent failed"));
+            }
+        },
+    };
+    let mut finished = FinishedTransfer {
+        bytes: moved.bytes,
+        crc32c: moved.crc.map(|crc| format!("{:08x}", crc.0)),
+        problems: Vec::new(),
+        bad: Vec::new(),
+    };
+    match &transfer.end {
+        End::Sends(sending) => {
+            let bad = sending
+                .troubles()
+                .into_iter()
+                .map(|(entry, trouble)| BadEntry {
+                    entry,
+                    changed: trouble == Trouble::Changed,
+                    why: match trouble {
+                        Trouble::Changed => None,
+                        Trouble::Unreadable(_, why) => Some(why),
+                    },
+                });
+            finished.bad = bad.collect();
+        }
+        End::Receives(receiving) => {
+            let troubles: BTreeMap<usize, Trouble> = asked
+                .bad
+                .iter()
+                .map(|bad| (bad.entry, trouble(bad)))
+                .collect();
+            let receiving = Arc::clone(receiving);
+            let placed = blocking(move || {
+                let fates = receiving.place(&troubles);
+                fates.map(|fates| {
+                    fates
+                        .into_iter()
+                        .map(|fate| told(receiving.layout(), fate))
+                        .collect()
+                })
+            });
+            finished.problems = placed
+                .await?
+                .map_err(|e| Refused::io("make durable what was put at", b"/", &e))?;
+        }
+    }
+    Ok(finished)
+}
+
+fn told(layout: &Layout, (number, fate): (usize, Fate)) -> Problem {
+    let path = layout
+        .entries()
+        .get(number)
+        .map(|e| e.path.clone())
+        .unwrap_or_default();
+    let (code, message) = match fate {
+        Fate::Exists => (Failure::Exists, "there is a file already".to_owned()),
+        Fate::Sender(Trouble::Changed) => (
+            Failure::Changed,
+            "it was changed while it was sent".to_owned(),
+        ),
+        Fate::Sender(Trouble::Unreadable(_, why)) => {
+            (Failure::Internal, format!("it could not be read: {why}"))
+        }
+        Fate::Failed(step, error) => {
+            let mut told = problem(&path, &error);
+            told.message = format!("{step}: {}", words_of(&error));
+            return told;
+        }
+    };
+    Problem {
+        path: Some(GivenPath::new(&path)),
+        code: code.as_str().to_owned(),
+        message,
+    }
+}
+
+/// Why a transfer failed, for the caller.
+fn failed(error: cairn_mover::Error) -> Refused {
+    use cairn_mover::Error;
+    let code = match &error {
+        Error::SourceChanged => Failure::Changed,
+        Error::Source { source, .. } | Error::Sink { source, .. } => failure_of(source),
+        Error::NoStream { .. } => Failure::TimedOut,
+        _ => Failure::Interrupted,
+    };
+    Refused::new(code, error)
+}
+
+/// Drops a transfer, and what was not named of it.
+pub(super) fn cancel(agent: &Arc<Agent>, number: Number) -> Result<(), Refused> {
+    drop(agent.transfers.take(number)?);
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! One port for everything: TLS with HTTP in it, and streams of transfers, told apart by their first bytes.
+//!
+//! # Invariants
+//! - What a stranger can make the door hold is bounded: so many connections that did not prove themselves at one time,
+//!   each for so long at most; a wrong token is answered late.
+//! - The `authorization` header ends here; what an agent gets is a connection of its user.
+//! - A stream is not read, only looked at, until an agent has it: its handshake is between the two ends.
+
+use super::Identity;
+use super::agents::{Agents, Start};
+use super::tokens::{Token, Tokens};
+use crate::error::Failure;
+use crate::server::crowd::Crowd;
+use crate::server::wire::{ErrorBody, Tagged};
+use axum::body::Body;
+use cairn_mover::handshake::{HELLO_LEN, Hello, MAGIC};
+use cairn_mover::{Listener, TransferId};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+pub use super::agents::Start as AgentStart;
+
+/// Connections that did not prove themselves yet, at one time.
+const STRANGERS: usize = 512;
+/// How long one may take to do so.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request's head may take, and so how long a connection may lie idle.
+const IDLE: Duration = Duration::from_secs(120);
+/// A wrong token is answered after so long.
+const PENALTY: Duration = Duration::from_millis(500);
+/// How often it is looked whether more of a stream's first message came.
+const LOOK: Duration = Duration::from_millis(5);
+
+struct Door {
+    agents: Arc<Agents>,
+    tokens: Tokens,
+    tls: TlsAcceptor,
+    crowd: Crowd,
+    strangers: Arc<Semaphore>,
+    /// Answers streams of transfers that nobody expects, as an agent would.
+    nobody: Listener,
+}
+
+/// Serves callers on the socket until `stopped` turns true.
+///
+/// # Errors
+/// Never returns one for what a caller does.
+pub async fn serve(
+    socket: TcpListener,
+    identity: Identity,
+    tokens: Tokens,
+    start: Start,
+    mut stopped: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let door = Arc::new(Door {
+        agents: Agents::new(start),
+        tokens,
+        tls: TlsAcceptor::from(identity.config),
+        crowd: Crowd::default(),
+        strangers: Arc::new(Semaphore::new(STRANGERS)),
+        nobody: Listener::portless(PATIENCE),
+    });
+    loop {
+        let accepted = tokio::select! {
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((connection, from)) => {
+                let Ok(place) = Arc::clone(&door.strangers).try_acquire_owned() else {
+                    tracing::warn!(%from, "too many connections that did not prove themselves; dropped");
+                    continue;
+                };
+                let door = Arc::clone(&door);
+                tokio::spawn(async move { door.meet(connection, from, place).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A dead host is noticed within two minutes.
+fn keep_alive(connection: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_keepidle(connection, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(connection, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(connection, 4)?;
+    Ok(sockopt::set_socket_keepalive(connection, true)?)
+}
+
+/// What a connection is.
+enum Kind {
+    Call,
+    Stream(TransferId),
+}
+
+/// Looks at the first bytes, and leaves them there.
+async fn look(connection: &TcpStream) -> io::Result<Kind> {
+    let mut bytes = [0; HELLO_LEN];
+    loop {
+        let seen = connection.peek(&mut bytes).await?;
+        let start = seen.min(MAGIC.len());
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if bytes[..start] != MAGIC[..start] {
+            return Ok(Kind::Call);
+        }
+        if seen == HELLO_LEN {
+            let hello =
+                Hello::decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            return Ok(Kind::Stream(hello.transfer));
+        }
+        // There is no waiting for more than what is there.
+        sleep(LOOK).await;
+    }
+}
+
+impl Door {
+    async fn meet(
+        &self,
+        connection: TcpStream,
+        from: SocketAddr,
+        place: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        match timeout(PATIENCE, look(&connection)).await {
+            Ok(Ok(Kind::Stream(transfer))) => self.stream(connection, from, transfer),
+            Ok(Ok(Kind::Call)) => self.call(connection, from, place).await,
+            Ok(Err(error)) => tracing::debug!(%from, %error, "a connection without a beginning"),
+            Err(_) => tracing::debug!(%from, "a connection without a beginning"),
+        }
+    }
+
+    fn stream(&self, connection: TcpStream, from: SocketAddr, transfer: TransferId) {
+        let hand_over = || -> io::Result<Option<OwnedFd>> {
+            let fd = OwnedFd::from(connection.into_std()?);
+            Ok(self.agents.stream(transfer, from, fd))
+        };
+        let back = hand_over().and_then(|back| match back {
+            Some(fd) => TcpStream::from_std(std::net::TcpStream::from(fd)).map(Some),
+            None => Ok(None),
+        });
+        match back {
+            Ok(None) => {}
+            Ok(Some(stranger)) => self.nobody.hand_in(stranger, from),
+            Err(error) => tracing::warn!(%from, %error, "a stream could not be handed over"),
+        }
+    }
+
+    async fn call(
+        &self,
+        connection: TcpStream,
+        from: SocketAddr,
+        place: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        // Answers are small and waited for; and a caller whose host died is noticed. Without either it works, too.
+        let _ = connection.set_nodelay(true);
+        let _ = keep_alive(&connection);
+        let secured = match timeout(PATIENCE, self.tls.accept(connection)).await {
+            Ok(Ok(secured)) => secured,
+            Ok(Err(error)) => return tracing::debug!(%from, %error, "no TLS"),
+            Err(_) => return tracing::debug!(%from, "no TLS in time"),
+        };
+        let caller = Caller {
+            door: self,
+            from,
+            agent: Mutex::new(None),
+            stranger: Mutex::new(Some(place)),
+        };
+        let service = hyper::service::service_fn(|request| caller.answer(request));
+        let serving = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE)
+            .serve_connection(TokioIo::new(secured), service);
+        if let Err(error) = serving.await {
+            tracing::debug!(%from, %error, "a caller's connection ended");
+        }
+    }
+}
+
+/// One caller's connection.
+struct Caller<'a> {
+    door: &'a Door,
+    from: SocketAddr,
+    /// The connection to the agent of that user, made with the first request.
+    agent: Mutex<Option<ToAgent>>,
+    stranger: Mutex<Option<tokio::sync::OwnedSemaphorePermit>>,
+}
+
+struct ToAgent {
+    uid: u32,
+    sender: SendRequest<Incoming>,
+    _place: crate::server::crowd::Place,
+}
+
+fn refusal(code: Failure, message: &str, hint: Option<&str>) -> Response<Body> {
+    let body = ErrorBody {
+        code: code.as_str().to_owned(),
+        message: message.to_owned(),
+        hint: hint.map(str::to_owned),
+    };
+    let text = serde_json::to_vec(&Tagged::from(body)).unwrap_or_default();
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        hyper::header::HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+impl Caller<'_> {
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+        let token = match self.token(&request) {
+            Ok(Some(token)) => token,
+            Ok(None) => {
+                tracing::warn!(from = %self.from, "a call without a good token was refused");
+                sleep(PENALTY).await;
+                let hint =
+                    Some("an administrator issues one: cairn token issue; name it in CAIRN_TOKEN");
+                let mut refused = refusal(
+                    Failure::NotPermitted,
+                    "the token is not known, or void",
+                    hint,
+                );
+                *refused.status_mut() = StatusCode::UNAUTHORIZED;
+                return Ok(refused);
+            }
+            Err(error) => {
+                tracing::error!(%error, "nobody can be let in");
+                return Ok(refusal(
+                    Failure::Internal,
+                    "the server cannot read its tokens",
+                    None,
+                ));
+            }
+        };
+        self.stranger.lock().await.take();
+        match self.pass_on(&token, request).await {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => {
+                tracing::warn!(uid = token.uid, %error, "a call did not reach its agent");
+                self.agent.lock().await.take();
+                let why = format!("the agent of user {} does not answer: {error}", token.uid);
+                Ok(refusal(
+                    Failure::Interrupted,
+                    &why,
+                    Some("ask again; the server's log says more"),
+                ))
+            }
+        }
+    }
+
+    fn token(
+        &self,
+        request: &Request<Incoming>,
+    ) -> Result<Option<Token>, super::tokens::TokenError> {
+        let header = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        match header.and_then(|text| text.strip_prefix("Bearer ")) {
+            Some(text) => self.door.tokens.find(text.trim()),
+            None => Ok(None),
+        }
+    }
+
+    async fn pass_on(
+        &self,
+        token: &Token,
+        mut request: Request<Incoming>,
+    ) -> io::Result<Response<Incoming>> {
+        request.headers_mut().remove(AUTHORIZATION);
+        let mut agent = self.agent.lock().await;
+        if agent
+            .as_ref()
+            .is_none_or(|a| a.uid != token.uid || a.sender.is_closed())
+        {
+            *agent = None;
+            *agent = Some(self.reach(token.uid).await?);
+        }
+        let Some(to) = agent.as_mut() else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        to.sender.ready().await.map_err(io::Error::other)?;
+        to.sender
+            .send_request(request)
+            .await
+            .map_err(io::Error::other)
+    }
+
+    async fn reach(&self, uid: u32) -> io::Result<ToAgent> {
+        let place = self.door.crowd.enter(uid);
+        let place = place.ok_or_else(|| io::Error::other("that user has too many connections"))?;
+        let (here, there) = UnixStream::pair()?;
+        let there = OwnedFd::from(there.into_std()?);
+        let (agents, from) = (Arc::clone(&self.door.agents), self.from);
+        // Starting a process takes its time.
+        let handed = tokio::task::spawn_blocking(move || agents.caller(uid, from, there)).await;
+        handed.map_err(io::Error::other)??;
+        let (sender, connection) = handshake(TokioIo::new(here))
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to an agent ended");
+            }
+        });
+        Ok(ToAgent {
+            uid,
+            sender,
+            _place: place,
+        })
+    }
+}
