@@ -16,6 +16,7 @@ mod names;
 mod outcome;
 mod output;
 mod policy;
+mod ports;
 mod progress;
 mod rebuild;
 mod receipt;
@@ -206,6 +207,8 @@ enum Command {
     Serve(serve::Serve),
     /// Say who may come from other hosts
     Token(token::Token),
+    /// Lease ranges of this host's ports to containers
+    Ports(ports::Ports),
     /// Act for a user's callers (started by `cairn serve`)
     #[command(hide = true)]
     Agent(serve::Agent),
@@ -348,6 +351,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Get(args) => args.run(),
         Command::Serve(args) => args.run(session),
         Command::Token(args) => args.run(session),
+        Command::Ports(args) => args.run(),
         Command::Agent(args) => args.run(),
         Command::Demo(args) => {
             demo::run(args).map_err(CliError::from)?;

@@ -17,9 +17,9 @@ use crate::server::MAX_SUBJECTS;
 use crate::server::wire::{
     Accepted, DeletedQuery, DeletedView, End, GivenPath, NodeState, Part, Plan, PolicyCheckQuery,
     PolicyReport, PolicyRun, PolicyRunQuery, Problem, Receipt, ReceiptQuery, RepairKeep,
-    RepairQuery, RepairView, RequestFilter, RequestList, RequestView, Schema, ShutdownQuery,
-    StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions, Submitted, UndeleteQuery,
-    UndeletedView, Verb, Walk, When, Why, WhyQuery,
+    RepairQuery, RepairView, RequestFilter, RequestList, RequestView, Schema, Settled,
+    ShutdownQuery, StateQuery, Status, Stopped, SubjectRef, Submission, SubmitOptions, Submitted,
+    UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use crate::server::wire::{Collect, CollectQuery, TierCheck, TierCheckQuery, TierList};
 use crate::server::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
@@ -96,14 +96,15 @@ impl Client {
         })
     }
 
-    /// Has all that was written and named on the mount before made durable.
+    /// Has all that was written and named on the mount before made durable, unless it `only_look`s; how often a write was lost
+    /// so far, from an arbitrary start on.
     ///
     /// # Errors
     /// The filesystem failed, or the connection broke.
-    pub fn settle(&mut self) -> Result<(), ClientError> {
-        let done: End = self.http.ask(Method::POST, "/v1/settle", None::<&End>)?;
-        let End { lines: _ } = done;
-        Ok(())
+    pub fn settle(&mut self, only_look: bool) -> Result<u64, ClientError> {
+        let method = if only_look { Method::GET } else { Method::POST };
+        let settled: Settled = self.http.ask(method, "/v1/settle", None::<&End>)?;
+        Ok(settled.faults)
     }
 
     /// Asks for work on the paths, in as many parts as are needed.

@@ -172,6 +172,11 @@ impl Progress {
         self.there.bytes
     }
 
+    /// What is there, in order, each run with its sum.
+    pub fn runs(&self) -> impl Iterator<Item = (ByteRange, Crc32c)> + '_ {
+        self.there.iter()
+    }
+
     /// What is missing, in order.
     #[must_use]
     pub fn missing(&self) -> RangeSet {

@@ -69,6 +69,9 @@ fn of(command: &str) -> &'static str {
              6 a tier is unavailable"
         }
         "serve" => "0 stopped, 1 not started, 2 wrong usage, 3 no running instance",
+        "lease" => {
+            "0 and others as the command ends; 1 no ports are free, or no such command, 2 wrong usage"
+        }
         "issue" | "revoke" => {
             "0 done, 1 failed, 2 wrong usage, 3 no running instance, 5 not permitted"
         }

@@ -207,6 +207,7 @@ impl Far {
             placing: Placing {
                 if_missing: how.if_missing,
                 resume: how.resume,
+                finish_directories: false,
             },
             listening: self.listening().await?,
             wanted: self.streams,

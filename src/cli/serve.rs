@@ -1,7 +1,7 @@
 //! `cairn serve`: the door for callers on other hosts; and `cairn agent`, what it starts for each user.
 
 use super::{CliError, Session, sys, token};
-use crate::client::{Client, Place};
+use crate::client::{Client, ClientError, Place};
 use crate::error::Failure;
 use crate::server::remote::Identity;
 use crate::server::remote::agent::{Local, Plan, place, run as act};
@@ -13,12 +13,14 @@ use clap::Args;
 use parking_lot::Mutex;
 use rustix::fs::Mode;
 use rustix::thread::{Gid, Uid};
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Arguments of `serve`.
@@ -66,6 +68,7 @@ impl Serve {
         if let Some(path) = &self.namespace {
             enter(path)?;
         }
+        raise_files();
         let mount =
             std::path::absolute(&self.mount).map_err(|e| CliError::system("find the mount", &e))?;
         let state = token::state_of(session, Some(&mount))?;
@@ -75,6 +78,9 @@ impl Serve {
             _ => Identity::own(&state),
         };
         let identity = identity.map_err(|why| CliError::new(Failure::Internal, why))?;
+        let told = state.join(token::SERVED);
+        std::fs::write(&told, &identity.fingerprint)
+            .map_err(|e| CliError::system(format!("write {}", told.display()), &e))?;
         let start = AgentStart {
             program: std::env::current_exe()
                 .map_err(|e| CliError::system("find this program", &e))?,
@@ -156,6 +162,15 @@ fn input_ends(matters: bool) -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
+/// As many open files as may be: each caller has some.
+fn raise_files() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit) {
+        tracing::warn!(%error, "few files may be open");
+    }
+}
+
 /// Joins a mount namespace, while there is one thread.
 fn enter(namespace: &Path) -> Result<(), CliError> {
     let failed = |e: io::Error| CliError::system(format!("enter {}", namespace.display()), &e);
@@ -181,6 +196,7 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
+        raise_files();
         become_user(self.uid)?;
         let door = door()?;
         let local = Arc::new(Here {
@@ -246,6 +262,9 @@ fn become_user(uid: u32) -> Result<(), CliError> {
     Ok(())
 }
 
+/// How long an instance that is being replaced is waited for.
+const REPLACED: Duration = Duration::from_secs(60);
+
 /// The instance, as the user's own client sees it.
 struct Here {
     socket: PathBuf,
@@ -254,40 +273,54 @@ struct Here {
 }
 
 impl Here {
-    fn ask<T>(
-        &self,
-        question: impl Fn(&mut Client) -> Result<T, crate::client::ClientError>,
-    ) -> Result<T, crate::client::ClientError> {
-        let mut kept = self.client.lock();
-        if let Some(client) = kept.as_mut()
-            && let Ok(answer) = question(client)
-        {
-            return Ok(answer);
-        }
-        // The instance may have been replaced.
-        let place = Place {
+    fn connect(&self) -> Result<Client, ClientError> {
+        Client::find(&Place {
             socket: Some(&self.socket),
             path: None,
+        })
+    }
+
+    fn try_settle(&self, only_look: bool) -> Result<u64, ClientError> {
+        // Taken out: several may wait for the disk at one time.
+        let kept = self.client.lock().take();
+        let mut client = match kept {
+            Some(client) => client,
+            None => self.connect()?,
         };
-        let client = kept.insert(Client::find(&place)?);
-        question(client)
+        let settled = client.settle(only_look)?;
+        *self.client.lock() = Some(client);
+        Ok(settled)
     }
 }
 
 impl Local for Here {
-    fn settle(&self) -> io::Result<()> {
-        self.ask(Client::settle).map_err(io::Error::other)
+    fn settle(&self, only_look: bool) -> io::Result<u64> {
+        let until = Instant::now() + REPLACED;
+        loop {
+            match self.try_settle(only_look) {
+                Ok(faults) => return Ok(faults),
+                Err(error) if error.failure() != Failure::NoInstance => {
+                    tracing::error!(%error, "what was put could not be made durable");
+                    return Err(io::Error::other("the filesystem failed"));
+                }
+                Err(error) if Instant::now() > until => {
+                    tracing::error!(%error, "what was put could not be made durable");
+                    return Err(io::ErrorKind::NotConnected.into());
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        }
     }
 
     fn stage(&self, paths: Vec<Vec<u8>>) -> Result<(), String> {
-        let whole = |path: &Vec<u8>| {
-            let below: &Path = Path::new(std::ffi::OsStr::from_bytes(path));
+        let whole = |path: Vec<u8>| {
+            let below = Path::new(OsStr::from_bytes(&path));
             self.mount.join(below).into_os_string().into_vec()
         };
-        let asked = self.ask(|client| {
-            let mut paths = paths.iter().map(whole);
-            client.submit(Verb::Stage, &mut paths, &SubmitOptions::default())
-        });
+        // A client of its own: nobody who settles waits for it.
+        let mut client = self.connect().map_err(|error| error.to_string())?;
+        let mut paths = paths.into_iter().map(whole);
+        let asked = client.submit(Verb::Stage, &mut paths, &SubmitOptions::default());
         asked.map(drop).map_err(|error| error.to_string())
     }
 }

@@ -4,8 +4,8 @@ use super::output::{Output, table};
 use super::{CliError, Session, names, sys};
 use crate::config::units::parse_duration;
 use crate::error::Failure;
-use crate::server::remote::Identity;
 use crate::server::remote::tokens::{Token as Kept, TokenError, Tokens};
+use crate::server::remote::{CertificateError, Identity};
 use crate::server::wire::{TokenView, When};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
@@ -70,6 +70,9 @@ struct Revoke {
     mount: Option<PathBuf>,
 }
 
+/// The file in the state directory that says which certificate the door shows.
+pub(super) const SERVED: &str = "remote.fingerprint";
+
 /// The state directory of the instance: tokens are in it, whoever may write there may let people in.
 pub(super) fn state_of(session: &Session, mount: Option<&Path>) -> Result<PathBuf, CliError> {
     let client = session.client_near(mount)?;
@@ -116,6 +119,14 @@ fn view(token: &Kept, text: Option<String>, fingerprint: Option<String>) -> Toke
     }
 }
 
+/// The fingerprint of the certificate that the door showed last; of the instance's own, if there was none yet.
+fn served(state: &Path) -> Result<String, CertificateError> {
+    match std::fs::read_to_string(state.join(SERVED)) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(_) => Ok(Identity::own(state)?.fingerprint),
+    }
+}
+
 impl Issue {
     fn run(&self, session: &Session) -> Result<u8, CliError> {
         let uid = match self.user.parse() {
@@ -124,6 +135,11 @@ impl Issue {
                 CliError::new(Failure::NotFound, format!("no user {}", self.user))
             })?,
         };
+        if sys::account(uid).is_none() {
+            let why = format!("user {uid} has no account on this host");
+            return Err(CliError::new(Failure::NotFound, why)
+                .with_hint("its agent would have no groups to run with"));
+        }
         let mine = rustix::process::geteuid();
         if !mine.is_root() && mine.as_raw() != uid {
             let why = "who runs the instance as a user lets in that user alone";
@@ -133,13 +149,13 @@ impl Issue {
         let (token, text) = Tokens::of(&state)
             .issue(uid, self.label.clone(), self.lasts)
             .map_err(failed)?;
-        let own = Identity::own(&state).map_err(|why| CliError::new(Failure::Internal, why))?;
+        let own = served(&state).map_err(|why| CliError::new(Failure::Internal, why))?;
         let mut output = Output::new(self.json);
         if self.json {
-            output.object(view(&token, Some(text), Some(own.fingerprint)))?;
+            output.object(view(&token, Some(text), Some(own)))?;
         } else {
             output.line(format!("CAIRN_TOKEN={text}"))?;
-            output.line(format!("CAIRN_FINGERPRINT={}", own.fingerprint))?;
+            output.line(format!("CAIRN_FINGERPRINT={}", own))?;
             eprintln!(
                 "cairn: token {} lets its bearer in as {}; it is not shown again",
                 token.id,

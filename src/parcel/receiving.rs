@@ -4,7 +4,9 @@
 //! - what is written to is a file of our own making: new, or left by an earlier transfer of the same user, with one
 //!   link, and locked against a second transfer;
 //! - progress is kept after what is in it is durable, and is believed only with the part that it is about;
-//! - a name is given after the data are durable, and told after the name is.
+//! - a name is given after the data are durable and all there, and told after the name is;
+//! - modes and times are set on what is open, never by a name that somebody may have given to something else; a directory
+//!   that was there before keeps its own.
 
 mod part;
 
@@ -14,11 +16,13 @@ use super::tree::{Tree, split};
 use cairn_mover::{Progress, Sink};
 use parking_lot::Mutex;
 use part::{Alone, make_new};
-use rustix::fs::{AtFlags, Mode, RenameFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -33,6 +37,9 @@ pub struct Placing {
     pub if_missing: bool,
     /// Go on with what an earlier transfer left, if it was of the same data.
     pub resume: bool,
+    /// Directories are there: give them their modes and times. Else they are made, for their owner alone, and those that
+    /// were there are told as [`Fate::Exists`].
+    pub finish_directories: bool,
 }
 
 /// What became of an entry that is not where it should be.
@@ -104,7 +111,7 @@ impl Receiving {
         let alone = match layout.entries() {
             [entry] if layout.is_single() => {
                 make_parents(&tree, &entry.path)?;
-                Some(Alone::open(&tree, entry, version, placing.resume)?)
+                Some(Alone::open(&tree, entry, version, placing.resume, &tag)?)
             }
             _ => None,
         };
@@ -149,9 +156,11 @@ impl Receiving {
     }
 
     fn write(&self, piece: Piece, bytes: &[u8]) -> io::Result<()> {
-        let size = self.layout.entries()[piece.entry].size();
-        if piece.at == 0 && piece.len as u64 == size {
-            self.create(piece.entry)?.write_all_at(bytes, 0)?;
+        let entry = &self.layout.entries()[piece.entry];
+        if piece.at == 0 && piece.len as u64 == entry.size() {
+            let file = self.create(piece.entry)?;
+            file.write_all_at(bytes, 0)?;
+            complete(&file, entry)?;
             self.left.lock()[piece.entry] = 0;
             return Ok(());
         }
@@ -164,41 +173,52 @@ impl Receiving {
             }
         };
         file.write_all_at(bytes, piece.at)?;
-        let mut left = self.left.lock();
-        left[piece.entry] = left[piece.entry].saturating_sub(piece.len as u64);
-        if left[piece.entry] == 0 {
+        let left = {
+            let mut left = self.left.lock();
+            let left = &mut left[piece.entry];
+            *left = left.saturating_sub(piece.len as u64);
+            *left
+        };
+        // Whoever wrote last: all other writes are over.
+        if left == 0 {
             self.files.lock().remove(&piece.entry);
+            complete(&file, entry)?;
         }
         Ok(())
     }
 
-    /// Gives the files their names: those that are whole and of which the sender says nothing bad. To be called once,
-    /// after the transfer succeeded. What did not get its name is told, by number.
+    /// Gives the files their names: those that are whole, as `progress` says of one that travels alone, and of which the
+    /// sender says nothing bad. To be called once, after the transfer succeeded. What did not get its name is told, by number.
     ///
     /// # Errors
     /// What was named could not be made durable.
-    pub fn place(&self, troubles: &BTreeMap<usize, Trouble>) -> io::Result<Vec<(usize, Fate)>> {
+    pub fn place(
+        &self,
+        progress: &Progress,
+        troubles: &BTreeMap<usize, Trouble>,
+    ) -> io::Result<Vec<(usize, Fate)>> {
         let mut fates = Vec::new();
         let mut failed = std::mem::take(&mut *self.failed.lock());
         for (number, entry) in self.layout.entries().iter().enumerate() {
             let fate = match (troubles.get(&number), failed.remove(&number)) {
                 (Some(trouble), _) => Err(Fate::Sender(trouble.clone())),
                 (None, Some((step, error))) => Err(Fate::Failed(step, error)),
-                (None, None) => self.name(number, entry),
+                (None, None) => self.name(number, entry, progress),
             };
             if let Err(fate) = fate {
-                self.discard(number, entry);
+                // What is not whole yet can be resumed.
+                if !matches!(&fate, Fate::Failed(_, e) if e.kind() == io::ErrorKind::UnexpectedEof)
+                {
+                    self.discard(number, entry);
+                }
                 fates.push((number, fate));
             }
         }
         (self.settle)()?;
-        if let Some(alone) = &self.alone {
-            alone.forget_progress();
-        }
         Ok(fates)
     }
 
-    fn name(&self, number: usize, entry: &Entry) -> Result<(), Fate> {
+    fn name(&self, number: usize, entry: &Entry, progress: &Progress) -> Result<(), Fate> {
         let failed = |step| move |error: io::Error| Fate::Failed(step, error);
         make_parents(&self.tree, &entry.path).map_err(failed("make its directory"))?;
         let (parent, name) = split(&entry.path);
@@ -206,50 +226,52 @@ impl Receiving {
             .tree
             .directory(parent)
             .map_err(failed("open its directory"))?;
-        let made = match &self.alone {
-            Some(alone) => alone.name.clone(),
-            None => self.temporary(number).into(),
-        };
-        match &entry.kind {
-            Kind::Directory => {
-                if let Err(error) = rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o755))
-                    && error != Errno::EXIST
-                {
-                    return Err(failed("make the directory")(error.into()));
-                }
-                let flags = AtFlags::empty();
-                let mode = Mode::from_raw_mode(entry.mode & 0o777);
-                rustix::fs::chmodat(&*parent, name, mode, flags)
-                    .map_err(|e| failed("set its mode")(e.into()))?;
-                return set_time(&parent, name, entry).map_err(failed("set its time"));
+        let mut made: std::ffi::OsString = self.temporary(number).into();
+        match (&entry.kind, &self.alone) {
+            (Kind::Directory, _) if self.placing.finish_directories => {
+                return finish_directory(&parent, name, entry)
+                    .map_err(failed("set its mode and time"));
             }
-            Kind::Link(to) => {
-                let to = std::ffi::OsStr::from_bytes(to);
-                rustix::fs::symlinkat(to, &*parent, &made)
-                    .map_err(|e| failed("make the link")(e.into()))?;
+            (Kind::Directory, _) => {
+                return match rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o700)) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::EXIST) => Err(Fate::Exists),
+                    Err(error) => Err(failed("make the directory")(error.into())),
+                };
             }
-            Kind::File(0) => drop(make_new(&parent, &made).map_err(failed("make it"))?),
-            Kind::File(_) if self.alone.is_none() && self.left.lock()[number] != 0 => {
-                return Err(failed("receive it")(io::ErrorKind::UnexpectedEof.into()));
+            (Kind::Link(to), _) => {
+                let to = OsStr::from_bytes(to);
+                let linked = rustix::fs::symlinkat(to, &*parent, &made);
+                linked.map_err(|e| failed("make the link")(e.into()))?;
+                let set = rustix::fs::utimensat(
+                    &*parent,
+                    &made,
+                    &times(entry),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                );
+                set.map_err(|e| failed("set its time")(e.into()))?;
             }
-            Kind::File(_) => {}
+            (Kind::File(0), _) => {
+                let file = make_new(&parent, &made).map_err(failed("make it"))?;
+                complete(&file, entry).map_err(failed("set its mode and time"))?;
+            }
+            (Kind::File(size), Some(alone)) => {
+                alone
+                    .is_whole(progress, *size)
+                    .map_err(failed("receive it"))?;
+                complete(&alone.file, entry).map_err(failed("set its mode and time"))?;
+                made.clone_from(&alone.name);
+            }
+            (Kind::File(_), None) if self.left.lock()[number] != 0 => {
+                return Err(failed("receive it")(io::ErrorKind::InvalidData.into()));
+            }
+            (Kind::File(_), None) => {}
         }
-        if !matches!(entry.kind, Kind::Link(_)) {
-            let mode = Mode::from_raw_mode(entry.mode & 0o777);
-            rustix::fs::chmodat(&*parent, &made, mode, AtFlags::empty())
-                .map_err(|e| failed("set its mode")(e.into()))?;
+        rename(&parent, &made, name, self.placing.if_missing)?;
+        if let Some(alone) = &self.alone {
+            alone.forget_progress();
         }
-        set_time(&parent, &made, entry).map_err(failed("set its time"))?;
-        let flags = if self.placing.if_missing {
-            RenameFlags::NOREPLACE
-        } else {
-            RenameFlags::empty()
-        };
-        match rustix::fs::renameat_with(&*parent, &made, &*parent, name, flags) {
-            Ok(()) => Ok(()),
-            Err(Errno::EXIST) => Err(Fate::Exists),
-            Err(error) => Err(failed("give it its name")(error.into())),
-        }
+        Ok(())
     }
 
     /// Takes away what was written of an entry.
@@ -264,25 +286,49 @@ impl Receiving {
     }
 }
 
-fn set_time(
-    parent: &std::os::fd::OwnedFd,
-    name: &std::ffi::OsStr,
-    entry: &Entry,
-) -> io::Result<()> {
+/// Gives a file its name, instead of what has it unless that is to stay.
+fn rename(parent: &OwnedFd, made: &OsStr, name: &OsStr, if_missing: bool) -> Result<(), Fate> {
+    let failed = |error: Errno| match error {
+        Errno::EXIST => Fate::Exists,
+        other => Fate::Failed("give it its name", other.into()),
+    };
+    if !if_missing {
+        return rustix::fs::renameat(parent, made, parent, name).map_err(failed);
+    }
+    match rustix::fs::renameat_with(parent, made, parent, name, RenameFlags::NOREPLACE) {
+        // NFS cannot; a second name and then one less comes to the same.
+        Err(Errno::INVAL) => {
+            rustix::fs::linkat(parent, made, parent, name, AtFlags::empty()).map_err(failed)?;
+            rustix::fs::unlinkat(parent, made, AtFlags::empty()).map_err(failed)
+        }
+        other => other.map_err(failed),
+    }
+}
+
+fn times(entry: &Entry) -> Timestamps {
     let time = Timespec {
         tv_sec: entry.modified.seconds,
         tv_nsec: entry.modified.nanos.into(),
     };
-    let times = Timestamps {
+    Timestamps {
         last_access: time,
         last_modification: time,
-    };
-    Ok(rustix::fs::utimensat(
-        parent,
-        name,
-        &times,
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    }
+}
+
+/// Mode and times of a file that is written.
+fn complete(file: &File, entry: &Entry) -> io::Result<()> {
+    rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o777))?;
+    Ok(rustix::fs::futimens(file, &times(entry))?)
+}
+
+/// Those of a directory that was made; what it inherited (setgid) stays.
+fn finish_directory(parent: &OwnedFd, name: &OsStr, entry: &Entry) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let kept = rustix::fs::fstat(&directory)?.st_mode & 0o7000;
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode((entry.mode & 0o777) | kept))?;
+    Ok(rustix::fs::futimens(&directory, &times(entry))?)
 }
 
 /// Makes the directories that a path needs and that are not there.

@@ -5,7 +5,7 @@
 //!   after the last one was acknowledged, or it is named as changed;
 //! - a file that travels alone fails the transfer; one among others is filled up with zeros, and named.
 
-use super::layout::{Layout, Piece};
+use super::layout::{Kind, Layout, Piece};
 use super::tree::{Found, Tree, stat};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -154,7 +154,12 @@ impl cairn_mover::Source for Sending {
 
     fn unchanged(&self) -> io::Result<bool> {
         for (entry, made) in self.made.iter().enumerate() {
-            let Some(of) = self.layout.entries().get(entry).filter(|e| e.size() > 0) else {
+            let Some(of) = self
+                .layout
+                .entries()
+                .get(entry)
+                .filter(|e| matches!(e.kind, Kind::File(_)))
+            else {
                 continue;
             };
             match self.tree.look(&of.path) {

@@ -2,7 +2,8 @@
 //!
 //! Invariant: every lookup is anchored at the directory's descriptor, and the kernel itself refuses to leave it
 //! (`openat2` with `RESOLVE_BENEATH`): by `..`, by absolute symbolic links, by links into `/proc`, or by a rename
-//! meanwhile.
+//! meanwhile. A strict one goes through no symbolic link at all, and into no other filesystem: what comes from a server that
+//! is not believed is written nowhere but in the directories that it stands for.
 
 use super::layout::Time;
 use lru::LruCache;
@@ -24,6 +25,7 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(32).expect("32 is not 0");
 #[derive(Debug)]
 pub struct Tree {
     root: OwnedFd,
+    how: ResolveFlags,
     /// Directories by path.
     open: Mutex<LruCache<Vec<u8>, Arc<OwnedFd>>>,
 }
@@ -109,11 +111,22 @@ impl Tree {
         Ok(Self::at(rustix::fs::open(root, flags, Mode::empty())?))
     }
 
+    /// The same, strict (see the module).
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn strict(root: &Path) -> io::Result<Self> {
+        let mut tree = Self::open(root)?;
+        tree.how |= ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        Ok(tree)
+    }
+
     /// The same, of an open directory.
     #[must_use]
     pub fn at(root: OwnedFd) -> Self {
         Self {
             root,
+            how: ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
             open: Mutex::new(LruCache::new(KEPT)),
         }
     }
@@ -129,14 +142,13 @@ impl Tree {
     /// As `openat2`; `EXDEV` where the path leads out.
     pub fn open_at(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
         let path: &OsStr = OsStr::from_bytes(if path.is_empty() { b"." } else { path });
-        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         loop {
             match rustix::fs::openat2(
                 &self.root,
                 path,
                 flags | OFlags::CLOEXEC,
                 Mode::empty(),
-                how,
+                self.how,
             ) {
                 // Somebody renames beside it, and the kernel cannot tell whether that led out.
                 Err(Errno::AGAIN) => {}
@@ -168,6 +180,14 @@ impl Tree {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let wanted = StatxFlags::BASIC_STATS;
         Ok(rustix::fs::statx(&*parent, name, flags, wanted)?.into())
+    }
+
+    /// What lies at the path, or where a symbolic link there leads to.
+    ///
+    /// # Errors
+    /// As `openat2`; `EXDEV` where it leads out.
+    pub fn behind(&self, path: &[u8]) -> io::Result<Found> {
+        stat(self.open_at(path, OFlags::PATH)?)
     }
 
     /// What a symbolic link says.
@@ -223,6 +243,10 @@ mod tests {
             let error = tree.open_at(path.as_bytes(), OFlags::RDONLY).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{path}");
         }
+        let strict = Tree::strict(&top.path().join("in")).unwrap();
+        assert!(strict.open_at(b"sub/file", OFlags::RDONLY).is_ok());
+        let error = strict.open_at(b"within/file", OFlags::RDONLY).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
         assert!(tree.look(b"up/secret").is_err());
         assert_eq!(tree.look(b"within/file").unwrap().size, 1);
         assert_eq!(

@@ -345,11 +345,13 @@ pub trait Control: Send + Sync {
     /// [`Failure::Busy`], naming who holds it as far as is known; [`Failure::NotPermitted`].
     fn shutdown(&self, force: bool, peer: &Peer) -> Result<Stopped, ControlError>;
 
-    /// Makes durable all that was written and named on the mount before.
+    /// Makes durable all that was written and named on the mount before, unless it is `only_look`ed at; how often a write was
+    /// lost so far, from an arbitrary start on: who finds another number than when they began must write again.
     ///
     /// # Errors
     /// The filesystem failed.
-    fn settle(&self) -> Result<(), ControlError> {
+    fn settle(&self, only_look: bool) -> Result<u64, ControlError> {
+        let _ = only_look;
         Err(ControlError::new(
             Failure::Internal,
             "this instance has no filesystem",

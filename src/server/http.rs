@@ -275,7 +275,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/tapes", get(tapes::list).post(tapes::order))
         .route("/v1/tapes/runs/{number}", get(tapes::run))
         .route("/v1/tapes/cartridge/{barcode}", get(tapes::show))
-        .route("/v1/settle", post(admin::settle))
+        .route("/v1/settle", post(admin::settle).get(admin::settled))
         .route("/v1/shutdown", post(admin::shutdown))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_route)

@@ -4,6 +4,7 @@
 //! a subject is mapped from its descriptor to a node, never by its path.
 
 mod deleted;
+mod durable;
 mod nodes;
 mod receipt;
 mod sight;
@@ -49,6 +50,7 @@ pub struct Instance {
     name: String,
     /// Tiers that are asked how much room they have.
     questions: space::Questions,
+    durable: durable::Durable,
     /// Told once, when somebody asked for the end: with force or without.
     end: Sender<bool>,
 }
@@ -64,6 +66,7 @@ impl Instance {
         end: Sender<bool>,
     ) -> Self {
         let mount = mirror.mountpoint().to_owned();
+        let durable = durable::Durable::of(engine.backing().root());
         Self {
             engine,
             mirror,
@@ -71,6 +74,7 @@ impl Instance {
             backing,
             name,
             questions: space::Questions::default(),
+            durable,
             end,
         }
     }
@@ -499,9 +503,12 @@ impl Control for Instance {
             .map_err(self.tells(peer))
     }
 
-    fn settle(&self) -> Result<(), ControlError> {
-        let synced = rustix::fs::syncfs(self.engine.backing().root());
-        synced.map_err(|why| {
+    fn settle(&self, only_look: bool) -> Result<u64, ControlError> {
+        if only_look {
+            return Ok(self.durable.faults());
+        }
+        let settled = self.durable.settle();
+        settled.map_err(|why| {
             ControlError::new(
                 Failure::Internal,
                 format!("synchronise the filesystem: {why}"),

@@ -50,6 +50,7 @@ pub use transfer::{
     BadEntry, Copied, DialTransfer, Dialled, Dialling, EntryKind, EntryView, FinishTransfer,
     FinishedTransfer, Hello, ListQuery, OpenTransfer, OpenedTransfer, TokenView, Way,
 };
+pub use transfer::{PortLease, Settled};
 pub use when::When;
 
 use serde::{Deserialize, Serialize};
@@ -141,6 +142,8 @@ schemas! {
     FinishedTransfer => "cairn.transfer-finished.v1",
     TokenView => "cairn.token.v1",
     Copied => "cairn.copied.v1",
+    PortLease => "cairn.port-lease.v1",
+    Settled => "cairn.settled.v1",
 }
 
 /// Body of every answer that is no success, and last line of a stream that broke off.

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 52] = [
+const COMMANDS: [&str; 54] = [
     "up",
     "adopt",
     "rebuild",
@@ -53,6 +53,8 @@ const COMMANDS: [&str; 52] = [
     "token issue",
     "token list",
     "token revoke",
+    "ports list",
+    "ports lease",
     "demo",
     "completions",
     "man",

@@ -204,17 +204,17 @@ until curl -s -o /dev/null "http://127.0.0.1:$port/"; do
 done
 curl -s -o /dev/null -X PUT -H 'Authorization: AWS4-HMAC-SHA256 Credential=bench/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0' \
   "http://127.0.0.1:$port/bench"
-clear_away "$state"; clear_away "$backing"; mkdir "$backing"
+clear_away "$state"; clear_away "$backing"; clear_away "$tier"; mkdir "$backing" "$tier"
 up --config "$work/bench.toml" --policy "$work/none.policy" --tier "s3=s3://bench/cairn?endpoint=http://127.0.0.1:$port"
 make counted 5000 65536 50 900
 cairn archive --wait -q --tier s3 "$mount/counted"
 for list in every-fifth neighbours; do
   cairn release --wait -q "$mount/counted"
   "${list//-/_}" counted | sed "s|^|$mount/counted/|" > "$work/paths"
-  before=$(grep -c '"GET /bench/' "$work/moto.log" || true)
+  before=$(grep -c 'GET /bench/' "$work/moto.log" || true)
   cairn stage --wait -q --files-from "$work/paths"
-  after=$(grep -c '"GET /bench/' "$work/moto.log" || true)
-  objects=$(sed -n 's|.*"GET /bench/\([^ ?]*\).*|\1|p' "$work/moto.log" | tail -n $((after - before)) | sort -u | wc -l)
+  after=$(grep -c 'GET /bench/' "$work/moto.log" || true)
+  objects=$(sed -n 's|.*GET /bench/\([^ ?]*\).*|\1|p' "$work/moto.log" | tail -n $((after - before)) | sort -u | wc -l)
   printf '%-26s %5d GETs of %d objects for 1,000 members\n' "$list" $((after - before)) "$objects"
 done
 down

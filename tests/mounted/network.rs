@@ -4,11 +4,14 @@
 use crate::needs_mounts;
 use crate::rig::far::{Caller, Far, both};
 use crate::rig::lan::{Lan, no_networks};
-use crate::rig::{Instance, tree};
+use crate::rig::{Instance, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::BufRead;
 use std::path::PathBuf;
+use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -194,4 +197,132 @@ fn where_nothing_is_published_that_is_said_in_a_line_and_the_caller_dials() -> R
         ensure!(seen.dialled_out() == 4, "{way}: {seen:?}");
     }
     net.cairn.down()
+}
+
+/// Ten at once, and each with ports of its own.
+const TEN: usize = 10;
+
+#[test]
+fn ten_with_leased_ports_copy_both_ways_at_once_and_a_lease_goes_with_its_holder() -> Result<()> {
+    needs_networks!(
+        "ten_with_leased_ports_copy_both_ways_at_once_and_a_lease_goes_with_its_holder"
+    );
+    let mut net = Net::new()?;
+    let data = tree::bytes(78, 48 << 20);
+    fs::write(&net.file, &data)?;
+    let place = net.cairn.dir.path().join("ports");
+    let caller = net.caller("host")?.with("CAIRN_HOSTNAME", "10.77.0.2");
+    let lease = |script: &str| {
+        let text = [
+            "ports",
+            "lease",
+            "--pool",
+            "7100-7199",
+            "--count",
+            "10",
+            "--place",
+        ];
+        let mut args: Vec<OsString> = text.map(OsString::from).to_vec();
+        args.extend([
+            place.clone().into(),
+            "--".into(),
+            "sh".into(),
+            "-c".into(),
+            script.into(),
+        ]);
+        args.push(program());
+        caller.command(args)
+    };
+    let (file, back) = (net.file.display(), net.cairn.dir.path().join("back"));
+    let mut running = Vec::new();
+    for n in 0..TEN {
+        let back = back.with_extension(n.to_string());
+        let copy = format!(
+            "echo range $CAIRN_PORT_RANGE; \"$0\" put --limit-rate 20M {file} :n{n} && \
+             \"$0\" get --limit-rate 20M :n{n} {}; code=$?; sleep 1000 & wait; exit $code",
+            back.display()
+        );
+        running.push((lease(&copy).spawn()?, back));
+    }
+    let mut dialled = BTreeSet::new();
+    wait_for("all ten to come back", || {
+        let all = net.lan.connections("server")?;
+        dialled.extend(
+            all.into_iter()
+                .filter(|(here, _)| here != SERVER)
+                .map(|(_, there)| there),
+        );
+        Ok(running
+            .iter()
+            .all(|(_, back)| fs::metadata(back).is_ok_and(|m| m.len() == data.len() as u64)))
+    })?;
+    for (n, (_, back)) in running.iter().enumerate() {
+        ensure!(
+            fs::read(back)? == data && fs::read(net.cairn.at(&format!("n{n}")))? == data,
+            "{n}: other bytes"
+        );
+    }
+    let list = || {
+        caller.does([
+            OsStr::new("ports"),
+            "list".as_ref(),
+            "--place".as_ref(),
+            place.as_ref(),
+        ])
+    };
+    // Every range was dialled, and nothing outside of them: seen at the server's host.
+    let mut tens = BTreeSet::new();
+    for there in &dialled {
+        let port: u16 = there
+            .strip_prefix("10.77.0.2:")
+            .context(there.clone())?
+            .parse()?;
+        ensure!((7100..7200).contains(&port), "dialled {there}");
+        tens.insert(port / 10);
+    }
+    ensure!(tens.len() == TEN, "{tens:?} of {:?}", list()?);
+    println!(
+        "ten at once: {} ports of {} ranges were dialled",
+        dialled.len(),
+        tens.len()
+    );
+    ensure!(
+        list()?.lines().filter(|l| l.starts_with("71")).count() == TEN,
+        "{}",
+        list()?
+    );
+    let refused = both(&lease("true").output()?);
+    ensure!(
+        refused.contains("no 10 ports side by side are free in 7100-7199")
+            && refused.contains(" by sh (process "),
+        "{refused}"
+    );
+    // kill -9 of one, with all that it started: its range is free, and given again.
+    let (mut child, _) = running.swap_remove(3);
+    let gone = ends_with_all(&mut child)?;
+    let again = both(&lease("echo range $CAIRN_PORT_RANGE").output()?);
+    ensure!(again.trim() == gone, "{again:?} and not {gone:?}");
+    for (mut child, _) in running {
+        ends_with_all(&mut child)?;
+    }
+    wait_for("the leases to go", || Ok(list()?.lines().count() == 1))?;
+    net.cairn.down()
+}
+
+/// kill -9 of a shell and of what it started; the first line that it said.
+fn ends_with_all(child: &mut Child) -> Result<String> {
+    let pid = child.id();
+    let tasks = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    for below in tasks
+        .split_whitespace()
+        .map(str::to_owned)
+        .chain([pid.to_string()])
+    {
+        let pid = rustix::process::Pid::from_raw(below.parse()?).context("a process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    child.wait()?;
+    let mut said = String::new();
+    std::io::BufReader::new(child.stdout.take().context("its output")?).read_line(&mut said)?;
+    Ok(said.trim().to_owned())
 }

@@ -318,15 +318,122 @@ fn a_server_that_dies_meanwhile_is_waited_for() -> Result<()> {
     let data = tree::bytes(7, 200 << 20);
     fs::write(&file, &data)?;
     let child = caller
-        .command(["put", "--limit-rate", "60M", arg(&file)?, ":f"])
+        .command(["put", "--json", "--limit-rate", "60M", arg(&file)?, ":f"])
         .spawn()?;
-    wait_for("something to arrive", || {
-        Ok(!on_their_way(&cairn.mount)?.is_empty())
+    wait_for("progress to be kept", || {
+        let names = on_their_way(&cairn.mount)?;
+        Ok(names.iter().any(|name| name.ends_with(".progress")))
     })?;
     far.dies_and_returns()?;
     let said = child.wait_with_output()?;
     ensure!(said.status.success(), "{}\n{}", both(&said), far.log());
     ensure!(fs::read(cairn.at("f"))? == data, "other bytes");
+    // The second attempt went on where the first one had been.
+    let last = moved(&both(&said))?;
+    ensure!(
+        last < data.len() as u64,
+        "{last} bytes were moved in the end"
+    );
+    cairn.down()
+}
+
+#[test]
+fn a_token_that_is_revoked_meanwhile_finishes_nothing() -> Result<()> {
+    needs_mounts!();
+    let (mut cairn, far, _root) = opened()?;
+    let token = far.token(&cairn, 0)?;
+    let file = cairn.dir.path().join("f");
+    fs::write(&file, tree::bytes(9, 80 << 20))?;
+    let child = far
+        .caller(&token)
+        .command(["put", "--limit-rate", "40M", arg(&file)?, ":f"])
+        .spawn()?;
+    wait_for("something to arrive", || {
+        Ok(!on_their_way(&cairn.mount)?.is_empty())
+    })?;
+    cairn.cairn([
+        "token",
+        "revoke",
+        token.split('_').nth(1).context("a name")?,
+    ])?;
+    let said = child.wait_with_output()?;
+    ensure!(
+        said.status.code() == Some(5) && both(&said).contains("void"),
+        "{}",
+        both(&said)
+    );
+    ensure!(!cairn.at("f").exists());
+    cairn.down()
+}
+
+#[test]
+fn a_copy_goes_on_while_the_instance_is_replaced() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.hold = Some("60s".to_owned());
+    cairn.up()?;
+    let far = Far::open(&cairn)?;
+    let caller = far.caller(&far.token(&cairn, 0)?);
+    let top = cairn.dir.path().join("many");
+    fs::create_dir(&top)?;
+    for n in 0..3000_u64 {
+        fs::write(top.join(n.to_string()), tree::bytes(n, 20_000))?;
+    }
+    let child = caller
+        .command(["put", "--limit-rate", "20M", arg(&top)?, ":many"])
+        .spawn()?;
+    wait_for("something to arrive", || {
+        Ok(cairn.at("many").exists() && !on_their_way(&cairn.at("many"))?.is_empty())
+    })?;
+    cairn.cairn([std::ffi::OsStr::new("upgrade"), cairn.mount.as_os_str()])?;
+    cairn.replaced()?;
+    let said = child.wait_with_output()?;
+    ensure!(said.status.success(), "{}\n{}", both(&said), far.log());
+    let original = tree::picture(&top)?;
+    ensure!(
+        original == tree::picture(&cairn.at("many"))?,
+        "what is there differs"
+    );
+    cairn.cairn([std::ffi::OsStr::new("down"), cairn.mount.as_os_str()])?;
+    Ok(())
+}
+
+#[test]
+fn p15_links_lead_nobody_out_and_directories_of_others_keep_their_modes() -> Result<()> {
+    needs_mounts!();
+    let (mut cairn, far, _root) = opened()?;
+    let outside = cairn.dir.path().join("outside");
+    for dir in [&outside, &cairn.at("theirs")] {
+        fs::create_dir(dir)?;
+        chown(dir, Some(NOBODY), Some(NOBODY))?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o2750))?;
+    }
+    // Under the name of a directory that comes lies a link of theirs that leads out of the mount.
+    symlink(&outside, cairn.at("theirs/a"))?;
+    let top = cairn.dir.path().join("top");
+    fs::create_dir_all(top.join("a"))?;
+    fs::write(top.join("a/f"), "x")?;
+    fs::set_permissions(top.join("a"), fs::Permissions::from_mode(0o777))?;
+    let caller = far.caller(&far.token(&cairn, NOBODY)?);
+    let said = caller.run(["put", arg(&top.join("a"))?, ":theirs/"])?;
+    ensure!(!said.status.success(), "{}", both(&said));
+    let mode =
+        |path: &Path| Ok::<_, anyhow::Error>(fs::metadata(path)?.permissions().mode() & 0o7777);
+    ensure!(
+        mode(&outside)? == 0o2750 && fs::read_dir(&outside)?.next().is_none(),
+        "{}",
+        both(&said)
+    );
+    // What was there keeps its mode; what is made inherits the group's bit.
+    caller.does(["put", arg(&top)?, ":theirs/new"])?;
+    caller.does(["put", arg(&top)?, ":theirs/new/"])?;
+    ensure!(
+        mode(&cairn.at("theirs"))? == 0o2750 && mode(&cairn.at("theirs/new/a"))? & 0o777 == 0o777
+    );
+    fs::set_permissions(cairn.at("theirs/new/a"), fs::Permissions::from_mode(0o2700))?;
+    fs::rename(&top, cairn.dir.path().join("new"))?;
+    caller.does(["put", arg(&cairn.dir.path().join("new"))?, ":theirs"])?;
+    ensure!(mode(&cairn.at("theirs/new/a"))? == 0o2700);
     cairn.down()
 }
 

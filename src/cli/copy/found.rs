@@ -84,6 +84,7 @@ async fn listed(
     let query = ListQuery {
         paths: paths.iter().map(|path| GivenPath::new(path)).collect(),
         recursive,
+        follow: !recursive,
         stage,
     };
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
@@ -199,7 +200,8 @@ pub(super) async fn get(
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."))
     };
-    let tree = Arc::new(Tree::open(top).map_err(failed)?);
+    // What a server names is written below this directory, and through no link out of it.
+    let tree = Arc::new(Tree::strict(top).map_err(failed)?);
     let mut plan = Plan::default();
     for place in remote {
         let name = match (

@@ -4,7 +4,7 @@
 //! kill -9, because it reads the end of what the instance holds open.
 
 use crate::cli::CliError;
-use std::io::PipeWriter;
+use std::io::{BufRead, PipeWriter};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between two starts.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Between two starts: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(10);
 /// How often it is looked whether it still runs.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -50,7 +51,7 @@ impl Far {
             command
                 .arg(&mount)
                 .stdin(Stdio::from(read.try_clone()?))
-                .stdout(Stdio::null())
+                .stdout(Stdio::piped())
                 .spawn()
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -68,9 +69,11 @@ impl Far {
 }
 
 fn keep(start: &dyn Fn() -> std::io::Result<Child>, stopped: &AtomicBool) {
+    let mut pause = PAUSE;
     while !stopped.load(Ordering::SeqCst) {
         match start() {
             Ok(mut child) => loop {
+                say_ready(&mut child);
                 match child.try_wait() {
                     Ok(None) => std::thread::sleep(LOOK),
                     Ok(Some(status)) => {
@@ -86,7 +89,22 @@ fn keep(start: &dyn Fn() -> std::io::Result<Child>, stopped: &AtomicBool) {
             Err(error) => tracing::error!(%error, "the door for other hosts does not open"),
         }
         if !stopped.load(Ordering::SeqCst) {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LONGEST);
+        }
+    }
+}
+
+/// Says once, on stderr, where other hosts are served.
+fn say_ready(child: &mut Child) {
+    if let Some(out) = child.stdout.take() {
+        let mut said = String::new();
+        // Without a word it has ended, and said why on stderr.
+        let read = std::io::BufReader::new(out).read_line(&mut said);
+        if read.is_ok()
+            && let Some(at) = said.split_whitespace().nth(2)
+        {
+            eprintln!("cairn: other hosts are served at {at}");
         }
     }
 }

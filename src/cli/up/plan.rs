@@ -94,6 +94,12 @@ impl UpPlan {
         };
         settings.hold = args.hold.unwrap_or(settings.hold);
         settings.recall_timeout = args.recall_timeout.or(settings.recall_timeout);
+        if let Some(at) = args.listen.filter(|at| at.port() < 1024) {
+            let why = format!("--listen {at}: streams are never dialled below port 1024");
+            return Err(
+                CliError::usage(why).with_hint("listen on 7300, and forward another port to it")
+            );
+        }
         let backing = named("BACKING", &args.backing, &settings.backing)?;
         let mount = named("MOUNT", &args.mount, &settings.mount)?;
         if backing == mount {

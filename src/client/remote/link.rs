@@ -89,6 +89,15 @@ impl Server {
     }
 }
 
+/// A server whose host died is noticed within two minutes.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
+}
+
 /// See the module.
 pub struct Link {
     sender: SendRequest<Full<Bytes>>,
@@ -112,6 +121,7 @@ impl Link {
             let stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
             let peer = stream.peer_addr()?;
             stream.set_nodelay(true)?;
+            keep_alive(&stream)?;
             let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
             let secured = TlsConnector::from(Arc::clone(&server.tls))
                 .connect(name, stream)

@@ -6,8 +6,8 @@
 //!   (P15).
 
 use super::link::Link;
-use super::plan::{Parcel, join};
-use super::session::{Session, Way};
+use super::plan::{Item, Parcel, join};
+use super::session::{Attempt, Session, Way};
 use crate::client::ClientError;
 use crate::error::Failure;
 use crate::id::{bytes_of_hex, hex_of};
@@ -18,12 +18,16 @@ use crate::server::wire::{
 };
 use cairn_mover::{
     BLOCK_DEFAULT, ByteRange, DialRule, Dialler, Direction, Door, Host, Iod, Meter, Mode, Options,
-    Place, Protect, RANGES_MAX, Secret, Streams, TransferId,
+    Place, Progress, Protect, RANGES_MAX, Secret, Streams, TransferId,
 };
 use hyper::Method;
+use rustix::fs::{Mode as FileMode, OFlags};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const TRANSFERS: &str = "/v1/remote/transfers";
 
 /// What came of a parcel.
 #[derive(Debug, Default)]
@@ -82,19 +86,23 @@ impl Session {
         &self,
         link: &mut Link,
         parcel: &Parcel,
-        resume: bool,
+        attempt: &Attempt,
     ) -> Result<Moved, ClientError> {
-        let mut resume = resume;
+        let mut resume = attempt.resume;
         loop {
             let dialling = if self.shared.falls_back() {
                 Dialling::Firewall
             } else {
                 self.dialling()
             };
-            match self.attempt(link, parcel, dialling, resume).await {
+            match self
+                .attempt(link, parcel, (dialling, resume), attempt)
+                .await
+            {
                 // Once for all parcels: the next ones do not try.
                 Err(Unreached::Dial(why)) => self.shared.fall_back(&why),
-                Err(Unreached::Resume) => resume = false,
+                Err(Unreached::Resume) if resume => resume = false,
+                Err(Unreached::Resume) => return Err(changed()),
                 Err(Unreached::Other(error)) => return Err(error),
                 Ok(moved) => return Ok(moved),
             }
@@ -105,77 +113,83 @@ impl Session {
         &self,
         link: &mut Link,
         parcel: &Parcel,
-        dialling: Dialling,
-        resume: bool,
+        (dialling, resume): (Dialling, bool),
+        attempt: &Attempt,
     ) -> Result<Moved, Unreached> {
-        let layout = Layout::new(parcel.items.iter().map(super::plan::Item::entry).collect());
+        let layout = Layout::new(parcel.items.iter().map(Item::entry).collect());
         let layout = layout.map_err(ClientError::not_understood)?;
         let mut asked = self.open(parcel, dialling, resume);
-        let end = match self.way {
+        asked.key.clone_from(&attempt.key);
+        let (end, opened) = match self.way {
             Way::Put => {
                 let made = parcel.items.iter().filter_map(|item| item.found).collect();
                 let sending = Arc::new(Sending::new(Arc::clone(&parcel.tree), layout, made));
                 asked.version = Some(hex_of(&sending.version()));
-                Some(End::Sends(sending))
+                let opened: OpenedTransfer =
+                    link.ask(Method::POST, TRANSFERS, Some(&asked)).await?;
+                if let Some(finished) = opened.finished {
+                    let problems = finished.problems;
+                    return Ok(Moved {
+                        bytes: finished.bytes,
+                        problems,
+                    });
+                }
+                (End::Sends(sending), opened)
             }
-            Way::Get => None,
-        };
-        let mut opened: OpenedTransfer = link
-            .ask(Method::POST, "/v1/remote/transfers", Some(&asked))
-            .await?;
-        let end = match end {
-            Some(end) => end,
-            None => {
-                let layout =
-                    Layout::new(parcel.items.iter().map(super::plan::Item::entry).collect());
-                let layout = layout.map_err(ClientError::not_understood)?;
+            Way::Get => {
+                // What was got and not placed here is got again.
+                asked.key = hex_of(
+                    &TransferId::generate()
+                        .map_err(ClientError::not_understood)?
+                        .0,
+                );
+                let size = layout.size();
+                let opened: OpenedTransfer =
+                    link.ask(Method::POST, TRANSFERS, Some(&asked)).await?;
                 let receiving = self.receiving(parcel, layout, &opened, resume).await?;
                 let version = bytes_of_hex(&opened.version).unwrap_or_default();
                 let lacking = pairs(&receiving.progress(&version).ranges(RANGES_MAX));
-                if lacking != opened.ranges {
-                    // Some of it is here already: ask for the rest.
-                    link.tell(&format!("/v1/remote/transfers/{}/cancel", opened.number))
-                        .await?;
-                    asked.ranges = Some(lacking);
-                    let again: OpenedTransfer = link
-                        .ask(Method::POST, "/v1/remote/transfers", Some(&asked))
-                        .await?;
-                    if again.version != opened.version {
-                        return Err(Unreached::Resume);
-                    }
-                    opened = again;
+                let whole = pairs(&ByteRange::new(0, size).into_iter().collect::<Vec<_>>());
+                let opened = if lacking == whole {
+                    opened
+                } else {
+                    self.rest(link, &mut asked, &opened, lacking.clone())
+                        .await?
+                };
+                if opened.ranges != lacking {
+                    return Err(ClientError::not_understood(
+                        "other ranges than those that were asked for",
+                    )
+                    .into());
                 }
-                End::Receives(Arc::new(receiving))
+                (End::Receives(Arc::new(receiving)), opened)
             }
         };
         let mut moved = Moved::default();
+        let version = bytes_of_hex(&opened.version).unwrap_or_default();
+        let mut progress = match &end {
+            End::Sends(_) => None,
+            End::Receives(receiving) => Some(receiving.progress(&version)),
+        };
         if !opened.ranges.is_empty() {
             let ended = link.ended();
             let carried = tokio::select! {
-                carried = self.transfer(link, &opened, &end) => carried,
+                carried = self.transfer(link, &opened, &end, attempt) => carried,
                 () = ended => Err(ClientError::broken("the server went away").into()),
             };
-            moved.bytes = match carried {
-                Ok(bytes) => bytes,
+            let carried = match carried {
+                Ok(carried) => carried,
                 // The other end gave up, and knows better why.
-                Err(Unreached::Other(ClientError::Refused {
-                    failure: Failure::Interrupted,
-                    message,
-                    hint,
-                })) => {
-                    self.finish(link, parcel, &opened, &end, &mut moved).await?;
-                    let failure = Failure::Interrupted;
-                    return Err(ClientError::Refused {
-                        failure,
-                        message,
-                        hint,
-                    }
-                    .into());
+                Err(Unreached::Other(error)) if error.failure() == Failure::Interrupted => {
+                    return Err(why(link, &opened, error).await.into());
                 }
                 Err(other) => return Err(other),
             };
+            moved.bytes = carried.bytes;
+            progress = carried.progress;
         }
-        self.finish(link, parcel, &opened, &end, &mut moved).await?;
+        self.finish(link, parcel, &opened, (&end, progress.as_ref()), &mut moved)
+            .await?;
         Ok(moved)
     }
 
@@ -194,6 +208,8 @@ impl Session {
             version: None,
             if_missing: self.placing.if_missing,
             resume,
+            finish_directories: parcel.finishes,
+            key: String::new(),
             ranges: None,
             streams: self.streams(),
             protect: self.protect_word().to_owned(),
@@ -207,21 +223,23 @@ impl Session {
         opened: &OpenedTransfer,
         resume: bool,
     ) -> Result<Receiving, ClientError> {
-        let (tree, placing) = (
-            Arc::clone(&parcel.tree),
-            Placing {
-                resume,
-                ..self.placing
-            },
-        );
+        let tree = Arc::clone(&parcel.tree);
+        let placing = Placing {
+            resume,
+            finish_directories: parcel.finishes,
+            ..self.placing
+        };
         let version = bytes_of_hex(&opened.version).unwrap_or_default();
         let tag = hex_of(
             &TransferId::generate()
                 .map_err(ClientError::not_understood)?
                 .0,
         );
-        let below = Arc::clone(&tree);
-        let settle = Box::new(move || Ok(rustix::fs::syncfs(below.root())?));
+        // Opened before anything is written: what the disk loses from now on is told to this descriptor.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let below = rustix::fs::openat(tree.root(), ".", flags, FileMode::empty());
+        let below = below.map_err(|e| failed("open the directory")(e.into()))?;
+        let settle = Box::new(move || Ok(rustix::fs::syncfs(&below)?));
         let make = move || Receiving::new(tree, layout, placing, &version, tag, settle);
         let made = tokio::task::spawn_blocking(make)
             .await
@@ -234,9 +252,11 @@ impl Session {
         link: &mut Link,
         opened: &OpenedTransfer,
         end: &End,
-    ) -> Result<u64, Unreached> {
+        attempt: &Attempt,
+    ) -> Result<Carried, Unreached> {
         let meter = Arc::new(Meter::default());
         let _watched = self.shared.watch(&meter);
+        let _came = Came(&attempt.moved, Arc::clone(&meter));
         let options = Options {
             streams: self
                 .wanted
@@ -270,7 +290,7 @@ impl Session {
             all: self.wanted.is_some(),
         };
         let carried = move_it(door, &iod, end, &options, opened);
-        let route = format!("/v1/remote/transfers/{}/dial", opened.number);
+        let route = format!("{TRANSFERS}/{}/dial", opened.number);
         let dialled = async {
             match link.ask::<Dialled>(Method::POST, &route, Some(&ask)).await {
                 Ok(_) => Ok(()),
@@ -332,7 +352,7 @@ impl Session {
         link: &mut Link,
         parcel: &Parcel,
         opened: &OpenedTransfer,
-        end: &End,
+        (end, progress): (&End, Option<&Progress>),
         moved: &mut Moved,
     ) -> Result<(), ClientError> {
         let mut ask = FinishTransfer::default();
@@ -343,10 +363,10 @@ impl Session {
                 .map(|(entry, trouble)| bad(entry, trouble));
             ask.bad = bad.collect();
         }
-        let route = format!("/v1/remote/transfers/{}/finish", opened.number);
+        let route = format!("{TRANSFERS}/{}/finish", opened.number);
         let finished: FinishedTransfer = link.ask(Method::POST, &route, Some(&ask)).await?;
         moved.problems.extend(finished.problems);
-        if let End::Receives(receiving) = end {
+        if let (End::Receives(receiving), Some(progress)) = (end, progress.cloned()) {
             let of = |bad: &BadEntry| match bad.changed {
                 true => Trouble::Changed,
                 false => Trouble::Unreadable(None, bad.why.clone().unwrap_or_default()),
@@ -357,7 +377,8 @@ impl Session {
                 .map(|bad| (bad.entry, of(bad)))
                 .collect();
             let placing = Arc::clone(receiving);
-            let placed = tokio::task::spawn_blocking(move || placing.place(&troubles)).await;
+            let placed =
+                tokio::task::spawn_blocking(move || placing.place(&progress, &troubles)).await;
             let fates = placed
                 .map_err(ClientError::not_understood)?
                 .map_err(failed("make durable what was got"))?;
@@ -427,27 +448,89 @@ fn told(path: &[u8], fate: Fate) -> Problem {
     }
 }
 
+/// What was carried, and what is there now at a receiving end.
+struct Carried {
+    bytes: u64,
+    progress: Option<Progress>,
+}
+
+/// Counts, when it is dropped, what a try moved.
+struct Came<'a>(&'a AtomicU64, Arc<Meter>);
+
+impl Drop for Came<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_max(self.1.moved(), Ordering::Relaxed);
+    }
+}
+
+/// Why the other end gave up, in the words of its answer; nothing is placed.
+async fn why(link: &mut Link, opened: &OpenedTransfer, error: ClientError) -> ClientError {
+    let route = format!("{TRANSFERS}/{}/finish", opened.number);
+    let nothing = FinishTransfer::default();
+    let asked = link.ask::<FinishedTransfer>(Method::POST, &route, Some(&nothing));
+    match asked.await {
+        Err(better @ ClientError::Refused { .. }) => better,
+        Ok(_) | Err(_) => error,
+    }
+}
+
 async fn move_it(
     door: Door,
     iod: &Iod,
     end: &End,
     options: &Options,
     opened: &OpenedTransfer,
-) -> Result<u64, ClientError> {
+) -> Result<Carried, ClientError> {
     match end {
         End::Sends(sending) => {
             let source = Arc::clone(sending) as Arc<dyn cairn_mover::Source>;
             let sent = cairn_mover::send(door, iod, source, options)
                 .await
                 .map_err(broken)?;
-            Ok(sent.bytes)
+            Ok(Carried {
+                bytes: sent.bytes,
+                progress: None,
+            })
         }
         End::Receives(receiving) => {
             let version = bytes_of_hex(&opened.version).unwrap_or_default();
             let progress = receiving.progress(&version);
             let sink = Arc::clone(receiving) as Arc<dyn cairn_mover::Sink>;
             let received = cairn_mover::receive(door, iod, sink, progress, options).await;
-            Ok(received.map_err(|failed| broken(failed.error))?.bytes)
+            let received = received.map_err(|failed| broken(failed.error))?;
+            Ok(Carried {
+                bytes: received.bytes,
+                progress: Some(received.progress),
+            })
         }
+    }
+}
+
+impl Session {
+    /// Opens a transfer again for what is not here yet.
+    async fn rest(
+        &self,
+        link: &mut Link,
+        asked: &mut OpenTransfer,
+        opened: &OpenedTransfer,
+        lacking: Vec<[u64; 2]>,
+    ) -> Result<OpenedTransfer, Unreached> {
+        link.tell(&format!("{TRANSFERS}/{}/cancel", opened.number))
+            .await?;
+        asked.ranges = Some(lacking);
+        let again: OpenedTransfer = link.ask(Method::POST, TRANSFERS, Some(asked)).await?;
+        if again.version == opened.version {
+            Ok(again)
+        } else {
+            Err(Unreached::Resume)
+        }
+    }
+}
+
+fn changed() -> ClientError {
+    ClientError::Refused {
+        failure: Failure::Changed,
+        message: "the file changes while it is copied".to_owned(),
+        hint: None,
     }
 }

@@ -4,10 +4,10 @@
 //! their times and modes are what they were.
 
 use crate::client::ClientError;
-use crate::parcel::{ALONE, Entry, Found, Kind, Time, Tree, is_on_its_way};
+use crate::parcel::{ALONE, Entry, Found, Kind, Layout, Time, Tree, is_on_its_way};
 use crate::server::wire::{EntryKind, EntryView, GivenPath, Problem};
 use rustix::fs::FileType;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -70,6 +70,8 @@ pub struct Parcel {
     pub items: Vec<Item>,
     /// Bytes of it.
     pub bytes: u64,
+    /// Its directories get their modes and times; else they are made.
+    pub finishes: bool,
 }
 
 /// What is left out, of names that are there already.
@@ -113,11 +115,33 @@ pub struct Plan {
     pub skipped: u64,
     /// What could not be looked at.
     pub problems: Vec<Problem>,
+    /// What is in it: there, and here.
+    named: HashSet<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Plan {
+    /// A name that no parcel may have, or has already, is a problem, and the others go.
+    fn can_be(&mut self, item: &Item) -> bool {
+        let fault = Layout::new(vec![item.entry()])
+            .err()
+            .map(|fault| fault.to_string());
+        let there = (item.remote.path.bytes(), item.local.clone());
+        let fault = fault.or_else(|| {
+            (!self.named.insert(there)).then(|| "two things would have this name".to_owned())
+        });
+        match fault {
+            None => true,
+            Some(why) => {
+                self.problems
+                    .push(problem(&item.remote.path.bytes(), "usage", &why));
+                false
+            }
+        }
+    }
+
     /// Adds names below one directory.
     pub fn add(&mut self, tree: &Arc<Tree>, items: Vec<Item>) {
+        let items: Vec<Item> = items.into_iter().filter(|item| self.can_be(item)).collect();
         let (mut directories, items): (Vec<_>, Vec<_>) = items
             .into_iter()
             .partition(|item| item.remote.kind == EntryKind::Directory);
@@ -156,6 +180,7 @@ fn parcel(tree: &Arc<Tree>, items: Vec<Item>) -> Parcel {
         tree: Arc::clone(tree),
         bytes: items.iter().map(|item| item.remote.size).sum(),
         items,
+        finishes: false,
     }
 }
 

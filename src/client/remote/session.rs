@@ -1,17 +1,20 @@
 //! A session with a server: some parcels at a time, each tried again while that can help.
 //!
-//! Promises: what broke is tried again until nothing has moved for [`Session::patience`]; large files go on where they
-//! were; a file that cannot be had does not keep the others back.
+//! Promises: what broke is tried again until its parcel has come no further for [`Session::patience`]; large files go on where
+//! they were; a file that cannot be had does not keep the others back. Directories are made first, for their owner alone, and
+//! get their modes and times at the end: nobody else sees a tree that is being copied.
 
 use super::link::{Link, Server};
-use super::plan::{Parcel, Plan};
+use super::parcel::Moved;
+use super::plan::{Item, Parcel, Plan};
 use crate::client::ClientError;
 use crate::error::Failure;
-use crate::parcel::Placing;
+use crate::id::hex_of;
+use crate::parcel::{ALONE, Placing};
 use crate::server::wire::{Dialling, Problem};
-use cairn_mover::{Host, Limit, Listener, Meter, Network};
+use cairn_mover::{Host, Limit, Listener, Meter, Network, TransferId};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -87,6 +90,7 @@ pub(super) struct Watched<'a>(&'a Shared, Arc<Meter>);
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
+        self.0.done.fetch_add(self.1.moved(), Ordering::Relaxed);
         self.0
             .most
             .fetch_max(self.1.most() as u64, Ordering::Relaxed);
@@ -95,7 +99,7 @@ impl Drop for Watched<'_> {
 }
 
 impl Shared {
-    /// Bytes that arrived so far.
+    /// Bytes that arrived so far, also those that had to come twice: it never becomes less.
     #[must_use]
     pub fn moved(&self) -> u64 {
         let now: u64 = self.meters.lock().iter().map(|meter| meter.moved()).sum();
@@ -132,6 +136,15 @@ impl Shared {
     }
 }
 
+/// One try of a parcel.
+pub(super) struct Attempt {
+    /// The same for all tries: a server that finished it says so again.
+    pub(super) key: String,
+    pub(super) resume: bool,
+    /// How much it moved.
+    pub(super) moved: AtomicU64,
+}
+
 /// What came of all.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -147,13 +160,48 @@ impl Session {
     /// Moves all of the plan.
     pub async fn run(self: &Arc<Self>, plan: &mut Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        let files = std::mem::take(&mut plan.files);
-        self.all(files, AT_ONCE, &mut outcome).await;
-        let directories = std::mem::take(&mut plan.directories);
+        let (files, directories) = (
+            std::mem::take(&mut plan.files),
+            std::mem::take(&mut plan.directories),
+        );
+        // Those above before those in them.
+        let mut there = HashSet::new();
+        for parcel in directories.iter().rev() {
+            let mut made = parcel.clone();
+            made.items.reverse();
+            self.all(vec![made], 1, &mut outcome).await;
+        }
+        // What was there before is not ours to change.
+        outcome.problems.retain(|problem| match &problem.path {
+            Some(path) if problem.code == Failure::Exists.as_str() => {
+                there.insert(path.bytes());
+                false
+            }
+            _ => true,
+        });
         if outcome.broke.is_none() {
-            self.all(directories, 1, &mut outcome).await;
+            self.all(files, AT_ONCE, &mut outcome).await;
+        }
+        if outcome.broke.is_none() {
+            for mut parcel in directories {
+                parcel
+                    .items
+                    .retain(|item| !there.contains(&self.told_as(item)));
+                parcel.finishes = true;
+                if !parcel.items.is_empty() {
+                    self.all(vec![parcel], 1, &mut outcome).await;
+                }
+            }
         }
         outcome
+    }
+
+    /// The path by which problems name an item.
+    fn told_as(&self, item: &Item) -> Vec<u8> {
+        match self.way {
+            Way::Put => item.remote.path.bytes(),
+            Way::Get => item.local.clone(),
+        }
     }
 
     async fn all(self: &Arc<Self>, parcels: Vec<Parcel>, at_once: usize, outcome: &mut Outcome) {
@@ -193,34 +241,42 @@ impl Session {
         }
     }
 
-    /// Tries a parcel until it is carried, cannot be, or nothing has moved for too long.
+    /// Tries a parcel until it is carried, cannot be, or comes no further.
     async fn persist(
         &self,
         link: &mut Option<Link>,
         parcel: &Parcel,
-    ) -> Result<super::parcel::Moved, ClientError> {
-        let (mut resume, mut tries) = (self.placing.resume, 0);
-        let mut since = (Instant::now(), self.shared.moved());
+    ) -> Result<Moved, ClientError> {
+        let key = TransferId::generate().map_err(ClientError::not_understood)?;
+        let mut attempt = Attempt {
+            key: hex_of(&key.0),
+            resume: self.placing.resume,
+            moved: AtomicU64::new(0),
+        };
+        let (mut since, mut best, mut tries) = (Instant::now(), 0, 0);
         loop {
-            let error = match self.once(link, parcel, resume).await {
-                Ok(moved) => {
-                    self.shared.done.fetch_add(moved.bytes, Ordering::Relaxed);
-                    return Ok(moved);
-                }
+            let error = match self.once(link, parcel, &attempt).await {
+                Ok(moved) => return Ok(moved),
                 Err(error) => error,
             };
-            let moved = self.shared.moved();
-            if moved != since.1 {
-                since = (Instant::now(), moved);
-                tries = 0;
+            let came = attempt.moved.swap(0, Ordering::Relaxed);
+            // One that keeps its progress came further by all that it moved; another one only if it never came so far.
+            let further = if parcel.bytes >= ALONE {
+                came
+            } else {
+                came.saturating_sub(best)
+            };
+            best = best.max(came);
+            if further > 0 {
+                (since, tries) = (Instant::now(), 0);
             }
-            if !may_help(&error) || since.0.elapsed() > self.patience {
+            if !may_help(&error) || since.elapsed() > self.patience {
                 return Err(error);
             }
             tracing::info!(%error, "tried again");
             tokio::time::sleep(PAUSES[tries.min(PAUSES.len() - 1)]).await;
             tries += 1;
-            resume = true;
+            attempt.resume = true;
         }
     }
 
@@ -228,13 +284,13 @@ impl Session {
         &self,
         link: &mut Option<Link>,
         parcel: &Parcel,
-        resume: bool,
-    ) -> Result<super::parcel::Moved, ClientError> {
+        attempt: &Attempt,
+    ) -> Result<Moved, ClientError> {
         let mut own = match link.take() {
             Some(link) => link,
             None => Link::connect(&self.server).await?,
         };
-        let moved = self.carry(&mut own, parcel, resume).await;
+        let moved = self.carry(&mut own, parcel, attempt).await;
         // After an error nobody knows what is still under way on it.
         if moved.is_ok() {
             *link = Some(own);

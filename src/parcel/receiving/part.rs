@@ -2,13 +2,16 @@
 //! with its progress beside it.
 //!
 //! ```text
-//! .cairn-part-CCCCCCCC-NAME            the bytes; CCCCCCCC: CRC32C of the whole name, NAME its first 100 bytes
-//! .cairn-part-CCCCCCCC-NAME.progress   which of them are there (docs/mover.md, "What is missing")
+//! .cairn-part-UID-CCCCCCCC-NAME            the bytes; CCCCCCCC: CRC32C of the whole name, NAME its first 100 bytes
+//! .cairn-part-UID-CCCCCCCC-NAME.progress   which of them are there (docs/mover.md, "What is missing")
 //! ```
+//!
+//! Invariant: a part is written, renamed and taken away only while it is locked by us and its name is still its own: another
+//! transfer of the same user may have finished it meanwhile, and another user may have put something in its place.
 
 use crate::parcel::layout::Entry;
 use crate::parcel::tree::{Tree, split};
-use cairn_mover::{Crc32c, Progress};
+use cairn_mover::{ByteRange, Crc32c, Crc32cHasher, Progress};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -16,17 +19,19 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 /// How much of a name is in a part's name.
 const NAME_SHOWN: usize = 100;
 /// The longest progress that is read.
 const PROGRESS_MAX: u64 = 4 << 20;
+/// So often a part may have been finished by another transfer between being opened and being locked.
+const TRIES: usize = 16;
 
 /// A file that was not there before, open for writing, for its owner alone.
 pub(super) fn make_new(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?.into())
 }
 
@@ -46,23 +51,11 @@ impl Alone {
         entry: &Entry,
         version: &[u8],
         resume: bool,
+        tag: &str,
     ) -> io::Result<Self> {
         let (parent, given) = split(&entry.path);
         let parent = tree.directory(parent)?;
-        let shown = &given.as_bytes()[..given.len().min(NAME_SHOWN)];
-        let sum = Crc32c::of(given.as_bytes()).0;
-        let mut name = format!("{}{sum:08x}-", crate::parcel::PART).into_bytes();
-        name.extend_from_slice(shown);
-        let name = OsString::from_vec(name);
-        let file = open_own(&parent, &name)?;
-        if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            let busy = error == Errno::WOULDBLOCK;
-            return Err(if busy {
-                io::ErrorKind::ResourceBusy.into()
-            } else {
-                error.into()
-            });
-        }
+        let (file, name) = locked(&parent, given.as_bytes(), tag)?;
         let mut part = Self {
             parent,
             name,
@@ -85,7 +78,7 @@ impl Alone {
         name
     }
 
-    /// The progress beside it, if it is of these data and this part is long enough to hold it.
+    /// The progress beside it, if it is of these data and the part still has them: they are read and summed.
     fn kept(&self, version: &[u8], size: u64) -> Option<Progress> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
@@ -97,13 +90,23 @@ impl Alone {
         let mut bytes = Vec::new();
         file.take(PROGRESS_MAX).read_to_end(&mut bytes).ok()?;
         let progress = Progress::decode(&bytes).ok()?.resume(version, size).ok()?;
-        let missing = progress.missing();
-        // The last byte that is said to be there.
-        let end = match missing.iter().last() {
-            Some(last) if last.end() == size => last.start(),
-            _ => size,
-        };
-        (self.file.metadata().ok()?.len() >= end).then_some(progress)
+        let is_there =
+            |(run, sum): (ByteRange, Crc32c)| self.sum(run).is_ok_and(|found| found == sum);
+        let all = progress.runs().all(is_there);
+        all.then_some(progress)
+    }
+
+    fn sum(&self, run: ByteRange) -> io::Result<Crc32c> {
+        let (mut hasher, mut buffer) = (Crc32cHasher::default(), vec![0; 1 << 20]);
+        while hasher.len() < run.len() {
+            let want = usize::try_from(run.len() - hasher.len())
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            self.file
+                .read_exact_at(&mut buffer[..want], run.start() + hasher.len())?;
+            hasher.update(&buffer[..want]);
+        }
+        Ok(hasher.sum())
     }
 
     /// Durable when it returns, and whole whenever it is read.
@@ -123,16 +126,81 @@ impl Alone {
         Ok(())
     }
 
+    /// All of it is there, and nobody put another file in its place.
+    pub(super) fn is_whole(&self, progress: &Progress, size: u64) -> io::Result<()> {
+        let whole = progress.missing().is_empty()
+            && progress.size() == size
+            && self.file.metadata()?.len() == size;
+        if !whole {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "not all of it is there; --resume goes on",
+            ));
+        }
+        if !is_named(&self.parent, &self.name, &self.file)? {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "its part was replaced by another file",
+            ));
+        }
+        Ok(())
+    }
+
     pub(super) fn forget_progress(&self) {
         // Mostly it is not there.
         let _ = rustix::fs::unlinkat(&*self.parent, self.progress_name(), AtFlags::empty());
     }
 
     pub(super) fn discard(&self) {
-        self.forget_progress();
-        // It may have been taken away.
-        let _ = rustix::fs::unlinkat(&*self.parent, &self.name, AtFlags::empty());
+        if is_named(&self.parent, &self.name, &self.file).unwrap_or(false) {
+            self.forget_progress();
+            // It may have been taken away.
+            let _ = rustix::fs::unlinkat(&*self.parent, &self.name, AtFlags::empty());
+        }
     }
+}
+
+/// Does that name stand for this very file?
+fn is_named(parent: &OwnedFd, name: &OsStr, file: &File) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) => Ok((there.st_dev, there.st_ino) == (own.dev(), own.ino())),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A part of that name, ours alone: locked, and still the one that the name stands for.
+fn locked(parent: &OwnedFd, given: &[u8], tag: &str) -> io::Result<(File, OsString)> {
+    let shown = &given[..given.len().min(NAME_SHOWN)];
+    let (uid, sum) = (rustix::process::geteuid().as_raw(), Crc32c::of(given).0);
+    let mut name = format!("{}{uid}-{sum:08x}-", crate::parcel::PART).into_bytes();
+    name.extend_from_slice(shown);
+    let name = OsString::from_vec(name);
+    for _ in 0..TRIES {
+        let file = match open_own(parent, &name) {
+            Ok(file) => file,
+            // Somebody else's lies there, and cannot be taken away: this one cannot be resumed.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let mut other = name;
+                other.push(format!(".{tag}"));
+                return Ok((make_new(parent, &other)?, other));
+            }
+            Err(error) => return Err(error),
+        };
+        if let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            let busy = error == Errno::WOULDBLOCK;
+            return Err(if busy {
+                io::ErrorKind::ResourceBusy.into()
+            } else {
+                error.into()
+            });
+        }
+        if is_named(parent, &name, &file)? {
+            return Ok((file, name));
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 /// The part of that name: ours, or made anew. Somebody else's would make theirs what is written to it.
@@ -145,16 +213,11 @@ fn open_own(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
                 return Ok(found);
             }
         }
-        Err(Errno::NOENT) => return make_part(parent, name),
+        Err(Errno::NOENT) => return make_new(parent, name),
         Err(_) => {}
     }
     rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
-    make_part(parent, name)
-}
-
-fn make_part(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?.into())
+    make_new(parent, name)
 }
 
 fn is_own(file: &File) -> io::Result<bool> {

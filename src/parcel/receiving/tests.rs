@@ -105,6 +105,20 @@ fn carry(from: &Sending, to: &Receiving, range: ByteRange, block: u64) {
     }
 }
 
+/// Placed, after all of it was carried.
+fn placed(receiving: &Receiving) -> Vec<(usize, Fate)> {
+    let size = receiving.layout().size();
+    let mut progress = Progress::new(b"v", size);
+    ByteRange::new(0, size).map(|whole| progress.add(whole, Crc32c::EMPTY));
+    receiving.place(&progress, &BTreeMap::new()).unwrap()
+}
+
+fn all_of(receiving: &Receiving, data: &[u8]) -> Progress {
+    let mut progress = Progress::new(b"v", data.len() as u64);
+    progress.add(all(receiving.layout()), Crc32c::of(data));
+    progress
+}
+
 fn all(layout: &Layout) -> ByteRange {
     ByteRange::new(0, layout.size()).unwrap()
 }
@@ -113,7 +127,7 @@ fn all(layout: &Layout) -> ByteRange {
 fn many_files_arrive_in_any_order_and_get_their_names_at_the_end() {
     let rig = Rig::new();
     fs::create_dir(rig.at("from/d")).unwrap();
-    let names = ["a", "d/b", "d/empty", "c", "link", "d"];
+    let names = ["a", "d/b", "d/empty", "c", "link"];
     for (n, name) in names[..4].iter().enumerate() {
         fs::write(
             rig.at("from").join(name),
@@ -134,7 +148,7 @@ fn many_files_arrive_in_any_order_and_get_their_names_at_the_end() {
     assert!(!rig.at("to/c").exists());
     receiving.sync().unwrap();
     let before = rig.settled.load(Ordering::SeqCst);
-    assert!(receiving.place(&BTreeMap::new()).unwrap().is_empty());
+    assert!(placed(&receiving).is_empty());
     assert_eq!(rig.settled.load(Ordering::SeqCst), before + 1);
     for name in &names[..4] {
         let (from, to) = (rig.at("from").join(name), rig.at("to").join(name));
@@ -171,7 +185,9 @@ fn what_the_sender_takes_back_is_not_placed_and_the_others_are() {
     carry(&sending, &receiving, all(sending.layout()), 1000);
     fs::write(rig.at("from/changed"), vec![8; 3000]).unwrap();
     assert!(sending.unchanged().unwrap(), "the others may still be used");
-    let fates = receiving.place(&sending.troubles()).unwrap();
+    let fates = receiving
+        .place(&receiving.progress(b""), &sending.troubles())
+        .unwrap();
     assert_eq!(fates.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(matches!(&fates[0].1, Fate::Sender(Trouble::Changed)));
     assert!(matches!(
@@ -198,7 +214,7 @@ fn one_file_that_cannot_be_written_keeps_no_other_back() {
         .receiving(sending.layout(), Placing::default(), b"")
         .unwrap();
     carry(&sending, &receiving, all(sending.layout()), 64);
-    let fates = receiving.place(&BTreeMap::new()).unwrap();
+    let fates = placed(&receiving);
     assert_eq!(fates.len(), 2);
     assert!(
         matches!(&fates[0].1, Fate::Failed(_, e) if e.kind() == io::ErrorKind::NotADirectory),
@@ -220,11 +236,11 @@ fn what_is_there_stays_if_it_is_to() {
     let sending = rig.sending(&["f", "g"]);
     let placing = Placing {
         if_missing: true,
-        resume: false,
+        ..Placing::default()
     };
     let receiving = rig.receiving(sending.layout(), placing, b"").unwrap();
     carry(&sending, &receiving, all(sending.layout()), 64);
-    let fates = receiving.place(&BTreeMap::new()).unwrap();
+    let fates = placed(&receiving);
     assert!(matches!(fates.as_slice(), [(0, Fate::Exists)]));
     assert_eq!(fs::read(rig.at("to/f")).unwrap(), b"old");
     assert_eq!(rig.names("to"), ["f", "g"]);
@@ -249,8 +265,8 @@ fn what_was_dropped_leaves_nothing() {
 fn a_part_is_resumed_if_it_is_of_the_same_data_and_else_begun_again() {
     let rig = Rig::new();
     let resume = Placing {
-        if_missing: false,
         resume: true,
+        ..Placing::default()
     };
     let data: Vec<u8> = (0..10_000_u32).map(|n| (n * 7 % 251) as u8).collect();
     fs::write(rig.at("from/f"), &data).unwrap();
@@ -269,8 +285,24 @@ fn a_part_is_resumed_if_it_is_of_the_same_data_and_else_begun_again() {
     let mut progress = receiving.progress(&version);
     progress.add(half, Crc32c::of(&data[..5000]));
     receiving.keep(&progress).unwrap();
+    // Half of it gets no name, and stays to be resumed.
+    let fates = receiving.place(&progress, &BTreeMap::new()).unwrap();
+    assert!(
+        matches!(&fates[0].1, Fate::Failed(_, e) if e.kind() == io::ErrorKind::UnexpectedEof),
+        "{fates:?}"
+    );
     drop(receiving);
     assert_eq!(rig.names("to").len(), 2);
+    // Bytes that are not what was kept are not believed.
+    let part = rig.at("to").join(&rig.names("to")[0]);
+    let mut bytes = fs::read(&part).unwrap();
+    bytes[17] ^= 1;
+    fs::write(&part, &bytes).unwrap();
+    let doubted = rig.receiving(sending.layout(), resume, &version).unwrap();
+    assert_eq!(doubted.progress(&version).bytes(), 0);
+    carry(&sending, &doubted, half, 1000);
+    doubted.keep(&progress).unwrap();
+    drop(doubted);
     // Of other data: nothing is taken over.
     let other = rig.receiving(sending.layout(), resume, b"other").unwrap();
     assert_eq!(other.progress(b"other").bytes(), 0);
@@ -292,7 +324,11 @@ fn a_part_is_resumed_if_it_is_of_the_same_data_and_else_begun_again() {
         ByteRange::between(5000, 10_000).unwrap(),
         1000,
     );
-    assert!(last.place(&BTreeMap::new()).unwrap().is_empty());
+    assert!(
+        last.place(&all_of(&last, &data), &BTreeMap::new())
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(fs::read(rig.at("to/f")).unwrap(), data);
     assert_eq!(rig.names("to"), ["f"]);
     let times = |name: &str| fs::metadata(rig.at(name)).unwrap().modified().unwrap();
@@ -324,7 +360,63 @@ fn a_part_that_is_not_ours_alone_is_not_written_to() {
         .receiving(sending.layout(), Placing::default(), &version)
         .unwrap();
     carry(&sending, &receiving, all(sending.layout()), 100);
-    assert!(receiving.place(&BTreeMap::new()).unwrap().is_empty());
+    assert!(placed(&receiving).is_empty());
     assert_eq!(fs::metadata(rig.at("watched")).unwrap().len(), 0);
     assert!(fs::symlink_metadata(rig.at("to/f")).unwrap().is_file());
+}
+
+#[test]
+fn a_part_that_was_finished_by_another_transfer_is_not_written_to() {
+    let rig = Rig::new();
+    fs::write(rig.at("from/f"), vec![1; 1000]).unwrap();
+    let sending = rig.sending(&["f"]);
+    let version = sending.version();
+    let receiving = rig
+        .receiving(sending.layout(), Placing::default(), &version)
+        .unwrap();
+    carry(&sending, &receiving, all(sending.layout()), 100);
+    let part = rig.at("to").join(&rig.names("to")[0]);
+    // Somebody put another file in its place.
+    fs::remove_file(&part).unwrap();
+    fs::write(&part, "theirs").unwrap();
+    let fates = placed(&receiving);
+    assert!(
+        matches!(&fates[0].1, Fate::Failed(_, e) if e.kind() == io::ErrorKind::ResourceBusy),
+        "{fates:?}"
+    );
+    assert_eq!(fs::read(&part).unwrap(), b"theirs");
+    assert!(!rig.at("to/f").exists());
+}
+
+#[test]
+fn directories_are_made_for_their_owner_and_finished_without_following_a_link() {
+    let rig = Rig::new();
+    for name in ["new", "there", "link"] {
+        fs::create_dir(rig.at("from").join(name)).unwrap();
+        fs::set_permissions(rig.at("from").join(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let mode = |name: &str| fs::metadata(rig.at(name)).unwrap().permissions().mode() & 0o7777;
+    fs::create_dir(rig.at("to/there")).unwrap();
+    fs::set_permissions(rig.at("to/there"), fs::Permissions::from_mode(0o2750)).unwrap();
+    let layout = rig.layout(&["new", "there"]);
+    let fates = placed(&rig.receiving(&layout, Placing::default(), b"").unwrap());
+    assert!(matches!(fates.as_slice(), [(1, Fate::Exists)]), "{fates:?}");
+    assert_eq!((mode("to/new"), mode("to/there")), (0o700, 0o2750));
+    fs::set_permissions(rig.at("to/new"), fs::Permissions::from_mode(0o2700)).unwrap();
+    fs::create_dir(rig.at("elsewhere")).unwrap();
+    fs::set_permissions(rig.at("elsewhere"), fs::Permissions::from_mode(0o700)).unwrap();
+    symlink("../elsewhere", rig.at("to/link")).unwrap();
+    let finish = Placing {
+        finish_directories: true,
+        ..Placing::default()
+    };
+    let layout = rig.layout(&["new", "link"]);
+    let fates = placed(&rig.receiving(&layout, finish, b"").unwrap());
+    assert!(
+        matches!(fates.as_slice(), [(1, Fate::Failed(..))]),
+        "{fates:?}"
+    );
+    assert_eq!((mode("to/new"), mode("elsewhere")), (0o2777, 0o700));
+    let times = |name: &str| fs::metadata(rig.at(name)).unwrap().modified().unwrap();
+    assert_eq!(times("from/new"), times("to/new"));
 }

@@ -1,7 +1,7 @@
 //! Routes of the instance as a whole: status, policies, shutdown.
 
 use super::{Answer, Event, Shared, Who, parse, stream, tagged};
-use crate::server::wire::{End, PolicyCheckQuery, PolicyRunQuery, ShutdownQuery};
+use crate::server::wire::{PolicyCheckQuery, PolicyRunQuery, Settled, ShutdownQuery};
 use axum::extract::{ConnectInfo, State};
 use bytes::Bytes;
 
@@ -46,8 +46,13 @@ pub(super) async fn policy_run(State(api): Shared, ConnectInfo(who): Who, body: 
 
 /// Anybody may ask for it, as anybody may call sync(2).
 pub(super) async fn settle(State(api): Shared, ConnectInfo(who): Who) -> Answer {
-    api.ask(who.0, |control, _| control.settle()).await?;
-    Ok(tagged(End { lines: 0 }))
+    let faults = api.ask(who.0, |control, _| control.settle(false)).await?;
+    Ok(tagged(Settled { faults }))
+}
+
+pub(super) async fn settled(State(api): Shared, ConnectInfo(who): Who) -> Answer {
+    let faults = api.ask(who.0, |control, _| control.settle(true)).await?;
+    Ok(tagged(Settled { faults }))
 }
 
 pub(super) async fn shutdown(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {

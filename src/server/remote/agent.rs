@@ -11,6 +11,7 @@
 //!   is, so that it can be unmounted.
 //! - What a caller's connection opened ends with it.
 
+mod register;
 mod routes;
 mod transfers;
 
@@ -18,6 +19,7 @@ use super::channel::{Channel, Message};
 use crate::parcel::Tree;
 use cairn_mover::{Host, Listener, Network, Place};
 use parking_lot::Mutex;
+use register::Transfers;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -26,7 +28,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
-use transfers::Transfers;
 
 /// Without a caller for so long, an agent ends.
 const IDLE: Duration = Duration::from_secs(60);
@@ -35,11 +36,12 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What an agent needs of the instance: the user's own doors to it.
 pub trait Local: Send + Sync + 'static {
-    /// Makes durable all that was written and named on the mount before.
+    /// Makes durable all that was written and named on the mount before, unless it `only_look`s; how often a write was lost
+    /// so far, from an arbitrary start on.
     ///
     /// # Errors
-    /// The instance does not answer, or its filesystem failed.
-    fn settle(&self) -> io::Result<()>;
+    /// The instance does not answer (`NotConnected`), or its filesystem failed.
+    fn settle(&self, only_look: bool) -> io::Result<u64>;
     /// Asks for these files, and what lies below these directories, to be brought back. Paths below the mount.
     ///
     /// # Errors
@@ -119,8 +121,8 @@ pub fn run(plan: Plan) -> io::Result<()> {
             None => break,
             Some(Message::Caller(from, fd)) => {
                 let (agent, router) = (Arc::clone(&agent), router.clone());
+                agent.callers.fetch_add(1, Ordering::SeqCst);
                 runtime.spawn(async move {
-                    agent.callers.fetch_add(1, Ordering::SeqCst);
                     if let Err(error) = routes::converse(&agent, router, from, fd).await {
                         tracing::debug!(%from, %error, "a caller's connection ended");
                     }
@@ -162,7 +164,7 @@ impl Agent {
         let mut since = Instant::now();
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            self.transfers.forget_old();
+            self.transfers.forget_old().await;
             if self.callers.load(Ordering::SeqCst) > 0 || !self.transfers.is_empty() {
                 since = Instant::now();
             } else if since.elapsed() > IDLE {

@@ -57,13 +57,18 @@ impl Agents {
         let message = Message::Caller(from, connection);
         let (agent, fresh) = self.agent(uid)?;
         match agent.send(&message) {
-            // It ended because nobody wanted anything of it.
-            Err(_) if !fresh => {
+            // It ended because nobody wanted anything of it. One that does not keep up is no dead one.
+            Err(error) if !fresh && error.kind() != io::ErrorKind::WouldBlock => {
                 self.lost(uid, &agent);
                 self.agent(uid)?.0.send(&message)
             }
             other => other,
         }
+    }
+
+    /// Whether an agent expects the transfer.
+    pub(super) fn expects(&self, transfer: TransferId) -> bool {
+        self.expected.lock().contains_key(&transfer)
     }
 
     /// Hands a stream to the agent that expects its transfer; gives it back if none does.
@@ -116,7 +121,6 @@ impl Agents {
         let mut child = command.spawn()?;
         drop(command);
         let agent = Arc::new(here);
-        running.insert(uid, Arc::clone(&agent));
         tracing::info!(uid, pid = child.id(), "agent started");
         let (agents, channel) = (Arc::clone(self), Arc::clone(&agent));
         let listen = move || {
@@ -130,6 +134,8 @@ impl Agents {
         std::thread::Builder::new()
             .name("cairn-agent".to_owned())
             .spawn(listen)?;
+        // Its words are heard and its end is seen from now on.
+        running.insert(uid, Arc::clone(&agent));
         Ok((agent, true))
     }
 

@@ -116,7 +116,8 @@ fn make(path: &Path) -> Result<(), CertificateError> {
     // Callers pin it; nobody has to come back once a year to make another.
     parameters.not_after = rcgen::date_time_ymd(9999, 1, 1);
     let certificate = parameters.self_signed(&key)?;
-    let new = path.with_extension("new");
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    // Two may make one at the same time: the first to have its name is the one.
     let write = || -> io::Result<()> {
         let mut file = File::options()
             .create(true)
@@ -127,7 +128,12 @@ fn make(path: &Path) -> Result<(), CertificateError> {
         file.write_all(certificate.pem().as_bytes())?;
         file.write_all(key.serialize_pem().as_bytes())?;
         file.sync_all()?;
-        fs::rename(&new, path)
+        let linked = fs::hard_link(&new, path);
+        fs::remove_file(&new)?;
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all(),
+        }
     };
     write().map_err(|source| CertificateError::Io {
         step: "write",

@@ -1,8 +1,10 @@
 //! One port for everything: TLS with HTTP in it, and streams of transfers, told apart by their first bytes.
 //!
 //! # Invariants
-//! - What a stranger can make the door hold is bounded: so many connections that did not prove themselves at one time,
-//!   each for so long at most; a wrong token is answered late.
+//! - What a stranger can make the door hold is bounded: so many connections that did not prove themselves at one time, of
+//!   all and of one address, each for so long at most; a wrong token is answered late and ends the connection.
+//! - A connection that proved itself counts among its user's, of which there may be so many, and may then lie idle: data
+//!   move elsewhere for hours. Its transfers end with it.
 //! - The `authorization` header ends here; what an agent gets is a connection of its user.
 //! - A stream is not read, only looked at, until an agent has it: its handshake is between the two ends.
 
@@ -20,13 +22,14 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -34,12 +37,14 @@ pub use super::agents::Start as AgentStart;
 
 /// Connections that did not prove themselves yet, at one time.
 const STRANGERS: usize = 512;
+/// Of these, from one address: a whole network of containers may stand behind it.
+const FROM_ONE: usize = 128;
 /// How long one may take to do so.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a request's head may take, and so how long a connection may lie idle.
-const IDLE: Duration = Duration::from_secs(120);
 /// A wrong token is answered after so long.
 const PENALTY: Duration = Duration::from_millis(500);
+/// So often it is looked again whether a stream is expected.
+const AGAIN: u32 = 6;
 /// How often it is looked whether more of a stream's first message came.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -48,7 +53,7 @@ struct Door {
     tokens: Tokens,
     tls: TlsAcceptor,
     crowd: Crowd,
-    strangers: Arc<Semaphore>,
+    strangers: Strangers,
     /// Answers streams of transfers that nobody expects, as an agent would.
     nobody: Listener,
 }
@@ -69,7 +74,7 @@ pub async fn serve(
         tokens,
         tls: TlsAcceptor::from(identity.config),
         crowd: Crowd::default(),
-        strangers: Arc::new(Semaphore::new(STRANGERS)),
+        strangers: Strangers::default(),
         nobody: Listener::portless(PATIENCE),
     });
     loop {
@@ -79,7 +84,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((connection, from)) => {
-                let Ok(place) = Arc::clone(&door.strangers).try_acquire_owned() else {
+                let Some(place) = door.strangers.enter(from.ip()) else {
                     tracing::warn!(%from, "too many connections that did not prove themselves; dropped");
                     continue;
                 };
@@ -101,6 +106,46 @@ fn keep_alive(connection: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(connection, Duration::from_secs(15))?;
     sockopt::set_tcp_keepcnt(connection, 4)?;
     Ok(sockopt::set_socket_keepalive(connection, true)?)
+}
+
+/// Connections that did not prove themselves, by address.
+#[derive(Clone, Default)]
+struct Strangers(Arc<parking_lot::Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them.
+struct Stranger {
+    all: Strangers,
+    from: IpAddr,
+}
+
+impl Strangers {
+    fn enter(&self, from: IpAddr) -> Option<Stranger> {
+        let mut all = self.0.lock();
+        if all.values().sum::<usize>() >= STRANGERS {
+            return None;
+        }
+        let count = all.entry(from).or_default();
+        if *count >= FROM_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Stranger {
+            all: self.clone(),
+            from,
+        })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock();
+        if let Some(count) = all.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.from);
+            }
+        }
+    }
 }
 
 /// What a connection is.
@@ -132,21 +177,23 @@ async fn look(connection: &TcpStream) -> io::Result<Kind> {
 }
 
 impl Door {
-    async fn meet(
-        &self,
-        connection: TcpStream,
-        from: SocketAddr,
-        place: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    async fn meet(&self, connection: TcpStream, from: SocketAddr, place: Stranger) {
         match timeout(PATIENCE, look(&connection)).await {
-            Ok(Ok(Kind::Stream(transfer))) => self.stream(connection, from, transfer),
+            Ok(Ok(Kind::Stream(transfer))) => self.stream(connection, from, transfer).await,
             Ok(Ok(Kind::Call)) => self.call(connection, from, place).await,
             Ok(Err(error)) => tracing::debug!(%from, %error, "a connection without a beginning"),
             Err(_) => tracing::debug!(%from, "a connection without a beginning"),
         }
     }
 
-    fn stream(&self, connection: TcpStream, from: SocketAddr, transfer: TransferId) {
+    async fn stream(&self, connection: TcpStream, from: SocketAddr, transfer: TransferId) {
+        // The agent's word may be on its way still, behind the answer that its caller has heard.
+        for _ in 0..AGAIN {
+            if self.agents.expects(transfer) {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
         let hand_over = || -> io::Result<Option<OwnedFd>> {
             let fd = OwnedFd::from(connection.into_std()?);
             Ok(self.agents.stream(transfer, from, fd))
@@ -162,12 +209,7 @@ impl Door {
         }
     }
 
-    async fn call(
-        &self,
-        connection: TcpStream,
-        from: SocketAddr,
-        place: tokio::sync::OwnedSemaphorePermit,
-    ) {
+    async fn call(&self, connection: TcpStream, from: SocketAddr, place: Stranger) {
         // Answers are small and waited for; and a caller whose host died is noticed. Without either it works, too.
         let _ = connection.set_nodelay(true);
         let _ = keep_alive(&connection);
@@ -176,19 +218,35 @@ impl Door {
             Ok(Err(error)) => return tracing::debug!(%from, %error, "no TLS"),
             Err(_) => return tracing::debug!(%from, "no TLS in time"),
         };
+        let (proven, mut is_proven) = watch::channel(false);
         let caller = Caller {
             door: self,
             from,
             agent: Mutex::new(None),
+            counted: Mutex::new(None),
             stranger: Mutex::new(Some(place)),
+            proven,
         };
         let service = hyper::service::service_fn(|request| caller.answer(request));
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
+            .header_read_timeout(None)
             .serve_connection(TokioIo::new(secured), service);
-        if let Err(error) = serving.await {
-            tracing::debug!(%from, %error, "a caller's connection ended");
+        let mut serving = std::pin::pin!(serving);
+        let late = async {
+            // An error is the end of the connection.
+            let proven = timeout(PATIENCE, is_proven.wait_for(|proven| *proven))
+                .await
+                .is_ok();
+            if proven {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            served = serving.as_mut() => if let Err(error) = served {
+                tracing::debug!(%from, %error, "a caller's connection ended");
+            },
+            () = late => tracing::debug!(%from, "no good token in time"),
         }
     }
 }
@@ -199,13 +257,24 @@ struct Caller<'a> {
     from: SocketAddr,
     /// The connection to the agent of that user, made with the first request.
     agent: Mutex<Option<ToAgent>>,
-    stranger: Mutex<Option<tokio::sync::OwnedSemaphorePermit>>,
+    /// Whose connection it is.
+    counted: Mutex<Option<(u32, crate::server::crowd::Place)>>,
+    stranger: Mutex<Option<Stranger>>,
+    proven: watch::Sender<bool>,
 }
 
 struct ToAgent {
     uid: u32,
     sender: SendRequest<Incoming>,
-    _place: crate::server::crowd::Place,
+}
+
+/// An answer behind which the connection ends.
+fn closing(mut response: Response<Body>) -> Response<Body> {
+    let close = hyper::header::HeaderValue::from_static("close");
+    response
+        .headers_mut()
+        .insert(hyper::header::CONNECTION, close);
+    response
 }
 
 fn refusal(code: Failure, message: &str, hint: Option<&str>) -> Response<Body> {
@@ -240,7 +309,7 @@ impl Caller<'_> {
                     hint,
                 );
                 *refused.status_mut() = StatusCode::UNAUTHORIZED;
-                return Ok(refused);
+                return Ok(closing(refused));
             }
             Err(error) => {
                 tracing::error!(%error, "nobody can be let in");
@@ -251,7 +320,16 @@ impl Caller<'_> {
                 ));
             }
         };
-        self.stranger.lock().await.take();
+        // From here on the connection counts among the user's.
+        if let Err(error) = self.admit(token.uid).await {
+            tracing::warn!(uid = token.uid, %error, "a caller is not let in");
+            let hint = Some("end other copies first");
+            return Ok(closing(refusal(
+                Failure::OverBudget,
+                "you have too many connections",
+                hint,
+            )));
+        }
         match self.pass_on(&token, request).await {
             Ok(response) => Ok(response.map(Body::new)),
             Err(error) => {
@@ -265,6 +343,19 @@ impl Caller<'_> {
                 ))
             }
         }
+    }
+
+    /// Counts the connection among the user's, and no more among strangers'.
+    async fn admit(&self, uid: u32) -> io::Result<()> {
+        let mut counted = self.counted.lock().await;
+        if counted.as_ref().is_none_or(|(of, _)| *of != uid) {
+            let place = self.door.crowd.enter(uid);
+            let place = place.ok_or_else(|| io::Error::other("that user has too many"))?;
+            *counted = Some((uid, place));
+        }
+        self.stranger.lock().await.take();
+        self.proven.send_replace(true);
+        Ok(())
     }
 
     fn token(
@@ -306,8 +397,6 @@ impl Caller<'_> {
     }
 
     async fn reach(&self, uid: u32) -> io::Result<ToAgent> {
-        let place = self.door.crowd.enter(uid);
-        let place = place.ok_or_else(|| io::Error::other("that user has too many connections"))?;
         let (here, there) = UnixStream::pair()?;
         let there = OwnedFd::from(there.into_std()?);
         let (agents, from) = (Arc::clone(&self.door.agents), self.from);
@@ -322,10 +411,6 @@ impl Caller<'_> {
                 tracing::debug!(%error, "a connection to an agent ended");
             }
         });
-        Ok(ToAgent {
-            uid,
-            sender,
-            _place: place,
-        })
+        Ok(ToAgent { uid, sender })
     }
 }

@@ -28,6 +28,9 @@ pub struct ListQuery {
     /// All below directories, too.
     #[serde(default)]
     pub recursive: bool,
+    /// A path itself that is a symbolic link stands for what it leads to.
+    #[serde(default)]
+    pub follow: bool,
     /// Bring what is released back: it is going to be read.
     #[serde(default)]
     pub stage: bool,
@@ -105,6 +108,11 @@ pub struct OpenTransfer {
     /// Put: go on with what an earlier transfer left.
     #[serde(default)]
     pub resume: bool,
+    /// Put: directories are there, and get their modes and times; else they are made, for their owner alone.
+    #[serde(default)]
+    pub finish_directories: bool,
+    /// The caller's name for this parcel, the same when it is opened again because an answer was lost.
+    pub key: String,
     /// Get: what the client has already is not among these `[start, length]`. Without it: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Vec<[u64; 2]>>,
@@ -129,6 +137,9 @@ pub struct OpenedTransfer {
     pub version: String,
     /// What is to be moved: `[start, length]`.
     pub ranges: Vec<[u64; 2]>,
+    /// The parcel of that key was finished before: this was the answer, and nothing is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<FinishedTransfer>,
 }
 
 /// Body of `POST /v1/remote/transfers/N/dial`.
@@ -190,6 +201,13 @@ pub struct FinishedTransfer {
     pub bad: Vec<BadEntry>,
 }
 
+/// Answer to `POST /v1/settle`: all that was written and named before is durable; and to `GET`, which only looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settled {
+    /// How often a write was lost, from an arbitrary start on. Another number than before: what was written since may be lost.
+    pub faults: u64,
+}
+
 /// A token, as `cairn token` shows it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenView {
@@ -223,6 +241,25 @@ impl std::fmt::Debug for TokenView {
             .field("uid", &self.uid)
             .finish_non_exhaustive()
     }
+}
+
+/// A range of a host's ports that somebody has, as `cairn ports` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortLease {
+    /// The first port.
+    pub first: u16,
+    /// The last one.
+    pub last: u16,
+    /// The process that took it; it may have handed it on to what it started.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Their name.
+    pub user: String,
+    /// The program.
+    pub command: String,
+    /// Since when.
+    pub since: When,
 }
 
 /// What `cairn put` and `cairn get` did.

@@ -1,6 +1,7 @@
 //! What callers ask of an agent: who they are, what there is, and transfers.
 
-use super::transfers::{self, Number};
+use super::register::Number;
+use super::transfers;
 use super::{Agent, adopt, plain};
 use crate::error::Failure;
 use crate::parcel::{Found, Tree, is_on_its_way};
@@ -29,7 +30,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// Largest body: a parcel's entries with long names, as text and as hexadecimal.
-const BODY_MAX: usize = 64 << 20;
+const BODY_MAX: usize = 16 << 20;
 
 /// Who is at the other end of a connection: the agent, and the address that the call came from.
 #[derive(Clone)]
@@ -105,6 +106,7 @@ pub(super) fn failure_of(error: &io::Error) -> Failure {
         Some(libc::ENOTCONN) => Failure::NoInstance,
         Some(libc::EIO) => Failure::NoGoodCopy,
         _ => match error.kind() {
+            io::ErrorKind::NotConnected => Failure::NoInstance,
             io::ErrorKind::ResourceBusy => Failure::Busy,
             io::ErrorKind::StaleNetworkFileHandle => Failure::Changed,
             _ => Failure::Internal,
@@ -175,7 +177,7 @@ pub(super) async fn converse(
     let served = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(adopt(fd)?), service)
         .await;
-    agent.transfers.end_of(connection);
+    agent.transfers.end_of(connection).await;
     served.map_err(io::Error::other)
 }
 
@@ -206,7 +208,7 @@ async fn list(Extension(call): Asked, body: Bytes) -> Answer {
     let query: ListQuery = parse(&body)?;
     let paths: Vec<Vec<u8>> = query.paths.iter().map(below).collect();
     let agent = Arc::clone(&call.agent);
-    let tree = transfers::tree(&agent)?;
+    let tree = transfers::tree(&agent).await?;
     let (mut lines, response) = stream::answer();
     tokio::spawn(async move {
         let walked = tokio::task::spawn_blocking(move || {
@@ -216,7 +218,9 @@ async fn list(Extension(call): Asked, body: Bytes) -> Answer {
                 lines: &mut lines,
                 released: false,
             };
-            let went = paths.iter().all(|path| walk.visit(path.clone()));
+            let went = paths
+                .iter()
+                .all(|path| walk.top(path.clone(), query.follow));
             if walk.released
                 && query.stage
                 && let Err(why) = agent.local.stage(paths)
@@ -247,6 +251,23 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// A path that was asked for.
+    fn top(&mut self, path: Vec<u8>, follow: bool) -> bool {
+        let is_link = |found: &Found| found.kind == FileType::Symlink;
+        if follow && self.tree.look(&path).is_ok_and(|found| is_link(&found)) {
+            let there = self
+                .tree
+                .behind(&path)
+                .and_then(|found| view(self.tree, &path, &found));
+            return match there {
+                Ok(Some(entry)) => self.lines.send_blocking(entry),
+                Ok(None) => true,
+                Err(error) => self.lines.send_blocking(problem(&path, &error)),
+            };
+        }
+        self.visit(path)
+    }
+
     /// One line for the path and, of a directory, for each thing below it. `false`: the caller is gone.
     fn visit(&mut self, path: Vec<u8>) -> bool {
         let mut left = vec![path];

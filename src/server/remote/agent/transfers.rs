@@ -6,6 +6,7 @@
 //!   named.
 //! - What is dialled is the caller's own address, or in a network that the administrator listed (P15).
 
+use super::register::{Counted, MOST, Number};
 use super::routes::{Refused, failure_of, problem, words_of};
 use super::{Agent, Message, routes};
 use crate::error::Failure;
@@ -19,37 +20,31 @@ use crate::server::wire::{
 };
 use cairn_mover::{
     BLOCK_DEFAULT, ByteRange, DialRule, Dialler, Direction, Door, Iod, Meter, Mode, Options, Place,
-    Progress, Protect, RANGES_MAX, STREAMS_MAX, Secret, Streams, TransferId,
+    Progress, Protect, RANGES_MAX, Secret, Streams, TransferId,
 };
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// An agent's name for a transfer.
-pub(super) type Number = u64;
-
 /// A first stream must come within this many seconds.
 const OFFER: u32 = 60;
-/// A transfer is dropped when nobody asked for it, and nothing moved, for so long.
-const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
-/// Transfers of one user at one time.
-const MOST: usize = 256;
+/// Streams of one of them.
+const STREAMS: u16 = 64;
 /// So much of a large file is moved again at most, if its caller dies.
 const KEEP: u64 = 64 << 20;
 /// How long a first stream may take to come up, before the caller is told that it does not.
 const REACH: Duration = Duration::from_secs(20);
 
 /// What an end of a transfer says when it is over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Moved {
     bytes: u64,
     crc: Option<cairn_mover::Crc32c>,
+    /// What is there now, at a receiving end.
+    progress: Progress,
 }
 
 type Job = JoinHandle<Result<Moved, cairn_mover::Error>>;
@@ -59,19 +54,23 @@ enum End {
     Receives(Arc<Receiving>),
 }
 
-struct Transfer {
+pub(super) struct Transfer {
     end: End,
     from: SocketAddr,
     /// Which connection opened it.
-    connection: u64,
+    pub(super) connection: u64,
     /// What is there already, at the receiving end.
     progress: Progress,
     /// What the caller's descriptor must ask for (parallel mode).
     expected: Expected,
-    meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
     job: Option<Job>,
     /// When somebody last asked, and how much had moved then.
-    seen: (Instant, u64),
+    pub(super) seen: (Instant, u64),
+    /// The caller's name for the parcel.
+    key: String,
+    /// It is counted while it lives, also while it is worked on.
+    _counted: Counted,
 }
 
 #[derive(Clone)]
@@ -81,51 +80,27 @@ struct Expected {
     version: Vec<u8>,
 }
 
-/// Transfers by number.
-#[derive(Default)]
-pub(super) struct Transfers {
-    open: Mutex<HashMap<Number, Transfer>>,
-    next: AtomicU64,
+/// Says to the door that streams come here, as long as it lives.
+struct Expectation {
+    agent: Arc<Agent>,
+    transfer: TransferId,
 }
 
-impl Transfers {
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.lock().is_empty()
+impl Expectation {
+    fn new(agent: &Arc<Agent>, transfer: TransferId) -> io::Result<Self> {
+        agent.door.send(&Message::Expect(transfer))?;
+        Ok(Self {
+            agent: Arc::clone(agent),
+            transfer,
+        })
     }
+}
 
-    /// Drops those that nobody wants any more.
-    pub(super) fn forget_old(&self) {
-        self.open.lock().retain(|number, transfer| {
-            let moved = transfer.meter.moved();
-            if moved != transfer.seen.1 {
-                transfer.seen = (Instant::now(), moved);
-            }
-            let keep = transfer.seen.0.elapsed() < FORGOTTEN;
-            if !keep {
-                tracing::warn!(number, "a transfer that nobody finished is dropped");
-            }
-            keep
-        });
-    }
-
-    /// Drops what a connection opened, which has ended.
-    pub(super) fn end_of(&self, connection: u64) {
-        let open = &mut *self.open.lock();
-        open.retain(|_, transfer| transfer.connection != connection);
-    }
-
-    fn add(&self, transfer: Transfer) -> Number {
-        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.lock().insert(number, transfer);
-        number
-    }
-
-    fn take(&self, number: Number) -> Result<Transfer, Refused> {
-        let gone = || {
-            Refused::new(Failure::NotFound, format!("no transfer {number} is open"))
-                .hint("the server may have been restarted: open it again")
-        };
-        self.open.lock().remove(&number).ok_or_else(gone)
+impl Drop for Expectation {
+    fn drop(&mut self) {
+        if let Err(error) = self.agent.door.send(&Message::Forget(self.transfer)) {
+            tracing::debug!(%error, "the door is gone");
+        }
     }
 }
 
@@ -180,10 +155,20 @@ pub(super) async fn open(
     (from, connection): (SocketAddr, u64),
     asked: OpenTransfer,
 ) -> Result<OpenedTransfer, Refused> {
-    if agent.transfers.open.lock().len() >= MOST {
+    if let Some(finished) = agent.transfers.answer(&asked.key) {
+        return Ok(OpenedTransfer {
+            number: 0,
+            iod: None,
+            here: false,
+            version: String::new(),
+            ranges: Vec::new(),
+            finished: Some(finished),
+        });
+    }
+    let Some(counted) = agent.transfers.place() else {
         let why = format!("{MOST} transfers of yours are open already");
         return Err(Refused::new(Failure::OverBudget, why).hint("finish or cancel some"));
-    }
+    };
     let protect: Protect = asked.protect.parse().map_err(usage)?;
     let layout = Layout::new(asked.entries.iter().map(entry).collect()).map_err(usage)?;
     let size = layout.size();
@@ -197,6 +182,7 @@ pub(super) async fn open(
             let placing = Placing {
                 if_missing: asked.if_missing,
                 resume: asked.resume,
+                finish_directories: asked.finish_directories,
             };
             let receiving =
                 receiving(agent, layout, placing, version.clone(), hex_of(&id.0)).await?;
@@ -229,6 +215,8 @@ pub(super) async fn open(
         meter: Arc::default(),
         job: None,
         seen: (Instant::now(), 0),
+        key: asked.key,
+        _counted: counted,
     };
     let mut opened = OpenedTransfer {
         number: 0,
@@ -236,6 +224,7 @@ pub(super) async fn open(
         here: agent.advertise.is_empty(),
         version: hex_of(&expected.version),
         ranges: pairs_of(&expected.ranges),
+        finished: None,
     };
     if asked.dialling == Dialling::Firewall && !expected.ranges.is_empty() {
         let iod = offer(agent, id, asked.way, &expected, asked.streams, protect)?;
@@ -244,12 +233,10 @@ pub(super) async fn open(
             .expect(&iod)
             .map_err(|e| Refused::new(Failure::Internal, e))?;
         let bytes = iod.encode().map_err(usage)?;
-        agent
-            .door
-            .send(&Message::Expect(id))
-            .map_err(|e| Refused::new(Failure::Internal, e))?;
+        let expectation =
+            Expectation::new(agent, id).map_err(|e| Refused::new(Failure::Internal, e))?;
         opened.iod = Some(hex_of(&bytes));
-        transfer.begin(agent, door, iod, Streams::All);
+        transfer.begin(Some(expectation), door, iod, Streams::All);
     }
     opened.number = agent.transfers.add(transfer);
     Ok(opened)
@@ -281,7 +268,7 @@ fn offer(
         mode: Mode::Firewall,
         protect,
         block: BLOCK_DEFAULT,
-        streams: streams.clamp(1, STREAMS_MAX),
+        streams: streams.clamp(1, STREAMS),
         offer: OFFER,
         size: expected.size,
         version: expected.version.clone(),
@@ -290,9 +277,10 @@ fn offer(
     })
 }
 
-pub(super) fn tree(agent: &Agent) -> Result<Arc<Tree>, Refused> {
-    let opened = agent.tree();
-    opened.map_err(|error| Refused::io("open", agent.mount.as_os_str().as_bytes(), &error))
+pub(super) async fn tree(agent: &Arc<Agent>) -> Result<Arc<Tree>, Refused> {
+    let own = Arc::clone(agent);
+    let opened = blocking(move || own.tree()).await?;
+    opened.map_err(|error| Refused::io("open", b"the mount", &error))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -312,15 +300,24 @@ async fn receiving(
     version: Vec<u8>,
     tag: String,
 ) -> Result<Arc<Receiving>, Refused> {
-    let (tree, local) = (tree(agent)?, Arc::clone(&agent.local));
+    let (tree, local) = (tree(agent).await?, Arc::clone(&agent.local));
     let named = layout
         .entries()
         .first()
         .map(|e| e.path.clone())
         .unwrap_or_default();
-    let settle = Box::new(move || local.settle());
-    let made =
-        blocking(move || Receiving::new(tree, layout, placing, &version, tag, settle)).await?;
+    let make = move || {
+        let begun = local.settle(true)?;
+        let settle = Box::new(move || match local.settle(false)? {
+            now if now == begun => Ok(()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "writes may have been lost meanwhile",
+            )),
+        });
+        Receiving::new(tree, layout, placing, &version, tag, settle)
+    };
+    let made = blocking(make).await?;
     made.map(Arc::new).map_err(|error| match error.kind() {
         io::ErrorKind::ResourceBusy => {
             let path = String::from_utf8_lossy(&named).into_owned();
@@ -335,7 +332,7 @@ async fn receiving(
 
 /// The files of a parcel as they are now. What is not what the caller saw is known as changed from the start.
 async fn sending(agent: &Arc<Agent>, layout: Layout) -> Result<Arc<Sending>, Refused> {
-    let tree = tree(agent)?;
+    let tree = tree(agent).await?;
     blocking(move || {
         let mut made = Vec::with_capacity(layout.entries().len());
         for entry in layout.entries() {
@@ -390,43 +387,39 @@ fn absent() -> Found {
 
 impl Transfer {
     /// Starts this end.
-    fn begin(&mut self, agent: &Arc<Agent>, door: Door, iod: Iod, streams: Streams) {
+    fn begin(&mut self, expectation: Option<Expectation>, door: Door, iod: Iod, streams: Streams) {
         let options = Options {
             streams,
             meter: Arc::clone(&self.meter),
             keep_every: KEEP,
             ..Options::default()
         };
-        let (agent, progress) = (Arc::clone(agent), self.progress.clone());
+        let progress = self.progress.clone();
         let end = match &self.end {
             End::Sends(sending) => End::Sends(Arc::clone(sending)),
             End::Receives(receiving) => End::Receives(Arc::clone(receiving)),
         };
         self.job = Some(tokio::spawn(async move {
-            let listens = matches!(door, Door::Listening(_));
-            let moved = match end {
+            let _expectation = expectation;
+            match end {
                 End::Sends(source) => {
-                    cairn_mover::send(door, &iod, source, &options)
-                        .await
-                        .map(|sent| Moved {
-                            bytes: sent.bytes,
-                            crc: Some(sent.crc),
-                        })
+                    let sent = cairn_mover::send(door, &iod, source, &options).await?;
+                    Ok(Moved {
+                        bytes: sent.bytes,
+                        crc: Some(sent.crc),
+                        progress,
+                    })
                 }
                 End::Receives(sink) => {
                     let received = cairn_mover::receive(door, &iod, sink, progress, &options).await;
-                    received
-                        .map_err(|failed| failed.error)
-                        .map(|received| Moved {
-                            bytes: received.bytes,
-                            crc: received.crc,
-                        })
+                    let received = received.map_err(|failed| failed.error)?;
+                    Ok(Moved {
+                        bytes: received.bytes,
+                        crc: received.crc,
+                        progress: received.progress,
+                    })
                 }
-            };
-            if listens && let Err(error) = agent.door.send(&Message::Forget(iod.transfer)) {
-                tracing::debug!(%error, "the door is gone");
             }
-            moved
         }));
     }
 }
@@ -473,12 +466,10 @@ pub(super) async fn dial(
             } else {
                 Options::default().streams
             };
-            transfer.begin(agent, Door::Dialling(dialler), iod, streams);
+            transfer.begin(None, Door::Dialling(dialler), iod, streams);
         }
-        Err(error) => {
-            agent.transfers.add_back(number, transfer);
-            return Err(refused(error));
-        }
+        // It is over: nothing of it may be in the way when it is opened the other way.
+        Err(error) => return Err(refused(error)),
     }
     match transfer.reached().await {
         Ok(streams) => {
@@ -521,13 +512,6 @@ impl Transfer {
     }
 }
 
-impl Transfers {
-    fn add_back(&self, number: Number, mut transfer: Transfer) {
-        transfer.seen = (Instant::now(), transfer.meter.moved());
-        self.open.lock().insert(number, transfer);
-    }
-}
-
 fn trouble(bad: &BadEntry) -> Trouble {
     if bad.changed {
         Trouble::Changed
@@ -543,10 +527,12 @@ pub(super) async fn finish(
     asked: FinishTransfer,
 ) -> Result<FinishedTransfer, Refused> {
     let mut transfer = agent.transfers.take(number)?;
-    let moved = match transfer.job.take() {
+    // It stays in the transfer: who drops that ends it.
+    let moved = match transfer.job.as_mut() {
         None if transfer.expected.ranges.is_empty() => Moved {
             bytes: 0,
             crc: None,
+            progress: transfer.progress.clone(),
         },
         None => return Err(usage("the transfer was never dialled")),
         Some(job) => match job.await {
@@ -587,7 +573,7 @@ pub(super) async fn finish(
                 .collect();
             let receiving = Arc::clone(receiving);
             let placed = blocking(move || {
-                let fates = receiving.place(&troubles);
+                let fates = receiving.place(&moved.progress, &troubles);
                 fates.map(|fates| {
                     fates
                         .into_iter()
@@ -597,9 +583,10 @@ pub(super) async fn finish(
             });
             finished.problems = placed
                 .await?
-                .map_err(|e| Refused::io("make durable what was put at", b"/", &e))?;
+                .map_err(|e| Refused::io("make durable", b"what was put", &e))?;
         }
     }
+    agent.transfers.remember(&transfer.key, &finished);
     Ok(finished)
 }
 
