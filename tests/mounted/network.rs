@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::BufRead;
-use std::path::PathBuf;
-use std::process::Child;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -212,27 +212,7 @@ fn ten_with_leased_ports_copy_both_ways_at_once_and_a_lease_goes_with_its_holder
     fs::write(&net.file, &data)?;
     let place = net.cairn.dir.path().join("ports");
     let caller = net.caller("host")?.with("CAIRN_HOSTNAME", "10.77.0.2");
-    let lease = |script: &str| {
-        let text = [
-            "ports",
-            "lease",
-            "--pool",
-            "7100-7199",
-            "--count",
-            "10",
-            "--place",
-        ];
-        let mut args: Vec<OsString> = text.map(OsString::from).to_vec();
-        args.extend([
-            place.clone().into(),
-            "--".into(),
-            "sh".into(),
-            "-c".into(),
-            script.into(),
-        ]);
-        args.push(program());
-        caller.command(args)
-    };
+    let lease = |script: &str| leased(&caller, &place, script);
     let (file, back) = (net.file.display(), net.cairn.dir.path().join("back"));
     let mut running = Vec::new();
     for n in 0..TEN {
@@ -270,16 +250,7 @@ fn ten_with_leased_ports_copy_both_ways_at_once_and_a_lease_goes_with_its_holder
             place.as_ref(),
         ])
     };
-    // Every range was dialled, and nothing outside of them: seen at the server's host.
-    let mut tens = BTreeSet::new();
-    for there in &dialled {
-        let port: u16 = there
-            .strip_prefix("10.77.0.2:")
-            .context(there.clone())?
-            .parse()?;
-        ensure!((7100..7200).contains(&port), "dialled {there}");
-        tens.insert(port / 10);
-    }
+    let tens = tens(&dialled)?;
     ensure!(tens.len() == TEN, "{tens:?} of {:?}", list()?);
     println!(
         "ten at once: {} ports of {} ranges were dialled",
@@ -307,6 +278,36 @@ fn ten_with_leased_ports_copy_both_ways_at_once_and_a_lease_goes_with_its_holder
     }
     wait_for("the leases to go", || Ok(list()?.lines().count() == 1))?;
     net.cairn.down()
+}
+
+/// A shell with ten ports of its own.
+fn leased(caller: &Caller, place: &Path, script: &str) -> Command {
+    let pool = [
+        "ports",
+        "lease",
+        "--pool",
+        "7100-7199",
+        "--count",
+        "10",
+        "--place",
+    ];
+    let mut args: Vec<OsString> = pool.map(OsString::from).to_vec();
+    args.push(place.into());
+    args.extend(["--", "sh", "-c", script].map(OsString::from));
+    args.push(program());
+    caller.command(args)
+}
+
+/// The ranges that were dialled; nothing outside of the pool was, as the server's host saw it.
+fn tens(dialled: &BTreeSet<String>) -> Result<BTreeSet<u16>> {
+    let mut tens = BTreeSet::new();
+    for there in dialled {
+        let port = there.strip_prefix("10.77.0.2:").context(there.clone())?;
+        let port: u16 = port.parse()?;
+        ensure!((7100..7200).contains(&port), "dialled {there}");
+        tens.insert(port / 10);
+    }
+    Ok(tens)
 }
 
 /// kill -9 of a shell and of what it started; the first line that it said.

@@ -136,34 +136,7 @@ impl Session {
                 }
                 (End::Sends(sending), opened)
             }
-            Way::Get => {
-                // What was got and not placed here is got again.
-                asked.key = hex_of(
-                    &TransferId::generate()
-                        .map_err(ClientError::not_understood)?
-                        .0,
-                );
-                let size = layout.size();
-                let opened: OpenedTransfer =
-                    link.ask(Method::POST, TRANSFERS, Some(&asked)).await?;
-                let receiving = self.receiving(parcel, layout, &opened, resume).await?;
-                let version = bytes_of_hex(&opened.version).unwrap_or_default();
-                let lacking = pairs(&receiving.progress(&version).ranges(RANGES_MAX));
-                let whole = pairs(&ByteRange::new(0, size).into_iter().collect::<Vec<_>>());
-                let opened = if lacking == whole {
-                    opened
-                } else {
-                    self.rest(link, &mut asked, &opened, lacking.clone())
-                        .await?
-                };
-                if opened.ranges != lacking {
-                    return Err(ClientError::not_understood(
-                        "other ranges than those that were asked for",
-                    )
-                    .into());
-                }
-                (End::Receives(Arc::new(receiving)), opened)
-            }
+            Way::Get => self.opened(link, parcel, asked, layout).await?,
         };
         let mut moved = Moved::default();
         let version = bytes_of_hex(&opened.version).unwrap_or_default();
@@ -191,6 +164,38 @@ impl Session {
         self.finish(link, parcel, &opened, (&end, progress.as_ref()), &mut moved)
             .await?;
         Ok(moved)
+    }
+
+    /// Opens a get: this end is made when the other one has said of which data.
+    async fn opened(
+        &self,
+        link: &mut Link,
+        parcel: &Parcel,
+        mut asked: OpenTransfer,
+        layout: Layout,
+    ) -> Result<(End, OpenedTransfer), Unreached> {
+        // What was got and not placed here is got again.
+        let key = TransferId::generate().map_err(ClientError::not_understood)?;
+        asked.key = hex_of(&key.0);
+        let size = layout.size();
+        let opened: OpenedTransfer = link.ask(Method::POST, TRANSFERS, Some(&asked)).await?;
+        let receiving = self
+            .receiving(parcel, layout, &opened, asked.resume)
+            .await?;
+        let version = bytes_of_hex(&opened.version).unwrap_or_default();
+        let lacking = pairs(&receiving.progress(&version).ranges(RANGES_MAX));
+        let whole = pairs(&ByteRange::new(0, size).into_iter().collect::<Vec<_>>());
+        let opened = if lacking == whole {
+            opened
+        } else {
+            self.rest(link, &mut asked, &opened, lacking.clone())
+                .await?
+        };
+        if opened.ranges != lacking {
+            let why = "other ranges than those that were asked for";
+            return Err(ClientError::not_understood(why).into());
+        }
+        Ok((End::Receives(Arc::new(receiving)), opened))
     }
 
     fn open(&self, parcel: &Parcel, dialling: Dialling, resume: bool) -> OpenTransfer {

@@ -173,34 +173,7 @@ pub(super) async fn open(
     let layout = Layout::new(asked.entries.iter().map(entry).collect()).map_err(usage)?;
     let size = layout.size();
     let id = TransferId::generate().map_err(|e| Refused::new(Failure::Internal, e))?;
-    let whole = || ByteRange::new(0, size).into_iter().collect::<Vec<_>>();
-    let (end, version, progress, ranges) = match asked.way {
-        Way::Put => {
-            let version = asked.version.as_deref().unwrap_or_default();
-            let version =
-                bytes_of_hex(version).ok_or_else(|| usage("the version is not in hexadecimal"))?;
-            let placing = Placing {
-                if_missing: asked.if_missing,
-                resume: asked.resume,
-                finish_directories: asked.finish_directories,
-            };
-            let receiving =
-                receiving(agent, layout, placing, version.clone(), hex_of(&id.0)).await?;
-            let progress = receiving.progress(&version);
-            let ranges = progress.ranges(RANGES_MAX);
-            (End::Receives(receiving), version, progress, ranges)
-        }
-        Way::Get => {
-            let sending = sending(agent, layout).await?;
-            let version = sending.version();
-            let ranges = match &asked.ranges {
-                None => whole(),
-                Some(pairs) => ranges_of(pairs).ok_or_else(|| usage("a range without bytes"))?,
-            };
-            let progress = Progress::new(&version, size);
-            (End::Sends(sending), version, progress, ranges)
-        }
-    };
+    let (end, version, progress, ranges) = ends(agent, &asked, layout, hex_of(&id.0)).await?;
     let expected = Expected {
         ranges,
         size,
@@ -240,6 +213,42 @@ pub(super) async fn open(
     }
     opened.number = agent.transfers.add(transfer);
     Ok(opened)
+}
+
+/// This end of a parcel: its version, what is there already, and what is to be moved.
+async fn ends(
+    agent: &Arc<Agent>,
+    asked: &OpenTransfer,
+    layout: Layout,
+    tag: String,
+) -> Result<(End, Vec<u8>, Progress, Vec<ByteRange>), Refused> {
+    match asked.way {
+        Way::Put => {
+            let version = asked.version.as_deref().unwrap_or_default();
+            let version =
+                bytes_of_hex(version).ok_or_else(|| usage("the version is not in hexadecimal"))?;
+            let placing = Placing {
+                if_missing: asked.if_missing,
+                resume: asked.resume,
+                finish_directories: asked.finish_directories,
+            };
+            let receiving = receiving(agent, layout, placing, version.clone(), tag).await?;
+            let progress = receiving.progress(&version);
+            let ranges = progress.ranges(RANGES_MAX);
+            Ok((End::Receives(receiving), version, progress, ranges))
+        }
+        Way::Get => {
+            let size = layout.size();
+            let sending = sending(agent, layout).await?;
+            let version = sending.version();
+            let ranges = match &asked.ranges {
+                None => ByteRange::new(0, size).into_iter().collect(),
+                Some(pairs) => ranges_of(pairs).ok_or_else(|| usage("a range without bytes"))?,
+            };
+            let progress = Progress::new(&version, size);
+            Ok((End::Sends(sending), version, progress, ranges))
+        }
+    }
 }
 
 /// The descriptor of a transfer that the caller dials.
