@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An agent's name for a transfer.
 pub(super) type Number = u64;
 
-/// A transfer is dropped when nobody asked for it, and nothing moved, for so long.
+/// A transfer is dropped when nobody began it for so long.
 const FORGOTTEN: Duration = Duration::from_secs(15 * 60);
 /// Transfers of one user at one time.
 pub(super) const MOST: usize = 96;
@@ -63,16 +63,13 @@ impl Transfers {
         found.map(|(_, answer)| answer.clone())
     }
 
-    /// Drops those that nobody wants any more.
+    /// Drops those that were opened and never begun. What has begun ends by itself or with its connection: it may wait for
+    /// a tape for hours.
     pub(super) async fn forget_old(&self) {
         self.drop_those(|number, transfer| {
-            let moved = transfer.meter.moved();
-            if moved != transfer.seen.1 {
-                transfer.seen = (Instant::now(), moved);
-            }
-            let forgotten = transfer.seen.0.elapsed() >= FORGOTTEN;
+            let forgotten = !transfer.has_begun() && transfer.opened.elapsed() >= FORGOTTEN;
             if forgotten {
-                tracing::warn!(number, "a transfer that nobody finished is dropped");
+                tracing::warn!(number, "a transfer that nobody began is dropped");
             }
             forgotten
         })
@@ -108,8 +105,7 @@ impl Transfers {
         self.open.lock().remove(&number).ok_or_else(gone)
     }
 
-    pub(super) fn add_back(&self, number: Number, mut transfer: Transfer) {
-        transfer.seen = (Instant::now(), transfer.meter.moved());
+    pub(super) fn add_back(&self, number: Number, transfer: Transfer) {
         self.open.lock().insert(number, transfer);
     }
 }

@@ -63,10 +63,9 @@ pub(super) struct Transfer {
     progress: Progress,
     /// What the caller's descriptor must ask for (parallel mode).
     expected: Expected,
-    pub(super) meter: Arc<Meter>,
+    meter: Arc<Meter>,
     job: Option<Job>,
-    /// When somebody last asked, and how much had moved then.
-    pub(super) seen: (Instant, u64),
+    pub(super) opened: Instant,
     /// The caller's name for the parcel.
     key: String,
     /// It is counted while it lives, also while it is worked on.
@@ -187,7 +186,7 @@ pub(super) async fn open(
         expected: expected.clone(),
         meter: Arc::default(),
         job: None,
-        seen: (Instant::now(), 0),
+        opened: Instant::now(),
         key: asked.key,
         _counted: counted,
     };
@@ -395,6 +394,11 @@ fn absent() -> Found {
 }
 
 impl Transfer {
+    /// Something moves, or will, or has.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.job.is_some()
+    }
+
     /// Starts this end.
     fn begin(&mut self, expectation: Option<Expectation>, door: Door, iod: Iod, streams: Streams) {
         let options = Options {
