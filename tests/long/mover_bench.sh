@@ -129,7 +129,7 @@ shown "put of $GIB GiB" "$size" cairn iperf3 iperf3-F scp
 shown "get of $GIB GiB" "$size" cairn
 
 for ((round = 0; round < ROUNDS; round++)); do
-  clear_away "$mount/small"; clear_away "$work/back"; clear_away "$work/by-scp"; clear_away "$work/by-rsync"; clear_away "$work/by-tar"
+  rm -rf "$mount/small" "$work/back" "$work/by-scp" "$work/by-rsync" "$work/by-tar"
   measured "put of $FILES files" cairn "$CAIRN_BIN" put -q "$original/small" :small
   [ "$round" != 0 ] || diff -r "$original/small" "$mount/small" || fail "other files are there"
   measured "get of $FILES files" cairn "$CAIRN_BIN" get -q :small "$work/back"

@@ -219,6 +219,7 @@ impl Door {
             Err(_) => return tracing::debug!(%from, "no TLS in time"),
         };
         let (proven, mut is_proven) = watch::channel(false);
+        let (bereft, mut is_bereft) = watch::channel(false);
         let caller = Caller {
             door: self,
             from,
@@ -226,6 +227,7 @@ impl Door {
             counted: Mutex::new(None),
             stranger: Mutex::new(Some(place)),
             proven,
+            bereft,
         };
         let service = hyper::service::service_fn(|request| caller.answer(request));
         let serving = hyper::server::conn::http1::Builder::new()
@@ -246,6 +248,7 @@ impl Door {
             served = serving.as_mut() => if let Err(error) = served {
                 tracing::debug!(%from, %error, "a caller's connection ended");
             },
+            _ = is_bereft.wait_for(|bereft| *bereft) => tracing::warn!(%from, "a caller's agent died"),
             () = late => tracing::debug!(%from, "no good token in time"),
         }
     }
@@ -261,6 +264,8 @@ struct Caller<'a> {
     counted: Mutex<Option<(u32, crate::server::crowd::Place)>>,
     stranger: Mutex<Option<Stranger>>,
     proven: watch::Sender<bool>,
+    /// Its agent has died, and with it what was opened: the caller must not wait for that.
+    bereft: watch::Sender<bool>,
 }
 
 struct ToAgent {
@@ -406,10 +411,12 @@ impl Caller<'_> {
         let (sender, connection) = handshake(TokioIo::new(here))
             .await
             .map_err(io::Error::other)?;
+        let bereft = self.bereft.clone();
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to an agent ended");
             }
+            bereft.send_replace(true);
         });
         Ok(ToAgent { uid, sender })
     }
