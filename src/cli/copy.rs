@@ -248,13 +248,30 @@ async fn or_interrupted<T>(work: impl Future<Output = Result<T, CliError>>) -> R
     }
 }
 
+/// Looks at what is to be copied; again, if the server went away meanwhile. One that is not there at all is told at once.
+async fn patiently<T>(look: impl AsyncFn() -> Result<T, CliError>) -> Result<T, CliError> {
+    for pause in [200, 1000, 3000] {
+        match look().await {
+            Err(CliError::Client(ClientError::Broken { .. })) => {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+            }
+            other => return other,
+        }
+    }
+    look().await
+}
+
 impl Put {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
         let (local, remote) = found::to_remote(&self.paths)?;
         let server = self.far.server()?;
         runtime()?.block_on(or_interrupted(async {
-            let mut link = Link::connect(&server).await?;
-            let plan = found::put(&mut link, &local, &remote, self.how.skip()).await?;
+            let (link, plan) = patiently(async || {
+                let mut link = Link::connect(&server).await?;
+                let plan = found::put(&mut link, &local, &remote, self.how.skip()).await?;
+                Ok((link, plan))
+            })
+            .await?;
             let session = self.far.session(Way::Put, &self.how, server, &link).await?;
             drop(link);
             copy(session, plan, &self.how).await
@@ -267,8 +284,12 @@ impl Get {
         let (remote, local) = found::from_remote(&self.paths)?;
         let server = self.far.server()?;
         runtime()?.block_on(or_interrupted(async {
-            let mut link = Link::connect(&server).await?;
-            let plan = found::get(&mut link, &remote, &local, self.how.skip()).await?;
+            let (link, plan) = patiently(async || {
+                let mut link = Link::connect(&server).await?;
+                let plan = found::get(&mut link, &remote, &local, self.how.skip()).await?;
+                Ok((link, plan))
+            })
+            .await?;
             let session = self.far.session(Way::Get, &self.how, server, &link).await?;
             drop(link);
             copy(session, plan, &self.how).await
