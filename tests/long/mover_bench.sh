@@ -13,7 +13,7 @@ up --policy "$work/none.policy"
 "$CAIRN_BIN" serve --listen 127.0.0.1:0 "$mount" > "$work/door" 2>> "$work/up.log" < /dev/null &
 door_pid=$!
 others=()
-trap 'code=$?; kill $door_pid "${others[@]}" 2>/dev/null; (exit $code); finish' EXIT
+trap 'code=$?; kill $door_pid "${others[@]}" 2>/dev/null; set +e; (exit $code); finish' EXIT
 until grep -q ready "$work/door"; do kill -0 $door_pid 2>/dev/null || fail "cairn serve did not start"; sleep 0.1; done
 read -r _ _ CAIRN_SERVER _ _ _ CAIRN_FINGERPRINT < "$work/door"
 CAIRN_TOKEN=$(cairn token issue --user 0 "$mount" 2>/dev/null | sed -n 's/^CAIRN_TOKEN=//p')

@@ -20,7 +20,7 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
 "$server" --access-key "$AWS_ACCESS_KEY_ID" --secret-key "$AWS_SECRET_ACCESS_KEY" --host 127.0.0.1 --port "$port" \
   "$data" > "$work/server.log" 2>&1 &
 server_pid=$!
-trap 'code=$?; kill $server_pid 2>/dev/null; rm -rf "$data"; (exit $code); finish' EXIT
+trap 'code=$?; kill $server_pid 2>/dev/null; rm -rf "$data"; set +e; (exit $code); finish' EXIT
 endpoint=http://127.0.0.1:$port
 until python3 -c "import socket; socket.create_connection(('127.0.0.1', $port))" 2>/dev/null; do
   kill -0 $server_pid 2>/dev/null || fail "the server: $(cat "$work/server.log")"
@@ -197,7 +197,7 @@ if [ ! -x "${moto:-}" ]; then echo "left out: the number of requests (set CAIRN_
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 "$moto" -H 127.0.0.1 -p "$port" > "$work/moto.log" 2>&1 &
 moto_pid=$!
-trap 'code=$?; kill $server_pid $moto_pid 2>/dev/null; rm -rf "$data"; (exit $code); finish' EXIT
+trap 'code=$?; kill $server_pid $moto_pid 2>/dev/null; rm -rf "$data"; set +e; (exit $code); finish' EXIT
 until curl -s -o /dev/null "http://127.0.0.1:$port/"; do
   kill -0 $moto_pid 2>/dev/null || fail "moto: $(tail -n 3 "$work/moto.log")"
   sleep 0.2
