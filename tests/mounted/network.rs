@@ -12,8 +12,6 @@ use std::fs;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::thread::sleep;
-use std::time::Duration;
 
 const SIZE: usize = 256 << 20;
 const SERVER: &str = "10.77.0.1:7300";
@@ -81,13 +79,13 @@ impl Net {
     fn watched(&self, caller: &Caller, args: &[&str]) -> Result<(Seen, String)> {
         let mut child = caller.command(args).spawn()?;
         let mut seen = Seen::default();
-        while child.try_wait()?.is_none() {
+        wait_for("the copy to end", || {
             let all = self.lan.connections("server")?.into_iter();
             let (out, back): (Vec<_>, Vec<_>) = all.partition(|(here, _)| here == SERVER);
             seen.by_caller = seen.by_caller.max(out.len());
             seen.by_server.extend(back);
-            sleep(Duration::from_millis(10));
-        }
+            Ok(child.try_wait()?.is_some())
+        })?;
         let output = child.wait_with_output()?;
         let said = both(&output);
         ensure!(

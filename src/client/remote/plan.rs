@@ -6,7 +6,6 @@
 use crate::client::ClientError;
 use crate::parcel::{ALONE, Entry, Found, Kind, Layout, Time, Tree, is_on_its_way};
 use crate::server::wire::{EntryKind, EntryView, GivenPath, Problem};
-use rustix::fs::FileType;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -311,27 +310,10 @@ fn descend(
 
 fn view(tree: &Tree, path: &[u8], there: &[u8]) -> io::Result<Option<Item>> {
     let found = tree.look(path)?;
-    let (kind, target) = match found.kind {
-        FileType::RegularFile => (EntryKind::File, None),
-        FileType::Directory => (EntryKind::Directory, None),
-        FileType::Symlink => (EntryKind::Symlink, Some(GivenPath::new(&tree.link(path)?))),
-        _ => return Ok(None),
-    };
-    Ok(Some(Item {
+    let view = EntryView::of(tree, path, &found, there)?;
+    Ok(view.map(|remote| Item {
         local: path.to_vec(),
-        remote: EntryView {
-            path: GivenPath::new(there),
-            kind,
-            size: if kind == EntryKind::File {
-                found.size
-            } else {
-                0
-            },
-            mode: found.mode,
-            mtime_s: found.modified.seconds,
-            mtime_ns: found.modified.nanos,
-            target,
-        },
+        remote,
         found: Some(found),
     }))
 }
@@ -383,7 +365,7 @@ mod tests {
         rustix::fs::mknodat(
             rustix::fs::CWD,
             top.path().join("pipe"),
-            FileType::Fifo,
+            rustix::fs::FileType::Fifo,
             0o600.into(),
             0,
         )

@@ -2,7 +2,10 @@
 //! (docs/remote.md). Data never pass here; I/O descriptors do, so this is only said on authenticated, encrypted channels.
 
 use super::{GivenPath, Problem, When};
+use crate::parcel::{Found, Tree};
+use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
+use std::io;
 
 /// Answer to `GET /v1/remote/hello`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,34 @@ pub struct EntryView {
     /// What a symbolic link says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<GivenPath>,
+}
+
+impl EntryView {
+    /// What was found at `path` of the tree, under the name `there`; `None`: nothing that is carried (a socket, a pipe, a device).
+    ///
+    /// # Errors
+    /// What a symbolic link says cannot be read.
+    pub fn of(tree: &Tree, path: &[u8], found: &Found, there: &[u8]) -> io::Result<Option<Self>> {
+        let (kind, size, target) = match found.kind {
+            FileType::RegularFile => (EntryKind::File, found.size, None),
+            FileType::Directory => (EntryKind::Directory, 0, None),
+            FileType::Symlink => (
+                EntryKind::Symlink,
+                0,
+                Some(GivenPath::new(&tree.link(path)?)),
+            ),
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
+            path: GivenPath::new(there),
+            kind,
+            size,
+            mode: found.mode,
+            mtime_s: found.modified.seconds,
+            mtime_ns: found.modified.nanos,
+            target,
+        }))
+    }
 }
 
 /// Which way a parcel goes.

@@ -258,7 +258,7 @@ impl Walk<'_> {
             let there = self
                 .tree
                 .behind(&path)
-                .and_then(|found| view(self.tree, &path, &found));
+                .and_then(|found| EntryView::of(self.tree, &path, &found, &path));
             return match there {
                 Ok(Some(entry)) => self.lines.send_blocking(entry),
                 Ok(None) => true,
@@ -274,7 +274,7 @@ impl Walk<'_> {
         while let Some(path) = left.pop() {
             let seen = self.tree.look(&path).and_then(|found| {
                 self.released |= found.size > found.blocks.saturating_mul(512);
-                view(self.tree, &path, &found)
+                EntryView::of(self.tree, &path, &found, &path)
             });
             let told = match seen {
                 Ok(Some(entry)) => {
@@ -314,28 +314,6 @@ pub(super) fn problem(path: &[u8], error: &io::Error) -> Problem {
         code: failure_of(error).as_str().to_owned(),
         message: words_of(error),
     }
-}
-
-fn view(tree: &Tree, path: &[u8], found: &Found) -> io::Result<Option<EntryView>> {
-    let (kind, target) = match found.kind {
-        FileType::RegularFile => (EntryKind::File, None),
-        FileType::Directory => (EntryKind::Directory, None),
-        FileType::Symlink => (EntryKind::Symlink, Some(GivenPath::new(&tree.link(path)?))),
-        _ => return Ok(None),
-    };
-    Ok(Some(EntryView {
-        path: GivenPath::new(path),
-        kind,
-        size: if kind == EntryKind::File {
-            found.size
-        } else {
-            0
-        },
-        mode: found.mode,
-        mtime_s: found.modified.seconds,
-        mtime_ns: found.modified.nanos,
-        target,
-    }))
 }
 
 async fn open(Extension(call): Asked, body: Bytes) -> Answer {
