@@ -12,12 +12,14 @@ pub mod demo;
 mod down;
 mod error;
 mod ls;
+mod mover;
 mod names;
 mod outcome;
 mod output;
 mod policy;
 mod ports;
 mod progress;
+mod proof;
 mod rebuild;
 mod receipt;
 mod remove;
@@ -205,6 +207,9 @@ enum Command {
     /// Serve a mount to other hosts: TLS, tokens, parallel streams
     #[command(after_help = "Example: cairn serve --listen 0.0.0.0:7300 /srv/data")]
     Serve(serve::Serve),
+    /// Keep a tier for a server on another host
+    #[command(after_help = "Example: cairn mover --join archive.example.org tape:/var/lib/library")]
+    Mover(mover::Mover),
     /// Say who may come from other hosts
     Token(token::Token),
     /// Lease ranges of this host's ports to containers
@@ -350,6 +355,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Put(args) => args.run(),
         Command::Get(args) => args.run(),
         Command::Serve(args) => args.run(session),
+        Command::Mover(args) => args.run(),
         Command::Token(args) => args.run(session),
         Command::Ports(args) => args.run(),
         Command::Agent(args) => args.run(),

@@ -117,6 +117,13 @@ impl Server {
             }
         })?;
         runtime.spawn(hatch.serve());
+        let movers = dir.join(socket::MOVERS);
+        let landing = remote::movers::Landing::new(listen::bind_own_packets(&movers)?);
+        let landing = landing.map_err(|source| ServerError::Bind {
+            path: movers,
+            source,
+        })?;
+        runtime.spawn(landing.serve());
         let api = http::Api::new(control, tokens, waits, audit, stopped.clone());
         let http = runtime.spawn(http::serve(doors, api, stopped));
         Ok(Self {
@@ -144,7 +151,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for name in [socket::CONTROL, socket::HANDLES] {
+        for name in [socket::CONTROL, socket::HANDLES, socket::MOVERS] {
             if let Err(error) = std::fs::remove_file(self.dir.join(name)) {
                 tracing::debug!(name, %error, "socket was gone already");
             }

@@ -27,6 +27,7 @@ pub mod exec;
 pub mod faults;
 pub mod limit;
 pub mod mem;
+pub mod mover;
 mod open;
 pub mod owner;
 pub mod retry;
@@ -70,6 +71,8 @@ pub enum Kind {
     S3,
     /// A program of the site.
     Exec,
+    /// A tier of another host, behind its mover.
+    Mover,
     /// Memory of this process: tests.
     Memory,
     /// An implementation that does not say: test doubles.
@@ -85,6 +88,7 @@ impl Kind {
             Self::Tape => "tape",
             Self::S3 => "s3",
             Self::Exec => "exec",
+            Self::Mover => "mover",
             Self::Memory => "mem",
             Self::Unnamed => "unnamed",
         }

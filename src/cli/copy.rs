@@ -4,11 +4,12 @@ mod found;
 mod shown;
 
 use super::output::Output;
+use super::proof::Proof;
 use super::{CliError, outcome};
 use crate::client::ClientError;
 use crate::client::remote::plan::{Plan, Skip};
 use crate::client::remote::session::{Listening, Outcome, Session, Shared, Way};
-use crate::client::remote::{Link, Server, Trust};
+use crate::client::remote::{Link, Server};
 use crate::config::units::parse_size;
 use crate::error::Failure;
 use crate::parcel::Placing;
@@ -16,7 +17,6 @@ use cairn_mover::{Limit, ListenOptions, Listener, Network, PortMap, STREAMS_MAX,
 use clap::Args;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,33 +38,8 @@ pub(crate) struct Far {
         value_name = "HOST[:PORT]"
     )]
     server: String,
-    /// The token; a file is better, as others may see this process's arguments and environment.
-    #[arg(
-        long,
-        env = "CAIRN_TOKEN",
-        hide_env_values = true,
-        value_name = "TOKEN"
-    )]
-    token: Option<String>,
-    /// A file with the token.
-    #[arg(
-        long,
-        env = "CAIRN_TOKEN_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
-    token_file: Option<PathBuf>,
-    /// The server's certificate has this SHA-256: `cairn token issue` tells it.
-    #[arg(
-        long,
-        env = "CAIRN_FINGERPRINT",
-        hide_env_values = true,
-        value_name = "HEX"
-    )]
-    fingerprint: Option<String>,
-    /// Authorities that vouch for the server (PEM); without this and --fingerprint the system's.
-    #[arg(long, env = "CAIRN_CA", hide_env_values = true, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    proof: Proof,
     /// So many streams (default: as many as pay).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(STREAMS_MAX)))]
     streams: Option<u16>,
@@ -142,26 +117,7 @@ pub(crate) struct Get {
 
 impl Far {
     fn server(&self) -> Result<Server, CliError> {
-        let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(file)) => std::fs::read_to_string(file).map_err(|e| {
-                CliError::system(format!("read the token in {}", file.display()), &e)
-            })?,
-            (None, None) => {
-                return Err(CliError::usage("no token").with_hint(
-                    "set CAIRN_TOKEN_FILE to a file with it; an administrator issues one: cairn token issue",
-                ));
-            }
-        };
-        let trust = match (&self.fingerprint, &self.ca) {
-            (Some(text), _) => Trust::Fingerprint(text.clone()),
-            (None, Some(file)) => Trust::Authorities(file.clone()),
-            (None, None) => Trust::System,
-        };
-        // `CAIRN_TOKEN=...` as `cairn token issue` prints it is a token, too.
-        let token = token.trim().trim_start_matches("CAIRN_TOKEN=");
-        let token = token.lines().next().unwrap_or_default().to_owned();
-        Ok(Server::new(&self.server, token, &trust)?)
+        self.proof.server(&self.server)
     }
 
     /// Where this end can be dialled, if it was said where.

@@ -7,6 +7,7 @@ use crate::server::remote::Identity;
 use crate::server::remote::agent::{Local, Plan, place, run as act};
 use crate::server::remote::door::{AgentStart, serve};
 use crate::server::remote::tokens::Tokens;
+use crate::server::socket::MOVERS;
 use crate::server::wire::{SubmitOptions, Verb};
 use cairn_mover::Network;
 use clap::Args;
@@ -85,6 +86,7 @@ impl Serve {
             program: std::env::current_exe()
                 .map_err(|e| CliError::system("find this program", &e))?,
             mount,
+            movers: socket.with_file_name(MOVERS),
             socket,
             dial: self.dial.iter().map(ToString::to_string).collect(),
             advertise: self.advertise.clone(),

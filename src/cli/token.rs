@@ -7,6 +7,7 @@ use crate::error::Failure;
 use crate::server::remote::tokens::{Token as Kept, TokenError, Tokens};
 use crate::server::remote::{CertificateError, Identity};
 use crate::server::wire::{TokenView, When};
+use crate::tier::mover::check_name;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub(crate) struct Token {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Let a user in from other hosts; prints what they need, once
+    /// Let a user, or a mover, in from other hosts; prints what they need, once
     #[command(
         after_help = "Example: cairn token issue --user alice --for 90d --label laptop /srv/data"
     )]
@@ -36,8 +37,11 @@ enum TokenCommand {
 #[derive(Debug, Args)]
 struct Issue {
     /// As whom the bearer acts: a name or a number.
-    #[arg(long, value_name = "USER")]
-    user: String,
+    #[arg(long, value_name = "USER", required_unless_present = "mover")]
+    user: Option<String>,
+    /// For `cairn mover --join`: the mover that keeps tier mover:NAME.
+    #[arg(long, value_name = "NAME", conflicts_with = "user")]
+    mover: Option<String>,
     /// Void after DUR (default: never).
     #[arg(long = "for", value_name = "DUR", value_parser = parse_duration)]
     lasts: Option<Duration>,
@@ -105,12 +109,20 @@ impl Token {
     }
 }
 
+/// For people: whom it lets in.
+fn bearer(token: &Kept) -> String {
+    match &token.mover {
+        Some(name) => format!("mover:{name}"),
+        None => names::user(token.uid),
+    }
+}
+
 fn view(token: &Kept, text: Option<String>, fingerprint: Option<String>) -> TokenView {
     let when = When::from_unix;
     TokenView {
         id: token.id.clone(),
         uid: token.uid,
-        user: names::user(token.uid),
+        user: bearer(token),
         label: token.label.clone(),
         issued: when(token.issued),
         expires: token.expires.map(when),
@@ -127,28 +139,41 @@ fn served(state: &Path) -> Result<String, CertificateError> {
     }
 }
 
+/// The user of that name or number, who must be one here.
+fn user(text: &str) -> Result<u32, CliError> {
+    let uid = match text.parse() {
+        Ok(uid) => uid,
+        Err(_) => sys::user_id(text)
+            .ok_or_else(|| CliError::new(Failure::NotFound, format!("no user {text}")))?,
+    };
+    if sys::account(uid).is_none() {
+        let why = format!("user {uid} has no account on this host");
+        return Err(CliError::new(Failure::NotFound, why)
+            .with_hint("its agent would have no groups to run with"));
+    }
+    let mine = rustix::process::geteuid();
+    if !mine.is_root() && mine.as_raw() != uid {
+        let why = "who runs the instance as a user lets in that user alone";
+        return Err(CliError::new(Failure::NotPermitted, why));
+    }
+    Ok(uid)
+}
+
 impl Issue {
     fn run(&self, session: &Session) -> Result<u8, CliError> {
-        let uid = match self.user.parse() {
-            Ok(uid) => uid,
-            Err(_) => sys::user_id(&self.user).ok_or_else(|| {
-                CliError::new(Failure::NotFound, format!("no user {}", self.user))
-            })?,
-        };
-        if sys::account(uid).is_none() {
-            let why = format!("user {uid} has no account on this host");
-            return Err(CliError::new(Failure::NotFound, why)
-                .with_hint("its agent would have no groups to run with"));
+        if let Some(name) = &self.mover {
+            check_name(name).map_err(CliError::usage)?;
         }
-        let mine = rustix::process::geteuid();
-        if !mine.is_root() && mine.as_raw() != uid {
-            let why = "who runs the instance as a user lets in that user alone";
-            return Err(CliError::new(Failure::NotPermitted, why));
-        }
+        let uid = self.user.as_deref().map(user).transpose()?;
         let state = state_of(session, self.mount.as_deref())?;
-        let (token, text) = Tokens::of(&state)
-            .issue(uid, self.label.clone(), self.lasts)
-            .map_err(failed)?;
+        let tokens = Tokens::of(&state);
+        let (label, lasts) = (self.label.clone(), self.lasts);
+        let issued = match (uid, &self.mover) {
+            (Some(uid), _) => tokens.issue(uid, label, lasts),
+            (None, Some(name)) => tokens.issue_mover(name, label, lasts),
+            (None, None) => return Err(CliError::usage("for whom? --user or --mover")),
+        };
+        let (token, text) = issued.map_err(failed)?;
         let own = served(&state).map_err(|why| CliError::new(Failure::Internal, why))?;
         let mut output = Output::new(self.json);
         if self.json {
@@ -159,7 +184,7 @@ impl Issue {
             eprintln!(
                 "cairn: token {} lets its bearer in as {}; it is not shown again",
                 token.id,
-                names::user(uid)
+                bearer(&token)
             );
             eprintln!(
                 "hint: with a certificate of the site's own, callers need no CAIRN_FINGERPRINT"
@@ -211,11 +236,7 @@ impl Revoke {
         let tokens = Tokens::of(&state_of(session, self.mount.as_deref())?);
         for id in &self.ids {
             let gone = tokens.revoke(id).map_err(failed)?;
-            eprintln!(
-                "cairn: token {} of {} is void",
-                gone.id,
-                names::user(gone.uid)
-            );
+            eprintln!("cairn: token {} of {} is void", gone.id, bearer(&gone));
         }
         Ok(0)
     }

@@ -32,7 +32,7 @@ pub(super) fn prepare(dir: &Path) -> Result<(), ServerError> {
         .mode(0o755)
         .create(dir)
         .map_err(failed)?;
-    for name in [socket::CONTROL, socket::HANDLES] {
+    for name in [socket::CONTROL, socket::HANDLES, socket::MOVERS] {
         clear(&dir.join(name))?;
     }
     Ok(())
@@ -64,23 +64,33 @@ fn open_to_all(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }
 
-/// Binds the socket that takes descriptors; non-blocking.
+/// Binds the socket that takes descriptors, for all; non-blocking.
 pub(super) fn bind_packets(path: &Path) -> Result<OwnedFd, ServerError> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    let bind = || -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let made =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let way = socket::Reachable::new(path)?;
-        rustix::net::bind(&made, &SocketAddrUnix::new(way.path())?)?;
-        rustix::net::listen(&made, BACKLOG)?;
-        open_to_all(path)?;
-        Ok(made)
-    };
-    bind().map_err(|source| ServerError::Bind {
+    let bound = packets(path).and_then(|made| open_to_all(path).map(|()| made));
+    bound.map_err(|source| ServerError::Bind {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Binds one of the kind for this process's user alone.
+pub(super) fn bind_own_packets(path: &Path) -> Result<OwnedFd, ServerError> {
+    let own = || std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+    let bound = packets(path).and_then(|made| own().map(|()| made));
+    bound.map_err(|source| ServerError::Bind {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn packets(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let made = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let way = socket::Reachable::new(path)?;
+    rustix::net::bind(&made, &SocketAddrUnix::new(way.path())?)?;
+    rustix::net::listen(&made, BACKLOG)?;
+    Ok(made)
 }
 
 /// The HTTP socket.

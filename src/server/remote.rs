@@ -13,6 +13,7 @@ mod agents;
 mod certificate;
 mod channel;
 pub mod door;
+pub(super) mod movers;
 pub mod tokens;
 
 pub use certificate::{CertificateError, Identity, fingerprint};

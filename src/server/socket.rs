@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub const CONTROL: &str = "control.sock";
 /// Name of the socket that takes descriptors, in the same directory.
 pub const HANDLES: &str = "handles.sock";
+/// Name of the socket by which doors hand in movers, in the same directory.
+pub const MOVERS: &str = "movers.sock";
 /// Extended attribute by which a mount tells the path of its control socket.
 pub const ATTRIBUTE: &str = "user.cairn.socket";
 

@@ -3,6 +3,7 @@
 use super::dir::DirTier;
 use super::exec::ExecTier;
 use super::limit::Limit;
+use super::mover::MoverTier;
 use super::s3::S3Tier;
 use super::tape::TapeTier;
 use super::throttle::{Pace, Throttle};
@@ -62,6 +63,9 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
         TierUrl::Exec { program, options } => super::exec::mark_of(program, options)
             .map(|mark| mark.is_some())
             .map_err(std::io::Error::from),
+        // The mover looks itself, and makes one only where it was told to. Nothing can be asked of it before it is here;
+        // and a name that is taken there is refused by its tier, as by any.
+        TierUrl::Mover { .. } => Ok(false),
     }
 }
 
@@ -82,6 +86,7 @@ pub fn mark_at(url: &TierUrl) -> Result<Mark, TierError> {
                 why: "there is none".to_owned(),
             })
         }
+        TierUrl::Mover { .. } => Err(behind_a_mover(label)),
     }
 }
 
@@ -108,6 +113,17 @@ pub fn open(url: &TierUrl, how: OpenHow) -> Result<Arc<dyn Tier>, TierError> {
             let at_once = NonZeroUsize::new(options.concurrency).unwrap_or(NonZeroUsize::MIN);
             Ok(Arc::new(Limit::new(tier, at_once)))
         }
+        TierUrl::Mover { name, options } => Ok(Arc::new(MoverTier::open(name, *options, how))),
+    }
+}
+
+/// A mover comes to the instance, and to nobody else.
+pub(super) fn behind_a_mover(tier: String) -> TierError {
+    TierError::Unavailable {
+        tier,
+        step: "reading the mark",
+        why: "it lies behind a mover, which comes to its instance alone: on the mover's host, name the place itself"
+            .to_owned(),
     }
 }
 

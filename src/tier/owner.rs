@@ -1,5 +1,6 @@
 //! Whose a tier is, for somebody who does not want to write there; and how it changes hands.
 
+use super::open::behind_a_mover;
 use super::{Mark, TierError, TierUrl, dir, exec, s3, tape};
 use crate::id::InstanceId;
 
@@ -13,6 +14,7 @@ pub fn of(url: &TierUrl) -> Result<Mark, TierError> {
         TierUrl::Tape { path, options } => dir::owner_of(&options.mark_dir(path)),
         TierUrl::S3(place) => s3::mark_at(place),
         TierUrl::Exec { program, options } => exec::owner_of(program, options),
+        TierUrl::Mover { .. } => Err(behind_a_mover(url.to_string())),
     }
 }
 
@@ -27,5 +29,6 @@ pub fn take(url: &TierUrl, from: InstanceId, to: InstanceId) -> Result<Mark, Tie
         TierUrl::Tape { path, options } => tape::take(path, &options.mark_dir(path), from, to),
         TierUrl::S3(place) => s3::take(place, from, to),
         TierUrl::Exec { program, options } => exec::take(program, options, from, to),
+        TierUrl::Mover { .. } => Err(behind_a_mover(url.to_string())),
     }
 }

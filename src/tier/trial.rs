@@ -63,6 +63,10 @@ impl Trial {
                 }
                 Area::Behind(format!("{}test-{nonce}-", options.prefix))
             }
+            TierUrl::Mover { .. } => {
+                let why = "it lies behind a mover: on the mover's host, try the place itself";
+                return Err(refused(why.to_owned()));
+            }
             TierUrl::S3(place) => {
                 unused(url)?;
                 let name = format!("cairn-test-{nonce}");

@@ -1,10 +1,11 @@
 //! Tier URLs: `dir:/path[?option=value&...]`, `tape:/path[?option=value&...]`,
-//! `s3://bucket/prefix[?option=value&...]`, `exec:/program[?option=value&...]`.
+//! `s3://bucket/prefix[?option=value&...]`, `exec:/program[?option=value&...]`, `mover:name[?option=value&...]`.
 //!
 //! In the path and in values `%XX` stands for one byte, so that any path can be written; `?`, `%`
 //! and, in values, `&` must be. Every error names the part that is wrong and what was meant.
 
 use super::exec::{self, ExecOptions};
+use super::mover::{self, MoverOptions};
 use super::s3::options::{self as s3, S3Place};
 use super::tape::options::{OPTIONS as TAPE_OPTIONS, TapeOptions};
 use super::throttle::Pace;
@@ -41,6 +42,13 @@ pub enum TierUrl {
         /// How it is used.
         options: Box<ExecOptions>,
     },
+    /// `mover:name`: what the mover of that name keeps on its host.
+    Mover {
+        /// Its name, by its token.
+        name: String,
+        /// How it is used.
+        options: MoverOptions,
+    },
 }
 
 /// Text that is no tier URL of this version.
@@ -55,7 +63,7 @@ pub struct UrlError {
     pub why: String,
 }
 
-const BUILT: [&str; 4] = ["dir", "tape", "s3", "exec"];
+const BUILT: [&str; 5] = ["dir", "tape", "s3", "exec", "mover"];
 const DIR_OPTIONS: [&str; 2] = ["rate", "delay"];
 
 impl FromStr for TierUrl {
@@ -100,7 +108,7 @@ impl FromStr for TierUrl {
         let checked = match &url {
             Self::Tape { options, .. } => options.check(&seen),
             Self::S3(place) => place.check(),
-            Self::Dir { .. } | Self::Exec { .. } => Ok(()),
+            Self::Dir { .. } | Self::Exec { .. } | Self::Mover { .. } => Ok(()),
         };
         checked.map_err(|(key, why)| fail(&format!("option {key}"), why))?;
         Ok(url)
@@ -112,6 +120,13 @@ impl TierUrl {
     fn of_place(kind: &str, text: &str) -> Result<Self, String> {
         if kind == "s3" {
             return Ok(Self::S3(Box::new(S3Place::parse(text)?)));
+        }
+        if kind == "mover" {
+            mover::check_name(text)?;
+            return Ok(Self::Mover {
+                name: text.to_owned(),
+                options: MoverOptions::default(),
+            });
         }
         let path = check_path(decode(text)?)?;
         Ok(match kind {
@@ -135,7 +150,7 @@ impl TierUrl {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Dir { path, .. } | Self::Tape { path, .. } => Some(path),
-            Self::S3(_) | Self::Exec { .. } => None,
+            Self::S3(_) | Self::Exec { .. } | Self::Mover { .. } => None,
         }
     }
 
@@ -156,6 +171,7 @@ impl TierUrl {
             // Pools of one library lie apart.
             Self::Tape { path, options } => options.mark_dir(path).into(),
             Self::S3(place) => place.key().into(),
+            Self::Mover { name, .. } => format!("mover:{name}").into(),
             Self::Exec { program, options } => {
                 // One program may keep several places: those that it is told of, and prefixes in each.
                 let place = ExecOptions {
@@ -176,7 +192,7 @@ impl TierUrl {
         match self {
             Self::Dir { pace, .. } => Self::Dir { path, pace },
             Self::Tape { options, .. } => Self::Tape { path, options },
-            other @ (Self::S3(_) | Self::Exec { .. }) => other,
+            other @ (Self::S3(_) | Self::Exec { .. } | Self::Mover { .. }) => other,
         }
     }
 
@@ -186,6 +202,7 @@ impl TierUrl {
             Self::Tape { .. } => &TAPE_OPTIONS,
             Self::S3(_) => &s3::OPTIONS,
             Self::Exec { .. } => &exec::OPTIONS,
+            Self::Mover { .. } => &mover::OPTIONS,
         }
     }
 
@@ -212,6 +229,7 @@ impl TierUrl {
             Self::Tape { options, .. } => options.set(key, &value),
             Self::S3(place) => place.set(key, &value),
             Self::Exec { options, .. } => options.set(key, &value),
+            Self::Mover { options, .. } => options.set(key, &value),
         }
     }
 }
@@ -236,24 +254,25 @@ impl fmt::Display for TierUrl {
             }
             Self::Tape { path, options } => {
                 write!(f, "tape:{}", encode(path.as_os_str().as_bytes()))?;
-                let options = options.to_string();
-                if options.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, "?{options}")
-                }
+                with_options(f, &options.to_string())
             }
             Self::S3(place) => write!(f, "s3:{place}"),
+            Self::Mover { name, options } => {
+                write!(f, "mover:{name}")?;
+                with_options(f, &options.to_string())
+            }
             Self::Exec { program, options } => {
                 write!(f, "exec:{}", encode(program.as_os_str().as_bytes()))?;
-                let options = options.to_string();
-                if options.is_empty() {
-                    Ok(())
-                } else {
-                    write!(f, "?{options}")
-                }
+                with_options(f, &options.to_string())
             }
         }
+    }
+}
+
+fn with_options(f: &mut fmt::Formatter<'_>, options: &str) -> fmt::Result {
+    match options {
+        "" => Ok(()),
+        options => write!(f, "?{options}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 54] = [
+const COMMANDS: [&str; 55] = [
     "up",
     "adopt",
     "rebuild",
@@ -50,6 +50,7 @@ const COMMANDS: [&str; 54] = [
     "put",
     "get",
     "serve",
+    "mover",
     "token issue",
     "token list",
     "token revoke",

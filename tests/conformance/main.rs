@@ -10,6 +10,7 @@
 mod bad_days;
 mod crash;
 mod exec;
+mod mover;
 mod real;
 #[cfg(feature = "s3")]
 mod s3;

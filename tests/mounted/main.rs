@@ -16,6 +16,7 @@ mod full;
 mod hold;
 mod indexes;
 mod lost;
+mod movers;
 mod network;
 mod parts;
 mod pools;

@@ -32,7 +32,7 @@ pub struct Options {
     /// How many streams.
     pub streams: Streams,
     /// Writes to the sink at one time. A filesystem lets one writer at a file, and others wait for it on
-    /// processors: a second one is ready, and more gain nothing. A sink that is not one file may want more.
+    /// processors, so that a second one costs more than it gains. A sink that is not one file may want more.
     pub writers: usize,
     /// The receiver synchronises and keeps its progress whenever so many bytes more were written.
     pub keep_every: u64,
@@ -51,7 +51,7 @@ impl Default for Options {
             window: 16,
             steal_after: Duration::from_secs(1),
             streams: Streams::Adaptive(4),
-            writers: 2,
+            writers: 1,
             keep_every: 256 << 20,
             limits: Vec::new(),
             meter: Arc::default(),

@@ -25,6 +25,10 @@ pub(super) fn one(place: &Place) -> Result<(), DemoError> {
             list(place, &file)
         }
         Some(TierUrl::S3(bucket)) => of_bucket(place, bucket),
+        Some(TierUrl::Mover { name, .. }) => {
+            println!("5. An archive is plain tar, on the host of mover {name}.\n");
+            Ok(())
+        }
         Some(TierUrl::Exec { program, .. }) => {
             println!(
                 "5. An archive is plain tar; how one is fetched is known to {}.\n",

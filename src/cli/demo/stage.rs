@@ -164,7 +164,9 @@ impl Place {
         let how = match self.kind() {
             Kind::Tape => "on cartridges, synced, read back and compared",
             Kind::S3 => "in objects whose checksum the service verified, or that were read back",
-            Kind::Dir | Kind::Exec | Kind::Memory | Kind::Unnamed => "in files, synced and proven",
+            Kind::Dir | Kind::Exec | Kind::Mover | Kind::Memory | Kind::Unnamed => {
+                "in files, synced and proven"
+            }
         };
         println!("3. The policy archives: plain tar {how}.");
         let took = time(|| self.policy("all"))?;
@@ -194,6 +196,7 @@ impl Place {
             Some(TierUrl::Dir { .. }) => Kind::Dir,
             Some(TierUrl::S3(_)) => Kind::S3,
             Some(TierUrl::Exec { .. }) => Kind::Exec,
+            Some(TierUrl::Mover { .. }) => Kind::Mover,
         }
     }
 

@@ -160,7 +160,10 @@ impl UpPlan {
                     part: place.part_size,
                     ..rates
                 },
-                TierUrl::Dir { .. } | TierUrl::Tape { .. } | TierUrl::Exec { .. } => rates,
+                TierUrl::Dir { .. }
+                | TierUrl::Tape { .. }
+                | TierUrl::Exec { .. }
+                | TierUrl::Mover { .. } => rates,
             };
             Some((tier.name.clone(), rates))
         };

@@ -3,12 +3,14 @@
 use super::Trust;
 use crate::client::ClientError;
 use crate::error::Failure;
+use crate::server::remote::door::join::{PROTOCOL, ROUTE};
 use crate::server::wire::{End, ErrorBody, Hello, Problem, Schema, Tagged};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, Response};
+use hyper::http::request;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -19,6 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -137,7 +140,8 @@ impl Link {
             .map_err(ClientError::broken)?;
         let (ends, alive) = watch::channel(());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            // A mover's connection becomes something else.
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "the connection to the server ended");
             }
             drop(ends);
@@ -148,6 +152,35 @@ impl Link {
             server: server.clone(),
             alive,
         })
+    }
+
+    /// Joins as a mover: the connection becomes a conversation with the instance.
+    ///
+    /// # Errors
+    /// Refused: the token is no mover's; or the connection broke.
+    pub async fn join(
+        server: &Server,
+    ) -> Result<
+        (
+            impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+            SocketAddr,
+        ),
+        ClientError,
+    > {
+        let mut link = Self::connect(server).await?;
+        let peer = link.peer;
+        let request = link
+            .request(Method::POST, ROUTE)
+            .header("connection", "upgrade")
+            .header("upgrade", PROTOCOL)
+            .body(Full::new(Bytes::new()))
+            .map_err(ClientError::not_understood)?;
+        let response = link.sent(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(Answer::of(response)).await);
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        Ok((TokioIo::new(upgraded.map_err(ClientError::broken)?), peer))
     }
 
     /// Returns when the connection has ended, and with it what was opened on it.
@@ -185,32 +218,35 @@ impl Link {
                 .map_err(ClientError::not_understood)?,
             None => Vec::new(),
         };
-        let request = Request::builder()
+        let request = self
+            .request(method, route)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(bytes)))
+            .map_err(ClientError::not_understood)?;
+        let response = self.sent(request).await?;
+        let good = response.status().is_success();
+        let answer = Answer::of(response);
+        if good {
+            return Ok(answer);
+        }
+        Err(refused(answer).await)
+    }
+
+    fn request(&self, method: Method, route: &str) -> request::Builder {
+        Request::builder()
             .method(method)
             .uri(route)
             .header("host", self.server.host.as_str())
             .header("authorization", format!("Bearer {}", self.server.token))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(bytes)))
-            .map_err(ClientError::not_understood)?;
+    }
+
+    async fn sent(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
         self.sender.ready().await.map_err(ClientError::broken)?;
-        let response: Response<Incoming> = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(ClientError::broken)?;
-        let good = response.status().is_success();
-        let mut answer = Answer {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-        };
-        if good {
-            return Ok(answer);
-        }
-        let whole = answer.whole().await?;
-        let error: Tagged<ErrorBody> = serde_json::from_slice(&whole)
-            .map_err(|_| ClientError::not_understood(String::from_utf8_lossy(&whole)))?;
-        Err(error.body.into())
+        let sent = self.sender.send_request(request).await;
+        sent.map_err(ClientError::broken)
     }
 
     /// One question, one answer.
@@ -267,7 +303,26 @@ struct Answer {
     buffer: BytesMut,
 }
 
+/// Why an answer is none.
+async fn refused(mut answer: Answer) -> ClientError {
+    let whole = match answer.whole().await {
+        Ok(whole) => whole,
+        Err(error) => return error,
+    };
+    match serde_json::from_slice::<Tagged<ErrorBody>>(&whole) {
+        Ok(error) => error.body.into(),
+        Err(_) => ClientError::not_understood(String::from_utf8_lossy(&whole)),
+    }
+}
+
 impl Answer {
+    fn of(response: Response<Incoming>) -> Self {
+        Self {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        }
+    }
+
     async fn more(&mut self) -> Result<bool, ClientError> {
         if self.buffer.len() > LINE_MAX {
             return Err(ClientError::not_understood("an answer without end"));

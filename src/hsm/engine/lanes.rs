@@ -250,10 +250,11 @@ pub(super) fn sealing(tiers: &[Slot]) -> BTreeMap<TierId, Sealing> {
     tiers.iter().filter_map(sealing).collect()
 }
 
-/// Programs of the site may hang, for as long as they were given: others keep a worker.
+/// Programs of the site may hang, for as long as they were given, and so may movers: others keep a worker.
 pub(super) fn kept_from_all(tiers: &[Slot], workers: usize) -> BTreeMap<TierId, usize> {
     let programs = tiers.iter();
-    let programs = programs.filter(|slot| slot.tier.describe().kind == Kind::Exec);
+    let programs =
+        programs.filter(|slot| matches!(slot.tier.describe().kind, Kind::Exec | Kind::Mover));
     let most = workers.saturating_sub(1).max(1);
     programs.map(|slot| (slot.id, most)).collect()
 }

@@ -1,4 +1,5 @@
-//! The agents: one process for each user who has a caller, started with the first and ended by itself when idle.
+//! The agents: one process for each user who has a caller, started with the first and ended by itself when idle. For
+//! movers the instance itself stands where an agent does for users.
 //!
 //! Invariants: an agent runs as the user that the token names, with the groups that the system has for them *now*, and
 //! with no more rights than that; a dead one is replaced at the next call; all end with the door.
@@ -11,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 /// How an agent is started.
@@ -23,6 +24,8 @@ pub struct Start {
     pub mount: PathBuf,
     /// The instance's control socket.
     pub socket: PathBuf,
+    /// The instance's socket for movers.
+    pub movers: PathBuf,
     /// Networks that may be dialled besides callers' own addresses, as they were given.
     pub dial: Vec<String>,
     /// Where streams are to be sent that callers dial: hosts and ports as they are dialled; none: where the control
@@ -30,11 +33,20 @@ pub struct Start {
     pub advertise: Vec<String>,
 }
 
+/// Who acts for a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Whom {
+    /// The agent of a user.
+    Agent(u32),
+    /// The instance: for movers.
+    Instance,
+}
+
 /// The agents that are running, by user; and which of them expects which transfer.
 #[derive(Debug)]
 pub(super) struct Agents {
     start: Start,
-    running: Mutex<HashMap<u32, Arc<Channel>>>,
+    running: Mutex<HashMap<Whom, Arc<Channel>>>,
     expected: Mutex<HashMap<TransferId, Arc<Channel>>>,
 }
 
@@ -47,20 +59,20 @@ impl Agents {
         })
     }
 
-    /// Hands a caller's connection to the user's agent.
+    /// Hands a caller's connection to who acts for it.
     pub(super) fn caller(
         self: &Arc<Self>,
-        uid: u32,
+        whom: Whom,
         from: SocketAddr,
         connection: OwnedFd,
     ) -> io::Result<()> {
         let message = Message::Caller(from, connection);
-        let (agent, fresh) = self.agent(uid)?;
+        let (agent, fresh) = self.acting(whom)?;
         match agent.send(&message) {
             // It ended because nobody wanted anything of it. One that does not keep up is no dead one.
             Err(error) if !fresh && error.kind() != io::ErrorKind::WouldBlock => {
-                self.lost(uid, &agent);
-                self.agent(uid)?.0.send(&message)
+                self.lost(whom, &agent);
+                self.acting(whom)?.0.send(&message)
             }
             other => other,
         }
@@ -87,11 +99,39 @@ impl Agents {
         None
     }
 
-    fn agent(self: &Arc<Self>, uid: u32) -> io::Result<(Arc<Channel>, bool)> {
+    /// The channel to them, and whether it is new.
+    fn acting(self: &Arc<Self>, whom: Whom) -> io::Result<(Arc<Channel>, bool)> {
         let mut running = self.running.lock();
-        if let Some(agent) = running.get(&uid) {
+        if let Some(agent) = running.get(&whom) {
             return Ok((Arc::clone(agent), false));
         }
+        let (channel, child) = match whom {
+            Whom::Agent(uid) => self
+                .start(uid)
+                .map(|(channel, child)| (channel, Some(child)))?,
+            Whom::Instance => (Channel::connect(&self.start.movers)?, None),
+        };
+        let channel = Arc::new(channel);
+        let (agents, heard) = (Arc::clone(self), Arc::clone(&channel));
+        let listen = move || {
+            agents.listen(whom, &heard);
+            match child.map(|mut child| child.wait()) {
+                None => tracing::info!("the instance is gone, or another one takes movers"),
+                Some(Ok(status)) if status.success() => tracing::info!(?whom, "agent ended"),
+                Some(Ok(status)) => tracing::warn!(?whom, %status, "agent ended"),
+                Some(Err(error)) => tracing::warn!(?whom, %error, "agent ended"),
+            }
+        };
+        std::thread::Builder::new()
+            .name("cairn-agent".to_owned())
+            .spawn(listen)?;
+        // Its words are heard and its end is seen from now on.
+        running.insert(whom, Arc::clone(&channel));
+        Ok((channel, true))
+    }
+
+    /// Starts an agent.
+    fn start(&self, uid: u32) -> io::Result<(Channel, Child)> {
         let (here, there) = Channel::pair()?;
         let Start {
             program,
@@ -99,6 +139,7 @@ impl Agents {
             socket,
             dial,
             advertise,
+            movers: _,
         } = &self.start;
         let mut command = Command::new(program);
         command
@@ -118,29 +159,14 @@ impl Agents {
             .current_dir("/")
             .stdin(Stdio::from(there))
             .stdout(Stdio::null());
-        let mut child = command.spawn()?;
+        let child = command.spawn()?;
         drop(command);
-        let agent = Arc::new(here);
         tracing::info!(uid, pid = child.id(), "agent started");
-        let (agents, channel) = (Arc::clone(self), Arc::clone(&agent));
-        let listen = move || {
-            agents.listen(uid, &channel);
-            match child.wait() {
-                Ok(status) if status.success() => tracing::info!(uid, "agent ended"),
-                Ok(status) => tracing::warn!(uid, %status, "agent ended"),
-                Err(error) => tracing::warn!(uid, %error, "agent ended"),
-            }
-        };
-        std::thread::Builder::new()
-            .name("cairn-agent".to_owned())
-            .spawn(listen)?;
-        // Its words are heard and its end is seen from now on.
-        running.insert(uid, Arc::clone(&agent));
-        Ok((agent, true))
+        Ok((here, child))
     }
 
     /// Until the agent is gone.
-    fn listen(&self, uid: u32, agent: &Arc<Channel>) {
+    fn listen(&self, whom: Whom, agent: &Arc<Channel>) {
         loop {
             match agent.receive() {
                 Ok(Some(Message::Expect(transfer))) => {
@@ -163,13 +189,13 @@ impl Agents {
                 Ok(None) | Err(_) => break,
             }
         }
-        self.lost(uid, agent);
+        self.lost(whom, agent);
     }
 
-    fn lost(&self, uid: u32, agent: &Arc<Channel>) {
+    fn lost(&self, whom: Whom, agent: &Arc<Channel>) {
         let mut running = self.running.lock();
-        if running.get(&uid).is_some_and(|of| Arc::ptr_eq(of, agent)) {
-            running.remove(&uid);
+        if running.get(&whom).is_some_and(|of| Arc::ptr_eq(of, agent)) {
+            running.remove(&whom);
         }
         self.expected.lock().retain(|_, of| !Arc::ptr_eq(of, agent));
     }

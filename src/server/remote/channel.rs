@@ -1,4 +1,5 @@
-//! Between the door and an agent: a socket that keeps messages apart and carries descriptors.
+//! Between the door and an agent, or the instance as the end of its movers: a socket that keeps messages apart and
+//! carries descriptors.
 //!
 //! ```text
 //! door  -> agent   'C' ADDRESS + descriptor   a caller's connection (HTTP), and the address it came from
@@ -9,15 +10,17 @@
 //!
 //! When one end is gone the other one reads an end, and ends.
 
+use crate::server::socket::Reachable;
 use cairn_mover::TransferId;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// The longest message.
 const MAX: usize = 128;
@@ -54,6 +57,25 @@ impl Channel {
     /// The end that this process was started with.
     pub(super) fn inherited(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+
+    /// Connects to an instance, which takes movers.
+    pub(super) fn connect(socket: &Path) -> io::Result<Self> {
+        let made = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let way = Reachable::new(socket)?;
+        rustix::net::connect(&made, &SocketAddrUnix::new(way.path())?)?;
+        Ok(Self(made))
+    }
+
+    /// Ends it for both ends.
+    pub(super) fn close(&self) {
+        // It may have ended.
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
     }
 
     /// Sends, or fails at once where the other end does not keep up.

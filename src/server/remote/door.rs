@@ -8,8 +8,10 @@
 //! - The `authorization` header ends here; what an agent gets is a connection of its user.
 //! - A stream is not read, only looked at, until an agent has it: its handshake is between the two ends.
 
+pub(crate) mod join;
+
 use super::Identity;
-use super::agents::{Agents, Start};
+use super::agents::{Agents, Start, Whom as ToWhom};
 use super::tokens::{Token, Tokens};
 use crate::error::Failure;
 use crate::server::crowd::Crowd;
@@ -233,7 +235,8 @@ impl Door {
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(None)
-            .serve_connection(TokioIo::new(secured), service);
+            .serve_connection(TokioIo::new(secured), service)
+            .with_upgrades();
         let mut serving = std::pin::pin!(serving);
         let late = async {
             // An error is the end of the connection.
@@ -335,6 +338,18 @@ impl Caller<'_> {
                 hint,
             )));
         }
+        if let Some(name) = &token.mover {
+            let place = self.counted.lock().await.take().map(|(_, place)| place);
+            return Ok(join::answer(&self.door.agents, name, self.from, place, request).await);
+        }
+        if request.uri().path() == join::ROUTE {
+            let hint = Some("an administrator issues one: cairn token issue --mover NAME");
+            return Ok(refusal(
+                Failure::NotPermitted,
+                "the token is a user's, and not a mover's",
+                hint,
+            ));
+        }
         match self.pass_on(&token, request).await {
             Ok(response) => Ok(response.map(Body::new)),
             Err(error) => {
@@ -406,7 +421,9 @@ impl Caller<'_> {
         let there = OwnedFd::from(there.into_std()?);
         let (agents, from) = (Arc::clone(&self.door.agents), self.from);
         // Starting a process takes its time.
-        let handed = tokio::task::spawn_blocking(move || agents.caller(uid, from, there)).await;
+        let handed =
+            tokio::task::spawn_blocking(move || agents.caller(ToWhom::Agent(uid), from, there))
+                .await;
         handed.map_err(io::Error::other)??;
         let (sender, connection) = handshake(TokioIo::new(here))
             .await

@@ -19,7 +19,11 @@ use std::time::{Duration, SystemTime};
 
 /// Name of the file in the state directory.
 const FILE: &str = "tokens.json";
-const SCHEMA: &str = "cairn.tokens.v1";
+/// In the first version all tokens were users'. An older program must not take a mover's for one.
+const SCHEMA: &str = "cairn.tokens.v2";
+const SCHEMA_BEFORE: &str = "cairn.tokens.v1";
+/// As whom a mover acts on this host: as nobody.
+const NOBODY: u32 = 65534;
 /// What each token's text begins with, so that a leaked one is recognised.
 const PREFIX: &str = "cairn_";
 
@@ -62,6 +66,9 @@ pub struct Token {
     /// What it is for, as the administrator said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// It lets in the mover of that name, and no user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mover: Option<String>,
     /// When it was issued: seconds since 1970.
     pub issued: u64,
     /// From when on it is void.
@@ -129,7 +136,7 @@ impl Tokens {
             why,
         };
         let kept: Kept = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-        if kept.schema != SCHEMA {
+        if kept.schema != SCHEMA && kept.schema != SCHEMA_BEFORE {
             return Err(damaged(format!(
                 "its schema is {:?}, and not {SCHEMA:?}",
                 kept.schema
@@ -148,6 +155,29 @@ impl Tokens {
         label: Option<String>,
         lasts: Option<Duration>,
     ) -> Result<(Token, String), TokenError> {
+        self.issue_for(uid, None, label, lasts)
+    }
+
+    /// Issues one for the mover of that name.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_mover(
+        &self,
+        name: &str,
+        label: Option<String>,
+        lasts: Option<Duration>,
+    ) -> Result<(Token, String), TokenError> {
+        self.issue_for(NOBODY, Some(name.to_owned()), label, lasts)
+    }
+
+    fn issue_for(
+        &self,
+        uid: u32,
+        mover: Option<String>,
+        label: Option<String>,
+        lasts: Option<Duration>,
+    ) -> Result<(Token, String), TokenError> {
         let secret = Secret::generate()?;
         let (name, proof) = (Secret::generate()?, hex_of(secret.expose()));
         let id = hex_of(&name.expose()[..4]);
@@ -156,6 +186,7 @@ impl Tokens {
             id,
             uid,
             label,
+            mover,
             issued: now(),
             expires: lasts.map(|d| now().saturating_add(d.as_secs())),
             sha256: hash(&text),
@@ -281,6 +312,25 @@ mod tests {
             .issue(7, None, Some(Duration::from_secs(3600)))
             .unwrap();
         assert!(tokens.find(&text).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_movers_token_is_no_users_and_older_files_are_read() {
+        let state = tempfile::tempdir().unwrap();
+        let tokens = Tokens::of(state.path());
+        let (_, user) = tokens.issue(7, None, None).unwrap();
+        let path = state.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace(SCHEMA, SCHEMA_BEFORE)).unwrap();
+        let (_, mover) = tokens.issue_mover("tapes", None, None).unwrap();
+        let found = tokens.find(&mover).unwrap().unwrap();
+        assert_eq!((found.uid, found.mover.as_deref()), (NOBODY, Some("tapes")));
+        assert_eq!(tokens.find(&user).unwrap().unwrap().mover, None);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(SCHEMA),
+            "an older program takes it for its own"
+        );
     }
 
     #[test]

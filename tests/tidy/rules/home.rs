@@ -64,6 +64,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "src/cli",
             "src/main.rs",
             "src/tier/s3",
+            "src/tier/mover",
             "mover/src/shell",
             "mover/examples/",
         ],

@@ -1,0 +1,448 @@
+//! The mover's end: does with its own tier what the instance asks.
+//!
+//! Invariants kept here:
+//! - its place is made a tier only where it was told so, and only an empty one; else it must have the mark of the
+//!   instance that asks, and of the tier that it asks for;
+//! - of a put nothing is ever seen before its tier proved it, and nothing remains of one whose instance went away;
+//! - what it holds in memory for others is bounded ([`READS`], [`APPENDS`]).
+
+use super::pieces::{self, PIECE};
+use super::wire::{
+    Answer, Answered, Ask, Asked, Fault, Join, Joined, NAMES_MAX, SCHEMA, line, parse_iod,
+    proof_word, read_line, restoring_answer,
+};
+use crate::id::{AggregateId, InstanceId, TierId};
+use crate::tier::{Mark, OpenHow, Proof, Put, Tier, TierError, TierUrl, is_there, open};
+use bytes::Bytes;
+use cairn_mover::{Crc32c, Crc32cHasher};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Ranges that are read and sent at one time, at most: each is in memory.
+const READS: usize = 8;
+/// Pieces that are received and written at one time, at most, likewise.
+const APPENDS: usize = 8;
+/// Questions that are worked on at one time.
+const AT_ONCE: usize = 256;
+/// Puts that are open at one time.
+const PUTS: usize = 256;
+/// How long the server may take to let this mover in.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The server asks every ten seconds whether this end lives: one that does not is gone.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// Why a mover's connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FarError {
+    /// The server does not let it in.
+    #[error("{0}")]
+    Refused(String),
+    /// It broke: another one may do.
+    #[error("{step}: {source}")]
+    Broken {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What a mover keeps, across its connections.
+pub struct Far {
+    url: TierUrl,
+    /// The place may be made a tier, once.
+    is_new: bool,
+    opened: Mutex<Option<(Mark, Arc<dyn Tier>)>>,
+}
+
+impl Far {
+    /// Keeps objects in `url`. `is_new`: an empty place is made a tier for the instance that asks first.
+    #[must_use]
+    pub fn new(url: TierUrl, is_new: bool) -> Arc<Self> {
+        Arc::new(Self {
+            url,
+            is_new,
+            opened: Mutex::new(None),
+        })
+    }
+
+    /// Serves one connection until it ends. Streams are dialled to `server`, where the connection went.
+    ///
+    /// # Errors
+    /// Why it ended; `Ok` if the server ended it.
+    pub async fn serve(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        server: SocketAddr,
+        joined: impl FnOnce(),
+    ) -> Result<(), FarError> {
+        let broken = |step| move |source| FarError::Broken { step, source };
+        let (read, mut write) = tokio::io::split(stream);
+        let mut read = BufReader::new(read);
+        let join = Join {
+            schema: SCHEMA.to_owned(),
+            place: self.url.to_string(),
+        };
+        let text = line(&join).map_err(broken("join"))?;
+        write
+            .write_all(text.as_bytes())
+            .await
+            .map_err(broken("join"))?;
+        let answer = timeout(PATIENCE, read_line::<Joined>(&mut read)).await;
+        let answer = answer
+            .map_err(|_| broken("join")(io::ErrorKind::TimedOut.into()))?
+            .map_err(broken("join"))?
+            .ok_or_else(|| broken("join")(io::ErrorKind::UnexpectedEof.into()))?;
+        if let Some(why) = answer.refused {
+            return Err(FarError::Refused(why));
+        }
+        joined();
+        let (lines, mut out) = mpsc::channel::<String>(64);
+        let work = Arc::new(Work {
+            far: Arc::clone(self),
+            server,
+            puts: Mutex::new(HashMap::new()),
+            reads: Semaphore::new(READS),
+            appends: Semaphore::new(APPENDS),
+        });
+        let at_once = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        let listen = async {
+            loop {
+                let asked = timeout(SILENT, read_line::<Asked>(&mut read)).await;
+                let Some(Asked { id, ask }) = asked?? else {
+                    return Ok(());
+                };
+                while tasks.try_join_next().is_some() {}
+                let (work, lines) = (Arc::clone(&work), lines.clone());
+                // What is quick never waits for what is not.
+                let place = match &ask {
+                    Ask::Ping | Ask::Abandon { .. } => None,
+                    _ => Arc::clone(&at_once).acquire_owned().await.ok(),
+                };
+                tasks.spawn(async move {
+                    let answer = work.answer(ask).await;
+                    drop(place);
+                    if let Ok(text) = line(&Answered { id, answer }) {
+                        // The server may be gone.
+                        let _ = lines.send(text).await;
+                    }
+                });
+            }
+        };
+        let said = async {
+            while let Some(text) = out.recv().await {
+                write.write_all(text.as_bytes()).await?;
+            }
+            Ok(())
+        };
+        let ended: io::Result<()> = tokio::select! {
+            ended = listen => ended,
+            ended = said => ended,
+        };
+        // Nobody asks for these any more.
+        tasks.abort_all();
+        let left: Vec<_> = work.puts.lock().drain().map(|(_, put)| put).collect();
+        tokio::task::spawn_blocking(move || left.iter().for_each(|put| put.cancel()));
+        ended.map_err(broken("serve"))
+    }
+
+    /// The tier, open for the instance that asked.
+    fn tier(&self) -> Result<Arc<dyn Tier>, Fault> {
+        let opened = self.opened.lock();
+        let tier = opened.as_ref().map(|(_, tier)| Arc::clone(tier));
+        tier.ok_or_else(|| Fault::passing("the mover's place is not open"))
+    }
+
+    /// Opens it as that tier of that instance; stays open.
+    fn open(&self, wanted: Mark) -> Result<(Mark, Vec<String>), TierError> {
+        let mut opened = self.opened.lock();
+        if let Some((mark, tier)) = &*opened {
+            // Whose it is, the instance sees by itself.
+            return Ok((*mark, tier.describe().notes));
+        }
+        let (owner, number) = (wanted.owner, wanted.tier);
+        let there = is_there(&self.url).map_err(|error| TierError::Unavailable {
+            tier: self.url.to_string(),
+            step: "looking for its mark",
+            why: error.to_string(),
+        })?;
+        let refused = |why: &str| TierError::Refused {
+            place: self.url.to_string(),
+            why: why.to_owned(),
+        };
+        let how = match (self.is_new, there) {
+            (true, false) => OpenHow::new(owner, number),
+            // Left in a service's command line, it would one day make a tier of an empty mount point.
+            (true, true) => return Err(refused("it is a tier already: leave --new out")),
+            (false, true) => OpenHow::known(owner, number),
+            (false, false) => {
+                let why =
+                    "it has no mark of a tier: is it mounted? A new one is made by --new, once";
+                return Err(refused(why));
+            }
+        };
+        let tier = open(&self.url, how)?;
+        let mark = tier.mark();
+        let notes = tier.describe().notes;
+        *opened = Some((mark, tier));
+        Ok((mark, notes))
+    }
+}
+
+/// A put that is open.
+struct OpenPut {
+    put: Mutex<Option<Box<dyn Put>>>,
+    unwanted: Arc<AtomicBool>,
+}
+
+impl OpenPut {
+    /// Nobody wants it any more. One that is being finished ends by itself, soon.
+    fn cancel(&self) {
+        self.unwanted.store(true, Ordering::SeqCst);
+        if let Some(mut put) = self.put.try_lock()
+            && let Some(put) = put.take()
+        {
+            put.abandon();
+        }
+    }
+}
+
+/// One connection's work.
+struct Work {
+    far: Arc<Far>,
+    server: SocketAddr,
+    puts: Mutex<HashMap<u64, Arc<OpenPut>>>,
+    reads: Semaphore,
+    appends: Semaphore,
+}
+
+fn parse(object: &str) -> Result<AggregateId, Fault> {
+    object
+        .parse()
+        .map_err(|_| Fault::passing(format!("{object:?} is no object's name")))
+}
+
+/// Tiers block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Fault::passing("a step did not return"))?
+}
+
+impl Work {
+    async fn answer(self: &Arc<Self>, ask: Ask) -> Result<Answer, Fault> {
+        match ask {
+            Ask::Ping => Ok(Answer::Done),
+            Ask::Open { owner, tier } => self.open(&owner, tier).await,
+            Ask::Begin { put, object, hint } => self.begin(put, &object, hint).await,
+            Ask::Append { put, iod } => self.append(put, &iod).await,
+            Ask::Finish { put, crc, hasten } => self.finish(put, crc, hasten).await,
+            Ask::Abandon { put } => {
+                let found = self.puts.lock().remove(&put);
+                blocking(move || {
+                    if let Some(found) = found {
+                        found.cancel();
+                    }
+                    Ok(Answer::Done)
+                })
+                .await
+            }
+            Ask::Read {
+                object,
+                offset,
+                len,
+                iod,
+            } => self.read(parse(&object)?, offset, len, &iod).await,
+            other => {
+                let tier = self.far.tier()?;
+                blocking(move || simple(&*tier, other)).await
+            }
+        }
+    }
+
+    async fn open(&self, owner: &str, tier: u32) -> Result<Answer, Fault> {
+        let owner: InstanceId = owner
+            .parse()
+            .map_err(|_| Fault::passing("no instance's name"))?;
+        let far = Arc::clone(&self.far);
+        blocking(move || {
+            let wanted = Mark {
+                tier: TierId(tier),
+                owner,
+            };
+            let (mark, notes) = far.open(wanted).map_err(|e| Fault::from(&e))?;
+            Ok(Answer::Opened {
+                owner: mark.owner.to_string(),
+                tier: mark.tier.0,
+                notes,
+            })
+        })
+        .await
+    }
+
+    async fn begin(&self, number: u64, object: &str, hint: u64) -> Result<Answer, Fault> {
+        let (tier, object) = (self.far.tier()?, parse(object)?);
+        if self.puts.lock().len() >= PUTS {
+            return Err(Fault::passing("too many puts are open"));
+        }
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&unwanted);
+        let put = blocking(move || {
+            let mut put = tier.put(object, hint).map_err(|e| Fault::from(&e))?;
+            put.heed(Arc::new(move || seen.load(Ordering::SeqCst)));
+            Ok(put)
+        })
+        .await?;
+        let put = Arc::new(OpenPut {
+            put: Mutex::new(Some(put)),
+            unwanted,
+        });
+        self.puts.lock().insert(number, put);
+        Ok(Answer::Done)
+    }
+
+    fn put(&self, number: u64) -> Result<Arc<OpenPut>, Fault> {
+        let puts = self.puts.lock();
+        let found = puts.get(&number).map(Arc::clone);
+        found.ok_or_else(|| Fault::passing("the put is not open any more"))
+    }
+
+    async fn append(&self, number: u64, iod: &str) -> Result<Answer, Fault> {
+        let put = self.put(number)?;
+        let mut iod = parse_iod(iod).ok_or_else(|| Fault::passing("no descriptor"))?;
+        let _room = self.appends.acquire().await.map_err(Fault::passing)?;
+        let door = pieces::dial(&mut iod, self.server).await?;
+        let bytes = pieces::receive(door, &iod).await?;
+        blocking(move || {
+            let mut open = put.put.lock();
+            let gone = || Fault::passing("the put failed before");
+            let mut writing = open.take().ok_or_else(gone)?;
+            match writing.write_all(&bytes) {
+                Ok(()) => {
+                    *open = Some(writing);
+                    Ok(Answer::Done)
+                }
+                Err(error) => {
+                    writing.abandon();
+                    let nobody = AggregateId { epoch: 0, seq: 0 };
+                    Err(Fault::from(&TierError::from_write(error, "far", nobody)))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn finish(&self, number: u64, crc: u32, hasten: bool) -> Result<Answer, Fault> {
+        let put = self.put(number)?;
+        let held = Arc::clone(&put);
+        let finished = blocking(move || {
+            let taken = held.put.lock().take();
+            let mut put = taken.ok_or_else(|| Fault::passing("the put failed before"))?;
+            if hasten {
+                put.hasten();
+            }
+            let receipt = put.finish(Crc32c(crc)).map_err(|e| Fault::from(&e))?;
+            Ok(Answer::Receipt {
+                len: receipt.len,
+                crc: receipt.crc.0,
+                proof: proof_word(receipt.proof).to_owned(),
+            })
+        })
+        .await;
+        self.puts.lock().remove(&number);
+        finished
+    }
+
+    async fn read(
+        &self,
+        object: AggregateId,
+        offset: u64,
+        len: u64,
+        iod: &str,
+    ) -> Result<Answer, Fault> {
+        let tier = self.far.tier()?;
+        let mut iod = parse_iod(iod).ok_or_else(|| Fault::passing("no descriptor"))?;
+        if len > PIECE || iod.size != len {
+            return Err(Fault::passing("a range and a descriptor that do not fit"));
+        }
+        let _room = self.reads.acquire().await.map_err(Fault::passing)?;
+        let bytes: Bytes =
+            blocking(move || tier.read(object, offset, len).map_err(|e| Fault::from(&e))).await?;
+        if bytes.len() as u64 != len {
+            return Err(Fault::passing("the tier gave fewer bytes than asked for"));
+        }
+        let door = pieces::dial(&mut iod, self.server).await?;
+        pieces::send(door, &iod, bytes).await?;
+        Ok(Answer::Done)
+    }
+}
+
+/// What is one call of the tier's.
+fn simple(tier: &dyn Tier, ask: Ask) -> Result<Answer, Fault> {
+    let done = |result: Result<(), TierError>| result.map(|()| Answer::Done);
+    let answered = match ask {
+        Ask::Longest => tier.longest().map(|value| Answer::Number { value }),
+        Ask::Lengths { file } => tier.lengths(file).map(|values| Answer::Numbers { values }),
+        Ask::Admit { lengths } => done(tier.admit(&lengths)),
+        Ask::Stat { object } => tier
+            .stat(parse(&object)?)
+            .map(|len| Answer::Number { value: Some(len) }),
+        Ask::Restore { object } => tier.restore(parse(&object)?).map(restoring_answer),
+        Ask::Delete { object } => done(tier.delete(parse(&object)?)),
+        Ask::Prove { object, len, crc } => prove(tier, parse(&object)?, len, Crc32c(crc)),
+        Ask::List { after, limit } => {
+            let after = after.as_deref().map(parse).transpose()?;
+            let limit = usize::try_from(limit).unwrap_or(NAMES_MAX).min(NAMES_MAX);
+            tier.list(after, limit).map(|names| Answer::Names {
+                names: names.iter().map(ToString::to_string).collect(),
+            })
+        }
+        Ask::Confirm => done(tier.confirm()),
+        Ask::Space => tier.space().map(|space| Answer::Space {
+            free: space.free,
+            total: space.total,
+        }),
+        Ask::Ping
+        | Ask::Open { .. }
+        | Ask::Begin { .. }
+        | Ask::Append { .. }
+        | Ask::Finish { .. }
+        | Ask::Abandon { .. }
+        | Ask::Read { .. } => return Err(Fault::passing("it is answered elsewhere")),
+    };
+    answered.map_err(|error| Fault::from(&error))
+}
+
+/// Reads an object that nobody has a receipt of: that it can be seen says that the tier proved it, and this says what it is.
+fn prove(tier: &dyn Tier, object: AggregateId, len: u64, crc: Crc32c) -> Result<Answer, TierError> {
+    let found = tier.stat(object)?;
+    let mut sum = Crc32cHasher::default();
+    while found == len && sum.len() < len {
+        let bytes = tier.read(object, sum.len(), (len - sum.len()).min(PIECE))?;
+        sum.update(&bytes);
+    }
+    if found != len || sum.sum() != crc {
+        return Err(TierError::Corrupt {
+            tier: "far".to_owned(),
+            object,
+            expected: crc,
+            found: sum.sum(),
+        });
+    }
+    Ok(Answer::Receipt {
+        len,
+        crc: crc.0,
+        proof: proof_word(Proof::ReadBack).to_owned(),
+    })
+}
