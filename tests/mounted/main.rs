@@ -11,6 +11,7 @@ mod buckets;
 mod capability;
 mod cartridges;
 mod changes;
+mod containers;
 mod elsewhere;
 mod full;
 mod hold;

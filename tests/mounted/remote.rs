@@ -2,7 +2,7 @@
 
 use crate::needs_mounts;
 use crate::rig::far::{Caller, Far, both};
-use crate::rig::{Instance, on_disk, tree, wait_for};
+use crate::rig::{Instance, on_disk, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -504,6 +504,7 @@ fn an_instance_opens_the_door_itself_and_keeps_it_open() -> Result<()> {
             .context(name.to_owned())
     };
     let caller = Caller {
+        runs: program(),
         before: Vec::new(),
         environment: vec![
             ("CAIRN_SERVER", at.clone().into()),

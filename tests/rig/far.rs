@@ -123,6 +123,7 @@ impl Far {
     pub(crate) fn caller(&self, token: &str) -> Caller {
         Caller {
             before: Vec::new(),
+            runs: program(),
             environment: vec![
                 ("CAIRN_SERVER", self.at.clone().into()),
                 ("CAIRN_TOKEN", token.into()),
@@ -137,6 +138,8 @@ impl Far {
 pub(crate) struct Caller {
     /// What stands before the program.
     pub(crate) before: Vec<OsString>,
+    /// The program, or what starts it.
+    pub(crate) runs: OsString,
     pub(crate) environment: Vec<(&'static str, OsString)>,
 }
 
@@ -150,7 +153,7 @@ impl Caller {
     }
 
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = behind(&self.before, &program());
+        let mut command = behind(&self.before, &self.runs);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());

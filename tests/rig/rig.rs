@@ -6,6 +6,7 @@
 pub(crate) mod disk;
 pub(crate) mod far;
 pub(crate) mod lan;
+pub(crate) mod podman;
 pub(crate) mod sys;
 pub(crate) mod tree;
 
