@@ -23,9 +23,11 @@ else
 fi
 root=$context/root
 # The system's own layout: libraries are found where the loader looks.
-mkdir -p "$root"/usr/{bin,lib,lib64} "$root"/{etc,tmp,run,data,state,backing,mount}
+mkdir -p "$root"/usr/{bin,lib,lib64} "$root"/{etc,tmp,run,data,state,guarded/backing,mount}
 for merged in bin lib lib64; do ln -sfn "usr/$merged" "$root/$merged"; done
 chmod 1777 "$root/tmp"
+# Users of the mount must not reach what lies below it.
+chmod 700 "$root/guarded"
 # Without what a debugger wants it is a tenth of its size.
 strip -o "$root/usr/bin/cairn" "$program" 2>/dev/null || cp "$program" "$root/usr/bin/cairn"
 chmod 755 "$root/usr/bin/cairn"

@@ -75,6 +75,10 @@ impl Mover {
                 self.say_ready(server);
             };
             let why = match Link::join(server).await {
+                Ok((_, at)) if at.port() < 1024 => {
+                    let why = format!("port {}: streams are never dialled below 1024", at.port());
+                    return Err(CliError::usage(why).with_hint("name the server's own port, 7300"));
+                }
                 Ok((stream, at)) => match far.serve(stream, at, ready).await {
                     Ok(()) => "the server ended the connection".to_owned(),
                     Err(FarError::Refused(why)) => format!("not let in: {why}"),

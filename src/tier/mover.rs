@@ -6,8 +6,9 @@
 //! Invariants kept here (and in `mover/`):
 //! - what the mover says is what its tier says: a receipt is given after that tier proved the object, and stands for the
 //!   bytes that this end summed;
-//! - an answer that got lost is never taken for one: a put whose end was not heard is looked for when the mover is back, and
-//!   counts only if it is there, whole;
+//! - an answer that got lost is never taken for one: of a put whose end was not heard the mover is asked when it is back,
+//!   and only its word that its tier proved the object counts;
+//! - a place that holds objects is never taken for a new one: names that were used there must not be used again (P9);
 //! - a mover that is away makes the tier unavailable, and nothing else: nobody waits for one but who asked;
 //! - what is read has gone through the streams' checksums, and is checked by its reader once more, as of any tier.
 
@@ -31,7 +32,8 @@ use bytes::Bytes;
 use hall::{Gone, Session, threads};
 use pieces::PIECE;
 use std::sync::Arc;
-use wire::{Answer, Ask, Fault, NAMES_MAX};
+use std::sync::atomic::{AtomicBool, Ordering};
+use wire::{Answer, Ask, Fault, NAMES_MAX, clipped};
 
 /// Lengths in one question, at most.
 const LENGTHS_MAX: usize = 16 << 10;
@@ -42,6 +44,8 @@ struct Place {
     label: String,
     options: MoverOptions,
     mark: Mark,
+    /// The catalog did not know it when this process began: it must hold nothing, as long as nothing was put there.
+    is_new: AtomicBool,
 }
 
 /// A tier that a mover keeps.
@@ -102,8 +106,13 @@ impl Place {
         };
         match session.ask(ask).await {
             Err(Gone) => Err(self.gone(step)),
-            Ok(Err(fault)) => Err(fault.into_error(&self.label, None)),
-            Ok(Ok(Answer::Opened { owner, tier, notes })) => {
+            Ok(Err(fault)) => Err(self.closed(step, fault)),
+            Ok(Ok(Answer::Opened {
+                owner,
+                tier,
+                notes,
+                empty,
+            })) => {
                 let owner: InstanceId = owner.parse().map_err(|_| self.odd(step))?;
                 let mark = Mark {
                     tier: TierId(tier),
@@ -112,7 +121,13 @@ impl Place {
                 if mark != self.mark {
                     return Err(self.foreign(mark));
                 }
-                *opened = Some((mark, notes));
+                if self.is_new.load(Ordering::SeqCst) && !empty {
+                    let why = "it holds objects of which this instance's catalog knows nothing: cairn rebuild, \
+                               with the place itself as the tier's URL";
+                    return Err(self.away(step, why));
+                }
+                self.is_new.store(false, Ordering::SeqCst);
+                *opened = Some((mark, notes.iter().map(|n| clipped(n)).collect()));
                 drop(opened);
                 Ok(session)
             }
@@ -120,13 +135,20 @@ impl Place {
         }
     }
 
+    /// A place that is not what it should be is one that is away: what waits for it waits, until somebody mends it.
     fn foreign(&self, found: Mark) -> TierError {
-        TierError::Refused {
-            place: self.label.clone(),
-            why: format!(
-                "its mover keeps tier {} of instance {}, and not tier {} of instance {}",
-                found.tier, found.owner, self.mark.tier, self.mark.owner
-            ),
+        let why = format!(
+            "its mover keeps tier {} of instance {}, and not tier {} of instance {}",
+            found.tier, found.owner, self.mark.tier, self.mark.owner
+        );
+        self.away("opening", &why)
+    }
+
+    /// See [`Self::foreign`].
+    fn closed(&self, step: &'static str, fault: Fault) -> TierError {
+        match fault.into_error(&self.label, None) {
+            TierError::Refused { why, .. } => self.away(step, &why),
+            other => other,
         }
     }
 
@@ -228,6 +250,7 @@ impl MoverTier {
                     tier,
                     owner: how.owner,
                 },
+                is_new: AtomicBool::new(matches!(how.expect, Expect::New(_))),
             }),
         }
     }

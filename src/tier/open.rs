@@ -63,9 +63,9 @@ pub fn is_there(url: &TierUrl) -> std::io::Result<bool> {
         TierUrl::Exec { program, options } => super::exec::mark_of(program, options)
             .map(|mark| mark.is_some())
             .map_err(std::io::Error::from),
-        // The mover looks itself, and makes one only where it was told to. Nothing can be asked of it before it is here;
-        // and a name that is taken there is refused by its tier, as by any.
-        TierUrl::Mover { .. } => Ok(false),
+        TierUrl::Mover { .. } => Err(std::io::Error::other(
+            "it lies behind a mover, which comes when the instance serves",
+        )),
     }
 }
 

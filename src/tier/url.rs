@@ -10,6 +10,8 @@ use super::s3::options::{self as s3, S3Place};
 use super::tape::options::{OPTIONS as TAPE_OPTIONS, TapeOptions};
 use super::throttle::Pace;
 use crate::config::{hint, units};
+use crate::id::TierId;
+use cairn_mover::Crc32c;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -143,6 +145,19 @@ impl TierUrl {
                 pace: Pace::default(),
             },
         })
+    }
+
+    /// The number of such a tier, where its URL says it: a mover's place cannot be asked for its mark before it comes,
+    /// and is to have the same number if the catalog is lost.
+    #[must_use]
+    pub fn number(&self) -> Option<TierId> {
+        match self {
+            Self::Mover { name, .. } => {
+                let sum = Crc32c::of(format!("mover:{name}").as_bytes()).0;
+                Some(TierId(sum.max(1)))
+            }
+            Self::Dir { .. } | Self::Tape { .. } | Self::S3(_) | Self::Exec { .. } => None,
+        }
     }
 
     /// The directory of the tier, where it lies in one.

@@ -2,12 +2,14 @@
 
 use crate::suite::{judge, retried};
 use crate::{MARK, name, store};
-use cairn::id::InstanceId;
+use bytes::Bytes;
+use cairn::id::{AggregateId, InstanceId};
 use cairn::tier::conformance;
+use cairn::tier::mem::MemTier;
 use cairn::tier::mover::{
     Caller, Doorway, Far, FarError, Gate, MoverOptions, MoverTier, SCHEMA, hall,
 };
-use cairn::tier::{ErrorKind, Mark, OpenHow, Tier, TierUrl};
+use cairn::tier::{ErrorKind, Mark, OpenHow, Put, Receipt, Space, Tier, TierError, TierUrl};
 use cairn_mover::{Crc32c, Listener, TransferId};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -285,7 +287,7 @@ fn a_place_is_made_a_tier_once_and_only_where_it_was_told_to() {
         let called = called("place");
         let _mover = join(&door, &called, &far(&root, is_new));
         let error = tier(&called).stat(name(1)).expect_err("it is refused");
-        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert!(error.to_string().contains(what), "{error}");
     };
     refused(false, "--new");
@@ -313,7 +315,7 @@ fn a_place_is_made_a_tier_once_and_only_where_it_was_told_to() {
     ] {
         let foreign = MoverTier::open(&called, options(), OpenHow::known(other.owner, other.tier));
         let error = foreign.stat(name(1)).expect_err("it is another's");
-        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
 }
 
@@ -330,4 +332,207 @@ fn a_second_mover_of_a_name_is_refused_while_the_first_lives() {
     assert!(why.contains("is here already"), "{why}");
     assert_eq!(tier(&called).stat(name(1)).expect("the first answers"), 1);
     drop(first);
+}
+
+#[test]
+fn a_place_that_holds_what_the_catalog_does_not_know_takes_nothing() {
+    let (place, door) = (TempDir::new().expect("temporary directory"), door());
+    let called = called("unknown");
+    let far = far(&place.path().join("t"), true);
+    let mover = join(&door, &called, &far);
+    let new = || MoverTier::open(&called, options(), OpenHow::new(MARK.owner, MARK.tier));
+    let first = new();
+    store(&first, name(1), b"x");
+    store(&first, name(2), b"y");
+    // As after the loss of the catalog.
+    drop(mover);
+    gone(&first);
+    let mover = join(&door, &called, &far);
+    store(&first, name(4), b"it is still known to this one");
+    drop(mover);
+    gone(&first);
+    let _mover = join(&door, &called, &far);
+    let error = new().put(name(3), 1).map(drop).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("cairn rebuild"), "{error}");
+    assert_eq!(tier(&called).stat(name(1)).expect("known again"), 1);
+}
+
+/// How a finish ends, once it is told.
+type Ending = Arc<(parking_lot::Mutex<Told>, parking_lot::Condvar)>;
+
+#[derive(Default)]
+struct Told {
+    /// Somebody waits for it.
+    waits: bool,
+    ends_well: Option<bool>,
+}
+
+/// A tier whose puts finish when they are told to, well or not.
+struct Gated {
+    inner: MemTier,
+    gate: Ending,
+}
+
+struct GatedPut {
+    inner: Box<dyn Put>,
+    gate: Ending,
+}
+
+impl Write for GatedPut {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Put for GatedPut {
+    fn finish(self: Box<Self>, sum: Crc32c) -> Result<Receipt, TierError> {
+        let mut told = self.gate.0.lock();
+        told.waits = true;
+        while told.ends_well.is_none() {
+            self.gate.1.wait(&mut told);
+        }
+        if told.ends_well == Some(true) {
+            return self.inner.finish(sum);
+        }
+        self.inner.abandon();
+        Err(TierError::Full {
+            tier: "gated".to_owned(),
+            step: "finishing",
+            why: "it was told so".to_owned(),
+        })
+    }
+
+    fn abandon(self: Box<Self>) {
+        self.inner.abandon();
+    }
+}
+
+impl Tier for Gated {
+    fn mark(&self) -> Mark {
+        self.inner.mark()
+    }
+    fn put(&self, name: AggregateId, hint: u64) -> Result<Box<dyn Put>, TierError> {
+        let (inner, gate) = (self.inner.put(name, hint)?, Arc::clone(&self.gate));
+        Ok(Box::new(GatedPut { inner, gate }))
+    }
+    fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
+        self.inner.read(name, offset, len)
+    }
+    fn stat(&self, name: AggregateId) -> Result<u64, TierError> {
+        self.inner.stat(name)
+    }
+    fn delete(&self, name: AggregateId) -> Result<(), TierError> {
+        self.inner.delete(name)
+    }
+    fn list(
+        &self,
+        after: Option<AggregateId>,
+        limit: usize,
+    ) -> Result<Vec<AggregateId>, TierError> {
+        self.inner.list(after, limit)
+    }
+    fn space(&self) -> Result<Space, TierError> {
+        self.inner.space()
+    }
+}
+
+/// The connection breaks while the far tier finishes an object; then that ends so.
+fn broken_while_finishing(ends_well: bool) -> Result<Receipt, TierError> {
+    let (door, called) = (door(), called("gated"));
+    let gate: Ending = Arc::default();
+    let url: TierUrl = "dir:/nowhere".parse().expect("a URL");
+    let inner = Gated {
+        inner: MemTier::new(MARK),
+        gate: Arc::clone(&gate),
+    };
+    let far = Far::keeping(url, Arc::new(inner));
+    let first = join(&door, &called, &far);
+    let tier = tier(&called);
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| {
+            let mut put = tier.put(name(1), 4).expect("starts");
+            put.write_all(b"data").expect("taken");
+            put.finish(Crc32c::of(b"data"))
+        });
+        let until = Instant::now() + SOON;
+        while !gate.0.lock().waits {
+            assert!(Instant::now() < until, "it is not being finished");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        drop(first);
+        let _second = join(&door, &called, &far);
+        assert_eq!(
+            tier.stat(name(1)).expect_err("not yet").kind(),
+            ErrorKind::Missing
+        );
+        gate.0.lock().ends_well = Some(ends_well);
+        gate.1.notify_all();
+        let ended = put.join().expect("no panic");
+        assert_eq!(tier.stat(name(1)).is_ok(), ends_well);
+        ended
+    })
+}
+
+#[test]
+fn a_put_whose_connection_breaks_while_it_is_finished_ends_as_the_tier_says() {
+    let receipt = broken_while_finishing(true).expect("its tier proved it");
+    assert_eq!((receipt.len, receipt.crc), (4, Crc32c::of(b"data")));
+    let error = broken_while_finishing(false).expect_err("its tier failed");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+}
+
+#[test]
+fn what_is_asked_of_a_mover_whose_door_dies_ends() {
+    let (door, called) = (door(), called("door"));
+    let gate: Ending = Arc::default();
+    let url: TierUrl = "dir:/nowhere".parse().expect("a URL");
+    let inner = Gated {
+        inner: MemTier::new(MARK),
+        gate,
+    };
+    let far = Far::keeping(url, Arc::new(inner));
+    let (here, there) = runtime()
+        .block_on(async { UnixStream::pair() })
+        .expect("a pair");
+    let caller = Caller {
+        schema: SCHEMA.to_owned(),
+        name: called.clone(),
+        from: "127.0.0.1:1".to_owned(),
+    };
+    let gate = door.gate.clone();
+    let conversation = runtime().spawn(async move { hall().converse(caller, here, gate).await });
+    let (far2, at) = (Arc::clone(&far), door.at);
+    let far2 = runtime().spawn(async move { far2.serve(there, at, || ()).await });
+    let tier = tier(&called);
+    let until = Instant::now() + SOON;
+    while tier.space().is_err() {
+        assert!(Instant::now() < until, "the mover does not come");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut put = tier.put(name(1), 4).expect("starts");
+    put.write_all(b"data").expect("taken");
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut put = tier.put(name(2), 4)?;
+            // Nobody waits for it to come back.
+            put.heed(Arc::new(|| true));
+            put.finish(Crc32c::of(b""))
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        // Whoever served it is dropped in the middle, as when a door's threads end.
+        conversation.abort();
+        drop(put);
+        let ended = asked.join().expect("no panic").expect_err("nobody answers");
+        assert_eq!(ended.kind(), ErrorKind::Unavailable, "{ended}");
+    });
+    assert_eq!(
+        tier.space().expect_err("it is gone").kind(),
+        ErrorKind::Unavailable
+    );
+    far2.abort();
 }

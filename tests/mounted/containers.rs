@@ -203,14 +203,12 @@ fn a_server_in_a_container_archives_releases_and_recalls() -> Result<()> {
     let data = tree::bytes(92, 3 << 20);
     fs::write(place.path().join("file"), &data)?;
     podman.does(&format!(
-        "run -d --name archive --device /dev/fuse --cap-add SYS_ADMIN -v {at}/backing:/backing -v {at}/state:/state \
+        "run -d --name archive --device /dev/fuse --cap-add SYS_ADMIN --cap-add DAC_READ_SEARCH -v {at}/backing:/guarded/backing -v {at}/state:/state \
          -v {at}:/data {SERVER_IMAGE} up --listen 0.0.0.0:7300 --allow-same-fs --state /state --tier disk=dir:/state/tier \
-         /backing /mount"
+         /guarded/backing /mount"
     ))?;
     let inside = |args: &str| podman.does(&format!("exec archive /usr/bin/cairn {args}"));
-    wait_for("the server to be ready", || {
-        Ok(inside("status /mount").is_ok())
-    })?;
+    wait_for("the server to be ready", || Ok(inside("ls /mount").is_ok()))?;
     let token = inside("token issue --user 0 /mount")?;
     let (token, fingerprint) = token.trim().split_once('\n').context("two lines")?;
     let remote = |args: &str| {

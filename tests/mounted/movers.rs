@@ -279,6 +279,12 @@ fn a_user_is_no_mover_a_mover_no_user_and_a_revoked_one_neither() -> Result<()> 
     ensure!(said.contains("a user's, and not a mover's"), "{said}");
     let said = vault.fails(5, ["put", "/etc/hostname", ":x"])?;
     ensure!(said.contains("the token is a mover's"), "{said}");
+    // One that is here is ended, too.
+    let mut here = vault
+        .command(["mover", "--join", &far.at, "--new", &url])
+        .spawn()?;
+    let mut out = BufReader::new(here.stdout.take().context("its output")?);
+    out.read_line(&mut String::new())?;
     let list = cairn.cairn(["token", "list"])?;
     let id = list
         .lines()
@@ -288,6 +294,7 @@ fn a_user_is_no_mover_a_mover_no_user_and_a_revoked_one_neither() -> Result<()> 
     cairn.cairn(["token", "revoke", id])?;
     let said = vault.fails(5, ["mover", "--join", &far.at, &url])?;
     ensure!(said.contains("not known, or void"), "{said}");
+    wait_for("the mover to be ended", || Ok(here.try_wait()?.is_some()))?;
     let status = cairn.run(["status"])?;
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     ensure!(status.contains("mover vault is not here"), "{status}");

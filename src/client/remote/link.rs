@@ -175,11 +175,16 @@ impl Link {
             .header("upgrade", PROTOCOL)
             .body(Full::new(Bytes::new()))
             .map_err(ClientError::not_understood)?;
-        let response = link.sent(request).await?;
+        let late = |_| ClientError::broken("the server does not answer");
+        let response = timeout(PATIENCE, link.sent(request))
+            .await
+            .map_err(late)??;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(refused(Answer::of(response)).await);
         }
-        let upgraded = hyper::upgrade::on(response).await;
+        let upgraded = timeout(PATIENCE, hyper::upgrade::on(response))
+            .await
+            .map_err(late)?;
         Ok((TokioIo::new(upgraded.map_err(ClientError::broken)?), peer))
     }
 

@@ -412,6 +412,17 @@ fn open_what_is_there(
             name: name.clone(),
             source,
         })?;
+        let known = claimed.catalog().tiers()?;
+        if let TierUrl::Mover { .. } = &parsed {
+            // What lies there is known by the stubs that name it; and it is no new tier at the next start.
+            claimed.catalog().set_tier(catalog::TierRow {
+                id: super::start::number_for(&parsed, &known),
+                name: name.clone(),
+                url: url.clone(),
+                kind: crate::tier::Kind::Mover.as_str().into(),
+                owner: claimed.state.instance,
+            })?;
+        }
         match crate::tier::is_there(&parsed) {
             Ok(true) => {}
             Ok(false) => {
@@ -426,7 +437,6 @@ fn open_what_is_there(
                 continue;
             }
         }
-        let known = claimed.catalog().tiers()?;
         let how = OpenHow::new(claimed.state.instance, fresh_tier(&known));
         match open_tier(&parsed, how) {
             Ok(tier) => {

@@ -237,7 +237,7 @@ impl Claimed {
             let row = known.iter().find(|t| t.name == *name);
             let how = match row {
                 Some(row) => OpenHow::known(self.state.instance, row.id),
-                None => OpenHow::new(self.state.instance, fresh_tier(&known)),
+                None => OpenHow::new(self.state.instance, number_for(&parsed, &known)),
             };
             let fail = |source| Startup::Tier {
                 name: name.clone(),
@@ -245,7 +245,10 @@ impl Claimed {
             };
             // In a place that is made a tier now nothing can have a name, and nobody waits for a slow one. One that the
             // catalog knows is not asked at all: whatever hangs there, users are served.
-            let may_hold = row.is_none() && crate::tier::is_there(&parsed).unwrap_or(true);
+            // One behind a mover looks itself, when it is there: it takes nothing if it holds what nobody here knows.
+            let looks_itself = matches!(parsed, TierUrl::Mover { .. });
+            let may_hold =
+                row.is_none() && !looks_itself && crate::tier::is_there(&parsed).unwrap_or(true);
             let tier = open_tier(&parsed, how).map_err(fail)?;
             if may_hold {
                 let base = self.incarnation.epoch;
@@ -406,6 +409,13 @@ pub(super) struct Still {
     pub(super) shared: Arc<Shared>,
     pub(super) mark: MarkGuard,
     pub(super) state: StateDir,
+}
+
+/// The number of a tier that is new here.
+pub(super) fn number_for(url: &TierUrl, known: &[catalog::TierRow]) -> TierId {
+    let own = url.number();
+    let own = own.filter(|number| known.iter().all(|t| t.id != *number));
+    own.unwrap_or_else(|| fresh_tier(known))
 }
 
 pub(super) fn fresh_tier(known: &[catalog::TierRow]) -> TierId {

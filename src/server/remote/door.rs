@@ -52,7 +52,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 struct Door {
     agents: Arc<Agents>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     tls: TlsAcceptor,
     crowd: Crowd,
     strangers: Strangers,
@@ -73,7 +73,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let door = Arc::new(Door {
         agents: Agents::new(start),
-        tokens,
+        tokens: Arc::new(tokens),
         tls: TlsAcceptor::from(identity.config),
         crowd: Crowd::default(),
         strangers: Strangers::default(),
@@ -302,6 +302,14 @@ fn refusal(code: Failure, message: &str, hint: Option<&str>) -> Response<Body> {
     response
 }
 
+/// Among whose connections one counts: each mover is like a user of its own.
+fn counted_as(token: &Token) -> u32 {
+    match &token.mover {
+        Some(name) => cairn_mover::Crc32c::of(name.as_bytes()).0 | 1 << 31,
+        None => token.uid,
+    }
+}
+
 impl Caller<'_> {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
         let token = match self.token(&request) {
@@ -329,7 +337,7 @@ impl Caller<'_> {
             }
         };
         // From here on the connection counts among the user's.
-        if let Err(error) = self.admit(token.uid).await {
+        if let Err(error) = self.admit(counted_as(&token)).await {
             tracing::warn!(uid = token.uid, %error, "a caller is not let in");
             let hint = Some("end other copies first");
             return Ok(closing(refusal(
@@ -339,16 +347,27 @@ impl Caller<'_> {
             )));
         }
         if let Some(name) = &token.mover {
-            let place = self.counted.lock().await.take().map(|(_, place)| place);
-            return Ok(join::answer(&self.door.agents, name, self.from, place, request).await);
+            let mover = join::Mover {
+                name: name.clone(),
+                token: token.id.clone(),
+                from: self.from,
+            };
+            let (agents, tokens) = (&self.door.agents, &self.door.tokens);
+            return Ok(match join::hand_over(agents, &mover, request).await {
+                Ok(conversation) => {
+                    let place = self.counted.lock().await.take().map(|(_, place)| place);
+                    conversation.go_on(place, Arc::clone(tokens))
+                }
+                Err(refused) => closing(refused),
+            });
         }
         if request.uri().path() == join::ROUTE {
             let hint = Some("an administrator issues one: cairn token issue --mover NAME");
-            return Ok(refusal(
+            return Ok(closing(refusal(
                 Failure::NotPermitted,
                 "the token is a user's, and not a mover's",
                 hint,
-            ));
+            )));
         }
         match self.pass_on(&token, request).await {
             Ok(response) => Ok(response.map(Body::new)),

@@ -144,10 +144,9 @@ async fn meet(from: SocketAddr, fd: OwnedFd, gate: Gate) {
     let met = async {
         let mut stream = BufReader::new(adopted?);
         let mut text = Vec::new();
-        (&mut stream)
-            .take(LINE_MAX)
-            .read_until(b'\n', &mut text)
-            .await?;
+        let mut line = (&mut stream).take(LINE_MAX);
+        let read = line.read_until(b'\n', &mut text);
+        tokio::time::timeout(HANDSHAKE, read).await??;
         let caller: Caller = serde_json::from_slice(&text)?;
         if caller.schema != SCHEMA {
             let why = format!("the door speaks {}", caller.schema);

@@ -232,8 +232,13 @@ impl Tokens {
             .map_err(|e| self.failed("lock")(e.into()))?;
         let mut tokens = self.list()?;
         change(&mut tokens)?;
+        // Where there is none of a mover, an older program reads it, too.
+        let schema = match tokens.iter().any(|token| token.mover.is_some()) {
+            true => SCHEMA,
+            false => SCHEMA_BEFORE,
+        };
         let kept = Kept {
-            schema: SCHEMA.to_owned(),
+            schema: schema.to_owned(),
             tokens,
         };
         let text = serde_json::to_vec_pretty(&kept).map_err(|e| self.failed("write")(e.into()))?;
@@ -252,6 +257,16 @@ impl Tokens {
             File::open(above)?.sync_all()
         };
         write().map_err(self.failed("replace"))
+    }
+
+    /// Is the token of that name still good?
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn is_good(&self, id: &str) -> Result<bool, TokenError> {
+        let now = now();
+        let found = self.list()?.into_iter().find(|t| t.id == id);
+        Ok(found.is_some_and(|t| t.expires.is_none_or(|end| now < end)))
     }
 
     /// The token that this is the text of, if it is good now.
@@ -321,7 +336,10 @@ mod tests {
         let (_, user) = tokens.issue(7, None, None).unwrap();
         let path = state.path().join(FILE);
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replace(SCHEMA, SCHEMA_BEFORE)).unwrap();
+        assert!(
+            text.contains(SCHEMA_BEFORE),
+            "an older program does not read it"
+        );
         let (_, mover) = tokens.issue_mover("tapes", None, None).unwrap();
         let found = tokens.find(&mover).unwrap().unwrap();
         assert_eq!((found.uid, found.mover.as_deref()), (NOBODY, Some("tapes")));

@@ -2,9 +2,13 @@
 //!
 //! Invariants kept here:
 //! - its place is made a tier only where it was told so, and only an empty one; else it must have the mark of the
-//!   instance that asks, and of the tier that it asks for;
-//! - of a put nothing is ever seen before its tier proved it, and nothing remains of one whose instance went away;
-//! - what it holds in memory for others is bounded ([`READS`], [`APPENDS`]).
+//!   instance that asks, and of the tier that it asks for; nothing is done for another one;
+//! - of a put nothing is ever seen before its tier proved it, and nothing remains of one whose instance went away
+//!   before it was to be finished. One that is being finished goes on, whatever becomes of the connection, and its end is
+//!   remembered for the instance that asks again;
+//! - what it holds in memory for others is bounded ([`READS`], [`APPENDS`]), over all its connections together.
+
+mod ends;
 
 use super::pieces::{self, PIECE};
 use super::wire::{
@@ -12,10 +16,11 @@ use super::wire::{
     proof_word, read_line, restoring_answer,
 };
 use crate::id::{AggregateId, InstanceId, TierId};
-use crate::tier::{Mark, OpenHow, Proof, Put, Tier, TierError, TierUrl, is_there, open};
+use crate::tier::{Mark, OpenHow, Put, Tier, TierError, TierUrl, is_there, open};
 use bytes::Bytes;
-use cairn_mover::{Crc32c, Crc32cHasher};
-use parking_lot::Mutex;
+use cairn_mover::Crc32c;
+use ends::Ends;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -24,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 /// Ranges that are read and sent at one time, at most: each is in memory.
@@ -33,10 +38,12 @@ const READS: usize = 8;
 const APPENDS: usize = 8;
 /// Questions that are worked on at one time.
 const AT_ONCE: usize = 256;
+/// And that wait for that.
+const QUEUE: usize = 8192;
 /// Puts that are open at one time.
 const PUTS: usize = 256;
-/// How long the server may take to let this mover in.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server may take to let this mover in: it asks one of the same name whether it lives.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The server asks every ten seconds whether this end lives: one that does not is gone.
 const SILENT: Duration = Duration::from_secs(60);
 
@@ -61,17 +68,38 @@ pub struct Far {
     url: TierUrl,
     /// The place may be made a tier, once.
     is_new: bool,
-    opened: Mutex<Option<(Mark, Arc<dyn Tier>)>>,
+    /// Held while the place is being opened, which may take its time.
+    opening: Mutex<()>,
+    opened: RwLock<Option<(Mark, Arc<dyn Tier>)>>,
+    ends: Arc<Ends>,
+    reads: Arc<Semaphore>,
+    appends: Arc<Semaphore>,
+    at_once: Arc<Semaphore>,
 }
 
 impl Far {
     /// Keeps objects in `url`. `is_new`: an empty place is made a tier for the instance that asks first.
     #[must_use]
     pub fn new(url: TierUrl, is_new: bool) -> Arc<Self> {
+        Self::with(url, is_new, None)
+    }
+
+    /// The same with a tier that is open: test doubles.
+    #[must_use]
+    pub fn keeping(url: TierUrl, tier: Arc<dyn Tier>) -> Arc<Self> {
+        Self::with(url, false, Some((tier.mark(), tier)))
+    }
+
+    fn with(url: TierUrl, is_new: bool, opened: Option<(Mark, Arc<dyn Tier>)>) -> Arc<Self> {
         Arc::new(Self {
             url,
             is_new,
-            opened: Mutex::new(None),
+            opening: Mutex::new(()),
+            opened: RwLock::new(opened),
+            ends: Arc::default(),
+            reads: Arc::new(Semaphore::new(READS)),
+            appends: Arc::new(Semaphore::new(APPENDS)),
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
         })
     }
 
@@ -110,33 +138,17 @@ impl Far {
         let work = Arc::new(Work {
             far: Arc::clone(self),
             server,
+            is_open: AtomicBool::new(false),
             puts: Mutex::new(HashMap::new()),
-            reads: Semaphore::new(READS),
-            appends: Semaphore::new(APPENDS),
         });
-        let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        let mut tasks = JoinSet::new();
+        let mut tasks = Tasks::default();
         let listen = async {
             loop {
                 let asked = timeout(SILENT, read_line::<Asked>(&mut read)).await;
                 let Some(Asked { id, ask }) = asked?? else {
                     return Ok(());
                 };
-                while tasks.try_join_next().is_some() {}
-                let (work, lines) = (Arc::clone(&work), lines.clone());
-                // What is quick never waits for what is not.
-                let place = match &ask {
-                    Ask::Ping | Ask::Abandon { .. } => None,
-                    _ => Arc::clone(&at_once).acquire_owned().await.ok(),
-                };
-                tasks.spawn(async move {
-                    let answer = work.answer(ask).await;
-                    drop(place);
-                    if let Ok(text) = line(&Answered { id, answer }) {
-                        // The server may be gone.
-                        let _ = lines.send(text).await;
-                    }
-                });
+                tasks.begin(&work, &lines, id, ask);
             }
         };
         let said = async {
@@ -150,7 +162,7 @@ impl Far {
             ended = said => ended,
         };
         // Nobody asks for these any more.
-        tasks.abort_all();
+        tasks.running.shutdown().await;
         let left: Vec<_> = work.puts.lock().drain().map(|(_, put)| put).collect();
         tokio::task::spawn_blocking(move || left.iter().for_each(|put| put.cancel()));
         ended.map_err(broken("serve"))
@@ -158,49 +170,107 @@ impl Far {
 
     /// The tier, open for the instance that asked.
     fn tier(&self) -> Result<Arc<dyn Tier>, Fault> {
-        let opened = self.opened.lock();
+        let opened = self.opened.read();
         let tier = opened.as_ref().map(|(_, tier)| Arc::clone(tier));
         tier.ok_or_else(|| Fault::passing("the mover's place is not open"))
     }
 
     /// Opens it as that tier of that instance; stays open.
-    fn open(&self, wanted: Mark) -> Result<(Mark, Vec<String>), TierError> {
-        let mut opened = self.opened.lock();
-        if let Some((mark, tier)) = &*opened {
-            // Whose it is, the instance sees by itself.
-            return Ok((*mark, tier.describe().notes));
+    fn open(&self, wanted: Mark) -> Result<Answer, TierError> {
+        let _one = self.opening.lock();
+        let kept = self.opened.read().clone();
+        let (mark, tier) = match kept {
+            Some(kept) => kept,
+            None => {
+                let tier = self.open_place(wanted)?;
+                *self.opened.write() = Some((tier.mark(), Arc::clone(&tier)));
+                (tier.mark(), tier)
+            }
+        };
+        if mark != wanted {
+            let why = format!("it is tier {} of instance {}", mark.tier, mark.owner);
+            return Err(self.refused(&why));
         }
-        let (owner, number) = (wanted.owner, wanted.tier);
+        Ok(Answer::Opened {
+            owner: mark.owner.to_string(),
+            tier: mark.tier.0,
+            notes: tier.describe().notes,
+            empty: tier.list(None, 1)?.is_empty(),
+        })
+    }
+
+    fn refused(&self, why: &str) -> TierError {
+        TierError::Refused {
+            place: self.url.to_string(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn open_place(&self, wanted: Mark) -> Result<Arc<dyn Tier>, TierError> {
         let there = is_there(&self.url).map_err(|error| TierError::Unavailable {
             tier: self.url.to_string(),
             step: "looking for its mark",
             why: error.to_string(),
         })?;
-        let refused = |why: &str| TierError::Refused {
-            place: self.url.to_string(),
-            why: why.to_owned(),
-        };
-        let how = match (self.is_new, there) {
-            (true, false) => OpenHow::new(owner, number),
+        let (owner, number) = (wanted.owner, wanted.tier);
+        match (self.is_new, there) {
+            (true, false) => open(&self.url, OpenHow::new(owner, number)),
             // Left in a service's command line, it would one day make a tier of an empty mount point.
-            (true, true) => return Err(refused("it is a tier already: leave --new out")),
-            (false, true) => OpenHow::known(owner, number),
+            (true, true) => Err(self.refused("it is a tier already: leave --new out")),
+            (false, true) => open(&self.url, OpenHow::known(owner, number)),
             (false, false) => {
                 let why =
                     "it has no mark of a tier: is it mounted? A new one is made by --new, once";
-                return Err(refused(why));
+                Err(self.refused(why))
             }
-        };
-        let tier = open(&self.url, how)?;
-        let mark = tier.mark();
-        let notes = tier.describe().notes;
-        *opened = Some((mark, tier));
-        Ok((mark, notes))
+        }
+    }
+}
+
+/// What a connection works on.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    /// How each is ended, until it has ended.
+    by_question: HashMap<u64, AbortHandle>,
+}
+
+impl Tasks {
+    fn begin(&mut self, work: &Arc<Work>, lines: &mpsc::Sender<String>, id: u64, ask: Ask) {
+        while self.running.try_join_next().is_some() {}
+        if self.by_question.len() > 2 * QUEUE {
+            self.by_question.retain(|_, task| !task.is_finished());
+        }
+        if let Ask::Forget { id } = ask {
+            if let Some(task) = self.by_question.remove(&id) {
+                task.abort();
+            }
+            return;
+        }
+        let (work, lines) = (Arc::clone(work), lines.clone());
+        let is_full = self.running.len() >= QUEUE;
+        let task = self.running.spawn(async move {
+            let answer = if is_full {
+                Err(Fault::passing("too many questions wait"))
+            } else {
+                work.in_turn(ask).await
+            };
+            let text = line(&Answered { id, answer }).or_else(|error| {
+                let answer = Err(Fault::passing(error));
+                line(&Answered { id, answer })
+            });
+            if let Ok(text) = text {
+                // The server may be gone.
+                let _ = lines.send(text).await;
+            }
+        });
+        self.by_question.insert(id, task);
     }
 }
 
 /// A put that is open.
 struct OpenPut {
+    object: AggregateId,
     put: Mutex<Option<Box<dyn Put>>>,
     unwanted: Arc<AtomicBool>,
 }
@@ -221,9 +291,9 @@ impl OpenPut {
 struct Work {
     far: Arc<Far>,
     server: SocketAddr,
+    /// The instance showed that the place is its own.
+    is_open: AtomicBool,
     puts: Mutex<HashMap<u64, Arc<OpenPut>>>,
-    reads: Semaphore,
-    appends: Semaphore,
 }
 
 fn parse(object: &str) -> Result<AggregateId, Fault> {
@@ -241,13 +311,27 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Work {
+    /// What is quick never waits for what is not.
+    async fn in_turn(self: &Arc<Self>, ask: Ask) -> Result<Answer, Fault> {
+        let _turn = match &ask {
+            Ask::Ping | Ask::Abandon { .. } => None,
+            _ => Arc::clone(&self.far.at_once).acquire_owned().await.ok(),
+        };
+        self.answer(ask).await
+    }
+
     async fn answer(self: &Arc<Self>, ask: Ask) -> Result<Answer, Fault> {
+        let needs_place = !matches!(ask, Ask::Ping | Ask::Open { .. });
+        if needs_place && !self.is_open.load(Ordering::SeqCst) {
+            return Err(Fault::passing("the place was not opened"));
+        }
         match ask {
             Ask::Ping => Ok(Answer::Done),
             Ask::Open { owner, tier } => self.open(&owner, tier).await,
             Ask::Begin { put, object, hint } => self.begin(put, &object, hint).await,
             Ask::Append { put, iod } => self.append(put, &iod).await,
             Ask::Finish { put, crc, hasten } => self.finish(put, crc, hasten).await,
+            Ask::Outcome { put, object } => self.far.ends.of((put, parse(&object)?)).await,
             Ask::Abandon { put } => {
                 let found = self.puts.lock().remove(&put);
                 blocking(move || {
@@ -275,20 +359,17 @@ impl Work {
         let owner: InstanceId = owner
             .parse()
             .map_err(|_| Fault::passing("no instance's name"))?;
+        let tier = TierId(tier);
         let far = Arc::clone(&self.far);
-        blocking(move || {
-            let wanted = Mark {
-                tier: TierId(tier),
-                owner,
-            };
-            let (mark, notes) = far.open(wanted).map_err(|e| Fault::from(&e))?;
-            Ok(Answer::Opened {
-                owner: mark.owner.to_string(),
-                tier: mark.tier.0,
-                notes,
+        let answer = blocking(move || {
+            far.open(Mark { tier, owner }).map_err(|error| {
+                tracing::error!(%error, "not opened for the server");
+                Fault::from(&error)
             })
         })
-        .await
+        .await?;
+        self.is_open.store(true, Ordering::SeqCst);
+        Ok(answer)
     }
 
     async fn begin(&self, number: u64, object: &str, hint: u64) -> Result<Answer, Fault> {
@@ -305,6 +386,7 @@ impl Work {
         })
         .await?;
         let put = Arc::new(OpenPut {
+            object,
             put: Mutex::new(Some(put)),
             unwanted,
         });
@@ -321,10 +403,12 @@ impl Work {
     async fn append(&self, number: u64, iod: &str) -> Result<Answer, Fault> {
         let put = self.put(number)?;
         let mut iod = parse_iod(iod).ok_or_else(|| Fault::passing("no descriptor"))?;
-        let _room = self.appends.acquire().await.map_err(Fault::passing)?;
+        let room = Arc::clone(&self.far.appends).acquire_owned().await;
+        let room = room.map_err(Fault::passing)?;
         let door = pieces::dial(&mut iod, self.server).await?;
         let bytes = pieces::receive(door, &iod).await?;
         blocking(move || {
+            let _room = room;
             let mut open = put.put.lock();
             let gone = || Fault::passing("the put failed before");
             let mut writing = open.take().ok_or_else(gone)?;
@@ -335,31 +419,38 @@ impl Work {
                 }
                 Err(error) => {
                     writing.abandon();
-                    let nobody = AggregateId { epoch: 0, seq: 0 };
-                    Err(Fault::from(&TierError::from_write(error, "far", nobody)))
+                    Err(Fault::from(&TierError::from_write(
+                        error, "far", put.object,
+                    )))
                 }
             }
         })
         .await
     }
 
+    /// It goes on also when nobody waits for it: see [`Ends`].
     async fn finish(&self, number: u64, crc: u32, hasten: bool) -> Result<Answer, Fault> {
         let put = self.put(number)?;
+        let (ends, which) = (Arc::clone(&self.far.ends), (number, put.object));
         let held = Arc::clone(&put);
-        let finished = blocking(move || {
-            let taken = held.put.lock().take();
-            let mut put = taken.ok_or_else(|| Fault::passing("the put failed before"))?;
-            if hasten {
-                put.hasten();
-            }
-            let receipt = put.finish(Crc32c(crc)).map_err(|e| Fault::from(&e))?;
-            Ok(Answer::Receipt {
-                len: receipt.len,
-                crc: receipt.crc.0,
-                proof: proof_word(receipt.proof).to_owned(),
-            })
-        })
-        .await;
+        let begun = ends.begin(which);
+        tokio::task::spawn_blocking(move || {
+            let finish = || {
+                let taken = held.put.lock().take();
+                let mut put = taken.ok_or_else(|| Fault::passing("the put failed before"))?;
+                if hasten {
+                    put.hasten();
+                }
+                let receipt = put.finish(Crc32c(crc)).map_err(|e| Fault::from(&e))?;
+                Ok(Answer::Receipt {
+                    len: receipt.len,
+                    crc: receipt.crc.0,
+                    proof: proof_word(receipt.proof).to_owned(),
+                })
+            };
+            begun.end(finish());
+        });
+        let finished = ends.of(which).await;
         self.puts.lock().remove(&number);
         finished
     }
@@ -376,9 +467,16 @@ impl Work {
         if len > PIECE || iod.size != len {
             return Err(Fault::passing("a range and a descriptor that do not fit"));
         }
-        let _room = self.reads.acquire().await.map_err(Fault::passing)?;
-        let bytes: Bytes =
-            blocking(move || tier.read(object, offset, len).map_err(|e| Fault::from(&e))).await?;
+        let room = Arc::clone(&self.far.reads).acquire_owned().await;
+        let room = room.map_err(Fault::passing)?;
+        // It stays with the bytes, also if nobody waits for them any more.
+        let (_room, bytes): (_, Bytes) = blocking(move || {
+            let bytes = tier
+                .read(object, offset, len)
+                .map_err(|e| Fault::from(&e))?;
+            Ok((room, bytes))
+        })
+        .await?;
         if bytes.len() as u64 != len {
             return Err(Fault::passing("the tier gave fewer bytes than asked for"));
         }
@@ -400,7 +498,6 @@ fn simple(tier: &dyn Tier, ask: Ask) -> Result<Answer, Fault> {
             .map(|len| Answer::Number { value: Some(len) }),
         Ask::Restore { object } => tier.restore(parse(&object)?).map(restoring_answer),
         Ask::Delete { object } => done(tier.delete(parse(&object)?)),
-        Ask::Prove { object, len, crc } => prove(tier, parse(&object)?, len, Crc32c(crc)),
         Ask::List { after, limit } => {
             let after = after.as_deref().map(parse).transpose()?;
             let limit = usize::try_from(limit).unwrap_or(NAMES_MAX).min(NAMES_MAX);
@@ -419,30 +516,9 @@ fn simple(tier: &dyn Tier, ask: Ask) -> Result<Answer, Fault> {
         | Ask::Append { .. }
         | Ask::Finish { .. }
         | Ask::Abandon { .. }
+        | Ask::Outcome { .. }
+        | Ask::Forget { .. }
         | Ask::Read { .. } => return Err(Fault::passing("it is answered elsewhere")),
     };
     answered.map_err(|error| Fault::from(&error))
-}
-
-/// Reads an object that nobody has a receipt of: that it can be seen says that the tier proved it, and this says what it is.
-fn prove(tier: &dyn Tier, object: AggregateId, len: u64, crc: Crc32c) -> Result<Answer, TierError> {
-    let found = tier.stat(object)?;
-    let mut sum = Crc32cHasher::default();
-    while found == len && sum.len() < len {
-        let bytes = tier.read(object, sum.len(), (len - sum.len()).min(PIECE))?;
-        sum.update(&bytes);
-    }
-    if found != len || sum.sum() != crc {
-        return Err(TierError::Corrupt {
-            tier: "far".to_owned(),
-            object,
-            expected: crc,
-            found: sum.sum(),
-        });
-    }
-    Ok(Answer::Receipt {
-        len,
-        crc: crc.0,
-        proof: proof_word(Proof::ReadBack).to_owned(),
-    })
 }

@@ -7,7 +7,7 @@
 
 use super::pieces::{self, Carrying, Way};
 use super::wire::{
-    Answer, Answered, Ask, Asked, Caller, Fault, Join, Joined, SCHEMA, line, read_line,
+    Answer, Answered, Ask, Asked, Caller, Fault, Join, Joined, SCHEMA, clipped, line, read_line,
 };
 use crate::tier::Mark;
 use bytes::Bytes;
@@ -31,6 +31,8 @@ const SILENT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other end's reason is waited for, when this end of a transfer failed.
 const REASON: Duration = Duration::from_secs(5);
+/// How long this end of a transfer may go on when the mover says that it is done.
+const LATE: Duration = Duration::from_secs(60);
 
 /// How streams of transfers come to this process.
 pub trait Doorway: Send + Sync {
@@ -144,7 +146,7 @@ impl Hall {
         let session = Arc::new(Session {
             name: caller.name,
             from: caller.from,
-            place: join.place,
+            place: clipped(&join.place),
             opened: tokio::sync::Mutex::new(None),
             lines,
             waiting: Mutex::new(Some(HashMap::new())),
@@ -159,6 +161,8 @@ impl Hall {
         if let Some(earlier) = earlier {
             earlier.end();
         }
+        // Also when this is dropped in the middle.
+        let here = Here(self, Arc::clone(&session));
         tracing::info!(
             mover = session.name,
             from = session.from,
@@ -180,17 +184,27 @@ impl Hall {
             () = session.watch() => Err(io::Error::new(io::ErrorKind::TimedOut, "it is silent")),
             _ = over.wait_for(|over| *over) => Ok(()),
         };
-        session.end();
-        let mut sessions = self.sessions.lock();
-        if sessions
-            .get(&session.name)
-            .is_some_and(|now| Arc::ptr_eq(now, &session))
-        {
-            sessions.remove(&session.name);
-        }
-        drop(sessions);
+        drop(here);
         tracing::info!(mover = session.name, error = ?ended.as_ref().err(), "gone");
         ended
+    }
+}
+
+/// A session that is in the hall, and leaves it with this: first nobody finds it any more, then who waits is told.
+struct Here<'a>(&'a Hall, Arc<Session>);
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        let mut sessions = self.0.sessions.lock();
+        let name = &self.1.name;
+        if sessions
+            .get(name)
+            .is_some_and(|now| Arc::ptr_eq(now, &self.1))
+        {
+            sessions.remove(name);
+        }
+        drop(sessions);
+        self.1.end();
     }
 }
 
@@ -214,7 +228,7 @@ impl Session {
     }
 
     async fn lives(&self) -> bool {
-        matches!(timeout(REASON, self.ask(Ask::Ping)).await, Ok(Ok(_)))
+        matches!(timeout(SILENT, self.ask(Ask::Ping)).await, Ok(Ok(_)))
     }
 
     fn end(&self) {
@@ -252,6 +266,7 @@ impl Session {
         iod: Iod,
         ask: impl FnOnce(String) -> Ask,
         carry: impl AsyncFnOnce(Door, Iod) -> Result<T, Fault>,
+        enough: Option<T>,
     ) -> Result<Result<T, Fault>, Gone> {
         let prepared = || -> io::Result<(Door, Expectation<'_>, String)> {
             let text = super::wire::iod_text(&iod).map_err(io::Error::other)?;
@@ -268,8 +283,13 @@ impl Session {
         tokio::select! {
             biased;
             answered = &mut asked => match answered? {
-                // The mover's end is done; this one has what it needs, or soon knows better.
-                Ok(_) => Ok(carried.await),
+                // It has all of it.
+                Ok(_) if enough.is_some() => Ok(enough.ok_or_else(|| Fault::passing("nothing"))),
+                // It sent all of it: this end has it, or soon knows better.
+                Ok(_) => Ok(match timeout(LATE, carried).await {
+                    Ok(carried) => carried,
+                    Err(_) => Err(Fault::passing("the mover says that it sent what did not come")),
+                }),
                 Err(fault) => Ok(Err(fault)),
             },
             carried = &mut carried => match carried {
@@ -296,7 +316,7 @@ impl Session {
             Err(fault) => return Ok(Err(fault)),
         };
         let carry = async |door, iod: Iod| pieces::receive(door, &iod).await;
-        self.transfer(iod, ask, carry).await
+        self.transfer(iod, ask, carry, None).await
     }
 
     /// Sends a piece; `ask` makes the question.
@@ -311,7 +331,7 @@ impl Session {
             Err(fault) => return Ok(Err(fault)),
         };
         let carry = async |door, iod: Iod| pieces::send(door, &iod, bytes).await;
-        self.transfer(iod, ask, carry).await
+        self.transfer(iod, ask, carry, Some(())).await
     }
 }
 
@@ -320,8 +340,14 @@ struct Forget<'a>(&'a Session, u64);
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        if let Some(all) = self.0.waiting.lock().as_mut() {
-            all.remove(&self.1);
+        let unanswered = self
+            .0
+            .waiting
+            .lock()
+            .as_mut()
+            .and_then(|all| all.remove(&self.1));
+        if unanswered.is_some() {
+            self.0.tell(Ask::Forget { id: self.1 });
         }
     }
 }

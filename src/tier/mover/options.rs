@@ -9,14 +9,14 @@ pub const OPTIONS: [&str; 2] = ["streams", "protect"];
 /// Streams of a transfer, where nothing is said.
 const STREAMS: u16 = 4;
 /// And at most.
-const STREAMS_MAX: u16 = 64;
+const STREAMS_MAX: u16 = 16;
 /// The longest name.
 const NAME_MAX: usize = 64;
 
 /// How the bytes of such a tier travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MoverOptions {
-    /// Streams of one transfer, 1 to 64.
+    /// Streams of one transfer, 1 to 16.
     pub streams: u16,
     /// What is protected on the way.
     pub protect: Protect,
@@ -38,7 +38,7 @@ impl MoverOptions {
             return Ok(());
         }
         let streams = value.parse().ok().filter(|n| (1..=STREAMS_MAX).contains(n));
-        self.streams = streams.ok_or_else(|| format!("{value:?} is no number from 1 to 64"))?;
+        self.streams = streams.ok_or_else(|| format!("{value:?} is no number from 1 to 16"))?;
         Ok(())
     }
 

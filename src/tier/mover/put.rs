@@ -1,16 +1,16 @@
 //! An object on its way to a mover: piece after piece, one of which travels while the next is filled.
 
-use super::hall::{Gone, Session, hall, threads};
+use super::hall::{Gone, Session, threads};
 use super::pieces::PIECE;
-use super::wire::{self, Ask, Fault};
+use super::wire::{self, Answer, Ask, Fault};
 use super::{Place, wait_for};
-use crate::id::AggregateId;
+use crate::id::{AggregateId, InstanceId};
 use crate::tier::{Put, Receipt, TierError, Unwanted};
 use bytes::Bytes;
 use cairn_mover::{Crc32c, Crc32cHasher};
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,16 +35,28 @@ pub(super) struct MoverPut {
     closed: bool,
 }
 
+/// A number that no other put has, also not of the process before this one: a mover may remember those.
+fn number() -> u64 {
+    static FIRST: OnceLock<u64> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let first = FIRST.get_or_init(|| {
+        let random = InstanceId::random().0;
+        u64::from(u32::from_le_bytes([
+            random[0], random[1], random[2], random[3],
+        ])) << 32
+    });
+    first + NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Starts one.
 pub(super) async fn begin(
     place: Arc<Place>,
     object: AggregateId,
     hint: u64,
 ) -> Result<MoverPut, TierError> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
     const STEP: &str = "starting";
     let session = place.session(STEP).await?;
-    let put = NEXT.fetch_add(1, Ordering::Relaxed);
+    let put = number();
     let ask = Ask::Begin {
         put,
         object: object.to_string(),
@@ -213,7 +225,6 @@ async fn finish(
     session: Arc<Session>,
     ending: Ending,
 ) -> Result<Receipt, TierError> {
-    const STEP: &str = "finishing";
     let ask = Ask::Finish {
         put: ending.put,
         crc: ending.sum.0,
@@ -231,43 +242,61 @@ async fn finish(
         }
     };
     match answered {
-        Ok(Ok(answer)) => {
-            let receipt = wire::receipt(ending.object, &answer).ok_or_else(|| place.odd(STEP))?;
-            if (receipt.len, receipt.crc) != (ending.len, ending.sum) {
-                return Err(TierError::Corrupt {
-                    tier: place.label.clone(),
-                    object: ending.object,
-                    expected: ending.sum,
-                    found: receipt.crc,
-                });
-            }
-            Ok(receipt)
-        }
+        Ok(Ok(answer)) => ending.judged(&place, &answer),
         Ok(Err(fault)) => Err(fault.into_error(&place.label, Some(ending.object))),
         Err(Gone) => look_again(&place, &ending).await,
     }
 }
 
-/// The mover went away while it finished an object: it is there, whole and proven, or it is not.
+/// The mover went away while it finished an object: what became of it, the mover knows when it is back, if it is the same
+/// process. Another one knows nothing: then it counts as not there. If it is there all the same nobody has it on record, as
+/// if this process had died, and P8 finds it.
 async fn look_again(place: &Place, ending: &Ending) -> Result<Receipt, TierError> {
     const STEP: &str = "finishing";
-    let until = Instant::now() + BACK;
-    while hall().find(&place.name).is_none() {
-        if Instant::now() > until {
+    let (begun, unwanted) = (Instant::now(), ending.unwanted.as_ref());
+    loop {
+        // It opens its place again before it says anything of it.
+        if let Ok(session) = place.session(STEP).await {
+            let object = ending.object.to_string();
+            let mut asked = std::pin::pin!(session.ask(Ask::Outcome {
+                put: ending.put,
+                object,
+            }));
+            let answered = loop {
+                match timeout(LOOK, &mut asked).await {
+                    Ok(answered) => break answered,
+                    Err(_) if unwanted.is_some_and(|unwanted| unwanted()) => {
+                        return Err(place.gone(STEP));
+                    }
+                    Err(_) => {}
+                }
+            };
+            match answered {
+                Ok(Ok(answer)) => return ending.judged(place, &answer),
+                Ok(Err(fault)) => return Err(fault.into_error(&place.label, Some(ending.object))),
+                // Once more.
+                Err(Gone) => {}
+            }
+        }
+        if begun.elapsed() > BACK || unwanted.is_some_and(|unwanted| unwanted()) {
             return Err(place.gone(STEP));
         }
         sleep(LOOK).await;
     }
-    // Names are used once, and an object can be seen only after its tier proved it.
-    let ask = Ask::Prove {
-        object: ending.object.to_string(),
-        len: ending.len,
-        crc: ending.sum.0,
-    };
-    match place.ask(STEP, Some(ending.object), ask).await {
-        Ok(answer) => wire::receipt(ending.object, &answer)
-            .filter(|r| (r.len, r.crc) == (ending.len, ending.sum))
-            .ok_or_else(|| place.odd(STEP)),
-        Err(_) => Err(place.gone(STEP)),
+}
+
+impl Ending {
+    /// A receipt, if it is one for what was sent.
+    fn judged(&self, place: &Place, answer: &Answer) -> Result<Receipt, TierError> {
+        let receipt = wire::receipt(self.object, answer).ok_or_else(|| place.odd("finishing"))?;
+        if (receipt.len, receipt.crc) != (self.len, self.sum) {
+            return Err(TierError::Corrupt {
+                tier: place.label.clone(),
+                object: self.object,
+                expected: self.sum,
+                found: receipt.crc,
+            });
+        }
+        Ok(receipt)
     }
 }

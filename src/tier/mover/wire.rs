@@ -16,6 +16,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 pub const SCHEMA: &str = "cairn.mover.v1";
 /// The longest line, bytes.
 pub(super) const LINE_MAX: u64 = 1 << 20;
+/// Characters of what the far side says, for people.
+const WORDS_MAX: usize = 1000;
 /// Names in one answer, at most: they fit a line.
 pub(super) const NAMES_MAX: usize = 8192;
 
@@ -63,7 +65,7 @@ pub(super) struct Answered {
     pub answer: Result<Answer, Fault>,
 }
 
-/// What can be asked. A put is known by a number of the instance's, which no other put of that connection has.
+/// What can be asked. A put is known by a number of the instance's, which no other of its puts has.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub(super) enum Ask {
@@ -85,8 +87,10 @@ pub(super) enum Ask {
     Finish { put: u64, crc: u32, hasten: bool },
     /// [`crate::tier::Put::abandon`].
     Abandon { put: u64 },
-    /// Is the object there, whole? For a put whose end was not heard; answered as [`Ask::Finish`].
-    Prove { object: String, len: u64, crc: u32 },
+    /// What became of the put of this object, whose end was not heard? Answered as [`Ask::Finish`], once it has ended.
+    Outcome { put: u64, object: String },
+    /// Nobody waits for the answer to that question any more.
+    Forget { id: u64 },
     /// Send a range of an object by this transfer.
     Read {
         object: String,
@@ -117,6 +121,8 @@ pub(super) enum Answer {
         owner: String,
         tier: u32,
         notes: Vec<String>,
+        /// No object lies there.
+        empty: bool,
     },
     Number {
         value: Option<u64>,
@@ -191,6 +197,7 @@ impl Fault {
     /// The error for the caller of `tier`, about `object`. A kind that is not known is a passing failure.
     pub(super) fn into_error(self, tier: &str, object: Option<AggregateId>) -> TierError {
         let Self { kind, why, pair } = self;
+        let why = clipped(&why);
         let tier = tier.to_owned();
         let named = object.unwrap_or(AggregateId { epoch: 0, seq: 0 });
         // Checksums have 32 bits.
@@ -246,6 +253,12 @@ impl Fault {
             },
         }
     }
+}
+
+/// The far side's words, as they may be shown and kept: no control characters, and not too many.
+pub(super) fn clipped(words: &str) -> String {
+    let plain = words.chars().filter(|c| !c.is_control());
+    plain.take(WORDS_MAX).collect()
 }
 
 /// The words for a kind of proof.
@@ -328,6 +341,12 @@ pub(super) fn parse_iod(text: &str) -> Option<Iod> {
 pub(super) fn line(message: &impl Serialize) -> io::Result<String> {
     let mut text = serde_json::to_string(message)?;
     text.push('\n');
+    if text.len() as u64 > LINE_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message that is too long",
+        ));
+    }
     Ok(text)
 }
 
