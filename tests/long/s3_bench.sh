@@ -3,15 +3,21 @@
 # objects, small files. In turns within one run, each step cold and to the end of a sync. Prints the ratios for
 # docs/benchmarks.md. Fails only if something is not archived, or comes back different.
 #
-#   CAIRN_TEST_S3S=/path/to/s3s-fs (a release build) [GIB=4] [ROUNDS=3] [FILES=10000] tests/long/s3_bench.sh
+#   [S3S=/path/to/s3s-fs] [GIB=4] [ROUNDS=3] [FILES=10000] tests/long/s3_bench.sh
 #
+# Where no S3S is named, tests/servers/strict is built for release, which takes minutes: the tests have it without optimisation.
 # GIB=0 and FILES=0 leave those parts out. aws and rclone are left out, by name, where they are not installed. The server keeps its data in memory where there
 # is room (SERVER_DIR).
 source "$(dirname "$0")/rig.bash"
 GIB=${GIB:-4} ROUNDS=${ROUNDS:-3} FILES=${FILES:-10000}
-server=${CAIRN_TEST_S3S:-$(command -v s3s-fs || true)}
-[ -x "${server:-}" ] || skip "needs s3s-fs: set CAIRN_TEST_S3S"
 requires $((GIB * 3 + 2)) python3 curl
+server=${S3S:-target/strict/release/cairn-test-s3s}
+if [ -z "${S3S:-}" ]; then
+  command -v cargo > /dev/null || skip "needs cargo to build its server, or S3S=/path/to/s3s-fs"
+  cargo build --quiet --release --locked --manifest-path tests/servers/strict/Cargo.toml --target-dir target/strict ||
+    fail "its server could not be built"
+fi
+[ -x "$server" ] || fail "$server is no program"
 begin
 export AWS_ACCESS_KEY_ID=bench AWS_SECRET_ACCESS_KEY=bench-secret AWS_EC2_METADATA_DISABLED=true AWS_REGION=us-east-1
 data=$(mktemp -d "${SERVER_DIR:-/dev/shm}/cairn-s3-XXXXXX")

@@ -4,14 +4,15 @@
 # the environment:
 #
 #   CAIRN_TEST_MOTO   moto_server: archive classes, versions; does not look at signatures, nor at checksums
-#   CAIRN_TEST_S3S    s3s-fs: strict about both
+#   CAIRN_TEST_S3S    s3s-fs, or tests/servers/strict, which is its library: strict about both
 #
-# Usage: tests/servers/s3.sh [--find|--quick]
+# Usage: tests/servers/s3.sh [--find]
 #   --find: installs nothing; fails if one is missing
-#   --quick: does not build s3s-fs (minutes); where it is not there, the tests that want it say that they are skipped
 set -euo pipefail
+strict=$(dirname "$0")/strict
 moto='moto[server]==5.2.5'
-s3s=0.14.1
+# What is in the cache was built from what is here.
+s3s=s3s-$(cat "$strict"/{Cargo.toml,Cargo.lock,src/main.rs} | sha256sum | cut -c 1-16)
 cache=${CAIRN_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cairn-test-servers}
 how=${1:-}
 
@@ -34,19 +35,17 @@ where() { # NAME CACHED PROGRAM
 }
 
 find_moto() { where CAIRN_TEST_MOTO "$cache/moto-5.2.5/bin/moto_server" moto_server; }
-find_s3s() { where CAIRN_TEST_S3S "$cache/s3s-fs-$s3s/bin/s3s-fs" s3s-fs; }
+find_s3s() { where CAIRN_TEST_S3S "$cache/$s3s" s3s-fs; }
 
 install_moto() {
   say "s3.sh: installing $moto into $cache"
   python3 -m venv "$cache/moto-5.2.5" && "$cache/moto-5.2.5/bin/pip" install --quiet "$moto" >&2
 }
 
-# Quickly built, and quick enough for tests; a bench wants another one.
 install_s3s() {
-  say "s3.sh: building s3s-fs $s3s into $cache (two minutes)"
-  CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR="$cache/build" \
-    cargo install --debug s3s-fs --version "$s3s" --features binary --locked --root "$cache/s3s-fs-$s3s" >&2 &&
-    rm -rf "$cache/build"
+  say "s3.sh: building tests/servers/strict into $cache (over a minute)"
+  cargo build --quiet --locked --manifest-path "$strict/Cargo.toml" --target-dir "$cache/build" >&2 &&
+    mv "$cache/build/debug/cairn-test-s3s" "$cache/$s3s" && rm -rf "$cache/build"
 }
 
 mkdir -p "$cache"
@@ -57,10 +56,6 @@ missing=0
 for server in moto s3s; do
   name=CAIRN_TEST_${server^^}
   if ! path=$("find_$server"); then
-    if [ "$how$server" = --quicks3s ]; then
-      say "s3.sh: no s3s-fs here, and it takes minutes to build: without --quick that is done"
-      continue
-    fi
     if [ "$how" != --find ]; then "install_$server" || say "s3.sh: $server could not be installed"; fi
     if ! path=$("find_$server"); then
       say "s3.sh: $server is missing"
