@@ -8,6 +8,7 @@
 //! |---|---|
 //! | describe a file | [`member::Member`] |
 //! | write an aggregate | [`aggregate::AggregateWriter`] |
+//! | write one whose bytes are read anywhere | [`draft::Draft`] |
 //! | open one from its end | [`aggregate::decode_trailer`], [`aggregate::decode_index`] |
 //! | read a range of a member | [`aggregate::IndexEntry::blocks_for`] and what stands beside it |
 //! | read one whose end is lost | [`scan::Scanner`] |
@@ -19,6 +20,7 @@ pub mod acl;
 pub mod aggregate;
 #[cfg(test)]
 mod arbitrary;
+pub mod draft;
 mod header;
 mod index;
 pub mod member;

@@ -21,8 +21,8 @@ use std::io::{Read, Write};
 mod headers;
 mod parts;
 
-pub(super) use headers::guarded;
-use headers::{Headers, PAX_NAME, check, encode_headers, extension};
+use headers::{Headers, PAX_NAME, extension};
+pub(super) use headers::{check, encode_headers, guarded};
 pub use parts::PartsWriter;
 
 /// A member of at most this many stored bytes is read whole and summed before its header is
@@ -274,20 +274,8 @@ impl<W: Write> AggregateWriter<W> {
         self.index
             .entries
             .sort_unstable_by(|a, b| a.member.path.cmp(&b.member.path));
-        let bytes = index::encode(&self.index);
-        let index_offset = self.written;
+        let (bytes, trailer) = closing(&self.index, self.written, self.in_parts.is_some());
         self.put(&bytes)?;
-        self.pad(TAR)?;
-        let trailer = Trailer {
-            aggregate: self.index.aggregate,
-            fs: self.index.fs,
-            index_offset,
-            index_len: bytes.len() as u64,
-            index_crc: Crc32c::of(&bytes),
-            total_len: self.written + TRAILER_LEN,
-            in_parts: self.in_parts.is_some(),
-        };
-        self.put(&trailer::encode(&trailer))?;
         self.sink.flush().map_err(|source| AggregateError::Io {
             step: "flushing the aggregate",
             source,
@@ -300,17 +288,7 @@ impl<W: Write> AggregateWriter<W> {
         if self.written > 0 {
             return Ok(());
         }
-        let Index {
-            aggregate,
-            fs,
-            composed,
-            ..
-        } = self.index;
-        let comment = pax::composition(aggregate, fs, composed);
-        let body = pax::record(b"comment", comment.as_bytes());
-        let mut out = Vec::new();
-        extension(&mut out, b'g', PAX_NAME, &body);
-        self.put(&out)
+        self.put(&opening(&self.index))
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), AggregateError> {
@@ -329,6 +307,33 @@ impl<W: Write> AggregateWriter<W> {
         let len = self.written.next_multiple_of(align) - self.written;
         self.put(&zeros[..len as usize])
     }
+}
+
+/// The global header.
+pub(super) fn opening(index: &Index) -> Vec<u8> {
+    let comment = pax::composition(index.aggregate, index.fs, index.composed);
+    let body = pax::record(b"comment", comment.as_bytes());
+    let mut out = Vec::new();
+    extension(&mut out, b'g', PAX_NAME, &body);
+    out
+}
+
+/// All that comes behind the padding: a sorted index that begins at `index_offset`, and the trailer.
+pub(super) fn closing(index: &Index, index_offset: u64, in_parts: bool) -> (Vec<u8>, Trailer) {
+    let mut bytes = index::encode(index);
+    let (index_len, index_crc) = (bytes.len() as u64, Crc32c::of(&bytes));
+    bytes.resize(bytes.len().next_multiple_of(TAR as usize), 0);
+    let trailer = Trailer {
+        aggregate: index.aggregate,
+        fs: index.fs,
+        index_offset,
+        index_len,
+        index_crc,
+        total_len: index_offset + bytes.len() as u64 + TRAILER_LEN,
+        in_parts,
+    };
+    bytes.extend_from_slice(&trailer::encode(&trailer));
+    (bytes, trailer)
 }
 
 /// A member's headers and data, as they were written.
@@ -372,7 +377,7 @@ fn reading(source: std::io::Error) -> AggregateError {
     }
 }
 
-fn misuse(path: &MemberPath, why: &'static str) -> AggregateError {
+pub(super) fn misuse(path: &MemberPath, why: &'static str) -> AggregateError {
     AggregateError::Misuse {
         path: path.to_string(),
         why,
@@ -380,7 +385,7 @@ fn misuse(path: &MemberPath, why: &'static str) -> AggregateError {
 }
 
 impl Member {
-    fn clone_without_xattrs(&self) -> Self {
+    pub(super) fn clone_without_xattrs(&self) -> Self {
         Self {
             path: self.path.clone(),
             kind: self.kind.clone(),

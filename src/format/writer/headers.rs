@@ -12,7 +12,7 @@ pub(super) const PAX_NAME: &[u8] = b"PaxHeaders/cairn";
 const LONG_NAME: &[u8] = b"././@LongLink";
 
 /// What tar could not say, or what would read back as something else.
-pub(super) fn check(member: &Member) -> Result<(), &'static str> {
+pub(in super::super) fn check(member: &Member) -> Result<(), &'static str> {
     let times = [member.mtime, member.atime, member.ctime];
     if times.iter().any(|t| t.nsec >= 1_000_000_000) {
         return Err("a time has nanoseconds of a second and more");
@@ -55,13 +55,13 @@ pub(super) fn check(member: &Member) -> Result<(), &'static str> {
 const MAX_LONG: usize = 256 << 10;
 
 /// The blocks before a member's stored bytes, and the attributes that found no room in them.
-pub(super) struct Headers {
-    pub(super) bytes: Vec<u8>,
-    pub(super) left_out: Vec<Xattr>,
+pub(in super::super) struct Headers {
+    pub(in super::super) bytes: Vec<u8>,
+    pub(in super::super) left_out: Vec<Xattr>,
 }
 
 /// Long-name headers, pax header, ustar header, sparse map; nothing at all for a socket.
-pub(super) fn encode_headers(
+pub(in super::super) fn encode_headers(
     member: &Member,
     crc: Option<Crc32c>,
 ) -> Result<Headers, &'static str> {
