@@ -195,13 +195,13 @@ enum Command {
     /// Copy files to a server on another host
     #[command(
         override_usage = "cairn put [OPTIONS] LOCAL... :REMOTE",
-        after_help = "Example: cairn put --resume results/ :proj/run-17"
+        after_help = "Example: cairn put --resume results/ :proj/run-17\nAs one tar file: cairn put --tar results/ :proj/run-17.tar"
     )]
     Put(copy::Put),
     /// Copy files from a server on another host
     #[command(
         override_usage = "cairn get [OPTIONS] :REMOTE... LOCAL",
-        after_help = "Example: cairn get :proj/run-17/out.h5 ."
+        after_help = "Example: cairn get :proj/run-17/out.h5 .\nOut of a tar file: cairn get --tar --member results/out.h5 :proj/run-17.tar ."
     )]
     Get(copy::Get),
     /// Serve a mount to other hosts: TLS, tokens, parallel streams

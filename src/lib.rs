@@ -7,8 +7,8 @@
 //! ```text
 //!  cli  server  client
 //!  hsm
-//!  catalog   tier
-//!  format  parcel
+//!  catalog   tier   parcel
+//!  format
 //!  id  error  config
 //! ```
 

@@ -2,6 +2,7 @@
 
 mod found;
 mod shown;
+mod tar;
 
 use super::output::Output;
 use super::proof::Proof;
@@ -97,6 +98,9 @@ pub(crate) struct Put {
     /// Files and directories here, then :PATH, the place below the mount.
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
+    /// Put all of it into one tar file, :PATH, with its index at its end.
+    #[arg(long, conflicts_with = "if_newer")]
+    tar: bool,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -109,6 +113,12 @@ pub(crate) struct Get {
     /// :PATH of files and directories below the mount, then the place here.
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
+    /// Get what is in the tar file :PATH, which `cairn put --tar` made.
+    #[arg(long)]
+    tar: bool,
+    /// Of a tar file this member and all below it, and not the rest; may be given again.
+    #[arg(long, value_name = "PATH", requires = "tar")]
+    member: Vec<std::ffi::OsString>,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -224,7 +234,11 @@ impl Put {
         runtime()?.block_on(or_interrupted(async {
             let (link, plan) = patiently(async || {
                 let mut link = Link::connect(&server).await?;
-                let plan = found::put(&mut link, &local, &remote, self.how.skip()).await?;
+                let plan = if self.tar {
+                    tar::put(&mut link, &local, &remote).await?
+                } else {
+                    found::put(&mut link, &local, &remote, self.how.skip()).await?
+                };
                 Ok((link, plan))
             })
             .await?;
@@ -239,6 +253,9 @@ impl Get {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
         let (remote, local) = found::from_remote(&self.paths)?;
         let server = self.far.server()?;
+        if self.tar {
+            return self.run_tar(server, &remote, &local);
+        }
         runtime()?.block_on(or_interrupted(async {
             let (link, plan) = patiently(async || {
                 let mut link = Link::connect(&server).await?;
@@ -248,6 +265,33 @@ impl Get {
             .await?;
             let session = self.far.session(Way::Get, &self.how, server, &link).await?;
             drop(link);
+            copy(session, plan, &self.how).await
+        }))
+    }
+}
+
+impl Get {
+    fn run_tar(
+        &self,
+        server: Server,
+        remote: &[found::Remote],
+        local: &std::path::Path,
+    ) -> Result<u8, CliError> {
+        let members: Vec<_> = self
+            .member
+            .iter()
+            .map(tar::member)
+            .collect::<Result<_, _>>()?;
+        runtime()?.block_on(or_interrupted(async {
+            let (link, view) = patiently(async || {
+                let mut link = Link::connect(&server).await?;
+                let view = tar::archive(&mut link, remote).await?;
+                Ok((link, view))
+            })
+            .await?;
+            let session = self.far.session(Way::Get, &self.how, server, &link).await?;
+            drop(link);
+            let plan = tar::get(&session, &view, local, &members, self.how.skip()).await?;
             copy(session, plan, &self.how).await
         }))
     }

@@ -1,6 +1,7 @@
 //! The client of a server on another host: TLS and a token for the questions, the mover for the data (docs/remote.md).
 //!
-//! [`link`] asks; [`plan`] makes parcels of files; [`session`] moves them, several at a time; [`parcel`] moves one.
+//! [`link`] asks; [`plan`] makes parcels of files; [`session`] moves them, several at a time; [`parcel`] moves one;
+//! [`tar`] knows archives there.
 //!
 //! # Invariants
 //! - A server is believed only after its certificate was checked: against authorities, or the fingerprint that came with
@@ -11,6 +12,7 @@ pub mod link;
 mod parcel;
 pub mod plan;
 pub mod session;
+pub mod tar;
 mod trust;
 
 pub use link::{Link, Server};

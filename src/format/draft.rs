@@ -372,13 +372,16 @@ mod tests {
             prop_assert_eq!(scanner.end(), Some(trailer.index_offset));
         }
 
-        #[test]
-        fn sums_of_blocks_are_put_together(len in 0_usize..3, more in 0_usize..900_000) {
-            let data: Vec<u8> = (0..len * BLOCK as usize + more).map(|n| (n % 251) as u8).collect();
-            let kind = Kind::dense(data.len() as u64);
-            let read = Summed::of(&kind, &mut &data[..]).unwrap();
-            prop_assert_eq!(read.crc, Crc32c::of(&data));
-            prop_assert_eq!(Summed::dense(data.len() as u64, read.blocks.clone()), read);
+    }
+
+    #[test]
+    fn sums_of_blocks_are_put_together() {
+        let block = BLOCK as usize;
+        for len in [0, 1, block - 1, block, block + 1, 2 * block + 777] {
+            let data: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let read = Summed::of(&Kind::dense(len as u64), &mut &data[..]).unwrap();
+            assert_eq!(read.crc, Crc32c::of(&data));
+            assert_eq!(Summed::dense(len as u64, read.blocks.clone()), read);
         }
     }
 

@@ -17,6 +17,20 @@ pub struct Time {
 pub enum Kind {
     /// A regular file of so many bytes.
     File(u64),
+    /// A regular file with holes, of which less than all is carried.
+    Sparse {
+        /// Its bytes.
+        size: u64,
+        /// Those that are carried.
+        stored: u64,
+    },
+    /// Another name of a file that lies here, of so many bytes.
+    Name {
+        /// Its path below the tree's directory.
+        of: Vec<u8>,
+        /// Its bytes.
+        size: u64,
+    },
     /// A directory.
     Directory,
     /// A symbolic link and what it says.
@@ -42,7 +56,8 @@ impl Entry {
     pub fn size(&self) -> u64 {
         match self.kind {
             Kind::File(size) => size,
-            Kind::Directory | Kind::Link(_) => 0,
+            Kind::Sparse { stored, .. } => stored,
+            Kind::Directory | Kind::Link(_) | Kind::Name { .. } => 0,
         }
     }
 }
@@ -96,7 +111,11 @@ impl Layout {
         let (mut starts, mut size) = (Vec::with_capacity(entries.len()), 0_u64);
         for entry in &entries {
             let shown = || String::from_utf8_lossy(&entry.path).into_owned();
-            if !is_below(&entry.path) {
+            let names = match &entry.kind {
+                Kind::Name { of, .. } => is_below(of),
+                _ => true,
+            };
+            if !is_below(&entry.path) || !names {
                 return Err(LayoutFault::Path(shown()));
             }
             if !paths.insert(entry.path.as_slice()) {

@@ -10,11 +10,13 @@
 
 mod part;
 
+use super::ends::Incoming;
 use super::layout::{Entry, Kind, Layout, Piece};
-use super::sending::Trouble;
+use super::opened::Trouble;
 use super::tree::{Tree, split};
-use cairn_mover::{Progress, Sink};
+use cairn_mover::{ByteRange, Progress, RANGES_MAX, Sink};
 use parking_lot::Mutex;
+pub(super) use part::Within;
 use part::{Alone, make_new};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -108,10 +110,30 @@ impl Receiving {
         tag: String,
         settle: Settle,
     ) -> io::Result<Self> {
+        let within = Within {
+            at: 0,
+            size: layout.size(),
+        };
+        Self::within(tree, layout, placing, (version, within), tag, settle)
+    }
+
+    /// The same, where what is sent is more than this parcel: a file that travels alone lies somewhere in it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn within(
+        tree: Arc<Tree>,
+        layout: Layout,
+        placing: Placing,
+        (version, within): (&[u8], Within),
+        tag: String,
+        settle: Settle,
+    ) -> io::Result<Self> {
         let alone = match layout.entries() {
             [entry] if layout.is_single() => {
                 make_parents(&tree, &entry.path)?;
-                Some(Alone::open(&tree, entry, version, placing.resume, &tag)?)
+                let source = (version, within);
+                Some(Alone::open(&tree, entry, source, placing.resume, &tag)?)
             }
             _ => None,
         };
@@ -135,13 +157,23 @@ impl Receiving {
         &self.layout
     }
 
-    /// What is there already. `version` is the sender's.
-    #[must_use]
-    pub fn progress(&self, version: &[u8]) -> Progress {
+    /// What an earlier transfer left of a file that travels alone.
+    pub(super) fn begun(&self) -> Option<Progress> {
+        self.alone.as_ref().map(|alone| alone.begun.clone())
+    }
+
+    /// Reads what is there of a file that travels alone.
+    pub(super) fn read_back(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
         match &self.alone {
-            Some(alone) => alone.begun.clone(),
-            None => Progress::new(version, self.layout.size()),
+            Some(alone) => alone.file.read_exact_at(buffer, at),
+            None => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// An entry is not to get its name.
+    pub(super) fn fail(&self, entry: usize, step: &'static str, error: io::Error) {
+        let mut failed = self.failed.lock();
+        failed.entry(entry).or_insert((step, error));
     }
 
     fn temporary(&self, entry: usize) -> String {
@@ -155,9 +187,28 @@ impl Receiving {
         Ok(Arc::new(make_new(&parent, self.temporary(entry).as_ref())?))
     }
 
+    /// Writes a piece of an entry, of a sparse one at its place in the file; an error that says nothing of the other entries fails this one alone.
+    ///
+    /// # Errors
+    /// Any other.
+    pub(super) fn take(&self, piece: Piece, bytes: &[u8]) -> io::Result<()> {
+        match self.write(piece, bytes) {
+            Err(error) if self.alone.is_some() || !is_of_one(&error) => Err(error),
+            Err(error) => {
+                self.fail(piece.entry, "write it", error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
     fn write(&self, piece: Piece, bytes: &[u8]) -> io::Result<()> {
+        if let Some(alone) = &self.alone {
+            return alone.file.write_all_at(bytes, piece.at);
+        }
         let entry = &self.layout.entries()[piece.entry];
-        if piece.at == 0 && piece.len as u64 == entry.size() {
+        let whole = matches!(entry.kind, Kind::File(size) if piece.len as u64 == size);
+        if piece.at == 0 && whole {
             let file = self.create(piece.entry)?;
             file.write_all_at(bytes, 0)?;
             complete(&file, entry)?;
@@ -185,37 +236,6 @@ impl Receiving {
             complete(&file, entry)?;
         }
         Ok(())
-    }
-
-    /// Gives the files their names: those that are whole, as `progress` says of one that travels alone, and of which the
-    /// sender says nothing bad. To be called once, after the transfer succeeded. What did not get its name is told, by number.
-    ///
-    /// # Errors
-    /// What was named could not be made durable.
-    pub fn place(
-        &self,
-        progress: &Progress,
-        troubles: &BTreeMap<usize, Trouble>,
-    ) -> io::Result<Vec<(usize, Fate)>> {
-        let mut fates = Vec::new();
-        let mut failed = std::mem::take(&mut *self.failed.lock());
-        for (number, entry) in self.layout.entries().iter().enumerate() {
-            let fate = match (troubles.get(&number), failed.remove(&number)) {
-                (Some(trouble), _) => Err(Fate::Sender(trouble.clone())),
-                (None, Some((step, error))) => Err(Fate::Failed(step, error)),
-                (None, None) => self.name(number, entry, progress),
-            };
-            if let Err(fate) = fate {
-                // What is not whole yet can be resumed.
-                if !matches!(&fate, Fate::Failed(_, e) if e.kind() == io::ErrorKind::UnexpectedEof)
-                {
-                    self.discard(number, entry);
-                }
-                fates.push((number, fate));
-            }
-        }
-        (self.settle)()?;
-        Ok(fates)
     }
 
     fn name(&self, number: usize, entry: &Entry, progress: &Progress) -> Result<(), Fate> {
@@ -251,7 +271,11 @@ impl Receiving {
                 );
                 set.map_err(|e| failed("set its time")(e.into()))?;
             }
-            (Kind::File(0), _) => {
+            (Kind::Name { of, size }, _) => {
+                self.link(of, *size, entry, (&*parent, &made))
+                    .map_err(failed("make it a name of the other file"))?;
+            }
+            (Kind::File(0) | Kind::Sparse { stored: 0, .. }, _) => {
                 let file = make_new(&parent, &made).map_err(failed("make it"))?;
                 complete(&file, entry).map_err(failed("set its mode and time"))?;
             }
@@ -262,16 +286,39 @@ impl Receiving {
                 complete(&alone.file, entry).map_err(failed("set its mode and time"))?;
                 made.clone_from(&alone.name);
             }
-            (Kind::File(_), None) if self.left.lock()[number] != 0 => {
+            (Kind::File(_) | Kind::Sparse { .. }, _) if self.left.lock()[number] != 0 => {
                 return Err(failed("receive it")(io::ErrorKind::InvalidData.into()));
             }
-            (Kind::File(_), None) => {}
+            (Kind::File(_) | Kind::Sparse { .. }, _) => {}
         }
         rename(&parent, &made, name, self.placing.if_missing)?;
         if let Some(alone) = &self.alone {
             alone.forget_progress();
         }
         Ok(())
+    }
+
+    /// Makes another name of a file that is what it is said to be.
+    fn link(
+        &self,
+        of: &[u8],
+        size: u64,
+        entry: &Entry,
+        (parent, made): (&OwnedFd, &OsStr),
+    ) -> io::Result<()> {
+        let there = self.tree.look(of)?;
+        let is_it = there.kind == rustix::fs::FileType::RegularFile
+            && (there.size, there.modified) == (size, entry.modified);
+        if !is_it {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the other file is not there",
+            ));
+        }
+        let (directory, name) = split(of);
+        let directory = self.tree.directory(directory)?;
+        let linked = rustix::fs::linkat(&*directory, name, parent, made, AtFlags::empty());
+        Ok(linked?)
     }
 
     /// Takes away what was written of an entry.
@@ -293,7 +340,10 @@ fn rename(parent: &OwnedFd, made: &OsStr, name: &OsStr, if_missing: bool) -> Res
         other => Fate::Failed("give it its name", other.into()),
     };
     if !if_missing {
-        return rustix::fs::renameat(parent, made, parent, name).map_err(failed);
+        rustix::fs::renameat(parent, made, parent, name).map_err(failed)?;
+        // Where both are names of one file the kernel leaves both, and says that all is well; mostly it is gone.
+        let _ = rustix::fs::unlinkat(parent, made, AtFlags::empty());
+        return Ok(());
     }
     match rustix::fs::renameat_with(parent, made, parent, name, RenameFlags::NOREPLACE) {
         // NFS cannot; a second name and then one less comes to the same.
@@ -318,6 +368,9 @@ fn times(entry: &Entry) -> Timestamps {
 
 /// Mode and times of a file that is written.
 fn complete(file: &File, entry: &Entry) -> io::Result<()> {
+    if let Kind::Sparse { size, .. } = entry.kind {
+        file.set_len(size)?;
+    }
     rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o777))?;
     Ok(rustix::fs::futimens(file, &times(entry))?)
 }
@@ -354,21 +407,10 @@ fn make_parents(tree: &Tree, path: &[u8]) -> io::Result<()> {
 
 impl Sink for Receiving {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if let Some(alone) = &self.alone {
-            return alone.file.write_all_at(bytes, offset);
-        }
         let mut rest = bytes;
         for piece in self.layout.pieces(offset, bytes.len()) {
             let (here, behind) = rest.split_at(piece.len);
-            if let Err(error) = self.write(piece, here) {
-                if !is_of_one(&error) {
-                    return Err(error);
-                }
-                self.failed
-                    .lock()
-                    .entry(piece.entry)
-                    .or_insert(("write it", error));
-            }
+            self.take(piece, here)?;
             rest = behind;
         }
         Ok(())
@@ -386,6 +428,47 @@ impl Sink for Receiving {
             Some(alone) => alone.keep(progress),
             None => Ok(()),
         }
+    }
+}
+
+impl Incoming for Receiving {
+    fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    fn progress(&self, version: &[u8]) -> Progress {
+        let begun = self.begun();
+        begun.unwrap_or_else(|| Progress::new(version, self.layout.size()))
+    }
+
+    fn lacking(&self, version: &[u8]) -> Vec<ByteRange> {
+        self.progress(version).ranges(RANGES_MAX)
+    }
+
+    fn place(
+        &self,
+        progress: &Progress,
+        troubles: &BTreeMap<usize, Trouble>,
+    ) -> io::Result<Vec<(usize, Fate)>> {
+        let mut fates = Vec::new();
+        let mut failed = std::mem::take(&mut *self.failed.lock());
+        for (number, entry) in self.layout.entries().iter().enumerate() {
+            let fate = match (troubles.get(&number), failed.remove(&number)) {
+                (Some(trouble), _) => Err(Fate::Sender(trouble.clone())),
+                (None, Some((step, error))) => Err(Fate::Failed(step, error)),
+                (None, None) => self.name(number, entry, progress),
+            };
+            if let Err(fate) = fate {
+                // What is not whole yet can be resumed.
+                if !matches!(&fate, Fate::Failed(_, e) if e.kind() == io::ErrorKind::UnexpectedEof)
+                {
+                    self.discard(number, entry);
+                }
+                fates.push((number, fate));
+            }
+        }
+        (self.settle)()?;
+        Ok(fates)
     }
 }
 

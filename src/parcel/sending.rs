@@ -5,29 +5,15 @@
 //!   after the last one was acknowledged, or it is named as changed;
 //! - a file that travels alone fails the transfer; one among others is filled up with zeros, and named.
 
+use super::ends::Outgoing;
 use super::layout::{Kind, Layout, Piece};
-use super::tree::{Found, Tree, stat};
-use lru::LruCache;
+use super::opened::{Opened, Trouble, fill, look_again};
+use super::tree::{Found, Tree};
 use parking_lot::Mutex;
-use rustix::fs::{FileType, OFlags};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// Files kept open: as many as may be read at one time, and a few.
-const KEPT: NonZeroUsize = NonZeroUsize::new(64).expect("64 is not 0");
-
-/// Why a file of the parcel must not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// It was changed meanwhile.
-    Changed,
-    /// It could not be read: the error's number, where it has one, and its text.
-    Unreadable(Option<i32>, String),
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -36,7 +22,7 @@ pub struct Sending {
     layout: Layout,
     /// What each entry was when the parcel was made.
     made: Vec<Found>,
-    open: Mutex<LruCache<usize, Arc<File>>>,
+    open: Opened,
     troubles: Mutex<BTreeMap<usize, Trouble>>,
 }
 
@@ -48,7 +34,7 @@ impl Sending {
             tree,
             layout,
             made,
-            open: Mutex::new(LruCache::new(KEPT)),
+            open: Opened::default(),
             troubles: Mutex::default(),
         }
     }
@@ -57,21 +43,6 @@ impl Sending {
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
-    }
-
-    /// The sender's name for the state of the data: what a later transfer may resume.
-    #[must_use]
-    pub fn version(&self) -> Vec<u8> {
-        match self.made.as_slice() {
-            [only] if self.layout.is_single() => only.version(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The files that must not be used, by number.
-    #[must_use]
-    pub fn troubles(&self) -> BTreeMap<usize, Trouble> {
-        self.troubles.lock().clone()
     }
 
     /// Whether a file that travels alone can be read at all.
@@ -86,49 +57,21 @@ impl Sending {
     }
 
     fn file(&self, entry: usize) -> io::Result<Arc<File>> {
-        if let Some(file) = self.open.lock().get(&entry) {
-            return Ok(Arc::clone(file));
-        }
         let path = self.layout.entries().get(entry).map(|e| e.path.as_slice());
         let (Some(path), Some(made)) = (path, self.made.get(entry)) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        // Without waiting: it may be a pipe by now.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = self.tree.open_at(path, flags)?;
-        let now = stat(&file)?;
-        if now.kind != FileType::RegularFile || !now.is_as(made) {
-            return Err(changed());
-        }
-        let file = Arc::new(File::from(file));
-        self.open.lock().put(entry, Arc::clone(&file));
-        Ok(file)
+        self.open.file(entry, &self.tree, path, made)
     }
 
     fn fill(&self, piece: Piece, buffer: &mut [u8]) -> io::Result<()> {
-        let read = self.file(piece.entry)?.read_exact_at(buffer, piece.at);
-        // It became shorter.
-        read.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => changed(),
-            _ => error,
-        })
+        fill(&*self.file(piece.entry)?, buffer, piece.at)
     }
 
     fn trouble(&self, entry: usize, why: &io::Error) {
-        let trouble = match why.kind() {
-            io::ErrorKind::StaleNetworkFileHandle => Trouble::Changed,
-            _ => Trouble::Unreadable(why.raw_os_error(), why.to_string()),
-        };
+        let trouble = Trouble::of(why);
         self.troubles.lock().entry(entry).or_insert(trouble);
     }
-}
-
-/// What `read_at` answers of a file that changed.
-fn changed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::StaleNetworkFileHandle,
-        "it was changed meanwhile",
-    )
 }
 
 impl cairn_mover::Source for Sending {
@@ -162,13 +105,8 @@ impl cairn_mover::Source for Sending {
             else {
                 continue;
             };
-            match self.tree.look(&of.path) {
-                Ok(now) if now.is_as(made) => {}
-                Ok(_) => self.trouble(entry, &changed()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.trouble(entry, &changed())
-                }
-                Err(error) => self.trouble(entry, &error),
+            if let Err(error) = look_again(&self.tree, &of.path, made) {
+                self.trouble(entry, &error);
             }
         }
         let changed = self
@@ -177,5 +115,28 @@ impl cairn_mover::Source for Sending {
             .values()
             .any(|t| *t == Trouble::Changed);
         Ok(!(self.layout.is_single() && changed))
+    }
+}
+
+impl Outgoing for Sending {
+    fn size(&self) -> u64 {
+        self.layout.size()
+    }
+
+    fn version(&self) -> Vec<u8> {
+        match self.made.as_slice() {
+            [only] if self.layout.is_single() => only.version(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn troubles(&self) -> BTreeMap<usize, Trouble> {
+        self.troubles.lock().clone()
+    }
+
+    fn changed(&self) -> Option<Vec<u8>> {
+        let troubles = self.troubles.lock();
+        let first = troubles.iter().find(|(_, t)| **t == Trouble::Changed)?.0;
+        self.layout.entries().get(*first).map(|e| e.path.clone())
     }
 }

@@ -47,6 +47,12 @@ pub struct Found {
     pub inode: u64,
     /// Blocks of 512 bytes on disk.
     pub blocks: u64,
+    /// Its names.
+    pub links: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// On which device it lies.
+    pub device: (u32, u32),
 }
 
 impl Found {
@@ -89,6 +95,9 @@ impl From<Statx> for Found {
             changed: time(stat.stx_ctime),
             inode: stat.stx_ino,
             blocks: stat.stx_blocks,
+            links: stat.stx_nlink,
+            owner: (stat.stx_uid, stat.stx_gid),
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod rig;
 
 mod adoption;
+mod archives;
 mod attributes;
 mod backups;
 #[cfg(feature = "s3")]

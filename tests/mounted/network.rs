@@ -16,6 +16,10 @@ use std::process::{Child, Command};
 const SIZE: usize = 256 << 20;
 const SERVER: &str = "10.77.0.1:7300";
 const STREAMS: &str = "4";
+/// Of archives: more than the control connections of a copy of many members, so that they are told apart by their number.
+const ARCHIVE_STREAMS: usize = 8;
+/// The most control connections of one copy.
+const CONTROL: usize = 4;
 
 /// Leaves the test, saying so, where it cannot build networks.
 macro_rules! needs_networks {
@@ -118,6 +122,134 @@ impl Net {
     }
 }
 
+/// What an archive of 256 MiB is made of: large files and small ones.
+fn members(top: &Path) -> Result<()> {
+    fs::create_dir_all(top.join("tree/small"))?;
+    let large = (SIZE - 2000 * 5000) / 4;
+    for n in 0..4 {
+        let file = top.join(format!("tree/large-{n}"));
+        fs::write(file, tree::bytes(n, large))?;
+    }
+    for n in 0..2000 {
+        let file = top.join(format!("tree/small/{n}"));
+        fs::write(file, tree::bytes(n, 5000))?;
+    }
+    Ok(())
+}
+
+/// Are both trees the same, as `diff` sees them?
+fn is_same(one: &Path, other: &Path) -> Result<()> {
+    let output = Command::new("diff")
+        .args(["-r", "--no-dereference"])
+        .args([one, other])
+        .output()?;
+    ensure!(output.status.success(), "{}", both(&output));
+    Ok(())
+}
+
+impl Net {
+    /// Both directions of an archive's cell, verified with tar; what was seen of each.
+    fn archive_cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
+        let dir = self.cairn.dir.path();
+        let (tree, back) = (dir.join("tree"), dir.join(what));
+        let there = format!(":{what}.tar");
+        let streams = ARCHIVE_STREAMS.to_string();
+        let rate = ["--tar", "--streams", &streams, "--limit-rate", "400M"];
+        let from = tree.to_str().context("a path")?;
+        let put = self.watched(caller, &[&["put"], &rate[..], &[from, &there]].concat())?;
+        let archive = self.cairn.at(&format!("{what}.tar"));
+        fs::create_dir(&back)?;
+        let tar = Command::new("tar")
+            .arg("-xf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(&back)
+            .output()?;
+        ensure!(
+            tar.status.success() && both(&tar).is_empty(),
+            "{}",
+            both(&tar)
+        );
+        is_same(&tree, &back.join("tree"))?;
+        fs::remove_dir_all(&back)?;
+        let to = back.to_str().context("a path")?;
+        let get = self.watched(caller, &[&["get"], &rate[..], &[&there, to]].concat())?;
+        is_same(&tree, &back.join("tree"))?;
+        fs::remove_dir_all(&back)?;
+        Ok(vec![put, get])
+    }
+
+    /// A member is got there: bytes that its host received for it.
+    fn member(&self, host: &str, device: &str, caller: &Caller, what: &str) -> Result<u64> {
+        let back = self.cairn.dir.path().join("member");
+        let (there, to) = (format!(":{what}.tar"), back.to_str().context("a path")?);
+        let before = self.lan.received(host, device)?;
+        caller.does(["get", "--tar", "--member", "tree/small/7", &there, to])?;
+        let received = self.lan.received(host, device)? - before;
+        ensure!(fs::read(back.join("tree/small/7"))? == tree::bytes(7, 5000));
+        fs::remove_dir_all(&back)?;
+        fs::remove_file(self.cairn.at(&format!("{what}.tar")))?;
+        Ok(received)
+    }
+}
+
+#[test]
+fn every_network_of_a_container_carries_archives_in_parallel_either_way() -> Result<()> {
+    needs_networks!("every_network_of_a_container_carries_archives_in_parallel_either_way");
+    let mut net = Net::new()?;
+    members(net.cairn.dir.path())?;
+    println!(
+        "| network | dialled by the server | dialled by the caller | a member of 5,000 bytes |"
+    );
+    for (host, device, advertised, ports) in [
+        ("bridged", "eth0", "10.77.0.2", "7010-7019:7000-7009"),
+        ("host", "eth0", "10.77.0.2", "7000-7009"),
+        ("macvlan", "mv0", "10.77.0.3", "7000-7009"),
+    ] {
+        let plain = net.caller(host)?;
+        let told = plain
+            .with("CAIRN_HOSTNAME", advertised)
+            .with("CAIRN_PORT_RANGE", ports);
+        let (parallel, firewall) = (format!("{host}-parallel"), format!("{host}-firewall"));
+        let low: u16 = ports.split('-').next().context("a range")?.parse()?;
+        let mut counted = Vec::new();
+        for (seen, said) in net.archive_cell(&told, &parallel)? {
+            ensure!(said.contains("dialled by the server"), "{host}: {said}");
+            for (_, there) in &seen.by_server {
+                let port = there.strip_prefix(&format!("{advertised}:"));
+                let port: u16 = port.context(there.clone())?.parse()?;
+                ensure!((low..low + 10).contains(&port), "{host}: dialled {there}");
+            }
+            ensure!(
+                seen.by_server.len() >= ARCHIVE_STREAMS && seen.by_caller <= CONTROL,
+                "{host}: {seen:?}"
+            );
+            counted.push(seen.by_server.len());
+        }
+        // One archive is one transfer.
+        ensure!(counted[0] == ARCHIVE_STREAMS, "{host}: {counted:?}");
+        for (seen, said) in net.archive_cell(&plain, &firewall)? {
+            ensure!(said.contains("dialling out"), "{host}: {said}");
+            ensure!(
+                seen.by_server.is_empty() && seen.dialled_out() >= ARCHIVE_STREAMS,
+                "{host}: {seen:?}"
+            );
+            counted.push(seen.dialled_out());
+        }
+        ensure!(counted[2] == ARCHIVE_STREAMS, "{host}: {counted:?}");
+        let bytes = [
+            net.member(host, device, &told, &parallel)?,
+            net.member(host, device, &plain, &firewall)?,
+        ];
+        ensure!(bytes.iter().all(|b| *b < 2 << 20), "{host}: {bytes:?}");
+        println!(
+            "| {host} | put {}, get {} | put {}, get {} at a time | {} and {} bytes received |",
+            counted[0], counted[1], counted[2], counted[3], bytes[0], bytes[1]
+        );
+    }
+    net.cairn.down()
+}
+
 #[test]
 fn every_network_of_a_container_carries_files_in_parallel_either_way() -> Result<()> {
     needs_networks!("every_network_of_a_container_carries_files_in_parallel_either_way");
@@ -193,6 +325,12 @@ fn where_nothing_is_published_that_is_said_in_a_line_and_the_caller_dials() -> R
             "{way}: {said}"
         );
         ensure!(seen.dialled_out() == 4, "{way}: {seen:?}");
+    }
+    members(net.cairn.dir.path())?;
+    for (seen, said) in net.archive_cell(&told, "hidden")? {
+        let why = "the server cannot reach you";
+        ensure!(said.matches(why).count() == 1, "{said}");
+        ensure!(seen.dialled_out() >= ARCHIVE_STREAMS, "{seen:?}");
     }
     net.cairn.down()
 }

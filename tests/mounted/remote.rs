@@ -10,9 +10,9 @@ use std::path::Path;
 
 /// Debian's `nobody`: an account that is not root's.
 const NOBODY: u32 = 65_534;
-const LARGE: usize = 40 << 20;
+pub(crate) const LARGE: usize = 40 << 20;
 
-fn opened() -> Result<(Instance, Far, Caller)> {
+pub(crate) fn opened() -> Result<(Instance, Far, Caller)> {
     let mut cairn = Instance::new(None)?;
     cairn.up()?;
     let far = Far::open(&cairn)?;
@@ -21,12 +21,12 @@ fn opened() -> Result<(Instance, Far, Caller)> {
     Ok((cairn, far, caller))
 }
 
-fn arg(path: &Path) -> Result<&str> {
+pub(crate) fn arg(path: &Path) -> Result<&str> {
     path.to_str().context("a path in UTF-8")
 }
 
 /// What is left of copies that did not end well.
-fn on_their_way(path: &Path) -> Result<Vec<String>> {
+pub(crate) fn on_their_way(path: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -37,7 +37,7 @@ fn on_their_way(path: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn moved(said: &str) -> Result<u64> {
+pub(crate) fn moved(said: &str) -> Result<u64> {
     let line = said
         .lines()
         .find(|l| l.contains("cairn.copied.v1"))
@@ -466,7 +466,7 @@ fn a_file_that_changes_meanwhile_is_refused_and_what_was_there_stays() -> Result
 }
 
 /// Processes whose command line has all of this.
-fn processes(words: &[&str]) -> Result<Vec<u32>> {
+pub(crate) fn processes(words: &[&str]) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

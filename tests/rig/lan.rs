@@ -169,6 +169,16 @@ impl Lan {
         )
     }
 
+    /// Bytes that the host has received through that device, as its kernel counts them.
+    pub(crate) fn received(&self, host: &str, device: &str) -> Result<u64> {
+        let output = Command::new("ip")
+            .args(["-n", &self.name(host), "-j", "-s", "link", "show", device])
+            .output()?;
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let bytes = &told[0]["stats64"]["rx"]["bytes"];
+        bytes.as_u64().context("no count of bytes")
+    }
+
     /// TCP connections that the host sees, as `ss` says: local and remote address with their ports.
     pub(crate) fn connections(&self, host: &str) -> Result<Vec<(String, String)>> {
         let on = format!("--net=/run/netns/{}", self.name(host));

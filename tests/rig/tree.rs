@@ -88,6 +88,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The same, but for owners and what modes say beyond who may.
+    pub(crate) fn is_but_for_rights(&self, other: &Self) -> bool {
+        let plain = |mode: u32| mode & 0o170_777;
+        let of = |f: &Self| (plain(f.mode), f.size, f.mtime, f.links, f.content);
+        of(self) == of(other) && self.target == other.target
+    }
+
     /// The same, but for the time of a directory (bsdtar leaves that of one that was there before:
     /// docs/format.md).
     pub(crate) fn is_but_for_directory_time(&self, other: &Self) -> bool {

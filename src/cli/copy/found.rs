@@ -15,9 +15,9 @@ use std::sync::Arc;
 /// A place below the mount, as it was written behind the colon.
 pub(super) struct Remote {
     /// Without slashes around it.
-    path: Vec<u8>,
+    pub(super) path: Vec<u8>,
     /// It ends in a slash: a directory is meant.
-    directory: bool,
+    pub(super) directory: bool,
 }
 
 fn remote(given: &OsStr) -> Result<Remote, CliError> {
@@ -97,7 +97,7 @@ async fn listed(
 }
 
 /// What stands at one place, if anything does.
-async fn at(link: &mut Link, path: &[u8]) -> Result<Option<EntryView>, ClientError> {
+pub(super) async fn at(link: &mut Link, path: &[u8]) -> Result<Option<EntryView>, ClientError> {
     let (mut entries, problems) = listed(link, &[path], false, false).await?;
     match problems
         .into_iter()
@@ -126,6 +126,7 @@ fn directory(path: &Path, there: Vec<u8>) -> Option<Item> {
             target: None,
         },
         found: Some(found),
+        name_of: None,
     })
 }
 
@@ -233,6 +234,7 @@ pub(super) async fn get(
                 local: here,
                 remote: entry,
                 found: None,
+                name_of: None,
             });
         }
         let (items, skipped) = without(items, skip, &known, |item| item.local.clone());

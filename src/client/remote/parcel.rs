@@ -6,19 +6,22 @@
 //!   (P15).
 
 use super::link::Link;
-use super::plan::{Item, Parcel, join};
+use super::plan::{Item, Parcel, Tar, join};
 use super::session::{Attempt, Session, Way};
+use super::tar::known;
 use crate::client::ClientError;
 use crate::error::Failure;
 use crate::id::{bytes_of_hex, hex_of};
-use crate::parcel::{Fate, Layout, Placing, Receiving, Sending, Trouble};
+use crate::parcel::{
+    Fate, Incoming, Layout, Outgoing, Placing, Receiving, Sending, Settle, Trouble,
+};
 use crate::server::wire::{
-    BadEntry, DialTransfer, Dialled, Dialling, EntryView, FinishTransfer, FinishedTransfer,
-    OpenTransfer, OpenedTransfer, Problem, Way as WireWay,
+    BadEntry, DialTransfer, Dialled, Dialling, FinishTransfer, FinishedTransfer, OpenTransfer,
+    OpenedTransfer, Problem, Way as WireWay,
 };
 use cairn_mover::{
     BLOCK_DEFAULT, ByteRange, DialRule, Dialler, Direction, Door, Host, Iod, Meter, Mode, Options,
-    Place, Progress, Protect, RANGES_MAX, Secret, Streams, TransferId,
+    Place, Progress, Protect, Secret, Streams, TransferId,
 };
 use hyper::Method;
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -27,7 +30,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const TRANSFERS: &str = "/v1/remote/transfers";
+pub(super) const TRANSFERS: &str = "/v1/remote/transfers";
 
 /// What came of a parcel.
 #[derive(Debug, Default)]
@@ -37,11 +40,11 @@ pub(super) struct Moved {
 }
 
 enum End {
-    Sends(Arc<Sending>),
-    Receives(Arc<Receiving>),
+    Sends(Arc<dyn Outgoing>),
+    Receives(Arc<dyn Incoming>),
 }
 
-fn failed(step: &'static str) -> impl FnOnce(io::Error) -> ClientError {
+pub(super) fn failed(step: &'static str) -> impl FnOnce(io::Error) -> ClientError {
     move |source| ClientError::Local { step, source }
 }
 
@@ -116,14 +119,11 @@ impl Session {
         (dialling, resume): (Dialling, bool),
         attempt: &Attempt,
     ) -> Result<Moved, Unreached> {
-        let layout = Layout::new(parcel.items.iter().map(Item::entry).collect());
-        let layout = layout.map_err(ClientError::not_understood)?;
         let mut asked = self.open(parcel, dialling, resume);
         asked.key.clone_from(&attempt.key);
-        let (end, opened) = match self.way {
-            Way::Put => {
-                let made = parcel.items.iter().filter_map(|item| item.found).collect();
-                let sending = Arc::new(Sending::new(Arc::clone(&parcel.tree), layout, made));
+        let (end, opened) = match (self.way, &parcel.tar) {
+            (Way::Put, _) => {
+                let sending = outgoing(parcel)?;
                 asked.version = Some(hex_of(&sending.version()));
                 let opened: OpenedTransfer =
                     link.ask(Method::POST, TRANSFERS, Some(&asked)).await?;
@@ -136,7 +136,19 @@ impl Session {
                 }
                 (End::Sends(sending), opened)
             }
-            Way::Get => self.opened(link, parcel, asked, layout).await?,
+            (Way::Get, None) => self.opened(link, parcel, asked, layout(parcel)?).await?,
+            (Way::Get, Some(tar)) => {
+                let incoming = self.of_archive(parcel, tar, resume).await?;
+                match self.ranges(link, asked, tar, &*incoming).await? {
+                    Some(opened) => (End::Receives(incoming), opened),
+                    None => {
+                        let (bytes, progress) = (0, incoming.progress(known(tar)));
+                        let problems = self.place(parcel, &incoming, progress, BTreeMap::new());
+                        let problems = problems.await?;
+                        return Ok(Moved { bytes, problems });
+                    }
+                }
+            }
         };
         let mut moved = Moved::default();
         let version = bytes_of_hex(&opened.version).unwrap_or_default();
@@ -152,6 +164,9 @@ impl Session {
             };
             let carried = match carried {
                 Ok(carried) => carried,
+                Err(Unreached::Other(error)) if error.failure() == Failure::Changed => {
+                    return Err(named(&end, error).into());
+                }
                 // The other end gave up, and knows better why.
                 Err(Unreached::Other(error)) if error.failure() == Failure::Interrupted => {
                     return Err(why(link, &opened, error).await.into());
@@ -183,7 +198,7 @@ impl Session {
             .receiving(parcel, layout, &opened, asked.resume)
             .await?;
         let version = bytes_of_hex(&opened.version).unwrap_or_default();
-        let lacking = pairs(&receiving.progress(&version).ranges(RANGES_MAX));
+        let lacking = pairs(&receiving.lacking(&version));
         let whole = pairs(&ByteRange::new(0, size).into_iter().collect::<Vec<_>>());
         let opened = if lacking == whole {
             opened
@@ -199,17 +214,24 @@ impl Session {
     }
 
     fn open(&self, parcel: &Parcel, dialling: Dialling, resume: bool) -> OpenTransfer {
+        let items = || {
+            parcel
+                .items
+                .iter()
+                .map(|item| item.remote.clone())
+                .collect()
+        };
         OpenTransfer {
             way: match self.way {
                 Way::Put => WireWay::Put,
                 Way::Get => WireWay::Get,
             },
             dialling,
-            entries: parcel
-                .items
-                .iter()
-                .map(|item| EntryView::clone(&item.remote))
-                .collect(),
+            entries: match &parcel.tar {
+                Some(Tar::Unpacks(archive, _)) => vec![archive.view.clone()],
+                Some(Tar::Reads(_, view)) => vec![view.clone()],
+                Some(Tar::Packs(_) | Tar::Here) | None => items(),
+            },
             version: None,
             if_missing: self.placing.if_missing,
             resume,
@@ -229,27 +251,22 @@ impl Session {
         resume: bool,
     ) -> Result<Receiving, ClientError> {
         let tree = Arc::clone(&parcel.tree);
-        let placing = Placing {
-            resume,
-            finish_directories: parcel.finishes,
-            ..self.placing
-        };
+        let placing = self.placing(parcel, resume);
         let version = bytes_of_hex(&opened.version).unwrap_or_default();
-        let tag = hex_of(
-            &TransferId::generate()
-                .map_err(ClientError::not_understood)?
-                .0,
-        );
-        // Opened before anything is written: what the disk loses from now on is told to this descriptor.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let below = rustix::fs::openat(tree.root(), ".", flags, FileMode::empty());
-        let below = below.map_err(|e| failed("open the directory")(e.into()))?;
-        let settle = Box::new(move || Ok(rustix::fs::syncfs(&below)?));
+        let (tag, settle) = (tag()?, settle(parcel)?);
         let make = move || Receiving::new(tree, layout, placing, &version, tag, settle);
         let made = tokio::task::spawn_blocking(make)
             .await
             .map_err(ClientError::not_understood)?;
         made.map_err(failed("make the file"))
+    }
+
+    pub(super) fn placing(&self, parcel: &Parcel, resume: bool) -> Placing {
+        Placing {
+            resume,
+            finish_directories: parcel.finishes,
+            ..self.placing
+        }
     }
 
     async fn transfer(
@@ -328,8 +345,8 @@ impl Session {
             .iter()
             .map(|[start, len]| ByteRange::new(*start, *len));
         let (direction, size) = match end {
-            End::Sends(sending) => (Direction::FromListener, sending.layout().size()),
-            End::Receives(receiving) => (Direction::ToListener, receiving.layout().size()),
+            End::Sends(sending) => (Direction::FromListener, sending.size()),
+            End::Receives(receiving) => (Direction::ToListener, receiving.size()),
         };
         Ok(Iod {
             transfer: TransferId::generate().map_err(ClientError::not_understood)?,
@@ -372,6 +389,10 @@ impl Session {
         let finished: FinishedTransfer = link.ask(Method::POST, &route, Some(&ask)).await?;
         moved.problems.extend(finished.problems);
         if let (End::Receives(receiving), Some(progress)) = (end, progress.cloned()) {
+            // What it says of an archive is said of all its members.
+            if parcel.tar.is_some() && !finished.bad.is_empty() {
+                return Err(changed());
+            }
             let of = |bad: &BadEntry| match bad.changed {
                 true => Trouble::Changed,
                 false => Trouble::Unreadable(None, bad.why.clone().unwrap_or_default()),
@@ -381,22 +402,79 @@ impl Session {
                 .iter()
                 .map(|bad| (bad.entry, of(bad)))
                 .collect();
-            let placing = Arc::clone(receiving);
-            let placed =
-                tokio::task::spawn_blocking(move || placing.place(&progress, &troubles)).await;
-            let fates = placed
-                .map_err(ClientError::not_understood)?
-                .map_err(failed("make durable what was got"))?;
-            for (entry, fate) in fates {
-                let path = parcel
-                    .items
-                    .get(entry)
-                    .map(|item| join(b"", &item.local))
-                    .unwrap_or_default();
-                moved.problems.push(told(&path, fate));
-            }
+            let placed = self.place(parcel, receiving, progress, troubles).await?;
+            moved.problems.extend(placed);
         }
         Ok(())
+    }
+
+    /// Gives what was received its names; what did not get its own.
+    async fn place(
+        &self,
+        parcel: &Parcel,
+        receiving: &Arc<dyn Incoming>,
+        progress: Progress,
+        troubles: BTreeMap<usize, Trouble>,
+    ) -> Result<Vec<Problem>, ClientError> {
+        let placing = Arc::clone(receiving);
+        let placed = tokio::task::spawn_blocking(move || placing.place(&progress, &troubles)).await;
+        let fates = placed
+            .map_err(ClientError::not_understood)?
+            .map_err(failed("make durable what was got"))?;
+        let told = |(entry, fate): (usize, Fate)| {
+            let item = parcel.items.get(entry);
+            let path = item.map(|item| join(b"", &item.local)).unwrap_or_default();
+            told(&path, fate)
+        };
+        Ok(fates.into_iter().map(told).collect())
+    }
+}
+
+pub(super) fn layout(parcel: &Parcel) -> Result<Layout, ClientError> {
+    let layout = Layout::new(parcel.items.iter().map(Item::entry).collect());
+    layout.map_err(ClientError::not_understood)
+}
+
+/// This end of a put.
+fn outgoing(parcel: &Parcel) -> Result<Arc<dyn Outgoing>, ClientError> {
+    if let Some(Tar::Packs(packing)) = &parcel.tar {
+        return Ok(Arc::clone(packing) as Arc<dyn Outgoing>);
+    }
+    let made = parcel.items.iter().filter_map(|item| item.found).collect();
+    let tree = Arc::clone(&parcel.tree);
+    Ok(Arc::new(Sending::new(tree, layout(parcel)?, made)))
+}
+
+/// In the names of what is being written.
+pub(super) fn tag() -> Result<String, ClientError> {
+    let id = TransferId::generate().map_err(ClientError::not_understood)?;
+    Ok(hex_of(&id.0))
+}
+
+/// Opened before anything is written: what the disk loses from now on is told to this descriptor.
+pub(super) fn settle(parcel: &Parcel) -> Result<Settle, ClientError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let below = rustix::fs::openat(parcel.tree.root(), ".", flags, FileMode::empty());
+    let below = below.map_err(|e| failed("open the directory")(e.into()))?;
+    Ok(Box::new(move || Ok(rustix::fs::syncfs(&below)?)))
+}
+
+/// The same error with the name of what changed, where this end knows it.
+fn named(end: &End, error: ClientError) -> ClientError {
+    let name = match end {
+        End::Sends(sending) => sending.changed(),
+        End::Receives(_) => None,
+    };
+    match (name, error) {
+        (Some(name), ClientError::Refused { failure, hint, .. }) => ClientError::Refused {
+            failure,
+            message: format!(
+                "{} was changed while it was sent",
+                String::from_utf8_lossy(&name)
+            ),
+            hint,
+        },
+        (_, error) => error,
     }
 }
 
@@ -416,7 +494,7 @@ impl From<ClientError> for Unreached {
     }
 }
 
-fn pairs(ranges: &[ByteRange]) -> Vec<[u64; 2]> {
+pub(super) fn pairs(ranges: &[ByteRange]) -> Vec<[u64; 2]> {
     ranges.iter().map(|r| [r.start(), r.len()]).collect()
 }
 
@@ -488,7 +566,7 @@ async fn move_it(
 ) -> Result<Carried, ClientError> {
     match end {
         End::Sends(sending) => {
-            let source = Arc::clone(sending) as Arc<dyn cairn_mover::Source>;
+            let source: Arc<dyn cairn_mover::Source> = Arc::<dyn Outgoing>::clone(sending);
             let sent = cairn_mover::send(door, iod, source, options)
                 .await
                 .map_err(broken)?;
@@ -500,7 +578,7 @@ async fn move_it(
         End::Receives(receiving) => {
             let version = bytes_of_hex(&opened.version).unwrap_or_default();
             let progress = receiving.progress(&version);
-            let sink = Arc::clone(receiving) as Arc<dyn cairn_mover::Sink>;
+            let sink: Arc<dyn cairn_mover::Sink> = Arc::<dyn Incoming>::clone(receiving);
             let received = cairn_mover::receive(door, iod, sink, progress, options).await;
             let received = received.map_err(|failed| broken(failed.error))?;
             Ok(Carried {
@@ -532,7 +610,7 @@ impl Session {
     }
 }
 
-fn changed() -> ClientError {
+pub(super) fn changed() -> ClientError {
     ClientError::Refused {
         failure: Failure::Changed,
         message: "the file changes while it is copied".to_owned(),

@@ -4,7 +4,9 @@
 //! their times and modes are what they were.
 
 use crate::client::ClientError;
-use crate::parcel::{ALONE, Entry, Found, Kind, Layout, Time, Tree, is_on_its_way};
+use crate::parcel::{
+    ALONE, Contents, Entry, Found, Kind, Layout, Packing, Tail, Time, Tree, Want, is_on_its_way,
+};
 use crate::server::wire::{EntryKind, EntryView, GivenPath, Problem};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,9 +15,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Small files are put together up to so many bytes,
-const TOGETHER: u64 = 64 << 20;
+pub(super) const TOGETHER: u64 = 64 << 20;
 /// and so many entries.
-const ENTRIES: usize = 2000;
+pub(super) const ENTRIES: usize = 2000;
 
 /// One name to be copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Item {
     pub remote: EntryView,
     /// What it was when it was looked at (put).
     pub found: Option<Found>,
+    /// It is to be another name of what lies here, below the parcel's directory.
+    pub name_of: Option<Vec<u8>>,
 }
 
 impl Item {
@@ -40,10 +44,14 @@ impl Item {
             .unwrap_or_default();
         Entry {
             path: self.local.clone(),
-            kind: match self.remote.kind {
-                EntryKind::File => Kind::File(self.remote.size),
-                EntryKind::Directory => Kind::Directory,
-                EntryKind::Symlink => Kind::Link(target),
+            kind: match (&self.name_of, self.remote.kind) {
+                (Some(of), _) => Kind::Name {
+                    of: of.clone(),
+                    size: self.remote.size,
+                },
+                (None, EntryKind::File) => Kind::File(self.remote.size),
+                (None, EntryKind::Directory) => Kind::Directory,
+                (None, EntryKind::Symlink) => Kind::Link(target),
             },
             mode: self.remote.mode,
             modified: modified(&self.remote),
@@ -71,6 +79,30 @@ pub struct Parcel {
     pub bytes: u64,
     /// Its directories get their modes and times; else they are made.
     pub finishes: bool,
+    /// It is no files there, but of an archive.
+    pub tar: Option<Tar>,
+}
+
+/// What a parcel has to do with an archive there.
+#[derive(Debug, Clone)]
+pub enum Tar {
+    /// Its one item is made of what is packed here.
+    Packs(Arc<Packing>),
+    /// Its items are these members.
+    Unpacks(Arc<Archive>, Vec<Want>),
+    /// It is a range of it, for its index.
+    Reads(Arc<Tail>, EntryView),
+    /// Its items are made here, of what is known.
+    Here,
+}
+
+/// An archive there, whose index was read.
+#[derive(Debug)]
+pub struct Archive {
+    /// The file.
+    pub view: EntryView,
+    /// What is in it.
+    pub contents: Arc<Contents>,
 }
 
 /// What is left out, of names that are there already.
@@ -104,7 +136,9 @@ impl Skip {
 pub struct Plan {
     /// What is copied first, in any order.
     pub files: Vec<Parcel>,
-    /// What comes behind it, in this order.
+    /// Further names of them, which come behind.
+    pub names: Vec<Parcel>,
+    /// What comes last, in this order.
     pub directories: Vec<Parcel>,
     /// Files and links in it.
     pub count: u64,
@@ -120,7 +154,7 @@ pub struct Plan {
 
 impl Plan {
     /// A name that no parcel may have, or has already, is a problem, and the others go.
-    fn can_be(&mut self, item: &Item) -> bool {
+    pub(super) fn can_be(&mut self, item: &Item) -> bool {
         let fault = Layout::new(vec![item.entry()])
             .err()
             .map(|fault| fault.to_string());
@@ -174,12 +208,13 @@ impl Plan {
     }
 }
 
-fn parcel(tree: &Arc<Tree>, items: Vec<Item>) -> Parcel {
+pub(super) fn parcel(tree: &Arc<Tree>, items: Vec<Item>) -> Parcel {
     Parcel {
         tree: Arc::clone(tree),
         bytes: items.iter().map(|item| item.remote.size).sum(),
         items,
         finishes: false,
+        tar: None,
     }
 }
 
@@ -242,9 +277,15 @@ fn at(path: &Path, error: &io::Error) -> ClientError {
 }
 
 /// An error about a local path.
-pub(super) fn told(path: &[u8], error: &io::Error) -> Problem {
+#[must_use]
+pub fn told(path: &[u8], error: &io::Error) -> Problem {
+    // The kernel's words for what a strict tree refuses say something else.
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        return problem(path, "not-permitted", "a symbolic link lies in the way");
+    }
     let code = match error.kind() {
         io::ErrorKind::NotFound => "not-found",
+        io::ErrorKind::CrossesDevices => "not-permitted",
         io::ErrorKind::PermissionDenied => "not-permitted",
         io::ErrorKind::StorageFull => "no-space",
         io::ErrorKind::ResourceBusy => "busy",
@@ -258,7 +299,7 @@ pub(super) fn told(path: &[u8], error: &io::Error) -> Problem {
     )
 }
 
-fn problem(path: &[u8], code: &str, message: &str) -> Problem {
+pub(super) fn problem(path: &[u8], code: &str, message: &str) -> Problem {
     Problem {
         path: Some(GivenPath::new(path)),
         code: code.to_owned(),
@@ -315,6 +356,7 @@ fn view(tree: &Tree, path: &[u8], there: &[u8]) -> io::Result<Option<Item>> {
         local: path.to_vec(),
         remote,
         found: Some(found),
+        name_of: None,
     }))
 }
 

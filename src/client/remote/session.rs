@@ -183,6 +183,10 @@ impl Session {
             self.all(files, AT_ONCE, &mut outcome).await;
         }
         if outcome.broke.is_none() {
+            let names = std::mem::take(&mut plan.names);
+            self.all(names, 1, &mut outcome).await;
+        }
+        if outcome.broke.is_none() {
             for mut parcel in directories {
                 parcel
                     .items
@@ -242,7 +246,7 @@ impl Session {
     }
 
     /// Tries a parcel until it is carried, cannot be, or comes no further.
-    async fn persist(
+    pub(super) async fn persist(
         &self,
         link: &mut Option<Link>,
         parcel: &Parcel,

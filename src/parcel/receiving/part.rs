@@ -35,6 +35,15 @@ pub(super) fn make_new(parent: &OwnedFd, name: &OsStr) -> io::Result<File> {
     Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?.into())
 }
 
+/// Where a file lies in what is sent.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::parcel) struct Within {
+    /// Where its first byte is; progress counts from the start of what is sent.
+    pub(in crate::parcel) at: u64,
+    /// Bytes of what is sent.
+    pub(in crate::parcel) size: u64,
+}
+
 /// A large file on its way.
 #[derive(Debug)]
 pub(super) struct Alone {
@@ -43,16 +52,19 @@ pub(super) struct Alone {
     pub(super) file: File,
     /// What an earlier transfer left.
     pub(super) begun: Progress,
+    /// The bytes of what is sent that are the file's.
+    own: ByteRange,
 }
 
 impl Alone {
     pub(super) fn open(
         tree: &Tree,
         entry: &Entry,
-        version: &[u8],
+        (version, within): (&[u8], Within),
         resume: bool,
         tag: &str,
     ) -> io::Result<Self> {
+        let own = ByteRange::new(within.at, entry.size()).ok_or(io::ErrorKind::InvalidInput)?;
         let (parent, given) = split(&entry.path);
         let parent = tree.directory(parent)?;
         let (file, name) = locked(&parent, given.as_bytes(), tag)?;
@@ -60,9 +72,10 @@ impl Alone {
             parent,
             name,
             file,
-            begun: Progress::new(version, entry.size()),
+            begun: Progress::new(version, within.size),
+            own,
         };
-        match part.kept(version, entry.size()).filter(|_| resume) {
+        match part.kept(version, within.size).filter(|_| resume) {
             Some(begun) => part.begun = begun,
             None => {
                 part.forget_progress();
@@ -90,8 +103,9 @@ impl Alone {
         let mut bytes = Vec::new();
         file.take(PROGRESS_MAX).read_to_end(&mut bytes).ok()?;
         let progress = Progress::decode(&bytes).ok()?.resume(version, size).ok()?;
-        let is_there =
-            |(run, sum): (ByteRange, Crc32c)| self.sum(run).is_ok_and(|found| found == sum);
+        let is_there = |(run, sum): (ByteRange, Crc32c)| {
+            self.own.contains(run) && self.sum(run).is_ok_and(|found| found == sum)
+        };
         let all = progress.runs().all(is_there);
         all.then_some(progress)
     }
@@ -102,8 +116,10 @@ impl Alone {
             let want = usize::try_from(run.len() - hasher.len())
                 .unwrap_or(usize::MAX)
                 .min(buffer.len());
-            self.file
-                .read_exact_at(&mut buffer[..want], run.start() + hasher.len())?;
+            self.file.read_exact_at(
+                &mut buffer[..want],
+                run.start() - self.own.start() + hasher.len(),
+            )?;
             hasher.update(&buffer[..want]);
         }
         Ok(hasher.sum())
@@ -128,8 +144,8 @@ impl Alone {
 
     /// All of it is there, and nobody put another file in its place.
     pub(super) fn is_whole(&self, progress: &Progress, size: u64) -> io::Result<()> {
-        let whole = progress.missing().is_empty()
-            && progress.size() == size
+        let whole = !progress.missing().overlaps(self.own)
+            && self.own.end() <= progress.size()
             && self.file.metadata()?.len() == size;
         if !whole {
             return Err(io::Error::new(

@@ -1,7 +1,7 @@
 //! Parcels carried by hand: blocks in any order, files that change or cannot be written, parts that are resumed.
 
 use super::*;
-use crate::parcel::Sending;
+use crate::parcel::{Outgoing, Sending};
 use cairn_mover::{ByteRange, Crc32c, Source};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -46,7 +46,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hmac", &["src/hsm/backing"]),
     (
         "sha2",
-        &["src/hsm/backing", "src/cli/", "src/server/remote/"],
+        &[
+            "src/hsm/backing",
+            "src/cli/",
+            "src/server/remote/",
+            "src/parcel/",
+        ],
     ),
     ("ring", &["mover/src/secret.rs", "mover/src/seal.rs"]),
     ("toml", &["src/config/", "src/config.rs"]),

@@ -6,8 +6,8 @@ use super::Source;
 /// top one, whose rooms are the program's faces.
 const LEVELS: &[&[&str]] = &[
     &["id", "error", "config"],
-    &["format", "parcel"],
-    &["catalog", "tier"],
+    &["format"],
+    &["catalog", "tier", "parcel"],
     &["hsm"],
     &["server"],
     &["client"],

@@ -12,7 +12,8 @@ use super::{Agent, Message, routes};
 use crate::error::Failure;
 use crate::id::{bytes_of_hex, hex_of};
 use crate::parcel::{
-    Entry, Fate, Found, Kind, Layout, Placing, Receiving, Sending, Time, Tree, Trouble,
+    Entry, Fate, Found, Incoming, Kind, Layout, Outgoing, Placing, Receiving, Sending, Time, Tree,
+    Trouble,
 };
 use crate::server::wire::{
     BadEntry, DialTransfer, Dialled, Dialling, EntryKind, EntryView, FinishTransfer,
@@ -390,6 +391,9 @@ fn absent() -> Found {
         changed: Time::default(),
         inode: 0,
         blocks: 0,
+        links: 0,
+        owner: (0, 0),
+        device: (0, 0),
     }
 }
 
