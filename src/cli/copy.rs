@@ -1,6 +1,7 @@
 //! `cairn put` and `cairn get`: files to and from a server on another host.
 
 mod found;
+mod pipe;
 mod shown;
 mod tar;
 
@@ -95,7 +96,7 @@ pub(crate) struct How {
 /// Arguments of `put`.
 #[derive(Debug, Args)]
 pub(crate) struct Put {
-    /// Files and directories here, then :PATH, the place below the mount.
+    /// Files and directories here, or - for standard input, then :PATH, the place below the mount.
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
     /// Put all of it into one tar file, :PATH, with its index at its end.
@@ -110,7 +111,7 @@ pub(crate) struct Put {
 /// Arguments of `get`.
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// :PATH of files and directories below the mount, then the place here.
+    /// :PATH of files and directories below the mount, then the place here, or - for standard output.
     #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<std::ffi::OsString>,
     /// Get what is in the tar file :PATH, which `cairn put --tar` made.
@@ -206,6 +207,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|e| CliError::system("start threads", &e))
 }
 
+/// What the process takes away from the modes of new files.
+fn umask() -> u32 {
+    let mask = rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(mask);
+    mask.bits()
+}
+
 /// Ctrl-C ends a copy; what can be resumed stays.
 async fn or_interrupted<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     tokio::select! {
@@ -229,6 +237,9 @@ async fn patiently<T>(look: impl AsyncFn() -> Result<T, CliError>) -> Result<T, 
 
 impl Put {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
+        if self.is_pipe() {
+            return self.run_pipe();
+        }
         let (local, remote) = found::to_remote(&self.paths)?;
         let server = self.far.server()?;
         runtime()?.block_on(or_interrupted(async {
@@ -251,6 +262,9 @@ impl Put {
 
 impl Get {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
+        if self.is_pipe() {
+            return self.run_pipe();
+        }
         let (remote, local) = found::from_remote(&self.paths)?;
         let server = self.far.server()?;
         if self.tar {

@@ -1,7 +1,7 @@
 //! The client of a server on another host: TLS and a token for the questions, the mover for the data (docs/remote.md).
 //!
 //! [`link`] asks; [`plan`] makes parcels of files; [`session`] moves them, several at a time; [`parcel`] moves one;
-//! [`tar`] knows archives there.
+//! [`tar`] knows archives there, and [`pipe`] what has no size, or is wanted in order.
 //!
 //! # Invariants
 //! - A server is believed only after its certificate was checked: against authorities, or the fingerprint that came with
@@ -10,6 +10,7 @@
 
 pub mod link;
 mod parcel;
+pub mod pipe;
 pub mod plan;
 pub mod session;
 pub mod tar;

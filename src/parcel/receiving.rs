@@ -71,6 +71,8 @@ pub struct Receiving {
     /// Bytes of each entry that are not written yet.
     left: Mutex<Vec<u64>>,
     failed: Mutex<BTreeMap<usize, (&'static str, io::Error)>>,
+    /// Where the file that travels alone ends, if that came to be known later.
+    end: Mutex<Option<u64>>,
 }
 
 impl std::fmt::Debug for Receiving {
@@ -148,6 +150,7 @@ impl Receiving {
             files: Mutex::default(),
             left: Mutex::new(left),
             failed: Mutex::default(),
+            end: Mutex::default(),
         })
     }
 
@@ -168,6 +171,11 @@ impl Receiving {
             Some(alone) => alone.file.read_exact_at(buffer, at),
             None => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+
+    /// The file that travels alone has so many bytes, and not as many as it could have had.
+    pub fn ends_at(&self, size: u64) {
+        *self.end.lock() = Some(size);
     }
 
     /// An entry is not to get its name.
@@ -280,8 +288,9 @@ impl Receiving {
                 complete(&file, entry).map_err(failed("set its mode and time"))?;
             }
             (Kind::File(size), Some(alone)) => {
+                let size = self.end.lock().unwrap_or(*size);
                 alone
-                    .is_whole(progress, *size)
+                    .is_whole(progress, size)
                     .map_err(failed("receive it"))?;
                 complete(&alone.file, entry).map_err(failed("set its mode and time"))?;
                 made.clone_from(&alone.name);

@@ -47,8 +47,9 @@ pub use tier::{
     TierCheckQuery, TierDifference, TierList, TierObjects, TierOwner, TierTest, TierTestCase,
 };
 pub use transfer::{
-    BadEntry, Copied, DialTransfer, Dialled, Dialling, EntryKind, EntryView, FinishTransfer,
-    FinishedTransfer, Hello, ListQuery, OpenTransfer, OpenedTransfer, TokenView, Way,
+    BadEntry, ContinueTransfer, Copied, DialTransfer, Dialled, Dialling, EntryKind, EntryView,
+    FinishTransfer, FinishedTransfer, Hello, ListQuery, OpenTransfer, OpenedTransfer, TokenView,
+    Way,
 };
 pub use transfer::{PortLease, Settled};
 pub use when::When;
@@ -136,6 +137,7 @@ schemas! {
     EntryView => "cairn.remote-entry.v1",
     OpenTransfer => "cairn.transfer-open.v1",
     OpenedTransfer => "cairn.transfer-opened.v1",
+    ContinueTransfer => "cairn.transfer-next.v1",
     DialTransfer => "cairn.transfer-dial.v1",
     Dialled => "cairn.transfer-dialled.v1",
     FinishTransfer => "cairn.transfer-finish.v1",

@@ -208,6 +208,7 @@ fn p15_an_archive_writes_nowhere_but_where_it_is_to() -> Result<()> {
     let bytes = fs::read(cairn.at("x.tar"))?;
     let at = bytes.windows(7).position(|w| w == b"hostile");
     archive.write_all_at(b"x", at.context("its data")? as u64)?;
+    drop(archive);
     let said = caller.run(get)?;
     let words = both(&said);
     ensure!(

@@ -21,6 +21,7 @@ mod lost;
 mod movers;
 mod network;
 mod parts;
+mod pipes;
 mod pools;
 mod programs;
 mod proof;

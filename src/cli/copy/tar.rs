@@ -1,6 +1,7 @@
 //! `--tar`: what is packed under which names, and where members go.
 
 use super::found::{Remote, at};
+use super::umask;
 use crate::cli::CliError;
 use crate::client::ClientError;
 use crate::client::remote::Link;
@@ -10,7 +11,6 @@ use crate::client::remote::tar::unpack;
 use crate::error::Failure;
 use crate::parcel::{Named, Outgoing, Packing, Tree};
 use crate::server::wire::{EntryKind, EntryView, GivenPath};
-use rustix::fs::Mode;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,13 +60,6 @@ fn names(local: &[PathBuf], plan: &mut Plan) -> Result<Vec<Named>, CliError> {
         }
     }
     Ok(names)
-}
-
-/// What the process takes away from the modes of new files.
-fn umask() -> u32 {
-    let mask = rustix::process::umask(Mode::empty());
-    rustix::process::umask(mask);
-    mask.bits()
 }
 
 /// The archive of these paths, as one file there.
@@ -126,11 +119,10 @@ pub(super) async fn put(
     Ok(plan)
 }
 
-/// An archive there: the file that has that name.
+/// The one file there that is meant.
 pub(super) async fn archive(link: &mut Link, remote: &[Remote]) -> Result<EntryView, CliError> {
     let [place] = remote else {
-        return Err(CliError::usage("one archive at a time")
-            .with_hint("cairn get --tar :NAME.tar [--member PATH]... LOCAL"));
+        return Err(CliError::usage("one file there at a time"));
     };
     let shown = String::from_utf8_lossy(&place.path).into_owned();
     match at(link, &place.path).await? {

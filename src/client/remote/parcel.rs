@@ -39,7 +39,7 @@ pub(super) struct Moved {
     pub(super) problems: Vec<Problem>,
 }
 
-enum End {
+pub(super) enum End {
     Sends(Arc<dyn Outgoing>),
     Receives(Arc<dyn Incoming>),
 }
@@ -269,7 +269,7 @@ impl Session {
         }
     }
 
-    async fn transfer(
+    pub(super) async fn transfer(
         &self,
         link: &mut Link,
         opened: &OpenedTransfer,
@@ -532,7 +532,7 @@ fn told(path: &[u8], fate: Fate) -> Problem {
 }
 
 /// What was carried, and what is there now at a receiving end.
-struct Carried {
+pub(super) struct Carried {
     bytes: u64,
     progress: Option<Progress>,
 }
@@ -547,7 +547,11 @@ impl Drop for Came<'_> {
 }
 
 /// Why the other end gave up, in the words of its answer; nothing is placed.
-async fn why(link: &mut Link, opened: &OpenedTransfer, error: ClientError) -> ClientError {
+pub(super) async fn why(
+    link: &mut Link,
+    opened: &OpenedTransfer,
+    error: ClientError,
+) -> ClientError {
     let route = format!("{TRANSFERS}/{}/finish", opened.number);
     let nothing = FinishTransfer::default();
     let asked = link.ask::<FinishedTransfer>(Method::POST, &route, Some(&nothing));

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 3;
 /// Streams of one parcel, where nobody says how many.
 const STREAMS: u16 = 16;
 /// Between two attempts.
-const PAUSES: [Duration; 4] = [
+pub(super) const PAUSES: [Duration; 4] = [
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(3),
@@ -348,7 +348,7 @@ fn is_for_all(error: &ClientError) -> bool {
 }
 
 /// Errors that may be gone the next time.
-fn may_help(error: &ClientError) -> bool {
+pub(super) fn may_help(error: &ClientError) -> bool {
     match error {
         ClientError::Broken { .. } | ClientError::Away { .. } => true,
         ClientError::Refused { failure, .. } => matches!(

@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// A range of a file there, and the state of the file.
-    async fn read(
+    pub(super) async fn read(
         &self,
         view: &EntryView,
         tree: &Arc<Tree>,

@@ -144,8 +144,10 @@ impl Alone {
 
     /// All of it is there, and nobody put another file in its place.
     pub(super) fn is_whole(&self, progress: &Progress, size: u64) -> io::Result<()> {
-        let whole = !progress.missing().overlaps(self.own)
-            && self.own.end() <= progress.size()
+        let own = ByteRange::new(self.own.start(), size);
+        let own = own.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let whole = !progress.missing().overlaps(own)
+            && own.end() <= progress.size()
             && self.file.metadata()?.len() == size;
         if !whole {
             return Err(io::Error::new(

@@ -144,7 +144,8 @@ pub struct OpenTransfer {
     pub finish_directories: bool,
     /// The caller's name for this parcel, the same when it is opened again because an answer was lost.
     pub key: String,
-    /// Get: what the client has already is not among these `[start, length]`. Without it: nothing.
+    /// What is wanted: `[start, length]`; without it, all. Get: what the client has already is not among them. Put: what the
+    /// client knows of a file whose end it does not know; more follows by `next`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Vec<[u64; 2]>>,
     /// At most so many streams.
@@ -171,6 +172,20 @@ pub struct OpenedTransfer {
     /// The parcel of that key was finished before: this was the answer, and nothing is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished: Option<FinishedTransfer>,
+}
+
+/// Body of `POST /v1/remote/transfers/N/next`, of a put: more of its file. Answered by [`OpenedTransfer`] once what was asked for
+/// before is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContinueTransfer {
+    /// What is to be moved: `[start, length]`. What is there is left out of the answer.
+    pub ranges: Vec<[u64; 2]>,
+    /// Who dials.
+    pub dialling: Dialling,
+    /// At most so many streams.
+    pub streams: u16,
+    /// `none`, `integrity` or `privacy`.
+    pub protect: String,
 }
 
 /// Body of `POST /v1/remote/transfers/N/dial`.
@@ -214,6 +229,9 @@ pub struct FinishTransfer {
     /// Put: what the client, which sent it, says of its files.
     #[serde(default)]
     pub bad: Vec<BadEntry>,
+    /// Put: where the file ends, if that was not known when the transfer was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
 }
 
 /// Answer to it. What it says is durable.

@@ -7,8 +7,8 @@ use crate::error::Failure;
 use crate::parcel::{Found, Tree, is_on_its_way};
 use crate::server::stream::{self, Lines};
 use crate::server::wire::{
-    DialTransfer, EntryKind, EntryView, ErrorBody, FinishTransfer, GivenPath, Hello, ListQuery,
-    OpenTransfer, Problem, Schema, Tagged,
+    ContinueTransfer, DialTransfer, EntryKind, EntryView, ErrorBody, FinishTransfer, GivenPath,
+    Hello, ListQuery, OpenTransfer, Problem, Schema, Tagged,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Path, State};
@@ -149,6 +149,7 @@ pub(super) fn router() -> Router {
         .route("/v1/remote/list", post(list))
         .route("/v1/remote/transfers", post(open))
         .route("/v1/remote/transfers/{number}/dial", post(dial))
+        .route("/v1/remote/transfers/{number}/next", post(next))
         .route("/v1/remote/transfers/{number}/finish", post(finish))
         .route("/v1/remote/transfers/{number}/cancel", post(cancel))
         .fallback(|| async { Refused::new(Failure::NotFound, "no such route") })
@@ -326,6 +327,11 @@ async fn open(Extension(call): Asked, body: Bytes) -> Answer {
 async fn dial(Extension(call): Asked, Path(number): Path<Number>, body: Bytes) -> Answer {
     let asked: DialTransfer = parse(&body)?;
     Ok(tagged(transfers::dial(&call.agent, number, &asked).await?))
+}
+
+async fn next(Extension(call): Asked, Path(number): Path<Number>, body: Bytes) -> Answer {
+    let asked: ContinueTransfer = parse(&body)?;
+    Ok(tagged(transfers::go_on(&call.agent, number, asked).await?))
 }
 
 async fn finish(Extension(call): Asked, Path(number): Path<Number>, body: Bytes) -> Answer {

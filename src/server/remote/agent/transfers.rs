@@ -6,6 +6,10 @@
 //!   named.
 //! - What is dialled is the caller's own address, or in a network that the administrator listed (P15).
 
+mod pipe;
+
+pub(super) use pipe::go_on;
+
 use super::register::{Counted, MOST, Number};
 use super::routes::{Refused, failure_of, problem, words_of};
 use super::{Agent, Message, routes};
@@ -234,7 +238,10 @@ async fn ends(
             };
             let receiving = receiving(agent, layout, placing, version.clone(), tag).await?;
             let progress = receiving.progress(&version);
-            let ranges = progress.ranges(RANGES_MAX);
+            let ranges = match &asked.ranges {
+                None => progress.ranges(RANGES_MAX),
+                Some(pairs) => pipe::lacking(&progress, pairs)?,
+            };
             Ok((End::Receives(receiving), version, progress, ranges))
         }
         Way::Get => {
@@ -537,6 +544,31 @@ fn trouble(bad: &BadEntry) -> Trouble {
     }
 }
 
+impl Transfer {
+    /// Waits until all that was asked for has moved.
+    async fn moved(&mut self) -> Result<Moved, Refused> {
+        // The job stays in the transfer meanwhile: who drops that ends it.
+        let moved = match self.job.as_mut() {
+            None if self.expected.ranges.is_empty() => Moved {
+                bytes: 0,
+                crc: None,
+                progress: self.progress.clone(),
+            },
+            None => return Err(usage("the transfer was never dialled")),
+            Some(job) => match job.await {
+                Ok(Ok(moved)) => moved,
+                Ok(Err(error)) => return Err(failed(error)),
+                Err(error) => {
+                    tracing::error!(%error, "a transfer did not end well");
+                    return Err(Refused::new(Failure::Internal, "the agent failed"));
+                }
+            },
+        };
+        self.job = None;
+        Ok(moved)
+    }
+}
+
 /// Waits until all has moved, and gives files their names.
 pub(super) async fn finish(
     agent: &Arc<Agent>,
@@ -544,23 +576,7 @@ pub(super) async fn finish(
     asked: FinishTransfer,
 ) -> Result<FinishedTransfer, Refused> {
     let mut transfer = agent.transfers.take(number)?;
-    // It stays in the transfer: who drops that ends it.
-    let moved = match transfer.job.as_mut() {
-        None if transfer.expected.ranges.is_empty() => Moved {
-            bytes: 0,
-            crc: None,
-            progress: transfer.progress.clone(),
-        },
-        None => return Err(usage("the transfer was never dialled")),
-        Some(job) => match job.await {
-            Ok(Ok(moved)) => moved,
-            Ok(Err(error)) => return Err(failed(error)),
-            Err(error) => {
-                tracing::error!(%error, "a transfer did not end well");
-                return Err(Refused::new(Failure::Internal, "the agent failed"));
-            }
-        },
-    };
+    let moved = transfer.moved().await?;
     let mut finished = FinishedTransfer {
         bytes: moved.bytes,
         crc32c: moved.crc.map(|crc| format!("{:08x}", crc.0)),
@@ -589,6 +605,9 @@ pub(super) async fn finish(
                 .map(|bad| (bad.entry, trouble(bad)))
                 .collect();
             let receiving = Arc::clone(receiving);
+            if let Some(size) = asked.size {
+                receiving.ends_at(size);
+            }
             let placed = blocking(move || {
                 let fates = receiving.place(&moved.progress, &troubles);
                 fates.map(|fates| {
