@@ -239,3 +239,22 @@ fn bytes_that_did_not_pass_are_read_for_the_index() {
     later.read_at(at as u64, &mut end).unwrap();
     assert!(end == packed[at..]);
 }
+
+#[test]
+fn what_changed_before_it_was_laid_out_is_left_out_and_told() {
+    let top = tempfile::tempdir().unwrap();
+    let names = names(&tree(top.path()));
+    std::fs::write(top.path().join("d/big"), "shorter").unwrap();
+    std::fs::remove_file(top.path().join("d/nothing")).unwrap();
+    let (packing, left_out) = Packing::new(names).unwrap();
+    let told: Vec<_> = left_out.iter().map(|(name, _)| name.as_slice()).collect();
+    assert_eq!(told, [&b"d/big"[..], b"d/nothing"]);
+    assert!(packing.unchanged().unwrap());
+    let index = index(&bytes(&packing, 1 << 20));
+    assert!(index.by_path(&MemberPath::new("d/big").unwrap()).is_none());
+    assert!(
+        index
+            .by_path(&MemberPath::new("d/small").unwrap())
+            .is_some()
+    );
+}
