@@ -204,6 +204,9 @@ enum Command {
         after_help = "Example: cairn get :proj/run-17/out.h5 .\nOut of a tar file: cairn get --tar --member results/out.h5 :proj/run-17.tar ."
     )]
     Get(copy::Get),
+    /// Look what this host or container lacks for copies to and from a server
+    #[command(after_help = "Example: cairn doctor --server archive.example.org")]
+    Doctor(copy::Doctor),
     /// Serve a mount to other hosts: TLS, tokens, parallel streams
     #[command(after_help = "Example: cairn serve --listen 0.0.0.0:7300 /srv/data")]
     Serve(serve::Serve),
@@ -354,6 +357,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Tape(args) => args.run(session),
         Command::Put(args) => args.run(),
         Command::Get(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Serve(args) => args.run(session),
         Command::Mover(args) => args.run(),
         Command::Token(args) => args.run(session),

@@ -1,9 +1,12 @@
 //! `cairn put` and `cairn get`: files to and from a server on another host.
 
+mod doctor;
 mod found;
 mod pipe;
 mod shown;
 mod tar;
+
+pub(super) use doctor::Doctor;
 
 use super::output::Output;
 use super::proof::Proof;

@@ -12,6 +12,7 @@ pub mod link;
 mod parcel;
 pub mod pipe;
 pub mod plan;
+pub mod probe;
 pub mod session;
 pub mod tar;
 mod trust;

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 55] = [
+const COMMANDS: [&str; 56] = [
     "up",
     "adopt",
     "rebuild",
@@ -49,6 +49,7 @@ const COMMANDS: [&str; 55] = [
     "tape import",
     "put",
     "get",
+    "doctor",
     "serve",
     "mover",
     "token issue",

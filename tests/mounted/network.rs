@@ -13,15 +13,15 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-const SIZE: usize = 256 << 20;
-const SERVER: &str = "10.77.0.1:7300";
+pub(super) const SIZE: usize = 256 << 20;
+pub(super) const SERVER: &str = "10.77.0.1:7300";
 const STREAMS: &str = "4";
 /// Of archives: more than the control connections of a copy of many members, so that they are told apart by their number.
-const ARCHIVE_STREAMS: usize = 8;
+pub(super) const ARCHIVE_STREAMS: usize = 8;
 /// The most control connections of one copy: three at a time, and those before them that may still be closing.
-const CONTROL: usize = 6;
+pub(super) const CONTROL: usize = 6;
 /// The connection that looked what is there may still be closing when the copy's own is up: one more.
-const LOOKED: usize = 1;
+pub(super) const LOOKED: usize = 1;
 
 /// Leaves the test, saying so, where it cannot build networks.
 macro_rules! needs_networks {
@@ -36,29 +36,29 @@ macro_rules! needs_networks {
 
 /// Streams, each by its two ends, as the server's host saw them.
 #[derive(Debug, Default)]
-struct Seen {
+pub(super) struct Seen {
     /// The server dialled: its own port is any.
-    by_server: BTreeSet<(String, String)>,
+    pub(super) by_server: BTreeSet<(String, String)>,
     /// The caller dialled the server's one port: the most at one time. One of them is its control connection.
-    by_caller: usize,
+    pub(super) by_caller: usize,
 }
 
 impl Seen {
-    const fn dialled_out(&self) -> usize {
+    pub(super) const fn dialled_out(&self) -> usize {
         self.by_caller.saturating_sub(1)
     }
 }
 
-struct Net {
-    lan: Lan,
-    cairn: Instance,
-    far: Far,
+pub(super) struct Net {
+    pub(super) lan: Lan,
+    pub(super) cairn: Instance,
+    pub(super) far: Far,
     file: PathBuf,
     data: Vec<u8>,
 }
 
 impl Net {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let lan = Lan::new()?;
         let mut cairn = Instance::new(None)?;
         cairn.up()?;
@@ -75,7 +75,7 @@ impl Net {
         })
     }
 
-    fn caller(&self, host: &str) -> Result<Caller> {
+    pub(super) fn caller(&self, host: &str) -> Result<Caller> {
         let mut caller = self.far.caller(&self.far.token(&self.cairn, 0)?);
         caller.before = self.lan.on(host);
         Ok(caller)
@@ -103,7 +103,7 @@ impl Net {
     }
 
     /// Both directions of one cell; what was seen of each.
-    fn cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
+    pub(super) fn cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
         let (there, back) = (format!(":{what}"), self.cairn.dir.path().join(what));
         let file = self.file.to_str().context("a path")?;
         let rate = ["--streams", STREAMS, "--limit-rate", "400M"];
@@ -125,7 +125,7 @@ impl Net {
 }
 
 /// What an archive of 256 MiB is made of: large files and small ones.
-fn members(top: &Path) -> Result<()> {
+pub(super) fn members(top: &Path) -> Result<()> {
     fs::create_dir_all(top.join("tree/small"))?;
     let large = (SIZE - 2000 * 5000) / 4;
     for n in 0..4 {
@@ -151,7 +151,7 @@ fn is_same(one: &Path, other: &Path) -> Result<()> {
 
 impl Net {
     /// Both directions of an archive's cell, verified with tar; what was seen of each.
-    fn archive_cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
+    pub(super) fn archive_cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
         let dir = self.cairn.dir.path();
         let (tree, back) = (dir.join("tree"), dir.join(what));
         let there = format!(":{what}.tar");

@@ -32,7 +32,8 @@ pub(crate) fn no_networks() -> Option<String> {
             return Some(format!("{tool} is not installed"));
         }
     }
-    let name = format!("cairn-probe-{}", std::process::id());
+    // Tests of one process ask at the same time.
+    let name = format!("cairn-probe-{}-{:x}", std::process::id(), rand());
     let made = Command::new("ip")
         .args(["netns", "add", &name])
         .stderr(Stdio::null())

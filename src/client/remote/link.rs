@@ -105,6 +105,7 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 pub struct Link {
     sender: SendRequest<Full<Bytes>>,
     peer: SocketAddr,
+    local: SocketAddr,
     server: Server,
     /// Says nothing, and ends with the connection.
     alive: watch::Receiver<()>,
@@ -122,17 +123,17 @@ impl Link {
         };
         let connect = async {
             let stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
-            let peer = stream.peer_addr()?;
+            let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
             stream.set_nodelay(true)?;
             keep_alive(&stream)?;
             let name = ServerName::try_from(server.host.clone()).map_err(io::Error::other)?;
             let secured = TlsConnector::from(Arc::clone(&server.tls))
                 .connect(name, stream)
                 .await?;
-            Ok((secured, peer))
+            Ok((secured, peer, local))
         };
         let connected = timeout(PATIENCE, connect).await;
-        let (secured, peer) = connected
+        let (secured, peer, local) = connected
             .map_err(|_| away(io::ErrorKind::TimedOut.into()))?
             .map_err(away)?;
         let (sender, connection) = handshake(TokioIo::new(secured))
@@ -149,6 +150,7 @@ impl Link {
         Ok(Self {
             sender,
             peer,
+            local,
             server: server.clone(),
             alive,
         })
@@ -201,6 +203,12 @@ impl Link {
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// This end's address.
+    #[must_use]
+    pub const fn local(&self) -> SocketAddr {
+        self.local
     }
 
     /// As whom the server takes us.

@@ -11,6 +11,7 @@
 //!   is, so that it can be unmounted.
 //! - What a caller's connection opened ends with it.
 
+mod probe;
 mod register;
 mod routes;
 mod transfers;
@@ -61,6 +62,14 @@ pub struct Plan {
     pub door: OwnedFd,
     /// The instance.
     pub local: Arc<dyn Local>,
+}
+
+/// Who is at the other end of a connection: the agent, and the address that the call came from.
+#[derive(Clone)]
+struct Call {
+    agent: Arc<Agent>,
+    from: SocketAddr,
+    connection: u64,
 }
 
 /// What its parts share.

@@ -2,7 +2,7 @@
 
 use super::register::Number;
 use super::transfers;
-use super::{Agent, adopt, plain};
+use super::{Agent, Call, adopt, plain, probe};
 use crate::error::Failure;
 use crate::parcel::{Found, Tree, is_on_its_way};
 use crate::server::stream::{self, Lines};
@@ -31,14 +31,6 @@ use std::time::SystemTime;
 
 /// Largest body: a parcel's entries with long names, as text and as hexadecimal.
 const BODY_MAX: usize = 16 << 20;
-
-/// Who is at the other end of a connection: the agent, and the address that the call came from.
-#[derive(Clone)]
-struct Call {
-    agent: Arc<Agent>,
-    from: SocketAddr,
-    connection: u64,
-}
 
 type Asked = Extension<Call>;
 type Answer = Result<Response, Refused>;
@@ -147,6 +139,7 @@ pub(super) fn router() -> Router {
     Router::new()
         .route("/v1/remote/hello", get(hello))
         .route("/v1/remote/list", post(list))
+        .route("/v1/remote/probe", post(try_way))
         .route("/v1/remote/transfers", post(open))
         .route("/v1/remote/transfers/{number}/dial", post(dial))
         .route("/v1/remote/transfers/{number}/next", post(next))
@@ -203,6 +196,10 @@ pub(super) fn below(path: &GivenPath) -> Vec<u8> {
         .split(|b| *b == b'/')
         .filter(|name| !name.is_empty() && *name != b".");
     names.collect::<Vec<_>>().join(&b'/')
+}
+
+async fn try_way(Extension(call): Asked, body: Bytes) -> Answer {
+    Ok(tagged(probe::probe(&call, parse(&body)?).await?))
 }
 
 async fn list(Extension(call): Asked, body: Bytes) -> Answer {

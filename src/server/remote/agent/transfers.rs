@@ -85,13 +85,13 @@ struct Expected {
 }
 
 /// Says to the door that streams come here, as long as it lives.
-struct Expectation {
+pub(super) struct Expectation {
     agent: Arc<Agent>,
     transfer: TransferId,
 }
 
 impl Expectation {
-    fn new(agent: &Arc<Agent>, transfer: TransferId) -> io::Result<Self> {
+    pub(super) fn new(agent: &Arc<Agent>, transfer: TransferId) -> io::Result<Self> {
         agent.door.send(&Message::Expect(transfer))?;
         Ok(Self {
             agent: Arc::clone(agent),
