@@ -134,6 +134,52 @@ fn a_member_comes_without_the_rest() -> Result<()> {
     cairn.down()
 }
 
+#[test]
+fn names_are_those_of_what_was_packed_and_what_cannot_be_read_is_left_out() -> Result<()> {
+    needs_mounts!();
+    let (mut cairn, _far, caller) = opened()?;
+    let top = cairn.dir.path().join("top");
+    fs::create_dir_all(top.join("d"))?;
+    fs::write(top.join("d/file"), "x")?;
+    fs::write(top.join("secret"), "s")?;
+    fs::set_permissions(top.join("secret"), fs::Permissions::from_mode(0o600))?;
+    fs::write(cairn.dir.path().join("other"), "y")?;
+    let other = cairn.dir.path().join("other");
+    let inside = format!("{}/.", arg(&top)?);
+    let listed = |name: &str| -> Result<Vec<String>> {
+        let output = Command::new("tar")
+            .arg("-tf")
+            .arg(cairn.at(name))
+            .output()?;
+        ensure!(output.status.success(), "{}", both(&output));
+        let said = String::from_utf8(output.stdout)?;
+        Ok(said.lines().map(str::to_owned).collect())
+    };
+    caller.does(["put", "--tar", &inside, arg(&other)?, ":x.tar"])?;
+    ensure!(listed("x.tar")? == ["./", "d/", "d/file", "other", "secret"]);
+    caller.does(["put", "--tar", arg(&top)?, ":x.tar"])?;
+    ensure!(listed("x.tar")? == ["top/", "top/d/", "top/d/file", "top/secret"]);
+    let twice = caller.fails(2, ["put", "--tar", arg(&top)?, arg(&top)?, ":y.tar"])?;
+    ensure!(twice.contains("top: two things"), "{twice}");
+    let directory = caller.fails(2, ["put", "--tar", arg(&top)?, ":"])?;
+    ensure!(directory.contains("name the archive"), "{directory}");
+    caller.fails(2, ["put", "--tar", "--if-newer", arg(&top)?, ":y.tar"])?;
+    caller.fails(2, ["get", "--member", "top", ":x.tar", arg(&other)?])?;
+    ensure!(!cairn.at("y.tar").exists());
+    // Somebody else than root packs what they may read.
+    let mut theirs = caller.clone();
+    theirs.before = ["setpriv", "--reuid=65534", "--clear-groups", "--"]
+        .map(Into::into)
+        .to_vec();
+    let said = theirs.fails(1, ["put", "--tar", arg(&top)?, ":y.tar"])?;
+    ensure!(
+        said.contains("top/secret") && said.contains("not-permitted") && said.contains("1 file,"),
+        "{said}"
+    );
+    ensure!(listed("y.tar")? == ["top/", "top/d/", "top/d/file"]);
+    cairn.down()
+}
+
 /// Names another place in an archive, with right sums: `from` and `to` are of one length.
 fn renamed(archive: &Path, from: &[u8], to: &[u8]) -> Result<()> {
     let mut bytes = fs::read(archive)?;

@@ -11,6 +11,7 @@ use crate::client::remote::tar::unpack;
 use crate::error::Failure;
 use crate::parcel::{Named, Outgoing, Packing, Tree};
 use crate::server::wire::{EntryKind, EntryView, GivenPath};
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,16 +29,8 @@ fn name_in_archive(path: &Path) -> Result<Vec<u8>, CliError> {
 /// All names at and below these paths, and what cannot be looked at.
 fn names(local: &[PathBuf], plan: &mut Plan) -> Result<Vec<Named>, CliError> {
     let mut names = Vec::new();
-    let mut tops = std::collections::HashSet::new();
     for path in local {
         let top = name_in_archive(path)?;
-        if !tops.insert(top.clone()) || (tops.len() > 1 && tops.contains(&b""[..])) {
-            let why = format!(
-                "{}: two things would have this name in the archive",
-                path.display()
-            );
-            return Err(CliError::usage(why));
-        }
         let (tree, items) = walk(path, &top, &mut plan.problems)?;
         let own = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
         if own && let Ok(found) = tree.look(b"") {
@@ -59,7 +52,14 @@ fn names(local: &[PathBuf], plan: &mut Plan) -> Result<Vec<Named>, CliError> {
             }
         }
     }
-    Ok(names)
+    let mut seen = HashSet::new();
+    match names.iter().find(|named| !seen.insert(&named.name)) {
+        Some(twice) => Err(CliError::usage(format!(
+            "{}: two things would have this name in the archive",
+            String::from_utf8_lossy(&twice.name)
+        ))),
+        None => Ok(names),
+    }
 }
 
 /// The archive of these paths, as one file there.
