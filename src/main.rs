@@ -1,6 +1,6 @@
 //! The `cairn` program: sets logging up, reads the command line and hands over to the library.
 
-use cairn::cli::up::{UpPlan, detach, rights, serve};
+use cairn::cli::up::{UpPlan, detach, first, rights, serve};
 use cairn::cli::{CliError, Starter, will_mount};
 use cairn::error::Failure;
 use cairn_fuse::mount::{Mounter, prepare};
@@ -47,6 +47,15 @@ impl Starter for Program {
 }
 
 fn main() -> ExitCode {
+    if first::is_first() && will_mount(std::env::args_os().skip(1)) {
+        return match first::stand_in() {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                eprintln!("cairn: the server cannot be started as a process of its own: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     cairn::cli::share_heaps();
     let mounter = RefCell::new(early());
     log();

@@ -2,6 +2,7 @@
 
 pub mod detach;
 mod far;
+pub mod first;
 mod leave;
 mod offline;
 mod plan;

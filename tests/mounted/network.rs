@@ -472,3 +472,54 @@ fn ends_with_all(child: &mut Child) -> Result<String> {
     std::io::BufReader::new(child.stdout.take().context("its output")?).read_line(&mut said)?;
     Ok(said.trim().to_owned())
 }
+
+#[test]
+fn the_doctor_says_of_each_network_what_is_missing() -> Result<()> {
+    needs_networks!("the_doctor_says_of_each_network_what_is_missing");
+    let mut net = Net::new()?;
+    let told = |host: &str, name: &str, ports: &str| -> Result<Caller> {
+        let caller = net.caller(host)?;
+        Ok(caller
+            .with("CAIRN_HOSTNAME", name)
+            .with("CAIRN_PORT_RANGE", ports))
+    };
+    let published = "7010-7019:7000-7009";
+    for (caller, says) in [
+        (
+            told("bridged", "10.77.0.2", published)?,
+            "to do       nothing is missing",
+        ),
+        (
+            told("macvlan", "10.77.0.3", "7000-7009")?,
+            "to do       nothing is missing",
+        ),
+        (net.caller("hidden")?, "to do       nothing is missing"),
+        // HPSS's mistake: the container's own address.
+        (
+            told("bridged", "172.31.0.2", published)?,
+            "to do       set CAIRN_HOSTNAME=10.77.0.2",
+        ),
+        (
+            told("hidden", "10.77.0.2", "7000-7009")?,
+            "to do       publish the ports",
+        ),
+    ] {
+        let said = caller.does(["doctor", "--size", "16M"])?;
+        println!("{said}");
+        ensure!(
+            said.lines().any(|line| line.starts_with(says)),
+            "{says}:\n{said}"
+        );
+        ensure!(said.contains("dialling    4 streams, "), "{said}");
+    }
+    let json = net
+        .caller("bridged")?
+        .does(["doctor", "--size", "1M", "--json"])?;
+    let report: serde_json::Value = serde_json::from_str(&json)?;
+    ensure!(report["schema"] == "cairn.doctor.v1", "{json}");
+    ensure!(
+        report["local"] == "172.31.0.2" && report["seen_as"] == "10.77.0.2",
+        "{json}"
+    );
+    net.cairn.down()
+}

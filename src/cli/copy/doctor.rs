@@ -6,7 +6,8 @@ use crate::cli::{CliError, names};
 use crate::client::remote::probe::{self, Probe, Rate};
 use crate::client::remote::session::Listening;
 use crate::client::remote::{Link, Server};
-use crate::config::units::{format_size, parse_size};
+use crate::config::units::parse_size;
+use crate::config::units::shown::Bytes;
 use crate::error::Failure;
 use crate::server::wire::{DoctorReport, Hello, PathReport};
 use cairn_mover::Protect;
@@ -133,11 +134,17 @@ fn path(probed: Result<Rate, String>) -> PathReport {
         },
         Err(why) => PathReport {
             works: false,
-            why: Some(why),
+            why: Some(in_short(&why)),
             streams: 0,
             bytes_per_second: 0,
         },
     }
+}
+
+/// What went wrong, without what stands beside it anyway.
+fn in_short(why: &str) -> String {
+    let why = why.trim_start_matches("the server cannot reach you: ");
+    why.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn lines(report: &DoctorReport) -> Vec<String> {
@@ -145,7 +152,7 @@ fn lines(report: &DoctorReport) -> Vec<String> {
         None => format!(
             "{} streams, {}/s from the server",
             path.streams,
-            format_size(path.bytes_per_second)
+            Bytes(path.bytes_per_second)
         ),
         Some(why) => format!("no: {why}"),
     };

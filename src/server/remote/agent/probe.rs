@@ -2,9 +2,9 @@
 //!
 //! Invariant: no file is touched; what is dialled is what may be dialled for a transfer (P15); a probe has an end.
 
+use super::Call;
 use super::routes::Refused;
 use super::transfers::Expectation;
-use super::Call;
 use crate::error::Failure;
 use crate::id::{bytes_of_hex, hex_of};
 use crate::server::wire::{ProbeQuery, Probed};
