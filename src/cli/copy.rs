@@ -105,6 +105,9 @@ pub(crate) struct Put {
     /// Put all of it into one tar file, :PATH, with its index at its end.
     #[arg(long, conflicts_with = "if_newer")]
     tar: bool,
+    /// Have it archived now, and not when the policy comes to it; does not wait for that.
+    #[arg(long)]
+    archive: bool,
     #[command(flatten)]
     how: How,
     #[command(flatten)]
@@ -256,10 +259,29 @@ impl Put {
                 Ok((link, plan))
             })
             .await?;
-            let session = self.far.session(Way::Put, &self.how, server, &link).await?;
+            let tops = plan.tops.clone();
+            let session = self
+                .far
+                .session(Way::Put, &self.how, server.clone(), &link)
+                .await?;
             drop(link);
-            copy(session, plan, &self.how).await
+            let code = copy(session, plan, &self.how).await?;
+            self.archived(&server, &tops).await?;
+            Ok(code)
         }))
+    }
+
+    /// Asks for copies of what was put, if that was wanted.
+    async fn archived(&self, server: &Server, tops: &[Vec<u8>]) -> Result<(), CliError> {
+        if !self.archive {
+            return Ok(());
+        }
+        let mut link = Link::connect(server).await?;
+        let request = link.archive(tops).await?;
+        if !self.how.quiet {
+            eprintln!("cairn: being archived by request {request}");
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::server::remote::agent::{Local, Plan, place, run as act};
 use crate::server::remote::door::{AgentStart, serve};
 use crate::server::remote::tokens::Tokens;
 use crate::server::socket::MOVERS;
-use crate::server::wire::{SubmitOptions, Verb};
+use crate::server::wire::{SubmitOptions, Submitted, Verb};
 use cairn_mover::Network;
 use clap::Args;
 use parking_lot::Mutex;
@@ -315,6 +315,19 @@ impl Local for Here {
     }
 
     fn stage(&self, paths: Vec<Vec<u8>>) -> Result<(), String> {
+        self.ask(Verb::Stage, paths).map(drop)
+    }
+
+    fn archive(&self, paths: Vec<Vec<u8>>) -> Result<u64, String> {
+        match self.ask(Verb::Archive, paths)? {
+            Some(Submitted::Accepted(accepted)) => Ok(accepted.request),
+            Some(Submitted::Plan(_)) | None => Err("nothing was begun".to_owned()),
+        }
+    }
+}
+
+impl Here {
+    fn ask(&self, verb: Verb, paths: Vec<Vec<u8>>) -> Result<Option<Submitted>, String> {
         let whole = |path: Vec<u8>| {
             let below = Path::new(OsStr::from_bytes(&path));
             self.mount.join(below).into_os_string().into_vec()
@@ -322,7 +335,9 @@ impl Local for Here {
         // A client of its own: nobody who settles waits for it.
         let mut client = self.connect().map_err(|error| error.to_string())?;
         let mut paths = paths.into_iter().map(whole);
-        let asked = client.submit(Verb::Stage, &mut paths, &SubmitOptions::default());
-        asked.map(drop).map_err(|error| error.to_string())
+        let asked = client.submit(verb, &mut paths, &SubmitOptions::default());
+        asked
+            .map(|done| done.submitted)
+            .map_err(|error| error.to_string())
     }
 }

@@ -26,7 +26,7 @@ pub use backup::CatalogBackup;
 pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
-pub use probe::{DoctorReport, PathReport, ProbeQuery, Probed};
+pub use probe::{ArchiveAsked, ArchiveQuery, DoctorReport, PathReport, ProbeQuery, Probed};
 pub use query::{PolicyCheckQuery, PolicyRunQuery, ShutdownQuery, StateQuery, WhyQuery};
 pub use rebuild::{RebuildReport, RebuiltFiles, RebuiltTier};
 pub use receipt::{CheckCommand, CopyProof, Receipt, ReceiptQuery, Verifying};
@@ -146,6 +146,8 @@ schemas! {
     FinishedTransfer => "cairn.transfer-finished.v1",
     TokenView => "cairn.token.v1",
     Copied => "cairn.copied.v1",
+    ArchiveQuery => "cairn.archive-query.v1",
+    ArchiveAsked => "cairn.archive-asked.v1",
     ProbeQuery => "cairn.probe-query.v1",
     Probed => "cairn.probed.v1",
     DoctorReport => "cairn.doctor.v1",

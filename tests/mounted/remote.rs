@@ -545,3 +545,70 @@ fn an_instance_opens_the_door_itself_and_keeps_it_open() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn what_is_put_to_be_archived_is() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let far = Far::open(&cairn)?;
+    let caller = far.caller(&far.token(&cairn, 0)?);
+    let top = cairn.dir.path().join("run");
+    fs::create_dir(&top)?;
+    for n in 0..5 {
+        fs::write(top.join(n.to_string()), tree::bytes(n, 10_000))?;
+    }
+    let said = caller.does(["put", "--archive", &top.to_string_lossy(), ":"])?;
+    ensure!(said.contains("being archived by request "), "{said}");
+    wait_for("all to be archived", || {
+        let states = (0..5).map(|n| cairn.shown_state(&format!("run/{n}")));
+        Ok(states
+            .collect::<Result<Vec<_>>>()?
+            .iter()
+            .all(|state| state == "archived"))
+    })?;
+    cairn.down()
+}
+
+#[test]
+fn a_hundred_clients_at_once_each_get_their_own() -> Result<()> {
+    needs_mounts!();
+    let mut cairn = Instance::new(None)?;
+    cairn.up()?;
+    let far = Far::open(&cairn)?;
+    let caller = far.caller(&far.token(&cairn, 0)?);
+    let content = |n: u64| tree::bytes(n, 300_000);
+    let mut running = Vec::new();
+    for n in 0..100 {
+        let file = cairn.dir.path().join(format!("file-{n}"));
+        fs::write(&file, content(n))?;
+        let there = format!(":there-{n}");
+        running.push(
+            caller
+                .command(["put", "-q", &file.to_string_lossy(), &there])
+                .spawn()?,
+        );
+    }
+    for child in running.drain(..) {
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "{}\n{}", both(&output), far.log());
+    }
+    for n in 0..100 {
+        let back = cairn.dir.path().join(format!("back-{n}"));
+        let there = format!(":there-{n}");
+        running.push(
+            caller
+                .command(["get", "-q", &there, &back.to_string_lossy()])
+                .spawn()?,
+        );
+    }
+    for child in running {
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "{}\n{}", both(&output), far.log());
+    }
+    for n in 0..100 {
+        let back = cairn.dir.path().join(format!("back-{n}"));
+        ensure!(fs::read(back)? == content(n), "{n} is another's");
+    }
+    cairn.down()
+}

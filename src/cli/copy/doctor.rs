@@ -144,7 +144,10 @@ fn path(probed: Result<Rate, String>) -> PathReport {
 /// What went wrong, without what stands beside it anyway.
 fn in_short(why: &str) -> String {
     let why = why.trim_start_matches("the server cannot reach you: ");
-    why.split(" (os error").next().unwrap_or_default().to_owned()
+    why.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn lines(report: &DoctorReport) -> Vec<String> {

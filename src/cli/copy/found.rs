@@ -161,6 +161,7 @@ pub(super) async fn put(
         } else {
             remote.path.clone()
         };
+        plan.tops.push(to.clone());
         let (tree, mut items) = walk(path, &to, &mut plan.problems)?;
         for item in &mut items {
             if item.remote.kind == EntryKind::Directory {

@@ -85,7 +85,10 @@ impl Put {
                 Ok(link)
             })
             .await?;
-            let session = self.far.session(Way::Put, &self.how, server, &link).await?;
+            let session = self
+                .far
+                .session(Way::Put, &self.how, server.clone(), &link)
+                .await?;
             drop(link);
             let put = session.put_pipe(view(&remote), std::io::stdin());
             let problems = watched(&session, self.how.quiet, put).await?;
@@ -94,7 +97,11 @@ impl Put {
                 eprintln!("cairn: {path}: {} ({})", problem.message, problem.code);
             }
             let codes = problems.iter().map(|problem| problem.code.as_str());
-            Ok(outcome::of_problems(codes, false))
+            let code = outcome::of_problems(codes, false);
+            if problems.is_empty() {
+                self.archived(&server, &[remote.path]).await?;
+            }
+            Ok(code)
         })
     }
 }

@@ -76,6 +76,7 @@ pub(super) async fn put(
             .with_hint("name the archive: cairn put --tar LOCAL... :DIR/NAME.tar"));
     }
     let mut plan = Plan::default();
+    plan.tops.push(remote.path.clone());
     let names = names(local, &mut plan)?;
     let made = tokio::task::spawn_blocking(move || Packing::new(names)).await;
     let made = made.map_err(|e| CliError::new(Failure::Internal, e))?;

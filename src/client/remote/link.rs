@@ -4,7 +4,9 @@ use super::Trust;
 use crate::client::ClientError;
 use crate::error::Failure;
 use crate::server::remote::door::join::{PROTOCOL, ROUTE};
-use crate::server::wire::{End, ErrorBody, Hello, Problem, Schema, Tagged};
+use crate::server::wire::{
+    ArchiveAsked, ArchiveQuery, End, ErrorBody, GivenPath, Hello, Problem, Schema, Tagged,
+};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -274,6 +276,20 @@ impl Link {
     ) -> Result<T, ClientError> {
         let whole = self.send(method, route, body).await?.whole().await?;
         parse(&whole)
+    }
+
+    /// Asks for copies of what was put, now: the request's number.
+    ///
+    /// # Errors
+    /// Refused, or the connection broke.
+    pub async fn archive(&mut self, paths: &[Vec<u8>]) -> Result<u64, ClientError> {
+        let query = ArchiveQuery {
+            paths: paths.iter().map(|path| GivenPath::new(path)).collect(),
+        };
+        let asked: ArchiveAsked = self
+            .ask(Method::POST, "/v1/remote/archive", Some(&query))
+            .await?;
+        Ok(asked.request)
     }
 
     /// One question without an answer of its own.

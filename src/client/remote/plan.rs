@@ -148,6 +148,8 @@ pub struct Plan {
     pub skipped: u64,
     /// What could not be looked at.
     pub problems: Vec<Problem>,
+    /// What was asked for, as it is called there.
+    pub tops: Vec<Vec<u8>>,
     /// What is in it: there, and here.
     named: HashSet<(Vec<u8>, Vec<u8>)>,
 }

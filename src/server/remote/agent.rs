@@ -48,6 +48,11 @@ pub trait Local: Send + Sync + 'static {
     /// # Errors
     /// Why that was refused; reading brings them back one by one then.
     fn stage(&self, paths: Vec<Vec<u8>>) -> Result<(), String>;
+    /// Asks for copies of these files, and of what lies below these directories; the request's number.
+    ///
+    /// # Errors
+    /// Why that was refused; the policy archives them later.
+    fn archive(&self, paths: Vec<Vec<u8>>) -> Result<u64, String>;
 }
 
 /// How an agent works.

@@ -1,6 +1,21 @@
-//! What `cairn doctor` asks a server, and what it finds.
+//! What `cairn doctor` asks a server, and what it finds; and what a put asks for when it is done.
 
+use super::GivenPath;
 use serde::{Deserialize, Serialize};
+
+/// Body of `POST /v1/remote/archive`: of these, and of all below them, copies are to be made now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveQuery {
+    /// Paths below the mount.
+    pub paths: Vec<GivenPath>,
+}
+
+/// Answer to it: the request is durable, and goes on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveAsked {
+    /// Its number.
+    pub request: u64,
+}
 
 /// Body of `POST /v1/remote/probe`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use crate::error::Failure;
 use crate::parcel::{Found, Tree, is_on_its_way};
 use crate::server::stream::{self, Lines};
 use crate::server::wire::{
-    ContinueTransfer, DialTransfer, EntryKind, EntryView, ErrorBody, FinishTransfer, GivenPath,
-    Hello, ListQuery, OpenTransfer, Problem, Schema, Tagged,
+    ArchiveAsked, ArchiveQuery, ContinueTransfer, DialTransfer, EntryKind, EntryView, ErrorBody,
+    FinishTransfer, GivenPath, Hello, ListQuery, OpenTransfer, Problem, Schema, Tagged,
 };
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Path, State};
@@ -139,6 +139,7 @@ pub(super) fn router() -> Router {
     Router::new()
         .route("/v1/remote/hello", get(hello))
         .route("/v1/remote/list", post(list))
+        .route("/v1/remote/archive", post(archive))
         .route("/v1/remote/probe", post(try_way))
         .route("/v1/remote/transfers", post(open))
         .route("/v1/remote/transfers/{number}/dial", post(dial))
@@ -196,6 +197,18 @@ pub(super) fn below(path: &GivenPath) -> Vec<u8> {
         .split(|b| *b == b'/')
         .filter(|name| !name.is_empty() && *name != b".");
     names.collect::<Vec<_>>().join(&b'/')
+}
+
+async fn archive(Extension(call): Asked, body: Bytes) -> Answer {
+    let query: ArchiveQuery = parse(&body)?;
+    let paths: Vec<Vec<u8>> = query.paths.iter().map(below).collect();
+    let local = Arc::clone(&call.agent.local);
+    let asked = tokio::task::spawn_blocking(move || local.archive(paths)).await;
+    let refused = |why: String| Refused::new(Failure::Internal, format!("not archived now: {why}"));
+    let request = asked
+        .map_err(|e| refused(e.to_string()))?
+        .map_err(refused)?;
+    Ok(tagged(ArchiveAsked { request }))
 }
 
 async fn try_way(Extension(call): Asked, body: Bytes) -> Answer {
