@@ -39,6 +39,21 @@ C
 ssh_options=(-q -i "$work/user" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null)
 until ssh -p "$ssh_port" "${ssh_options[@]}" 127.0.0.1 true; do sleep 0.2; done
 
+# GridFTP does not serve root, and XRootD neither: both as nobody, from and to a directory of theirs.
+peers=$work/peers; mkdir "$peers"; chown nobody "$peers"
+as_nobody=(setpriv --reuid nobody --regid nogroup --clear-groups env HOME="$peers")
+if command -v globus-gridftp-server globus-url-copy > /dev/null; then
+  gridftp=$(free_port)
+  "${as_nobody[@]}" globus-gridftp-server -s -p "$gridftp" -control-interface 127.0.0.1 -data-interface 127.0.0.1 -aa -home-dir / \
+    > "$work/gridftp.log" 2>&1 & others+=($!)
+fi
+if command -v xrootd xrdcp > /dev/null; then
+  xrootd=$(free_port)
+  printf 'all.export %s\nxrd.port %s\nall.adminpath %s/admin\nall.pidpath %s/admin\nxrootd.async off\n' "$peers" "$xrootd" "$peers" "$peers" > "$work/xrootd.cfg"
+  "${as_nobody[@]}" xrootd -c "$work/xrootd.cfg" > "$work/xrootd.log" 2>&1 & others+=($!)
+fi
+sleep 1
+
 # Seconds, CPU seconds and most memory (MiB) of a command and its children, one line in $work/NAME.CLIENT; for cairn with what
 # the agent at the other end used beside them.
 cat > "$work/measure.py" <<'P'
@@ -124,8 +139,19 @@ for ((round = 0; round < ROUNDS; round++)); do
   fi
   measured "put of $GIB GiB" scp scp -P "$ssh_port" "${ssh_options[@]}" "$original/large" "127.0.0.1:$work/back"
   rm -f "$work/back"
+  if [ -n "${gridftp:-}" ]; then
+    measured "put of $GIB GiB" gridftp globus-url-copy -p "$STREAMS" "file://$original/large" "ftp://127.0.0.1:$gridftp$peers/gridftp"
+    [ "$round" != 0 ] || cmp "$original/large" "$peers/gridftp" || fail "GridFTP stored other bytes"
+    rm -f "$peers/gridftp"
+  fi
+  if [ -n "${xrootd:-}" ]; then
+    measured "put of $GIB GiB" xrdcp xrdcp -f -s -S "$STREAMS" "$original/large" "root://127.0.0.1:$xrootd/$peers/xrootd"
+    [ "$round" != 0 ] || cmp "$original/large" "$peers/xrootd" || fail "XRootD stored other bytes"
+    rm -f "$peers/xrootd"
+  fi
 done
-shown "put of $GIB GiB" "$size" cairn iperf3 iperf3-F scp
+# None but cairn's is durable at its end.
+shown "put of $GIB GiB" "$size" cairn iperf3 iperf3-F scp gridftp xrdcp
 shown "get of $GIB GiB" "$size" cairn
 
 for ((round = 0; round < ROUNDS; round++)); do
