@@ -72,7 +72,7 @@ pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
     Version,
 };
-pub use pins::Pin;
+pub use pins::{Held, Pin};
 pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use quarantine::{Found, Moved, Quarantined};
 pub use rebuild::{

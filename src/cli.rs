@@ -11,6 +11,7 @@ mod copy;
 pub mod demo;
 mod down;
 mod error;
+mod job;
 mod ls;
 mod mover;
 mod names;
@@ -28,6 +29,7 @@ mod requests;
 mod restore;
 mod serve;
 mod shell;
+mod slurm;
 mod state;
 mod status;
 mod subjects;
@@ -38,6 +40,7 @@ mod token;
 mod undelete;
 pub mod up;
 mod upgrade;
+mod user;
 mod verify;
 mod why;
 
@@ -217,6 +220,10 @@ enum Command {
     Token(token::Token),
     /// Lease ranges of this host's ports to containers
     Ports(ports::Ports),
+    /// Have a batch job's files on disk before it runs
+    Job(job::Job),
+    /// Have Slurm ask for it
+    Slurm(slurm::Slurm),
     /// Act for a user's callers (started by `cairn serve`)
     #[command(hide = true)]
     Agent(serve::Agent),
@@ -362,6 +369,8 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Mover(args) => args.run(),
         Command::Token(args) => args.run(session),
         Command::Ports(args) => args.run(),
+        Command::Job(args) => args.run(session),
+        Command::Slurm(args) => args.run(),
         Command::Agent(args) => args.run(),
         Command::Demo(args) => {
             demo::run(args).map_err(CliError::from)?;

@@ -22,6 +22,7 @@ use crate::server::wire::{
     UndeleteQuery, UndeletedView, Verb, Walk, When, Why, WhyQuery,
 };
 use crate::server::wire::{Collect, CollectQuery, TierCheck, TierCheckQuery, TierList};
+use crate::server::wire::{JobHeld, JobOrder};
 use crate::server::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use http::Http;
 use hyper::Method;
@@ -350,6 +351,9 @@ impl Client {
             "/v1/requests?all={}&failed={}&limit={}",
             filter.all, filter.failed, filter.limit
         );
+        if let Some(job) = &filter.job {
+            route.push_str(&format!("&job={}", escaped(job)));
+        }
         if let Some(before) = filter.before {
             route.push_str(&format!("&before={before}"));
         }
@@ -414,6 +418,14 @@ impl Client {
     pub fn retry(&mut self, id: u64) -> Result<Accepted, ClientError> {
         self.http
             .ask(Method::POST, &format!("/v1/requests/{id}/retry"), NOTHING)
+    }
+
+    /// Shows, prolongs or ends what a batch job of the caller's own holds.
+    ///
+    /// # Errors
+    /// Refused.
+    pub fn job(&mut self, order: &JobOrder) -> Result<JobHeld, ClientError> {
+        self.http.ask(Method::POST, "/v1/jobs", Some(order))
     }
 
     /// The state of the instance.

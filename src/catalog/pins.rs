@@ -1,17 +1,31 @@
 //! Pins: a holder keeps a file on disk until a time. Several holders may.
 
 use super::node::NodeId;
-use super::sql::{all, change, first, page, time};
+use super::sql::{all, change, first, int, page, time, uint};
 use super::{Catalog, CatalogError, Durability};
 use crate::id::Timestamp;
 use rusqlite::{Connection, params};
+
+/// Pins changed in one transaction where a holder has more.
+const CHUNK: i64 = 5000;
+
+/// What one holder keeps on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Files.
+    pub files: u64,
+    /// Their sizes, bytes.
+    pub bytes: u64,
+    /// Until when, the last of them.
+    pub until: Option<Timestamp>,
+}
 
 /// One pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
     /// The file.
     pub node: NodeId,
-    /// Who holds it (`uid:1000`, `job:4711`, ...).
+    /// Who holds it (`uid:1000`, `uid:1000/job:4711`).
     pub holder: String,
     /// Until when.
     pub expires: Timestamp,
@@ -56,6 +70,84 @@ impl Catalog {
                 )?;
             }
             Ok(ended as u64)
+        })
+    }
+
+    /// Ends all pins of a holder; gives how many there were. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn unpin_all(&self, holder: &str) -> Result<u64, CatalogError> {
+        let mut ended = 0;
+        loop {
+            let whose = holder.to_owned();
+            let some = self.write(Durability::Full, move |connection| {
+                let sql = "DELETE FROM pins WHERE holder = ?1 AND node IN
+                     (SELECT node FROM pins WHERE holder = ?1 ORDER BY node LIMIT ?2)";
+                let step = "end the pins of";
+                Ok(change(connection, sql, params![whose, CHUNK], step, &whose)? as u64)
+            })?;
+            ended += some;
+            if int(some) < CHUNK {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Gives all pins of a holder a new end; gives how many there are. Durable.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn pin_on(&self, holder: &str, expires: Timestamp) -> Result<u64, CatalogError> {
+        let (mut changed, mut after) = (0, i64::MIN);
+        loop {
+            let whose = holder.to_owned();
+            let (some, last) = self.write(Durability::Full, move |connection| {
+                let nodes = all(
+                    connection,
+                    "SELECT node FROM pins WHERE holder = ? AND node > ? ORDER BY node LIMIT ?",
+                    params![whose, after, CHUNK],
+                    |row| row.get::<_, i64>(0),
+                    "find the pins of",
+                    &whose,
+                )?;
+                let Some(last) = nodes.last().copied() else {
+                    return Ok((0, after));
+                };
+                let sql = "UPDATE pins SET expires = ? WHERE holder = ? AND node > ? AND node <= ?";
+                let values = params![expires.nanos(), whose, after, last];
+                let some = change(connection, sql, values, "pin on for", &whose)?;
+                Ok((some as u64, last))
+            })?;
+            (changed, after) = (changed + some, last);
+            if int(some) < CHUNK {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// What a holder keeps on disk at `now`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn held(&self, holder: &str, now: Timestamp) -> Result<Held, CatalogError> {
+        self.read(|connection| {
+            let held = first(
+                connection,
+                "SELECT count(*) AS files, coalesce(sum(n.size), 0) AS bytes, max(p.expires)
+                 FROM pins p JOIN nodes n ON n.id = p.node WHERE p.holder = ? AND p.expires > ?",
+                params![holder, now.nanos()],
+                |row| {
+                    Ok(Held {
+                        files: uint(row, "files")?,
+                        bytes: uint(row, "bytes")?,
+                        until: row.get::<_, Option<i64>>(2)?.map(time),
+                    })
+                },
+                "count the pins of",
+                holder,
+            )?;
+            Ok(held.unwrap_or_default())
         })
     }
 

@@ -257,6 +257,52 @@ impl Catalog {
         })
     }
 
+    /// The requests of a user's job, newest first: those whose keys begin with `job:JOB/`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn requests_of_job(
+        &self,
+        uid: u32,
+        job: &str,
+        limit: usize,
+    ) -> Result<Vec<Request>, CatalogError> {
+        // `0` is the next character after `/`.
+        let (from, to) = (format!("job:{job}/"), format!("job:{job}0"));
+        self.read(|connection| {
+            let mut found = all(
+                connection,
+                "SELECT * FROM requests INDEXED BY requests_key
+                 WHERE uid = ? AND key >= ? AND key < ? LIMIT ?",
+                params![uid, from, to, page(limit)],
+                rows::request,
+                "list the requests of job",
+                job,
+            )?;
+            found.sort_by_key(|request| std::cmp::Reverse(request.id));
+            Ok(found)
+        })
+    }
+
+    /// Users with requests, from after `after`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn next_user(&self, after: Option<u32>) -> Result<Option<u32>, CatalogError> {
+        let after = after.map_or(-1, i64::from);
+        self.read(|connection| {
+            let sql = "SELECT uid FROM requests WHERE uid > ? ORDER BY uid LIMIT 1";
+            first(
+                connection,
+                sql,
+                [after],
+                |row| row.get(0),
+                "find users of",
+                "requests",
+            )
+        })
+    }
+
     /// Has the user at least so many (at least 1) requests that are not final?
     ///
     /// # Errors

@@ -80,8 +80,28 @@ fn of(command: &str) -> &'static str {
     }
 }
 
+/// The same for what is below `job`.
+fn of_job(command: &str) -> &'static str {
+    match command {
+        "check" => {
+            "0 good, 1 some files are not to be had or there is no room, 2 wrong usage or a mistake in a \
+             directive, 3 no running instance"
+        }
+        "stage-in" | "stage-out" => {
+            "0 done or accepted, 1 some files failed, 2 wrong usage or a mistake in a directive, \
+             3 no running instance, 4 still running, 5 not permitted, 6 a tier is unavailable"
+        }
+        "status" => {
+            "0 ready, or nothing was asked for, 1 some files failed, 2 wrong usage, 3 no running \
+             instance, 4 still staging, 5 not permitted, 6 a tier is unavailable"
+        }
+        _ => "0 done, 1 failed, 2 wrong usage, 3 no running instance, 5 not permitted",
+    }
+}
+
 /// Adds them to the help of every command that does something.
 pub(super) fn told_by(command: Command) -> Command {
+    let in_job = command.get_name() == "job";
     let names: Vec<String> = command
         .get_subcommands()
         .map(|below| below.get_name().to_owned())
@@ -96,7 +116,10 @@ pub(super) fn told_by(command: Command) -> Command {
                 .get_after_help()
                 .map(|text| format!("{text}\n\n"))
                 .unwrap_or_default();
-            let codes = of(below.get_name());
+            let codes = match in_job {
+                true => of_job(below.get_name()),
+                false => of(below.get_name()),
+            };
             below.after_help(format!("{example}Exit codes: {codes}"))
         });
     }

@@ -62,6 +62,11 @@ impl Output {
         self.line(text)
     }
 
+    /// What is written so far is seen now.
+    pub(crate) fn flush(&mut self) -> Result<(), CliError> {
+        Ok(self.to.flush()?)
+    }
+
     fn settle(&mut self) -> io::Result<()> {
         if self.terminal {
             self.to.flush()

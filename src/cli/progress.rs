@@ -187,6 +187,7 @@ mod tests {
             state: RequestState::Running,
             uid: 0,
             key: None,
+            job: None,
             created: When::from_unix(0),
             finished: None,
             files: 20,

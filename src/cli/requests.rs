@@ -22,6 +22,9 @@ pub(crate) struct Requests {
     /// Only those with failed files, finished or not.
     #[arg(long, conflicts_with = "id")]
     failed: bool,
+    /// Those for this batch job, finished or not.
+    #[arg(long, value_name = "JOBID", conflicts_with = "id")]
+    job: Option<String>,
     /// At most N, newest first.
     #[arg(long, value_name = "N", default_value_t = 1000, conflicts_with = "id")]
     limit: usize,
@@ -72,6 +75,7 @@ impl Requests {
             let filter = RequestFilter {
                 all: self.all,
                 failed: self.failed,
+                job: self.job.clone(),
                 before,
                 limit,
             };
@@ -127,6 +131,9 @@ fn show(output: &mut Output, view: RequestView) -> Result<(), CliError> {
     output.line(format!("verb      {}", view.verb))?;
     output.line(format!("state     {}", view.state.as_str()))?;
     output.line(format!("user      {}", super::names::user(view.uid)))?;
+    if let Some(job) = &view.job {
+        output.line(format!("job       {job}"))?;
+    }
     output.line(format!("created   {}", view.created))?;
     if let Some(finished) = view.finished {
         output.line(format!("finished  {finished}"))?;

@@ -1,6 +1,6 @@
 //! `cairn serve`: the door for callers on other hosts; and `cairn agent`, what it starts for each user.
 
-use super::{CliError, Session, sys, token};
+use super::{CliError, Session, token, user};
 use crate::client::{Client, ClientError, Place};
 use crate::error::Failure;
 use crate::server::remote::Identity;
@@ -12,8 +12,6 @@ use crate::server::wire::{SubmitOptions, Submitted, Verb};
 use cairn_mover::Network;
 use clap::Args;
 use parking_lot::Mutex;
-use rustix::fs::Mode;
-use rustix::thread::{Gid, Uid};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -199,7 +197,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) fn run(&self) -> Result<u8, CliError> {
         raise_files();
-        become_user(self.uid)?;
+        user::become_user(self.uid)?;
         let door = door()?;
         let local = Arc::new(Here {
             socket: self.control.clone(),
@@ -227,41 +225,6 @@ fn door() -> Result<OwnedFd, CliError> {
         return Err(CliError::usage("cairn serve starts this; people do not"));
     }
     Ok(own)
-}
-
-/// Becomes the user, for good, while there is one thread: their groups as the system has them now, and no right that is
-/// not theirs.
-fn become_user(uid: u32) -> Result<(), CliError> {
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    let refused = |e: rustix::io::Errno| CliError::system(format!("become user {uid}"), &e.into());
-    rustix::thread::set_no_new_privs(true).map_err(refused)?;
-    let own = rustix::process::geteuid().as_raw();
-    if own == uid {
-        return Ok(());
-    }
-    let account = sys::account(uid).ok_or_else(|| {
-        CliError::new(
-            Failure::NotPermitted,
-            format!("user {uid} has no account on this host"),
-        )
-    })?;
-    let groups: Vec<Gid> = account
-        .groups
-        .iter()
-        .map(|gid| Gid::from_raw(*gid))
-        .collect();
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(account.gid));
-    rustix::thread::set_thread_groups(&groups).map_err(refused)?;
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(refused)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(refused)?;
-    // It was for good.
-    if rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).is_ok() {
-        return Err(CliError::new(
-            Failure::Internal,
-            "the user's rights are not the only ones",
-        ));
-    }
-    Ok(())
 }
 
 /// How long an instance that is being replaced is waited for.

@@ -398,6 +398,12 @@ impl Recaller {
         self.shared.table.lock().recalls.len()
     }
 
+    /// Recalls since the start: all of them, and those that a reader (or an open for writing) waited for.
+    #[must_use]
+    pub fn begun(&self) -> (u64, u64) {
+        self.shared.table.lock().begun
+    }
+
     /// The node is about to be truncated to nothing: its recall stops, and none begins (readers
     /// wait) until [`Self::truncated`] or until the token is given up. `done` runs when no recalled
     /// byte can land in the file any more.

@@ -10,8 +10,8 @@
 //! - An acceptance is durable before it is answered (design, invariant 6).
 
 use super::wire::{
-    Accepted, Collect, ErrorBody, Part, Problem, TapeDone, TapeList, TapeOrder, TapeRun, TapeView,
-    TierCheck, TierCheckQuery, TierList,
+    Accepted, Collect, ErrorBody, JobHeld, JobOrder, Part, Problem, TapeDone, TapeList, TapeOrder,
+    TapeRun, TapeView, TierCheck, TierCheckQuery, TierList,
 };
 use super::wire::{
     DeletedView, NodeState, PolicyReport, PolicyRun, Receipt, RepairKeep, RepairView,
@@ -235,6 +235,13 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// As [`Control::cancel`]; [`Failure::Busy`] while it is not final.
     fn retry(&self, id: RequestId, peer: &Peer) -> Result<Accepted, ControlError>;
+
+    /// Shows, prolongs or ends what a batch job of the peer's own holds. Ending is effective at once:
+    /// its requests give up their places, its pins are gone.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: that is no job's name.
+    fn job(&self, order: &JobOrder, peer: &Peer) -> Result<JobHeld, ControlError>;
 
     /// The state of the whole instance.
     ///

@@ -3,6 +3,7 @@
 
 mod admin;
 mod deleted;
+mod jobs;
 mod nodes;
 mod requests;
 mod tapes;
@@ -258,6 +259,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/requests/{id}/wait", get(requests::wait))
         .route("/v1/requests/{id}/cancel", post(requests::cancel))
         .route("/v1/requests/{id}/retry", post(requests::retry))
+        .route("/v1/jobs", post(jobs::order))
         .route("/v1/state", post(nodes::state))
         .route("/v1/why", post(nodes::why))
         .route("/v1/deleted", post(deleted::list))

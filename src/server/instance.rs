@@ -5,6 +5,7 @@
 
 mod deleted;
 mod durable;
+mod jobs;
 mod nodes;
 mod receipt;
 mod sight;
@@ -22,9 +23,9 @@ use super::control::{
     UndeletedSink, Wake,
 };
 use super::wire::{
-    Accepted, Collect, Part, Plan, PolicyProblem, PolicyReport, PolicyRule, PolicyRun, Receipt,
-    RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions, Submitted, TierCheck,
-    TierCheckQuery, TierList, Verb, Walk, Why,
+    Accepted, Collect, JobHeld, JobOrder, Part, Plan, PolicyProblem, PolicyReport, PolicyRule,
+    PolicyRun, Receipt, RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
+    Submitted, TierCheck, TierCheckQuery, TierList, Verb, Walk, Why,
 };
 use super::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use crate::catalog::{self, Origin};
@@ -127,6 +128,7 @@ impl Instance {
             key: options.key.clone(),
             tier: options.tier.clone(),
             pin_for: options.pin_for_s.map(Duration::from_secs),
+            job: options.job.clone(),
             flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
             consent: Consent {
                 last_copy: options.last_copy,
@@ -309,6 +311,9 @@ impl Control for Instance {
         filter: &RequestFilter,
         peer: &Peer,
     ) -> Result<Vec<RequestView>, ControlError> {
+        if let Some(job) = &filter.job {
+            return self.requests_of_job(job, filter, peer);
+        }
         let filtered = catalog::RequestFilter {
             uid: (!filter.all).then_some(peer.uid),
             active: !filter.all && !filter.failed,
@@ -353,6 +358,10 @@ impl Control for Instance {
             request: id.0,
             known: true,
         })
+    }
+
+    fn job(&self, order: &JobOrder, peer: &Peer) -> Result<JobHeld, ControlError> {
+        self.job_order(order, peer)
     }
 
     fn status(&self, peer: &Peer) -> Result<Status, ControlError> {

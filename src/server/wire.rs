@@ -7,6 +7,7 @@
 
 mod backup;
 mod deleted;
+mod job;
 mod path;
 mod policy;
 mod probe;
@@ -24,6 +25,7 @@ mod when;
 
 pub use backup::CatalogBackup;
 pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
+pub use job::{JobAct, JobCheck, JobHeld, JobMistake, JobOrder, JobPhase, JobView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use probe::{ArchiveAsked, ArchiveQuery, DoctorReport, PathReport, ProbeQuery, Probed};
@@ -153,6 +155,10 @@ schemas! {
     DoctorReport => "cairn.doctor.v1",
     PortLease => "cairn.port-lease.v1",
     Settled => "cairn.settled.v1",
+    JobOrder => "cairn.job-order.v1",
+    JobHeld => "cairn.job-held.v1",
+    JobView => "cairn.job.v1",
+    JobCheck => "cairn.job-check.v1",
 }
 
 /// Body of every answer that is no success, and last line of a stream that broke off.

@@ -134,7 +134,7 @@ impl Fake {
         let entry = requests.entry(id);
         let view = entry.or_insert_with(|| empty(id, *verb, peer.uid));
         let failed = work.problems.len() as u64;
-        view.key = options.key.clone();
+        (view.key, view.job) = (options.key.clone(), options.job.clone());
         view.files += work.files;
         view.files_failed += failed;
         view.files_done += if work.slow { 0 } else { work.files - failed };
@@ -497,6 +497,11 @@ impl Control for Fake {
         let wanted = |view: &&RequestView| {
             let live = filter.all || filter.failed || !view.state.is_final();
             let failed = !filter.failed || view.files_failed > 0;
+            let live = if let Some(job) = &filter.job {
+                view.job.as_ref() == Some(job)
+            } else {
+                live
+            };
             live && failed && filter.before.is_none_or(|before| view.request < before)
         };
         let requests = lock(&self.requests);
@@ -546,6 +551,10 @@ impl Control for Fake {
             request: next,
             known: false,
         })
+    }
+
+    fn job(&self, order: &JobOrder, peer: &Peer) -> Result<JobHeld, ControlError> {
+        Ok(repairs::job(&mut lock(&self.requests), order, peer))
     }
 
     fn status(&self, peer: &Peer) -> Result<Status, ControlError> {

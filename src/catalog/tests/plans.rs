@@ -128,6 +128,11 @@ fn call_everything(rig: &Rig) {
     rig.pins(f).unwrap();
     rig.pinned_until(f, at(1)).unwrap();
     rig.unpin(vec![f], "h").unwrap();
+    rig.held("h", at(1)).unwrap();
+    rig.pin_on("h", at(6)).unwrap();
+    rig.unpin_all("h").unwrap();
+    rig.requests_of_job(1000, "4711", 5).unwrap();
+    rig.next_user(None).unwrap();
     rig.expire_pins(at(9), 5).unwrap();
     rig.to_archive(ArchiveFilter { older_than: at(9) }, None, 5)
         .unwrap();

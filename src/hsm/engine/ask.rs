@@ -66,6 +66,8 @@ pub struct Ask {
     pub tier: Option<String>,
     /// How long to pin.
     pub pin_for: Option<Duration>,
+    /// The batch job that it is for.
+    pub job: Option<String>,
     /// Flags to set or clear.
     pub flags: Vec<Flag>,
     /// What may be given up.
@@ -107,6 +109,8 @@ pub(super) struct Options {
     pub(super) groups: Vec<u32>,
     pub(super) subjects: Vec<(i32, Vec<u8>, Vec<u8>)>,
     pub(super) pin_for_s: Option<u64>,
+    #[serde(default)]
+    pub(super) job: Option<String>,
     pub(super) noarchive: bool,
     pub(super) norelease: bool,
     #[serde(default)]
@@ -121,6 +125,7 @@ impl Options {
             groups: ask.asker.groups.clone(),
             subjects: ask.subjects.iter().map(subject).collect(),
             pin_for_s: ask.pin_for.map(|d| d.as_secs()),
+            job: ask.job.clone(),
             noarchive: ask.flags.contains(&Flag::NoArchive),
             norelease: ask.flags.contains(&Flag::NoRelease),
             consent: ask.consent,
@@ -149,6 +154,7 @@ impl Options {
             key: request.key.clone(),
             tier,
             pin_for: self.pin_for_s.map(Duration::from_secs),
+            job: self.job,
             flags,
             consent: self.consent,
             select: self.select,

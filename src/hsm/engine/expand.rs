@@ -134,6 +134,7 @@ impl Shared {
             .map(|name| self.slot_named(name).map(|s| s.id))
             .transpose()?;
         self.may_do(&ask)?;
+        super::jobs::may_ask(&ask)?;
         if let Some(request) = ask.into {
             return self.submit_part(request, ask);
         }
@@ -245,8 +246,7 @@ impl Shared {
     }
 
     fn is_cancelled(&self, request: RequestId) -> bool {
-        let row = self.catalog.request(request);
-        row.is_ok_and(|row| row.is_none_or(|r| r.state == catalog::RequestState::Cancelled))
+        self.was_cancelled(request).unwrap_or(false)
     }
 
     /// A later part of a request that is still open.
@@ -316,6 +316,7 @@ impl Shared {
             key: None,
             tier: None,
             pin_for: None,
+            job: None,
             flags: Vec::new(),
             consent: Consent::default(),
             select: None,
@@ -411,6 +412,26 @@ impl Shared {
     }
 }
 
+/// Pins what a stage for a job is about, before it is looked at what of it is on disk: what is there now
+/// stays there, and what comes is pinned before its first byte.
+fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
+    let pins = Ask {
+        verb: Verb::Pin,
+        ..ask.clone()
+    };
+    let mut walk = Walk {
+        shared,
+        ask: &pins,
+        out: Out::Pins { request },
+        rows: Vec::new(),
+        bill: None,
+    };
+    for subject in &pins.subjects {
+        walk.subject(subject)?;
+    }
+    walk.set_pins()
+}
+
 /// Expands a request and seals it, if no further part is to come.
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
     // What was let in before a restart is in.
@@ -426,6 +447,9 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
     {
         // By a stop: the next start chooses again. Or it was cancelled, and nothing is to be sealed.
         return Ok(());
+    }
+    if ask.verb == Verb::Stage && ask.pin_for.is_some() {
+        pin_first(shared, request, ask)?;
     }
     let out = Out::Request {
         request,

@@ -8,6 +8,8 @@ use crate::catalog::Snapshot;
 pub struct Counts {
     /// Files that are being recalled, or wait for it.
     pub recalls: u64,
+    /// Recalls since the start: all of them, and those that a reader waited for.
+    pub begun: (u64, u64),
     /// Events of the mount that are not yet applied.
     pub changelog_lag: u64,
     /// How long ago the oldest of them happened.
@@ -32,6 +34,7 @@ impl Engine {
         let applying = shared.applying.load(std::sync::atomic::Ordering::Relaxed);
         Counts {
             recalls: shared.recaller().map_or(0, |r| r.running() as u64),
+            begun: shared.recaller().map_or((0, 0), |r| r.begun()),
             changelog_lag: shared.changelog.waiting() as u64 + applying,
             changelog_age: shared.changelog.lag(),
             held_opens: (!shared.room.is_open()).then(|| shared.room.waiting()),

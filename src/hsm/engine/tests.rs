@@ -384,6 +384,7 @@ impl Bench {
             key: None,
             tier: None,
             pin_for: None,
+            job: None,
             flags: Vec::new(),
             consent: super::ask::Consent::default(),
             select: None,

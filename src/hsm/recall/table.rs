@@ -56,6 +56,8 @@ pub(super) struct Table {
     stage_queue: VecDeque<NodeHandle>,
     user_queues: HashMap<u32, VecDeque<NodeHandle>>,
     later: Vec<(Instant, Job)>,
+    /// Recalls that were asked for, and those of them that a reader waited for.
+    pub(super) begun: (u64, u64),
 }
 
 /// How a recall ends.
@@ -246,6 +248,9 @@ impl Shared {
                 .or_insert_with(|| Arc::new(Recall::new(node.clone(), hint, charge, now)));
             let recall = Arc::clone(recall);
             let mut state = recall.state.lock();
+            let read = waiter.wait.is_implicit() && !state.implicit;
+            table.begun.0 += u64::from(fresh);
+            table.begun.1 += u64::from(read);
             let comes_first = state.charge == Charge::Stage && waiter.wait.is_implicit();
             let promoted = comes_first && state.phase == Phase::Queued;
             if promoted {

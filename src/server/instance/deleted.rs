@@ -292,6 +292,7 @@ impl Instance {
             key: None,
             tier: None,
             pin_for: None,
+            job: None,
             flags: Vec::new(),
             select: None,
             consent: Consent::default(),

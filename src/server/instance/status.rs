@@ -46,6 +46,8 @@ pub(super) fn status(instance: &Instance, names: bool) -> Result<Status, EngineE
         recalls: RecallStatus {
             waiting: counts.recalls,
             oldest_s: waiting.filter_map(|b| b.oldest).map(age).max(),
+            begun: counts.begun.0,
+            by_readers: counts.begun.1,
         },
         backlog: snapshot.backlog.iter().map(backlog).collect(),
         failures: snapshot

@@ -153,6 +153,7 @@ pub(super) fn request(
         },
         uid: row.uid,
         key: row.key.clone().filter(|_| own),
+        job: crate::hsm::engine::job_of(row).map(str::to_owned),
         created: when(row.created),
         finished: row.finished.map(when),
         files: all.iter().map(|c| c.files).sum(),

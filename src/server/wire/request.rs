@@ -99,10 +99,14 @@ pub struct SubmitOptions {
     /// Idempotency key: the same key by the same user gives the same request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The batch job that it is for; its `key` begins with `job:JOB/` then. What a stage for a job finds
+    /// on disk or brings there is pinned by the job, if `pin_for_s` says for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
-    /// How long a pin holds, seconds (verb `pin`, or with `stage`).
+    /// How long a pin holds, seconds (verb `pin`, or `stage` for a job).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_for_s: Option<u64>,
     /// Which flags (verbs `set` and `clear`).
@@ -314,6 +318,9 @@ pub struct RequestView {
     /// The caller's idempotency key (own requests only).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The batch job that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// When it was accepted.
     pub created: When,
     /// When it reached its final state.
@@ -352,7 +359,7 @@ impl RequestView {
 }
 
 /// Which requests are listed, newest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RequestFilter {
     /// Also those that are final; else only queued and running ones.
     #[serde(default)]
@@ -360,6 +367,9 @@ pub struct RequestFilter {
     /// Only those with failed files, final or not.
     #[serde(default)]
     pub failed: bool,
+    /// Only those for this batch job, final or not: the caller's own, or anybody's for root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
     /// Only with a number below this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u64>,

@@ -63,6 +63,12 @@ pub struct RecallStatus {
     pub waiting: u64,
     /// Seconds since the oldest began to wait.
     pub oldest_s: Option<u64>,
+    /// Recalls since the instance started.
+    #[serde(default)]
+    pub begun: u64,
+    /// Those of them that a reader waited for: nobody had staged the file before.
+    #[serde(default)]
+    pub by_readers: u64,
 }
 
 /// Work accepted and not finished, of one class.

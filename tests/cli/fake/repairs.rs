@@ -64,6 +64,7 @@ pub(super) fn empty(request: u64, verb: Verb, uid: u32) -> RequestView {
         state: RequestState::Queued,
         uid,
         key: None,
+        job: None,
         created: When::from_unix(1_700_000_000),
         finished: None,
         files: 0,
@@ -103,4 +104,29 @@ pub fn deleted(path: GivenPath, by: DeletedBy, size: u64) -> DeletedView {
             version: 3,
         }],
     }
+}
+
+/// A job pins what its stages are about; there is no time.
+pub(super) fn job(
+    requests: &mut std::collections::BTreeMap<u64, RequestView>,
+    order: &JobOrder,
+    peer: &cairn::server::control::Peer,
+) -> JobHeld {
+    let mut held = JobHeld::default();
+    let own =
+        |view: &&mut RequestView| view.uid == peer.uid && view.job.as_ref() == Some(&order.job);
+    for view in requests.values_mut().filter(own) {
+        if order.act == JobAct::Release {
+            held.dropped += view.files;
+            if !view.state.is_final() {
+                held.cancelled += 1;
+                view.state = RequestState::Cancelled;
+            }
+        } else if view.state != RequestState::Cancelled {
+            held.files += view.files;
+            held.bytes += view.bytes;
+            held.until = Some(When::from_unix(1_700_600_000));
+        }
+    }
+    held
 }

@@ -37,6 +37,8 @@ pub(super) fn status() -> Status {
         recalls: RecallStatus {
             waiting: 3,
             oldest_s: Some(95),
+            begun: 400,
+            by_readers: 12,
         },
         backlog: [
             ("archive".to_owned(), backlog(31, 5 << 30)),

@@ -3,7 +3,7 @@
 use super::super::ask::{Ask, Asker, Forecast, Named};
 use super::super::cost::{self, Bill};
 use super::super::tree::{self, Looked};
-use super::super::{EngineError, Shared, shifted};
+use super::super::{EngineError, Shared, jobs, shifted};
 use super::CHUNK;
 use super::wanted::{Facts, Wanted, wanted};
 use crate::catalog::{self, CopyState, Durability, FileState, Met, NewAction, Node, NodeId, Verb};
@@ -18,6 +18,10 @@ pub(super) enum Out<'a> {
     Request {
         request: RequestId,
         pending: Vec<NewAction>,
+    },
+    /// Pins alone, of a request whose actions come later and say what is refused.
+    Pins {
+        request: RequestId,
     },
 }
 
@@ -346,6 +350,7 @@ impl Walk<'_> {
             lost,
             direct,
             owned: self.ask.asker.owns(looked.stat.uid),
+            for_job: matches!(self.out, Out::Pins { .. }),
             readable: self.may_read(looked),
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,
@@ -395,8 +400,8 @@ impl Walk<'_> {
     }
 
     fn may_read(&self, looked: &Looked) -> bool {
-        self.ask.verb != Verb::Stage
-            || readable(&self.ask.asker, looked, rustix::fs::Access::READ_OK)
+        let asked = self.ask.verb == Verb::Stage || matches!(self.out, Out::Pins { .. });
+        !asked || readable(&self.ask.asker, looked, rustix::fs::Access::READ_OK)
     }
 
     fn may_list(&self, dir: &Looked) -> bool {
@@ -440,7 +445,7 @@ impl Walk<'_> {
             self.ask,
             std::mem::take(&mut self.rows),
         );
-        let holder = format!("uid:{}", ask.asker.uid);
+        let holder = jobs::holder(ask.asker.uid, ask.job.as_deref());
         if nodes.is_empty() {
             return Ok(());
         }
@@ -452,12 +457,19 @@ impl Walk<'_> {
             .pin_for
             .unwrap_or(std::time::Duration::from_secs(24 * 3600));
         let expires = shifted(self.shared.now(), how_long, true);
-        let pin = |node| catalog::Pin {
-            node,
+        let pin = |node: &NodeId| catalog::Pin {
+            node: *node,
             holder: holder.clone(),
             expires,
         };
-        Ok(catalog.pin(nodes.into_iter().map(pin).collect())?)
+        catalog.pin(nodes.iter().map(pin).collect())?;
+        // Who cancelled it meanwhile has dropped the pins that they saw.
+        if let Out::Pins { request } = self.out
+            && self.shared.was_cancelled(request)?
+        {
+            catalog.unpin(nodes, &holder)?;
+        }
+        Ok(())
     }
 
     fn refuse(
@@ -472,9 +484,13 @@ impl Walk<'_> {
             code: code.as_str().to_owned(),
             text: why.to_owned(),
         };
-        if let Out::Forecast(forecast) = &mut self.out {
-            skip(forecast, name, why);
-            return Ok(());
+        match &mut self.out {
+            Out::Forecast(forecast) => {
+                skip(forecast, name, why);
+                return Ok(());
+            }
+            Out::Pins { .. } => return Ok(()),
+            Out::Request { .. } => {}
         }
         self.act(NewAction {
             node: id,
@@ -494,6 +510,7 @@ impl Walk<'_> {
                 forecast.bytes += action.bytes;
                 Ok(())
             }
+            Out::Pins { .. } => Ok(()),
             Out::Request { pending, .. } => {
                 pending.push(action);
                 if pending.len() >= CHUNK {
@@ -525,9 +542,8 @@ impl Walk<'_> {
     fn cancelled(&self) -> Result<bool, EngineError> {
         match &self.out {
             Out::Forecast(_) => Ok(false),
-            Out::Request { request, .. } => {
-                let row = self.shared.catalog.request(*request)?;
-                Ok(row.is_none_or(|r| r.state == catalog::RequestState::Cancelled))
+            Out::Request { request, .. } | Out::Pins { request } => {
+                self.shared.was_cancelled(*request)
             }
         }
     }

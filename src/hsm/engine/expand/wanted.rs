@@ -19,6 +19,8 @@ pub(super) struct Facts {
     /// It was named itself, and not met in a directory.
     pub(super) direct: bool,
     pub(super) owned: bool,
+    /// It is pinned for a job, which may keep on disk what its user may read.
+    pub(super) for_job: bool,
     pub(super) readable: bool,
     pub(super) min_release: u64,
     pub(super) trusted_from: Incarnation,
@@ -115,6 +117,7 @@ pub(super) fn wanted(verb: Verb, facts: &Facts) -> Wanted {
             place: place(facts),
         },
         Verb::Pin | Verb::Unpin if !regular => Wanted::Nothing(None),
+        Verb::Pin if facts.for_job && facts.readable => Wanted::Now,
         Verb::Pin | Verb::Unpin | Verb::Set | Verb::Clear => {
             if facts.owned {
                 Wanted::Now

@@ -1,0 +1,146 @@
+//! A script is checked before it is submitted: its directives, and whether there is room for what it stages.
+
+use super::super::output::Output;
+use super::super::{CliError, Session, outcome};
+use super::sources::{self, Wanted};
+use super::staging::told;
+use super::{directives, mistake};
+use crate::config::units::shown::{Bytes, counted, files, seconds};
+use crate::server::wire::{
+    GivenPath, JobCheck, JobMistake, Plan, Problem, SubmitOptions, Submitted, Verb,
+};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Files with mistakes.
+const WRONG: u8 = 2;
+
+/// How it is checked.
+pub(super) struct How<'a> {
+    pub(super) script: &'a Path,
+    /// The directives alone.
+    pub(super) syntax: bool,
+    pub(super) directory: &'a Path,
+    pub(super) json: bool,
+}
+
+pub(super) fn run(session: &Session, text: &[u8], how: &How<'_>) -> Result<u8, CliError> {
+    let mut output = Output::new(how.json);
+    let mut check = JobCheck {
+        fits: true,
+        ..JobCheck::default()
+    };
+    let code = match directives::parse(text) {
+        Err(wrong) => {
+            for one in &wrong {
+                if !output.json {
+                    eprintln!("cairn: {}", mistake(how.script, one));
+                }
+            }
+            check.mistakes = wrong.iter().map(|one| of_json(how.script, one)).collect();
+            WRONG
+        }
+        Ok(found) => {
+            for ignored in &found.ignored {
+                let at = how.script.display();
+                eprintln!("cairn: {at}:{}: ignored: {}", ignored.line, ignored.why);
+            }
+            check.directives = found.all.len() as u64;
+            let all = sources::all(&found, Verb::Stage, how.directory);
+            if how.syntax || all.is_empty() {
+                outcome::OK
+            } else {
+                look(session, &all, &mut check)?
+            }
+        }
+    };
+    if output.json {
+        output.object(check)?;
+    } else {
+        show(&mut output, &check, how)?;
+    }
+    output.finish()?;
+    Ok(code)
+}
+
+fn of_json(script: &Path, wrong: &super::Wrong) -> JobMistake {
+    JobMistake {
+        script: GivenPath::new(script.as_os_str().as_bytes()),
+        line: wrong.line as u64,
+        column: wrong.column as u64,
+        message: wrong.message.clone(),
+        hint: wrong.hint.clone(),
+    }
+}
+
+/// What the stages would move, and what stands in their way.
+fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, CliError> {
+    let mut sum: Option<Plan> = None;
+    let mut needed: Vec<Problem> = Vec::new();
+    for wanted in all {
+        let mut problems = wanted.problems.clone();
+        if let Some(first) = wanted.paths.first() {
+            let place = Path::new(OsStr::from_bytes(first));
+            let mut client = session.client_within(Some(place), super::view::SILENCE)?;
+            let options = SubmitOptions {
+                dry_run: true,
+                ..SubmitOptions::default()
+            };
+            let mut paths = wanted.paths.iter().cloned();
+            let asked = client.submit(Verb::Stage, &mut paths, &options)?;
+            problems.extend(asked.problems);
+            if let Some(Submitted::Plan(plan)) = asked.submitted {
+                problems.extend(plan.skipped.iter().cloned());
+                sum = Some(match sum {
+                    Some(sum) => sum.and(plan),
+                    None => plan,
+                });
+            }
+        }
+        if wanted.optional {
+            problems
+                .iter()
+                .for_each(|p| eprintln!("cairn: optional: {}", told(p)));
+        } else {
+            needed.extend(problems);
+        }
+    }
+    if let Some(plan) = sum {
+        (check.files, check.bytes) = (plan.files, plan.bytes);
+        (check.eta_s, check.room) = (plan.eta_s, plan.room);
+        check.fits = plan.fits;
+    }
+    check.problems = needed;
+    let good = check.fits && check.problems.is_empty();
+    Ok(if good {
+        outcome::OK
+    } else {
+        outcome::SOME_FAILED
+    })
+}
+
+fn show(output: &mut Output, check: &JobCheck, how: &How<'_>) -> Result<(), CliError> {
+    for problem in &check.problems {
+        eprintln!("cairn: {}", told(problem));
+    }
+    if !check.mistakes.is_empty() {
+        return Ok(());
+    }
+    let directives = counted(check.directives, "directive");
+    if how.syntax {
+        return output.line(format!("{}: good, {directives}", how.script.display()));
+    }
+    let time = check
+        .eta_s
+        .map_or_else(String::new, |s| format!(", about {}", seconds(s)));
+    let room = check
+        .room
+        .map_or_else(String::new, |room| format!(" ({} free)", Bytes(room)));
+    let fits = if check.fits { "fits" } else { "does not fit" };
+    let (count, bytes) = (files(check.files), Bytes(check.bytes));
+    output.line(format!(
+        "{}: {directives}; would stage {count}, {bytes}{time}; {fits}{room}",
+        how.script.display()
+    ))
+}

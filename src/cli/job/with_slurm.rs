@@ -1,0 +1,308 @@
+//! For a job of Slurm's: asks Slurm whose it is, has the work done by a process of that user, and tells Slurm
+//! how far it is.
+//!
+//! Invariants:
+//! - Nothing is asked of an instance by this process, which Slurm runs as its own user or as root: what the
+//!   job's user may not, is refused to the process that is theirs.
+//! - A job that is to run (again) keeps what it holds: only what has ended is released.
+
+use super::super::{CliError, Session, outcome};
+use super::{no_job, view};
+use crate::error::Failure;
+use crate::server::wire::{JobView, Schema, Tagged};
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often Slurm is told at most.
+const CALM: Duration = Duration::from_secs(5);
+/// What a comment of ours begins with.
+const OURS: &str = "cairn: ";
+/// Longest comment, characters.
+const LONGEST: usize = 250;
+
+/// A job as `scontrol show job` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct SlurmJob {
+    id: String,
+    uid: u32,
+    state: String,
+    directory: PathBuf,
+    comment: String,
+}
+
+/// What is to be done for a job.
+pub(super) struct Order<'a> {
+    pub(super) session: &'a Session,
+    pub(super) verb: &'static str,
+    pub(super) job: &'a str,
+    pub(super) script: Option<Vec<u8>>,
+    pub(super) wait: bool,
+    pub(super) arguments: Vec<OsString>,
+    pub(super) json: bool,
+}
+
+/// Runs Slurm's own command; what it printed.
+fn scontrol(arguments: &[&str]) -> Result<String, CliError> {
+    let output = Command::new("scontrol")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| CliError::system("run scontrol", &e))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = format!("scontrol {}: {}", arguments.join(" "), said.trim());
+    let unknown = said.contains("Invalid job id");
+    let failure = if unknown {
+        Failure::NotFound
+    } else {
+        Failure::Internal
+    };
+    Err(CliError::new(failure, why))
+}
+
+/// The job of this number in what `scontrol show job` prints: of an array, one task.
+fn parse(text: &str, id: &str) -> Option<SlurmJob> {
+    let mut lines = text.lines();
+    let mut found = SlurmJob {
+        id: id.to_owned(),
+        ..SlurmJob::default()
+    };
+    let begins = |line: &str| line.split(' ').next() == Some(&format!("JobId={id}"));
+    lines.by_ref().find(|line| begins(line))?;
+    let mut uid = None;
+    for line in lines.take_while(|line| !line.starts_with("JobId=")) {
+        let line = line.trim_start();
+        // These go on to the end of their line, whatever is in them.
+        if let Some(directory) = line.strip_prefix("WorkDir=") {
+            found.directory = PathBuf::from(directory);
+        } else if let Some(comment) = line.strip_prefix("Comment=") {
+            found.comment = comment.trim_end().to_owned();
+        } else {
+            for word in line.split(' ') {
+                match word.split_once('=') {
+                    Some(("UserId", user)) => {
+                        let number = user.rsplit_once('(').map(|(_, n)| n.trim_end_matches(')'));
+                        uid = number.and_then(|n| n.parse().ok());
+                    }
+                    Some(("JobState", state)) => found.state = state.to_owned(),
+                    _ => {}
+                }
+            }
+        }
+    }
+    found.uid = uid?;
+    Some(found)
+}
+
+impl SlurmJob {
+    fn ask(id: &str) -> Result<Self, CliError> {
+        let plain = !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        if !plain {
+            return Err(CliError::usage(format!(
+                "{id:?} is no number of a job of Slurm's"
+            )));
+        }
+        let text = scontrol(&["show", "job", id]).map_err(|error| match error {
+            CliError::Failed {
+                failure: Failure::NotFound,
+                ..
+            } => no_job(id),
+            other => other,
+        })?;
+        parse(&text, id).ok_or_else(|| {
+            CliError::new(
+                Failure::Internal,
+                format!("cannot read what scontrol says of job {id}"),
+            )
+        })
+    }
+
+    /// It waits to run, for the first time or again, or runs.
+    fn goes_on(&self) -> bool {
+        const ALIVE: [&str; 10] = [
+            "PENDING",
+            "CONFIGURING",
+            "RUNNING",
+            "SUSPENDED",
+            "STOPPED",
+            "RESIZING",
+            "REQUEUED",
+            "REQUEUE_HOLD",
+            "REQUEUE_FED",
+            "SPECIAL_EXIT",
+        ];
+        ALIVE.contains(&self.state.as_str())
+    }
+
+    /// Shows the text beside the job, where the job's user left room for it, and where administrators look.
+    fn tell(&self, text: &str) {
+        let text: String = format!("{OURS}{text}").chars().take(LONGEST).collect();
+        let text = text.replace(['\n', '"', '\''], " ");
+        let job = format!("jobid={}", self.id);
+        let admin = format!("admincomment={text}");
+        let own = format!("comment={text}");
+        let mut words = vec!["update", &job, &admin];
+        if self.comment.is_empty() || self.comment == "(null)" || self.comment.starts_with(OURS) {
+            words.push(&own);
+        }
+        if let Err(error) = scontrol(&words) {
+            tracing::warn!(%error, "Slurm could not be told how far a job is");
+        }
+    }
+}
+
+impl Order<'_> {
+    pub(super) fn run(self) -> Result<u8, CliError> {
+        let job = SlurmJob::ask(self.job)?;
+        if self.verb == "release" && job.goes_on() {
+            println!("job {} is {}: what it holds stays", job.id, job.state);
+            return Ok(outcome::OK);
+        }
+        let mut child = self.start(&job)?;
+        let script = self.script.clone().unwrap_or_default();
+        let mut stdin = child.stdin.take();
+        // Whoever reads nothing says why by itself.
+        let writer =
+            std::thread::spawn(move || stdin.as_mut().map(|stdin| stdin.write_all(&script)));
+        let last = if self.wait {
+            relay(&job, &mut child)
+        } else {
+            None
+        };
+        let ended = child
+            .wait()
+            .map_err(|e| CliError::system("wait for the user's process", &e))?;
+        drop(writer.join());
+        let code = u8::try_from(ended.code().unwrap_or(1)).unwrap_or(1);
+        if let Some(view) = last {
+            job.tell(&view::line(&view));
+            if self.json {
+                let line =
+                    serde_json::to_string(&Tagged::from(view)).map_err(std::io::Error::from)?;
+                println!("{line}");
+            } else if code == outcome::OK {
+                println!("job {}: {}", job.id, view::line(&view));
+            }
+        }
+        Ok(code)
+    }
+
+    /// The process that works as the job's user.
+    fn start(&self, job: &SlurmJob) -> Result<Child, CliError> {
+        let program =
+            std::env::current_exe().map_err(|e| CliError::system("find this program", &e))?;
+        let own = rustix::process::geteuid();
+        let mut command = if own.is_root() || own.as_raw() == job.uid {
+            Command::new(&program)
+        } else {
+            // Slurm's user becomes the job's by the site's leave alone.
+            let mut sudo = Command::new("sudo");
+            sudo.args(["-n", "-u", &format!("#{}", job.uid), "--"])
+                .arg(&program);
+            sudo
+        };
+        command.args(["job", self.verb, &job.id]);
+        if own.is_root() {
+            command.args(["--as", &job.uid.to_string()]);
+        }
+        if self.script.is_some() {
+            command
+                .args(["--script", "-", "--directory"])
+                .arg(&job.directory);
+        }
+        if self.wait {
+            command.args(["--wait", "--follow"]);
+        }
+        if self.json {
+            command.arg("--json");
+        }
+        if let Some(socket) = &self.session.socket {
+            command.arg("--socket").arg(socket);
+        }
+        command.args(&self.arguments);
+        // Nothing of Slurm's environment is the user's.
+        let kept = ["PATH", "CAIRN_LOG", "TZ"];
+        command.env_clear();
+        command.envs(
+            kept.iter()
+                .filter_map(|name| Some((*name, std::env::var_os(name)?))),
+        );
+        command.current_dir("/").stdin(Stdio::piped());
+        if self.wait {
+            command.stdout(Stdio::piped());
+        }
+        command.spawn().map_err(|e| {
+            CliError::system(format!("start a process of user {}", job.uid), &e)
+                .with_hint("docs/slurm.md shows the line for sudoers")
+        })
+    }
+}
+
+/// Tells Slurm of what the child says, until it ends; the last of it.
+fn relay(job: &SlurmJob, child: &mut Child) -> Option<JobView> {
+    let lines = BufReader::new(child.stdout.take()?).lines();
+    let (mut last, mut told): (Option<JobView>, Option<(Instant, String)>) = (None, None);
+    for line in lines.map_while(Result::ok) {
+        let Ok(tagged) = serde_json::from_str::<Tagged<JobView>>(&line) else {
+            continue;
+        };
+        if tagged.schema != JobView::SCHEMA {
+            continue;
+        }
+        let text = view::line(&tagged.body);
+        let heard = told
+            .as_ref()
+            .is_some_and(|(at, told)| *told == text || at.elapsed() < CALM);
+        if !heard {
+            job.tell(&text);
+            told = Some((Instant::now(), text));
+        }
+        last = Some(tagged.body);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOWN: &str = "JobId=16 JobName=run.sh
+   UserId=alice(1000) GroupId=alice(1000) MCS_label=N/A
+   Priority=4294901759 Nice=0 Account=(null) QOS=normal
+   JobState=PENDING Reason=BurstBufferStageIn Dependency=(null)
+   Command=/home/alice/a b/run.sh
+   WorkDir=/home/alice/a b
+   Comment=UserId=root(0)
+
+JobId=17 JobName=x
+   UserId=bob(1001) GroupId=bob(1001) MCS_label=N/A
+   JobState=COMPLETED Reason=None Dependency=(null)
+   WorkDir=/
+";
+
+    #[test]
+    fn a_job_is_read_as_scontrol_shows_it() {
+        let alice = parse(SHOWN, "16").unwrap();
+        assert_eq!((alice.uid, alice.state.as_str()), (1000, "PENDING"));
+        assert_eq!(alice.directory, PathBuf::from("/home/alice/a b"));
+        assert_eq!(alice.comment, "UserId=root(0)");
+        assert!(alice.goes_on());
+        let bob = parse(SHOWN, "17").unwrap();
+        assert_eq!((bob.uid, bob.goes_on()), (1001, false));
+        assert_eq!(parse(SHOWN, "1"), None);
+        assert_eq!(parse("", "1"), None);
+    }
+
+    #[test]
+    fn only_numbers_are_asked_for() {
+        for id in ["", "1 2", "-o", "1_2", "x"] {
+            let code = SlurmJob::ask(id).unwrap_err().exit_code();
+            assert_eq!(code, 2, "{id:?}");
+        }
+    }
+}

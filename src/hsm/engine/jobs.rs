@@ -1,0 +1,177 @@
+//! What a batch job holds: its requests, by their keys, and its pins, by their holder.
+//!
+//! Invariants:
+//! - A job is its user's: two users' jobs of one name know nothing of each other.
+//! - When [`Engine::release_job`] has returned, no request of the job adds a pin any more: the requests are
+//!   cancelled first, and who pins looks afterwards whether it was cancelled meanwhile.
+
+use super::ask::Ask;
+use super::{Engine, EngineError, Shared, shifted};
+use crate::catalog::{Held, Request, Verb};
+use crate::error::Failure;
+use std::time::Duration;
+
+/// Longest name of a job, bytes.
+const LONGEST: usize = 64;
+/// Longest pin of a job: what it may keep on disk need not be its user's.
+const LONGEST_PIN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Requests of one job that are looked at.
+const MOST: usize = 1000;
+
+/// Who pins: a user, or a user's job.
+pub(super) fn holder(uid: u32, job: Option<&str>) -> String {
+    match job {
+        Some(job) => format!("uid:{uid}/job:{job}"),
+        None => format!("uid:{uid}"),
+    }
+}
+
+/// The job in a request's key.
+#[must_use]
+pub fn job_of(request: &Request) -> Option<&str> {
+    let (job, _) = request
+        .key
+        .as_deref()?
+        .strip_prefix("job:")?
+        .split_once('/')?;
+    is_name(job).then_some(job)
+}
+
+fn is_name(job: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=LONGEST).contains(&job.len()) && job.bytes().all(plain)
+}
+
+/// # Errors
+/// It is no name of a job.
+fn named(job: &str) -> Result<(), EngineError> {
+    if is_name(job) {
+        return Ok(());
+    }
+    let why =
+        format!("{job:?} is no job's name: up to {LONGEST} letters, digits, '.', '_' and '-'");
+    Err(EngineError::refused(Failure::Usage, why))
+}
+
+fn pins_at_most(time: Duration) -> Result<(), EngineError> {
+    if (Duration::from_secs(1)..=LONGEST_PIN).contains(&time) {
+        return Ok(());
+    }
+    let why = "a job pins for at least a second and at most 30 days";
+    Err(EngineError::refused(Failure::Usage, why))
+}
+
+/// Refuses what no request for a job may ask for.
+pub(super) fn may_ask(ask: &Ask) -> Result<(), EngineError> {
+    let Some(job) = &ask.job else {
+        return Ok(());
+    };
+    named(job)?;
+    let key = ask.key.as_deref().unwrap_or_default();
+    if !key.starts_with(&format!("job:{job}/")) {
+        let why = format!("the key {key:?} is not one of job {job}");
+        return Err(EngineError::refused(Failure::Usage, why)
+            .hint(format!("a key of its begins with job:{job}/")));
+    }
+    if !matches!(ask.verb, Verb::Stage | Verb::Archive) {
+        let why = "for a job there are stages and archives";
+        return Err(EngineError::refused(Failure::Usage, why));
+    }
+    ask.pin_for.map_or(Ok(()), pins_at_most)
+}
+
+impl Engine {
+    /// What a user's job pins.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for what is no job's name, and the catalog's.
+    pub fn held_by_job(&self, uid: u32, job: &str) -> Result<Held, EngineError> {
+        named(job)?;
+        let shared = &self.shared;
+        Ok(shared.catalog.held(&holder(uid, Some(job)), shared.now())?)
+    }
+
+    /// All that a job pins stays pinned for so long from now on.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`]; too long a time.
+    pub fn pin_job(&self, uid: u32, job: &str, how_long: Duration) -> Result<u64, EngineError> {
+        named(job)?;
+        pins_at_most(how_long)?;
+        let expires = shifted(self.shared.now(), how_long, true);
+        let holder = holder(uid, Some(job));
+        Ok(self.shared.catalog.pin_on(&holder, expires)?)
+    }
+
+    /// Cancels a job's requests that are not final and drops its pins; how many of each.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`].
+    pub fn release_job(&self, uid: u32, job: &str) -> Result<(u64, u64), EngineError> {
+        named(job)?;
+        let shared = &self.shared;
+        let mut cancelled = 0;
+        for request in shared.catalog.requests_of_job(uid, job, MOST)? {
+            // What a job wrote is archived also when the job is gone.
+            if request.finished.is_none() && request.verb == Verb::Stage {
+                shared.cancel(request.id)?;
+                cancelled += 1;
+            }
+        }
+        let dropped = shared.catalog.unpin_all(&holder(uid, Some(job)))?;
+        Ok((cancelled, dropped))
+    }
+
+    /// The requests of a job, newest first: one user's, or all users'.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`].
+    pub fn requests_of_job(
+        &self,
+        uid: Option<u32>,
+        job: &str,
+        limit: usize,
+    ) -> Result<Vec<Request>, EngineError> {
+        named(job)?;
+        let catalog = &self.shared.catalog;
+        let mut found = Vec::new();
+        match uid {
+            Some(uid) => found = catalog.requests_of_job(uid, job, limit)?,
+            None => {
+                let mut after = None;
+                while let Some(uid) = catalog.next_user(after)? {
+                    found.extend(catalog.requests_of_job(uid, job, limit)?);
+                    after = Some(uid);
+                }
+                found.sort_by_key(|request| std::cmp::Reverse(request.id));
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
+impl Shared {
+    /// Whether a request was cancelled, or is gone.
+    pub(super) fn was_cancelled(&self, request: crate::id::RequestId) -> Result<bool, EngineError> {
+        let row = self.catalog.request(request)?;
+        Ok(row.is_none_or(|r| r.state == crate::catalog::RequestState::Cancelled))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_jobs_are_plain_words() {
+        for good in ["4711", "4711_3", "flux-x.y", &"x".repeat(64)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "a/b", "a b", "a:b", &"x".repeat(65), "\u{e4}"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+        assert_eq!(holder(7, Some("4711")), "uid:7/job:4711");
+        assert_eq!(holder(7, None), "uid:7");
+    }
+}

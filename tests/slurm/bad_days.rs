@@ -1,0 +1,116 @@
+//! Staging is cancelled, the controller or Cairn dies, the tier is away: the job is not lost, and nothing is
+//! fetched twice.
+
+use crate::needs_slurm;
+use crate::rig::wait_for;
+use crate::site::Site;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// A job that stages a released directory of so many files.
+fn staging(site: &Site, files: usize) -> Result<String> {
+    site.released("in", files, 100_000)?;
+    let directive = format!("#CAIRN stage_in {}", site.cairn.at("in").display());
+    let job = site.submit("in.sh", &directive, "echo ran")?;
+    wait_for("the request", || Ok(!site.requests(&job)?.is_empty()))
+        .with_context(|| format!("{}\n{}", site.show(&job).unwrap_or_default(), site.logs()))?;
+    Ok(job)
+}
+
+/// Files that are still asked for by somebody.
+fn backlog(site: &Site) -> Result<u64> {
+    let status = site.status()?;
+    Ok(status["backlog"]["stage"]["files"].as_u64().unwrap_or(0))
+}
+
+#[test]
+fn a_cancelled_job_frees_its_places_at_once() -> Result<()> {
+    needs_slurm!();
+    let site = Site::new("dir", "delay=2s")?;
+    let job = staging(&site, 20)?;
+    wait_for("work in the queue", || Ok(backlog(&site)? > 0))?;
+    site.slurm("scancel", [&job])?;
+    let begun = Instant::now();
+    wait_for("the places to be free", || Ok(backlog(&site)? == 0))?;
+    eprintln!(
+        "places free {} ms after scancel returned",
+        begun.elapsed().as_millis()
+    );
+    wait_for("the pins to go", || {
+        Ok(!site.pins("in/0")?.contains("job:"))
+    })?;
+    let asked = site.requests(&job)?;
+    ensure!(asked.iter().all(|r| r["state"] == "cancelled"), "{asked:?}");
+    site.shows(&job, "JobState=CANCELLED")?;
+    Ok(())
+}
+
+#[test]
+fn a_controller_that_is_restarted_asks_again_and_nothing_is_recalled_twice() -> Result<()> {
+    needs_slurm!();
+    let mut site = Site::new("dir", "delay=700ms")?;
+    let job = staging(&site, 10)?;
+    let before = site.requests(&job)?;
+    site.stop_control()?;
+    site.control()?;
+    site.shows(&job, "JobState=COMPLETED")?;
+    ensure!(site.output(&job) == "ran\n", "{}", site.output(&job));
+    let after = site.requests(&job)?;
+    // Perhaps a second request, when the first had ended already: of nothing.
+    let files: u64 = after.iter().filter_map(|r| r["files"].as_u64()).sum();
+    ensure!(files == 10, "{before:?} {after:?}");
+    ensure!(site.recalls()? == (10, 0), "{:?}", site.recalls()?);
+    Ok(())
+}
+
+#[test]
+fn a_job_goes_on_waiting_when_cairn_is_killed_and_runs() -> Result<()> {
+    needs_slurm!();
+    let mut site = Site::new("dir", "delay=700ms")?;
+    let job = staging(&site, 6)?;
+    site.shows(&job, "BurstBufferState=staging-in")?;
+    site.cairn.die()?;
+    std::thread::sleep(Duration::from_secs(2));
+    ensure!(
+        site.field(&job, "JobState")? == "PENDING",
+        "{}",
+        site.show(&job)?
+    );
+    site.cairn.up()?;
+    site.shows(&job, "JobState=COMPLETED")?;
+    ensure!(site.output(&job) == "ran\n", "{}", site.output(&job));
+    ensure!(
+        site.requests(&job)?.len() == 1,
+        "{:?}",
+        site.requests(&job)?
+    );
+    Ok(())
+}
+
+#[test]
+fn a_tier_that_is_away_is_seen_in_the_queue_and_the_job_is_not_lost() -> Result<()> {
+    needs_slurm!();
+    let site = Site::new("dir", "delay=1ms")?;
+    let aside = site.path("aside");
+    site.released("in", 3, 100_000)?;
+    fs::rename(&site.cairn.tier, &aside)?;
+    let directive = format!("#CAIRN stage_in {}", site.cairn.at("in").display());
+    let job = site.submit("in.sh", &directive, "echo ran")?;
+    let mut seen = String::new();
+    let queue = ["-h", "-j", &*job, "-o", "%T %r %k"];
+    wait_for("the reason in squeue", || {
+        seen = site.slurm("squeue", queue)?;
+        Ok(seen.contains("waits for"))
+    })
+    .with_context(|| format!("{seen}\n{}", site.logs()))?;
+    eprintln!("squeue: {}", seen.trim());
+    ensure!(
+        seen.starts_with("PENDING BurstBufferStageIn cairn: "),
+        "{seen}"
+    );
+    fs::rename(&aside, &site.cairn.tier)?;
+    site.shows(&job, "JobState=COMPLETED")?;
+    ensure!(site.output(&job) == "ran\n", "{}", site.output(&job));
+    Ok(())
+}
