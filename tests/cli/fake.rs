@@ -497,11 +497,8 @@ impl Control for Fake {
         let wanted = |view: &&RequestView| {
             let live = filter.all || filter.failed || !view.state.is_final();
             let failed = !filter.failed || view.files_failed > 0;
-            let live = if let Some(job) = &filter.job {
-                view.job.as_ref() == Some(job)
-            } else {
-                live
-            };
+            let live =
+                (filter.job.is_none() && live) || (filter.job.is_some() && filter.job == view.job);
             live && failed && filter.before.is_none_or(|before| view.request < before)
         };
         let requests = lock(&self.requests);

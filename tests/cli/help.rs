@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 56] = [
+const COMMANDS: [&str; 63] = [
     "up",
     "adopt",
     "rebuild",
@@ -57,6 +57,13 @@ const COMMANDS: [&str; 56] = [
     "token revoke",
     "ports list",
     "ports lease",
+    "job check",
+    "job stage-in",
+    "job status",
+    "job pin",
+    "job release",
+    "job stage-out",
+    "slurm install",
     "demo",
     "completions",
     "man",

@@ -1,7 +1,8 @@
 //! What cannot be staged is said: at submission where it can be seen there, else in the job's reason.
 
 use crate::needs_slurm;
-use crate::rig::wait_for;
+use crate::rig::disk::Disk;
+use crate::rig::{tree, wait_for};
 use crate::site::{OTHER, Site, USER};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
@@ -109,6 +110,12 @@ fn a_mistake_in_a_directive_is_refused_at_submission() -> Result<()> {
 #[test]
 fn a_list_of_a_hundred_thousand_files_is_one_request() -> Result<()> {
     needs_slurm!();
+    if std::env::var_os("CAIRN_TEST_WHOLE").is_none() {
+        eprintln!(
+            "SKIPPED a_list_of_a_hundred_thousand_files_is_one_request: minutes; CAIRN_TEST_WHOLE=1"
+        );
+        return Ok(());
+    }
     const FILES: usize = 100_000;
     let site = Site::new("dir", "delay=0s")?;
     fs::create_dir(site.cairn.at("many"))?;
@@ -126,6 +133,37 @@ fn a_list_of_a_hundred_thousand_files_is_one_request() -> Result<()> {
         site.requests(&job)?.iter().all(|r| r["state"] == "done"),
         "{:?}",
         site.requests(&job)?
+    );
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_cannot_hold_the_jobs_data_is_said_with_numbers() -> Result<()> {
+    needs_slurm!();
+    let disk = Disk::new("ext4", 96)?;
+    let site = Site::on(Some(&disk.path), "dir", "delay=0s", "")?;
+    fs::create_dir(site.cairn.at("big"))?;
+    // One at a time there is room for them.
+    for n in 0..3 {
+        let name = format!("big/{n}");
+        site.cairn.released(&name, &tree::bytes(n, 36 << 20))?;
+        chown(site.cairn.at(&name), Some(USER.uid), Some(USER.gid))?;
+    }
+    let directive = format!("#CAIRN stage_in {}", site.cairn.at("big").display());
+    let script = site.script("big.sh", &directive, "echo ran")?;
+    let checked = site.job(USER, &["check", &script.to_string_lossy()])?;
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    eprintln!("{}{said}", String::from_utf8_lossy(&checked.stdout));
+    ensure!(checked.status.code() == Some(1), "{checked:?}");
+    ensure!(
+        said.contains("113246208 bytes are needed on the backing filesystem"),
+        "{said}"
+    );
+    let said = reason(&site, &directive)?;
+    eprintln!("{said}");
+    ensure!(
+        said.contains("bytes are needed on the backing filesystem"),
+        "{said}"
     );
     Ok(())
 }

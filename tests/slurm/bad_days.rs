@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A job that stages a released directory of so many files.
-fn staging(site: &Site, files: usize) -> Result<String> {
+/// A job that stages a released directory of so many files, from a tier with these options.
+fn staging(site: &mut Site, files: usize, options: &str) -> Result<String> {
     site.released("in", files, 100_000)?;
+    site.slow(options)?;
     let directive = format!("#CAIRN stage_in {}", site.cairn.at("in").display());
     let job = site.submit("in.sh", &directive, "echo ran")?;
     wait_for("the request", || Ok(!site.requests(&job)?.is_empty()))
@@ -18,39 +19,64 @@ fn staging(site: &Site, files: usize) -> Result<String> {
     Ok(job)
 }
 
-/// Files that are still asked for by somebody.
-fn backlog(site: &Site) -> Result<u64> {
-    let status = site.status()?;
-    Ok(status["backlog"]["stage"]["files"].as_u64().unwrap_or(0))
-}
-
 #[test]
 fn a_cancelled_job_frees_its_places_at_once() -> Result<()> {
     needs_slurm!();
-    let site = Site::new("dir", "delay=2s")?;
-    let job = staging(&site, 20)?;
-    wait_for("work in the queue", || Ok(backlog(&site)? > 0))?;
-    site.slurm("scancel", [&job])?;
+    let mut site = Site::new("dir", "delay=0s")?;
+    let job = staging(&mut site, 40, "delay=400ms")?;
+    site.shows(&job, "BurstBufferState=staging-in")?;
     let begun = Instant::now();
-    wait_for("the places to be free", || Ok(backlog(&site)? == 0))?;
-    eprintln!(
-        "places free {} ms after scancel returned",
-        begun.elapsed().as_millis()
+    site.slurm("scancel", [&job])?;
+    let mut asked = Vec::new();
+    wait_for("the request's end", || {
+        asked = site.requests(&job)?;
+        Ok(asked.iter().all(|r| r["state"] == "cancelled"))
+    })?;
+    eprintln!("cancelled {} ms after scancel", begun.elapsed().as_millis());
+    let done = asked
+        .iter()
+        .filter_map(|r| r["files_done"].as_u64())
+        .sum::<u64>();
+    ensure!(done < 40, "it was all done before: {asked:?}");
+    wait_for("the pins to go", || {
+        Ok(!site.pins("in/39")?.contains("job:"))
+    })?;
+    site.shows(&job, "JobState=CANCELLED")?;
+    Ok(())
+}
+
+#[test]
+fn a_requeued_job_keeps_what_it_holds() -> Result<()> {
+    needs_slurm!();
+    let site = Site::new("dir", "delay=0s")?;
+    site.released("in", 2, 100_000)?;
+    let directive = format!("#CAIRN stage_in {}", site.cairn.at("in").display());
+    let job = site.submit("long.sh", &directive, "sleep 600")?;
+    site.shows(&job, "JobState=RUNNING")?;
+    site.slurm("scontrol", ["requeue", &job])?;
+    site.shows(&job, "JobState=PENDING")?;
+    // Slurm tears down what the first run had.
+    wait_for("the teardown", || {
+        let shown = site.slurm("scontrol", ["show", "burstbuffer"])?;
+        Ok(!shown.contains("State=teardown"))
+    })?;
+    ensure!(
+        site.pins("in/0")?.contains("job:"),
+        "{}",
+        site.pins("in/0")?
     );
+    site.slurm("scancel", [&job])?;
     wait_for("the pins to go", || {
         Ok(!site.pins("in/0")?.contains("job:"))
     })?;
-    let asked = site.requests(&job)?;
-    ensure!(asked.iter().all(|r| r["state"] == "cancelled"), "{asked:?}");
-    site.shows(&job, "JobState=CANCELLED")?;
     Ok(())
 }
 
 #[test]
 fn a_controller_that_is_restarted_asks_again_and_nothing_is_recalled_twice() -> Result<()> {
     needs_slurm!();
-    let mut site = Site::new("dir", "delay=700ms")?;
-    let job = staging(&site, 10)?;
+    let mut site = Site::new("dir", "delay=0s")?;
+    let job = staging(&mut site, 10, "delay=300ms")?;
     let before = site.requests(&job)?;
     site.stop_control()?;
     site.control()?;
@@ -67,8 +93,8 @@ fn a_controller_that_is_restarted_asks_again_and_nothing_is_recalled_twice() -> 
 #[test]
 fn a_job_goes_on_waiting_when_cairn_is_killed_and_runs() -> Result<()> {
     needs_slurm!();
-    let mut site = Site::new("dir", "delay=700ms")?;
-    let job = staging(&site, 6)?;
+    let mut site = Site::new("dir", "delay=0s")?;
+    let job = staging(&mut site, 6, "delay=300ms")?;
     site.shows(&job, "BurstBufferState=staging-in")?;
     site.cairn.die()?;
     std::thread::sleep(Duration::from_secs(2));
@@ -101,7 +127,7 @@ fn a_tier_that_is_away_is_seen_in_the_queue_and_the_job_is_not_lost() -> Result<
     let queue = ["-h", "-j", &*job, "-o", "%T %r %k"];
     wait_for("the reason in squeue", || {
         seen = site.slurm("squeue", queue)?;
-        Ok(seen.contains("waits for"))
+        Ok(seen.contains("waits: ") && seen.contains("BurstBufferStageIn"))
     })
     .with_context(|| format!("{seen}\n{}", site.logs()))?;
     eprintln!("squeue: {}", seen.trim());

@@ -6,5 +6,7 @@ mod rig;
 
 mod answers;
 mod bad_days;
+mod rest;
 mod site;
 mod staged;
+mod stand_in;

@@ -37,15 +37,24 @@ pub(crate) fn no_slurm() -> Option<String> {
     if let Some(why) = no_mounts() {
         return Some(why);
     }
+    let needed = [
+        "slurmctld",
+        "slurmd",
+        "munged",
+        "sbatch",
+        "scontrol",
+        "getfattr",
+    ];
+    needed.iter().find_map(|name| installed(name))
+}
+
+/// That a program is not installed.
+pub(crate) fn installed(name: &str) -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let has = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-    let needed = ["slurmctld", "slurmd", "munged", "sbatch", "scontrol"];
-    for name in needed {
-        if !has(name) && !Path::new("/usr/sbin").join(name).exists() {
-            return Some(format!("{name} is not installed"));
-        }
-    }
-    None
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    dirs.push("/usr/sbin".into());
+    let has = dirs.iter().any(|dir| dir.join(name).exists());
+    (!has).then(|| format!("{name} is not installed"))
 }
 
 /// Leaves the test, saying so, where it cannot run.
@@ -67,9 +76,11 @@ pub(crate) struct Site {
     pub(crate) cairn: Instance,
     controller: Option<Child>,
     others: Vec<Child>,
+    /// The tier's directory, where the instance's own disk is a small one.
+    _apart: Option<tempfile::TempDir>,
 }
 
-fn port() -> Result<u16> {
+pub(crate) fn port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -79,9 +90,39 @@ fn daemon(name: &str) -> Command {
 }
 
 impl Site {
-    /// An instance with this tier (in its own tier directory: `dir:DIR?...`), up, and Slurm beside it.
-    pub(crate) fn new(kind: &str, options: &str) -> Result<Self> {
-        let mut cairn = Instance::new(None)?;
+    /// An instance with this kind of tier, up, and Slurm beside it.
+    pub(crate) fn new(kind: &'static str, options: &str) -> Result<Self> {
+        Self::on(None, kind, options, "")
+    }
+
+    /// The same, with tokens for slurmrestd.
+    pub(crate) fn with_tokens(kind: &'static str, options: &str) -> Result<Self> {
+        let more = "AuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key=@DIR@/etc/jwt.key\n";
+        Self::on(None, kind, options, more)
+    }
+
+    /// The same, with all but the tier below `base`, and with further lines of slurm.conf.
+    pub(crate) fn on(
+        base: Option<&Path>,
+        kind: &'static str,
+        options: &str,
+        more: &str,
+    ) -> Result<Self> {
+        let mut cairn = Instance::new(base)?;
+        let mut apart = None;
+        if base.is_some() {
+            // The program is large, too.
+            let dir = tempfile::Builder::new()
+                .prefix("cairn-tier-")
+                .tempdir_in("/var/tmp")?;
+            cairn.tier = dir.path().join("tier");
+            fs::create_dir(&cairn.tier)?;
+            let (bin, all) = (dir.path().join("bin"), fs::Permissions::from_mode(0o755));
+            fs::create_dir(&bin)?;
+            fs::set_permissions(dir.path(), all)?;
+            std::os::unix::fs::symlink(bin, cairn.dir.path().join("bin"))?;
+            apart = Some(dir);
+        }
         let url = format!("cold={kind}:{}?{options}", cairn.tier.display());
         cairn.args.extend(["--tier".to_owned(), url]);
         // The mount outlives its server, as at a site.
@@ -90,10 +131,11 @@ impl Site {
             cairn,
             controller: None,
             others: Vec::new(),
+            _apart: apart,
         };
         site.cairn.up()?;
         fs::set_permissions(&site.cairn.mount, fs::Permissions::from_mode(0o755))?;
-        site.prepare()?;
+        site.prepare(more)?;
         site.munge()?;
         site.control()?;
         for node in ["n1", "n2"] {
@@ -110,6 +152,15 @@ impl Site {
         Ok(site)
     }
 
+    /// The instance again, its tier with other options: what was archived quickly comes back slowly.
+    pub(crate) fn slow(&mut self, options: &str) -> Result<()> {
+        self.cairn.down()?;
+        let url = self.cairn.args.last_mut().context("no tier")?;
+        let plain = url.split('?').next().unwrap_or_default();
+        *url = format!("{plain}?{options}");
+        self.cairn.up()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.cairn.dir.path().join(name)
     }
@@ -119,9 +170,9 @@ impl Site {
     }
 
     /// Directories, configuration, and the program where every user may read it.
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, more: &str) -> Result<()> {
         for name in ["etc", "spool", "log", "home", "bin", "munge"] {
-            fs::create_dir(self.path(name))?;
+            fs::create_dir_all(self.path(name))?;
         }
         chown(self.path("home"), Some(USER.uid), Some(USER.gid))?;
         let copied = Command::new("cp")
@@ -155,7 +206,11 @@ impl Site {
             port()?,
             port()?,
         );
-        fs::write(self.conf(), conf)?;
+        let more = more.replace("@DIR@", &self.cairn.dir.path().display().to_string());
+        fs::write(self.conf(), conf + &more)?;
+        let key = self.path("etc/jwt.key");
+        fs::write(&key, self.seed(32))?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
         let installed = Command::new(self.path("bin/cairn"))
             .args([
                 "slurm",
@@ -171,11 +226,36 @@ impl Site {
         Ok(())
     }
 
+    /// From the test's own directory name: it is no secret, and not known before.
+    fn seed(&self, length: usize) -> Vec<u8> {
+        let name = self.cairn.dir.path().display().to_string();
+        name.bytes().cycle().take(length).collect()
+    }
+
+    /// Starts a further daemon, which ends with the site.
+    pub(crate) fn start(&mut self, command: Command, name: &str) -> Result<()> {
+        let child = self.spawn(command, name)?;
+        self.others.push(child);
+        Ok(())
+    }
+
+    /// The same, of nobody's, with this in its environment.
+    pub(crate) fn start_as_nobody(
+        &mut self,
+        mut command: Command,
+        name: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
+        command
+            .uid(65_534)
+            .gid(65_534)
+            .envs(environment.iter().copied());
+        self.start(command, name)
+    }
+
     fn munge(&mut self) -> Result<()> {
         let (key, dir) = (self.path("munge/key"), self.path("munge"));
-        // From the test's own directory name: it is no secret, and not known before.
-        let seed = self.cairn.dir.path().display().to_string().repeat(40);
-        fs::write(&key, &seed.as_bytes()[..1024.min(seed.len())])?;
+        fs::write(&key, self.seed(1024))?;
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
         let mut command = daemon("munged");
         command.args(["--force", "--foreground"]);
@@ -380,8 +460,10 @@ impl Site {
             "slurmctld.log",
             "slurmctld.out",
             "n1.log",
-            "n1.out",
             "munged.out",
+            "slurmrestd.out",
+            "nginx.out",
+            "nginx.log",
         ] {
             let text = fs::read_to_string(self.path(&format!("log/{name}"))).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();

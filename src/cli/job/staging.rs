@@ -243,7 +243,7 @@ impl Staging {
             };
             let away = JobView {
                 phase: JobPhase::Staging,
-                waiting: Some(format!("Cairn to run again ({why})")),
+                waiting: Some(format!("Cairn does not answer: {why}")),
                 ..match &teller.last {
                     Some((_, last)) => last.clone(),
                     None => view::empty(&self.job),

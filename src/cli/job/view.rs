@@ -220,7 +220,7 @@ pub(super) fn line(view: &JobView) -> String {
             line.push_str(&format!(", about {} left", seconds(eta)));
         }
         if let Some(waiting) = &view.waiting {
-            line.push_str(&format!("; waits for {}", harmless(waiting)));
+            line.push_str(&format!("; waits: {}", harmless(waiting)));
         }
     }
     line

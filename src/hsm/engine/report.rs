@@ -77,7 +77,7 @@ pub struct RequestReport {
     /// Failed actions with a present path each, if one is known; at most as many as asked for.
     pub failed: Vec<(Action, Option<Vec<u8>>)>,
     /// What its first waiting action waits for.
-    pub waiting: Option<String>,
+    pub waiting: Option<catalog::Failure>,
     /// What its files wait for on tape.
     pub tape: super::TapeWaits,
 }
@@ -179,11 +179,7 @@ impl Engine {
             let first = shared
                 .catalog
                 .actions(id, Some(ActionState::Waiting), None, 1)?;
-            waiting = first
-                .into_iter()
-                .next()
-                .and_then(|a| a.failure)
-                .map(|f| f.text);
+            waiting = first.into_iter().next().and_then(|a| a.failure);
         }
         let tape = if row.finished.is_none() && row.verb == crate::catalog::Verb::Stage {
             shared.tape_waits(id)

@@ -2,7 +2,6 @@
 
 use super::told;
 use crate::catalog;
-use crate::error::Failure;
 use crate::hsm::engine::repair::{Ill, Remedy, Repair, Went};
 use crate::hsm::engine::{RequestReport, RuleRun};
 use crate::id::Timestamp;
@@ -136,7 +135,7 @@ pub(super) fn request(
         None => Vec::new(),
     };
     let waiting = report.waiting.as_ref().filter(|_| own);
-    let waiting = waiting.map(|text| told::reason(Failure::Busy, text.clone(), rules));
+    let waiting = waiting.map(|why| told::written(&why.code, &why.text, rules));
     RequestView {
         request: row.id.0,
         verb: verb_out(row.verb),

@@ -126,7 +126,7 @@ fn slots_and_waiters_outlive_a_worker_that_panics() {
     let bad = bench.submit(Verb::Archive, &["bad"]);
     wait_for("the panic to be noted", || {
         let waiting = bench.engine().request(bad, 0).unwrap().waiting?;
-        assert!(waiting.contains("mistake of its own"), "{waiting}");
+        assert!(waiting.text.contains("mistake of its own"), "{waiting:?}");
         Some(())
     });
     assert_eq!(panics.load(Ordering::SeqCst), 1);
