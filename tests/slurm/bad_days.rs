@@ -58,7 +58,9 @@ fn a_requeued_job_keeps_what_it_holds() -> Result<()> {
     // Slurm tears down what the first run had.
     wait_for("the teardown", || {
         let shown = site.slurm("scontrol", ["show", "burstbuffer"])?;
-        Ok(!shown.contains("State=teardown"))
+        let ending = ["teardown", "staging-out", "post-run", "running", "pre-run"];
+        let is = |state: &&str| shown.contains(&format!("State={state}"));
+        Ok(!ending.iter().any(|state| is(&state)))
     })?;
     ensure!(
         site.pins("in/0")?.contains("job:"),
