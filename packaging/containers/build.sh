@@ -34,7 +34,8 @@ chmod 755 "$root/usr/bin/cairn"
 # `hsi` and `htar` are the same program.
 ln -sf cairn "$root/usr/bin/hsi"
 ln -sf cairn "$root/usr/bin/htar"
-ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
+# A static program names none.
+{ ldd "$program" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r library; do
   mkdir -p "$root$(dirname "$library")"
   cp -L "$library" "$root$library"
 done

@@ -266,18 +266,25 @@ impl Put {
                 .await?;
             drop(link);
             let code = copy(session, plan, &self.how).await?;
-            self.archived(&server, &tops).await?;
+            self.archived(&server, &tops, code).await?;
             Ok(code)
         }))
     }
 
     /// Asks for copies of what was put, if that was wanted.
-    async fn archived(&self, server: &Server, tops: &[Vec<u8>]) -> Result<(), CliError> {
+    async fn archived(&self, server: &Server, tops: &[Vec<u8>], code: u8) -> Result<(), CliError> {
         if !self.archive {
             return Ok(());
         }
-        let mut link = Link::connect(server).await?;
-        let request = link.archive(tops).await?;
+        if code != outcome::OK {
+            eprintln!("cairn: not archived now: not all of it is there");
+            return Ok(());
+        }
+        let asked = async { Link::connect(server).await?.archive(tops).await };
+        let request = asked.await.map_err(|error| {
+            let why = format!("all of it is there, but it is not archived now: {error}");
+            CliError::new(error.failure(), why)
+        })?;
         if !self.how.quiet {
             eprintln!("cairn: being archived by request {request}");
         }

@@ -5,7 +5,7 @@
 //! program is started again, from the file that was running.
 
 use super::down::absolute;
-use super::up::{TAKE_OVER, detach};
+use super::up::{TAKE_OVER, detach, first};
 use super::{CliError, Session};
 use crate::client::{Client, Place};
 use crate::config::Config;
@@ -48,6 +48,12 @@ impl Upgrade {
             .with_hint("start the instance with --hold 60s"));
         }
         let old = Running::of(status.pid)?;
+        if first::is_stood_in_for(status.pid) {
+            let why = "the instance is a container's first program: the container ends with it";
+            return Err(CliError::new(Failure::NotPermitted, why).with_hint(
+                "stop the container, and start one of the new image with the same volumes",
+            ));
+        }
         let program = match &self.exec {
             Some(path) => path
                 .canonicalize()

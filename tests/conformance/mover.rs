@@ -9,7 +9,9 @@ use cairn::tier::mem::MemTier;
 use cairn::tier::mover::{
     Caller, Doorway, Far, FarError, Gate, MoverOptions, MoverTier, SCHEMA, hall,
 };
-use cairn::tier::{ErrorKind, Mark, OpenHow, Put, Receipt, Space, Tier, TierError, TierUrl};
+use cairn::tier::{
+    ErrorKind, Mark, OpenHow, Put, Receipt, Space, Tier, TierError, TierUrl, Unwanted,
+};
 use cairn_mover::{Crc32c, Listener, TransferId};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -377,6 +379,7 @@ struct Gated {
 struct GatedPut {
     inner: Box<dyn Put>,
     gate: Ending,
+    unwanted: Option<Unwanted>,
 }
 
 impl Write for GatedPut {
@@ -396,7 +399,9 @@ impl Put for GatedPut {
         while told.ends_well.is_none() {
             self.gate.1.wait(&mut told);
         }
-        if told.ends_well == Some(true) {
+        // As a put that waits in a tape's line: it ends when nobody wants it.
+        let unwanted = self.unwanted.as_ref().is_some_and(|unwanted| unwanted());
+        if told.ends_well == Some(true) && !unwanted {
             return self.inner.finish(sum);
         }
         self.inner.abandon();
@@ -405,6 +410,10 @@ impl Put for GatedPut {
             step: "finishing",
             why: "it was told so".to_owned(),
         })
+    }
+
+    fn heed(&mut self, unwanted: Unwanted) {
+        self.unwanted = Some(unwanted);
     }
 
     fn abandon(self: Box<Self>) {
@@ -418,7 +427,11 @@ impl Tier for Gated {
     }
     fn put(&self, name: AggregateId, hint: u64) -> Result<Box<dyn Put>, TierError> {
         let (inner, gate) = (self.inner.put(name, hint)?, Arc::clone(&self.gate));
-        Ok(Box::new(GatedPut { inner, gate }))
+        Ok(Box::new(GatedPut {
+            inner,
+            gate,
+            unwanted: None,
+        }))
     }
     fn read(&self, name: AggregateId, offset: u64, len: u64) -> Result<Bytes, TierError> {
         self.inner.read(name, offset, len)

@@ -180,5 +180,8 @@ fn a_server_in_a_container_archives_releases_and_recalls() -> Result<()> {
         "other bytes came back"
     );
     podman.does("stop -t 60 archive")?;
+    // It was told to end, and ended by itself; killed, it would say 137.
+    let code = podman.does("inspect -f {{.State.ExitCode}} archive")?;
+    ensure!(code.trim() == "0", "it ended with {code}");
     Ok(())
 }

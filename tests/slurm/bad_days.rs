@@ -60,7 +60,7 @@ fn a_requeued_job_keeps_what_it_holds() -> Result<()> {
         let shown = site.slurm("scontrol", ["show", "burstbuffer"])?;
         let ending = ["teardown", "staging-out", "post-run", "running", "pre-run"];
         let is = |state: &&str| shown.contains(&format!("State={state}"));
-        Ok(!ending.iter().any(|state| is(&state)))
+        Ok(!ending.iter().any(is))
     })?;
     ensure!(
         site.pins("in/0")?.contains("job:"),

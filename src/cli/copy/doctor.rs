@@ -208,9 +208,11 @@ fn missing(report: &DoctorReport) -> Option<String> {
     let firewall = &report.firewall;
     match &report.parallel {
         Some(path) if path.works => None,
-        Some(path) => Some(unreached(report, path.why.as_deref().unwrap_or_default())),
+        Some(path) if firewall.works => {
+            Some(unreached(report, path.why.as_deref().unwrap_or_default()))
+        }
         None if firewall.works => None,
-        None => Some(format!(
+        Some(_) | None => Some(format!(
             "streams do not reach the server's port, though calls do ({}): behind a proxy, the server needs \
              `cairn serve --advertise HOST:PORT`, and this end CAIRN_DIAL=NETWORK",
             firewall.why.as_deref().unwrap_or_default()
@@ -227,12 +229,13 @@ fn unreached(report: &DoctorReport, why: &str) -> String {
         .map(|(host, _)| host.trim_matches(['[', ']']))
         .collect();
     let is_address = hosts.iter().all(|host| host.parse::<IpAddr>().is_ok());
+    let host = hosts.first().copied().unwrap_or("ADDRESS");
     if is_address && !hosts.contains(&report.seen_as.as_str()) {
         return format!(
             "set CAIRN_HOSTNAME={}, the address that the server sees, or have its administrator permit this one: \
-             cairn serve --dial {}/32",
+             cairn serve --dial {host}/{}",
             report.seen_as,
-            hosts.first().unwrap_or(&"ADDRESS")
+            if host.contains(':') { 128 } else { 32 }
         );
     }
     let ports = report.advertised.join(" ");

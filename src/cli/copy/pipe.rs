@@ -98,9 +98,7 @@ impl Put {
             }
             let codes = problems.iter().map(|problem| problem.code.as_str());
             let code = outcome::of_problems(codes, false);
-            if problems.is_empty() {
-                self.archived(&server, &[remote.path]).await?;
-            }
+            self.archived(&server, &[remote.path], code).await?;
             Ok(code)
         })
     }

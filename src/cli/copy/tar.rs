@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+/// Names of one archive: whoever gets it holds its index in memory.
+const NAMES_MAX: usize = 5_000_000;
+
 /// What a local path is called in an archive: its own name, or nothing, where what lies in it is meant (`.`, `dir/.`).
 fn name_in_archive(path: &Path) -> Result<Vec<u8>, CliError> {
     let bytes = path.as_os_str().as_bytes();
@@ -78,6 +81,13 @@ pub(super) async fn put(
     let mut plan = Plan::default();
     plan.tops.push(remote.path.clone());
     let names = names(local, &mut plan)?;
+    if names.len() > NAMES_MAX {
+        let why = format!(
+            "{} names are too many for one archive: {NAMES_MAX} at most",
+            names.len()
+        );
+        return Err(CliError::usage(why).with_hint("make several, or put the tree as it is"));
+    }
     let made = tokio::task::spawn_blocking(move || Packing::new(names)).await;
     let made = made.map_err(|e| CliError::new(Failure::Internal, e))?;
     let (packing, left_out) =

@@ -6,7 +6,7 @@
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use std::io;
-use std::process::{Child, Command};
+use std::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Is this the first process of its container, or host?
@@ -20,30 +20,33 @@ pub fn is_first() -> bool {
 /// # Errors
 /// It cannot be started, or not be waited for.
 pub fn stand_in() -> io::Result<u8> {
-    let child = Command::new(std::env::current_exe()?)
-        .args(std::env::args_os().skip(1))
-        .spawn()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(until_it_ends(child))
+    runtime.block_on(until_it_ends())
 }
 
-async fn until_it_ends(child: Child) -> io::Result<u8> {
-    let raw = i32::try_from(child.id()).map_err(io::Error::other)?;
-    let pid = Pid::from_raw(raw).ok_or(io::ErrorKind::NotFound)?;
-    let passed = [
+async fn until_it_ends() -> io::Result<u8> {
+    // Heard from before there is somebody to tell: the first process has no other answer to them.
+    let mut heard = Vec::new();
+    for (kind, told) in [
         (SignalKind::terminate(), Signal::TERM),
         (SignalKind::interrupt(), Signal::INT),
         (SignalKind::hangup(), Signal::HUP),
         (SignalKind::quit(), Signal::QUIT),
         (SignalKind::user_defined1(), Signal::USR1),
         (SignalKind::user_defined2(), Signal::USR2),
-    ];
-    for (kind, told) in passed {
-        let mut heard = signal(kind)?;
+    ] {
+        heard.push((signal(kind)?, told));
+    }
+    let child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .spawn()?;
+    let raw = i32::try_from(child.id()).map_err(io::Error::other)?;
+    let pid = Pid::from_raw(raw).ok_or(io::ErrorKind::NotFound)?;
+    for (mut signal, told) in heard {
         tokio::spawn(async move {
-            while heard.recv().await.is_some() {
+            while signal.recv().await.is_some() {
                 // It may be gone already.
                 let _ = kill_process(pid, told);
             }
@@ -51,6 +54,21 @@ async fn until_it_ends(child: Child) -> io::Result<u8> {
     }
     let ended = tokio::task::spawn_blocking(move || reap(pid)).await;
     ended.map_err(io::Error::other)?
+}
+
+/// Is that process the one that the first process of this container stands in for? Nobody can take its place: the
+/// container ends with it.
+#[must_use]
+pub fn is_stood_in_for(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may hold anything: state, parent.
+    let parent = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.split(' ').nth(1));
+    let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let same = program("1").is_some_and(|first| program(&pid.to_string()) == Some(first));
+    parent == Some("1") && same
 }
 
 /// Waits for all that ends, until that is the one that counts.

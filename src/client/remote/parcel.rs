@@ -175,6 +175,16 @@ impl Session {
             };
             moved.bytes = carried.bytes;
             progress = carried.progress;
+        } else if let End::Sends(source) = &end {
+            // All of it is there from before; but is it still what is here?
+            let asked = Arc::clone(source);
+            let looked = tokio::task::spawn_blocking(move || asked.unchanged()).await;
+            match looked {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Err(named(&end, changed()).into()),
+                Ok(Err(error)) => return Err(ClientError::broken(error).into()),
+                Err(error) => return Err(ClientError::broken(error).into()),
+            }
         }
         self.finish(link, parcel, &opened, (&end, progress.as_ref()), &mut moved)
             .await?;

@@ -22,7 +22,7 @@ use hyper::Method;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What such a file may have at most.
@@ -145,19 +145,18 @@ impl Pipe<'_> {
         Ok((link, opened))
     }
 
-    async fn try_send(&mut self, segment: &Arc<Segment>) -> Result<(), Unreached> {
+    async fn try_send(
+        &mut self,
+        segment: &Arc<Segment>,
+        attempt: &Attempt,
+    ) -> Result<(), Unreached> {
         let len = segment.bytes.len() as u64;
         let (mut link, opened) = self.opened(segment.at, len).await?;
         if !opened.ranges.is_empty() {
-            let attempt = Attempt {
-                key: self.key.clone(),
-                resume: true,
-                moved: AtomicU64::new(0),
-            };
             let end = End::Sends(Arc::<Segment>::clone(segment));
             let ended = link.ended();
             let carried = tokio::select! {
-                carried = self.session.transfer(&mut link, &opened, &end, &attempt) => carried,
+                carried = self.session.transfer(&mut link, &opened, &end, attempt) => carried,
                 () = ended => Err(ClientError::broken("the server went away").into()),
             };
             match carried {
@@ -213,10 +212,21 @@ impl Pipe<'_> {
 
     async fn send(&mut self, segment: Arc<Segment>) -> Result<(), ClientError> {
         let mut tries = Tries::new();
+        let attempt = Attempt {
+            key: self.key.clone(),
+            resume: true,
+            moved: AtomicU64::new(0),
+        };
         loop {
-            match self.try_send(&segment).await {
+            match self.try_send(&segment, &attempt).await {
                 Ok(()) => return Ok(()),
-                Err(unreached) => self.after(unreached, &mut tries).await?,
+                Err(unreached) => {
+                    // What was moved is kept there: it came further.
+                    if attempt.moved.swap(0, Ordering::Relaxed) > 0 {
+                        tries = Tries::new();
+                    }
+                    self.after(unreached, &mut tries).await?;
+                }
             }
         }
     }

@@ -83,6 +83,24 @@ pub struct Parcel {
     pub tar: Option<Tar>,
 }
 
+impl Parcel {
+    /// Is what was moved of it kept, when it breaks off? Of one large file it is, unless it has holes and comes out of an archive.
+    pub(super) fn keeps_progress(&self) -> bool {
+        let is_kept = match &self.tar {
+            None | Some(Tar::Packs(_)) => true,
+            Some(Tar::Unpacks(archive, wants)) => match wants.as_slice() {
+                [want] => archive
+                    .contents
+                    .entry(*want)
+                    .is_some_and(|entry| matches!(entry.kind, Kind::File(_))),
+                _ => false,
+            },
+            Some(Tar::Reads(..) | Tar::Here) => false,
+        };
+        is_kept && self.bytes >= ALONE
+    }
+}
+
 /// What a parcel has to do with an archive there.
 #[derive(Debug, Clone)]
 pub enum Tar {

@@ -10,7 +10,7 @@ use super::plan::{Item, Parcel, Plan};
 use crate::client::ClientError;
 use crate::error::Failure;
 use crate::id::hex_of;
-use crate::parcel::{ALONE, Placing};
+use crate::parcel::Placing;
 use crate::server::wire::{Dialling, Problem};
 use cairn_mover::{Host, Limit, Listener, Meter, Network, TransferId};
 use parking_lot::Mutex;
@@ -265,7 +265,7 @@ impl Session {
             };
             let came = attempt.moved.swap(0, Ordering::Relaxed);
             // One that keeps its progress came further by all that it moved; another one only if it never came so far.
-            let further = if parcel.bytes >= ALONE {
+            let further = if parcel.keeps_progress() {
                 came
             } else {
                 came.saturating_sub(best)

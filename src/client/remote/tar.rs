@@ -116,8 +116,15 @@ impl Session {
         let at = bytes.len().saturating_sub(TRAILER_LEN as usize);
         let trailer = decode_trailer(&bytes[at..], size).map_err(|e| no_archive(view, &e))?;
         if trailer.index_len > INDEX_MAX {
-            let why = AggregateError::DamagedIndex(format!("it has {} bytes", trailer.index_len));
-            return Err(no_archive(view, &why));
+            let named = view.path.text();
+            return Err(ClientError::Refused {
+                failure: Failure::OverBudget,
+                message: format!(
+                    "{named}: its index has {} bytes, and up to {INDEX_MAX} are read",
+                    trailer.index_len
+                ),
+                hint: Some("get it as a file, and use tar".to_owned()),
+            });
         }
         let mut begin = start;
         if trailer.index_offset < start {

@@ -140,6 +140,7 @@ impl Far {
             server,
             is_open: AtomicBool::new(false),
             puts: Mutex::new(HashMap::new()),
+            finishing: Mutex::new(HashMap::new()),
         });
         let mut tasks = Tasks::default();
         let listen = async {
@@ -268,7 +269,7 @@ impl Tasks {
     }
 }
 
-/// A put that is open.
+/// A put that is open, and is not to be finished yet.
 struct OpenPut {
     object: AggregateId,
     put: Mutex<Option<Box<dyn Put>>>,
@@ -276,7 +277,7 @@ struct OpenPut {
 }
 
 impl OpenPut {
-    /// Nobody wants it any more. One that is being finished ends by itself, soon.
+    /// Nobody wants it any more.
     fn cancel(&self) {
         self.unwanted.store(true, Ordering::SeqCst);
         if let Some(mut put) = self.put.try_lock()
@@ -294,6 +295,8 @@ struct Work {
     /// The instance showed that the place is its own.
     is_open: AtomicBool,
     puts: Mutex<HashMap<u64, Arc<OpenPut>>>,
+    /// Those that are being finished, and how each is told that nobody wants it.
+    finishing: Mutex<HashMap<u64, Arc<AtomicBool>>>,
 }
 
 fn parse(object: &str) -> Result<AggregateId, Fault> {
@@ -314,7 +317,8 @@ impl Work {
     /// What is quick never waits for what is not.
     async fn in_turn(self: &Arc<Self>, ask: Ask) -> Result<Answer, Fault> {
         let _turn = match &ask {
-            Ask::Ping | Ask::Abandon { .. } => None,
+            // Those wait for a tape's line, and not for a turn.
+            Ask::Ping | Ask::Abandon { .. } | Ask::Finish { .. } | Ask::Outcome { .. } => None,
             _ => Arc::clone(&self.far.at_once).acquire_owned().await.ok(),
         };
         self.answer(ask).await
@@ -334,6 +338,9 @@ impl Work {
             Ask::Outcome { put, object } => self.far.ends.of((put, parse(&object)?)).await,
             Ask::Abandon { put } => {
                 let found = self.puts.lock().remove(&put);
+                if let Some(unwanted) = self.finishing.lock().get(&put) {
+                    unwanted.store(true, Ordering::SeqCst);
+                }
                 blocking(move || {
                     if let Some(found) = found {
                         found.cancel();
@@ -430,28 +437,28 @@ impl Work {
 
     /// It goes on also when nobody waits for it: see [`Ends`].
     async fn finish(&self, number: u64, crc: u32, hasten: bool) -> Result<Answer, Fault> {
-        let put = self.put(number)?;
+        let failed = || Fault::passing("the put failed before");
+        let put = self.puts.lock().remove(&number).ok_or_else(failed)?;
+        let mut taken = put.put.lock().take().ok_or_else(failed)?;
+        // From here on it does not end with the connection.
         let (ends, which) = (Arc::clone(&self.far.ends), (number, put.object));
-        let held = Arc::clone(&put);
         let begun = ends.begin(which);
+        let unwanted = Arc::clone(&put.unwanted);
+        self.finishing.lock().insert(number, unwanted);
         tokio::task::spawn_blocking(move || {
-            let finish = || {
-                let taken = held.put.lock().take();
-                let mut put = taken.ok_or_else(|| Fault::passing("the put failed before"))?;
-                if hasten {
-                    put.hasten();
-                }
-                let receipt = put.finish(Crc32c(crc)).map_err(|e| Fault::from(&e))?;
-                Ok(Answer::Receipt {
-                    len: receipt.len,
-                    crc: receipt.crc.0,
-                    proof: proof_word(receipt.proof).to_owned(),
-                })
-            };
-            begun.end(finish());
+            if hasten {
+                taken.hasten();
+            }
+            let finished = taken.finish(Crc32c(crc));
+            let receipt = finished.map_err(|e| Fault::from(&e));
+            begun.end(receipt.map(|receipt| Answer::Receipt {
+                len: receipt.len,
+                crc: receipt.crc.0,
+                proof: proof_word(receipt.proof).to_owned(),
+            }));
         });
         let finished = ends.of(which).await;
-        self.puts.lock().remove(&number);
+        self.finishing.lock().remove(&number);
         finished
     }
 

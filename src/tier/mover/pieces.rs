@@ -29,13 +29,21 @@ pub(super) struct Carrying {
     pub protect: Protect,
 }
 
-/// Bytes in memory that are received, or sent.
-struct Memory(Mutex<Vec<u8>>);
+/// Bytes in memory that are received. Room is made when the first come: a mover may wait for a tape before.
+struct Memory {
+    len: usize,
+    bytes: Mutex<Vec<u8>>,
+}
 
 impl Sink for Memory {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let from = usize::try_from(offset).map_err(io::Error::other)?;
-        let mut all = self.0.lock();
+        let mut all = self.bytes.lock();
+        if all.is_empty() {
+            let room = all.try_reserve_exact(self.len);
+            room.map_err(|_| io::ErrorKind::OutOfMemory)?;
+            all.resize(self.len, 0);
+        }
         let to = from.checked_add(bytes.len());
         let place = to.and_then(|to| all.get_mut(from..to));
         place
@@ -114,12 +122,15 @@ pub(super) async fn receive(door: Door, iod: &Iod) -> Result<Vec<u8>, Fault> {
             iod.size
         )));
     }
-    let memory = Arc::new(Memory(Mutex::new(vec![0; len])));
+    let memory = Arc::new(Memory {
+        len,
+        bytes: Mutex::default(),
+    });
     let sink: Arc<dyn Sink> = Arc::<Memory>::clone(&memory);
     let progress = Progress::new(&iod.version, iod.size);
     let received = cairn_mover::receive(door, iod, sink, progress, &options()).await;
     received.map_err(|failed| Fault::passing(failed.error))?;
-    Ok(std::mem::take(&mut *memory.0.lock()))
+    Ok(std::mem::take(&mut *memory.bytes.lock()))
 }
 
 /// Sends the piece that `iod` describes.

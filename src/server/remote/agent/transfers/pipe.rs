@@ -56,6 +56,8 @@ pub(in super::super) async fn go_on(
         let protect: Protect = asked.protect.parse().map_err(usage)?;
         opened.iod = Some(expect(agent, &mut transfer, asked.streams, protect)?);
     }
+    // It may go on for days, and is not one that nobody began.
+    transfer.opened = std::time::Instant::now();
     agent.transfers.add_back(number, transfer);
     Ok(opened)
 }
