@@ -177,6 +177,21 @@ fn a_dir_behind_a_mover_conforms_with_faults_and_retries() {
 }
 
 #[test]
+fn a_tape_library_behind_a_mover_conforms() {
+    let (place, door) = (TempDir::new().expect("temporary directory"), door());
+    let movers = std::sync::Mutex::new(Vec::new());
+    judge(conformance::run(&|| {
+        let called = called("tapes");
+        let path = place.path().join(&called);
+        let url = format!("tape:{}?capacity=24MiB&cartridges=4", path.display());
+        let url: TierUrl = url.parse().expect("a URL");
+        let mover = join(&door, &called, &Far::new(url, true));
+        movers.lock().expect("not poisoned").push(mover);
+        Arc::new(tier(&called))
+    }));
+}
+
+#[test]
 fn without_its_mover_a_tier_is_unavailable_and_comes_back() {
     let (place, door) = (TempDir::new().expect("temporary directory"), door());
     let called = called("away");
