@@ -6,8 +6,9 @@ use crate::error::Failure;
 use crate::server::wire::{GivenPath, Problem, Verb};
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -151,10 +152,20 @@ fn find(source: &Source, directory: &Path) -> Result<Vec<Vec<u8>>, Problem> {
 
 fn read_list(list: &[u8]) -> io::Result<Vec<u8>> {
     let path = Path::new(OsStr::from_bytes(list));
-    if fs::metadata(path)?.len() > LONGEST_LIST {
+    // A pipe would wait for ever, and a device may have no end.
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(LONGEST_LIST + 1).read_to_end(&mut bytes)?;
+    if read as u64 > LONGEST_LIST {
         return Err(io::Error::other("it is larger than 256 MiB"));
     }
-    fs::read(path)
+    Ok(bytes)
 }
 
 /// What a pattern matches, sorted. What may not be listed matches nothing.

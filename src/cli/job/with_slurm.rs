@@ -4,6 +4,7 @@
 //! Invariants:
 //! - Nothing is asked of an instance by this process, which Slurm runs as its own user or as root: what the
 //!   job's user may not, is refused to the process that is theirs.
+//! - Whose a job is, is read from fields that its user cannot write; and never root's.
 //! - A job that is to run (again) keeps what it holds: only what has ended is released.
 
 use super::super::{CliError, Session, outcome};
@@ -23,7 +24,7 @@ const OURS: &str = "cairn: ";
 /// Longest comment, characters.
 const LONGEST: usize = 250;
 
-/// A job as `scontrol show job` shows it.
+/// A job, as Slurm shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct SlurmJob {
     id: String,
@@ -44,18 +45,18 @@ pub(super) struct Order<'a> {
     pub(super) json: bool,
 }
 
-/// Runs Slurm's own command; what it printed.
-fn scontrol(arguments: &[&str]) -> Result<String, CliError> {
-    let output = Command::new("scontrol")
+/// Runs one of Slurm's own commands; what it printed.
+fn asked(program: &str, arguments: &[&str]) -> Result<String, CliError> {
+    let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .map_err(|e| CliError::system("run scontrol", &e))?;
+        .map_err(|e| CliError::system(format!("run {program}"), &e))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let why = format!("scontrol {}: {}", arguments.join(" "), said.trim());
+    let why = format!("{program} {}: {}", arguments.join(" "), said.trim());
     let unknown = said.contains("Invalid job id");
     let failure = if unknown {
         Failure::NotFound
@@ -65,38 +66,40 @@ fn scontrol(arguments: &[&str]) -> Result<String, CliError> {
     Err(CliError::new(failure, why))
 }
 
-/// The job of this number in what `scontrol show job` prints: of an array, one task.
-fn parse(text: &str, id: &str) -> Option<SlurmJob> {
+/// What squeue is asked for: the job's number, its user's, and its state. Nothing of it is free text.
+const FACTS: &str = "%A %U %T";
+
+/// User and state of the job of this number in what squeue prints: of an array, of one task.
+fn facts_of(text: &str, id: &str) -> Option<(u32, String)> {
+    let mut found = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (number, uid, state) = (words.next()?, words.next()?, words.next()?);
+        let plain = state.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let whole = number == id && plain && words.next().is_none();
+        whole.then_some((uid.parse().ok()?, state.to_owned()))
+    });
+    let first = found.next()?;
+    // Two that differ are none.
+    found.all(|other| other == first).then_some(first)
+}
+
+/// Where the job runs, and what its comment is, in what `scontrol show job` prints. The user may write what they like there:
+/// of both nothing follows but what that user may do.
+fn words_of(text: &str, id: &str) -> Option<(PathBuf, String)> {
     let mut lines = text.lines();
-    let mut found = SlurmJob {
-        id: id.to_owned(),
-        ..SlurmJob::default()
-    };
     let begins = |line: &str| line.split(' ').next() == Some(&format!("JobId={id}"));
     lines.by_ref().find(|line| begins(line))?;
-    let mut uid = None;
+    let (mut directory, mut comment) = (PathBuf::new(), String::new());
     for line in lines.take_while(|line| !line.starts_with("JobId=")) {
         let line = line.trim_start();
         // These go on to the end of their line, whatever is in them.
-        if let Some(directory) = line.strip_prefix("WorkDir=") {
-            found.directory = PathBuf::from(directory);
-        } else if let Some(comment) = line.strip_prefix("Comment=") {
-            found.comment = comment.trim_end().to_owned();
-        } else {
-            for word in line.split(' ') {
-                match word.split_once('=') {
-                    Some(("UserId", user)) => {
-                        let number = user.rsplit_once('(').map(|(_, n)| n.trim_end_matches(')'));
-                        uid = number.and_then(|n| n.parse().ok());
-                    }
-                    Some(("JobState", state)) => found.state = state.to_owned(),
-                    _ => {}
-                }
-            }
+        if let Some(path) = line.strip_prefix("WorkDir=") {
+            directory = PathBuf::from(path);
+        } else if let Some(text) = line.strip_prefix("Comment=") {
+            text.trim_end().clone_into(&mut comment);
         }
     }
-    found.uid = uid?;
-    Some(found)
+    Some((directory, comment))
 }
 
 impl SlurmJob {
@@ -107,18 +110,36 @@ impl SlurmJob {
                 "{id:?} is no number of a job of Slurm's"
             )));
         }
-        let text = scontrol(&["show", "job", id]).map_err(|error| match error {
+        // Numbers and words of Slurm's alone: in what scontrol prints, names and paths of the user's stand as they are.
+        let facts = ["-h", "-t", "all", "-j", id, "-o", FACTS];
+        let text = asked("squeue", &facts).map_err(|error| match error {
             CliError::Failed {
                 failure: Failure::NotFound,
                 ..
             } => no_job(id),
             other => other,
         })?;
-        parse(&text, id).ok_or_else(|| {
-            CliError::new(
-                Failure::Internal,
-                format!("cannot read what scontrol says of job {id}"),
-            )
+        if text.trim().is_empty() {
+            return Err(no_job(id));
+        }
+        let (uid, state) = facts_of(&text, id).ok_or_else(|| {
+            let why = format!("cannot read what squeue says of job {id}");
+            CliError::new(Failure::Internal, why)
+        })?;
+        if uid == 0 {
+            return Err(CliError::new(
+                Failure::NotPermitted,
+                "nothing is staged for jobs of root",
+            ));
+        }
+        let text = asked("scontrol", &["show", "job", id])?;
+        let (directory, comment) = words_of(&text, id).unwrap_or_default();
+        Ok(Self {
+            id: id.to_owned(),
+            uid,
+            state,
+            directory,
+            comment,
         })
     }
 
@@ -150,7 +171,7 @@ impl SlurmJob {
         if self.comment.is_empty() || self.comment == "(null)" || self.comment.starts_with(OURS) {
             words.push(&own);
         }
-        if let Err(error) = scontrol(&words) {
+        if let Err(error) = asked("scontrol", &words) {
             tracing::warn!(%error, "Slurm could not be told how far a job is");
         }
     }
@@ -286,16 +307,30 @@ JobId=17 JobName=x
 ";
 
     #[test]
-    fn a_job_is_read_as_scontrol_shows_it() {
-        let alice = parse(SHOWN, "16").unwrap();
-        assert_eq!((alice.uid, alice.state.as_str()), (1000, "PENDING"));
-        assert_eq!(alice.directory, PathBuf::from("/home/alice/a b"));
-        assert_eq!(alice.comment, "UserId=root(0)");
-        assert!(alice.goes_on());
-        let bob = parse(SHOWN, "17").unwrap();
-        assert_eq!((bob.uid, bob.goes_on()), (1001, false));
-        assert_eq!(parse(SHOWN, "1"), None);
-        assert_eq!(parse("", "1"), None);
+    fn a_jobs_directory_and_comment_are_read_as_scontrol_shows_them() {
+        let (directory, comment) = words_of(SHOWN, "16").unwrap();
+        assert_eq!(directory, PathBuf::from("/home/alice/a b"));
+        assert_eq!(comment, "UserId=root(0)");
+        assert_eq!(words_of(SHOWN, "17").unwrap().0, PathBuf::from("/"));
+        assert_eq!(words_of(SHOWN, "1"), None);
+    }
+
+    #[test]
+    fn whose_a_job_is_comes_from_numbers_alone() {
+        let shown = "16 1000 PENDING\n17 1001 COMPLETED\n";
+        assert_eq!(facts_of(shown, "16"), Some((1000, "PENDING".to_owned())));
+        assert_eq!(facts_of(shown, "17"), Some((1001, "COMPLETED".to_owned())));
+        for odd in [
+            "",
+            "1 1000 PENDING",
+            "16 1000 PENDING x",
+            "16 root PENDING",
+            "16 1000 UserId=root(0)",
+            "16 1000",
+            "16 1000 PENDING\n16 0 PENDING",
+        ] {
+            assert_eq!(facts_of(odd, "16"), None, "{odd}");
+        }
     }
 
     #[test]
