@@ -50,7 +50,7 @@ fn by_caller(seen: &Seen, said: &str) -> Result<usize> {
     Ok(seen.dialled_out())
 }
 
-/// One network's row of the table.
+/// One network's row of the table. That archives go out as well, the namespaces' test shows.
 fn row(net: &Net, plain: &Caller, network: &str, told: (&str, &str)) -> Result<()> {
     let (advertised, ports) = told;
     let told = plain
@@ -79,15 +79,9 @@ fn row(net: &Net, plain: &Caller, network: &str, told: (&str, &str)) -> Result<(
         cells.push(streams);
     }
     fs::remove_file(net.cairn.at(&format!("{network}-archive.tar")))?;
-    for (seen, said) in net.archive_cell(plain, &format!("{network}-archive"))? {
-        let streams = by_caller(&seen, &said)?;
-        ensure!(streams >= ARCHIVE_STREAMS, "{network}: {seen:?}");
-        cells.push(streams);
-    }
-    fs::remove_file(net.cairn.at(&format!("{network}-archive.tar")))?;
     println!(
-        "| {network} | put {}, get {} | put {}, get {} | put {}, get {}; out: put {}, get {} |",
-        cells[0], cells[1], cells[2], cells[3], cells[4], cells[5], cells[6], cells[7]
+        "| {network} | put {}, get {} | put {}, get {} | put {}, get {} |",
+        cells[0], cells[1], cells[2], cells[3], cells[4], cells[5]
     );
     Ok(())
 }

@@ -59,7 +59,10 @@ impl Podman {
         fs::create_dir(&place)?;
         fs::write(place.join("containers.conf"), CONFIGURATION)?;
         // Named network namespaces are made visible to every later call by the shared bind.
-        let script = "umount /sys/fs/cgroup/unified 2>/dev/null; mkdir -p /run/netns && \
+        // Mounts of other tests, which were copied with the namespace, would outlive their tests here.
+        let script = "while read -r _ at kind _; do case $kind in fuse*) umount -l \"$at\";; esac; \
+                      done < /proc/self/mounts; \
+                      umount /sys/fs/cgroup/unified 2>/dev/null; mkdir -p /run/netns && \
                       mount --bind /run/netns /run/netns && mount --make-shared /run/netns && \
                       echo ready && exec sleep infinity";
         let before = lan.on(host);
