@@ -55,7 +55,9 @@ for ((n = 0; n < COPIES; n++)); do
   source=${sources[RANDOM % 5]} name=$(basename "$source")
   if ((RANDOM % 2)); then args=("$source" ":put-$n") target=$mount/put-$n verb=put
   else args=(":$name" "$work/get-$n") target=$work/get-$n verb=get; fi
-  # A tree: its files get their names one parcel after the other, and each must be whole.
+  # A tree: its files get their names one parcel after the other, and each must be whole. It is put into a directory by name:
+  # what a killed caller's agent makes a moment later must not change what the next attempt means.
+  if [ -d "$source" ] && [ "$verb" = put ]; then args=("$source"/* ":put-$n/"); fi
   resume=() what=
   for attempt in 1 2 3 4 5 6; do
     "$CAIRN_BIN" "$verb" -q --limit-rate 60M "${resume[@]}" "${args[@]}" > "$work/copy.log" 2>&1 < /dev/null & copy=$!
@@ -71,12 +73,10 @@ for ((n = 0; n < COPIES; n++)); do
     [ $code = 0 ] && break
     [ "$what" = caller ] && [ $code -gt 128 ] || fail "copy $n ($verb $name): exit $code after $what was killed: $(cat "$work/copy.log")"
     again=$((again + 1)) resume=(--resume)
-    # Into what is there now, and not into a directory below it.
-    if [ "$verb" = put ] && [ -d "$source" ] && [ -d "$target" ]; then args=("$source"/* ":put-$n/"); fi
     if [ "$verb" = get ] && [ -d "$target" ]; then rm -rf "$target"; fi
   done
   [ $code = 0 ] || fail "copy $n: not done after $attempt attempts"
-  diff -r "$source" "$target" > /dev/null || fail "copy $n: $target is not what $source is"
+  diff -rq "$source" "$target" > "$work/diff" || fail "copy $n: $target is not what $source is: $(head -n 5 "$work/diff")"
   left=$(find "$mount" "$work" -maxdepth 1 -name '.cairn-part-*' | wc -l)
   [ "$left" = 0 ] || fail "copy $n: $left parts are left"
   rm -rf "$target"
