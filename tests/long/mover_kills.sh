@@ -18,7 +18,7 @@ port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0));
     "$CAIRN_BIN" serve --listen "127.0.0.1:$port" "$mount" > "$work/door" 2>> "$work/door.log" < /dev/null & door=$!
     wait $door || true
   done ) & keeper=$!
-trap 'code=$?; kill $keeper 2>/dev/null; set +e; (exit $code); finish' EXIT
+trap 'code=$?; kill $keeper 2>/dev/null || true; set +e; (exit $code); finish' EXIT
 until grep -q ready "$work/door" 2>/dev/null; do sleep 0.1; done
 export CAIRN_SERVER=127.0.0.1:$port
 CAIRN_FINGERPRINT=$(awk '{ print $NF }' "$work/door")
