@@ -26,7 +26,7 @@ mod unpacking;
 pub use ends::{Incoming, Outgoing};
 pub use layout::{Entry, Kind, Layout, LayoutFault, Piece, Time};
 pub use opened::Trouble;
-pub use packing::{Named, Packing};
+pub use packing::{LeftOut, Named, Packing};
 pub use receiving::{Fate, Placing, Receiving, Settle};
 pub use sending::Sending;
 pub use tree::{Found, Tree};

@@ -174,8 +174,7 @@ impl Draft {
 
     /// Its bytes.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
-    pub const fn len(&self) -> u64 {
+    pub const fn size(&self) -> u64 {
         self.len
     }
 
@@ -322,7 +321,7 @@ mod tests {
     fn whole(draft: &Draft, members: &[Member], step: usize) -> Vec<u8> {
         let end = draft.end(&sums(members)).unwrap();
         let mut out = Vec::new();
-        while (out.len() as u64) < draft.len() {
+        while (out.len() as u64) < draft.size() {
             for stretch in draft.stretches(out.len() as u64, step) {
                 match stretch {
                     Stretch::Known(bytes) => out.extend(bytes),
@@ -348,7 +347,7 @@ mod tests {
             }
             let (written, ..) = compose(&members);
             let draft = Draft::new(members.clone(), AGGREGATE, FS, COMPOSED).unwrap();
-            prop_assert_eq!(draft.len(), written.len() as u64);
+            prop_assert_eq!(draft.size(), written.len() as u64);
             prop_assert!(whole(&draft, &members, step) == written);
         }
 

@@ -155,13 +155,15 @@ fn key(name: &[u8]) -> Vec<u8> {
         .collect()
 }
 
+/// Names that cannot be in an archive, and why.
+pub type LeftOut = Vec<(Vec<u8>, io::Error)>;
+
 impl Packing {
     /// Lays an archive of these names out, and tells which of them cannot be in it, and why.
     ///
     /// # Errors
     /// [`AggregateError`]: there can be no such archive.
-    #[allow(clippy::type_complexity, reason = "the archive, and what is not in it")]
-    pub fn new(mut names: Vec<Named>) -> Result<(Self, Vec<(Vec<u8>, io::Error)>), AggregateError> {
+    pub fn new(mut names: Vec<Named>) -> Result<(Self, LeftOut), AggregateError> {
         names.sort_by_cached_key(|named| key(&named.name));
         let (mut members, mut sources, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         let mut several = HashMap::new();
@@ -385,7 +387,7 @@ impl cairn_mover::Source for Packing {
 
 impl Outgoing for Packing {
     fn size(&self) -> u64 {
-        self.draft.len()
+        self.draft.size()
     }
 
     fn version(&self) -> Vec<u8> {

@@ -208,13 +208,18 @@ fn without_its_mover_a_tier_is_unavailable_and_comes_back() {
     assert_eq!(tier.read(name(1), 0, 4).expect("back"), &b"kept"[..]);
 }
 
-/// Waits until the mover's end was noticed.
-fn gone(tier: &MoverTier) {
+/// Waits for a condition, for a bounded time.
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + SOON;
-    while tier.confirm().is_ok() {
-        assert!(Instant::now() < until, "a dead mover still answers");
+    while !holds() {
+        assert!(Instant::now() < until, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits until the mover's end was noticed.
+fn gone(tier: &MoverTier) {
+    wait_until("the dead mover to be missed", || tier.confirm().is_err());
 }
 
 #[test]
@@ -240,11 +245,9 @@ fn of_a_put_whose_mover_dies_nothing_is_seen() {
     );
     store(&tier, name(2), &data);
     assert_eq!(tier.list(None, 10).expect("a list"), [name(2)]);
-    let until = Instant::now() + SOON;
-    while crate::temporaries(&place.path().join("t")) > 0 {
-        assert!(Instant::now() < until, "what was written of it stays");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("what was written of it to go", || {
+        crate::temporaries(&place.path().join("t")) == 0
+    });
 }
 
 #[test]
@@ -487,11 +490,7 @@ fn broken_while_finishing(ends_well: bool) -> Result<Receipt, TierError> {
             put.write_all(b"data").expect("taken");
             put.finish(Crc32c::of(b"data"))
         });
-        let until = Instant::now() + SOON;
-        while !gate.0.lock().waits {
-            assert!(Instant::now() < until, "it is not being finished");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("it to be finished", || gate.0.lock().waits);
         drop(first);
         let _second = join(&door, &called, &far);
         assert_eq!(
@@ -521,7 +520,7 @@ fn what_is_asked_of_a_mover_whose_door_dies_ends() {
     let url: TierUrl = "dir:/nowhere".parse().expect("a URL");
     let inner = Gated {
         inner: MemTier::new(MARK),
-        gate,
+        gate: Arc::clone(&gate),
     };
     let far = Far::keeping(url, Arc::new(inner));
     let (here, there) = runtime()
@@ -532,16 +531,13 @@ fn what_is_asked_of_a_mover_whose_door_dies_ends() {
         name: called.clone(),
         from: "127.0.0.1:1".to_owned(),
     };
-    let gate = door.gate.clone();
-    let conversation = runtime().spawn(async move { hall().converse(caller, here, gate).await });
+    let door_gate = door.gate.clone();
+    let conversation =
+        runtime().spawn(async move { hall().converse(caller, here, door_gate).await });
     let (far2, at) = (Arc::clone(&far), door.at);
     let far2 = runtime().spawn(async move { far2.serve(there, at, || ()).await });
     let tier = tier(&called);
-    let until = Instant::now() + SOON;
-    while tier.space().is_err() {
-        assert!(Instant::now() < until, "the mover does not come");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the mover to come", || tier.space().is_ok());
     let mut put = tier.put(name(1), 4).expect("starts");
     put.write_all(b"data").expect("taken");
     std::thread::scope(|scope| {
@@ -551,7 +547,7 @@ fn what_is_asked_of_a_mover_whose_door_dies_ends() {
             put.heed(Arc::new(|| true));
             put.finish(Crc32c::of(b""))
         });
-        std::thread::sleep(Duration::from_millis(100));
+        wait_until("it to be finished", || gate.0.lock().waits);
         // Whoever served it is dropped in the middle, as when a door's threads end.
         conversation.abort();
         drop(put);

@@ -1,5 +1,6 @@
 //! Which names are meant: what the arguments stand for here and there, as a plan.
 
+use super::umask;
 use crate::cli::CliError;
 use crate::client::ClientError;
 use crate::client::remote::Link;
@@ -11,6 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// A place below the mount, as it was written behind the colon.
 pub(super) struct Remote {
@@ -105,6 +107,21 @@ pub(super) async fn at(link: &mut Link, path: &[u8]) -> Result<Option<EntryView>
     {
         Some(problem) => Err(problem.into()),
         None => Ok(entries.pop()),
+    }
+}
+
+/// A file there that is made here and now, of nothing that has a mode or a time of its own.
+pub(super) fn made_now(remote: &Remote, size: u64) -> EntryView {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let seconds = now.ok().and_then(|now| i64::try_from(now.as_secs()).ok());
+    EntryView {
+        path: GivenPath::new(&remote.path),
+        kind: EntryKind::File,
+        size,
+        mode: 0o666 & !umask(),
+        mtime_s: seconds.unwrap_or(0),
+        mtime_ns: 0,
+        target: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `-`: standard input as a file there, a file there as standard output.
 
-use super::found::{self, Remote, at};
-use super::{Get, How, Put, or_interrupted, patiently, runtime, shown, umask};
+use super::found::{self, Remote, at, made_now};
+use super::{Get, How, Put, or_interrupted, patiently, runtime, shown};
 use crate::cli::{CliError, outcome};
 use crate::client::ClientError;
 use crate::client::remote::Link;
@@ -9,12 +9,12 @@ use crate::client::remote::plan::Plan;
 use crate::client::remote::session::{Session, Way};
 use crate::error::Failure;
 use crate::parcel::Tree;
-use crate::server::wire::{EntryKind, EntryView, GivenPath};
+use crate::server::wire::{EntryKind, GivenPath};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Is it standard input or output?
 fn is_pipe(path: &OsString) -> bool {
@@ -90,7 +90,7 @@ impl Put {
                 .session(Way::Put, &self.how, server.clone(), &link)
                 .await?;
             drop(link);
-            let put = session.put_pipe(view(&remote), std::io::stdin());
+            let put = session.put_pipe(made_now(&remote, 0), std::io::stdin());
             let problems = watched(&session, self.how.quiet, put).await?;
             for problem in &problems {
                 let path = problem.path.as_ref().map_or("?", GivenPath::text);
@@ -164,21 +164,4 @@ async fn no_directory(link: &mut Link, remote: &Remote) -> Result<(), CliError> 
         ));
     }
     Ok(())
-}
-
-/// What is made there.
-fn view(remote: &Remote) -> EntryView {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    EntryView {
-        path: GivenPath::new(&remote.path),
-        kind: EntryKind::File,
-        size: 0,
-        mode: 0o666 & !umask(),
-        mtime_s: now
-            .ok()
-            .and_then(|now| i64::try_from(now.as_secs()).ok())
-            .unwrap_or(0),
-        mtime_ns: 0,
-        target: None,
-    }
 }

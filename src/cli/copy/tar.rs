@@ -1,7 +1,6 @@
 //! `--tar`: what is packed under which names, and where members go.
 
-use super::found::{Remote, at};
-use super::umask;
+use super::found::{Remote, at, made_now};
 use crate::cli::CliError;
 use crate::client::ClientError;
 use crate::client::remote::Link;
@@ -10,12 +9,11 @@ use crate::client::remote::session::Session;
 use crate::client::remote::tar::unpack;
 use crate::error::Failure;
 use crate::parcel::{Named, Outgoing, Packing, Tree};
-use crate::server::wire::{EntryKind, EntryView, GivenPath};
+use crate::server::wire::{EntryKind, EntryView};
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Names of one archive: whoever gets it holds its index in memory.
 const NAMES_MAX: usize = 5_000_000;
@@ -100,22 +98,10 @@ pub(super) async fn put(
             None => Err(CliError::usage("there is nothing to put")),
         };
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let size = Outgoing::size(&packing);
     let item = Item {
         local: remote.path.clone(),
-        remote: EntryView {
-            path: GivenPath::new(&remote.path),
-            kind: EntryKind::File,
-            size,
-            mode: 0o666 & !umask(),
-            mtime_s: now
-                .ok()
-                .and_then(|now| i64::try_from(now.as_secs()).ok())
-                .unwrap_or(0),
-            mtime_ns: 0,
-            target: None,
-        },
+        remote: made_now(remote, size),
         found: None,
         name_of: None,
     };
