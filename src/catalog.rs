@@ -29,6 +29,7 @@ mod dump;
 mod error;
 mod graves;
 mod incarnation;
+mod jobs;
 mod lives;
 mod names;
 mod node;
@@ -66,13 +67,14 @@ pub use dump::{CopyKey, CopyRow};
 pub use error::CatalogError;
 pub use graves::{Bound, Departed, Grave, Hold, MemberKey, Naming};
 pub use incarnation::{BootId, BootSeq, Identity, Incarnation, Start, TierRow};
+pub use jobs::Generation;
 pub use lives::TierSum;
 pub use names::{Entry, NameChange, Unlinked};
 pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
     Version,
 };
-pub use pins::{Held, Pin};
+pub use pins::{Held, JobPins, Pin, PinnedBy};
 pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use quarantine::{Found, Moved, Quarantined};
 pub use rebuild::{

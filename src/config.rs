@@ -71,6 +71,10 @@ pub struct Config {
     pub scrub_bandwidth: u64,
     /// Copies that are found bad are made again from good ones.
     pub heal: bool,
+    /// Share of the backing's space that batch jobs may keep on disk by their pins.
+    pub job_pins: Percent,
+    /// The same, for the jobs of one user.
+    pub job_pins_per_user: Percent,
     /// Above it, opens for writing wait while releases make room (P13).
     pub emergency_mark: Percent,
     /// How long such an open waits at most; zero: not at all.

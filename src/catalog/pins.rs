@@ -1,10 +1,11 @@
 //! Pins: a holder keeps a file on disk until a time. Several holders may.
 
-use super::node::NodeId;
-use super::sql::{all, change, first, int, page, time, uint};
+use super::node::{FileState, NodeId};
+use super::sql::{all, change, coded, first, int, page, time, uint};
 use super::{Catalog, CatalogError, Durability};
 use crate::id::Timestamp;
 use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 
 /// Pins changed in one transaction where a holder has more.
 const CHUNK: i64 = 5000;
@@ -18,6 +19,34 @@ pub struct Held {
     pub bytes: u64,
     /// Until when, the last of them.
     pub until: Option<Timestamp>,
+}
+
+/// What batch jobs keep on disk, in all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct JobPins {
+    /// Sizes of the files that some job pins, each once, bytes.
+    pub bytes: u64,
+    /// The same for the jobs of one user.
+    pub by_user: BTreeMap<u32, u64>,
+    /// Disk space of archived files that anybody pins, bytes: what no release can give back.
+    pub archived: u64,
+}
+
+/// Whose jobs pin a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PinnedBy {
+    /// Nobody's.
+    Nobody,
+    /// Others'.
+    Others,
+    /// The user's.
+    User,
+}
+
+/// The user in the holder of a job's pin (`uid:1000/job:4711`).
+fn user_of(holder: &str) -> Option<u32> {
+    let (uid, _) = holder.strip_prefix("uid:")?.split_once("/job:")?;
+    uid.parse().ok()
 }
 
 /// One pin.
@@ -94,7 +123,7 @@ impl Catalog {
         }
     }
 
-    /// Gives all pins of a holder a new end; gives how many there are. Durable.
+    /// All pins of a holder hold until then at least; gives how many there are. Durable.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -114,7 +143,8 @@ impl Catalog {
                 let Some(last) = nodes.last().copied() else {
                     return Ok((0, after));
                 };
-                let sql = "UPDATE pins SET expires = ? WHERE holder = ? AND node > ? AND node <= ?";
+                let sql = "UPDATE pins SET expires = max(expires, ?)
+                     WHERE holder = ? AND node > ? AND node <= ?";
                 let values = params![expires.nanos(), whose, after, last];
                 let some = change(connection, sql, values, "pin on for", &whose)?;
                 Ok((some as u64, last))
@@ -148,6 +178,80 @@ impl Catalog {
                 holder,
             )?;
             Ok(held.unwrap_or_default())
+        })
+    }
+
+    /// What jobs keep on disk at `now`. Reads every pin.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn job_pins(&self, now: Timestamp) -> Result<JobPins, CatalogError> {
+        self.read(|connection| {
+            let mut sum = JobPins::default();
+            // The node whose pins are being met, and the users whose jobs pin it.
+            let (mut node, mut users): (Option<i64>, Vec<u32>) = (None, Vec::new());
+            all(
+                connection,
+                "SELECT p.node, p.holder, n.size, n.blocks, n.state
+                 FROM pins p JOIN nodes n ON n.id = p.node
+                 WHERE p.expires > ? ORDER BY p.node",
+                [now.nanos()],
+                |row| {
+                    let (this, holder): (i64, String) = (row.get(0)?, row.get(1)?);
+                    let size = uint(row, 2)?;
+                    if node != Some(this) {
+                        (node, users) = (Some(this), Vec::new());
+                        if coded::<FileState>(row, 4)? == FileState::Archived {
+                            sum.archived += uint(row, 3)?.saturating_mul(512);
+                        }
+                    }
+                    let Some(user) = user_of(&holder) else {
+                        return Ok(());
+                    };
+                    if users.is_empty() {
+                        sum.bytes += size;
+                    }
+                    if !users.contains(&user) {
+                        users.push(user);
+                        *sum.by_user.entry(user).or_default() += size;
+                    }
+                    Ok(())
+                },
+                "count",
+                "pins",
+            )?;
+            Ok(sum)
+        })
+    }
+
+    /// Whose jobs pin each of these files at `now`.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn pinned_by_jobs(
+        &self,
+        nodes: &[NodeId],
+        uid: u32,
+        now: Timestamp,
+    ) -> Result<Vec<PinnedBy>, CatalogError> {
+        self.read(|connection| {
+            let by = |node: &NodeId| {
+                let holders = all(
+                    connection,
+                    "SELECT holder FROM pins WHERE node = ? AND expires > ?",
+                    params![node.0, now.nanos()],
+                    |row| row.get::<_, String>(0),
+                    "find pins",
+                    node,
+                )?;
+                let users = holders.iter().filter_map(|holder| user_of(holder));
+                let by = users.map(|user| match user == uid {
+                    true => PinnedBy::User,
+                    false => PinnedBy::Others,
+                });
+                Ok(by.max().unwrap_or(PinnedBy::Nobody))
+            };
+            nodes.iter().map(by).collect()
         })
     }
 

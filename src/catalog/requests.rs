@@ -11,7 +11,7 @@ use super::request::{
 use super::rows::{self, ACTION};
 use super::sql::{Code, all, change, first, handle_key, int, page};
 use super::tally::{self, RowState, Tally};
-use super::{Catalog, CatalogError, Class, Durability, NodeId, RequestState};
+use super::{Catalog, CatalogError, Class, Durability, NodeId, RequestState, Verb};
 use crate::id::{RequestId, Timestamp};
 use rusqlite::{Connection, params};
 
@@ -281,6 +281,31 @@ impl Catalog {
             )?;
             found.sort_by_key(|request| std::cmp::Reverse(request.id));
             Ok(found)
+        })
+    }
+
+    /// At most `limit` requests of a user's job that are not final and of this verb.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn open_requests_of_job(
+        &self,
+        uid: u32,
+        job: &str,
+        verb: Verb,
+        limit: usize,
+    ) -> Result<Vec<RequestId>, CatalogError> {
+        let (from, to) = (format!("job:{job}/"), format!("job:{job}0"));
+        self.read(|connection| {
+            all(
+                connection,
+                "SELECT id FROM requests INDEXED BY requests_key
+                 WHERE uid = ? AND key >= ? AND key < ? AND finished IS NULL AND verb = ? LIMIT ?",
+                params![uid, from, to, verb.code(), page(limit)],
+                |row| super::sql::uint(row, "id").map(RequestId),
+                "list the open requests of job",
+                job,
+            )
         })
     }
 

@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The schema version that this program writes.
-pub(super) const VERSION: u32 = 6;
+pub(super) const VERSION: u32 = 7;
 /// `application_id` of a catalog: "cAiR".
 const APPLICATION: u32 = 0x6341_6952;
 
@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     |connection| connection.execute_batch(include_str!("schema_4.sql")),
     |connection| connection.execute_batch(include_str!("schema_5.sql")),
     |connection| connection.execute_batch(include_str!("schema_6.sql")),
+    |connection| connection.execute_batch(include_str!("schema_7.sql")),
 ];
 const _: () = assert!(
     STEPS.len() + 1 == VERSION as usize,

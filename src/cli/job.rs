@@ -5,6 +5,8 @@
 
 mod check;
 mod directives;
+mod release;
+mod room;
 mod sources;
 mod staging;
 mod view;
@@ -16,9 +18,10 @@ use super::output::{Output, harmless};
 use super::{CliError, Session, outcome, user};
 use crate::config::units::{format_duration, parse_duration};
 use crate::error::Failure;
-use crate::server::wire::{JobAct, JobHeld, JobOrder, Verb};
+use crate::server::wire::{JobAct, Verb};
 use clap::{Args, Subcommand};
 use directives::Directives;
+use release::{Release, order};
 use staging::Staging;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -50,7 +53,7 @@ enum JobCommand {
     Pin(Pin),
     /// End a job's staging, and drop its pins
     #[command(after_help = "Example: cairn job release 4711")]
-    Release(Known),
+    Release(Release),
     /// Archive what a job has written
     #[command(after_help = "Example: cairn job stage-out 4711 --script run.sh --wait")]
     StageOut(StageOut),
@@ -123,15 +126,21 @@ struct Work {
     /// Wait until it is done.
     #[arg(short, long)]
     wait: bool,
+    /// Look, and try nothing anew that has failed (what Slurm asks again and again).
+    #[arg(long, hide = true)]
+    poll: bool,
     #[command(flatten)]
     scheduled: Scheduled,
 }
 
-/// Arguments of `job status` and `job release`.
+/// Arguments of `job status`.
 #[derive(Debug, Args)]
 struct Known {
     /// The job.
     job: String,
+    /// Counts alone, no path: what everybody may see.
+    #[arg(long, hide = true)]
+    brief: bool,
     #[command(flatten)]
     places: Places,
     #[command(flatten)]
@@ -156,9 +165,10 @@ struct Pin {
     job: String,
     #[command(flatten)]
     places: Places,
-    /// How long from now on (90s, 2h, 7d; at most 30d).
-    #[arg(long = "for", value_name = "DUR", value_parser = parse_duration)]
-    lasting: Duration,
+    /// How long from now on (90s, 2h, 7d; at most 30d; with --slurm the job's time limit).
+    #[arg(long = "for", value_name = "DUR", value_parser = parse_duration,
+          required_unless_present = "slurm")]
+    lasting: Option<Duration>,
     #[command(flatten)]
     scheduled: Scheduled,
 }
@@ -168,9 +178,9 @@ impl Job {
         match &self.command {
             JobCommand::Check(args) => args.run(session),
             JobCommand::StageIn(args) => args.run(session),
-            JobCommand::Status(args) => args.status(session),
+            JobCommand::Status(args) => args.run(session),
             JobCommand::Pin(args) => args.run(session),
-            JobCommand::Release(args) => args.release(session),
+            JobCommand::Release(args) => args.run(session),
             JobCommand::StageOut(args) => args.run(session),
         }
     }
@@ -276,6 +286,7 @@ impl Work {
             until: timeout.and_then(|t| std::time::Instant::now().checked_add(t)),
             follow: self.scheduled.follow,
             json: self.scheduled.json,
+            poll: self.poll,
         })
     }
 
@@ -288,15 +299,20 @@ impl Work {
         let text = read(&self.script)?;
         // What is wrong is said before anybody is asked.
         parse(&self.script, &text)?;
+        let limit = timeout.map(|timeout| ["--timeout".into(), format_duration(timeout).into()]);
+        let limit = limit.into_iter().flatten();
         with_slurm::Order {
             session,
             verb,
             job: &self.job,
             script: Some(text),
             wait: self.wait,
-            arguments: timeout.map_or_else(Vec::new, |timeout| {
-                vec!["--timeout".into(), format_duration(timeout).into()]
-            }),
+            arguments: self
+                .poll
+                .then(|| "--poll".into())
+                .into_iter()
+                .chain(limit)
+                .collect(),
             json: self.scheduled.json,
         }
         .run()
@@ -337,9 +353,9 @@ impl StageOut {
 }
 
 impl Known {
-    fn status(&self, session: &Session) -> Result<u8, CliError> {
+    fn run(&self, session: &Session) -> Result<u8, CliError> {
         if self.scheduled.slurm {
-            return self.with_slurm(session, "status");
+            return self.with_slurm(session);
         }
         self.scheduled.become_them()?;
         let view = view::everywhere(session, &self.places.paths()?, &self.job)?;
@@ -347,6 +363,8 @@ impl Known {
         let code = view::exit_code(&view);
         if output.json {
             output.object(view)?;
+        } else if self.brief {
+            output.line(format!("job {}: {}", self.job, view::counts(&view)))?;
         } else {
             view::show(&mut output, &view)?;
         }
@@ -354,43 +372,14 @@ impl Known {
         Ok(code)
     }
 
-    fn release(&self, session: &Session) -> Result<u8, CliError> {
-        if self.scheduled.slurm {
-            return self.with_slurm(session, "release");
-        }
-        self.scheduled.become_them()?;
-        let held = order(
-            session,
-            &self.places.paths()?,
-            &self.job,
-            (JobAct::Release, None),
-        )?;
-        let mut output = Output::new(self.scheduled.json);
-        if output.json {
-            output.object(held)?;
-        } else {
-            let JobHeld {
-                cancelled, dropped, ..
-            } = held;
-            let requests = crate::config::units::shown::counted(cancelled, "request");
-            let pins = crate::config::units::shown::counted(dropped, "pin");
-            output.line(format!(
-                "job {} released: {requests} cancelled, {pins} dropped",
-                self.job
-            ))?;
-        }
-        output.finish()?;
-        Ok(outcome::OK)
-    }
-
-    fn with_slurm(&self, session: &Session, verb: &'static str) -> Result<u8, CliError> {
+    fn with_slurm(&self, session: &Session) -> Result<u8, CliError> {
         with_slurm::Order {
             session,
-            verb,
+            verb: "status",
             job: &self.job,
             script: self.places.text()?,
             wait: false,
-            arguments: Vec::new(),
+            arguments: self.brief.then(|| "--brief".into()).into_iter().collect(),
             json: self.scheduled.json,
         }
         .run()
@@ -399,15 +388,18 @@ impl Known {
 
 impl Pin {
     fn run(&self, session: &Session) -> Result<u8, CliError> {
-        let seconds = self.lasting.as_secs().max(1);
+        let lasting = |time: Duration| time.as_secs().max(1);
         if self.scheduled.slurm {
+            let lasting = self
+                .lasting
+                .map(|time| format!("{}s", lasting(time)).into());
             return with_slurm::Order {
                 session,
                 verb: "pin",
                 job: &self.job,
                 script: self.places.text()?,
                 wait: false,
-                arguments: vec!["--for".into(), format!("{seconds}s").into()],
+                arguments: lasting.map_or_else(Vec::new, |time| vec!["--for".into(), time]),
                 json: self.scheduled.json,
             }
             .run();
@@ -417,7 +409,8 @@ impl Pin {
             session,
             &self.places.paths()?,
             &self.job,
-            (JobAct::Pin, Some(seconds)),
+            (JobAct::Pin, self.lasting.map(lasting)),
+            true,
         )?;
         let mut output = Output::new(self.scheduled.json);
         if output.json {
@@ -432,29 +425,6 @@ impl Pin {
         output.finish()?;
         Ok(outcome::OK)
     }
-}
-
-/// Gives an order about the job to every instance at hand; what it holds in all.
-fn order(
-    session: &Session,
-    places: &[PathBuf],
-    job: &str,
-    (act, pin_for_s): (JobAct, Option<u64>),
-) -> Result<JobHeld, CliError> {
-    let order = JobOrder {
-        job: job.to_owned(),
-        act,
-        pin_for_s,
-    };
-    let mut all = JobHeld::default();
-    for held in view::each(session, places, |client| Ok(client.job(&order)?))? {
-        all.cancelled += held.cancelled;
-        all.dropped += held.dropped;
-        all.files += held.files;
-        all.bytes += held.bytes;
-        all.until = all.until.max(held.until);
-    }
-    Ok(all)
 }
 
 /// That a job needs something which cannot be had.

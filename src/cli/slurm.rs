@@ -15,8 +15,6 @@ const WAITS: &str = include_str!("../../packaging/slurm/waits.lua.in");
 const POLLS: &str = include_str!("../../packaging/slurm/polls.lua.in");
 /// What the first line of every script of ours begins with.
 const OURS: &str = "-- Cairn for Slurm ";
-/// How long a job's files stay pinned from its start on: the longest that a pin may be.
-const RUN_PIN: &str = "30d";
 
 /// What `burst_buffer.conf` says, where there is none yet.
 const CONF: &str = "\
@@ -127,7 +125,6 @@ fn script(version: Version, program: &str, conf: &str) -> String {
         .replace("@VERSION@", version.name())
         .replace("@CAIRN@", &text(program))
         .replace("@CONF@", &text(conf))
-        .replace("@RUN_PIN@", RUN_PIN)
         .replace("@DATA_IN@\n", &part("data_in", "stage-in"))
         .replace("@DATA_OUT@\n", &part("data_out", "stage-out"))
         .replace("@job_process@", &with("job_script"))

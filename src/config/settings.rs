@@ -38,6 +38,11 @@ const EMERGENCY_MARK: Percent = match Percent::new(97) {
     None => Percent(100),
 };
 
+const JOB_PINS: Percent = match Percent::new(80) {
+    Some(percent) => percent,
+    None => Percent(100),
+};
+
 const REPACK_SHARE: Percent = match Percent::new(50) {
     Some(percent) => percent,
     None => Percent(100),
@@ -69,6 +74,8 @@ impl Default for Config {
             scrub_every: Duration::from_secs(90 * 86_400),
             scrub_bandwidth: 16 << 20,
             heal: true,
+            job_pins: JOB_PINS,
+            job_pins_per_user: REPACK_SHARE,
             emergency_mark: EMERGENCY_MARK,
             emergency_wait: Duration::from_secs(60),
             ballast_size: 64 << 20,
@@ -179,6 +186,18 @@ pub const SETTINGS: &[Setting] = &[
         meaning: "a full or retired cartridge of which so much is dead is emptied and used again",
         set: |c, text| percent(text).map(|v| c.tape_repack_share = v),
         get: |c| Some(c.tape_repack_share.to_string()),
+    },
+    Setting {
+        key: "job-pins",
+        meaning: "share of the disk that batch jobs may keep by pins; a job that would need more waits",
+        set: |c, text| percent(text).map(|v| c.job_pins = v),
+        get: |c| Some(c.job_pins.to_string()),
+    },
+    Setting {
+        key: "job-pins-per-user",
+        meaning: "the same, for the jobs of one user",
+        set: |c, text| percent(text).map(|v| c.job_pins_per_user = v),
+        get: |c| Some(c.job_pins_per_user.to_string()),
     },
     Setting {
         key: "emergency-mark",

@@ -14,6 +14,7 @@
 mod admission;
 pub mod ask;
 mod asks;
+mod budget;
 mod changelog;
 mod copies;
 mod cost;
@@ -47,6 +48,7 @@ mod vouch;
 mod work;
 
 pub use admission::{Admission, Need};
+pub use budget::PinNeed;
 pub use cost::{Cost, Rates};
 pub use desks::TapeWaits;
 pub use facts::Counts;
@@ -132,6 +134,10 @@ pub struct Settings {
     pub scrub_bandwidth: u64,
     /// Copies that are found bad are made again from good ones.
     pub heal: bool,
+    /// Share of the backing that jobs may keep by pins.
+    pub job_pins: crate::config::Percent,
+    /// And the jobs of one user.
+    pub job_pins_per_user: crate::config::Percent,
     /// Room that a stage must leave free on the backing, bytes.
     pub reserve: u64,
     /// What tiers ask for their work, by their names; none is built in.
@@ -170,6 +176,8 @@ impl Default for Settings {
             scrub_every: config.scrub_every,
             scrub_bandwidth: config.scrub_bandwidth,
             heal: config.heal,
+            job_pins: config.job_pins,
+            job_pins_per_user: config.job_pins_per_user,
             reserve: 64 << 20,
             prices: Default::default(),
             recall: crate::hsm::recall::Settings::default(),
@@ -311,6 +319,7 @@ pub(super) struct Shared {
     /// Versions settle checks of the ctime window, done when the window is past.
     settles: crossbeam_channel::Sender<crate::hsm::version::Settle>,
     expander: expand::Expander,
+    budgets: budget::Budgets,
     /// Events of the mount that are taken but not yet applied.
     applying: AtomicU64,
     /// Whose turn it is to apply events: their order is kept.

@@ -129,6 +129,7 @@ impl Instance {
             tier: options.tier.clone(),
             pin_for: options.pin_for_s.map(Duration::from_secs),
             job: options.job.clone(),
+            job_generation: options.job_generation,
             flags: options.flags.iter().map(|f| views::flag_in(*f)).collect(),
             consent: Consent {
                 last_copy: options.last_copy,
@@ -221,15 +222,19 @@ fn asker(peer: &Peer) -> Asker {
 }
 
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
-    let fits = forecast
-        .admission
-        .is_none_or(|admission| admission == Admission::Fits);
+    let (fits, refused) = match forecast.admission {
+        None | Some(Admission::Fits) => (true, None),
+        Some(Admission::InParts(_)) => (false, None),
+        Some(Admission::Refused(_, why)) => (false, Some(why)),
+    };
     Plan {
         verb,
         files: forecast.files,
         bytes: forecast.bytes,
         eta_s: forecast.eta_s,
         fits,
+        waits: forecast.waits,
+        refused,
         room: forecast.room,
         cost: forecast.cost.into_iter().map(views::cost).collect(),
         skipped: forecast.skipped.into_iter().map(views::skipped).collect(),

@@ -427,6 +427,8 @@ impl Control for Fake {
             files: work.files - failed,
             bytes: work.bytes,
             eta_s: Some(work.bytes / 1000),
+            waits: None,
+            refused: None,
             fits: work.bytes <= 1 << 30,
             room: Some(1 << 30),
             cost: vec![status::cost()],
@@ -585,10 +587,8 @@ impl Control for Fake {
         sink: RepairSink<'_>,
     ) -> Result<(), ControlError> {
         if !peer.is_root() {
-            return Err(ControlError::new(
-                Failure::NotPermitted,
-                "only root may repair files of this instance",
-            ));
+            let why = "only root may repair files of this instance";
+            return Err(ControlError::new(Failure::NotPermitted, why));
         }
         repairs::repair(&subjects, apply, keep, sink);
         Ok(())
@@ -601,16 +601,16 @@ impl Control for Fake {
         peer: &Peer,
     ) -> Result<Vec<PolicyRun>, ControlError> {
         if !peer.is_root() {
-            return Err(ControlError::new(
-                Failure::NotPermitted,
-                "only root may run policies",
-            ));
+            let why = "only root may run policies";
+            return Err(ControlError::new(Failure::NotPermitted, why));
         }
         let plan = Plan {
             verb: Verb::Release,
             files: 12,
             bytes: 34 << 20,
             eta_s: None,
+            waits: None,
+            refused: None,
             fits: true,
             room: None,
             cost: vec![],

@@ -81,17 +81,17 @@ fn a_state_directory_of_version_1_is_brought_forward_with_all_that_is_in_it() ->
     Ok(())
 }
 
-/// What version 1 did with a version 2, this one does with a version 7.
+/// What version 1 did with a version 2, this one does with a version 8.
 #[test]
 fn a_catalog_of_a_newer_version_is_refused_and_keeps_every_byte() -> Result<()> {
     let dir = copied()?;
     let path = dir.path().join("catalog.sqlite");
     let mut bytes = fs::read(&path)?;
-    bytes[60..64].copy_from_slice(&7_u32.to_be_bytes());
+    bytes[60..64].copy_from_slice(&8_u32.to_be_bytes());
     fs::write(&path, &bytes)?;
     let (_state, refused) = open(dir.path())?;
     let Err(CatalogError::Newer {
-        found: 7, known: 6, ..
+        found: 8, known: 7, ..
     }) = refused
     else {
         anyhow::bail!("not refused as newer: {:?}", refused.err());

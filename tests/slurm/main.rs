@@ -6,6 +6,7 @@ mod rig;
 
 mod answers;
 mod bad_days;
+mod economy;
 mod rest;
 mod site;
 mod staged;

@@ -161,6 +161,22 @@ impl Site {
         self.cairn.up()
     }
 
+    /// The instance again, with settings.
+    pub(crate) fn set(&mut self, settings: &str) -> Result<()> {
+        self.cairn.down()?;
+        let file = self.path("cairn.toml");
+        fs::write(&file, settings)?;
+        let file = file.to_string_lossy().into_owned();
+        self.cairn.args.splice(0..0, ["--config".to_owned(), file]);
+        self.cairn.up()
+    }
+
+    /// Jobs that Slurm knows, those that have ended too.
+    pub(crate) fn jobs(&self) -> Result<usize> {
+        let shown = self.slurm("squeue", ["-h", "-t", "all", "-o", "%A"])?;
+        Ok(shown.lines().count())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.cairn.dir.path().join(name)
     }

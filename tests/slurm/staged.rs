@@ -76,12 +76,21 @@ fn a_job_waits_in_stage_in_and_reads_without_one_implicit_recall() -> Result<()>
 #[test]
 fn two_jobs_that_share_files_recall_them_once() -> Result<()> {
     needs_slurm!();
-    let site = Site::new("dir", "delay=300ms")?;
+    let mut site = Site::new("dir", "delay=0s")?;
     site.released("shared", 4, 200_000)?;
+    site.slow("delay=1s")?;
     let before = site.recalls()?;
     let directive = format!("#CAIRN stage_in {}/*", site.cairn.at("shared").display());
     let one = site.submit("one.sh", &directive, &body(&site, "shared"))?;
     let two = site.submit("two.sh", &directive, &body(&site, "shared"))?;
+    wait_for("both to be staging at one time", || {
+        let open = |job: &String| -> Result<bool> {
+            let asked = site.requests(job)?;
+            Ok(asked.iter().any(|r| r["state"] == "running")
+                && site.pins("shared/0")?.contains(&format!("job:{job} ")))
+        };
+        Ok(open(&one)? && open(&two)?)
+    })?;
     for job in [&one, &two] {
         site.shows(job, "JobState=COMPLETED")?;
         ensure!(site.output(job).ends_with("read\n"), "{}", site.output(job));

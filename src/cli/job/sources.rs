@@ -42,7 +42,8 @@ pub(super) fn all(directives: &Directives, verb: Verb, directory: &Path) -> Vec<
         .collect()
 }
 
-/// What leads to the instances that a script's files lie in: a path for each directive, there or not.
+/// What leads to the instances that a script's files lie in: a path for each directive, there or not. Nothing if
+/// one of them cannot be told.
 pub(super) fn places(directives: &Directives, directory: &Path) -> Vec<PathBuf> {
     let place = |directive: &Directive| {
         let path = match &directive.what {
@@ -55,7 +56,8 @@ pub(super) fn places(directives: &Directives, directory: &Path) -> Vec<PathBuf> 
         };
         Some(PathBuf::from(OsString::from_vec(path)))
     };
-    directives.all.iter().filter_map(place).collect()
+    let places: Option<Vec<PathBuf>> = directives.all.iter().map(place).collect();
+    places.unwrap_or_default()
 }
 
 /// A pattern's directories up to the first that acts.

@@ -6,6 +6,7 @@
 //!   open goes on with it; a new try is made only when none is open.
 //! - A job is told to be ready only when, after its last request ended, nothing that it needs was left to
 //!   stage.
+//! - A job that waits until others hold less holds nothing itself: no two wait for each other.
 
 use super::super::output::{Output, harmless};
 use super::super::{CliError, Session, outcome};
@@ -17,6 +18,7 @@ use crate::error::Failure;
 use crate::server::wire::{
     JobPhase, JobView, Problem, RequestView, SubmitOptions, Submitted, Verb,
 };
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -45,17 +47,22 @@ pub(super) struct Staging {
     /// Print the state at each change, as JSON.
     pub(super) follow: bool,
     pub(super) json: bool,
+    /// It is looked at again and again: what failed is not tried anew by a look.
+    pub(super) poll: bool,
 }
 
+/// What is known of the job at each instance: its generation when this began.
+pub(super) type Known = BTreeMap<PathBuf, u64>;
+
 /// Says how it goes.
-struct Teller {
+pub(super) struct Teller {
     output: Output,
     follow: bool,
-    last: Option<(Instant, JobView)>,
+    pub(super) last: Option<(Instant, JobView)>,
 }
 
 impl Teller {
-    fn tell(&mut self, view: &JobView) -> Result<(), CliError> {
+    pub(super) fn tell(&mut self, view: &JobView) -> Result<(), CliError> {
         let heard = self
             .last
             .as_ref()
@@ -112,12 +119,13 @@ impl Staging {
         all: &[Wanted],
         teller: &mut Teller,
     ) -> Result<u8, CliError> {
-        for round in 0..ROUNDS {
-            let mut codes = Vec::new();
-            for wanted in all.iter().filter(|w| !w.paths.is_empty()) {
-                let problems = self.patiently(session, teller, || self.begin(session, wanted))?;
-                codes.extend(say(teller, wanted, problems)?);
+        let (mut known, mut round, mut again) = (Known::new(), 0, !self.poll);
+        while round < ROUNDS {
+            if !again && self.follow(session, all, teller)?.over_budget {
+                // What it has asked for before is asked for anew, when there is room.
+                again = !self.waits_for_others(session, all, teller, &mut known)?;
             }
+            let codes = self.begin_all(session, all, teller, (&mut known, again))?;
             if !codes.is_empty() {
                 return Ok(outcome::of_problems(
                     codes.iter().map(String::as_str),
@@ -125,6 +133,13 @@ impl Staging {
                 ));
             }
             let view = self.follow(session, all, teller)?;
+            if view.over_budget {
+                if self.waits_for_others(session, all, teller, &mut known)? {
+                    return self.ended(teller, &view);
+                }
+                again = true;
+                continue;
+            }
             let ready = matches!(view.phase, JobPhase::Ready | JobPhase::None);
             if !self.wait || !ready {
                 return self.ended(teller, &view);
@@ -133,13 +148,17 @@ impl Staging {
                 return self.ended(teller, &view);
             }
             tracing::info!(round, "something that was staged is gone again");
+            (round, again) = (round + 1, true);
         }
         let why = "what was staged was released again, as often as it came";
         Err(CliError::new(Failure::Busy, why).with_hint("is the disk full? cairn status says so"))
     }
 
     /// Where the job's requests are: one place for each directive that names something.
-    fn places<'a>(all: &'a [Wanted], session: &Session) -> Result<Vec<&'a Path>, CliError> {
+    pub(super) fn places<'a>(
+        all: &'a [Wanted],
+        session: &Session,
+    ) -> Result<Vec<&'a Path>, CliError> {
         let mut found: Vec<(PathBuf, &Path)> = Vec::new();
         for place in all.iter().filter_map(place) {
             let client = session.client_within(Some(place), view::SILENCE)?;
@@ -150,25 +169,60 @@ impl Staging {
         Ok(found.into_iter().map(|(_, place)| place).collect())
     }
 
-    /// Has the request of a directive made, if none is open. What could not be handed over.
-    fn begin(&self, session: &Session, wanted: &Wanted) -> Result<Vec<Problem>, CliError> {
+    /// Asks for all that is wanted; the codes of what the job needs and cannot be asked for.
+    fn begin_all(
+        &self,
+        session: &Session,
+        all: &[Wanted],
+        teller: &mut Teller,
+        (known, again): (&mut Known, bool),
+    ) -> Result<Vec<String>, CliError> {
+        let mut codes = Vec::new();
+        for wanted in all.iter().filter(|w| !w.paths.is_empty()) {
+            let begin = || self.begin(session, wanted, known, again);
+            let begun = self.patiently(session, teller, begin);
+            match begun {
+                Ok(problems) => codes.extend(say(teller, wanted, problems)?),
+                Err(why) if wanted.optional => eprintln!("cairn: optional: {why}"),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(codes)
+    }
+
+    /// Has the request of a directive made, if none is open; one that has ended is made anew if it may be tried
+    /// `again`. What could not be handed over.
+    fn begin(
+        &self,
+        session: &Session,
+        wanted: &Wanted,
+        known: &mut Known,
+        again: bool,
+    ) -> Result<Vec<Problem>, CliError> {
         let mut client = session.client_within(place(wanted), view::SILENCE)?;
+        let generation = self.generation(&mut client, known)?;
         let kind = self.kind(wanted);
         let tries: Vec<RequestView> = view::requests(&mut client, &self.job)?
             .into_iter()
             .filter(|view| view::kind_of(view) == Some((kind, wanted.line as u64)))
             .collect();
         let open = tries.iter().find(|view| !view.state.is_final());
+        if open.is_none() && !again && !tries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let next = tries.iter().filter_map(view::try_of).max();
+        let next = next.map_or(0, |last| last + 1);
         // The same key: what its caller did not hand over to the end is handed over now.
         let key = match open.and_then(|view| view.key.clone()) {
             Some(key) => key,
-            None => format!("job:{}/{kind}.{}.{}", self.job, wanted.line, tries.len()),
+            None => format!("job:{}/{kind}.{}.{next}", self.job, wanted.line),
         };
         let stage = self.verb == Verb::Stage;
         let options = SubmitOptions {
             tier: wanted.tier.clone(),
             key: Some(key),
             job: Some(self.job.clone()),
+            job_generation: stage.then_some(generation),
             pin_for_s: stage.then_some(wanted.pin.as_secs().max(1)),
             ..SubmitOptions::default()
         };
@@ -196,10 +250,10 @@ impl Staging {
         loop {
             let look = || {
                 let places = Self::places(all, session)?;
-                view::at(session, &places, &self.job)
+                view::at(session, &places, &self.job, self.verb)
             };
             let view = self.patiently(session, teller, look)?;
-            if !self.waits_on() || view.phase != JobPhase::Staging {
+            if !self.waits_on() || view.over_budget || view.phase != JobPhase::Staging {
                 return Ok(view);
             }
             teller.tell(&view)?;
@@ -230,7 +284,7 @@ impl Staging {
 
     /// Asks until somebody answers, if the job waits: an instance that died is started again, and what was
     /// accepted goes on.
-    fn patiently<T>(
+    pub(super) fn patiently<T>(
         &self,
         session: &Session,
         teller: &mut Teller,
@@ -254,7 +308,7 @@ impl Staging {
         }
     }
 
-    fn waits_on(&self) -> bool {
+    pub(super) fn waits_on(&self) -> bool {
         self.wait && self.until.is_none_or(|until| Instant::now() < until)
     }
 
@@ -295,7 +349,7 @@ fn is_away(session: &Session, why: &CliError, was_there: bool) -> bool {
 }
 
 /// What leads to the instance.
-fn place(wanted: &Wanted) -> Option<&Path> {
+pub(super) fn place(wanted: &Wanted) -> Option<&Path> {
     let first = wanted.paths.first()?;
     Some(Path::new(OsStr::from_bytes(first)))
 }

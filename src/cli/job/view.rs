@@ -4,8 +4,10 @@ use super::super::output::{Output, harmless};
 use super::super::{CliError, Session, outcome};
 use crate::client::{Client, mounts};
 use crate::config::units::shown::{Bytes, counted, files, grouped, seconds};
+use crate::error::Failure;
 use crate::server::wire::{
-    JobAct, JobHeld, JobOrder, JobPhase, JobView, RequestFilter, RequestState, RequestView,
+    JobAct, JobHeld, JobOrder, JobPhase, JobView, Problem, RequestFilter, RequestState,
+    RequestView, Verb,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,16 +19,17 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 const MOST: usize = 1000;
 
 /// Asks each instance that these places lead to; without any, each that is mounted here. One that does not
-/// answer, or is not to be trusted, is passed over if another answers.
+/// answer, or is not to be trusted, is passed over if another answers, but where `all` that are named must.
 pub(super) fn each<T>(
     session: &Session,
-    places: &[PathBuf],
+    (places, all): (&[PathBuf], bool),
     mut ask: impl FnMut(&mut Client) -> Result<T, CliError>,
 ) -> Result<Vec<T>, CliError> {
     let mounts = mounts();
     if session.socket.is_some() || (places.is_empty() && mounts.len() < 2) {
         return Ok(vec![ask(&mut session.client_within(None, SILENCE)?)?]);
     }
+    let all = all && !places.is_empty();
     let places = if places.is_empty() { &mounts } else { places };
     let (mut answers, mut asked, mut failed) = (Vec::new(), Vec::new(), None);
     for place in places {
@@ -47,7 +50,7 @@ pub(super) fn each<T>(
         }
     }
     match failed {
-        Some(error) if answers.is_empty() => Err(error),
+        Some(error) if all || answers.is_empty() => Err(error),
         _ => Ok(answers),
     }
 }
@@ -74,12 +77,30 @@ pub(super) fn kind_of(view: &RequestView) -> Option<(&str, u64)> {
     Some((kind, line.parse().ok()?))
 }
 
-/// The view of the job at the instances of these places.
-pub(super) fn at(session: &Session, places: &[&Path], job: &str) -> Result<JobView, CliError> {
+/// The number of a try.
+pub(super) fn try_of(view: &RequestView) -> Option<u64> {
+    view.key.as_deref()?.rsplit_once('.')?.1.parse().ok()
+}
+
+/// Kinds of requests that bring a job's files in, and that archive what it wrote.
+fn is_of(kind: &str, verb: Verb) -> bool {
+    match verb {
+        Verb::Stage => matches!(kind, "in" | "opt"),
+        _ => matches!(kind, "out" | "optout"),
+    }
+}
+
+/// How far one verb has come for the job at the instances of these places.
+pub(super) fn at(
+    session: &Session,
+    places: &[&Path],
+    job: &str,
+    verb: Verb,
+) -> Result<JobView, CliError> {
     let mut all = empty(job);
     for place in places {
         let mut client = session.client_within(Some(place), SILENCE)?;
-        add(&mut all, &mut client)?;
+        add(&mut all, &mut client, Some(verb))?;
     }
     Ok(all)
 }
@@ -91,7 +112,9 @@ pub(super) fn everywhere(
     job: &str,
 ) -> Result<JobView, CliError> {
     let mut all = empty(job);
-    each(session, places, |client| add(&mut all, client))?;
+    each(session, (places, false), |client| {
+        add(&mut all, client, None)
+    })?;
     Ok(all)
 }
 
@@ -107,6 +130,7 @@ pub(super) fn empty(job: &str) -> JobView {
         bytes_done: 0,
         eta_s: None,
         waiting: None,
+        over_budget: false,
         pinned_files: 0,
         pinned_bytes: 0,
         pinned_until: None,
@@ -115,12 +139,17 @@ pub(super) fn empty(job: &str) -> JobView {
     }
 }
 
-fn add(all: &mut JobView, client: &mut Client) -> Result<(), CliError> {
-    let requests = requests(client, &all.job)?;
+fn add(all: &mut JobView, client: &mut Client, verb: Option<Verb>) -> Result<(), CliError> {
+    let mut requests = requests(client, &all.job)?;
+    // What could not be archived after a first run says nothing about what a second one needs.
+    if let Some(verb) = verb {
+        requests.retain(|view| kind_of(view).is_some_and(|(kind, _)| is_of(kind, verb)));
+    }
     let order = JobOrder {
         job: all.job.clone(),
         act: JobAct::Show,
         pin_for_s: None,
+        generation: None,
     };
     let held = client.job(&order)?;
     count(all, &requests, &held);
@@ -138,6 +167,12 @@ fn count(all: &mut JobView, requests: &[RequestView], held: &JobHeld) {
         }
     }
     for ((kind, _), view) in newest {
+        if is_over_budget(view) && !kind.starts_with("opt") {
+            all.over_budget = true;
+            all.waiting = view.problems.first().map(|p| p.message.clone());
+            all.phase = worse(all.phase, JobPhase::Staging);
+            continue;
+        }
         all.files += view.files;
         all.files_done += view.files_done;
         all.files_failed += view.files_failed;
@@ -158,6 +193,14 @@ fn count(all: &mut JobView, requests: &[RequestView], held: &JobHeld) {
     all.pinned_files += held.files;
     all.pinned_bytes += held.bytes;
     all.pinned_until = all.pinned_until.max(held.until);
+}
+
+/// It was not let in, for no other reason than that other jobs keep as much as they may.
+fn is_over_budget(view: &RequestView) -> bool {
+    let over = |problem: &Problem| problem.code == Failure::OverBudget.as_str();
+    view.state == RequestState::Failed
+        && !view.problems.is_empty()
+        && view.problems.iter().all(over)
 }
 
 /// What a request says about its job; one for an optional directive fails nothing.
@@ -200,10 +243,22 @@ pub(super) fn exit_code(view: &JobView) -> u8 {
 
 /// In one line, as a queue shows it.
 pub(super) fn line(view: &JobView) -> String {
+    let mut line = counts(view);
+    if let Some(waiting) = &view.waiting
+        && view.phase == JobPhase::Staging
+    {
+        line.push_str(&format!("; waits: {}", harmless(waiting)));
+    }
+    line
+}
+
+/// How far it is, in numbers.
+pub(super) fn counts(view: &JobView) -> String {
     let mut line = match view.phase {
         JobPhase::None => return "nothing was asked for".to_owned(),
         JobPhase::Released => return "released".to_owned(),
         JobPhase::Ready if view.files == 0 => "all was on disk".to_owned(),
+        JobPhase::Staging if view.files == 0 => "begins".to_owned(),
         JobPhase::Ready | JobPhase::Staging | JobPhase::Failed => format!(
             "{} of {}, {} of {}",
             grouped(view.files_done),
@@ -218,9 +273,6 @@ pub(super) fn line(view: &JobView) -> String {
     if view.phase == JobPhase::Staging {
         if let Some(eta) = view.eta_s {
             line.push_str(&format!(", about {} left", seconds(eta)));
-        }
-        if let Some(waiting) = &view.waiting {
-            line.push_str(&format!("; waits: {}", harmless(waiting)));
         }
     }
     line

@@ -31,7 +31,10 @@ struct SlurmJob {
     uid: u32,
     state: String,
     directory: PathBuf,
-    comment: String,
+    /// As the user, and as an administrator wrote it.
+    comments: [String; 2],
+    /// How long it may run.
+    limit: Duration,
 }
 
 /// What is to be done for a job.
@@ -67,39 +70,63 @@ fn asked(program: &str, arguments: &[&str]) -> Result<String, CliError> {
 }
 
 /// What squeue is asked for: the job's number, its user's, and its state. Nothing of it is free text.
-const FACTS: &str = "%A %U %T";
+const FACTS: &str = "%A %U %T %l";
+/// How long a job's files stay after its time is over, as nodes are cleared and what it wrote is archived.
+const GRACE: Duration = Duration::from_secs(3600);
+/// Longest pin.
+const LONGEST_PIN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// User and state of the job of this number in what squeue prints: of an array, of one task.
-fn facts_of(text: &str, id: &str) -> Option<(u32, String)> {
+fn facts_of(text: &str, id: &str) -> Option<(u32, String, Duration)> {
     let mut found = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let (number, uid, state) = (words.next()?, words.next()?, words.next()?);
+        let limit = limit_of(words.next()?);
         let plain = state.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         let whole = number == id && plain && words.next().is_none();
-        whole.then_some((uid.parse().ok()?, state.to_owned()))
+        whole.then_some((uid.parse().ok()?, state.to_owned(), limit))
     });
     let first = found.next()?;
     // Two that differ are none.
     found.all(|other| other == first).then_some(first)
 }
 
-/// Where the job runs, and what its comment is, in what `scontrol show job` prints. The user may write what they like there:
+/// A time limit (`2-00:00:00`, `10:00`); what is none (`UNLIMITED`) is very long.
+fn limit_of(text: &str) -> Duration {
+    let read = || {
+        let (days, clock) = text.split_once('-').unwrap_or(("0", text));
+        let mut seconds = 0_u64;
+        for part in clock.split(':') {
+            seconds = seconds.checked_mul(60)?.checked_add(part.parse().ok()?)?;
+        }
+        let days: u64 = days.parse().ok()?;
+        Some(Duration::from_secs(
+            seconds.checked_add(days.checked_mul(86_400)?)?,
+        ))
+    };
+    read().unwrap_or(LONGEST_PIN)
+}
+
+/// Where the job runs, and what its comments are, in what `scontrol show job` prints. The user may write what they like there:
 /// of both nothing follows but what that user may do.
-fn words_of(text: &str, id: &str) -> Option<(PathBuf, String)> {
+fn words_of(text: &str, id: &str) -> Option<(PathBuf, [String; 2])> {
     let mut lines = text.lines();
     let begins = |line: &str| line.split(' ').next() == Some(&format!("JobId={id}"));
     lines.by_ref().find(|line| begins(line))?;
-    let (mut directory, mut comment) = (PathBuf::new(), String::new());
+    let (mut directory, mut comments) = (PathBuf::new(), <[String; 2]>::default());
+    let [own, admin] = &mut comments;
     for line in lines.take_while(|line| !line.starts_with("JobId=")) {
         let line = line.trim_start();
         // These go on to the end of their line, whatever is in them.
         if let Some(path) = line.strip_prefix("WorkDir=") {
             directory = PathBuf::from(path);
         } else if let Some(text) = line.strip_prefix("Comment=") {
-            text.trim_end().clone_into(&mut comment);
+            text.trim_end().clone_into(own);
+        } else if let Some(text) = line.strip_prefix("AdminComment=") {
+            text.trim_end().clone_into(admin);
         }
     }
-    Some((directory, comment))
+    Some((directory, comments))
 }
 
 impl SlurmJob {
@@ -122,7 +149,7 @@ impl SlurmJob {
         if text.trim().is_empty() {
             return Err(no_job(id));
         }
-        let (uid, state) = facts_of(&text, id).ok_or_else(|| {
+        let (uid, state, limit) = facts_of(&text, id).ok_or_else(|| {
             let why = format!("cannot read what squeue says of job {id}");
             CliError::new(Failure::Internal, why)
         })?;
@@ -133,13 +160,14 @@ impl SlurmJob {
             ));
         }
         let text = asked("scontrol", &["show", "job", id])?;
-        let (directory, comment) = words_of(&text, id).unwrap_or_default();
+        let (directory, comments) = words_of(&text, id).unwrap_or_default();
         Ok(Self {
             id: id.to_owned(),
             uid,
             state,
             directory,
-            comment,
+            comments,
+            limit,
         })
     }
 
@@ -160,16 +188,21 @@ impl SlurmJob {
         ALIVE.contains(&self.state.as_str())
     }
 
-    /// Shows the text beside the job, where the job's user left room for it, and where administrators look.
+    /// Shows the text beside the job, where its user and administrators left room for it.
     fn tell(&self, text: &str) {
         let text: String = format!("{OURS}{text}").chars().take(LONGEST).collect();
         let text = text.replace(['\n', '"', '\''], " ");
         let job = format!("jobid={}", self.id);
         let admin = format!("admincomment={text}");
         let own = format!("comment={text}");
-        let mut words = vec!["update", &job, &admin];
-        if self.comment.is_empty() || self.comment == "(null)" || self.comment.starts_with(OURS) {
-            words.push(&own);
+        let free =
+            |there: &String| there.is_empty() || there == "(null)" || there.starts_with(OURS);
+        let [user, administrator] = self.comments.each_ref().map(free);
+        let mut words = vec!["update", &job];
+        words.extend(user.then_some(own.as_str()));
+        words.extend(administrator.then_some(admin.as_str()));
+        if words.len() == 2 {
+            return;
         }
         if let Err(error) = asked("scontrol", &words) {
             tracing::warn!(%error, "Slurm could not be told how far a job is");
@@ -246,6 +279,10 @@ impl Order<'_> {
             command.arg("--socket").arg(socket);
         }
         command.args(&self.arguments);
+        if self.verb == "pin" && self.arguments.is_empty() {
+            let time = (job.limit + GRACE).min(LONGEST_PIN);
+            command.args(["--for", &format!("{}s", time.as_secs())]);
+        }
         // Nothing of Slurm's environment is the user's.
         let kept = ["PATH", "CAIRN_LOG", "TZ"];
         command.env_clear();
@@ -299,6 +336,7 @@ mod tests {
    Command=/home/alice/a b/run.sh
    WorkDir=/home/alice/a b
    Comment=UserId=root(0)
+   AdminComment=cairn: 1 of 2
 
 JobId=17 JobName=x
    UserId=bob(1001) GroupId=bob(1001) MCS_label=N/A
@@ -308,28 +346,45 @@ JobId=17 JobName=x
 
     #[test]
     fn a_jobs_directory_and_comment_are_read_as_scontrol_shows_them() {
-        let (directory, comment) = words_of(SHOWN, "16").unwrap();
+        let (directory, comments) = words_of(SHOWN, "16").unwrap();
         assert_eq!(directory, PathBuf::from("/home/alice/a b"));
-        assert_eq!(comment, "UserId=root(0)");
+        assert_eq!(comments, ["UserId=root(0)", "cairn: 1 of 2"]);
         assert_eq!(words_of(SHOWN, "17").unwrap().0, PathBuf::from("/"));
         assert_eq!(words_of(SHOWN, "1"), None);
     }
 
     #[test]
     fn whose_a_job_is_comes_from_numbers_alone() {
-        let shown = "16 1000 PENDING\n17 1001 COMPLETED\n";
-        assert_eq!(facts_of(shown, "16"), Some((1000, "PENDING".to_owned())));
-        assert_eq!(facts_of(shown, "17"), Some((1001, "COMPLETED".to_owned())));
+        let shown = "16 1000 PENDING 10:00\n17 1001 COMPLETED UNLIMITED\n";
+        let minutes = Duration::from_secs(600);
+        let first = (1000, "PENDING".to_owned(), minutes);
+        assert_eq!(facts_of(shown, "16"), Some(first));
+        let second = (1001, "COMPLETED".to_owned(), LONGEST_PIN);
+        assert_eq!(facts_of(shown, "17"), Some(second));
         for odd in [
             "",
-            "1 1000 PENDING",
-            "16 1000 PENDING x",
-            "16 root PENDING",
-            "16 1000 UserId=root(0)",
-            "16 1000",
-            "16 1000 PENDING\n16 0 PENDING",
+            "1 1000 PENDING 1:00",
+            "16 1000 PENDING 1:00 x",
+            "16 root PENDING 1:00",
+            "16 1000 UserId=root(0) 1:00",
+            "16 1000 PENDING",
+            "16 1000 PENDING 1:00\n16 0 PENDING 1:00",
         ] {
             assert_eq!(facts_of(odd, "16"), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_time_limit_is_read_as_slurm_writes_it() {
+        for (text, seconds) in [
+            ("10:00", 600),
+            ("30", 30),
+            ("1:00:00", 3600),
+            ("2-03:00:05", 2 * 86_400 + 3 * 3600 + 5),
+            ("UNLIMITED", 30 * 86_400),
+            ("18446744073709551615-00", 30 * 86_400),
+        ] {
+            assert_eq!(limit_of(text), Duration::from_secs(seconds), "{text}");
         }
     }
 

@@ -376,6 +376,8 @@ fn settings(plan: &UpPlan) -> Settings {
         scrub_every: config.scrub_every,
         scrub_bandwidth: config.scrub_bandwidth,
         heal: config.heal,
+        job_pins: config.job_pins,
+        job_pins_per_user: config.job_pins_per_user,
         emergency_mark: config.emergency_mark,
         emergency_wait: config.emergency_wait,
         prices: plan.prices(),

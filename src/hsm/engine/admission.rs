@@ -41,8 +41,10 @@ pub(super) struct Have {
     free: u64,
     /// Promised to stages that were accepted before and have not begun.
     promised: u64,
-    /// On disk, with copies elsewhere.
+    /// On disk, with copies elsewhere, and not pinned.
     releasable: u64,
+    /// On disk, with copies elsewhere, and pinned.
+    pinned: u64,
     /// Policy releases by itself when the disk fills up.
     by_itself: bool,
     /// What quotas leave, where there are any.
@@ -67,8 +69,8 @@ pub enum Admission {
     Refused(Failure, String),
 }
 
-/// The decision.
-pub(super) fn judge(need: &Need, have: &Have) -> Admission {
+/// The decision. A job can wait until others let go of what they pin; nobody else waits for that.
+pub(super) fn judge(need: &Need, have: &Have, for_job: bool) -> Admission {
     let over = |(owner, left): (&Owner, &u64)| {
         let wanted = need.owners.get(owner).copied().unwrap_or(0);
         (wanted > *left).then(|| {
@@ -90,10 +92,14 @@ pub(super) fn judge(need: &Need, have: &Have) -> Admission {
         numbers += &format!(" ({} of them promised to other stages)", have.promised);
     }
     numbers += &format!(", {} could be released", have.releasable);
-    if have.by_itself && needed <= room.saturating_add(have.releasable) {
+    let room = room.saturating_add(have.releasable);
+    if have.by_itself && needed <= room {
         Admission::InParts(format!(
             "{numbers}: it is done in parts, as policy makes room"
         ))
+    } else if for_job && have.by_itself && needed <= room.saturating_add(have.pinned) {
+        numbers += &format!(", and {} are pinned: it waits until pins end", have.pinned);
+        Admission::Refused(Failure::OverBudget, numbers)
     } else {
         Admission::Refused(Failure::NoSpace, numbers)
     }
@@ -101,23 +107,28 @@ pub(super) fn judge(need: &Need, have: &Have) -> Admission {
 
 impl Shared {
     /// What is decided about a stage of which `forecast` is known.
-    pub(super) fn admit(&self, need: &Need) -> Result<(Admission, u64), EngineError> {
+    pub(super) fn admit(
+        &self,
+        need: &Need,
+        for_job: bool,
+    ) -> Result<(Admission, u64), EngineError> {
         let have = self.have(need)?;
-        Ok((judge(need, &have), have.room()))
+        Ok((judge(need, &have, for_job), have.room()))
     }
 
     fn have(&self, need: &Need) -> Result<Have, EngineError> {
         let snapshot = self.catalog.status(1)?;
         let root = self.backing.reopen(self.backing.root(), How::Read)?;
         let left = |owner: &Owner| Some((*owner, quota_left(root.as_fd(), *owner)?));
-        let releasable = match self.release_allowed() {
-            Ok(()) => on_disk(&snapshot),
-            Err(_) => 0,
+        let (on_disk, pinned) = match self.release_allowed() {
+            Ok(()) => (on_disk(&snapshot), self.pinned_space()?),
+            Err(_) => (0, 0),
         };
         Ok(Have {
             free: self.room_on_backing()?,
             promised: promised(&snapshot),
-            releasable,
+            releasable: on_disk.saturating_sub(pinned),
+            pinned,
             by_itself: self.releases_by_itself(),
             quotas: need.owners.keys().filter_map(left).collect(),
         })
@@ -182,7 +193,22 @@ impl Forecast {
         if let Admission::InParts(why) | Admission::Refused(_, why) = &decision {
             self.skipped.insert(0, (Vec::new(), why.clone()));
         }
+        if let Admission::Refused(Failure::OverBudget, why) = &decision {
+            self.waits = Some(why.clone());
+        }
         self.admission = Some(decision);
+    }
+
+    /// A job would pin more than it may, now or at all.
+    pub(super) fn over_budget(&mut self, code: Failure, why: String) {
+        if matches!(self.admission, Some(Admission::Refused(..))) {
+            return;
+        }
+        self.skipped.insert(0, (Vec::new(), why.clone()));
+        if code == Failure::OverBudget {
+            self.waits = Some(why.clone());
+        }
+        self.admission = Some(Admission::Refused(code, why));
     }
 }
 
@@ -202,19 +228,36 @@ mod tests {
             free: 100,
             promised: 40,
             releasable: 50,
+            pinned: 30,
             by_itself: true,
             quotas: BTreeMap::new(),
         };
-        assert_eq!(judge(&need(60), &have), Admission::Fits);
-        let parts = judge(&need(61), &have);
+        assert_eq!(judge(&need(60), &have, false), Admission::Fits);
+        let parts = judge(&need(61), &have, false);
         assert!(matches!(parts, Admission::InParts(_)), "{parts:?}");
-        assert!(matches!(judge(&need(110), &have), Admission::InParts(_)));
+        assert!(matches!(
+            judge(&need(110), &have, false),
+            Admission::InParts(_)
+        ));
         let numbers = "111 bytes are needed on the backing filesystem, 100 are free (40 of them \
                        promised to other stages), 50 could be released";
         let refused = Admission::Refused(Failure::NoSpace, numbers.to_owned());
-        assert_eq!(judge(&need(111), &have), refused);
+        assert_eq!(judge(&need(111), &have, false), refused);
+        let later = judge(&need(140), &have, true);
+        let why = "140 bytes are needed on the backing filesystem, 100 are free (40 of them promised to \
+                   other stages), 50 could be released, and 30 are pinned: it waits until pins end";
+        let later_too = Admission::Refused(Failure::OverBudget, why.to_owned());
+        assert_eq!(later, later_too);
+        let never = judge(&need(141), &have, true);
+        assert!(
+            matches!(never, Admission::Refused(Failure::NoSpace, _)),
+            "{never:?}"
+        );
         have.by_itself = false;
-        assert!(matches!(judge(&need(61), &have), Admission::Refused(..)));
+        assert!(matches!(
+            judge(&need(61), &have, true),
+            Admission::Refused(Failure::NoSpace, _)
+        ));
     }
 
     #[test]
@@ -226,10 +269,10 @@ mod tests {
         have.quotas.insert(Owner::User(1000), 50);
         have.quotas.insert(Owner::User(7), 0);
         let mut two = need(30);
-        assert_eq!(judge(&two, &have), Admission::Fits);
+        assert_eq!(judge(&two, &have, false), Admission::Fits);
         two.add(1000, 100, 21);
         let why = "51 bytes are needed, and the quota of user 1000 leaves 50 bytes";
         let refused = Admission::Refused(Failure::QuotaExceeded, why.to_owned());
-        assert_eq!(judge(&two, &have), refused);
+        assert_eq!(judge(&two, &have, false), refused);
     }
 }

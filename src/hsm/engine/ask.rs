@@ -68,6 +68,8 @@ pub struct Ask {
     pub pin_for: Option<Duration>,
     /// The batch job that it is for.
     pub job: Option<String>,
+    /// The job's generation that its caller knows: nothing is done for a job that was released since.
+    pub job_generation: Option<u64>,
     /// Flags to set or clear.
     pub flags: Vec<Flag>,
     /// What may be given up.
@@ -78,6 +80,13 @@ pub struct Ask {
     pub into: Option<crate::id::RequestId>,
     /// No further part will come.
     pub last: bool,
+}
+
+impl Ask {
+    /// A stage that pins for a job what it is about.
+    pub(super) fn pins_for_job(&self) -> bool {
+        self.verb == Verb::Stage && self.job.is_some() && self.pin_for.is_some()
+    }
 }
 
 /// What a request would do.
@@ -91,6 +100,10 @@ pub struct Forecast {
     pub need: super::Need,
     /// Room for them, bytes, where that matters.
     pub room: Option<u64>,
+    /// What would be pinned for a job.
+    pub pins: super::PinNeed,
+    /// What it would have to wait for, in words: other jobs keep as much as they may.
+    pub waits: Option<String>,
     /// Whether they are let in; `None` where nothing is asked.
     pub admission: Option<super::Admission>,
     /// Files left out, and why; at most a thousand are kept.
@@ -155,6 +168,7 @@ impl Options {
             tier,
             pin_for: self.pin_for_s.map(Duration::from_secs),
             job: self.job,
+            job_generation: None,
             flags,
             consent: self.consent,
             select: self.select,

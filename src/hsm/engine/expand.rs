@@ -135,6 +135,7 @@ impl Shared {
             .transpose()?;
         self.may_do(&ask)?;
         super::jobs::may_ask(&ask)?;
+        self.is_of_now(&ask)?;
         if let Some(request) = ask.into {
             return self.submit_part(request, ask);
         }
@@ -158,6 +159,10 @@ impl Shared {
         let submitted = self.catalog.submit(new, Vec::new(), self.now())?;
         if submitted.existing {
             return self.known(submitted, ask);
+        }
+        if let Err(released) = self.is_of_now(&ask) {
+            self.cancel(submitted.id)?;
+            return Err(released);
         }
         if ask.last {
             self.hand_over(submitted.id, ask);
@@ -317,6 +322,7 @@ impl Shared {
             tier: None,
             pin_for: None,
             job: None,
+            job_generation: None,
             flags: Vec::new(),
             consent: Consent::default(),
             select: None,
@@ -397,16 +403,23 @@ impl Shared {
             ask,
             out: Out::Forecast(&mut forecast),
             rows: Vec::new(),
+            held: Vec::new(),
             bill,
         };
         for subject in &ask.subjects {
             walk.subject(subject)?;
         }
+        walk.count_held()?;
         let bill = walk.bill.take();
         forecast.cost = bill.map_or_else(Vec::new, Bill::total);
         if ask.verb == Verb::Stage {
             forecast.eta_s = self.stage_eta(forecast.bytes)?;
-            forecast.admitted(ask, self.admit(&forecast.need)?);
+            forecast.admitted(ask, self.admit(&forecast.need, ask.pins_for_job())?);
+            if ask.pins_for_job()
+                && let Some((code, why)) = self.over_budget(ask.asker.uid, forecast.pins)?
+            {
+                forecast.over_budget(code, why);
+            }
         }
         Ok(forecast)
     }
@@ -424,6 +437,7 @@ fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), Engin
         ask: &pins,
         out: Out::Pins { request },
         rows: Vec::new(),
+        held: Vec::new(),
         bill: None,
     };
     for subject in &pins.subjects {
@@ -436,11 +450,18 @@ fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), Engin
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
     // What was let in before a restart is in.
     let resumed = ask.into.is_none() && shared.has_begun(request)?;
-    if ask.verb == Verb::Stage
-        && !resumed
-        && let Some(Admission::Refused(code, why)) = shared.forecast(ask, None)?.admission
-    {
-        return shared.refuse_whole(request, ask, code, &why);
+    let mut pinning = None;
+    if ask.verb == Verb::Stage && !resumed {
+        let forecast = shared.forecast(ask, None)?;
+        if let Some(Admission::Refused(code, why)) = forecast.admission {
+            return shared.refuse_whole(request, ask, code, &why);
+        }
+        if ask.pins_for_job() {
+            match shared.reserve_pins(ask.asker.uid, forecast.pins)? {
+                Ok(reserved) => pinning = Some(reserved),
+                Err((code, why)) => return shared.refuse_whole(request, ask, code, &why),
+            }
+        }
     }
     if let Some(select) = ask.select
         && !shared.expand_selection(request, ask, select)?
@@ -451,6 +472,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
     if ask.verb == Verb::Stage && ask.pin_for.is_some() {
         pin_first(shared, request, ask)?;
     }
+    drop(pinning);
     let out = Out::Request {
         request,
         pending: Vec::new(),
@@ -460,6 +482,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         ask,
         out,
         rows: Vec::new(),
+        held: Vec::new(),
         bill: None,
     };
     for subject in &ask.subjects {

@@ -2,8 +2,10 @@
 //!
 //! Invariants:
 //! - A job is its user's: two users' jobs of one name know nothing of each other.
-//! - When [`Engine::release_job`] has returned, no request of the job adds a pin any more: the requests are
-//!   cancelled first, and who pins looks afterwards whether it was cancelled meanwhile.
+//! - When [`Engine::release_job`] has returned, no request of the job adds a pin any more: the job has a new
+//!   generation first, the requests are cancelled then, and who pins looks afterwards whether it was
+//!   cancelled meanwhile.
+//! - Nothing is accepted for an older generation: who submits looks after the request is there.
 
 use super::ask::Ask;
 use super::{Engine, EngineError, Shared, shifted};
@@ -15,7 +17,7 @@ use std::time::Duration;
 const LONGEST: usize = 64;
 /// Longest pin of a job: what it may keep on disk need not be its user's.
 const LONGEST_PIN: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Requests of one job that are looked at.
+/// Requests of one job that are cancelled at once.
 const MOST: usize = 1000;
 
 /// Who pins: a user, or a user's job.
@@ -80,6 +82,11 @@ pub(super) fn may_ask(ask: &Ask) -> Result<(), EngineError> {
     ask.pin_for.map_or(Ok(()), pins_at_most)
 }
 
+fn released(job: &str) -> EngineError {
+    let why = format!("job {job} was released meanwhile");
+    EngineError::refused(Failure::Cancelled, why)
+}
+
 impl Engine {
     /// What a user's job pins.
     ///
@@ -91,7 +98,16 @@ impl Engine {
         Ok(shared.catalog.held(&holder(uid, Some(job)), shared.now())?)
     }
 
-    /// All that a job pins stays pinned for so long from now on.
+    /// How often a job was released, as a number that is another one after each release; 0: never.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`].
+    pub fn job_generation(&self, uid: u32, job: &str) -> Result<u64, EngineError> {
+        named(job)?;
+        Ok(self.shared.catalog.job_generation(uid, job)?)
+    }
+
+    /// All that a job pins stays pinned for so long from now on, or for as long as it was.
     ///
     /// # Errors
     /// As [`Engine::held_by_job`]; too long a time.
@@ -103,23 +119,36 @@ impl Engine {
         Ok(self.shared.catalog.pin_on(&holder, expires)?)
     }
 
-    /// Cancels a job's requests that are not final and drops its pins; how many of each.
+    /// Cancels a job's requests that are not final and drops its pins; how many of each, and its generation then.
     ///
     /// # Errors
-    /// As [`Engine::held_by_job`].
-    pub fn release_job(&self, uid: u32, job: &str) -> Result<(u64, u64), EngineError> {
+    /// As [`Engine::held_by_job`]; [`Failure::Cancelled`]: it is not of the generation `known` any more.
+    pub fn release_job(
+        &self,
+        uid: u32,
+        job: &str,
+        known: Option<u64>,
+    ) -> Result<(u64, u64, u64), EngineError> {
         named(job)?;
         let shared = &self.shared;
+        let generation = shared.catalog.end_job(uid, job, known, shared.now())?;
+        let generation = generation.ok_or_else(|| released(job))?;
         let mut cancelled = 0;
-        for request in shared.catalog.requests_of_job(uid, job, MOST)? {
-            // What a job wrote is archived also when the job is gone.
-            if request.finished.is_none() && request.verb == Verb::Stage {
-                shared.cancel(request.id)?;
+        // What a job wrote is archived also when the job is gone.
+        loop {
+            let open = shared
+                .catalog
+                .open_requests_of_job(uid, job, Verb::Stage, MOST)?;
+            if open.is_empty() {
+                break;
+            }
+            for request in open {
+                shared.cancel(request)?;
                 cancelled += 1;
             }
         }
         let dropped = shared.catalog.unpin_all(&holder(uid, Some(job)))?;
-        Ok((cancelled, dropped))
+        Ok((cancelled, dropped, generation))
     }
 
     /// The requests of a job, newest first: one user's, or all users'.
@@ -152,6 +181,17 @@ impl Engine {
 }
 
 impl Shared {
+    /// Refuses what is asked for a job as it was before it was released.
+    pub(super) fn is_of_now(&self, ask: &Ask) -> Result<(), EngineError> {
+        let (Some(job), Some(known)) = (&ask.job, ask.job_generation) else {
+            return Ok(());
+        };
+        if self.catalog.job_generation(ask.asker.uid, job)? == known {
+            return Ok(());
+        }
+        Err(released(job))
+    }
+
     /// Whether a request was cancelled, or is gone.
     pub(super) fn was_cancelled(&self, request: crate::id::RequestId) -> Result<bool, EngineError> {
         let row = self.catalog.request(request)?;

@@ -147,10 +147,11 @@ impl Shared {
         }
         let before = shifted(self.now(), keep, false);
         while !self.stopping() && self.catalog.forget_requests(before, FORGET)? > 0 {}
+        while !self.stopping() && self.catalog.forget_jobs(before, FORGET)? > 0 {}
         Ok(())
     }
 
-    fn usage(&self) -> Result<Usage, EngineError> {
+    pub(super) fn usage(&self) -> Result<Usage, EngineError> {
         let stat = rustix::fs::fstatvfs(self.backing.root())
             .map_err(|e| EngineError::io("asking how full the backing is")(e.into()))?;
         let total = stat.f_blocks.saturating_mul(stat.f_frsize);

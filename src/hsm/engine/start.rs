@@ -377,6 +377,7 @@ impl Claimed {
             stop: AtomicBool::new(false),
             settles,
             expander: expand::Expander::new(),
+            budgets: super::budget::Budgets::default(),
             applying: AtomicU64::new(0),
             drain: Mutex::new(()),
             lanes,

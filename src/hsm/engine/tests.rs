@@ -7,6 +7,7 @@ mod copies;
 mod cost;
 mod doubts;
 mod epochs;
+mod jobs;
 mod lanes;
 mod late;
 mod names;
@@ -385,6 +386,7 @@ impl Bench {
             tier: None,
             pin_for: None,
             job: None,
+            job_generation: None,
             flags: Vec::new(),
             consent: super::ask::Consent::default(),
             select: None,

@@ -293,6 +293,7 @@ impl Instance {
             tier: None,
             pin_for: None,
             job: None,
+            job_generation: None,
             flags: Vec::new(),
             select: None,
             consent: Consent::default(),

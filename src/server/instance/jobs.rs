@@ -10,7 +10,7 @@ impl Instance {
     /// A job is told by its name and the peer: nobody reaches another user's.
     pub(super) fn job_order(&self, order: &JobOrder, peer: &Peer) -> Result<JobHeld, ControlError> {
         let (job, tells) = (order.job.as_str(), self.tells(peer));
-        let (mut cancelled, mut dropped) = (0, 0);
+        let (mut cancelled, mut dropped, mut generation) = (0, 0, None);
         match order.act {
             JobAct::Show => {}
             JobAct::Pin => {
@@ -24,17 +24,23 @@ impl Instance {
                     .map_err(&tells)?;
             }
             JobAct::Release => {
-                let ended = self.engine.release_job(peer.uid, job).map_err(&tells)?;
-                (cancelled, dropped) = ended;
+                let ended = self.engine.release_job(peer.uid, job, order.generation);
+                let (requests, pins, now) = ended.map_err(&tells)?;
+                (cancelled, dropped, generation) = (requests, pins, Some(now));
             }
         }
         let held = self.engine.held_by_job(peer.uid, job).map_err(&tells)?;
+        let generation = match generation {
+            Some(now) => now,
+            None => self.engine.job_generation(peer.uid, job).map_err(&tells)?,
+        };
         Ok(JobHeld {
             cancelled,
             dropped,
             files: held.files,
             bytes: held.bytes,
             until: held.until.map(views::when),
+            generation,
         })
     }
 

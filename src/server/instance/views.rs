@@ -216,6 +216,8 @@ pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
             bytes: forecast.bytes,
             eta_s: None,
             fits: true,
+            waits: None,
+            refused: None,
             room: None,
             cost: forecast.cost.into_iter().map(cost).collect(),
             skipped: forecast.skipped.into_iter().map(skipped).collect(),

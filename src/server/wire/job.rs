@@ -25,6 +25,9 @@ pub struct JobOrder {
     /// How long its pins hold from now on, seconds ([`JobAct::Pin`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_for_s: Option<u64>,
+    /// [`JobHeld::generation`] that the caller knows: a job of another one is not released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 /// What a job holds, after what was done.
@@ -43,6 +46,9 @@ pub struct JobHeld {
     /// Until when, the last of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<When>,
+    /// Another number after each release of the job; 0: it was never released.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// How far a job's data have come.
@@ -85,6 +91,9 @@ pub struct JobView {
     /// What it waits for now, in a few words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
+    /// It is to be asked for again: other jobs keep as much on disk as they may.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over_budget: bool,
     /// Files that it pins.
     pub pinned_files: u64,
     /// Their sizes, bytes.

@@ -103,6 +103,9 @@ pub struct SubmitOptions {
     /// on disk or brings there is pinned by the job, if `pin_for_s` says for how long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
+    /// [`super::JobHeld::generation`] of the job when its caller began: nothing is done if it was released since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_generation: Option<u64>,
     /// Only say what would be done.
     #[serde(default)]
     pub dry_run: bool,
@@ -191,6 +194,12 @@ pub struct Plan {
     pub eta_s: Option<u64>,
     /// Whether there is room for it.
     pub fits: bool,
+    /// What a job would have to wait for, in words: other jobs keep as much on disk as they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// Why it would not be begun at all, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
     /// Room where the bytes would go, bytes; absent when it does not matter or is not known.
     pub room: Option<u64>,
     /// What it would cost (archive, stage), each currency once; empty when no tier that it needs has
@@ -219,6 +228,8 @@ impl Plan {
             .zip(other.eta_s)
             .map(|(a, b)| a.saturating_add(b));
         self.room = self.room.or(other.room);
+        self.waits = self.waits.or(other.waits);
+        self.refused = self.refused.or(other.refused);
         self.fits = self.fits && other.fits && self.room.is_none_or(|room| self.bytes <= room);
         self.skipped_files = self.skipped_files.saturating_add(other.skipped_files);
         for more in other.cost {

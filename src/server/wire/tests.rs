@@ -89,6 +89,8 @@ fn plans_of_parts_add_up_and_the_sum_must_fit() {
         files: 1,
         bytes,
         eta_s: Some(2),
+        waits: None,
+        refused: None,
         fits: true,
         room: Some(10),
         cost: vec![cost("USD", "0.1", "0.00005")],

@@ -31,6 +31,8 @@ pub(super) struct Walk<'a> {
     pub(super) out: Out<'a>,
     /// Nodes whose pins change, many at once: a commit each would take minutes.
     pub(super) rows: Vec<NodeId>,
+    /// Files that a job's stage would pin, and their sizes, bytes; of a forecast.
+    pub(super) held: Vec<(NodeId, u64)>,
     /// What it would cost, if that is asked.
     pub(super) bill: Option<Bill<'a>>,
 }
@@ -243,6 +245,9 @@ impl Walk<'_> {
         direct: bool,
     ) -> Result<(), EngineError> {
         let facts = self.facts(looked, (id, met), direct)?;
+        if self.ask.pins_for_job() && facts.can_be_pinned() {
+            self.hold(id, looked.stat.size)?;
+        }
         match wanted(self.ask.verb, &facts) {
             Wanted::Nothing(why) => {
                 if let Out::Forecast(forecast) = &mut self.out
@@ -276,6 +281,26 @@ impl Walk<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Counts what a job would pin.
+    fn hold(&mut self, id: NodeId, size: u64) -> Result<(), EngineError> {
+        if matches!(self.out, Out::Forecast(_)) {
+            self.held.push((id, size));
+        }
+        if self.held.len() < CHUNK {
+            return Ok(());
+        }
+        self.count_held()
+    }
+
+    pub(super) fn count_held(&mut self) -> Result<(), EngineError> {
+        let held = std::mem::take(&mut self.held);
+        if let Out::Forecast(forecast) = &mut self.out {
+            let uid = self.ask.asker.uid;
+            self.shared.count_pins(&held, uid, &mut forecast.pins)?;
+        }
+        Ok(())
     }
 
     /// Puts what is to be done about a file on the bill.

@@ -54,6 +54,11 @@ impl Facts {
             .is_some_and(|r| r.state != State::Resident)
     }
 
+    /// What is read, or comes back.
+    pub(super) fn can_be_pinned(&self) -> bool {
+        self.stat.kind == NodeKind::Regular && self.readable && !self.lost
+    }
+
     /// The present data are archived, as far as can be told without reading them.
     fn current(&self) -> bool {
         let known = self.node.as_ref();
