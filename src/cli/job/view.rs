@@ -270,10 +270,10 @@ pub(super) fn counts(view: &JobView) -> String {
     if view.files_failed > 0 {
         line.push_str(&format!(", {} failed", grouped(view.files_failed)));
     }
-    if view.phase == JobPhase::Staging {
-        if let Some(eta) = view.eta_s {
-            line.push_str(&format!(", about {} left", seconds(eta)));
-        }
+    if view.phase == JobPhase::Staging
+        && let Some(eta) = view.eta_s
+    {
+        line.push_str(&format!(", about {} left", seconds(eta)));
     }
     line
 }
