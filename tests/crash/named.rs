@@ -2,7 +2,7 @@
 //! kill cut in two.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, is_mounted, tree, wait_for};
+use crate::rig::{Instance, is_mounted, tree, wait_for};
 use crate::site::Site;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -174,7 +174,7 @@ fn p1_data_synced_under_an_old_ctime_is_not_taken_for_what_was_archived() -> Res
         site.up()?;
         site.cairn
             .run(["release", "--wait", &path.to_string_lossy()])?;
-        drop_caches()?;
+        site.cairn.cold()?;
         ensure!(
             fs::read(&path)? == content,
             "{kind}: synced data were released by an older copy"

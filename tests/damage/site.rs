@@ -4,7 +4,7 @@
 //! Invariant of the harness: what a damage took that nothing can heal is put back before the next.
 
 use crate::random::Random;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use crate::targets::{Part, Target};
 use anyhow::{Context, Result, bail, ensure};
 use cairn::format::aggregate::{Index, IndexEntry, Trailer, decode_index, decode_trailer};
@@ -125,7 +125,7 @@ impl Site {
             let args = ["release", "--wait", "--quiet"].map(OsStr::new);
             self.cairn.run(args.into_iter().chain([path.as_os_str()]))?;
         }
-        drop_caches()
+        self.cairn.cold()
     }
 
     fn audit(&self) -> Result<Vec<serde_json::Value>> {

@@ -1,7 +1,7 @@
 //! P6: stubs that were copied around the mount, with `cp -a` or from a backup.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree, wait_for};
+use crate::rig::{Instance, on_disk, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
 use std::fs;
@@ -20,7 +20,7 @@ fn copy(cairn: &Instance, from: &str, to: &str) -> Result<()> {
     let mut value = [0; 512];
     rustix::fs::getxattr(cairn.below(to), "trusted.cairn.record", &mut value[..])
         .context("cp leaves the stub behind")?;
-    drop_caches()
+    cairn.cold()
 }
 
 fn id(cairn: &Instance, name: &str) -> Result<String> {
@@ -56,7 +56,7 @@ fn p6_a_copied_stub_is_a_released_file_of_its_own() -> Result<()> {
     ])?;
     cairn.down()?;
     cairn.up()?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("copy"))? == data, "{}", cairn.log());
     ensure!(fs::read(cairn.at("staged"))? == data, "{}", cairn.log());
     cairn.down()

@@ -2,7 +2,7 @@
 //! backing directory from before, amid and after a release, restored over what is there now.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, on_disk, tree};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,7 +70,7 @@ fn a_first_backup_by_list_holds_what_is_on_disk_and_recalls_nothing() -> Result<
     fs::write(cairn.at("old/.hidden/new"), b"written since")?;
     fs::write(cairn.at("small"), b"stays on disk")?;
     std::os::unix::fs::symlink("small", cairn.at("link"))?;
-    drop_caches()?;
+    cairn.cold()?;
     for (tool, line) in recipes {
         if Command::new(tool).arg("--version").output().is_err() {
             eprintln!("SKIPPED a_first_backup_by_list.../{tool}: not installed");
@@ -177,12 +177,12 @@ fn restored(
         let (mut cairn, contents) = with_history(backup)?;
         restore(&cairn, from)?;
         cairn.up()?;
-        drop_caches()?;
+        cairn.cold()?;
         failed.push(read_all(&cairn, &contents, &format!("{tool}, {from}"))?);
         // What reads also goes through another round.
         drop(cairn.run(["archive", "--wait", &cairn.mount.to_string_lossy()])?);
         drop(cairn.run(["release", "--wait", &cairn.mount.to_string_lossy()])?);
-        drop_caches()?;
+        cairn.cold()?;
         read_all(&cairn, &contents, &format!("{tool}, {from}, again"))?;
         cairn.down()?;
     }
@@ -300,7 +300,7 @@ fn a_backup_of_the_catalog_takes_the_place_of_a_lost_state_directory() -> Result
     fs::remove_dir_all(&cairn.state)?;
     fs::rename(&to, &cairn.state)?;
     cairn.up()?;
-    drop_caches()?;
+    cairn.cold()?;
     for (name, data) in &content {
         let read = fs::read(cairn.at(name)).with_context(|| format!("{name}\n{}", cairn.log()))?;
         ensure!(read == *data, "{name}");

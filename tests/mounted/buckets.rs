@@ -11,7 +11,7 @@
 mod servers;
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, program, tree, wait_for};
+use crate::rig::{Instance, on_disk, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use parking_lot::{Condvar, Mutex};
 use servers::{BUCKET, KEY, Kind, SECRET, Server, start};
@@ -117,7 +117,7 @@ fn a_file_in_an_archive_class_is_restored_once_and_its_readers_are_told_how_long
     let data = tree::bytes(3, 300_000);
     released(&cairn, "f", &data)?;
     server.slow_restores();
-    drop_caches()?;
+    cairn.cold()?;
     // Two processes read it at once.
     let (tell, told) = channel();
     for _ in 0..2 {
@@ -152,7 +152,7 @@ fn a_file_in_an_archive_class_is_restored_once_and_its_readers_are_told_how_long
     ensure!(requests(&server, &["\"GET", "/aggregates/"]) == gets);
     // And the restored copy is used again, as long as it lasts.
     cairn.release("f")?;
-    drop_caches()?;
+    cairn.cold()?;
     reads(&cairn, "f", &data)?;
     ensure!(restores() == 1, "{} restores", restores());
     cairn.down()

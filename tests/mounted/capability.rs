@@ -1,7 +1,7 @@
 //! A file's capability is there, and only then, from its release through its recall and a crash.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
 use std::collections::BTreeSet;
@@ -60,7 +60,7 @@ fn capable(cairn: &mut Instance, data: &[u8]) -> Result<()> {
     cairn.down()?;
     cairn.tier_options("rate=1MiB/s");
     cairn.up()?;
-    drop_caches()?;
+    cairn.cold()?;
     check(cairn, "f", "released, after a start")
 }
 
@@ -68,7 +68,7 @@ fn capable(cairn: &mut Instance, data: &[u8]) -> Result<()> {
 /// may look only when the recall is over: then all over again.
 fn begin(cairn: &Instance) -> Result<()> {
     for _ in 0..20 {
-        drop_caches()?;
+        cairn.cold()?;
         let mut head = [0; 10];
         fs::File::open(cairn.at("f"))?.read_exact_at(&mut head, 0)?;
         if value(&cairn.below("f"), NAME)?.is_none() {

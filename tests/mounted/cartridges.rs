@@ -4,7 +4,7 @@
 //! `CAIRN_TEST_TAPE_KILLS` says how many kills each of the first two strikes; few if it is not set.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, program, tree, wait_for};
+use crate::rig::{Instance, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ fn data(seed: u64) -> Vec<u8> {
 
 /// Every file of these is there, whole.
 fn reads(cairn: &Instance, seeds: impl Iterator<Item = u64>) -> Result<()> {
-    drop_caches()?;
+    cairn.cold()?;
     for seed in seeds {
         let name = format!("d/f{seed}");
         let found =
@@ -435,7 +435,7 @@ fn a_cartridge_that_the_catalog_does_not_know_is_learned_when_it_is_taken_in() -
     // Away: who reads is told which cartridge is asked for.
     let away = site.cartridges()?;
     ensure!(away.iter().any(|c| is(c, "away")), "{away:?}");
-    drop_caches()?;
+    site.cairn.cold()?;
     ensure!(
         fs::read(site.cairn.at("d/f1")).is_err(),
         "read without its cartridge"

@@ -41,7 +41,7 @@ fn writing_into_a_released_file_recalls_it_first() -> Result<()> {
         OsStr::new("--wait"),
         cairn.at("f").as_os_str(),
     ])?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(
         fs::read(cairn.at("f"))? == data,
         "a release after a change lost the change"
@@ -79,7 +79,7 @@ fn appending_truncating_and_replacing_released_files() -> Result<()> {
     released(&cairn, "overwritten")?;
     fs::write(cairn.at("overwritten"), b"short")?;
     ensure!(fs::read(cairn.at("overwritten"))? == b"short");
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("overwritten"))? == b"short");
     cairn.down()
 }
@@ -218,7 +218,7 @@ fn a_damaged_aggregate_gives_eio_for_those_bytes_alone() -> Result<()> {
         flipped == 1,
         "the bytes were found {flipped} times in the aggregates"
     );
-    drop_caches()?;
+    cairn.cold()?;
     let file = File::open(cairn.at("big"))?;
     let mut part = vec![0; 4096];
     file.read_exact_at(&mut part, 0)?;

@@ -3,7 +3,7 @@
 
 use crate::needs_mounts;
 use crate::rig::disk::Disk;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -72,7 +72,7 @@ fn p4_a_full_backing_streams_readers_and_refuses_stages() -> Result<()> {
         ensure!(!stage.status.success(), "{kind}: staged without room");
         println!("{kind}: {} {said}", stage.status);
         fs::remove_file(guard.join("filler"))?;
-        drop_caches()?;
+        cairn.cold()?;
         cairn.cairn([
             OsStr::new("stage"),
             OsStr::new("--wait"),
@@ -127,7 +127,7 @@ fn p13_a_full_tier_keeps_archives_waiting_until_there_is_room() -> Result<()> {
     cairn.cairn(["wait", "--timeout", "60s", &id])?;
     ensure!(cairn.shown_state("f")? == "archived");
     cairn.release("f")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("f"))? == data);
     cairn.down()
 }

@@ -16,7 +16,7 @@ const RECORD: &str = "trusted.cairn.record";
 /// Takes the stub away around the mount.
 fn strip(cairn: &Instance, name: &str) -> Result<()> {
     rustix::fs::removexattr(cairn.below(name), RECORD)?;
-    drop_caches()
+    cairn.cold()
 }
 
 /// Can the filesystem below allocate room without writing, and tell the two apart?
@@ -272,7 +272,7 @@ fn released_once(cairn: &Instance, name: &str, data: &[u8]) -> Result<Vec<u8>> {
 fn put_back(cairn: &Instance, name: &str, old: &[u8]) -> Result<()> {
     let flags = rustix::fs::XattrFlags::REPLACE;
     rustix::fs::setxattr(cairn.below(name), RECORD, old, flags)?;
-    drop_caches()
+    cairn.cold()
 }
 
 /// What `cairn adopt --undo` answers: whether it did it, and what it said.
@@ -526,7 +526,7 @@ fn grow_from_nothing(path: &Path, size: u64) -> Result<()> {
 
 /// All of it can be read, as zeros, and opened for writing.
 fn assert_holes(cairn: &Instance, names: &[&str], size: usize, when: &str) -> Result<()> {
-    drop_caches()?;
+    cairn.cold()?;
     for name in names {
         let read = fs::read(cairn.at(name)).with_context(|| format!("{when}: {name}"))?;
         ensure!(read == vec![0; size], "{when}: {name}");

@@ -3,7 +3,7 @@
 use crate::needs_mounts;
 use crate::rig::far::{Caller, Far, behind};
 use crate::rig::lan::{Lan, no_networks};
-use crate::rig::{Instance, drop_caches, on_disk, program, tree, wait_for};
+use crate::rig::{Instance, on_disk, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -235,7 +235,7 @@ fn a_tree_goes_to_a_second_host_and_back_though_its_mover_is_killed() -> Result<
         "{} bytes are not released",
         here(&on.cairn)?
     );
-    drop_caches()?;
+    on.cairn.cold()?;
     let staged = ask(&on.cairn, "stage")?;
     let before = mover.has_read()?;
     wait_for("some of it to be read", || {

@@ -13,7 +13,11 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-pub(super) const SIZE: usize = 256 << 20;
+/// Of a file, and how many bytes of it go in a second: longer than half of one, in which connections are counted.
+const FILE: usize = 64 << 20;
+const FILE_RATE: &str = "100M";
+/// Of an archive: more than its client has under way at one time.
+const SIZE: usize = 256 << 20;
 pub(super) const SERVER: &str = "10.77.0.1:7300";
 const STREAMS: &str = "4";
 /// Of archives: more than the control connections of a copy of many members, so that they are told apart by their number.
@@ -63,7 +67,7 @@ impl Net {
         let mut cairn = Instance::new(None)?;
         cairn.up()?;
         let far = Far::open_at(&cairn, &lan.on("server"), SERVER, &[])?;
-        let data = tree::bytes(77, SIZE);
+        let data = tree::bytes(77, FILE);
         let file = cairn.dir.path().join("file");
         fs::write(&file, &data)?;
         Ok(Self {
@@ -106,7 +110,7 @@ impl Net {
     pub(super) fn cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
         let (there, back) = (format!(":{what}"), self.cairn.dir.path().join(what));
         let file = self.file.to_str().context("a path")?;
-        let rate = ["--streams", STREAMS, "--limit-rate", "400M"];
+        let rate = ["--streams", STREAMS, "--limit-rate", FILE_RATE];
         let put = self.watched(caller, &[&["put"], &rate[..], &[file, &there]].concat())?;
         ensure!(
             fs::read(self.cairn.at(what))? == self.data,

@@ -2,7 +2,7 @@
 //! cartridges alone, moved and deleted.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use cairn::id::AggregateId;
 use cairn::tier::{OpenHow, TierUrl, mark_at, open};
@@ -128,7 +128,7 @@ impl Site {
     }
 
     fn reads(&self, name: &str, data: &[u8]) -> Result<()> {
-        drop_caches()?;
+        self.cairn.cold()?;
         let found = fs::read(self.cairn.at(name));
         let found = found.with_context(|| format!("{name}\n{}", self.cairn.log()))?;
         ensure!(found == data, "{name}: other bytes\n{}", self.cairn.log());
@@ -196,7 +196,7 @@ fn a_file_longer_than_a_cartridge_is_archived_read_and_rebuilt_from_the_cartridg
     ensure!(report.contains(&format!("its part {part}")), "{report}");
     ensure!(report.contains("cannot be put together"), "{report}");
     site.cairn.up()?;
-    drop_caches()?;
+    site.cairn.cold()?;
     let read = ["d/large", "d/sparse"].map(|name| fs::read(site.cairn.at(name)));
     let whole = read.iter().filter(|read| read.is_ok()).count();
     ensure!(

@@ -2,7 +2,7 @@
 //! leaves the other.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree};
+use crate::rig::{Instance, tree};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -107,7 +107,7 @@ fn two_copies_in_two_pools_outlive_a_cartridge_and_a_drive() -> Result<()> {
     lies[2].iter().try_for_each(flip)?;
     equip(&mut cairn, &root, 1)?;
     cairn.up()?;
-    drop_caches()?;
+    cairn.cold()?;
     for _ in 0..2 {
         for n in [0, 1, 3] {
             ensure!(fs::read(cairn.at(names[n]))? == content(n), "{}", names[n]);

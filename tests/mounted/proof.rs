@@ -1,7 +1,7 @@
 //! Copies proven without Cairn, and bad ones made again, with real tools on a real mount.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -95,7 +95,7 @@ fn odd_files(cairn: &Instance) -> Result<Files> {
     files.push(("large".into(), large));
     cairn.archive("")?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     Ok(files)
 }
 
@@ -266,7 +266,7 @@ fn the_archive_is_verified_by_root_and_a_bad_copy_is_in_status_and_audit_and_hea
     );
     // The copy that was made serves alone.
     fs::rename(&other, cairn.dir.path().join("aside"))?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("f"))? == data);
     cairn.down()
 }

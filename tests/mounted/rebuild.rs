@@ -1,7 +1,7 @@
 //! The catalog is a cache: deleted or damaged, it is built anew from records, from aggregates, or both.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, program, tree};
+use crate::rig::{Instance, on_disk, program, tree};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -119,7 +119,7 @@ fn live_on(cairn: &mut Instance, content: &mut Content) -> Result<()> {
 }
 
 fn same_content(cairn: &Instance, content: &Content) -> Result<()> {
-    drop_caches()?;
+    cairn.cold()?;
     for (name, data) in content {
         let read = fs::read(cairn.mount.join(name));
         let read = read.with_context(|| format!("{}\n{}", name.display(), cairn.log()))?;

@@ -2,7 +2,7 @@
 
 use crate::needs_mounts;
 use crate::rebuild::{BY_TIERS, assert_same, dump, forget_catalog, lived_in, rebuild, rebuilt};
-use crate::rig::{Instance, drop_caches, tree};
+use crate::rig::{Instance, tree};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File, FileTimes};
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ fn p6_a_record_that_a_tier_does_not_bear_out_is_not_believed_when_the_tier_is_ba
     cairn.up()?;
     cairn.archive("")?;
     cairn.release("gone")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("gone"))? == tree::bytes(1, 100_000));
     cairn.down()
 }
@@ -99,7 +99,7 @@ fn what_changed_before_a_kill_is_found_by_the_rebuild_that_goes_on() -> Result<(
     cairn.up()?;
     cairn.archive("")?;
     cairn.release("changed")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("changed"))? == tree::bytes(2, 100_000));
     cairn.down()
 }
@@ -167,7 +167,7 @@ fn a_version_number_on_a_tier_is_not_given_twice() -> Result<()> {
     write(&cairn, 3)?;
     cairn.archive("f")?;
     cairn.release("f")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("f"))? == tree::bytes(3, 100_000));
     cairn.down()?;
     let members = dump(&cairn, "members")?;

@@ -1,7 +1,7 @@
 //! P5: what programs do to a released file.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, on_disk, tree};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FlockOperation, SeekFrom, copy_file_range, flock, seek};
 use std::fs::{self, File};
@@ -109,7 +109,7 @@ fn p5_mapped_and_executed() -> Result<()> {
             String::from_utf8_lossy(&mapped.stderr)
         );
         cairn.release("f")?;
-        drop_caches()?;
+        cairn.cold()?;
     }
     let program = fs::read("/bin/ls")?;
     cairn.released("ls", &program)?;

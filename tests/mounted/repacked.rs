@@ -1,7 +1,7 @@
 //! A deleted file whose aggregate is repacked while it can still be had.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree, wait_for};
+use crate::rig::{Instance, on_disk, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -132,7 +132,7 @@ fn p8_a_file_deleted_before_its_aggregate_was_repacked_comes_back() -> Result<()
         Ok(fs::metadata(&path).is_ok())
     })?;
     ensure!(cairn.shown_state("d/deleted")? == "released");
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(&path)? == data(2), "other bytes\n{}", cairn.log());
     // Once more, from a stub that names the new place, and after everything was looked at again.
     cairn.release("d/deleted")?;
@@ -143,7 +143,7 @@ fn p8_a_file_deleted_before_its_aggregate_was_repacked_comes_back() -> Result<()
     let (acts, run) = collect(&cairn)?;
     ensure!(acts.is_empty(), "{run}");
     for (seed, name) in [(2, "d/deleted"), (3, "d/stays")] {
-        drop_caches()?;
+        cairn.cold()?;
         let read = fs::read(cairn.at(name))?;
         ensure!(read == data(seed), "{name}: other bytes\n{}", cairn.log());
     }

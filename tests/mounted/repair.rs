@@ -1,7 +1,7 @@
 //! `cairn repair`: a lost stub put back, a conflict settled either way, and what is left alone.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, on_disk, tree};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -96,7 +96,7 @@ fn p6_a_lost_stub_is_put_back_from_what_a_tier_bears_out() -> Result<()> {
     // Done below one directory.
     let (found, left) = repair(&cairn, &["--apply"], &["d"])?;
     ensure!(one(&found)?["result"] == "done" && !left, "{found:?}");
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("d/lost"))? == data);
     ensure!(mtime(&cairn, "d/lost")? == before);
     ensure!(fs::read(cairn.at("d/other"))? == data);
@@ -177,7 +177,7 @@ fn p4_a_conflict_is_settled_as_the_administrator_says_and_the_other_is_kept() ->
     );
     let (found, left) = repair(&cairn, &["--keep", "disk", "--apply"], &["disk"])?;
     ensure!(one(&found)?["result"] == "done" && !left, "{found:?}");
-    drop_caches()?;
+    cairn.cold()?;
     for (name, content) in [
         ("archive", &data),
         ("archive.cairn-kept-1", &written),
@@ -198,7 +198,7 @@ fn p4_a_conflict_is_settled_as_the_administrator_says_and_the_other_is_kept() ->
     ] {
         cairn.release(name)?;
     }
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("disk"))? == written && fs::read(cairn.at("archive"))? == data);
     let (found, left) = repair(&cairn, &[], &[])?;
     ensure!(found.is_empty() && !left, "{found:?}");
@@ -331,7 +331,7 @@ fn p4_a_half_mended_file_of_another_size_is_still_a_conflict() -> Result<()> {
         ensure!(fs::read(cairn.at(name)).is_err(), "it is no conflict");
         let (found, left) = repair(&cairn, &["--keep", "archive", "--apply"], &[name])?;
         ensure!(one(&found)?["result"] == "done" && !left, "{found:?}");
-        drop_caches()?;
+        cairn.cold()?;
         ensure!(fs::read(cairn.at(name))? == data, "{name}");
         let kept = fs::metadata(cairn.at(&format!("{name}.cairn-kept-1")))?;
         ensure!(kept.len() == size, "{name}");

@@ -2,7 +2,7 @@
 
 use crate::needs_mounts;
 use crate::rig::disk::Disk;
-use crate::rig::{Instance, drop_caches, program, tree, wait_for};
+use crate::rig::{Instance, program, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::XattrFlags;
 use std::fs;
@@ -163,7 +163,7 @@ fn a_tier_alone_gives_the_namespace_back() -> Result<()> {
     cairn.backing = to;
     cairn.state = cairn.dir.path().join("state-2");
     cairn.up()?;
-    drop_caches()?;
+    cairn.cold()?;
     let is = tree::picture(&cairn.mount)?;
     for (path, facts) in &was {
         let now = is.get(path);

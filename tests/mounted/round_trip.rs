@@ -1,7 +1,7 @@
 //! Archive, release and recall of everything that users have.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, on_disk, tree};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs;
@@ -36,7 +36,7 @@ fn a_varied_tree_survives_archive_release_and_recall() -> Result<()> {
         ctimes(&cairn)? == shown,
         "release shows as a change of status"
     );
-    drop_caches()?;
+    cairn.cold()?;
     let after = tree::picture(&cairn.mount)?;
     for (path, facts) in &before {
         ensure!(

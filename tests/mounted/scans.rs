@@ -1,7 +1,7 @@
 //! What a scan makes of a backing directory that the catalog does not know, or not any more.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
@@ -74,7 +74,7 @@ fn p1_a_fresh_catalog_takes_no_edited_file_for_archived() -> Result<()> {
     // The next archive makes a copy of what it is now, and only then can its blocks go.
     cairn.archive("edited")?;
     cairn.release("edited")?;
-    drop_caches()?;
+    cairn.cold()?;
     let mut edited = data;
     edited[1000..1006].copy_from_slice(b"EDITED");
     ensure!(fs::read(cairn.at("edited"))? == edited);
@@ -111,7 +111,7 @@ fn p1_an_older_catalog_that_was_put_back_is_not_believed() -> Result<()> {
     // A copy that is known from a record alone has no receipt: a new one is made.
     cairn.archive("f")?;
     cairn.release("f")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("f"))? == second);
     cairn.down()
 }

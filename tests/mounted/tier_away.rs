@@ -1,7 +1,7 @@
 //! The tier is slow, dead or gone: each with its errno, and all is well when it is back.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Result, ensure};
 use std::ffi::OsStr;
 use std::fs;
@@ -73,7 +73,7 @@ fn a_tier_that_is_away_and_back() -> Result<()> {
         cairn.shown_state("f")?
     );
     fs::rename(&aside, &cairn.tier)?;
-    drop_caches()?;
+    cairn.cold()?;
     wait_for("the file to be readable again", || {
         Ok(fs::read(cairn.at("f")).is_ok_and(|got| got == data))
     })?;

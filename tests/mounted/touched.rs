@@ -2,7 +2,7 @@
 //! restarts and crashes: what they set is what is there.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Result, bail, ensure};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -26,7 +26,7 @@ fn touch(path: &Path, to: i64) -> Result<()> {
 /// Reads the head, so that the recall runs. On a busy machine it may be over when the test looks;
 /// what must hold holds then as well.
 fn head(cairn: &Instance, name: &str) -> Result<()> {
-    drop_caches()?;
+    cairn.cold()?;
     let mut head = [0; 10];
     fs::File::open(cairn.at(name))?.read_exact_at(&mut head, 0)?;
     Ok(())
@@ -50,7 +50,7 @@ fn comes_back(
     time: i64,
     since: SystemTime,
 ) -> Result<()> {
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at(name))? == data, "{name}\n{}", cairn.log());
     wait_for("the recall", || Ok(cairn.shown_state(name)? == "archived"))?;
     let shown = fs::metadata(cairn.at(name))?;

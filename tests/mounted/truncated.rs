@@ -1,7 +1,7 @@
 //! P5: a released file is cut, also while its recall runs.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, truncate, wait_for};
+use crate::rig::{Instance, tree, truncate, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -81,7 +81,7 @@ fn p5_a_cut_at_any_moment_of_a_recall_wins() -> Result<()> {
             read.is_ok(),
             "round {round}, {way}: the reader got {read:?}"
         );
-        drop_caches()?;
+        cairn.cold()?;
         let now = fs::read(cairn.at("f"))?;
         ensure!(
             now == new.as_bytes(),

@@ -2,7 +2,7 @@
 //! cannot be had.
 
 use crate::needs_mounts;
-use crate::rig::{self, Instance, drop_caches, on_disk, tree};
+use crate::rig::{self, Instance, on_disk, tree};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -136,7 +136,7 @@ fn a_file_that_was_removed_by_mistake_comes_back_with_all_that_was_its() -> Resu
         }
         ensure!(cairn.shown_state(&name)? == "released", "not released");
         ensure!(on_disk(&cairn.below(&name))? <= 8192, "it has blocks");
-        drop_caches()?;
+        cairn.cold()?;
         ensure!(fs::read(cairn.at(&name))? == data, "other bytes");
         ensure!(facts(&cairn, &name)? == before, "changed by its recall");
         let listed = expect(&cairn, &["--list"], &name)?;
@@ -253,7 +253,7 @@ fn the_version_before_an_overwrite_comes_back_beside_the_file() -> Result<()> {
     fs::write(cairn.at("to1"), tree::bytes(7, 100_000))?;
     cairn.archive("")?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("to1"))? == tree::bytes(7, 100_000));
     ensure!(fs::read(cairn.at("f"))? == b"again");
     ensure!(fs::read(cairn.at("to3"))? == two);
@@ -393,7 +393,7 @@ fn a_copy_that_was_removed_is_no_more_counted_on() -> Result<()> {
     );
     // The bytes on the first may go, and the second is read.
     fs::remove_dir_all(&cairn.tier)?;
-    drop_caches()?;
+    cairn.cold()?;
     ensure!(fs::read(cairn.at("f"))? == data, "other bytes");
     let last = cairn.run(["remove", "--wait", "--last-copy", "--tier", "two", &path])?;
     ensure!(last.status.success(), "{:?}", said(&last));

@@ -1,7 +1,7 @@
 //! Readers that wait: streamed, interrupted, never in each other's way.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, tree, wait_for};
+use crate::rig::{Instance, tree, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -26,7 +26,7 @@ fn a_waiting_reader_is_interrupted_by_a_signal() -> Result<()> {
     for name in readers {
         cairn.released(name, &tree::bytes(1, 12 << 20))?;
     }
-    drop_caches()?;
+    cairn.cold()?;
     for signal in readers {
         // Who runs the tests in the background has them ignore SIGINT, and so their children.
         let mut cat = Command::new("env")
@@ -58,7 +58,7 @@ fn the_head_of_a_large_file_does_not_wait_for_the_rest() -> Result<()> {
     fs::write(cairn.at("f"), &data)?;
     cairn.archive("f")?;
     cairn.release("f")?;
-    drop_caches()?;
+    cairn.cold()?;
     let file = File::open(cairn.at("f"))?;
     let mut part = vec![0; 4096];
     for offset in [0_usize, 48 << 20] {

@@ -2,7 +2,7 @@
 //! they do to an archive must not be to recall it.
 
 use crate::needs_mounts;
-use crate::rig::{Instance, drop_caches, on_disk, tree};
+use crate::rig::{Instance, on_disk, tree};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -85,7 +85,7 @@ fn find_sees_every_name_once_and_recalls_nothing() -> Result<()> {
     needs_mounts!();
     let mut cairn = archived()?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     // All that find can ask of a file without reading it.
     let questions = "mount -xdev -type f -size +100k -newermt 2001-01-01 -perm -u+r -user root \
                      -printf %p\\t%s\\t%b\\t%T@\\t%l\\n";
@@ -112,7 +112,7 @@ fn updatedb_lists_every_name_and_recalls_nothing() -> Result<()> {
     }
     let mut cairn = archived()?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     let root = fs::canonicalize(&cairn.mount)?;
     let database = cairn.dir.path().join("names.db");
     let mut args: Vec<OsString> = ["--prunefs", "", "--prunepaths", "", "--add-prunenames", ""]
@@ -161,7 +161,7 @@ fn rsync_of_a_released_tree_that_it_has_recalls_nothing() -> Result<()> {
     let mut cairn = archived()?;
     run(&cairn, "rsync", ["-aHAX", "mount/", "copy"])?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     let again = ["-aHAX", "--stats", "--delete", "mount/", "copy"];
     let said = text(&run(&cairn, "rsync", again)?);
     let none = "Number of regular files transferred: 0";
@@ -187,7 +187,7 @@ fn an_incremental_tar_of_a_released_tree_recalls_nothing() -> Result<()> {
     let first = tar(&cairn, "full.tar")?;
     ensure!(first.matches("run ").count() as u64 == RELEASED, "{first}");
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     let second = tar(&cairn, "second.tar")?;
     ensure!(!second.contains("run "), "saved again: {second}");
     all_released(&cairn, "tar")?;
@@ -216,7 +216,7 @@ fn restic_of_a_released_tree_that_it_has_recalls_nothing() -> Result<()> {
     };
     counts(&backup(&cairn)?, RELEASED, 0)?;
     cairn.release("")?;
-    drop_caches()?;
+    cairn.cold()?;
     counts(&backup(&cairn)?, 0, 0)?;
     all_released(&cairn, "restic")?;
     cairn.down()?;

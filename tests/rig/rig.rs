@@ -312,7 +312,26 @@ impl Instance {
             "{name} was not released\n{}",
             self.log()
         );
-        drop_caches()
+        self.cold()
+    }
+
+    /// Makes reads cold: the kernel forgets what it has of this mount, and of this one alone. A machine whose caches all
+    /// go has to read every program of every other test again. What somebody has open stays: see [`drop_caches`].
+    pub(crate) fn cold(&self) -> Result<()> {
+        use rustix::mount::MountFlags;
+        if !is_mounted(&self.mount)? {
+            return Ok(());
+        }
+        // Whoever remounts loses the names that nobody uses, and with them their inodes and pages.
+        let is = rustix::fs::statvfs(&self.mount)?.f_flag.bits();
+        let same = [
+            MountFlags::RDONLY,
+            MountFlags::NOSUID,
+            MountFlags::NODEV,
+            MountFlags::NOEXEC,
+        ];
+        let same = same.into_iter().filter(|f| is & u64::from(f.bits()) != 0);
+        rustix::mount::mount_remount(&self.mount, same.collect(), c"").context("remounting")
     }
 
     /// `user.cairn.state` of a file.
@@ -405,7 +424,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Re
     bail!("waited in vain for {what}")
 }
 
-/// Makes reads cold.
+/// Makes reads cold, of every filesystem here, also of what is open. It slows all that runs: see [`Instance::cold`].
 pub(crate) fn drop_caches() -> Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("dropping caches")
