@@ -13,9 +13,14 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-/// Of a file, and how many bytes of it go in a second: longer than half of one, in which connections are counted.
-const FILE: usize = 64 << 20;
-const FILE_RATE: &str = "100M";
+/// Bytes of a file, and how many of them go in a second: a copy lasts, and connections are counted meanwhile. Those who
+/// have time copy more.
+fn of_a_file() -> (usize, &'static str) {
+    match std::env::var_os("CAIRN_TEST_WHOLE") {
+        Some(_) => (256 << 20, "100M"),
+        None => (64 << 20, "40M"),
+    }
+}
 /// Of an archive: more than its client has under way at one time.
 const SIZE: usize = 256 << 20;
 pub(super) const SERVER: &str = "10.77.0.1:7300";
@@ -67,7 +72,7 @@ impl Net {
         let mut cairn = Instance::new(None)?;
         cairn.up()?;
         let far = Far::open_at(&cairn, &lan.on("server"), SERVER, &[])?;
-        let data = tree::bytes(77, FILE);
+        let data = tree::bytes(77, of_a_file().0);
         let file = cairn.dir.path().join("file");
         fs::write(&file, &data)?;
         Ok(Self {
@@ -110,7 +115,7 @@ impl Net {
     pub(super) fn cell(&self, caller: &Caller, what: &str) -> Result<Vec<(Seen, String)>> {
         let (there, back) = (format!(":{what}"), self.cairn.dir.path().join(what));
         let file = self.file.to_str().context("a path")?;
-        let rate = ["--streams", STREAMS, "--limit-rate", FILE_RATE];
+        let rate = ["--streams", STREAMS, "--limit-rate", of_a_file().1];
         let put = self.watched(caller, &[&["put"], &rate[..], &[file, &there]].concat())?;
         ensure!(
             fs::read(self.cairn.at(what))? == self.data,
