@@ -28,8 +28,12 @@ pub struct JobPins {
     pub bytes: u64,
     /// The same for the jobs of one user.
     pub by_user: BTreeMap<u32, u64>,
+    /// The same for one job, by its user and its name.
+    pub by_job: BTreeMap<(u32, String), u64>,
     /// Disk space of archived files that anybody pins, bytes: what no release can give back.
     pub archived: u64,
+    /// Of it what jobs alone pin, bytes.
+    pub archived_by_jobs: u64,
 }
 
 /// Whose jobs pin a file.
@@ -43,10 +47,38 @@ pub enum PinnedBy {
     User,
 }
 
-/// The user in the holder of a job's pin (`uid:1000/job:4711`).
-fn user_of(holder: &str) -> Option<u32> {
-    let (uid, _) = holder.strip_prefix("uid:")?.split_once("/job:")?;
-    uid.parse().ok()
+/// User and job in the holder of a job's pin (`uid:1000/job:4711`).
+fn job_of(holder: &str) -> Option<(u32, &str)> {
+    let (uid, job) = holder.strip_prefix("uid:")?.split_once("/job:")?;
+    Some((uid.parse().ok()?, job))
+}
+
+/// A file that is pinned, and by whom.
+#[derive(Default)]
+struct Pinned {
+    /// What it counts, bytes: its size, and on disk no more than its space there.
+    bytes: u64,
+    /// Space of an archived file, bytes.
+    archived: u64,
+    users: Vec<u32>,
+    /// Somebody pins it, who is no job.
+    others: bool,
+}
+
+impl Pinned {
+    fn add_to(self, sum: &mut JobPins) {
+        sum.archived = sum.archived.saturating_add(self.archived);
+        if !self.others {
+            sum.archived_by_jobs = sum.archived_by_jobs.saturating_add(self.archived);
+        }
+        if !self.users.is_empty() {
+            sum.bytes = sum.bytes.saturating_add(self.bytes);
+        }
+        for user in self.users {
+            let by = sum.by_user.entry(user).or_default();
+            *by = by.saturating_add(self.bytes);
+        }
+    }
 }
 
 /// One pin.
@@ -61,7 +93,7 @@ pub struct Pin {
 }
 
 impl Catalog {
-    /// Adds pins; a holder's earlier pin of the same file is replaced. Durable.
+    /// Adds pins; a holder's earlier pin of the same file is replaced, but a job's is never made shorter. Durable.
     ///
     /// # Errors
     /// [`CatalogError`].
@@ -71,7 +103,8 @@ impl Catalog {
                 change(
                     connection,
                     "INSERT INTO pins (node, holder, expires) VALUES (?, ?, ?)
-                     ON CONFLICT DO UPDATE SET expires = excluded.expires",
+                     ON CONFLICT DO UPDATE SET expires = CASE WHEN instr(holder, '/job:') = 0
+                         THEN excluded.expires ELSE max(expires, excluded.expires) END",
                     params![pin.node.0, pin.holder, pin.expires.nanos()],
                     "pin",
                     pin.node,
@@ -123,11 +156,16 @@ impl Catalog {
         }
     }
 
-    /// All pins of a holder hold until then at least; gives how many there are. Durable.
+    /// All pins that a holder has at `now` hold until `expires` at least; gives how many there are. Durable.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn pin_on(&self, holder: &str, expires: Timestamp) -> Result<u64, CatalogError> {
+    pub fn pin_on(
+        &self,
+        holder: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, CatalogError> {
         let (mut changed, mut after) = (0, i64::MIN);
         loop {
             let whose = holder.to_owned();
@@ -144,8 +182,8 @@ impl Catalog {
                     return Ok((0, after));
                 };
                 let sql = "UPDATE pins SET expires = max(expires, ?)
-                     WHERE holder = ? AND node > ? AND node <= ?";
-                let values = params![expires.nanos(), whose, after, last];
+                     WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
+                let values = params![expires.nanos(), whose, after, last, now.nanos()];
                 let some = change(connection, sql, values, "pin on for", &whose)?;
                 Ok((some as u64, last))
             })?;
@@ -188,8 +226,8 @@ impl Catalog {
     pub fn job_pins(&self, now: Timestamp) -> Result<JobPins, CatalogError> {
         self.read(|connection| {
             let mut sum = JobPins::default();
-            // The node whose pins are being met, and the users whose jobs pin it.
-            let (mut node, mut users): (Option<i64>, Vec<u32>) = (None, Vec::new());
+            // The node whose pins are being met.
+            let (mut node, mut met) = (None, Pinned::default());
             all(
                 connection,
                 "SELECT p.node, p.holder, n.size, n.blocks, n.state
@@ -198,28 +236,36 @@ impl Catalog {
                 [now.nanos()],
                 |row| {
                     let (this, holder): (i64, String) = (row.get(0)?, row.get(1)?);
-                    let size = uint(row, 2)?;
                     if node != Some(this) {
-                        (node, users) = (Some(this), Vec::new());
-                        if coded::<FileState>(row, 4)? == FileState::Archived {
-                            sum.archived += uint(row, 3)?.saturating_mul(512);
-                        }
+                        std::mem::take(&mut met).add_to(&mut sum);
+                        node = Some(this);
+                        let (size, space) = (uint(row, 2)?, uint(row, 3)?.saturating_mul(512));
+                        let state = coded::<FileState>(row, 4)?;
+                        met.bytes = match state {
+                            FileState::Released | FileState::Lost => size,
+                            _ => size.min(space),
+                        };
+                        met.archived = if state == FileState::Archived {
+                            space
+                        } else {
+                            0
+                        };
                     }
-                    let Some(user) = user_of(&holder) else {
+                    let Some((user, job)) = job_of(&holder) else {
+                        met.others = true;
                         return Ok(());
                     };
-                    if users.is_empty() {
-                        sum.bytes += size;
-                    }
-                    if !users.contains(&user) {
-                        users.push(user);
-                        *sum.by_user.entry(user).or_default() += size;
+                    let by = sum.by_job.entry((user, job.to_owned())).or_default();
+                    *by = by.saturating_add(met.bytes);
+                    if !met.users.contains(&user) {
+                        met.users.push(user);
                     }
                     Ok(())
                 },
                 "count",
                 "pins",
             )?;
+            met.add_to(&mut sum);
             Ok(sum)
         })
     }
@@ -244,8 +290,8 @@ impl Catalog {
                     "find pins",
                     node,
                 )?;
-                let users = holders.iter().filter_map(|holder| user_of(holder));
-                let by = users.map(|user| match user == uid {
+                let jobs = holders.iter().filter_map(|holder| job_of(holder));
+                let by = jobs.map(|(user, _)| match user == uid {
                     true => PinnedBy::User,
                     false => PinnedBy::Others,
                 });

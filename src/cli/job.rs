@@ -330,7 +330,9 @@ impl Places {
             return Ok(Vec::new());
         };
         let directory = directory(self.directory.as_deref())?;
-        Ok(sources::places(&parse(script, &text)?, &directory))
+        // Of one with a mistake, nothing tells where its files were: all are asked.
+        let found = parse(script, &text);
+        Ok(found.map_or_else(|_| Vec::new(), |d| sources::places(&d, &directory)))
     }
 }
 

@@ -23,9 +23,9 @@ use super::control::{
     UndeletedSink, Wake,
 };
 use super::wire::{
-    Accepted, Collect, JobHeld, JobOrder, Part, Plan, PolicyProblem, PolicyReport, PolicyRule,
-    PolicyRun, Receipt, RepairKeep, RequestFilter, RequestView, Status, Stopped, SubmitOptions,
-    Submitted, TierCheck, TierCheckQuery, TierList, Verb, Walk, Why,
+    Accepted, Collect, JobHeld, JobNeed, JobOrder, Part, Plan, PolicyProblem, PolicyReport,
+    PolicyRule, PolicyRun, Receipt, RepairKeep, RequestFilter, RequestView, Status, Stopped,
+    SubmitOptions, Submitted, TierCheck, TierCheckQuery, TierList, Verb, Walk, Why,
 };
 use super::wire::{TapeDone, TapeList, TapeOrder, TapeRun, TapeView};
 use crate::catalog::{self, Origin};
@@ -222,19 +222,23 @@ fn asker(peer: &Peer) -> Asker {
 }
 
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
-    let (fits, refused) = match forecast.admission {
-        None | Some(Admission::Fits) => (true, None),
-        Some(Admission::InParts(_)) => (false, None),
-        Some(Admission::Refused(_, why)) => (false, Some(why)),
-    };
+    let fits = forecast
+        .admission
+        .is_none_or(|admission| admission == Admission::Fits);
+    let need = forecast.pins;
+    let pins = (need.total > 0).then_some(JobNeed {
+        bytes: forecast.bytes,
+        total: need.total,
+        all: need.all,
+        user: need.user,
+    });
     Plan {
         verb,
         files: forecast.files,
         bytes: forecast.bytes,
         eta_s: forecast.eta_s,
         fits,
-        waits: forecast.waits,
-        refused,
+        pins,
         room: forecast.room,
         cost: forecast.cost.into_iter().map(views::cost).collect(),
         skipped: forecast.skipped.into_iter().map(views::skipped).collect(),

@@ -25,7 +25,7 @@ mod when;
 
 pub use backup::CatalogBackup;
 pub use deleted::{DeletedBy, DeletedQuery, DeletedView, GonePlace, UndeleteQuery, UndeletedView};
-pub use job::{JobAct, JobCheck, JobHeld, JobMistake, JobOrder, JobPhase, JobView};
+pub use job::{JobAct, JobCheck, JobHeld, JobMistake, JobNeed, JobOrder, JobPhase, JobView};
 pub use path::GivenPath;
 pub use policy::{PolicyProblem, PolicyReport, PolicyRule, PolicyRun};
 pub use probe::{ArchiveAsked, ArchiveQuery, DoctorReport, PathReport, ProbeQuery, Probed};

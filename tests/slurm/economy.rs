@@ -43,12 +43,48 @@ fn a_job_waits_until_another_holds_less_and_says_so() -> Result<()> {
         Ok(!site.pins("two/f")?.contains(&format!("job:{second} ")))
     })?;
     ensure!(site.cairn.shown_state("three/f")? == "released");
+    let status = site.job(USER, &["status", &second])?;
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    ensure!(status.contains("your jobs keep"), "{status}");
+    // Said before submission, too, and by a look that does not wait (as Slurm 24.05 looks).
+    let script = site.path("home/second.sh").display().to_string();
+    let checked = site.job(USER, &["check", &script])?;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    ensure!(
+        checked.status.success() && said.contains("it would have to wait: "),
+        "{said}"
+    );
+    for _ in 0..3 {
+        let look = [
+            "stage-in",
+            "99",
+            "--poll",
+            "--wait",
+            "--timeout",
+            "1s",
+            "--script",
+            &script,
+        ];
+        let looked = site.job(USER, &look)?;
+        ensure!(looked.status.code() == Some(4), "{looked:?}");
+    }
+    ensure!(
+        site.requests("99")?.is_empty(),
+        "{:?}",
+        site.requests("99")?
+    );
+    site.job(USER, &["release", "99", "--script", &script])?;
     // One that would fit, after it: it need not wait.
     let third = site.submit("third.sh", &stage("one"), "echo ran")?;
     site.shows(&third, "JobState=COMPLETED")?;
     site.slurm("scancel", [&first])?;
     site.shows(&second, "JobState=COMPLETED")?;
     ensure!(site.output(&second) == "ran\n", "{}", site.output(&second));
+    ensure!(
+        site.requests(&second)?.len() == 2,
+        "{:?}",
+        site.requests(&second)?
+    );
     // What is more than this user's jobs may ever keep does not wait.
     let all = format!("{}\n{}", both("one", "two"), stage("three"));
     let never = site.submit("never.sh", &all, "echo ran")?;

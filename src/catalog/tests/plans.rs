@@ -129,7 +129,7 @@ fn call_everything(rig: &Rig) {
     rig.pinned_until(f, at(1)).unwrap();
     rig.unpin(vec![f], "h").unwrap();
     rig.held("h", at(1)).unwrap();
-    rig.pin_on("h", at(6)).unwrap();
+    rig.pin_on("h", at(6), at(0)).unwrap();
     rig.unpin_all("h").unwrap();
     rig.requests_of_job(1000, "4711", 5).unwrap();
     rig.next_user(None).unwrap();

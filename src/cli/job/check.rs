@@ -4,15 +4,17 @@ use super::super::output::Output;
 use super::super::{CliError, Session, outcome};
 use super::sources::{self, Wanted};
 use super::staging::told;
-use super::{directives, mistake};
+use super::{directives, mistake, room};
 use crate::config::units::shown::{Bytes, counted, files, seconds};
 use crate::server::wire::{
-    GivenPath, JobCheck, JobMistake, Plan, Problem, SubmitOptions, Submitted, Verb,
+    GivenPath, JobAct, JobCheck, JobMistake, Plan, Problem, SubmitOptions, Submitted, Verb,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+/// Stands for a job that has no name yet.
+const JOB: &str = "check";
 /// Files with mistakes.
 const WRONG: u8 = 2;
 
@@ -115,6 +117,9 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
         (check.eta_s, check.room) = (plan.eta_s, plan.room);
         check.fits = plan.fits;
     }
+    if needed.is_empty() {
+        among_others(session, all, check, &mut needed)?;
+    }
     check.problems = needed;
     let good = check.fits && check.problems.is_empty();
     Ok(if good {
@@ -122,6 +127,30 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
     } else {
         outcome::SOME_FAILED
     })
+}
+
+/// What the job would have to wait for, or never get, because of what other jobs keep.
+fn among_others(
+    session: &Session,
+    all: &[Wanted],
+    check: &mut JobCheck,
+    needed: &mut Vec<Problem>,
+) -> Result<(), CliError> {
+    for (at, plan) in room::weigh(session, all, JOB)? {
+        let Some(need) = plan.pins else {
+            continue;
+        };
+        match room::tell(session, &at, JOB, (JobAct::Weigh, Some(need))) {
+            Ok(waits) => check.waits = check.waits.take().or(waits),
+            Err(CliError::Client(why)) => needed.push(Problem {
+                path: None,
+                code: why.failure().as_str().to_owned(),
+                message: why.to_string(),
+            }),
+            Err(why) => return Err(why),
+        }
+    }
+    Ok(())
 }
 
 fn show(output: &mut Output, check: &JobCheck, how: &How<'_>) -> Result<(), CliError> {
@@ -146,5 +175,9 @@ fn show(output: &mut Output, check: &JobCheck, how: &How<'_>) -> Result<(), CliE
     output.line(format!(
         "{}: {directives}; would stage {count}, {bytes}{time}; {fits}{room}",
         how.script.display()
-    ))
+    ))?;
+    match &check.waits {
+        Some(waits) => output.line(format!("it would have to wait: {waits}")),
+        None => Ok(()),
+    }
 }

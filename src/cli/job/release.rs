@@ -94,6 +94,7 @@ pub(super) fn order(
         act,
         pin_for_s,
         generation: None,
+        need: None,
     };
     let mut all = JobHeld::default();
     for held in view::each(session, (places, all_of), |client| Ok(client.job(&order)?))? {

@@ -6,7 +6,8 @@
 //!   open goes on with it; a new try is made only when none is open.
 //! - A job is told to be ready only when, after its last request ended, nothing that it needs was left to
 //!   stage.
-//! - A job that waits until others hold less holds nothing itself: no two wait for each other.
+//! - A job claims all that it needs before it asks for anything: no two wait for each other.
+//! - What is optional is asked for when all that is needed has been.
 
 use super::super::output::{Output, harmless};
 use super::super::{CliError, Session, outcome};
@@ -121,9 +122,13 @@ impl Staging {
     ) -> Result<u8, CliError> {
         let (mut known, mut round, mut again) = (Known::new(), 0, !self.poll);
         while round < ROUNDS {
-            if !again && self.follow(session, all, teller)?.over_budget {
-                // What it has asked for before is asked for anew, when there is room.
-                again = !self.waits_for_others(session, all, teller, &mut known)?;
+            // A look asks for nothing that was asked for before.
+            again |= self.look(session, all, teller)?.requests.is_empty();
+            if again
+                && self.verb == Verb::Stage
+                && let Some(waiting) = self.claims(session, all, teller)?
+            {
+                return self.ended(teller, &waiting);
             }
             let codes = self.begin_all(session, all, teller, (&mut known, again))?;
             if !codes.is_empty() {
@@ -133,11 +138,11 @@ impl Staging {
                 ));
             }
             let view = self.follow(session, all, teller)?;
-            if view.over_budget {
-                if self.waits_for_others(session, all, teller, &mut known)? {
-                    return self.ended(teller, &view);
-                }
-                again = true;
+            if view::is_over_budget(&view) {
+                // What it had claimed was forgotten by a restart, and others were quicker: from the beginning.
+                self.patiently(session, teller, || self.let_go(session, all, &mut known))?;
+                std::thread::sleep(AWAY);
+                (round, again) = (round + 1, true);
                 continue;
             }
             let ready = matches!(view.phase, JobPhase::Ready | JobPhase::None);
@@ -178,7 +183,9 @@ impl Staging {
         (known, again): (&mut Known, bool),
     ) -> Result<Vec<String>, CliError> {
         let mut codes = Vec::new();
-        for wanted in all.iter().filter(|w| !w.paths.is_empty()) {
+        let (optional, needed): (Vec<_>, Vec<_>) = all.iter().partition(|w| w.optional);
+        let both = needed.into_iter().chain(optional);
+        for wanted in both.filter(|w| !w.paths.is_empty()) {
             let begin = || self.begin(session, wanted, known, again);
             let begun = self.patiently(session, teller, begin);
             match begun {
@@ -248,18 +255,26 @@ impl Staging {
     ) -> Result<JobView, CliError> {
         let mut pause = LOOK.0;
         loop {
-            let look = || {
-                let places = Self::places(all, session)?;
-                view::at(session, &places, &self.job, self.verb)
-            };
-            let view = self.patiently(session, teller, look)?;
-            if !self.waits_on() || view.over_budget || view.phase != JobPhase::Staging {
+            let view = self.look(session, all, teller)?;
+            if !self.waits_on() || view.phase != JobPhase::Staging {
                 return Ok(view);
             }
             teller.tell(&view)?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(LOOK.1);
         }
+    }
+
+    fn look(
+        &self,
+        session: &Session,
+        all: &[Wanted],
+        teller: &mut Teller,
+    ) -> Result<JobView, CliError> {
+        self.patiently(session, teller, || {
+            let places = Self::places(all, session)?;
+            view::at(session, &places, &self.job, self.verb)
+        })
     }
 
     /// Nothing that the job needs is still to be staged (or archived).
@@ -297,7 +312,10 @@ impl Staging {
             };
             let away = JobView {
                 phase: JobPhase::Staging,
-                waiting: Some(format!("Cairn does not answer: {why}")),
+                waiting: Some(match &why {
+                    CliError::Client(e) if e.failure() == Failure::OverBudget => why.to_string(),
+                    _ => format!("Cairn does not answer: {why}"),
+                }),
                 ..match &teller.last {
                     Some((_, last)) => last.clone(),
                     None => view::empty(&self.job),
@@ -343,7 +361,10 @@ impl Staging {
 fn is_away(session: &Session, why: &CliError, was_there: bool) -> bool {
     match why {
         CliError::Client(ClientError::NoInstance { .. }) => was_there || session.socket.is_some(),
-        CliError::Client(error) => error.failure() == Failure::NoInstance,
+        // Too much was asked of it at one time, by this user.
+        CliError::Client(error) => {
+            matches!(error.failure(), Failure::NoInstance | Failure::OverBudget)
+        }
         CliError::Output(_) | CliError::Failed { .. } => false,
     }
 }

@@ -130,7 +130,6 @@ pub(super) fn empty(job: &str) -> JobView {
         bytes_done: 0,
         eta_s: None,
         waiting: None,
-        over_budget: false,
         pinned_files: 0,
         pinned_bytes: 0,
         pinned_until: None,
@@ -150,6 +149,7 @@ fn add(all: &mut JobView, client: &mut Client, verb: Option<Verb>) -> Result<(),
         act: JobAct::Show,
         pin_for_s: None,
         generation: None,
+        need: None,
     };
     let held = client.job(&order)?;
     count(all, &requests, &held);
@@ -167,12 +167,6 @@ fn count(all: &mut JobView, requests: &[RequestView], held: &JobHeld) {
         }
     }
     for ((kind, _), view) in newest {
-        if is_over_budget(view) && !kind.starts_with("opt") {
-            all.over_budget = true;
-            all.waiting = view.problems.first().map(|p| p.message.clone());
-            all.phase = worse(all.phase, JobPhase::Staging);
-            continue;
-        }
         all.files += view.files;
         all.files_done += view.files_done;
         all.files_failed += view.files_failed;
@@ -190,17 +184,19 @@ fn count(all: &mut JobView, requests: &[RequestView], held: &JobHeld) {
             .extend(view.problems.iter().take(room).cloned());
         all.phase = worse(all.phase, phase(kind, view.state));
     }
+    if let Some(waits) = &held.waits {
+        all.waiting = Some(waits.clone());
+        all.phase = worse(all.phase, JobPhase::Staging);
+    }
     all.pinned_files += held.files;
     all.pinned_bytes += held.bytes;
     all.pinned_until = all.pinned_until.max(held.until);
 }
 
 /// It was not let in, for no other reason than that other jobs keep as much as they may.
-fn is_over_budget(view: &RequestView) -> bool {
+pub(super) fn is_over_budget(view: &JobView) -> bool {
     let over = |problem: &Problem| problem.code == Failure::OverBudget.as_str();
-    view.state == RequestState::Failed
-        && !view.problems.is_empty()
-        && view.problems.iter().all(over)
+    view.phase == JobPhase::Failed && !view.problems.is_empty() && view.problems.iter().all(over)
 }
 
 /// What a request says about its job; one for an optional directive fails nothing.
@@ -258,6 +254,7 @@ pub(super) fn counts(view: &JobView) -> String {
         JobPhase::None => return "nothing was asked for".to_owned(),
         JobPhase::Released => return "released".to_owned(),
         JobPhase::Ready if view.files == 0 => "all was on disk".to_owned(),
+        JobPhase::Staging if view.files == 0 && view.waiting.is_some() => "waits".to_owned(),
         JobPhase::Staging if view.files == 0 => "begins".to_owned(),
         JobPhase::Ready | JobPhase::Staging | JobPhase::Failed => format!(
             "{} of {}, {} of {}",

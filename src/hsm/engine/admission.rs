@@ -43,7 +43,7 @@ pub(super) struct Have {
     promised: u64,
     /// On disk, with copies elsewhere, and not pinned.
     releasable: u64,
-    /// On disk, with copies elsewhere, and pinned.
+    /// On disk, with copies elsewhere, and pinned by jobs alone.
     pinned: u64,
     /// Policy releases by itself when the disk fills up.
     by_itself: bool,
@@ -92,13 +92,19 @@ pub(super) fn judge(need: &Need, have: &Have, for_job: bool) -> Admission {
         numbers += &format!(" ({} of them promised to other stages)", have.promised);
     }
     numbers += &format!(", {} could be released", have.releasable);
-    let room = room.saturating_add(have.releasable);
+    // What was promised may be more than is free: of what can be released, the rest is promised, too.
+    let room = have.free.saturating_add(have.releasable);
+    let room = room.saturating_sub(have.promised);
+    // What jobs keep, and what comes back for stages that were let in, can go when they have ended.
+    let later = room.saturating_add(have.pinned);
+    let later = later.saturating_add(have.promised);
     if have.by_itself && needed <= room {
         Admission::InParts(format!(
             "{numbers}: it is done in parts, as policy makes room"
         ))
-    } else if for_job && have.by_itself && needed <= room.saturating_add(have.pinned) {
-        numbers += &format!(", and {} are pinned: it waits until pins end", have.pinned);
+    } else if for_job && have.by_itself && needed <= later {
+        let kept = have.pinned;
+        numbers += &format!(", and jobs keep {kept}: it waits until some of them end");
         Admission::Refused(Failure::OverBudget, numbers)
     } else {
         Admission::Refused(Failure::NoSpace, numbers)
@@ -122,13 +128,13 @@ impl Shared {
         let left = |owner: &Owner| Some((*owner, quota_left(root.as_fd(), *owner)?));
         let (on_disk, pinned) = match self.release_allowed() {
             Ok(()) => (on_disk(&snapshot), self.pinned_space()?),
-            Err(_) => (0, 0),
+            Err(_) => (0, (0, 0)),
         };
         Ok(Have {
             free: self.room_on_backing()?,
             promised: promised(&snapshot),
-            releasable: on_disk.saturating_sub(pinned),
-            pinned,
+            releasable: on_disk.saturating_sub(pinned.0),
+            pinned: pinned.1,
             by_itself: self.releases_by_itself(),
             quotas: need.owners.keys().filter_map(left).collect(),
         })
@@ -193,22 +199,7 @@ impl Forecast {
         if let Admission::InParts(why) | Admission::Refused(_, why) = &decision {
             self.skipped.insert(0, (Vec::new(), why.clone()));
         }
-        if let Admission::Refused(Failure::OverBudget, why) = &decision {
-            self.waits = Some(why.clone());
-        }
         self.admission = Some(decision);
-    }
-
-    /// A job would pin more than it may, now or at all.
-    pub(super) fn over_budget(&mut self, code: Failure, why: String) {
-        if matches!(self.admission, Some(Admission::Refused(..))) {
-            return;
-        }
-        self.skipped.insert(0, (Vec::new(), why.clone()));
-        if code == Failure::OverBudget {
-            self.waits = Some(why.clone());
-        }
-        self.admission = Some(Admission::Refused(code, why));
     }
 }
 
@@ -243,16 +234,26 @@ mod tests {
                        promised to other stages), 50 could be released";
         let refused = Admission::Refused(Failure::NoSpace, numbers.to_owned());
         assert_eq!(judge(&need(111), &have, false), refused);
-        let later = judge(&need(140), &have, true);
-        let why = "140 bytes are needed on the backing filesystem, 100 are free (40 of them promised to \
-                   other stages), 50 could be released, and 30 are pinned: it waits until pins end";
-        let later_too = Admission::Refused(Failure::OverBudget, why.to_owned());
-        assert_eq!(later, later_too);
-        let never = judge(&need(141), &have, true);
+        // A job waits for what other jobs keep, and for what comes back for them.
+        let later = judge(&need(180), &have, true);
+        let why = "180 bytes are needed on the backing filesystem, 100 are free (40 of them promised to \
+                   other stages), 50 could be released, and jobs keep 30: it waits until some of them end";
+        let told = Admission::Refused(Failure::OverBudget, why.to_owned());
+        assert_eq!(later, told);
+        let never = judge(&need(181), &have, true);
         assert!(
             matches!(never, Admission::Refused(Failure::NoSpace, _)),
             "{never:?}"
         );
+        // More is promised than is free: what could be released is not promised twice.
+        have.promised = 130;
+        assert!(matches!(
+            judge(&need(20), &have, false),
+            Admission::InParts(_)
+        ));
+        let over = judge(&need(21), &have, false);
+        assert!(matches!(over, Admission::Refused(Failure::NoSpace, _)));
+        have.promised = 40;
         have.by_itself = false;
         assert!(matches!(
             judge(&need(61), &have, true),

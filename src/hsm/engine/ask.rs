@@ -102,8 +102,6 @@ pub struct Forecast {
     pub room: Option<u64>,
     /// What would be pinned for a job.
     pub pins: super::PinNeed,
-    /// What it would have to wait for, in words: other jobs keep as much as they may.
-    pub waits: Option<String>,
     /// Whether they are let in; `None` where nothing is asked.
     pub admission: Option<super::Admission>,
     /// Files left out, and why; at most a thousand are kept.
@@ -124,6 +122,8 @@ pub(super) struct Options {
     pub(super) pin_for_s: Option<u64>,
     #[serde(default)]
     pub(super) job: Option<String>,
+    #[serde(default)]
+    pub(super) job_generation: Option<u64>,
     pub(super) noarchive: bool,
     pub(super) norelease: bool,
     #[serde(default)]
@@ -139,6 +139,7 @@ impl Options {
             subjects: ask.subjects.iter().map(subject).collect(),
             pin_for_s: ask.pin_for.map(|d| d.as_secs()),
             job: ask.job.clone(),
+            job_generation: ask.job_generation,
             noarchive: ask.flags.contains(&Flag::NoArchive),
             norelease: ask.flags.contains(&Flag::NoRelease),
             consent: ask.consent,
@@ -168,7 +169,7 @@ impl Options {
             tier,
             pin_for: self.pin_for_s.map(Duration::from_secs),
             job: self.job,
-            job_generation: None,
+            job_generation: self.job_generation,
             flags,
             consent: self.consent,
             select: self.select,

@@ -259,10 +259,11 @@ impl Shared {
         let row = self.catalog.request(request)?.ok_or_else(|| {
             EngineError::refused(Failure::NotFound, format!("there is no request {request}"))
         })?;
-        if row.uid != ask.asker.uid || row.verb != ask.verb {
+        let other = super::jobs::job_of(&row) != ask.job.as_deref();
+        if row.uid != ask.asker.uid || row.verb != ask.verb || other {
             return Err(EngineError::refused(
                 Failure::NotPermitted,
-                format!("request {request} is another user's, or of another kind"),
+                format!("request {request} is another user's or job's, or of another kind"),
             ));
         }
         let held = self.parts.holds(request);
@@ -404,6 +405,7 @@ impl Shared {
             out: Out::Forecast(&mut forecast),
             rows: Vec::new(),
             held: Vec::new(),
+            counted: Default::default(),
             bill,
         };
         for subject in &ask.subjects {
@@ -415,11 +417,6 @@ impl Shared {
         if ask.verb == Verb::Stage {
             forecast.eta_s = self.stage_eta(forecast.bytes)?;
             forecast.admitted(ask, self.admit(&forecast.need, ask.pins_for_job())?);
-            if ask.pins_for_job()
-                && let Some((code, why)) = self.over_budget(ask.asker.uid, forecast.pins)?
-            {
-                forecast.over_budget(code, why);
-            }
         }
         Ok(forecast)
     }
@@ -438,6 +435,7 @@ fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), Engin
         out: Out::Pins { request },
         rows: Vec::new(),
         held: Vec::new(),
+        counted: Default::default(),
         bill: None,
     };
     for subject in &pins.subjects {
@@ -450,17 +448,21 @@ fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), Engin
 fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineError> {
     // What was let in before a restart is in.
     let resumed = ask.into.is_none() && shared.has_begun(request)?;
-    let mut pinning = None;
+    if let Err(over) = shared.is_of_now(ask) {
+        // It was accepted just before its job was released.
+        tracing::info!(request = request.0, %over, "nothing is done for it");
+        shared.cancel(request)?;
+        return Ok(());
+    }
     if ask.verb == Verb::Stage && !resumed {
         let forecast = shared.forecast(ask, None)?;
         if let Some(Admission::Refused(code, why)) = forecast.admission {
             return shared.refuse_whole(request, ask, code, &why);
         }
-        if ask.pins_for_job() {
-            match shared.reserve_pins(ask.asker.uid, forecast.pins)? {
-                Ok(reserved) => pinning = Some(reserved),
-                Err((code, why)) => return shared.refuse_whole(request, ask, code, &why),
-            }
+        if let (true, Some(job)) = (ask.pins_for_job(), &ask.job)
+            && let Err((code, why)) = shared.draw_pins((ask.asker.uid, job), forecast.pins)?
+        {
+            return shared.refuse_whole(request, ask, code, &why);
         }
     }
     if let Some(select) = ask.select
@@ -472,7 +474,6 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
     if ask.verb == Verb::Stage && ask.pin_for.is_some() {
         pin_first(shared, request, ask)?;
     }
-    drop(pinning);
     let out = Out::Request {
         request,
         pending: Vec::new(),
@@ -483,6 +484,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         out,
         rows: Vec::new(),
         held: Vec::new(),
+        counted: Default::default(),
         bill: None,
     };
     for subject in &ask.subjects {

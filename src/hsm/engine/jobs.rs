@@ -8,7 +8,7 @@
 //! - Nothing is accepted for an older generation: who submits looks after the request is there.
 
 use super::ask::Ask;
-use super::{Engine, EngineError, Shared, shifted};
+use super::{Engine, EngineError, PinNeed, Shared, shifted};
 use crate::catalog::{Held, Request, Verb};
 use crate::error::Failure;
 use std::time::Duration;
@@ -66,6 +66,10 @@ fn pins_at_most(time: Duration) -> Result<(), EngineError> {
 /// Refuses what no request for a job may ask for.
 pub(super) fn may_ask(ask: &Ask) -> Result<(), EngineError> {
     let Some(job) = &ask.job else {
+        if ask.verb == Verb::Stage && ask.pin_for.is_some() {
+            let why = "a stage pins for a job alone: say which";
+            return Err(EngineError::refused(Failure::Usage, why));
+        }
         return Ok(());
     };
     named(job)?;
@@ -116,7 +120,43 @@ impl Engine {
         pins_at_most(how_long)?;
         let expires = shifted(self.shared.now(), how_long, true);
         let holder = holder(uid, Some(job));
-        Ok(self.shared.catalog.pin_on(&holder, expires)?)
+        Ok(self
+            .shared
+            .catalog
+            .pin_on(&holder, expires, self.shared.now())?)
+    }
+
+    /// A job claims what it needs on disk before it asks for it: `need`, of which `bytes` are to come back, or what it
+    /// waited for last. Why it has to wait, if it has to: then it has claimed nothing, and asks again within two
+    /// minutes. Without `hold` it is only told.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`]; [`Failure::QuotaExceeded`], [`Failure::NoSpace`]: waiting cannot help.
+    pub fn claim_for_job(
+        &self,
+        uid: u32,
+        job: &str,
+        need: Option<(PinNeed, u64)>,
+        hold: bool,
+    ) -> Result<Option<String>, EngineError> {
+        named(job)?;
+        self.shared.claim_pins((uid, job), need, hold)
+    }
+
+    /// The job gives up what it has claimed and not pinned.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`].
+    pub fn unclaim_for_job(&self, uid: u32, job: &str) -> Result<(), EngineError> {
+        named(job)?;
+        self.shared.give_up_claim((uid, job));
+        Ok(())
+    }
+
+    /// What a job waits for, if it does.
+    #[must_use]
+    pub fn job_waits(&self, uid: u32, job: &str) -> Option<String> {
+        self.shared.waits_for((uid, job))
     }
 
     /// Cancels a job's requests that are not final and drops its pins; how many of each, and its generation then.
@@ -133,6 +173,7 @@ impl Engine {
         let shared = &self.shared;
         let generation = shared.catalog.end_job(uid, job, known, shared.now())?;
         let generation = generation.ok_or_else(|| released(job))?;
+        shared.give_up_claim((uid, job));
         let mut cancelled = 0;
         // What a job wrote is archived also when the job is gone.
         loop {

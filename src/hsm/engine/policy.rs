@@ -147,6 +147,8 @@ impl Shared {
         }
         let before = shifted(self.now(), keep, false);
         while !self.stopping() && self.catalog.forget_requests(before, FORGET)? > 0 {}
+        // Who still asks for a job may have begun long ago.
+        let before = before.min(shifted(self.now(), DAY * 60, false));
         while !self.stopping() && self.catalog.forget_jobs(before, FORGET)? > 0 {}
         Ok(())
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 pub(super) async fn order(State(api): Shared, ConnectInfo(who): Who, body: Bytes) -> Answer {
     let order: JobOrder = parse(&body)?;
     let act = match order.act {
-        JobAct::Show => None,
+        JobAct::Show | JobAct::Claim | JobAct::Unclaim | JobAct::Weigh => None,
         JobAct::Pin => Some("pin"),
         JobAct::Release => Some("release"),
     };

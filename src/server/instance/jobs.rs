@@ -2,6 +2,7 @@
 
 use super::{Instance, views};
 use crate::error::Failure;
+use crate::hsm::engine::PinNeed;
 use crate::server::control::{ControlError, Peer};
 use crate::server::wire::{JobAct, JobHeld, JobOrder, RequestFilter, RequestView};
 use std::time::Duration;
@@ -11,8 +12,25 @@ impl Instance {
     pub(super) fn job_order(&self, order: &JobOrder, peer: &Peer) -> Result<JobHeld, ControlError> {
         let (job, tells) = (order.job.as_str(), self.tells(peer));
         let (mut cancelled, mut dropped, mut generation) = (0, 0, None);
+        let mut waits = None;
         match order.act {
             JobAct::Show => {}
+            JobAct::Claim | JobAct::Weigh => {
+                let need = order.need.map(|need| {
+                    let pins = PinNeed {
+                        total: need.total,
+                        all: need.all,
+                        user: need.user,
+                    };
+                    (pins, need.bytes)
+                });
+                let hold = order.act == JobAct::Claim;
+                waits = self
+                    .engine
+                    .claim_for_job(peer.uid, job, need, hold)
+                    .map_err(&tells)?;
+            }
+            JobAct::Unclaim => self.engine.unclaim_for_job(peer.uid, job).map_err(&tells)?,
             JobAct::Pin => {
                 let Some(seconds) = order.pin_for_s else {
                     let why = "how long the pins are to hold is not said";
@@ -41,6 +59,7 @@ impl Instance {
             bytes: held.bytes,
             until: held.until.map(views::when),
             generation,
+            waits: waits.or_else(|| self.engine.job_waits(peer.uid, job)),
         })
     }
 

@@ -13,6 +13,38 @@ pub enum JobAct {
     Pin,
     /// Its requests are cancelled, its pins are dropped.
     Release,
+    /// It claims what it needs on disk, before it asks for it.
+    Claim,
+    /// It gives up what it has claimed and not pinned.
+    Unclaim,
+    /// It is told what it would have to wait for.
+    Weigh,
+}
+
+/// What a job needs on disk, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct JobNeed {
+    /// To be brought back.
+    pub bytes: u64,
+    /// All that it pins.
+    pub total: u64,
+    /// Files that no job pins.
+    pub all: u64,
+    /// Files that none of the user's jobs pins.
+    pub user: u64,
+}
+
+impl JobNeed {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            total: self.total.saturating_add(other.total),
+            all: self.all.saturating_add(other.all),
+            user: self.user.saturating_add(other.user),
+        }
+    }
 }
 
 /// Body of `POST /v1/jobs`: about the caller's own job.
@@ -28,10 +60,13 @@ pub struct JobOrder {
     /// [`JobHeld::generation`] that the caller knows: a job of another one is not released.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// What it needs ([`JobAct::Claim`], [`JobAct::Weigh`]); what it waited for last, if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub need: Option<JobNeed>,
 }
 
 /// What a job holds, after what was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct JobHeld {
     /// Requests that were cancelled now.
     #[serde(default)]
@@ -49,6 +84,10 @@ pub struct JobHeld {
     /// Another number after each release of the job; 0: it was never released.
     #[serde(default)]
     pub generation: u64,
+    /// What it waits for, in words: other jobs keep as much on disk as they may. It has to ask again within
+    /// two minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// How far a job's data have come.
@@ -91,9 +130,6 @@ pub struct JobView {
     /// What it waits for now, in a few words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
-    /// It is to be asked for again: other jobs keep as much on disk as they may.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub over_budget: bool,
     /// Files that it pins.
     pub pinned_files: u64,
     /// Their sizes, bytes.
@@ -129,6 +165,9 @@ pub struct JobCheck {
     /// Room where they would go, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<u64>,
+    /// What it would have to wait for, in words: other jobs keep as much on disk as they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// Mistakes in directives.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mistakes: Vec<JobMistake>,

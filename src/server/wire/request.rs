@@ -194,12 +194,9 @@ pub struct Plan {
     pub eta_s: Option<u64>,
     /// Whether there is room for it.
     pub fits: bool,
-    /// What a job would have to wait for, in words: other jobs keep as much on disk as they may.
+    /// What a job would keep on disk by pins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits: Option<String>,
-    /// Why it would not be begun at all, in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refused: Option<String>,
+    pub pins: Option<super::JobNeed>,
     /// Room where the bytes would go, bytes; absent when it does not matter or is not known.
     pub room: Option<u64>,
     /// What it would cost (archive, stage), each currency once; empty when no tier that it needs has
@@ -228,8 +225,10 @@ impl Plan {
             .zip(other.eta_s)
             .map(|(a, b)| a.saturating_add(b));
         self.room = self.room.or(other.room);
-        self.waits = self.waits.or(other.waits);
-        self.refused = self.refused.or(other.refused);
+        self.pins = match (self.pins, other.pins) {
+            (Some(one), Some(more)) => Some(one.and(more)),
+            (one, more) => one.or(more),
+        };
         self.fits = self.fits && other.fits && self.room.is_none_or(|room| self.bytes <= room);
         self.skipped_files = self.skipped_files.saturating_add(other.skipped_files);
         for more in other.cost {

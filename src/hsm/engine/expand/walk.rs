@@ -25,6 +25,9 @@ pub(super) enum Out<'a> {
     },
 }
 
+/// Files of a forecast that are remembered: of more than these, one that is named twice counts twice.
+const COUNTED: usize = 4 << 20;
+
 pub(super) struct Walk<'a> {
     pub(super) shared: &'a Shared,
     pub(super) ask: &'a Ask,
@@ -33,6 +36,8 @@ pub(super) struct Walk<'a> {
     pub(super) rows: Vec<NodeId>,
     /// Files that a job's stage would pin, and their sizes, bytes; of a forecast.
     pub(super) held: Vec<(NodeId, u64)>,
+    /// Those that were counted, to count none of them twice.
+    pub(super) counted: std::collections::HashSet<NodeId>,
     /// What it would cost, if that is asked.
     pub(super) bill: Option<Bill<'a>>,
 }
@@ -246,7 +251,7 @@ impl Walk<'_> {
     ) -> Result<(), EngineError> {
         let facts = self.facts(looked, (id, met), direct)?;
         if self.ask.pins_for_job() && facts.can_be_pinned() {
-            self.hold(id, looked.stat.size)?;
+            self.hold(id, facts.bytes_on_disk())?;
         }
         match wanted(self.ask.verb, &facts) {
             Wanted::Nothing(why) => {
@@ -285,7 +290,9 @@ impl Walk<'_> {
 
     /// Counts what a job would pin.
     fn hold(&mut self, id: NodeId, size: u64) -> Result<(), EngineError> {
-        if matches!(self.out, Out::Forecast(_)) {
+        let forecast = matches!(self.out, Out::Forecast(_));
+        let known = self.counted.len() < COUNTED && !self.counted.insert(id);
+        if forecast && !known {
             self.held.push((id, size));
         }
         if self.held.len() < CHUNK {
@@ -375,7 +382,7 @@ impl Walk<'_> {
             lost,
             direct,
             owned: self.ask.asker.owns(looked.stat.uid),
-            for_job: matches!(self.out, Out::Pins { .. }),
+            for_job: matches!(self.out, Out::Pins { .. }) && self.ask.job.is_some(),
             readable: self.may_read(looked),
             min_release: shared.settings.min_release,
             trusted_from: shared.incarnation,

@@ -59,6 +59,16 @@ impl Facts {
         self.stat.kind == NodeKind::Regular && self.readable && !self.lost
     }
 
+    /// What it takes when its data are on disk, bytes.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        let there = if self.released() {
+            self.stored.unwrap_or(u64::MAX)
+        } else {
+            self.stat.blocks.saturating_mul(512)
+        };
+        there.min(self.stat.size)
+    }
+
     /// The present data are archived, as far as can be told without reading them.
     fn current(&self) -> bool {
         let known = self.node.as_ref();
