@@ -65,9 +65,10 @@ clear_away() {
 
 cairn() { "$CAIRN_BIN" "$@"; }
 
+# The tier is a directory, unless tier_url is set.
 up() { # up [ARGUMENT]...
   : > "$work/ready"
-  "$CAIRN_BIN" up --allow-same-fs --state "$state" --tier "disk=dir:$tier" "$@" "$backing" "$mount" \
+  "$CAIRN_BIN" up --allow-same-fs --state "$state" --tier "${tier_url:-disk=dir:$tier}" "$@" "$backing" "$mount" \
     > "$work/ready" 2>> "$work/up.log" < /dev/null &
   cairn_pid=$!
   local tries=0
