@@ -7,6 +7,7 @@ mod rig;
 mod answers;
 mod bad_days;
 mod economy;
+mod prolog;
 mod rest;
 mod site;
 mod staged;

@@ -101,6 +101,12 @@ impl Site {
         Self::on(None, kind, options, more)
     }
 
+    /// The same, with the controller's prolog and epilog in the place of the plugin.
+    pub(crate) fn with_prolog(kind: &'static str, options: &str) -> Result<Self> {
+        let more = "PrologSlurmctld=@DIR@/etc/prolog\nEpilogSlurmctld=@DIR@/etc/prolog\n";
+        Self::on(None, kind, options, more)
+    }
+
     /// The same, with all but the tier below `base`, and with further lines of slurm.conf.
     pub(crate) fn on(
         base: Option<&Path>,
@@ -199,15 +205,16 @@ impl Site {
         let host = Command::new("hostname").arg("-s").output()?;
         let host = String::from_utf8(host.stdout)?.trim().to_owned();
         let at = |name: &str| self.path(name).display().to_string();
+        // What is requeued begins when credentials of its last run have expired: by default after two minutes.
         let conf = format!(
             "ClusterName=test\nSlurmctldHost={host}(127.0.0.1)\nSlurmUser=root\n\
-             SlurmctldPort={}\nAuthType=auth/munge\nAuthInfo=socket={}\n\
+             SlurmctldPort={}\nAuthType=auth/munge\nAuthInfo=socket={},cred_expire=20\n\
              StateSaveLocation={}\nSlurmdSpoolDir={}\nSlurmctldPidFile={}\nSlurmdPidFile={}\n\
              SlurmctldLogFile={}\nSlurmdLogFile={}\nSlurmctldDebug=debug\n\
              ProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n\
              JobAcctGatherType=jobacct_gather/none\nReturnToService=2\nMinJobAge=300\n\
              SchedulerType=sched/backfill\nSchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=100000\n\
-             SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\nBurstBufferType=burst_buffer/lua\n\
+             SelectType=select/cons_tres\nSelectTypeParameters=CR_Core\n{}\
              NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=2\n\
              NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={} CPUs=2\n\
              PartitionName=main Nodes=n1,n2 Default=YES MaxTime=1:00:00 State=UP\n",
@@ -219,11 +226,17 @@ impl Site {
             at("log/%n.pid"),
             at("log/slurmctld.log"),
             at("log/%n.log"),
+            if more.contains("PrologSlurmctld=") {
+                ""
+            } else {
+                "BurstBufferType=burst_buffer/lua\n"
+            },
             port()?,
             port()?,
         );
         let more = more.replace("@DIR@", &self.cairn.dir.path().display().to_string());
         fs::write(self.conf(), conf + &more)?;
+        self.prolog()?;
         let key = self.path("etc/jwt.key");
         fs::write(&key, self.seed(32))?;
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
@@ -240,6 +253,23 @@ impl Site {
         let said = String::from_utf8_lossy(&installed.stderr).into_owned();
         ensure!(installed.status.success(), "slurm install: {said}");
         Ok(())
+    }
+
+    /// The prolog as it is shipped, with what Slurm's scripts are not told here: all lies in unusual places.
+    fn prolog(&self) -> Result<()> {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let text = format!(
+            "#!/bin/sh\nexport CAIRN={} SLURM_CONF={}\nexec {} >>{} 2>&1\n",
+            self.path("bin/cairn").display(),
+            self.conf().display(),
+            shipped
+                .join("packaging/slurm/prolog_slurmctld.sh")
+                .display(),
+            self.path("log/prolog.out").display(),
+        );
+        fs::write(self.path("etc/prolog"), text)?;
+        let all = fs::Permissions::from_mode(0o755);
+        Ok(fs::set_permissions(self.path("etc/prolog"), all)?)
     }
 
     /// From the test's own directory name: it is no secret, and not known before.
@@ -477,6 +507,7 @@ impl Site {
             "slurmctld.out",
             "n1.log",
             "munged.out",
+            "prolog.out",
             "slurmrestd.out",
             "nginx.out",
             "nginx.log",
