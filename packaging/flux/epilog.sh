@@ -1,6 +1,7 @@
 #!/bin/sh
-# Epilog of Flux's job manager: archives what the job asks for, and ends what it holds.
+# Epilog of Flux's job manager: archives what the job asks for, and ends what it holds. For prolog.sh and as it, in
+# /etc/flux/system/epilog.d/, with
 #
 #   [job-manager.epilog]
-#   command = [ "flux", "perilog-run", "epilog", "-e", "/usr/share/cairn/flux/epilog.sh" ]
-CAIRN_FLUX_STEP=release exec "$(dirname "$0")/prolog.sh"
+#   command = [ "flux-imp", "run", "epilog" ]
+CAIRN_FLUX_STEP=release exec "$(dirname "$(readlink -f "$0")")/prolog.sh"
