@@ -12,6 +12,7 @@ mod buckets;
 mod capability;
 mod cartridges;
 mod changes;
+mod contained;
 mod containers;
 mod elsewhere;
 mod full;

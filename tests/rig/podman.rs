@@ -55,6 +55,15 @@ pub(crate) struct Podman {
 impl Podman {
     /// On that host of the network; what it keeps lies below `place`.
     pub(crate) fn new(lan: &Lan, host: &str, place: &Path) -> Result<Self> {
+        Self::with(lan, host, place, "private")
+    }
+
+    /// The same; what is mounted from now on in directories that this process shares, it sees as well.
+    pub(crate) fn following(lan: &Lan, host: &str, place: &Path) -> Result<Self> {
+        Self::with(lan, host, place, "slave")
+    }
+
+    fn with(lan: &Lan, host: &str, place: &Path, propagation: &str) -> Result<Self> {
         let place = place.join("podman");
         fs::create_dir(&place)?;
         fs::write(place.join("containers.conf"), CONFIGURATION)?;
@@ -72,7 +81,7 @@ impl Podman {
             "unshare",
             "-m",
             "--propagation",
-            "private",
+            propagation,
             "sh",
             "-c",
             script,
