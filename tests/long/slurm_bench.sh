@@ -115,7 +115,7 @@ done
 shown() { scontrol show job "$1" | tr ' ' '\n' | sed -n "s/^$2=//p" | head -n 1; }
 by_readers() { cairn status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["recalls"]["by_readers"])'; }
 seconds() { date -d "$1" +%s; }
-# run KIND: a line of kind, seconds in the queue, seconds of each node, recalls that readers waited for; by the library's clock.
+# run KIND: a line of kind, seconds in the queue, seconds of each node; by the library's clock.
 run() {
   local kind=$1 job now before
   serve "$SPEED"
@@ -129,7 +129,7 @@ run() {
   [ "$kind" != staged ] || [ $waited = 0 ] || fail "a staged job waited for $waited recalls"
   [ "$kind" != tasks ] || [ $waited -gt 0 ] || fail "no task waited for a recall"
   local start=$(seconds "$(shown "$job" StartTime)")
-  echo "$kind $((SPEED * (start - $(seconds "$(shown "$job" SubmitTime)")))) $((SPEED * ($(seconds "$(shown "$job" EndTime)") - start))) $waited" \
+  echo "$kind $((SPEED * (start - $(seconds "$(shown "$job" SubmitTime)")))) $((SPEED * ($(seconds "$(shown "$job" EndTime)") - start)))" \
     | tee -a "$work/measured" | sed "s/^/round $round: /"
   down 2>> "$work/up.log"
 }
@@ -152,13 +152,13 @@ for line in open(path):
     runs.setdefault(kind, []).append([int(n) for n in numbers])
 def spread(values, form):
     return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
-print("| files | minutes in the queue | minutes on the nodes | node hours | of them not computing | recalls that a task waited for |")
+print("| files | minutes in the queue | minutes on the nodes | from submission to the end | node hours | of them not computing |")
 print("|---|---|---|---|---|---|")
 for kind in (k for k in names if k in runs):
-    queue, held, waited = ([run[i] for run in runs[kind]] for i in range(3))
+    queue, held = ([run[i] for run in runs[kind]] for i in range(2))
     hours = statistics.median(held) * nodes / 3600
-    print(f"| {names[kind]} | {spread([q / 60 for q in queue], '.1f')} | {spread([h / 60 for h in held], '.1f')} | {hours:.1f} "
-          f"| {hours - nodes * minutes / 60:.1f} | {spread(waited, '.0f')} |")
+    minutes_of = [spread([s / 60 for s in all], '.1f') for all in (queue, held, list(map(sum, zip(queue, held))))]
+    print(f"| {names[kind]} | {' | '.join(minutes_of)} | {hours:.1f} | {hours - nodes * minutes / 60:.1f} |")
 if "staged" in runs:
     base = statistics.median([run[1] for run in runs["staged"]])
     for kind in ("tasks", "script"):
