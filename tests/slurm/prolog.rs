@@ -148,6 +148,8 @@ fn a_prolog_waits_for_cairn_and_ends_with_its_job() -> Result<()> {
         Ok(!site.pins("in/39")?.contains("job:"))
     })?;
     site.cairn.release("in")?;
+    // So slow that it is not done before.
+    site.slow("delay=3s")?;
     let job = submit(&site, "")?;
     wait_for("the request", || Ok(!site.requests(&job)?.is_empty()))?;
     site.slurm("scancel", [&job])?;
