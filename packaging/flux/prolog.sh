@@ -53,7 +53,7 @@ of_job() {
 if [ "$step" = release ]; then
   # What the job holds ends also if what it wrote could not be archived.
   of_job stage-out --wait
-  of_job release
+  of_job release --wait 30s
   exit
 fi
 begun=$(date +%s)

@@ -27,7 +27,7 @@ of_job() {
 case ${SLURM_SCRIPT_CONTEXT:-prolog_slurmctld} in
   # What the job holds ends also if what it wrote could not be archived.
   epilog*) ! asks '(optional[[:space:]]+)?stage_out[[:space:]]' || of_job stage-out --wait
-           of_job release
+           of_job release --wait 30s
            exit ;;
 esac
 

@@ -40,7 +40,8 @@ esac
 
 const IN: &str = "job|stage-in|flux-4711|--as|1000|--wait|--script|-|--directory|/home/a b|\n";
 const OUT: &str = "job|stage-out|flux-4711|--as|1000|--wait|--script|-|--directory|/home/a b|\n";
-const RELEASE: &str = "job|release|flux-4711|--as|1000|--script|-|--directory|/home/a b|\n";
+const RELEASE: &str =
+    "job|release|flux-4711|--as|1000|--wait|30s|--script|-|--directory|/home/a b|\n";
 
 impl StandIn {
     /// `flux job info` prints a jobspec with this script.
