@@ -166,6 +166,33 @@ impl Catalog {
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<u64, CatalogError> {
+        let sql = "UPDATE pins SET expires = max(expires, ?)
+             WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
+        self.change_ends(sql, holder, expires, now)
+    }
+
+    /// The same, but until `expires` at most.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn pin_no_longer(
+        &self,
+        holder: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, CatalogError> {
+        let sql = "UPDATE pins SET expires = min(expires, ?)
+             WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
+        self.change_ends(sql, holder, expires, now)
+    }
+
+    fn change_ends(
+        &self,
+        sql: &'static str,
+        holder: &str,
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, CatalogError> {
         let (mut changed, mut after) = (0, i64::MIN);
         loop {
             let whose = holder.to_owned();
@@ -181,10 +208,8 @@ impl Catalog {
                 let Some(last) = nodes.last().copied() else {
                     return Ok((0, after));
                 };
-                let sql = "UPDATE pins SET expires = max(expires, ?)
-                     WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
                 let values = params![expires.nanos(), whose, after, last, now.nanos()];
-                let some = change(connection, sql, values, "pin on for", &whose)?;
+                let some = change(connection, sql, values, "change the end of pins of", &whose)?;
                 Ok((some as u64, last))
             })?;
             (changed, after) = (changed + some, last);

@@ -55,13 +55,9 @@ fn a_requeued_job_keeps_what_it_holds() -> Result<()> {
     site.shows(&job, "JobState=RUNNING")?;
     site.slurm("scontrol", ["requeue", &job])?;
     site.shows(&job, "JobState=PENDING")?;
-    // Slurm tears down what the first run had.
-    wait_for("the teardown", || {
-        let shown = site.slurm("scontrol", ["show", "burstbuffer"])?;
-        let ending = ["teardown", "staging-out", "post-run", "running", "pre-run"];
-        let is = |state: &&str| shown.contains(&format!("State={state}"));
-        Ok(!ending.iter().any(is))
-    })?;
+    // Slurm tears down what the first run had, and stages for the second one.
+    site.shows(&job, "BurstBufferState=staged-in")?;
+    ensure!(site.recalls()? == (2, 0), "{:?}", site.recalls()?);
     ensure!(
         site.pins("in/0")?.contains("job:"),
         "{}",

@@ -130,6 +130,7 @@ fn call_everything(rig: &Rig) {
     rig.unpin(vec![f], "h").unwrap();
     rig.held("h", at(1)).unwrap();
     rig.pin_on("h", at(6), at(0)).unwrap();
+    rig.pin_no_longer("h", at(6), at(0)).unwrap();
     rig.unpin_all("h").unwrap();
     rig.requests_of_job(1000, "4711", 5).unwrap();
     rig.next_user(None).unwrap();

@@ -25,6 +25,9 @@ pub(super) struct Release {
     /// Wait for so long (90s, 2h) for an instance that does not answer.
     #[arg(long, value_name = "DUR", value_parser = parse_duration)]
     wait: Option<Duration>,
+    /// Not now: what it holds ends after so long (90s, 2h), unless it is staged again.
+    #[arg(long = "in", value_name = "DUR", value_parser = parse_duration)]
+    later: Option<Duration>,
     #[command(flatten)]
     scheduled: Scheduled,
 }
@@ -32,16 +35,17 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn run(&self, session: &Session) -> Result<u8, CliError> {
         if self.scheduled.slurm {
-            let wait = self
-                .wait
-                .map(|time| ["--wait".into(), format_duration(time).into()]);
+            let option = |name: &str, time: Option<Duration>| {
+                time.map(|time| [name.into(), format_duration(time).into()])
+            };
+            let options = [option("--wait", self.wait), option("--in", self.later)];
             return with_slurm::Order {
                 session,
                 verb: "release",
                 job: &self.job,
                 script: self.places.text()?,
                 wait: false,
-                arguments: wait.into_iter().flatten().collect(),
+                arguments: options.into_iter().flatten().flatten().collect(),
                 json: self.scheduled.json,
             }
             .run();
@@ -51,6 +55,10 @@ impl Release {
         let mut output = Output::new(self.scheduled.json);
         if output.json {
             output.object(held)?;
+        } else if let Some(later) = self.later {
+            let (job, files) = (&self.job, counted(held.files, "file"));
+            let time = format_duration(later);
+            output.line(format!("job {job} keeps {files}, for {time} at most"))?;
         } else {
             let requests = counted(held.cancelled, "request");
             let pins = counted(held.dropped, "pin");
@@ -66,8 +74,12 @@ impl Release {
     /// Asks until all that are meant have answered, or the time is over.
     fn patiently(&self, session: &Session, places: &[PathBuf]) -> Result<JobHeld, CliError> {
         let until = self.wait.and_then(|time| Instant::now().checked_add(time));
+        let act = match self.later {
+            Some(later) => (JobAct::Lapse, Some(later.as_secs().max(1))),
+            None => (JobAct::Release, None),
+        };
         loop {
-            match order(session, places, &self.job, (JobAct::Release, None), true) {
+            match order(session, places, &self.job, act, true) {
                 Err(why) if is_away(&why) && until.is_some_and(|until| Instant::now() < until) => {}
                 answer => return answer,
             }

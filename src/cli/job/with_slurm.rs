@@ -5,10 +5,11 @@
 //! - Nothing is asked of an instance by this process, which Slurm runs as its own user or as root: what the
 //!   job's user may not, is refused to the process that is theirs.
 //! - Whose a job is, is read from fields that its user cannot write; and never root's.
-//! - A job that is to run (again) keeps what it holds: only what has ended is released.
+//! - A job that is to run (again) keeps what it holds, for a while: only what has ended is released.
 
 use super::super::{CliError, Session, outcome};
 use super::{no_job, view};
+use crate::config::units::format_duration;
 use crate::error::Failure;
 use crate::server::wire::{JobView, Schema, Tagged};
 use std::ffi::OsString;
@@ -73,6 +74,8 @@ fn asked(program: &str, arguments: &[&str]) -> Result<String, CliError> {
 const FACTS: &str = "%A %U %T %l";
 /// How long a job's files stay after its time is over, as nodes are cleared and what it wrote is archived.
 const GRACE: Duration = Duration::from_secs(3600);
+/// How long a job that is to run again keeps what it holds, until it is staged again.
+const REQUEUED: Duration = Duration::from_secs(3600);
 /// Longest pin.
 const LONGEST_PIN: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -213,10 +216,6 @@ impl SlurmJob {
 impl Order<'_> {
     pub(super) fn run(self) -> Result<u8, CliError> {
         let job = SlurmJob::ask(self.job)?;
-        if self.verb == "release" && job.goes_on() {
-            println!("job {} is {}: what it holds stays", job.id, job.state);
-            return Ok(outcome::OK);
-        }
         let mut child = self.start(&job)?;
         let script = self.script.clone().unwrap_or_default();
         let mut stdin = child.stdin.take();
@@ -282,6 +281,11 @@ impl Order<'_> {
         if self.verb == "pin" && self.arguments.is_empty() {
             let time = (job.limit + GRACE).min(LONGEST_PIN);
             command.args(["--for", &format!("{}s", time.as_secs())]);
+        }
+        if self.verb == "release" && job.goes_on() {
+            // Slurm tears nothing down for a job that is cancelled before it is staged again.
+            let time = format_duration(REQUEUED);
+            command.args(["--in", &time]);
         }
         // Nothing of Slurm's environment is the user's.
         let kept = ["PATH", "CAIRN_LOG", "TZ"];

@@ -126,6 +126,18 @@ impl Engine {
             .pin_on(&holder, expires, self.shared.now())?)
     }
 
+    /// All that a job pins ends after so long, if it did not end before.
+    ///
+    /// # Errors
+    /// As [`Engine::held_by_job`]; too long a time.
+    pub fn lapse_job(&self, uid: u32, job: &str, time: Duration) -> Result<u64, EngineError> {
+        named(job)?;
+        pins_at_most(time)?;
+        let (now, holder) = (self.shared.now(), holder(uid, Some(job)));
+        let expires = shifted(now, time, true);
+        Ok(self.shared.catalog.pin_no_longer(&holder, expires, now)?)
+    }
+
     /// A job claims what it needs on disk before it asks for it: `need`, of which `bytes` are to come back, or what it
     /// waited for last. Why it has to wait, if it has to: then it has claimed nothing, and asks again within two
     /// minutes. Without `hold` it is only told.

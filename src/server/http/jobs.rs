@@ -11,6 +11,7 @@ pub(super) async fn order(State(api): Shared, ConnectInfo(who): Who, body: Bytes
         JobAct::Show | JobAct::Claim | JobAct::Unclaim | JobAct::Weigh => None,
         JobAct::Pin => Some("pin"),
         JobAct::Release => Some("release"),
+        JobAct::Lapse => Some("lapse"),
     };
     let event = act.map(|act| Event::new(&who.0, format!("job {act}")).said(order.job.clone()));
     let result = api

@@ -31,15 +31,17 @@ impl Instance {
                     .map_err(&tells)?;
             }
             JobAct::Unclaim => self.engine.unclaim_for_job(peer.uid, job).map_err(&tells)?,
-            JobAct::Pin => {
+            JobAct::Pin | JobAct::Lapse => {
                 let Some(seconds) = order.pin_for_s else {
                     let why = "how long the pins are to hold is not said";
                     return Err(ControlError::new(Failure::Usage, why));
                 };
                 let how_long = Duration::from_secs(seconds);
-                self.engine
-                    .pin_job(peer.uid, job, how_long)
-                    .map_err(&tells)?;
+                let changed = match order.act {
+                    JobAct::Lapse => self.engine.lapse_job(peer.uid, job, how_long),
+                    _ => self.engine.pin_job(peer.uid, job, how_long),
+                };
+                changed.map_err(&tells)?;
             }
             JobAct::Release => {
                 let ended = self.engine.release_job(peer.uid, job, order.generation);

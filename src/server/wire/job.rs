@@ -13,6 +13,8 @@ pub enum JobAct {
     Pin,
     /// Its requests are cancelled, its pins are dropped.
     Release,
+    /// Its pins end after a time, if they did not end before.
+    Lapse,
     /// It claims what it needs on disk, before it asks for it.
     Claim,
     /// It gives up what it has claimed and not pinned.
@@ -54,7 +56,7 @@ pub struct JobOrder {
     pub job: String,
     /// What to do.
     pub act: JobAct,
-    /// How long its pins hold from now on, seconds ([`JobAct::Pin`]).
+    /// How long its pins hold from now on, seconds ([`JobAct::Pin`], [`JobAct::Lapse`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_for_s: Option<u64>,
     /// [`JobHeld::generation`] that the caller knows: a job of another one is not released.

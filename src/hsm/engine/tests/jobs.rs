@@ -177,4 +177,7 @@ fn nothing_is_done_for_a_job_that_was_released_meanwhile() {
     assert_eq!(until(), before);
     bench.engine().pin_job(1, "4711", 2 * DAY).unwrap();
     assert!(until() > before);
+    // But of a job that is to run again, until it is staged again.
+    bench.engine().lapse_job(1, "4711", DAY / 24).unwrap();
+    assert!(until() < before);
 }
