@@ -1,7 +1,8 @@
 //! The client of a server on another host: TLS and a token for the questions, the mover for the data (docs/remote.md).
 //!
 //! [`link`] asks; [`plan`] makes parcels of files; [`session`] moves them, several at a time; [`parcel`] moves one;
-//! [`tar`] knows archives there, and [`pipe`] what has no size, or is wanted in order.
+//! [`tar`] knows archives there, and [`pipe`] what has no size, or is wanted in order. [`web`] asks services that are
+//! not Cairn's.
 //!
 //! # Invariants
 //! - A server is believed only after its certificate was checked: against authorities, or the fingerprint that came with
@@ -16,6 +17,7 @@ pub mod probe;
 pub mod session;
 pub mod tar;
 mod trust;
+pub mod web;
 
 pub use link::{Link, Server};
 pub use trust::Trust;
