@@ -222,6 +222,12 @@ enum Command {
     Ports(ports::Ports),
     /// Have a batch job's files on disk before it runs
     Job(job::Job),
+    /// Submit a batch job, and let it run when its files are on disk
+    #[command(
+        override_usage = "cairn sbatch [CAIRN-OPTIONS] [SBATCH-OPTIONS...] [SCRIPT] [ARGS...]",
+        after_help = "Example: cairn sbatch -N 64 -t 0:10:00 run.sh"
+    )]
+    Sbatch(job::Sbatch),
     /// Have Slurm ask for it
     Slurm(slurm::Slurm),
     /// Act for a user's callers (started by `cairn serve`)
@@ -370,6 +376,7 @@ fn dispatch(command: &Command, session: &Session, starter: &dyn Starter) -> Resu
         Command::Token(args) => args.run(session),
         Command::Ports(args) => args.run(),
         Command::Job(args) => args.run(session),
+        Command::Sbatch(args) => args.run(session),
         Command::Slurm(args) => args.run(),
         Command::Agent(args) => args.run(),
         Command::Demo(args) => {

@@ -72,6 +72,10 @@ fn of(command: &str) -> &'static str {
         "lease" => {
             "0 and others as the command ends; 1 no ports are free, or no such command, 2 wrong usage"
         }
+        "sbatch" => {
+            "0 submitted (with --cairn-wait: the job may run), 1 some files cannot be had, or failed, 2 wrong usage \
+             or a mistake in a directive, 3 no running instance, 5 not permitted; others as sbatch ends"
+        }
         "issue" | "revoke" => {
             "0 done, 1 failed, 2 wrong usage, 3 no running instance, 5 not permitted"
         }
@@ -90,6 +94,10 @@ fn of_job(command: &str) -> &'static str {
         "stage-in" | "stage-out" => {
             "0 done or accepted, 1 some files failed, 2 wrong usage or a mistake in a directive, \
              3 no running instance, 4 still running, 5 not permitted, 6 a tier is unavailable"
+        }
+        "submit" | "resume" => {
+            "0 submitted or followed (with --wait: the job may run), 1 some files cannot be had, or failed, \
+             2 wrong usage or a mistake in a directive, 3 no running instance or no slurmrestd, 5 not permitted"
         }
         "status" => {
             "0 ready, or nothing was asked for, 1 some files failed, 2 wrong usage, 3 no running \

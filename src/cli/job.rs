@@ -5,14 +5,20 @@
 
 mod check;
 mod directives;
+mod queue;
 mod release;
+mod resume;
 mod room;
+mod sbatch;
 mod sources;
 mod staging;
+mod submit;
 mod view;
+mod waiter;
 mod with_slurm;
 
 pub(crate) use directives::Wrong;
+pub(crate) use sbatch::Sbatch;
 
 use super::output::{Output, harmless};
 use super::{CliError, Session, outcome, user};
@@ -42,6 +48,14 @@ enum JobCommand {
     /// Check a batch script's directives, and whether there is room for what it stages
     #[command(after_help = "Example: cairn job check run.sh")]
     Check(Check),
+    /// Submit a job by slurmrestd, and let it run when its files are on disk
+    #[command(
+        after_help = "Example: cairn job submit --rest https://slurm.example.org --token-file ~/.jwt run.sh"
+    )]
+    Submit(submit::Submit),
+    /// Go on with a job that is held until its files are on disk
+    #[command(after_help = "Example: cairn job resume 4711")]
+    Resume(resume::Resume),
     /// Bring a job's files to disk, and pin them for it
     #[command(after_help = "Example: cairn job stage-in 4711 --script run.sh --wait")]
     StageIn(StageIn),
@@ -177,6 +191,8 @@ impl Job {
     pub(crate) fn run(&self, session: &Session) -> Result<u8, CliError> {
         match &self.command {
             JobCommand::Check(args) => args.run(session),
+            JobCommand::Submit(args) => args.run(session),
+            JobCommand::Resume(args) => args.run(session),
             JobCommand::StageIn(args) => args.run(session),
             JobCommand::Status(args) => args.run(session),
             JobCommand::Pin(args) => args.run(session),

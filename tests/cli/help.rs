@@ -3,7 +3,7 @@
 use crate::rig::{Rig, text};
 use std::process::Command;
 
-const COMMANDS: [&str; 63] = [
+const COMMANDS: [&str; 66] = [
     "up",
     "adopt",
     "rebuild",
@@ -58,11 +58,14 @@ const COMMANDS: [&str; 63] = [
     "ports list",
     "ports lease",
     "job check",
+    "job submit",
+    "job resume",
     "job stage-in",
     "job status",
     "job pin",
     "job release",
     "job stage-out",
+    "sbatch",
     "slurm install",
     "demo",
     "completions",

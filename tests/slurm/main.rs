@@ -12,3 +12,4 @@ mod rest;
 mod site;
 mod staged;
 mod stand_in;
+mod submitted;

@@ -9,7 +9,7 @@ use std::fs;
 use std::process::Command;
 
 /// The front door: nginx before slurmrestd.
-fn doors(site: &mut Site) -> Result<String> {
+pub(crate) fn doors(site: &mut Site) -> Result<String> {
     let (front, back) = (port()?, port()?);
     let mut rest = Command::new("/usr/sbin/slurmrestd");
     rest.args(["-a", "rest_auth/jwt", "-s", "openapi/v0.0.38"])
@@ -39,7 +39,12 @@ fn doors(site: &mut Site) -> Result<String> {
 }
 
 /// What the door answers: the status, and the body if it is JSON.
-fn call(site: &Site, url: &str, token: &str, body: Option<&Value>) -> Result<(String, Value)> {
+pub(crate) fn call(
+    site: &Site,
+    url: &str,
+    token: &str,
+    body: Option<&Value>,
+) -> Result<(String, Value)> {
     let mut curl = site.command("curl", None);
     curl.args(["-s", "-S", "-w", "\n%{http_code}", "-H"])
         .arg(format!("X-SLURM-USER-NAME: {}", USER.name))

@@ -107,6 +107,13 @@ impl Site {
         Self::on(None, kind, options, more)
     }
 
+    /// Tokens, but neither plugin nor prolog: Slurm knows nothing of Cairn.
+    pub(crate) fn without_plugin(kind: &'static str, options: &str) -> Result<Self> {
+        let more =
+            "# No plugin.\nAuthAltTypes=auth/jwt\nAuthAltParameters=jwt_key=@DIR@/etc/jwt.key\n";
+        Self::on(None, kind, options, more)
+    }
+
     /// The same, with all but the tier below `base`, and with further lines of slurm.conf.
     pub(crate) fn on(
         base: Option<&Path>,
@@ -226,7 +233,7 @@ impl Site {
             at("log/%n.pid"),
             at("log/slurmctld.log"),
             at("log/%n.log"),
-            if more.contains("PrologSlurmctld=") {
+            if more.contains("PrologSlurmctld=") || more.contains("# No plugin") {
                 ""
             } else {
                 "BurstBufferType=burst_buffer/lua\n"

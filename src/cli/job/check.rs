@@ -2,10 +2,12 @@
 
 use super::super::output::Output;
 use super::super::{CliError, Session, outcome};
+use super::directives::Directives;
 use super::sources::{self, Wanted};
 use super::staging::told;
 use super::{directives, mistake, room};
 use crate::config::units::shown::{Bytes, counted, files, seconds};
+use crate::error::Failure;
 use crate::server::wire::{
     GivenPath, JobAct, JobCheck, JobMistake, Plan, Problem, SubmitOptions, Submitted, Verb,
 };
@@ -68,6 +70,45 @@ pub(super) fn run(session: &Session, text: &[u8], how: &How<'_>) -> Result<u8, C
     }
     output.finish()?;
     Ok(code)
+}
+
+/// The same, for who submits at once if all is good; what is not is said.
+pub(super) fn before_submission(
+    session: &Session,
+    directives: &Directives,
+    directory: &Path,
+    script: &Path,
+) -> Result<(), CliError> {
+    let mut check = JobCheck {
+        fits: true,
+        ..JobCheck::default()
+    };
+    let all = sources::all(directives, Verb::Stage, directory);
+    if all.is_empty() || look(session, &all, &mut check)? == outcome::OK {
+        return Ok(());
+    }
+    for problem in &check.problems {
+        eprintln!("cairn: {}", told(problem));
+    }
+    let first = check.problems.first();
+    let (failure, why) = match (check.fits, first) {
+        (false, _) => {
+            let room = check.room.map_or(String::new(), |room| {
+                format!(", and {} bytes are free", room)
+            });
+            let why = format!("it stages {} bytes{room}", check.bytes);
+            (Failure::NoSpace, why)
+        }
+        (true, first) => {
+            let failure = first.and_then(|first| Failure::parse(&first.code));
+            let many = counted(check.problems.len() as u64, "file or directory");
+            let why = format!("{many} cannot be staged");
+            (failure.unwrap_or(Failure::Internal), why)
+        }
+    };
+    let script = super::shown(script);
+    let error = CliError::new(failure, format!("{script} is not submitted: {why}"));
+    Err(error.with_hint(format!("cairn job check {script} says more")))
 }
 
 fn of_json(script: &Path, wrong: &super::Wrong) -> JobMistake {

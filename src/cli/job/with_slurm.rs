@@ -50,7 +50,7 @@ pub(super) struct Order<'a> {
 }
 
 /// Runs one of Slurm's own commands; what it printed.
-fn asked(program: &str, arguments: &[&str]) -> Result<String, CliError> {
+pub(super) fn asked(program: &str, arguments: &[&str]) -> Result<String, CliError> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -112,7 +112,7 @@ fn limit_of(text: &str) -> Duration {
 
 /// Where the job runs, and what its comments are, in what `scontrol show job` prints. The user may write what they like there:
 /// of both nothing follows but what that user may do.
-fn words_of(text: &str, id: &str) -> Option<(PathBuf, [String; 2])> {
+pub(super) fn words_of(text: &str, id: &str) -> Option<(PathBuf, [String; 2])> {
     let mut lines = text.lines();
     let begins = |line: &str| line.split(' ').next() == Some(&format!("JobId={id}"));
     lines.by_ref().find(|line| begins(line))?;
