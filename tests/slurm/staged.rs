@@ -77,7 +77,7 @@ fn a_job_waits_in_stage_in_and_reads_without_one_implicit_recall() -> Result<()>
 fn two_jobs_that_share_files_recall_them_once() -> Result<()> {
     needs_slurm!();
     let mut site = Site::new("dir", "delay=0s")?;
-    site.released("shared", 4, 200_000)?;
+    site.released("shared", 40, 100_000)?;
     site.slow("delay=1s")?;
     let before = site.recalls()?;
     let directive = format!("#CAIRN stage_in {}/*", site.cairn.at("shared").display());
@@ -96,7 +96,7 @@ fn two_jobs_that_share_files_recall_them_once() -> Result<()> {
         ensure!(site.output(job).ends_with("read\n"), "{}", site.output(job));
     }
     let after = site.recalls()?;
-    ensure!(after == (before.0 + 4, before.1), "{before:?} {after:?}");
+    ensure!(after == (before.0 + 40, before.1), "{before:?} {after:?}");
     Ok(())
 }
 
