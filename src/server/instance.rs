@@ -222,9 +222,8 @@ fn asker(peer: &Peer) -> Asker {
 }
 
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
-    let fits = forecast
-        .admission
-        .is_none_or(|admission| admission == Admission::Fits);
+    let fits = matches!(&forecast.admission, None | Some(Admission::Fits));
+    let in_parts = matches!(&forecast.admission, Some(Admission::InParts(_)));
     let need = forecast.pins;
     let pins = (need.total > 0).then_some(JobNeed {
         bytes: forecast.bytes,
@@ -238,6 +237,7 @@ fn plan(verb: Verb, forecast: Forecast) -> Plan {
         bytes: forecast.bytes,
         eta_s: forecast.eta_s,
         fits,
+        in_parts,
         pins,
         room: forecast.room,
         cost: forecast.cost.into_iter().map(views::cost).collect(),

@@ -138,7 +138,10 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
             let asked = client.submit(Verb::Stage, &mut paths, &options)?;
             problems.extend(asked.problems);
             if let Some(Submitted::Plan(plan)) = asked.submitted {
-                problems.extend(plan.skipped.iter().cloned());
+                // That it is done in parts does not stand in its way.
+                let whole = |problem: &&Problem| plan.in_parts && problem.path.is_none();
+                let skipped = plan.skipped.iter().filter(|problem| !whole(problem));
+                problems.extend(skipped.cloned());
                 sum = Some(match sum {
                     Some(sum) => sum.and(plan),
                     None => plan,
@@ -156,7 +159,7 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
     if let Some(plan) = sum {
         (check.files, check.bytes) = (plan.files, plan.bytes);
         (check.eta_s, check.room) = (plan.eta_s, plan.room);
-        check.fits = plan.fits;
+        (check.fits, check.in_parts) = (plan.fits || plan.in_parts, plan.in_parts);
     }
     if needed.is_empty() {
         among_others(session, all, check, &mut needed)?;
@@ -182,7 +185,10 @@ fn among_others(
             continue;
         };
         match room::tell(session, &at, JOB, (JobAct::Weigh, Some(need))) {
-            Ok(waits) => check.waits = check.waits.take().or(waits),
+            Ok(waits) => {
+                check.waits = check.waits.take().or(waits);
+                check.fits = true;
+            }
             Err(CliError::Client(why)) => needed.push(Problem {
                 path: None,
                 code: why.failure().as_str().to_owned(),
@@ -211,7 +217,11 @@ fn show(output: &mut Output, check: &JobCheck, how: &How<'_>) -> Result<(), CliE
     let room = check
         .room
         .map_or_else(String::new, |room| format!(" ({} free)", Bytes(room)));
-    let fits = if check.fits { "fits" } else { "does not fit" };
+    let fits = match (check.fits, check.in_parts) {
+        (true, false) => "fits",
+        (true, true) => "comes in parts, as policy makes room",
+        (false, _) => "does not fit",
+    };
     let (count, bytes) = (files(check.files), Bytes(check.bytes));
     output.line(format!(
         "{}: {directives}; would stage {count}, {bytes}{time}; {fits}{room}",

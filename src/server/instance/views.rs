@@ -216,6 +216,7 @@ pub(super) fn policy_run(run: RuleRun) -> PolicyRun {
             bytes: forecast.bytes,
             eta_s: None,
             fits: true,
+            in_parts: false,
             pins: None,
             room: None,
             cost: forecast.cost.into_iter().map(cost).collect(),

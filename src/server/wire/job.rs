@@ -164,6 +164,9 @@ pub struct JobCheck {
     pub eta_s: Option<u64>,
     /// Whether there is room.
     pub fits: bool,
+    /// There is no room for all of it now, and it would go on as policy makes room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_parts: bool,
     /// Room where they would go, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<u64>,

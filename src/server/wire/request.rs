@@ -194,6 +194,9 @@ pub struct Plan {
     pub eta_s: Option<u64>,
     /// Whether there is room for it.
     pub fits: bool,
+    /// There is no room for all of it now, and it would go on as policy makes room.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_parts: bool,
     /// What a job would keep on disk by pins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pins: Option<super::JobNeed>,
@@ -225,6 +228,7 @@ impl Plan {
             .zip(other.eta_s)
             .map(|(a, b)| a.saturating_add(b));
         self.room = self.room.or(other.room);
+        self.in_parts = self.in_parts || other.in_parts;
         self.pins = match (self.pins, other.pins) {
             (Some(one), Some(more)) => Some(one.and(more)),
             (one, more) => one.or(more),

@@ -89,6 +89,7 @@ fn plans_of_parts_add_up_and_the_sum_must_fit() {
         files: 1,
         bytes,
         eta_s: Some(2),
+        in_parts: false,
         pins: None,
         fits: true,
         room: Some(10),
