@@ -74,7 +74,7 @@ pub use node::{
     Attributes, FileKind, FileState, Flag, Known, Node, NodeId, Planned, Proven, Sighting, Trouble,
     Version,
 };
-pub use pins::{Held, JobPins, Pin, PinnedBy};
+pub use pins::{End, Held, JobPins, Pin, PinnedBy};
 pub use proof::{BadCopy, Made, ProofCount, Verifiable};
 pub use quarantine::{Found, Moved, Quarantined};
 pub use rebuild::{

@@ -71,6 +71,17 @@ pub struct Undeleting<'a> {
     pub stage: bool,
 }
 
+/// A runtime for one caller that waits for its answers.
+fn runtime() -> Result<tokio::runtime::Runtime, ClientError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ClientError::Local {
+            step: "start the client",
+            source,
+        })
+}
+
 impl Client {
     /// Finds the instance that `place` leads to and connects.
     ///

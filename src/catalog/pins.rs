@@ -36,6 +36,15 @@ pub struct JobPins {
     pub archived_by_jobs: u64,
 }
 
+/// Another end of pins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// They hold until then, or for longer if they did.
+    AtLeast(Timestamp),
+    /// They end then, or before if they did.
+    AtMost(Timestamp),
+}
+
 /// Whose jobs pin a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PinnedBy {
@@ -156,43 +165,23 @@ impl Catalog {
         }
     }
 
-    /// All pins that a holder has at `now` hold until `expires` at least; gives how many there are. Durable.
+    /// Gives all pins that a holder has at `now` another end; gives how many there are. Durable.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn pin_on(
-        &self,
-        holder: &str,
-        expires: Timestamp,
-        now: Timestamp,
-    ) -> Result<u64, CatalogError> {
-        let sql = "UPDATE pins SET expires = max(expires, ?)
-             WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
-        self.change_ends(sql, holder, expires, now)
-    }
-
-    /// The same, but until `expires` at most.
-    ///
-    /// # Errors
-    /// [`CatalogError`].
-    pub fn pin_no_longer(
-        &self,
-        holder: &str,
-        expires: Timestamp,
-        now: Timestamp,
-    ) -> Result<u64, CatalogError> {
-        let sql = "UPDATE pins SET expires = min(expires, ?)
-             WHERE holder = ? AND node > ? AND node <= ? AND expires > ?";
-        self.change_ends(sql, holder, expires, now)
-    }
-
-    fn change_ends(
-        &self,
-        sql: &'static str,
-        holder: &str,
-        expires: Timestamp,
-        now: Timestamp,
-    ) -> Result<u64, CatalogError> {
+    pub fn change_ends(&self, holder: &str, end: End, now: Timestamp) -> Result<u64, CatalogError> {
+        let (sql, expires) = match end {
+            End::AtLeast(expires) => (
+                "UPDATE pins SET expires = max(expires, ?)
+                 WHERE holder = ? AND node > ? AND node <= ? AND expires > ?",
+                expires,
+            ),
+            End::AtMost(expires) => (
+                "UPDATE pins SET expires = min(expires, ?)
+                 WHERE holder = ? AND node > ? AND node <= ? AND expires > ?",
+                expires,
+            ),
+        };
         let (mut changed, mut after) = (0, i64::MIN);
         loop {
             let whose = holder.to_owned();

@@ -47,10 +47,7 @@ impl Http {
             step: "start the client",
             source,
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(local)?;
+        let runtime = super::runtime()?;
         let interrupts = {
             let _inside = runtime.enter();
             signal(SignalKind::interrupt()).map_err(local)?

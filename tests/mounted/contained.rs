@@ -214,8 +214,11 @@ impl Drop for Inside {
     fn drop(&mut self) {
         let _ = writeln!(self.to, "exit");
         let _ = self.to.flush();
-        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            std::thread::sleep(std::time::Duration::from_millis(500));
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none())
+            && std::time::Instant::now() < end
+        {
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

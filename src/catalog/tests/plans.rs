@@ -1,6 +1,7 @@
 //! No query scans: every statement that this room can prepare is shown to SQLite's planner.
 
 use super::*;
+use crate::catalog::End;
 use crate::catalog::sql::SEEN;
 
 /// Tables of a handful of rows, listed whole; and what a rebuild kept, which goes as a whole.
@@ -129,8 +130,8 @@ fn call_everything(rig: &Rig) {
     rig.pinned_until(f, at(1)).unwrap();
     rig.unpin(vec![f], "h").unwrap();
     rig.held("h", at(1)).unwrap();
-    rig.pin_on("h", at(6), at(0)).unwrap();
-    rig.pin_no_longer("h", at(6), at(0)).unwrap();
+    rig.change_ends("h", End::AtLeast(at(6)), at(0)).unwrap();
+    rig.change_ends("h", End::AtMost(at(6)), at(0)).unwrap();
     rig.unpin_all("h").unwrap();
     rig.requests_of_job(1000, "4711", 5).unwrap();
     rig.next_user(None).unwrap();

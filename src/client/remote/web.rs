@@ -110,14 +110,7 @@ impl Web {
         headers: &[(&'static str, &str)],
         body: Option<Vec<u8>>,
     ) -> Result<(u16, Bytes), ClientError> {
-        let local = |source| ClientError::Local {
-            step: "start the client",
-            source,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(local)?;
+        let runtime = crate::client::runtime()?;
         let request = self.request(method, path, headers, body)?;
         runtime.block_on(async {
             let asked = timeout(PATIENCE, self.asked(request)).await;

@@ -9,7 +9,7 @@
 
 use super::ask::Ask;
 use super::{Engine, EngineError, PinNeed, Shared, shifted};
-use crate::catalog::{Held, Request, Verb};
+use crate::catalog::{End, Held, Request, Verb};
 use crate::error::Failure;
 use std::time::Duration;
 
@@ -120,10 +120,8 @@ impl Engine {
         pins_at_most(how_long)?;
         let expires = shifted(self.shared.now(), how_long, true);
         let holder = holder(uid, Some(job));
-        Ok(self
-            .shared
-            .catalog
-            .pin_on(&holder, expires, self.shared.now())?)
+        let (catalog, now) = (&self.shared.catalog, self.shared.now());
+        Ok(catalog.change_ends(&holder, End::AtLeast(expires), now)?)
     }
 
     /// All that a job pins ends after so long, if it did not end before.
@@ -135,7 +133,8 @@ impl Engine {
         pins_at_most(time)?;
         let (now, holder) = (self.shared.now(), holder(uid, Some(job)));
         let expires = shifted(now, time, true);
-        Ok(self.shared.catalog.pin_no_longer(&holder, expires, now)?)
+        let catalog = &self.shared.catalog;
+        Ok(catalog.change_ends(&holder, End::AtMost(expires), now)?)
     }
 
     /// A job claims what it needs on disk before it asks for it: `need`, of which `bytes` are to come back, or what it

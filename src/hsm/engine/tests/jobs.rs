@@ -91,7 +91,13 @@ fn jobs_keep_no_more_than_they_may_and_a_file_counts_once() {
     fails(3, "one", 0, &["d"], "over-budget", "all jobs keep");
     // A job's end makes room if nobody else holds what it held.
     bench.engine().release_job(2, "one", None).unwrap();
-    std::thread::sleep(Duration::from_millis(2100));
+    let need = bench.engine().forecast(&bench.job_ask(3, "one", 1, &["d"]));
+    let need = need.unwrap();
+    let weighed = || {
+        let need = Some((need.pins, need.bytes));
+        bench.engine().claim_for_job(3, "one", need, false).unwrap()
+    };
+    wait_for("the room to be seen", || weighed().is_none().then_some(()));
     done(3, "one", 1, &["d"]);
     let held = (bench.job_files(1, "two"), bench.job_files(3, "one"));
     assert_eq!(held, (2, 1));
@@ -133,8 +139,9 @@ fn a_job_claims_all_that_it_needs_or_waits_with_nothing() {
     // The one that waits is remembered, and gets it when there is room.
     assert!(claim(1, "two", None).unwrap().is_some());
     engine.release_job(1, "one", None).unwrap();
-    std::thread::sleep(Duration::from_millis(2100));
-    assert_eq!(claim(1, "two", None).unwrap(), None);
+    wait_for("room for it", || {
+        claim(1, "two", None).unwrap().is_none().then_some(())
+    });
     assert_eq!(engine.job_waits(1, "two"), None);
     // What is only weighed is not claimed.
     let weighed = engine.claim_for_job(4, "x", Some(need(4, &["d"])), false);
