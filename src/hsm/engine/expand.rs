@@ -408,9 +408,7 @@ impl Shared {
             counted: Default::default(),
             bill,
         };
-        for subject in &ask.subjects {
-            walk.subject(subject)?;
-        }
+        walk.subjects()?;
         walk.count_held()?;
         let bill = walk.bill.take();
         forecast.cost = bill.map_or_else(Vec::new, Bill::total);
@@ -438,9 +436,7 @@ fn pin_first(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), Engin
         counted: Default::default(),
         bill: None,
     };
-    for subject in &pins.subjects {
-        walk.subject(subject)?;
-    }
+    walk.subjects()?;
     walk.set_pins()
 }
 
@@ -487,9 +483,7 @@ fn expand(shared: &Shared, request: RequestId, ask: &Ask) -> Result<(), EngineEr
         counted: Default::default(),
         bill: None,
     };
-    for subject in &ask.subjects {
-        walk.subject(subject)?;
-    }
+    walk.subjects()?;
     walk.flush()?;
     if shared.stopping() {
         // The walk may have been cut short; the next start does it again, from its beginning.

@@ -53,7 +53,7 @@ pub struct TierCheck {
 }
 
 /// What somebody asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     /// A run over all tiers.
     Pass { dry: bool },
@@ -101,6 +101,13 @@ struct State {
     surveys: Vec<(String, Report)>,
     /// The last run that was no dry one, by tier.
     last: Vec<(String, Report)>,
+}
+
+impl State {
+    /// It waits no more.
+    fn granted(&mut self, number: u64) {
+        self.asked.retain(|(asked, _)| *asked != number);
+    }
 }
 
 /// What is asked of the thread, and what it answered.
@@ -243,15 +250,14 @@ pub(super) fn work(shared: &Arc<Shared>) {
         super::media::tend(shared, slot, &mut due.next);
     }
     while !shared.stopping() {
-        let asked = {
-            let mut state = shared.desk.0.lock();
-            (!state.asked.is_empty()).then(|| state.asked.remove(0))
-        };
+        // It is among what was asked for until it is among what began: who asks for it finds it.
+        let asked = shared.desk.0.lock().asked.first().copied();
         if let Some((number, wish)) = asked {
             match wish {
                 Wish::Pass { dry } => run(shared, number, dry, &mut due, false),
                 Wish::Check { tier, closely } => check(shared, number, tier, closely),
             }
+            shared.desk.0.lock().granted(number);
         } else if super::media::empty_next(shared, &mut due.next) {
         } else if is_due(shared, &due) {
             let number = {
@@ -296,6 +302,7 @@ fn run(shared: &Shared, number: u64, dry: bool, due: &mut Due, gentle: bool) {
             state.runs.remove(0);
         }
         state.runs.push(begun);
+        state.granted(number);
     }
     let mut next: Option<Timestamp> = None;
     for slot in &shared.tiers {
@@ -357,6 +364,7 @@ fn check(shared: &Shared, number: u64, tier: TierId, closely: bool) {
             state.checks.remove(0);
         }
         state.checks.push(begun);
+        state.granted(number);
     }
     let stop = |_: Option<Step>| shared.stopping();
     let found = with_ground(shared, slot, &stop, |ground| {

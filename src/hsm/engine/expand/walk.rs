@@ -11,6 +11,7 @@ use crate::error::Failure;
 use crate::format::record::{Record, State};
 use crate::hsm::backing::{Access, BackingError, How, NodeKind};
 use crate::id::{NodeHandle, RequestId};
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 pub(super) enum Out<'a> {
@@ -68,24 +69,63 @@ impl Walk<'_> {
         })
     }
 
-    /// A thing that was named. Whatever stands in its way becomes its result; only the catalog's
-    /// errors are the request's, which is then tried again.
-    pub(super) fn subject(&mut self, named: &Named) -> Result<(), EngineError> {
-        match self.named(named) {
-            Err(why) if !matches!(why, EngineError::Catalog(_)) => self.unreachable(named, &why),
-            done => done,
-        }
+    /// All that was named, some at a time: asked for one by one, the catalog's answers take longer than the rest.
+    /// Whatever stands in the way of one becomes its result; only the catalog's errors are the request's, which is
+    /// then tried again.
+    pub(super) fn subjects(&mut self) -> Result<(), EngineError> {
+        let ask = self.ask;
+        ask.subjects
+            .chunks(tree::CHUNK)
+            .try_for_each(|some| self.named(some))
     }
 
-    fn named(&mut self, named: &Named) -> Result<(), EngineError> {
-        let looked = self.open(named)?;
-        let (id, near) = self.place(&looked)?;
-        let met = self.meet(&[id])?.pop().flatten();
-        self.one(&looked, (id, met), near, true)?;
-        if looked.stat.kind == NodeKind::Directory {
-            self.directory(looked, id)?;
+    fn named(&mut self, some: &[Named]) -> Result<(), EngineError> {
+        let mut opened = Vec::new();
+        for named in some {
+            let looked = self.open(named);
+            opened.extend(self.or_unreachable(named, looked)?.map(|l| (named, l)));
+        }
+        let handles = opened.iter().map(|(_, looked)| &looked.handle);
+        let known = self.shared.catalog.nodes_by_handles(handles)?;
+        let known: HashMap<_, _> = known.into_iter().map(|n| (n.handle, n.id)).collect();
+        let mut placed = Vec::new();
+        for (named, looked) in opened {
+            let place = match known.get(&looked.handle) {
+                Some(id) if looked.stat.kind != NodeKind::Directory => Ok((*id, *id)),
+                _ => self.place(&looked),
+            };
+            let place = self.or_unreachable(named, place)?;
+            placed.extend(place.map(|place| (named, looked, place)));
+        }
+        let ids: Vec<NodeId> = placed.iter().map(|(_, _, (id, _))| *id).collect();
+        let met = self.meet(&ids)?;
+        let mut directories = Vec::new();
+        for ((named, looked, (id, near)), met) in placed.into_iter().zip(met) {
+            let done = self.one(&looked, (id, met), near, true);
+            let done = self.or_unreachable(named, done)?;
+            if done.is_some() && looked.stat.kind == NodeKind::Directory {
+                directories.push((named, looked, id));
+            }
+        }
+        // Not before: what was met is not to become old over a long walk.
+        for (named, looked, id) in directories {
+            let walked = self.directory(looked, id);
+            self.or_unreachable(named, walked)?;
         }
         Ok(())
+    }
+
+    /// What came of something that was named; nothing if it is refused because of it.
+    fn or_unreachable<T>(
+        &mut self,
+        named: &Named,
+        came: Result<T, EngineError>,
+    ) -> Result<Option<T>, EngineError> {
+        match came {
+            Ok(came) => Ok(Some(came)),
+            Err(why @ EngineError::Catalog(_)) => Err(why),
+            Err(why) => self.unreachable(named, &why).map(|()| None),
+        }
     }
 
     /// What was named cannot be looked at (or not to its end): it failed, and says why.

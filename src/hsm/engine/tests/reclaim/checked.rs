@@ -42,6 +42,8 @@ fn each_difference_is_named_and_nothing_is_changed() {
     );
     let bench = bench.again(PLACES, settings(&clock), NOTHING, |_| ());
     settled(&bench);
+    // Behind the look at the start, which notes what is missing.
+    checked(&bench, false);
 
     let epoch = bench.engine().shared.incarnation.epoch;
     let strangers = [gone.epoch, epoch, epoch + 1].map(|epoch| AggregateId { epoch, seq: 900 });
