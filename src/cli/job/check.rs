@@ -9,11 +9,11 @@ use super::{directives, mistake, room};
 use crate::config::units::shown::{Bytes, counted, files, seconds};
 use crate::error::Failure;
 use crate::server::wire::{
-    GivenPath, JobAct, JobCheck, JobMistake, Plan, Problem, SubmitOptions, Submitted, Verb,
+    GivenPath, JobAct, JobCheck, JobMistake, Plan, Problem, Submitted, Verb,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Stands for a job that has no name yet.
 const JOB: &str = "check";
@@ -125,15 +125,17 @@ fn of_json(script: &Path, wrong: &super::Wrong) -> JobMistake {
 fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, CliError> {
     let mut sum: Option<Plan> = None;
     let mut needed: Vec<Problem> = Vec::new();
+    let mut weighed = Vec::new();
     for wanted in all {
         let mut problems = wanted.problems.clone();
         if let Some(first) = wanted.paths.first() {
             let place = Path::new(OsStr::from_bytes(first));
             let mut client = session.client_within(Some(place), super::view::SILENCE)?;
-            let options = SubmitOptions {
-                dry_run: true,
-                ..SubmitOptions::default()
-            };
+            let mut options = room::look(JOB);
+            if wanted.optional {
+                // The job does not wait for it.
+                (options.job, options.pin_for_s) = (None, None);
+            }
             let mut paths = wanted.paths.iter().cloned();
             let asked = client.submit(Verb::Stage, &mut paths, &options)?;
             problems.extend(asked.problems);
@@ -142,6 +144,9 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
                 let whole = |problem: &&Problem| plan.in_parts && problem.path.is_none();
                 let skipped = plan.skipped.iter().filter(|problem| !whole(problem));
                 problems.extend(skipped.cloned());
+                if !wanted.optional {
+                    weighed.push((place.to_owned(), plan.clone()));
+                }
                 sum = Some(match sum {
                     Some(sum) => sum.and(plan),
                     None => plan,
@@ -162,7 +167,11 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
         (check.fits, check.in_parts) = (plan.fits || plan.in_parts, plan.in_parts);
     }
     if needed.is_empty() {
-        among_others(session, all, check, &mut needed)?;
+        // What several directives name is counted once.
+        if weighed.len() > 1 {
+            weighed = room::weigh(session, all, JOB)?;
+        }
+        among_others(session, weighed, check, &mut needed)?;
     }
     check.problems = needed;
     let good = check.fits && check.problems.is_empty();
@@ -176,11 +185,11 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
 /// What the job would have to wait for, or never get, because of what other jobs keep.
 fn among_others(
     session: &Session,
-    all: &[Wanted],
+    weighed: Vec<(PathBuf, Plan)>,
     check: &mut JobCheck,
     needed: &mut Vec<Problem>,
 ) -> Result<(), CliError> {
-    for (at, plan) in room::weigh(session, all, JOB)? {
+    for (at, plan) in weighed {
         let Some(need) = plan.pins else {
             continue;
         };

@@ -7,7 +7,7 @@ use super::staging::{Known, Staging, Teller, place};
 use super::view;
 use crate::client::Client;
 use crate::server::wire::{
-    JobAct, JobNeed, JobOrder, JobPhase, JobView, Plan, SubmitOptions, Submitted,
+    JobAct, JobNeed, JobOrder, JobPhase, JobView, Plan, SubmitOptions, Submitted, Verb,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,16 @@ use std::time::Duration;
 /// How often it is looked whether others have ended, at first and later; within the two minutes after which a
 /// job that does not ask waits no more.
 const LOOK: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+
+/// What a stage for the job would do: a question, as whoever pins asks it.
+pub(super) fn look(job: &str) -> SubmitOptions {
+    SubmitOptions {
+        dry_run: true,
+        job: Some(job.to_owned()),
+        pin_for_s: Some(1),
+        ..SubmitOptions::default()
+    }
+}
 
 /// What the required files would take, all of an instance at once: what two directives name is counted once.
 pub(super) fn weigh(
@@ -34,17 +44,7 @@ pub(super) fn weigh(
     }
     let mut plans = Vec::new();
     for (at, mut client, paths) in by_instance.into_values() {
-        let options = SubmitOptions {
-            dry_run: true,
-            job: Some(job.to_owned()),
-            pin_for_s: Some(1),
-            ..SubmitOptions::default()
-        };
-        let asked = client.submit(
-            crate::server::wire::Verb::Stage,
-            &mut paths.into_iter(),
-            &options,
-        )?;
+        let asked = client.submit(Verb::Stage, &mut paths.into_iter(), &look(job))?;
         if let Some(Submitted::Plan(plan)) = asked.submitted {
             plans.push((at, plan));
         }

@@ -196,8 +196,12 @@ impl Forecast {
     pub(super) fn admitted(&mut self, ask: &Ask, (decision, room): (Admission, u64)) {
         debug_assert_eq!(ask.verb, crate::catalog::Verb::Stage);
         self.room = Some(room);
-        if let Admission::InParts(why) | Admission::Refused(_, why) = &decision {
-            self.skipped.insert(0, (Vec::new(), why.clone()));
+        match &decision {
+            // A job waits for it, and is told so where it claims what it needs.
+            Admission::Fits | Admission::Refused(Failure::OverBudget, _) => {}
+            Admission::InParts(why) | Admission::Refused(_, why) => {
+                self.skipped.insert(0, (Vec::new(), why.clone()));
+            }
         }
         self.admission = Some(decision);
     }

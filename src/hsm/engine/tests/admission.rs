@@ -1,6 +1,7 @@
 //! A stage is admitted, or not, as a whole.
 
 use super::*;
+use crate::error::Failure;
 use crate::hsm::engine::Admission;
 use crate::hsm::rig::{Image, noise};
 
@@ -68,4 +69,67 @@ fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves(
         let back = std::fs::read(bench.root.join(name)).unwrap();
         assert_eq!(back, noise(8 * MIB as usize, n as u64), "{name}");
     }
+}
+
+/// Nothing is old enough for it.
+const RELEASES: &str = "rule archive none
+  never
+
+rule release late
+  when not accessed for 3650 d
+  above 98 % down to 97 %
+";
+
+#[test]
+fn a_job_waits_for_disk_that_other_jobs_keep_and_nobody_else_does() {
+    let Some(image) = Image::ext4("admission-jobs") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let root = image.path().join("backing");
+    std::fs::create_dir(&root).unwrap();
+    let settings = Settings {
+        reserve: MIB,
+        ..small()
+    };
+    let bench = Bench::on(dir, root, &[Place::Elsewhere], settings, RELEASES);
+    for (n, name) in ["d/a", "d/b", "d/c"].iter().enumerate() {
+        bench.write(name, &noise(8 * MIB as usize, n as u64));
+    }
+    bench.archive(&["d"]);
+    bench.done(bench.submit(Verb::Release, &["d"]));
+    let filler = std::fs::File::create(image.path().join("filler")).unwrap();
+    let take = free(image.path()) - 20 * MIB;
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
+    filler.sync_all().unwrap();
+    let engine = bench.engine();
+    let first = engine.submit(bench.job_ask(0, "one", 0, &["d/a", "d/b"]));
+    bench.done(first.unwrap().id);
+
+    let said = |ask: &Ask| {
+        let forecast = engine.forecast(ask).unwrap();
+        match forecast.admission {
+            Some(Admission::Refused(code, why)) => Some((code, why, forecast.skipped.len())),
+            _ => None,
+        }
+    };
+    let later = bench.job_ask(0, "two", 0, &["d/c"]);
+    // All pins are counted every few seconds.
+    let (why, skipped) = wait_for("the pins to be seen", || {
+        let (code, why, skipped) = said(&later)?;
+        (code == Failure::OverBudget).then_some((why, skipped))
+    });
+    assert!(
+        why.contains("0 could be released, and jobs keep 1677"),
+        "{why}"
+    );
+    assert_eq!(skipped, 0, "what it waits for does not stand in its way");
+    let nobody = bench.ask(Verb::Stage, vec![bench.named("d/c")]);
+    let told = said(&nobody).map(|(code, _, skipped)| (code, skipped));
+    assert_eq!(told, Some((Failure::NoSpace, 1)));
+    engine.release_job(0, "one", None).unwrap();
+    wait_for("room for it", || {
+        let admission = engine.forecast(&later).unwrap().admission;
+        matches!(admission, Some(Admission::InParts(_))).then_some(())
+    });
 }

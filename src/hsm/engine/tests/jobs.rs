@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Bench {
-    fn job_ask(&self, uid: u32, job: &str, attempt: u32, names: &[&str]) -> Ask {
+    pub(super) fn job_ask(&self, uid: u32, job: &str, attempt: u32, names: &[&str]) -> Ask {
         let subjects = names.iter().map(|name| self.named(name)).collect();
         let mut ask = self.ask(Verb::Stage, subjects);
         ask.asker.uid = uid;
