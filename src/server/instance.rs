@@ -224,6 +224,7 @@ fn asker(peer: &Peer) -> Asker {
 fn plan(verb: Verb, forecast: Forecast) -> Plan {
     let fits = matches!(&forecast.admission, None | Some(Admission::Fits));
     let in_parts = matches!(&forecast.admission, Some(Admission::InParts(_)));
+    let whole = forecast.admission.as_ref().and_then(views::whole);
     let need = forecast.pins;
     let pins = (need.total > 0).then_some(JobNeed {
         bytes: forecast.bytes,
@@ -241,7 +242,10 @@ fn plan(verb: Verb, forecast: Forecast) -> Plan {
         pins,
         room: forecast.room,
         cost: forecast.cost.into_iter().map(views::cost).collect(),
-        skipped: forecast.skipped.into_iter().map(views::skipped).collect(),
+        skipped: whole
+            .into_iter()
+            .chain(forecast.skipped.into_iter().map(views::skipped))
+            .collect(),
         skipped_files: forecast.skipped_files,
     }
 }

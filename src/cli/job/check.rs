@@ -4,16 +4,15 @@ use super::super::output::Output;
 use super::super::{CliError, Session, outcome};
 use super::directives::Directives;
 use super::sources::{self, Wanted};
-use super::staging::told;
+use super::staging::{place, told};
 use super::{directives, mistake, room};
 use crate::config::units::shown::{Bytes, counted, files, seconds};
 use crate::error::Failure;
 use crate::server::wire::{
     GivenPath, JobAct, JobCheck, JobMistake, Plan, Problem, Submitted, Verb,
 };
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Stands for a job that has no name yet.
 const JOB: &str = "check";
@@ -91,19 +90,18 @@ pub(super) fn before_submission(
         eprintln!("cairn: {}", told(problem));
     }
     let first = check.problems.first();
-    let (failure, why) = match (check.fits, first) {
-        (false, _) => {
+    let failure = first.and_then(|first| Failure::parse(&first.code));
+    let failure = failure.unwrap_or(Failure::Internal);
+    let why = match first {
+        Some(whole) if whole.path.is_none() => {
             let room = check.room.map_or(String::new(), |room| {
                 format!(", and {} bytes are free", room)
             });
-            let why = format!("it stages {} bytes{room}", check.bytes);
-            (Failure::NoSpace, why)
+            format!("it stages {} bytes{room}", check.bytes)
         }
-        (true, first) => {
-            let failure = first.and_then(|first| Failure::parse(&first.code));
+        _ => {
             let many = counted(check.problems.len() as u64, "file or directory");
-            let why = format!("{many} cannot be staged");
-            (failure.unwrap_or(Failure::Internal), why)
+            format!("{many} cannot be staged")
         }
     };
     let script = super::shown(script);
@@ -124,56 +122,41 @@ fn of_json(script: &Path, wrong: &super::Wrong) -> JobMistake {
 /// What the stages would move, and what stands in their way.
 fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, CliError> {
     let mut sum: Option<Plan> = None;
-    let mut needed: Vec<Problem> = Vec::new();
     let mut weighed = Vec::new();
     for wanted in all {
-        let mut problems = wanted.problems.clone();
-        if let Some(first) = wanted.paths.first() {
-            let place = Path::new(OsStr::from_bytes(first));
-            let mut client = session.client_within(Some(place), super::view::SILENCE)?;
-            let mut options = room::look(JOB);
-            if wanted.optional {
-                // The job does not wait for it.
-                (options.job, options.pin_for_s) = (None, None);
+        let (problems, plan) = match asked(session, wanted) {
+            Err(why) if wanted.optional => {
+                eprintln!("cairn: optional: {why}");
+                continue;
             }
-            let mut paths = wanted.paths.iter().cloned();
-            let asked = client.submit(Verb::Stage, &mut paths, &options)?;
-            problems.extend(asked.problems);
-            if let Some(Submitted::Plan(plan)) = asked.submitted {
-                // That it is done in parts does not stand in its way.
-                let whole = |problem: &&Problem| plan.in_parts && problem.path.is_none();
-                let skipped = plan.skipped.iter().filter(|problem| !whole(problem));
-                problems.extend(skipped.cloned());
-                if !wanted.optional {
-                    weighed.push((place.to_owned(), plan.clone()));
-                }
-                sum = Some(match sum {
-                    Some(sum) => sum.and(plan),
-                    None => plan,
-                });
-            }
-        }
+            asked => asked?,
+        };
         if wanted.optional {
-            problems
-                .iter()
-                .for_each(|p| eprintln!("cairn: optional: {}", told(p)));
+            let whole = plan.iter().flat_map(whole);
+            for problem in problems.iter().chain(whole) {
+                eprintln!("cairn: optional: {}", told(problem));
+            }
         } else {
-            needed.extend(problems);
+            check.problems.extend(problems);
+            weighed.extend(place(wanted).map(Path::to_owned).zip(plan.clone()));
         }
+        sum = match (sum, plan) {
+            (Some(sum), Some(plan)) => Some(sum.and(plan)),
+            (sum, plan) => sum.or(plan),
+        };
     }
     if let Some(plan) = sum {
         (check.files, check.bytes) = (plan.files, plan.bytes);
         (check.eta_s, check.room) = (plan.eta_s, plan.room);
-        (check.fits, check.in_parts) = (plan.fits || plan.in_parts, plan.in_parts);
     }
-    if needed.is_empty() {
-        // What several directives name is counted once.
-        if weighed.len() > 1 {
-            weighed = room::weigh(session, all, JOB)?;
-        }
-        among_others(session, weighed, check, &mut needed)?;
+    // What several directives name is counted once.
+    let weighed = match weighed.len() {
+        0 | 1 => weighed,
+        _ => room::weigh(session, all, JOB)?,
+    };
+    for (at, plan) in weighed {
+        among_others(session, (&at, plan), check)?;
     }
-    check.problems = needed;
     let good = check.fits && check.problems.is_empty();
     Ok(if good {
         outcome::OK
@@ -182,29 +165,66 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
     })
 }
 
-/// What the job would have to wait for, or never get, because of what other jobs keep.
+/// What would come of a directive's stage, and files that it could not stage.
+fn asked(session: &Session, wanted: &Wanted) -> Result<(Vec<Problem>, Option<Plan>), CliError> {
+    let mut problems = wanted.problems.clone();
+    let Some(place) = place(wanted) else {
+        return Ok((problems, None));
+    };
+    let mut options = room::look(JOB);
+    if wanted.optional {
+        // The job does not wait for it.
+        (options.job, options.pin_for_s) = (None, None);
+    }
+    let mut client = session.client_within(Some(place), super::view::SILENCE)?;
+    let mut paths = wanted.paths.iter().cloned();
+    let asked = client.submit(Verb::Stage, &mut paths, &options)?;
+    problems.extend(asked.problems);
+    let plan = match asked.submitted {
+        Some(Submitted::Plan(plan)) => Some(plan),
+        Some(Submitted::Accepted(_)) | None => None,
+    };
+    let named = plan.iter().flat_map(|plan| &plan.skipped);
+    problems.extend(named.filter(|p| p.path.is_some()).cloned());
+    Ok((problems, plan))
+}
+
+/// What stands in the way of a stage as a whole. That it is done in parts does not, and for what other jobs keep a
+/// job waits.
+fn whole(plan: &Plan) -> impl Iterator<Item = &Problem> {
+    let code = |problem: &Problem| Failure::parse(&problem.code);
+    let stands = move |code| matches!(code, Some(code) if code != Failure::OverBudget);
+    let whole = plan.skipped.iter().filter(|p| p.path.is_none());
+    whole.filter(move |problem| stands(code(problem)))
+}
+
+/// What a job with this plan would have to wait for at an instance, or never get.
 fn among_others(
     session: &Session,
-    weighed: Vec<(PathBuf, Plan)>,
+    (at, plan): (&Path, Plan),
     check: &mut JobCheck,
-    needed: &mut Vec<Problem>,
 ) -> Result<(), CliError> {
-    for (at, plan) in weighed {
-        let Some(need) = plan.pins else {
-            continue;
-        };
-        match room::tell(session, &at, JOB, (JobAct::Weigh, Some(need))) {
-            Ok(waits) => {
-                check.waits = check.waits.take().or(waits);
-                check.fits = true;
-            }
-            Err(CliError::Client(why)) => needed.push(Problem {
+    check.in_parts |= plan.in_parts;
+    let refused = check.problems.len();
+    check.problems.extend(whole(&plan).cloned());
+    if check.problems.len() > refused {
+        check.fits = false;
+        return Ok(());
+    }
+    let Some(need) = plan.pins else {
+        return Ok(());
+    };
+    match room::tell(session, at, JOB, (JobAct::Weigh, Some(need))) {
+        Ok(waits) => check.waits = check.waits.take().or(waits),
+        Err(CliError::Client(why)) => {
+            check.fits &= why.failure() != Failure::NoSpace;
+            check.problems.push(Problem {
                 path: None,
                 code: why.failure().as_str().to_owned(),
                 message: why.to_string(),
-            }),
-            Err(why) => return Err(why),
+            });
         }
+        Err(why) => return Err(why),
     }
     Ok(())
 }
@@ -227,9 +247,10 @@ fn show(output: &mut Output, check: &JobCheck, how: &How<'_>) -> Result<(), CliE
         .room
         .map_or_else(String::new, |room| format!(" ({} free)", Bytes(room)));
     let fits = match (check.fits, check.in_parts) {
-        (true, false) => "fits",
-        (true, true) => "comes in parts, as policy makes room",
         (false, _) => "does not fit",
+        (true, _) if check.waits.is_some() => "has to wait",
+        (true, true) => "comes in parts, as policy makes room",
+        (true, false) => "fits",
     };
     let (count, bytes) = (files(check.files), Bytes(check.bytes));
     output.line(format!(

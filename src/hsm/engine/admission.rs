@@ -192,17 +192,10 @@ fn on_disk(snapshot: &Snapshot) -> u64 {
 }
 
 impl Forecast {
-    /// What stands in the way of a stage, first of all.
+    /// What is decided about a stage.
     pub(super) fn admitted(&mut self, ask: &Ask, (decision, room): (Admission, u64)) {
         debug_assert_eq!(ask.verb, crate::catalog::Verb::Stage);
         self.room = Some(room);
-        match &decision {
-            // A job waits for it, and is told so where it claims what it needs.
-            Admission::Fits | Admission::Refused(Failure::OverBudget, _) => {}
-            Admission::InParts(why) | Admission::Refused(_, why) => {
-                self.skipped.insert(0, (Vec::new(), why.clone()));
-            }
-        }
         self.admission = Some(decision);
     }
 }

@@ -89,6 +89,17 @@ impl Ask {
     }
 }
 
+/// A file that a request would leave out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// As it was named, or its name; empty: several.
+    pub path: Vec<u8>,
+    /// What it would fail with; `None`: nothing is to be done about it.
+    pub code: Option<crate::error::Failure>,
+    /// In words.
+    pub why: String,
+}
+
 /// What a request would do.
 #[derive(Debug, Clone, Default)]
 pub struct Forecast {
@@ -105,7 +116,7 @@ pub struct Forecast {
     /// Whether they are let in; `None` where nothing is asked.
     pub admission: Option<super::Admission>,
     /// Files left out, and why; at most a thousand are kept.
-    pub skipped: Vec<(Vec<u8>, String)>,
+    pub skipped: Vec<Skipped>,
     /// Files left out, all of them.
     pub skipped_files: u64,
     /// Seconds it may take, if that can be told.

@@ -4,7 +4,7 @@
 //! A rule's plan is a value: computed from the catalog, shown by a dry run, and re-checked file by
 //! file when its actions are carried out.
 
-use super::ask::Forecast;
+use super::ask::{Forecast, Skipped};
 use super::{Engine, EngineError, Shared, shifted};
 use crate::catalog::{
     self, ArchiveFilter, CandidateCursor, Candidates, Durability, FileState, NewAction, NewRequest,
@@ -274,9 +274,11 @@ impl Shared {
         };
         for (reason, tally) in &rule.held {
             run.forecast.skipped_files += tally.files;
-            run.forecast
-                .skipped
-                .push((Vec::new(), format!("{} files held: {reason}", tally.files)));
+            run.forecast.skipped.push(Skipped {
+                path: Vec::new(),
+                code: None,
+                why: format!("{} files held: {reason}", tally.files),
+            });
         }
         if dry_run {
             run.forecast.cost = self.cost_of_rule(rule)?;

@@ -2,8 +2,10 @@
 
 use super::told;
 use crate::catalog;
+use crate::error::Failure;
+use crate::hsm::engine::ask::Skipped;
 use crate::hsm::engine::repair::{Ill, Remedy, Repair, Went};
-use crate::hsm::engine::{RequestReport, RuleRun};
+use crate::hsm::engine::{Admission, RequestReport, RuleRun};
 use crate::id::Timestamp;
 use crate::server::wire::{
     CartridgeWait, Cost, Flag, GivenPath, Plan, PolicyRun, Problem, RepairView, RequestState,
@@ -84,12 +86,29 @@ pub(super) fn repair(found: Repair) -> RepairView {
 }
 
 /// What was left out of a plan, and why.
-pub(super) fn skipped((path, why): (Vec<u8>, String)) -> Problem {
+/// A code for what would be left out, or done in parts, and is no failure.
+const SKIPPED: &str = "skipped";
+
+pub(super) fn skipped(skipped: Skipped) -> Problem {
     Problem {
-        path: (!path.is_empty()).then(|| GivenPath::new(&path)),
-        code: "skipped".into(),
-        message: why,
+        path: (!skipped.path.is_empty()).then(|| GivenPath::new(&skipped.path)),
+        code: skipped.code.map_or(SKIPPED, Failure::as_str).to_owned(),
+        message: skipped.why,
     }
+}
+
+/// What is said of the whole of a stage that does not begin at once.
+pub(super) fn whole(admission: &Admission) -> Option<Problem> {
+    let (code, why) = match admission {
+        Admission::Fits => return None,
+        Admission::InParts(why) => (SKIPPED, why),
+        Admission::Refused(code, why) => (code.as_str(), why),
+    };
+    Some(Problem {
+        path: None,
+        code: code.to_owned(),
+        message: why.clone(),
+    })
 }
 
 /// Whether the asker may know a path below the mount.

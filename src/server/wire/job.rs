@@ -170,7 +170,7 @@ pub struct JobCheck {
     /// Room where they would go, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<u64>,
-    /// What it would have to wait for, in words: other jobs keep as much on disk as they may.
+    /// What it would have to wait for, in words: other jobs keep as much on disk as they may, or as there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
     /// Mistakes in directives.

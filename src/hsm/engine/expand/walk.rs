@@ -1,6 +1,6 @@
 //! The walk below what was named, on the asker's behalf, and what it hands to the catalog.
 
-use super::super::ask::{Ask, Asker, Forecast, Named};
+use super::super::ask::{Ask, Asker, Forecast, Named, Skipped};
 use super::super::cost::{self, Bill};
 use super::super::tree::{self, Looked};
 use super::super::{EngineError, Shared, jobs, shifted};
@@ -69,7 +69,7 @@ impl Walk<'_> {
         })
     }
 
-    /// All that was named, some at a time: asked for one by one, the catalog's answers take longer than the rest.
+    /// All that was named, some at a time: for each file that it knows, the catalog's answer takes longer than the rest.
     /// Whatever stands in the way of one becomes its result; only the catalog's errors are the request's, which is
     /// then tried again.
     pub(super) fn subjects(&mut self) -> Result<(), EngineError> {
@@ -104,12 +104,12 @@ impl Walk<'_> {
             let done = self.one(&looked, (id, met), near, true);
             let done = self.or_unreachable(named, done)?;
             if done.is_some() && looked.stat.kind == NodeKind::Directory {
-                directories.push((named, looked, id));
+                directories.push((named, id));
             }
         }
         // Not before: what was met is not to become old over a long walk.
-        for (named, looked, id) in directories {
-            let walked = self.directory(looked, id);
+        for (named, id) in directories {
+            let walked = self.directory(named, id);
             self.or_unreachable(named, walked)?;
         }
         Ok(())
@@ -189,14 +189,8 @@ impl Walk<'_> {
 
     /// Everything below a directory; a stack instead of recursion, because trees are deep. It holds
     /// no descriptors, because trees are wide.
-    fn directory(&mut self, top: Looked, id: NodeId) -> Result<(), EngineError> {
-        let mut stack = vec![(
-            Named {
-                node: top.handle,
-                given: top.name,
-            },
-            id,
-        )];
+    fn directory(&mut self, top: &Named, id: NodeId) -> Result<(), EngineError> {
+        let mut stack = vec![(top.clone(), id)];
         while let Some((named, id)) = stack.pop() {
             let dir = match self.open(&named) {
                 Ok(dir) => dir,
@@ -289,6 +283,9 @@ impl Walk<'_> {
         near: NodeId,
         direct: bool,
     ) -> Result<(), EngineError> {
+        if self.is_counted(id) {
+            return Ok(());
+        }
         let facts = self.facts(looked, (id, met), direct)?;
         if self.ask.pins_for_job() && facts.can_be_pinned() {
             self.hold(id, facts.bytes_on_disk())?;
@@ -298,7 +295,7 @@ impl Walk<'_> {
                 if let Out::Forecast(forecast) = &mut self.out
                     && let Some(why) = why
                 {
-                    skip(forecast, &looked.name, why);
+                    skip(forecast, &looked.name, None, why);
                 }
                 Ok(())
             }
@@ -328,11 +325,16 @@ impl Walk<'_> {
         }
     }
 
+    /// A forecast has met it before: by another name, or named twice. What is named alone is not remembered.
+    fn is_counted(&mut self, id: NodeId) -> bool {
+        let forecast = matches!(self.out, Out::Forecast(_));
+        let remembers = self.ask.pins_for_job() || self.ask.subjects.len() > 1;
+        forecast && remembers && self.counted.len() < COUNTED && !self.counted.insert(id)
+    }
+
     /// Counts what a job would pin.
     fn hold(&mut self, id: NodeId, size: u64) -> Result<(), EngineError> {
-        let forecast = matches!(self.out, Out::Forecast(_));
-        let known = self.counted.len() < COUNTED && !self.counted.insert(id);
-        if forecast && !known {
+        if matches!(self.out, Out::Forecast(_)) {
             self.held.push((id, size));
         }
         if self.held.len() < CHUNK {
@@ -558,7 +560,7 @@ impl Walk<'_> {
         };
         match &mut self.out {
             Out::Forecast(forecast) => {
-                skip(forecast, name, why);
+                skip(forecast, name, Some(code), why);
                 return Ok(());
             }
             Out::Pins { .. } => return Ok(()),
@@ -633,10 +635,14 @@ pub(super) fn nobody(handle: &NodeHandle) -> NodeId {
     NodeId(-1 - (hash >> 2).cast_signed())
 }
 
-fn skip(forecast: &mut Forecast, name: &[u8], why: &str) {
+fn skip(forecast: &mut Forecast, name: &[u8], code: Option<Failure>, why: &str) {
     forecast.skipped_files += 1;
     if forecast.skipped.len() < 1000 {
-        forecast.skipped.push((name.to_vec(), why.to_owned()));
+        forecast.skipped.push(Skipped {
+            path: name.to_vec(),
+            code,
+            why: why.to_owned(),
+        });
     }
 }
 

@@ -89,3 +89,29 @@ fn what_the_kernel_knows_no_name_of_is_there_all_the_same() {
             .id,
     );
 }
+
+#[test]
+fn many_that_are_named_one_by_one_are_all_done_and_each_once() {
+    let bench = Bench::new(&[Place::Elsewhere], small(), NOTHING);
+    let names: Vec<String> = (0..600).map(|n| format!("many/{n}")).collect();
+    for name in &names {
+        bench.write(name, b"bytes");
+    }
+    let mut all: Vec<Named> = names.iter().map(|name| bench.named(name)).collect();
+    // In the middle one that goes, one again, and the directory of all.
+    bench.write("goes", b"bytes");
+    all.insert(300, bench.named("goes"));
+    all.insert(300, bench.named("many/599"));
+    all.insert(300, bench.named("many"));
+    std::fs::remove_file(bench.root.join("goes")).unwrap();
+    let asked = bench.ask(Verb::Archive, all);
+    let forecast = bench.engine().forecast(&asked).unwrap();
+    assert_eq!((forecast.files, forecast.skipped_files), (601, 1));
+    let report = bench.ended(bench.engine().submit(asked).unwrap().id);
+    let counts = report.row.counts;
+    assert_eq!((counts.done.files, counts.failed.files), (601, 1));
+    assert_eq!(failures(&report), ["not-found: goes: it no longer exists"]);
+    for name in &names {
+        assert_eq!(state_of(&bench, name), FileState::Archived, "{name}");
+    }
+}
