@@ -85,10 +85,10 @@ pub(super) fn repair(found: Repair) -> RepairView {
     }
 }
 
-/// What was left out of a plan, and why.
-/// A code for what would be left out, or done in parts, and is no failure.
+/// The code of what would be left out, or done in parts, and is no failure.
 const SKIPPED: &str = "skipped";
 
+/// What was left out of a plan, and why.
 pub(super) fn skipped(skipped: Skipped) -> Problem {
     Problem {
         path: (!skipped.path.is_empty()).then(|| GivenPath::new(&skipped.path)),
