@@ -4,7 +4,7 @@
 use crate::needs_mounts;
 use crate::rig::lan::{Lan, no_networks};
 use crate::rig::podman::{Podman, no_podman};
-use crate::rig::{Instance, is_mounted, program, tree, wait_for};
+use crate::rig::{Instance, is_mounted, program, tree, wait_for, wait_up_to};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -12,6 +12,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// A user that every Debian has, whose job it is.
 const USER: (&str, u32) = ("backup", 34);
@@ -214,12 +215,11 @@ impl Drop for Inside {
     fn drop(&mut self) {
         let _ = writeln!(self.to, "exit");
         let _ = self.to.flush();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
-        while self.child.try_wait().is_ok_and(|ended| ended.is_none())
-            && std::time::Instant::now() < end
-        {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        // One that does not end is killed.
+        let soon = (Duration::from_secs(5), Duration::from_millis(20));
+        let _ = wait_up_to(soon, "the shell's end", || {
+            Ok(!self.child.try_wait().is_ok_and(|ended| ended.is_none()))
+        });
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -419,13 +419,22 @@ pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Polls for a condition.
-pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
+pub(crate) fn wait_for(what: &str, done: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait_up_to((PATIENCE, Duration::from_millis(10)), what, done)
+}
+
+/// The same with another bound, and another pause between two looks: a look may cost what is waited for.
+pub(crate) fn wait_up_to(
+    (bound, pause): (Duration, Duration),
+    what: &str,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let end = Instant::now() + bound;
     while Instant::now() < end {
         if done()? {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause);
     }
     bail!("waited in vain for {what}")
 }

@@ -2,13 +2,13 @@
 
 use crate::needs_slurm;
 use crate::rig::disk::Disk;
-use crate::rig::{tree, wait_for};
+use crate::rig::{tree, wait_for, wait_up_to};
 use crate::site::{OTHER, Site, USER};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The reason of a job that cannot be staged, which is held.
 fn reason(site: &Site, directive: &str) -> Result<String> {
@@ -129,15 +129,12 @@ fn a_list_of_a_hundred_thousand_files_is_one_request() -> Result<()> {
     fs::write(site.path("home/list"), list)?;
     let job = site.submit("list.sh", "#CAIRN stage_in @list", "echo ran")?;
     // Minutes of an unoptimised program; who asks a hundred times a second takes them from it.
-    let ends = Instant::now() + Duration::from_secs(900);
-    let over = |shown: &str| {
-        ["=COMPLETED", "=FAILED", "Priority=0"]
-            .iter()
-            .any(|s| shown.contains(s))
-    };
-    while !over(&site.show(&job)?) && Instant::now() < ends {
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    let seldom = (Duration::from_secs(900), Duration::from_secs(1));
+    wait_up_to(seldom, "the job's end", || {
+        let shown = site.show(&job)?;
+        let mut ends = ["=COMPLETED", "=FAILED", "Priority=0"].iter();
+        Ok(ends.any(|end| shown.contains(end)))
+    })?;
     site.shows(&job, "JobState=COMPLETED")?;
     ensure!(site.output(&job) == "ran\n", "{}", site.output(&job));
     ensure!(

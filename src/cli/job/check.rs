@@ -121,8 +121,7 @@ fn of_json(script: &Path, wrong: &super::Wrong) -> JobMistake {
 
 /// What the stages would move, and what stands in their way.
 fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, CliError> {
-    let mut sum: Option<Plan> = None;
-    let mut weighed = Vec::new();
+    let (mut plans, mut weighed) = (Vec::new(), Vec::new());
     for wanted in all {
         let (problems, plan) = match asked(session, wanted) {
             Err(why) if wanted.optional => {
@@ -136,18 +135,11 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
             for problem in problems.iter().chain(whole) {
                 eprintln!("cairn: optional: {}", told(problem));
             }
+            plans.extend(plan);
         } else {
             check.problems.extend(problems);
-            weighed.extend(place(wanted).map(Path::to_owned).zip(plan.clone()));
+            weighed.extend(place(wanted).map(Path::to_owned).zip(plan));
         }
-        sum = match (sum, plan) {
-            (Some(sum), Some(plan)) => Some(sum.and(plan)),
-            (sum, plan) => sum.or(plan),
-        };
-    }
-    if let Some(plan) = sum {
-        (check.files, check.bytes) = (plan.files, plan.bytes);
-        (check.eta_s, check.room) = (plan.eta_s, plan.room);
     }
     // What several directives name is counted once.
     let weighed = match weighed.len() {
@@ -155,7 +147,12 @@ fn look(session: &Session, all: &[Wanted], check: &mut JobCheck) -> Result<u8, C
         _ => room::weigh(session, all, JOB)?,
     };
     for (at, plan) in weighed {
-        among_others(session, (&at, plan), check)?;
+        among_others(session, (&at, &plan), check)?;
+        plans.push(plan);
+    }
+    if let Some(sum) = plans.into_iter().reduce(Plan::and) {
+        (check.files, check.bytes) = (sum.files, sum.bytes);
+        (check.eta_s, check.room) = (sum.eta_s, sum.room);
     }
     let good = check.fits && check.problems.is_empty();
     Ok(if good {
@@ -201,12 +198,12 @@ fn whole(plan: &Plan) -> impl Iterator<Item = &Problem> {
 /// What a job with this plan would have to wait for at an instance, or never get.
 fn among_others(
     session: &Session,
-    (at, plan): (&Path, Plan),
+    (at, plan): (&Path, &Plan),
     check: &mut JobCheck,
 ) -> Result<(), CliError> {
     check.in_parts |= plan.in_parts;
     let refused = check.problems.len();
-    check.problems.extend(whole(&plan).cloned());
+    check.problems.extend(whole(plan).cloned());
     if check.problems.len() > refused {
         check.fits = false;
         return Ok(());

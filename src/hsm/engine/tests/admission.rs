@@ -13,11 +13,10 @@ fn free(at: &Path) -> u64 {
     stat.f_bavail * stat.f_frsize
 }
 
-#[test]
-fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves() {
-    let Some(image) = Image::ext4("admission") else {
-        return;
-    };
+const NAMES: [&str; 3] = ["d/a", "d/b", "d/c"];
+
+/// Three files of 8 MiB that are on the tier alone, and so much room; what takes the rest of it.
+fn three_released(image: &Image, policy: &str, room: u64) -> (Bench, std::fs::File) {
     let dir = tempfile::tempdir().unwrap();
     let root = image.path().join("backing");
     std::fs::create_dir(&root).unwrap();
@@ -25,19 +24,26 @@ fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves(
         reserve: MIB,
         ..small()
     };
-    let places = [Place::Elsewhere];
-    let bench = Bench::on(dir, root, &places, settings, NOTHING);
-    let names = ["d/a", "d/b", "d/c"];
-    for (n, name) in names.iter().enumerate() {
+    let bench = Bench::on(dir, root, &[Place::Elsewhere], settings, policy);
+    for (n, name) in NAMES.iter().enumerate() {
         bench.write(name, &noise(8 * MIB as usize, n as u64));
     }
     bench.archive(&["d"]);
     bench.done(bench.submit(Verb::Release, &["d"]));
-    // Room for two of the three.
     let filler = std::fs::File::create(image.path().join("filler")).unwrap();
-    let take = free(image.path()) - 18 * MIB;
+    let take = free(image.path()) - room;
     rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
     filler.sync_all().unwrap();
+    (bench, filler)
+}
+
+#[test]
+fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves() {
+    let Some(image) = Image::ext4("admission") else {
+        return;
+    };
+    // Room for two of the three.
+    let (bench, filler) = three_released(&image, NOTHING, 18 * MIB);
     let asked = || bench.ask(Verb::Stage, vec![bench.named("d")]);
     let forecast = bench.engine().forecast(&asked()).unwrap();
     assert_eq!((forecast.files, forecast.bytes), (3, 24 * MIB));
@@ -51,7 +57,7 @@ fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves(
     let said = failures(&report);
     assert_eq!(said.len(), 1);
     assert!(said[0].starts_with("no-space: 25165824 bytes"), "{said:?}");
-    for name in names {
+    for name in NAMES {
         assert_eq!(state_of(&bench, name), FileState::Released);
     }
     // Two of them fit, and with room all of them do.
@@ -65,7 +71,7 @@ fn p4_a_stage_that_does_not_fit_is_refused_with_the_numbers_before_a_byte_moves(
     );
     assert!(forecast.eta_s.is_some(), "two were staged before");
     bench.done(bench.submit(Verb::Stage, &["d"]));
-    for (n, name) in names.iter().enumerate() {
+    for (n, name) in NAMES.iter().enumerate() {
         let back = std::fs::read(bench.root.join(name)).unwrap();
         assert_eq!(back, noise(8 * MIB as usize, n as u64), "{name}");
     }
@@ -85,23 +91,7 @@ fn a_job_waits_for_disk_that_other_jobs_keep_and_nobody_else_does() {
     let Some(image) = Image::ext4("admission-jobs") else {
         return;
     };
-    let dir = tempfile::tempdir().unwrap();
-    let root = image.path().join("backing");
-    std::fs::create_dir(&root).unwrap();
-    let settings = Settings {
-        reserve: MIB,
-        ..small()
-    };
-    let bench = Bench::on(dir, root, &[Place::Elsewhere], settings, RELEASES);
-    for (n, name) in ["d/a", "d/b", "d/c"].iter().enumerate() {
-        bench.write(name, &noise(8 * MIB as usize, n as u64));
-    }
-    bench.archive(&["d"]);
-    bench.done(bench.submit(Verb::Release, &["d"]));
-    let filler = std::fs::File::create(image.path().join("filler")).unwrap();
-    let take = free(image.path()) - 20 * MIB;
-    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, take).unwrap();
-    filler.sync_all().unwrap();
+    let (bench, _filler) = three_released(&image, RELEASES, 20 * MIB);
     let engine = bench.engine();
     // Whatever is named several times comes back once.
     let twice = bench.job_ask(0, "one", 0, &["d/a", "d", "d/b", "d/a"]);
